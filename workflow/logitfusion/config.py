@@ -1,0 +1,220 @@
+"""The config: validated against the schema, defaults filled in, names checked, one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator, ValidationError, validators
+
+from logitfusion.errors import UserError
+from logitfusion.tasks.definition import load_definition
+
+SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
+
+
+def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a config with every default in its place and every task's definition written out.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type or range, or a name that refers to nothing.
+    """
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    resolved = _plain(config)
+    for task in _mappings(resolved.get("tasks")):
+        if isinstance(task.get("definition"), str):
+            task["definition"] = load_definition(task["definition"])
+    errors = list(_FillingValidator(schema).iter_errors(resolved))
+    if errors:
+        raise UserError(_explain(_most_telling(errors)))
+    _fill_seeds(resolved)
+    _check_names(resolved)
+    return resolved
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """Read and resolve a config file.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or says something wrong.
+    """
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no config file {path}.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} must hold a mapping of keys to values.")
+    try:
+        return resolve_config(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def expand_method(method: dict[str, Any], task: str) -> dict[str, Any]:
+    """A fusion method with ``{task}`` replaced by the task's name."""
+    expanded = copy.deepcopy(method)
+    if "model" in expanded:
+        expanded["model"] = expanded["model"].replace("{task}", task)
+    else:
+        expanded["experts"] = [name.replace("{task}", task) for name in expanded["experts"]]
+    return expanded
+
+
+def method_tasks(config: dict[str, Any], method: str) -> list[str]:
+    """The tasks that a method decodes: those it names, else all for which its ``{task}`` experts exist."""
+    entry = config["fusion"]["methods"][method]
+    if entry["tasks"] is not None:
+        return list(entry["tasks"])
+    known = config["models"].keys() | config["experts"].keys()
+    return [task for task in config["tasks"] if set(method_models(config, method, task)) <= known]
+
+
+def method_models(config: dict[str, Any], method: str, task: str) -> list[str]:
+    """Every model that decoding a task with a method needs, the one that leads first."""
+    entry = expand_method(config["fusion"]["methods"][method], task)
+    if "model" in entry:
+        return [entry["model"]]
+    return [config["fusion"]["large"], config["fusion"]["base"], *entry["experts"]]
+
+
+# ---- validation ---------------------------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    """A deep copy made of dicts and lists alone (Snakemake hands over ordered mappings)."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _mappings(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield from (inner for inner in value.values() if isinstance(inner, dict))
+
+
+def _filling(validate_properties: Any) -> Any:
+    """jsonschema's ``properties`` check, filling in defaults first (its documentation's own recipe)."""
+
+    def fill_and_validate(validator: Any, properties: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        if isinstance(instance, dict):
+            for key, subschema in properties.items():
+                if "default" in subschema:
+                    instance.setdefault(key, copy.deepcopy(subschema["default"]))
+        yield from validate_properties(validator, properties, instance, schema)
+
+    return fill_and_validate
+
+
+_FillingValidator = validators.extend(
+    Draft202012Validator, {"properties": _filling(Draft202012Validator.VALIDATORS["properties"])}
+)
+
+
+def _most_telling(errors: list[ValidationError]) -> ValidationError:
+    """Unknown keys first, then the error that lies deepest."""
+    return min(errors, key=lambda error: (error.validator != "additionalProperties", -len(error.absolute_path)))
+
+
+def _explain(error: ValidationError) -> str:
+    where = ".".join(str(part) for part in error.absolute_path)
+    at = f"Config key {where!r}" if where else "The config"
+    value = error.instance
+    match error.validator:
+        case "additionalProperties":
+            known = sorted(error.schema.get("properties", {}))
+            unknown = next(key for key in value if key not in known)
+            near = difflib.get_close_matches(unknown, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
+            return f"{at} has an unknown key {unknown!r}: {hint}"
+        case "required":
+            missing = next(key for key in error.validator_value if key not in value)
+            return f"{at} lacks the key {missing!r}; add it."
+        case "type" if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+            mantissa, exponent = re.split("[eE]", value)
+            fixed = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+            return f"{at} is the text {value!r}, not a number, because YAML wants a decimal point: write {fixed}."
+        case "type":
+            kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+            return f"{at} must be of type {' or '.join(kinds)}, and is {value!r}."
+        case "enum":
+            known = [str(item) for item in error.validator_value]
+            near = difflib.get_close_matches(str(value), known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            return f"{at} must be one of {', '.join(known)}{hint}, and is {value!r}."
+        case "pattern":
+            return f"{at} is {value!r}, which does not have the form {error.validator_value}."
+        case _:
+            return f"{at} can't be used: {error.message}."
+
+
+def _fill_seeds(config: dict[str, Any]) -> None:
+    """A seed that was left out is the top-level one."""
+    owners = [config["fusion"], *_mappings(config["experts"])]
+    owners += [model["heal"] for model in _mappings(config["models"]) if "heal" in model]
+    for owner in owners:
+        if "seed" in owner and owner["seed"] is None:
+            owner["seed"] = config["seed"]
+
+
+def _check_names(config: dict[str, Any]) -> None:
+    models, experts, tasks = config["models"], config["experts"], config["tasks"]
+    both = models.keys() & experts.keys()
+    if both:
+        raise UserError(f"The name {min(both)!r} is used for a model and for an expert; rename one.")
+    for name, model in models.items():
+        if model["source"] == "pruned":
+            _refer(model["from"], models, f"models.{name}.from", "model")
+            if models[model["from"]]["source"] == "pruned":
+                raise UserError(f"Config key 'models.{name}.from' names a pruned model; prune the whole one instead.")
+            for task in model.get("heal", {}).get("tasks", []):
+                _refer(task, tasks, f"models.{name}.heal.tasks", "task")
+    for name, expert in experts.items():
+        _refer(expert["base"], models, f"experts.{name}.base", "model")
+        for task in expert.get("tasks", []):
+            _refer(task, tasks, f"experts.{name}.tasks", "task")
+            if tasks[task]["train"] == 0:
+                raise UserError(f"Expert {name!r} is trained on task {task!r}, whose train size is 0; raise it.")
+        for part in expert.get("merge", []):
+            trained = {key for key, value in experts.items() if "merge" not in value}
+            _refer(part, trained, f"experts.{name}.merge", "trained expert")
+            if experts[part]["base"] != expert["base"]:
+                raise UserError(f"Expert {name!r} merges {part!r}, which has another base; merge experts of one base.")
+    fusion = config["fusion"]
+    _refer(fusion["large"], models, "fusion.large", "model")
+    _refer(fusion["base"], models, "fusion.base", "model")
+    for name, method in fusion["methods"].items():
+        for task in method["tasks"] or []:
+            _refer(task, tasks, f"fusion.methods.{name}.tasks", "task")
+        chosen = method_tasks(config, name)
+        for task in chosen or list(tasks):
+            for model in method_models(config, name, task):
+                _refer(model, models.keys() | experts.keys(), f"fusion.methods.{name}", "model or expert")
+            for part in expand_method(method, task).get("experts", []):
+                if part in experts and experts[part]["base"] != fusion["base"]:
+                    raise UserError(
+                        f"Method {name!r} steers with {part!r}, an expert of {experts[part]['base']!r} and not of"
+                        f" fusion.base ({fusion['base']!r}); use experts of that base."
+                    )
+        if isinstance(method.get("weights"), list) and len(method["weights"]) != len(method["experts"]):
+            raise UserError(
+                f"Method {name!r} has {len(method['experts'])} experts and {len(method['weights'])} weights."
+            )
+    for key in ("base", "ceiling"):
+        _refer(config["evaluate"][key], fusion["methods"], f"evaluate.{key}", "fusion method")
+
+
+def _refer(name: str, known: Any, key: str, kind: str) -> None:
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}."
+    raise UserError(f"Config key {key!r} names the {kind} {name!r}, which does not exist: {hint}")

@@ -1,0 +1,123 @@
+"""Files that are whole or absent: everything is written beside its name and renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from logitfusion.errors import UserError
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial-{os.getpid()}")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, whichever it is, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole(target: str | Path) -> Iterator[Path]:
+    """Yield a temporary path; rename it to ``target`` only if the block succeeds.
+
+    Works for a file and for a folder (the block creates what it yields). A failure leaves ``target`` as it was.
+
+    Raises:
+        UserError: the disk is full or the folder can't be written.
+    """
+    target = Path(target)
+    temporary = _temporary(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for stale in target.parent.glob(f".{target.name}.partial-*"):
+            remove(stale)
+        yield temporary
+        if target.is_dir():
+            remove(target)
+        os.replace(temporary, target)
+    except BaseException as error:
+        remove(temporary)
+        full = find_disk_error(error)
+        if full is not None:
+            raise UserError(f"{target} could not be written: {full}; nothing earlier was changed.") from error
+        raise
+
+
+_DISK_ERRORS = {
+    errno.ENOSPC: "no space left on the disk, free some and run again",
+    errno.EDQUOT: "the disk quota is used up, free some and run again",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+}
+
+
+def find_disk_error(error: BaseException | None) -> str | None:
+    """The words for a full or unwritable disk anywhere in a chain of exceptions, else None."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            return _DISK_ERRORS[error.errno]
+        # Rust and C++ writers (safetensors, arrow) pass the system's words on without its number.
+        if "No space left on device" in str(error) or "StorageFull" in str(error):
+            return _DISK_ERRORS[errno.ENOSPC]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole."""
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as readable JSON with sorted keys."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON; a missing or broken file is a ``UserError`` that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not readable JSON ({error}); delete it and run again.") from None
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """Read one JSON object a line; a missing or broken file is a ``UserError`` that names it."""
+    rows = []
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    rows.append(json.loads(line))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {number}, is not JSON ({error.msg}); delete the file and run again.") from None
+    return rows
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,45 @@
+"""The fused logits (Dynamic Logits Fusion, arXiv 2406.15480, eq. 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def logit_shift(base: Tensor, experts: Tensor) -> Tensor:
+    """``expert_t - base`` in fp32, ``[T, ..., V]``.
+
+    An entry that the base excludes (-inf) carries no evidence: its shift is 0. An entry that only the expert excludes
+    stays -inf, so that any positive weight excludes it too.
+    """
+    base, experts = base.float(), experts.float()
+    return torch.where(torch.isneginf(base), torch.zeros((), device=base.device), experts - base)
+
+
+def fuse_logits(large: Tensor, base: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+    """``large + sum_t w_t (expert_t - base)``: small experts steer the large model by what they learnt.
+
+    With one expert and weight 1 this is proxy-tuning (Liu et al. 2024), with weight 0 it is the large model exactly.
+
+    Args:
+        large: raw logits of the large model, ``[..., V]``, any float type.
+        base: raw logits of the small base, ``[..., V]``.
+        experts: raw logits of the small experts, ``[T, ..., V]``.
+        weights: ``[T, ...]``.
+
+    Returns:
+        fp32 logits ``[..., V]``. Entries that are -inf in ``large`` stay so.
+
+    Raises:
+        ValueError: the shapes don't fit together.
+    """
+    if base.shape != large.shape or experts.shape[1:] != large.shape or weights.shape != experts.shape[:-1]:
+        raise ValueError(
+            "fuse_logits needs large [..., V], base [..., V], experts [T, ..., V] and weights [T, ...], and was given"
+            f" {tuple(large.shape)}, {tuple(base.shape)}, {tuple(experts.shape)} and {tuple(weights.shape)}"
+        )
+    fused = large.float()
+    for shift, weight in zip(logit_shift(base, experts), weights.float().unsqueeze(-1), strict=True):
+        # 0 * -inf is NaN, and a weight of 0 must leave the large model alone.
+        fused = fused + torch.where(weight == 0, torch.zeros((), device=shift.device), weight * shift)
+    return fused

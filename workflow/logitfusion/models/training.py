@@ -1,0 +1,170 @@
+"""What fine-tuning and healing share: one recipe, the Trainer's settings, progress, checkpoints that resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from logitfusion.files import remove, write_json
+from logitfusion.models.load import bf16_helps, choose_device
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Every field has its value from the config; there are no defaults here.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: sequences per optimiser step.
+        micro_batch: sequences per forward; gradients are accumulated up to ``batch_size``.
+        learning_rate: peak rate of AdamW, after a linear warm-up over a tenth of the steps, then cosine to 0.
+        weight_decay: AdamW's.
+        max_tokens: longer sequences lose tokens from the left.
+        checkpoint_minutes: a checkpoint is written about this often.
+        precision: ``auto`` (bf16 products where the machine has them), ``fp32`` or ``bf16``. Weights stay fp32.
+        seed: order of the data and any random initial values.
+    """
+
+    steps: int
+    batch_size: int
+    micro_batch: int
+    learning_rate: float
+    weight_decay: float
+    max_tokens: int
+    checkpoint_minutes: float
+    precision: str
+    seed: int
+
+
+def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
+    """transformers' settings for a recipe; nothing is reported to any service."""
+    device = choose_device()
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and bf16_helps(device))
+    micro = min(recipe.micro_batch, recipe.batch_size)
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=max(1, recipe.batch_size // micro),
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        warmup_steps=max(1, recipe.steps // 10),
+        lr_scheduler_type="cosine",
+        optim="adamw_torch",
+        bf16=bf16,
+        use_cpu=device.type == "cpu",
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        logging_steps=max(1, recipe.steps // 40),
+        save_strategy="no",  # the Progress callback asks for checkpoints by the clock
+        save_total_limit=1,
+        train_sampling_strategy="group_by_length",  # padding would be half of the work
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+class Progress(TrainerCallback):
+    """A line every few seconds, a loss curve, and a checkpoint every few minutes."""
+
+    def __init__(self, name: str, checkpoint_minutes: float, interval: float = 5.0) -> None:
+        self.name, self.interval, self.period = name, interval, 60 * checkpoint_minutes
+        self.started = self.printed = self.saved = time.monotonic()
+        self.first_step = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.started = self.printed = self.saved = time.monotonic()
+        self.first_step = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        now = time.monotonic()
+        if now - self.saved > self.period and state.global_step < state.max_steps:
+            self.saved, control.should_save = now, True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        now = time.monotonic()
+        if (
+            not logs
+            or "loss" not in logs
+            or (now - self.printed < self.interval and state.global_step < state.max_steps)
+        ):
+            return
+        self.printed = now
+        done = state.global_step - self.first_step
+        rate = done * args.per_device_train_batch_size * args.gradient_accumulation_steps / (now - self.started)
+        left = (state.max_steps - state.global_step) * (now - self.started) / max(done, 1)
+        logger.info(
+            "%s: step %d of %d, loss %.4f, %.1f sequences/s, about %.0f s left",
+            self.name, state.global_step, state.max_steps, float(logs["loss"]), rate, left,
+        )  # fmt: skip
+
+
+def train(trainer: Trainer, name: str, recipe: Recipe, checkpoints: Path, fingerprint: str) -> list[dict[str, float]]:
+    """Train to the recipe's last step, from the newest checkpoint of the same fingerprint if there is one.
+
+    Returns:
+        The loss curve: ``step, loss, learning_rate`` a row.
+    """
+    set_seed(recipe.seed)
+    resume = find_checkpoint(checkpoints, fingerprint)
+    write_json(checkpoints / "fingerprint.json", {"fingerprint": fingerprint})
+    trainer.add_callback(Progress(name, recipe.checkpoint_minutes))
+    if resume is not None:
+        logger.info("%s: resuming from %s", name, resume.name)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    logger.info("%s: trained in %.1f s", name, time.monotonic() - started)
+    return [
+        {"step": row["step"], "loss": row["loss"], "learning_rate": row["learning_rate"]}
+        for row in trainer.state.log_history
+        if "loss" in row
+    ]
+
+
+def find_checkpoint(folder: Path, fingerprint: str) -> Path | None:
+    """The newest whole checkpoint, if the folder belongs to this very training; else the folder is emptied."""
+    try:
+        known = json.loads((folder / "fingerprint.json").read_text())["fingerprint"]
+    except (OSError, ValueError, KeyError):
+        known = None
+    if known != fingerprint:
+        remove(folder)
+        folder.mkdir(parents=True)
+        return None
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
+        if _is_whole(checkpoint):
+            return checkpoint
+        remove(checkpoint)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """The Trainer writes its state last, so a checkpoint with a readable state is complete."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def left_pad(sequences: list[list[int]], value: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids, mask and positions ``[B, L]`` of sequences padded on the left."""
+    length = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), length), value, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        if sequence:
+            ids[row, -len(sequence) :] = torch.tensor(sequence)
+            mask[row, -len(sequence) :] = 1
+    return ids, mask, (mask.cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,30 @@
+"""Fusion adds logits entry by entry: the models must share one vocabulary, and we say so by name if they don't."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from logitfusion.errors import UserError
+
+
+def check_same_vocabulary(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    """Refuse a fusion whose models number their tokens differently.
+
+    Args:
+        tokenizers: model name -> tokenizer; the first is the one the others are held against.
+
+    Raises:
+        UserError: names the two models and an example of a token that differs.
+    """
+    (first, reference), *others = tokenizers.items()
+    expected = reference.get_vocab()
+    for name, tokenizer in others:
+        found = tokenizer.get_vocab()
+        if found == expected:
+            continue
+        example = next(token for token in expected.keys() | found.keys() if expected.get(token) != found.get(token))
+        raise UserError(
+            f"Models {first!r} and {name!r} can't be fused: their vocabularies differ ({len(expected)} and"
+            f" {len(found)} tokens; {example!r} is number {expected.get(example)} in {first!r} and"
+            f" {found.get(example)} in {name!r}); use models of one family, or distil instead of fusing."
+        )

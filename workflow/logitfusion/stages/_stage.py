@@ -1,0 +1,88 @@
+"""What every stage does around its work: the log, the frozen config, the record, and one sentence when it fails."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from logitfusion.errors import UserError
+from logitfusion.files import find_disk_error, read_json, sha256, write_json
+
+logger = logging.getLogger("logitfusion")
+
+
+def run_stage(main: Callable[[argparse.Namespace, dict[str, Any]], None], parser: argparse.ArgumentParser) -> None:
+    """Parse the command line, read the frozen config, do the work, and end with a clear word if it can't be done."""
+    parser.add_argument("--config", type=Path, required=True, help="the stage's frozen config (JSON)")
+    arguments = parser.parse_args()
+    _set_up_logging()
+    started = time.monotonic()
+    try:
+        main(arguments, read_json(arguments.config))
+    except UserError as error:
+        _fail(str(error))
+    except MemoryError:
+        _fail("There is not enough memory; lower the stage's batch_size or give the job more.")
+    except Exception as error:
+        full = find_disk_error(error)
+        if full is not None:
+            _fail(f"A file could not be written: {full}; nothing earlier was changed.")
+        if "out of memory" in str(error).lower():
+            _fail("The GPU's memory is used up; lower the stage's batch_size or micro_batch, or use a larger GPU.")
+        raise
+    logger.info("done in %.1f s, at most %.2f GB of memory", time.monotonic() - started, _peak_gigabytes())
+
+
+def _fail(sentence: str) -> None:
+    logger.error(sentence)
+    sys.exit(1)
+
+
+def _set_up_logging() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    for chatty in ("transformers", "accelerate", "datasets", "httpx", "urllib3", "torch"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars fill a log file; stages write lines instead
+
+
+def _peak_gigabytes() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def record(path: str | Path, config: dict[str, Any], **facts: Any) -> None:
+    """Write the resolved config, the versions and what the stage found out, beside its output."""
+    packages = ("logitfusion", "torch", "transformers", "peft", "datasets", "reasoning-gym")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    write_json(path, {"config": config, "versions": versions, **facts})
+
+
+def fingerprint(config: dict[str, Any], inputs: list[Path]) -> str:
+    """A hash of all that decides a training's outcome: its config and the bytes of its inputs."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for path in inputs:
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        for file in files:
+            digest.update(sha256(file).encode())
+    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""Train an expert (or a ceiling) on tasks, or merge trained ones."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from logitfusion.files import read_jsonl, remove, whole
+from logitfusion.models.finetune import LoRA, finetune
+from logitfusion.models.load import describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.models.merge import merge_experts
+from logitfusion.models.source import copy_tokenizer
+from logitfusion.models.training import Recipe
+from logitfusion.report.curve import write_curve
+from logitfusion.stages._stage import fingerprint, logger, record, run_stage
+
+_NOT_RECIPE = ("base", "tasks", "method", "lora")
+
+
+def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+    use_threads()
+    tokenizer = load_tokenizer(arguments.base)
+    curve: list[dict[str, float]] = []
+    if "merge" in config:
+        model = merge_experts(arguments.base, arguments.parts, config["scale"])
+    else:
+        examples = [row for path in arguments.text for row in read_jsonl(path)]
+        model, curve = finetune(
+            load_model(arguments.base),
+            tokenizer,
+            examples,
+            Recipe(**{key: value for key, value in config.items() if key not in _NOT_RECIPE}),
+            lora=LoRA(**config["lora"]) if config["method"] == "lora" else None,
+            checkpoints=arguments.checkpoints,
+            fingerprint=fingerprint(config, [arguments.base, *arguments.text]),
+            name=arguments.name,
+        )
+    with whole(arguments.output) as folder:
+        folder.mkdir()
+        save_model(model, tokenizer, folder)
+        copy_tokenizer(arguments.base, folder)
+        record(folder / "record.json", config, **describe(model))
+        write_curve(folder / "curve.csv", curve)
+    remove(arguments.checkpoints)
+    logger.info("%s: written", arguments.name)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--base", type=Path, required=True, help="the model that is trained")
+    parser.add_argument("--text", type=Path, nargs="*", default=[], help="training splits")
+    parser.add_argument("--parts", type=Path, nargs="*", default=[], help="experts to merge")
+    parser.add_argument("--checkpoints", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    run_stage(main, parser)

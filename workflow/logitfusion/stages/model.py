@@ -1,0 +1,71 @@
+"""Make a model's folder: fetched, copied, converted, drawn by chance, or pruned and healed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from logitfusion.files import read_jsonl, remove, whole
+from logitfusion.models import heal, source
+from logitfusion.models.load import describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.models.training import Recipe
+from logitfusion.report.curve import write_curve
+from logitfusion.stages._stage import fingerprint, logger, record, run_stage
+
+_HEALING_ONLY = ("tasks", "logit_share")
+
+
+def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+    use_threads()
+    curve: list[dict[str, float]] = []
+    with whole(arguments.output) as folder:
+        folder.mkdir()
+        match config["source"]:
+            case "package":
+                model = source.from_package(config, arguments.package, folder)
+            case "hub":
+                model = source.from_hub(config, folder)
+            case "path":
+                model = source.from_path(config, folder)
+            case "random":
+                model = source.from_chance(config, folder)
+            case "pruned":
+                model, curve = _prune_and_heal(arguments, config, folder)
+        logger.info("%s: %s", arguments.name, describe(model))
+        record(folder / "record.json", config, **describe(model))
+        write_curve(folder / "curve.csv", curve)
+    remove(arguments.checkpoints)
+
+
+def _prune_and_heal(arguments: argparse.Namespace, config: dict[str, Any], folder: Path) -> tuple[Any, list[Any]]:
+    model = source.prune(arguments.source, config["layers"])
+    tokenizer = load_tokenizer(arguments.source)
+    curve: list[dict[str, float]] = []
+    if "heal" in config:
+        recipe = Recipe(**{key: value for key, value in config["heal"].items() if key not in _HEALING_ONLY})
+        texts = [row["prompt"] + row["completion"] for path in arguments.text for row in read_jsonl(path)]
+        model, curve = heal.heal(
+            model,
+            load_model(arguments.source),
+            tokenizer,
+            texts,
+            recipe,
+            logit_share=config["heal"]["logit_share"],
+            checkpoints=arguments.checkpoints,
+            fingerprint=fingerprint(config, [arguments.source, *arguments.text]),
+        )
+    save_model(model, tokenizer, folder)
+    source.copy_tokenizer(arguments.source, folder)
+    return model, curve
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--package", type=Path, help="the downloaded package that holds the weights")
+    parser.add_argument("--source", type=Path, help="the model that is pruned")
+    parser.add_argument("--text", type=Path, nargs="*", default=[], help="training splits to heal on")
+    parser.add_argument("--checkpoints", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    run_stage(main, parser)

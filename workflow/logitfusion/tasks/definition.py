@@ -1,0 +1,74 @@
+"""Versioned task definitions: the YAML files of ``library/`` or the same mapping written in a config."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from logitfusion.errors import UserError
+
+LIBRARY = Path(__file__).with_name("library")
+
+
+def load_definition(name: str) -> dict[str, Any]:
+    """The definition ``library/<name>.yaml``.
+
+    Raises:
+        UserError: there is no such definition; the message suggests the nearest name.
+    """
+    known = sorted(path.stem for path in LIBRARY.glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
+        raise UserError(f"There is no task definition {name!r}: {hint}")
+    return yaml.safe_load((LIBRARY / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def lookup(row: dict[str, Any], path: str) -> Any:
+    """The value at a dotted path of a row, such as ``choices.text``.
+
+    Raises:
+        UserError: the row has no such field.
+    """
+    value: Any = row
+    for part in path.split("."):
+        if not isinstance(value, dict) or part not in value:
+            fields = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
+            raise UserError(f"A row of the task has no field {path!r} (it has {fields}); correct the definition.")
+        value = value[part]
+    return value
+
+
+def fill(template: str, row: dict[str, Any]) -> str:
+    """Put a row's fields into a template's ``{field}`` or ``{field.inner}`` places; doubled braces stand for themselves."""
+
+    def replace(match: re.Match[str]) -> str:
+        if match.group(0) in ("{{", "}}"):
+            return match.group(0)[0]
+        return str(lookup(row, match.group(1)))
+
+    return re.sub(r"\{\{|\}\}|\{([\w.]+)\}", replace, template)
+
+
+def find_answers(row: dict[str, Any], target: dict[str, Any]) -> list[str]:
+    """All accepted answers of a row, the preferred one first.
+
+    ``target`` names a ``field``; with ``map`` its value is translated, with ``index`` the field is a list of choices
+    and ``index`` the field that says which (a number, or a letter found in the field ``labels``).
+    """
+    value = lookup(row, target["field"])
+    if "index" in target:
+        position = lookup(row, target["index"])
+        if "labels" in target:
+            position = list(lookup(row, target["labels"])).index(position)
+        value = value[int(position)]
+    if "map" in target:
+        # JSON turns the keys of a mapping into text; so do we, whatever the YAML said.
+        translation = {str(key): name for key, name in target["map"].items()}
+        value = translation[str(value)]
+    values = value if isinstance(value, list) else [value]
+    return [str(item) for item in values]

