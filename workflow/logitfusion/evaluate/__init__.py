@@ -1,0 +1,1 @@
+"""From generated texts to judged examples, intervals and one tidy table."""

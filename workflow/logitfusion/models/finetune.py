@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from logitfusion.models.training import Recipe, left_pad, train, trainer_arguments
+from logitfusion.models.training import Recipe, left_pad, order_rows, train, trainer_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def finetune(
     trainer = CompletionTrainer(
         model=trained,
         args=trainer_arguments(recipe, checkpoints),
-        train_dataset=encode_examples(examples, tokenizer, recipe.max_tokens),
+        train_dataset=order_rows(encode_examples(examples, tokenizer, recipe.max_tokens), recipe),
         data_collator=CompletionCollator(tokenizer.pad_token_id),
     )
     curve = train(trainer, name, recipe, checkpoints, fingerprint)

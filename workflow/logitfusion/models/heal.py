@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from logitfusion.models.training import Recipe, left_pad, train, trainer_arguments
+from logitfusion.models.training import Recipe, left_pad, order_rows, train, trainer_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def heal(
         teacher=teacher,
         logit_share=logit_share,
         args=trainer_arguments(recipe, checkpoints),
-        train_dataset=rows,
+        train_dataset=order_rows(rows, recipe),
         data_collator=TextCollator(tokenizer.pad_token_id),
     )
     curve = train(trainer, "healing", recipe, checkpoints, fingerprint)

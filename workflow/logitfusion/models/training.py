@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         logging_steps=max(1, recipe.steps // 40),
         save_strategy="no",  # the Progress callback asks for checkpoints by the clock
         save_total_limit=1,
-        train_sampling_strategy="group_by_length",  # padding would be half of the work
+        train_sampling_strategy="sequential",  # order_rows has already mixed the rows
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
         disable_tqdm=True,
@@ -156,6 +157,27 @@ def _is_whole(checkpoint: Path) -> bool:
         return True
     except (OSError, ValueError):
         return False
+
+
+def order_rows(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
+    """The rows of the whole training in the order they are used.
+
+    Each micro-batch holds rows of similar length, because padding would be half of the work; the micro-batches of an
+    optimiser step are drawn from all lengths, so that a step sees every task.
+    """
+    micro = min(recipe.micro_batch, recipe.batch_size)
+    needed = recipe.steps * max(1, recipe.batch_size // micro)
+    rng = random.Random(recipe.seed)
+    batches: list[list[dict[str, Any]]] = []
+    while len(batches) < needed:
+        epoch = rng.sample(rows, len(rows))
+        # A last, shorter batch is filled up from the start of the epoch.
+        epoch += (epoch * micro)[: -len(epoch) % micro]
+        epoch.sort(key=lambda row: len(row["input_ids"]))
+        cut = [epoch[start : start + micro] for start in range(0, len(epoch), micro)]
+        rng.shuffle(cut)
+        batches += cut
+    return [row for batch in batches[:needed] for row in batch]
 
 
 def left_pad(sequences: list[list[int]], value: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,0 +1,10 @@
+"""One thin command line for each rule: read the frozen config and the inputs, call the package, write the outputs."""
+
+import os
+
+# Before anything imports tqdm or tokenizers: progress bars fill a log file, so stages write lines instead, and the
+# tokenizer's own threads would compete with torch's.
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import sys
 import time
@@ -54,10 +53,6 @@ def _set_up_logging() -> None:
     for chatty in ("transformers", "accelerate", "datasets", "httpx", "urllib3", "torch"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # bars fill a log file; stages write lines instead
 
 
 def _peak_gigabytes() -> float:

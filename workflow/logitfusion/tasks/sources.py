@@ -76,10 +76,10 @@ def _generate(source: dict[str, Any], size: int) -> list[dict[str, Any]]:
         warnings.simplefilter("ignore", SyntaxWarning)  # one of its dependencies compares with a literal
         import reasoning_gym
     try:
-        # A third more than asked for: equal questions are dropped before the split.
+        # Twice what is asked for: equal questions are dropped before the split.
         dataset = reasoning_gym.create_dataset(
             source["generator"],
-            size=size + size // 3 + 16,
+            size=2 * size + 64,
             seed=source.get("seed", 0),
             **source.get("arguments", {}),
         )

@@ -1,0 +1,60 @@
+# The front door. `make demo` and `make test` set up all they need; see README.md.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+CONFIG ?= config/config.yaml
+CORES ?= all
+
+.PHONY: help setup demo report test lint format lock envs dag clean
+
+help: ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/ready ## the environment in .venv, exactly as in requirements.lock
+
+.venv/ready: requirements.lock pyproject.toml
+	@python=; for name in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+		if command -v $$name > /dev/null && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then python=$$name; break; fi; done; \
+	if [ -z "$$python" ]; then echo "Python 3.11 or newer was not found: install it, or name it with make PYTHON=/path/to/python." >&2; exit 1; fi; \
+	if [ ! -x $(BIN)/python ] && ! $$python -m venv .venv; then rm -rf .venv; echo "$$python could not make a virtual environment: install its venv module (on Debian python3-venv)." >&2; exit 1; fi
+	@if ! $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); then \
+		echo "uv could not be installed: check the network and pip's settings." >&2; exit 1; fi
+	@echo "Installing requirements.lock into .venv (about 6 GB, once)"
+	@if ! $(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock; then \
+		echo "The packages of requirements.lock could not be installed: check the network and the disk's free space." >&2; exit 1; fi
+	@$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable .
+	@touch $@
+
+demo: setup ## the demo on this machine: results/demo and reports/report.html
+	@$(RUN) snakemake --profile local --cores $(CORES) --configfile $(CONFIG)
+	@$(MAKE) --no-print-directory report
+	@echo; cat results/$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))/summary.md; echo "Open reports/report.html"
+
+report: setup ## reports/report.html from what has been made, if anything changed since
+	@if [ ! -f reports/report.html ] || [ -n "$$(find results Snakefile workflow $(CONFIG) -newer reports/report.html \( -name '*.svg' -o -name '*.html' -o -name '*.csv' -o -name '*.rst' -o -name '*.smk' -o -name '*.yaml' -o -name Snakefile \) -print -quit)" ]; then \
+		$(RUN) snakemake --profile local --configfile $(CONFIG) --report reports/report.html; fi
+
+test: setup ## all tests
+	@$(RUN) python -m pytest
+
+lint: setup ## ruff and snakefmt, changing nothing
+	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check Snakefile workflow/rules
+
+format: setup ## ruff and snakefmt, in place
+	@$(RUN) ruff check --fix . && $(RUN) ruff format . && $(RUN) snakefmt Snakefile workflow/rules
+
+lock: ## requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
+
+envs: setup ## envs/*.yaml anew from requirements.lock
+	@$(RUN) python envs/export.py
+
+dag: setup ## the picture of the stages in README.md, as Mermaid text
+	@$(RUN) snakemake --configfile $(CONFIG) --rulegraph mermaid-js
+
+clean: ## results and reports, not the environment
+	rm -rf results/* reports/* .snakemake

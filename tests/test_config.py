@@ -1,0 +1,547 @@
+"""The config: defaults filled from the schema, mistakes answered with one sentence that names the place."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from logitfusion.config import SCHEMA, load_config, method_models, method_tasks, resolve_config
+from logitfusion.errors import UserError
+from logitfusion.tasks.definition import LIBRARY
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def minimal() -> dict[str, Any]:
+    """The least that a config can say."""
+    return {
+        "run": "small",
+        "models": {"big": {"source": "random", "hidden_size": 64}, "small": {"source": "random"}},
+        "tasks": {
+            "generated": {"definition": generated_definition(), "train": 8, "validation": 2, "test": 4},
+            "lines": {"definition": lines_definition(), "train": 8, "validation": 2, "test": 4},
+        },
+        "fusion": {
+            "large": "big",
+            "base": "small",
+            "methods": {"large": {"model": "big"}, "ceiling": {"model": "big"}},
+        },
+    }
+
+
+def generated_definition() -> dict[str, Any]:
+    return {
+        "version": 1,
+        "description": "sums",
+        "source": {"kind": "reasoning_gym", "generator": "chain_sum"},
+        "prompt": "{question}",
+        "target": {"field": "answer"},
+        "answer": {"kind": "number"},
+        "metric": "exact_match",
+        "max_new_tokens": 4,
+        "split_seed": 0,
+    }
+
+
+def lines_definition() -> dict[str, Any]:
+    return generated_definition() | {"source": {"kind": "jsonl", "path": "rows.jsonl"}, "answer": {"kind": "text"}}
+
+
+def full() -> dict[str, Any]:
+    """A config that uses every branch of the schema that needs no network."""
+    config = minimal()
+    config["seed"] = 5
+    config["models"]["cut"] = {"source": "pruned", "from": "big", "layers": [0, 1], "heal": {"tasks": ["lines"]}}
+    config["models"]["packed"] = {"source": "package", "package": "a==1.0", "file": "m.gguf", "sha256": "0" * 64}
+    config["models"]["far"] = {"source": "hub", "id": "owner/name", "revision": "main"}
+    config["models"]["near"] = {"source": "path", "path": "folder"}
+    config["tasks"]["film"] = {"definition": "sst2", "train": 8, "validation": 2, "test": 4}
+    config["experts"] = {
+        "small-lines": {"base": "small", "tasks": ["lines"]},
+        "small-generated": {"base": "small", "tasks": ["generated"], "method": "lora", "seed": 9},
+        "both": {"base": "small", "merge": ["small-lines", "small-generated"]},
+    }
+    config["fusion"]["methods"] |= {
+        "own": {"experts": ["small-{task}"]},
+        "fixed": {"experts": ["small-lines", "small-generated"], "weights": [0.5, 1.0], "tasks": ["lines"]},
+        "merged": {"experts": ["both"], "weights": 1.0},
+    }
+    return config
+
+
+def refuse(change: Change) -> str:
+    """The sentence that a changed full config is refused with."""
+    config = full()
+    change(config)
+    with pytest.raises(UserError) as caught:
+        resolve_config(config)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message[-1] in ".?", message
+    return message
+
+
+def set_at(path: str, value: Any) -> Change:
+    """A change that puts a value at a dotted path."""
+    *parents, last = path.split("/")
+
+    def change(config: dict[str, Any]) -> None:
+        for part in parents:
+            config = config[part]
+        config[last] = value
+
+    return change
+
+
+def delete_at(path: str) -> Change:
+    *parents, last = path.split("/")
+
+    def change(config: dict[str, Any]) -> None:
+        for part in parents:
+            config = config[part]
+        del config[last]
+
+    return change
+
+
+# ---- defaults -----------------------------------------------------------------------------------------------------
+
+
+def lacking_defaults(value: Any, schema: dict[str, Any], root: dict[str, Any], where: str) -> Iterator[str]:
+    """Every key with a default that a resolved value lacks, found by walking the schema by hand."""
+    if "$ref" in schema:
+        yield from lacking_defaults(value, root["$defs"][schema["$ref"].rsplit("/", 1)[1]], root, where)
+    for condition in [*schema.get("allOf", []), schema]:
+        if "if" in condition:
+            branch = "then" if holds(value, condition["if"]) else "else"
+            yield from lacking_defaults(value, condition.get(branch, {}), root, where)
+    if not isinstance(value, dict):
+        return
+    for key, inner in schema.get("properties", {}).items():
+        if "default" in inner and key not in value:
+            yield f"{where}.{key}"
+        if key in value:
+            yield from lacking_defaults(value[key], inner, root, f"{where}.{key}")
+    if isinstance(schema.get("additionalProperties"), dict):
+        for key in value.keys() - schema.get("properties", {}).keys():
+            yield from lacking_defaults(value[key], schema["additionalProperties"], root, f"{where}.{key}")
+
+
+def holds(value: Any, condition: dict[str, Any]) -> bool:
+    """The three forms of ``if`` that the schema uses."""
+    if "type" in condition:
+        return isinstance(value, {"object": dict, "string": str}[condition["type"]])
+    if not isinstance(value, dict):
+        return False
+    if "required" in condition:
+        return all(key in value for key in condition["required"])
+    return all(value.get(key) == inner["const"] for key, inner in condition["properties"].items())
+
+
+@pytest.mark.parametrize("make", [minimal, full])
+def test_every_default_is_filled(make: Callable[[], dict[str, Any]]) -> None:
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    resolved = resolve_config(make())
+    assert list(lacking_defaults(make(), schema, schema, "config"))
+    assert list(lacking_defaults(resolved, schema, schema, "config")) == []
+
+
+@pytest.mark.parametrize("make", [minimal, full])
+def test_resolving_twice_changes_nothing(make: Callable[[], dict[str, Any]]) -> None:
+    resolved = resolve_config(make())
+    assert resolve_config(resolved) == resolved
+
+
+def test_the_given_config_is_left_alone() -> None:
+    config = full()
+    before = copy.deepcopy(config)
+    resolve_config(config)
+    assert config == before
+
+
+def test_given_values_survive() -> None:
+    resolved = resolve_config(full())
+    assert resolved["models"]["big"]["hidden_size"] == 64
+    assert resolved["experts"]["small-generated"]["method"] == "lora"
+
+
+def test_seeds_left_out_are_the_top_level_one() -> None:
+    resolved = resolve_config(full())
+    assert resolved["experts"]["small-lines"]["seed"] == 5
+    assert resolved["experts"]["small-generated"]["seed"] == 9
+    assert resolved["models"]["cut"]["heal"]["seed"] == 5
+    assert resolved["fusion"]["seed"] == 5
+
+
+def test_defaults_are_not_shared_between_entries() -> None:
+    resolved = resolve_config(full())
+    resolved["experts"]["small-lines"]["lora"]["rank"] = 1
+    assert resolved["experts"]["small-generated"]["lora"]["rank"] != 1
+
+
+def test_a_named_definition_is_written_out() -> None:
+    resolved = resolve_config(full())
+    assert resolved["tasks"]["film"]["definition"]["source"]["kind"] == "package"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in LIBRARY.glob("*.yaml")))
+def test_every_library_definition_can_be_named(name: str) -> None:
+    config = minimal()
+    config["tasks"]["named"] = {"definition": name, "train": 1, "validation": 1, "test": 1}
+    assert resolve_config(config)["tasks"]["named"]["definition"]["version"] >= 1
+
+
+# ---- unknown keys, wrong values -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "where", "suggestion"),
+    [
+        ("modells", "", "models"),
+        ("models/big/hiden_size", "models.big", "hidden_size"),
+        ("models/cut/heal/step", "models.cut.heal", "steps"),
+        ("tasks/lines/trian", "tasks.lines", "train"),
+        ("tasks/lines/definition/promt", "tasks.lines.definition", "prompt"),
+        ("tasks/lines/definition/answer/max_word", "tasks.lines.definition.answer", "max_words"),
+        ("tasks/lines/definition/source/paht", "tasks.lines.definition.source", "path"),
+        ("experts/small-lines/learning_rat", "experts.small-lines", "learning_rate"),
+        ("experts/both/scal", "experts.both", "scale"),
+        ("fusion/shard", "fusion", "shards"),
+        ("fusion/methods/own/weigths", "fusion.methods.own", "weights"),
+        ("fusion/methods/large/task", "fusion.methods.large", "tasks"),
+        ("evaluate/resample", "evaluate", "resamples"),
+        ("report/trace_example", "report", "trace_examples"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_a_suggestion(path: str, where: str, suggestion: str) -> None:
+    key = path.rsplit("/", 1)[-1]
+
+    def change(config: dict[str, Any]) -> None:
+        config.setdefault("evaluate", {})
+        config.setdefault("report", {})
+        set_at(path, 1)(config)
+
+    message = refuse(change)
+    assert repr(key) in message
+    assert f"did you mean {suggestion!r}" in message
+    if where:
+        assert f"Config key {where!r}" in message
+
+
+def test_an_unknown_lora_key_is_refused_with_a_suggestion() -> None:
+    message = refuse(set_at("experts/small-generated/lora", {"ranks": 8}))
+    assert "'experts.small-generated.lora'" in message
+    assert "did you mean 'rank'" in message
+
+
+def test_an_unknown_key_near_to_none_is_answered_with_the_known_ones() -> None:
+    message = refuse(set_at("fusion/zzz", 1))
+    assert "'zzz'" in message
+    assert "shards" in message
+
+
+@pytest.mark.parametrize(
+    ("written", "fix"), [("1e-4", "1.0e-4"), ("2e-05", "2.0e-05"), ("1E3", "1.0e+3"), ("1.5e3", "1.5e+3")]
+)
+def test_a_number_that_yaml_reads_as_text_is_explained(written: str, fix: str) -> None:
+    value = yaml.safe_load(f"learning_rate: {written}")["learning_rate"]
+    assert isinstance(value, str)
+    message = refuse(set_at("experts/small-lines/learning_rate", value))
+    assert "'experts.small-lines.learning_rate'" in message
+    assert f"write {fix}" in message
+    assert isinstance(yaml.safe_load(fix), float)
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "where"),
+    [
+        ("run", "run", "config"),
+        ("fusion", "fusion", "config"),
+        ("fusion/large", "large", "fusion"),
+        ("tasks/lines/test", "test", "tasks.lines"),
+        ("tasks/lines/definition/prompt", "prompt", "tasks.lines.definition"),
+        ("tasks/lines/definition/source/path", "path", "tasks.lines.definition.source"),
+        ("experts/small-lines/tasks", "tasks", "experts.small-lines"),
+        ("models/cut/layers", "layers", "models.cut"),
+    ],
+)
+def test_a_missing_key_is_named(path: str, key: str, where: str) -> None:
+    message = refuse(delete_at(path))
+    assert f"lacks the key {key!r}" in message
+    assert where in message
+
+
+@pytest.mark.parametrize("entry", [{}, {"hidden_size": 32}, {"layers": [0]}])
+def test_a_model_without_source_is_told_so(entry: dict[str, Any]) -> None:
+    message = refuse(set_at("models/extra", entry))
+    assert "models.extra" in message
+    assert "lacks the key 'source'" in message
+
+
+def test_a_task_source_without_kind_is_told_so() -> None:
+    message = refuse(set_at("tasks/lines/definition/source", {"path": "rows.jsonl"}))
+    assert "tasks.lines.definition.source" in message
+    assert "lacks the key 'kind'" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "suggestion"),
+    [
+        ("models/big/source", "rndom", "random"),
+        ("experts/small-lines/method", "Lora", "lora"),
+        ("experts/small-lines/precision", "fp23", "fp32"),
+        ("fusion/methods/own/rule", "gird", "grid"),
+        ("fusion/methods/own/selection", "onehot", "one_hot"),
+        ("tasks/lines/definition/metric", "exactmatch", "exact_match"),
+        ("tasks/lines/definition/answer/kind", "txt", "text"),
+        ("tasks/lines/definition/source/kind", "json", "jsonl"),
+    ],
+)
+def test_a_wrong_choice_is_refused_with_a_suggestion(path: str, value: str, suggestion: str) -> None:
+    message = refuse(set_at(path, value))
+    assert repr(path.replace("/", ".")) in message
+    assert f"did you mean {suggestion!r}" in message
+    assert repr(value) in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("experts/small-lines/steps", 0),
+        ("experts/small-lines/steps", "many"),
+        ("experts/small-lines/steps", 1.5),
+        ("experts/small-lines/steps", True),
+        ("experts/small-lines/learning_rate", -1.0),
+        ("experts/small-lines/tasks", []),
+        ("fusion/top_p", 0.0),
+        ("fusion/methods/own/weights", "dynamc"),
+        ("fusion/methods/own/bounds", [0.0]),
+        ("tasks/lines/train", None),
+        ("tasks/lines/definition/stop", "\n"),
+        ("models/packed/sha256", "abc"),
+        ("models/packed/package", "a>=1"),
+        ("models/far/id", "owner/na me"),
+        ("models/big", None),
+        ("experts", None),
+    ],
+)
+def test_a_value_out_of_range_is_refused_at_its_key(path: str, value: Any) -> None:
+    assert path.replace("/", ".") in refuse(set_at(path, value))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("path", ["experts/small-lines/learning_rate", "fusion/temperature"])
+def test_a_number_that_is_not_finite_is_refused(path: str, value: float) -> None:
+    assert path.replace("/", ".") in refuse(set_at(path, value))
+
+
+@pytest.mark.parametrize("path", ["experts/small-lines/steps", "fusion/shards", "fusion/batch_size"])
+def test_a_whole_number_is_never_left_a_float(path: str) -> None:
+    """``steps: 100.0`` is an integer to JSON schema; range() and the Trainer think otherwise."""
+    config = full()
+    set_at(path, 8.0)(config)
+    try:
+        value: Any = resolve_config(config)
+    except UserError:
+        return
+    for part in path.split("/"):
+        value = value[part]
+    assert isinstance(value, int)
+
+
+def test_a_value_with_line_breaks_is_told_on_one_line() -> None:
+    assert "models.big.source" in refuse(set_at("models/big/source", "a\nb"))
+    assert "experts" in refuse(set_at("experts/small-lines/tasks", "a\nb"))
+
+
+# ---- names --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "suggestion"),
+    [
+        ("fusion/large", "bg", "big"),
+        ("fusion/base", "smal", "small"),
+        ("fusion/methods/large/model", "bigg", "big"),
+        ("fusion/methods/merged/experts", ["boht"], "both"),
+        ("fusion/methods/own/experts", ["smal-{task}"], "small-"),
+        ("fusion/methods/own/tasks", ["line"], "lines"),
+        ("experts/small-lines/base", "smal", "small"),
+        ("experts/small-lines/tasks", ["linse"], "lines"),
+        ("experts/both/merge", ["small-line", "small-generated"], "small-lines"),
+        ("models/cut/from", "bgi", "big"),
+        ("models/cut/heal/tasks", ["linse"], "lines"),
+        ("tasks/film/definition", "sst", "sst2"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_a_suggestion(path: str, value: Any, suggestion: str) -> None:
+    message = refuse(set_at(path, value))
+    name = value if isinstance(value, str) else value[0]
+    assert name.split("{")[0] in message
+    assert f"did you mean '{suggestion}" in message
+
+
+@pytest.mark.parametrize("key", ["base", "ceiling"])
+def test_the_evaluated_methods_must_exist(key: str) -> None:
+    message = refuse(set_at("evaluate", {key: "celing"}))
+    assert f"evaluate.{key}" in message
+    assert "'celing'" in message
+
+
+def test_a_method_may_not_name_a_task_without_its_expert() -> None:
+    message = refuse(set_at("fusion/methods/own/tasks", ["film"]))
+    assert "fusion.methods.own" in message
+    assert "small-film" in message
+
+
+def test_a_name_for_both_a_model_and_an_expert_is_refused() -> None:
+    message = refuse(set_at("experts/small", {"base": "small", "tasks": ["lines"]}))
+    assert "'small'" in message
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "$(x)", "", ".", "-x", "a/b", "a\n", "é", "x" * 65, "a;b", "{task}"])
+@pytest.mark.parametrize("section", ["models", "tasks", "experts", "fusion/methods", "run"])
+def test_a_name_that_is_unsafe_in_a_path_or_shell_is_refused(section: str, name: str) -> None:
+    value = {"models": {"source": "random"}, "experts": {"base": "small", "tasks": ["lines"]}}
+    value |= {"tasks": minimal()["tasks"]["lines"], "fusion/methods": {"model": "big"}}
+
+    def change(config: dict[str, Any]) -> None:
+        if section == "run":
+            config["run"] = name
+            return
+        for part in section.split("/"):
+            config = config[part]
+        config[name] = value[section]
+
+    message = refuse(change)
+    assert section.replace("/", ".") in message
+    assert repr(name) in message
+
+
+def test_a_merged_expert_of_another_base_is_refused() -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["experts"]["big-lines"] = {"base": "big", "tasks": ["lines"]}
+        config["experts"]["both"]["merge"].append("big-lines")
+
+    message = refuse(change)
+    assert "'both'" in message
+    assert "'big-lines'" in message
+
+
+def test_merging_a_merged_expert_is_refused() -> None:
+    message = refuse(set_at("experts/twice", {"base": "small", "merge": ["both"]}))
+    assert "experts.twice.merge" in message
+
+
+def test_an_expert_of_another_base_may_not_steer() -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["experts"]["big-lines"] = {"base": "big", "tasks": ["lines"]}
+        config["fusion"]["methods"]["crossed"] = {"experts": ["big-lines"]}
+
+    message = refuse(change)
+    assert "'crossed'" in message
+    assert "'big-lines'" in message
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0, 1.0], []])
+def test_a_list_of_weights_has_one_for_each_expert(weights: list[float]) -> None:
+    message = refuse(set_at("fusion/methods/fixed/weights", weights))
+    assert "'fixed'" in message
+    assert f"{len(weights)} weights" in message
+
+
+def test_a_pruned_model_is_not_pruned_again() -> None:
+    message = refuse(set_at("models/again", {"source": "pruned", "from": "cut", "layers": [0]}))
+    assert "models.again.from" in message
+
+
+def test_an_expert_needs_training_examples() -> None:
+    message = refuse(set_at("tasks/generated/train", 0))
+    assert "'small-generated'" in message
+    assert "'generated'" in message
+
+
+def test_healing_needs_training_examples() -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["models"]["cut"]["heal"]["tasks"] = ["film"]
+        config["tasks"]["film"]["train"] = 0
+
+    message = refuse(change)
+    assert "cut" in message
+    assert "film" in message
+
+
+# ---- methods and their tasks --------------------------------------------------------------------------------------
+
+
+def test_a_task_without_its_expert_is_left_out() -> None:
+    resolved = resolve_config(full())
+    assert method_tasks(resolved, "own") == ["generated", "lines"]
+    assert method_tasks(resolved, "large") == ["generated", "lines", "film"]
+    assert method_tasks(resolved, "fixed") == ["lines"]
+
+
+def test_the_models_of_a_method_lead_with_the_steered_one() -> None:
+    resolved = resolve_config(full())
+    assert method_models(resolved, "own", "lines") == ["big", "small", "small-lines"]
+    assert method_models(resolved, "fixed", "lines") == ["big", "small", "small-lines", "small-generated"]
+    assert method_models(resolved, "large", "lines") == ["big"]
+
+
+def test_a_single_model_may_depend_on_the_task() -> None:
+    config = full()
+    config["fusion"]["methods"]["alone"] = {"model": "small-{task}"}
+    resolved = resolve_config(config)
+    assert method_tasks(resolved, "alone") == ["generated", "lines"]
+    assert method_models(resolved, "alone", "generated") == ["small-generated"]
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+def refuse_file(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_a_written_config_resolves_like_the_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(full()))
+    assert load_config(path) == resolve_config(full())
+
+
+def test_a_missing_config_is_named(tmp_path: Path) -> None:
+    refuse_file(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "a: b: c", "\tx: 1", "a: 'x", "", "- 1\n- 2\n", "just words", "a: \x07"])
+def test_a_broken_config_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    refuse_file(path)
+
+
+def test_a_config_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"run: \xff\xfe")
+    refuse_file(path)
+
+
+def test_a_folder_in_place_of_a_config_is_named(tmp_path: Path) -> None:
+    refuse_file(tmp_path)
+
+
+def test_what_is_wrong_inside_a_file_names_the_file_and_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(re.sub("hidden_size", "hiden_size", yaml.safe_dump(full())))
+    assert "models.big" in refuse_file(path)

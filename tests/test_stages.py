@@ -1,0 +1,223 @@
+"""Stages as the workflow runs them: a command that writes whole outputs, or one line that says why not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logitfusion.errors import UserError
+from logitfusion.files import read_json, read_jsonl, write_json, write_jsonl
+from logitfusion.stages import decode, model
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(stage: str, config: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"logitfusion.stages.{stage}", "--config", str(config), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def succeeded(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stderr
+    assert "ERROR" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def failed(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a stage ended with."""
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if " ERROR " in line]
+    assert len(errors) == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == errors[0]
+    return errors[0]
+
+
+# ---- tasks --------------------------------------------------------------------------------------------------------
+
+
+def task_config(folder: Path, rows: int = 12, **changes: Any) -> dict[str, Any]:
+    """A frozen task config over a file of rows."""
+    questions = [{"question": f"q{number}", "answer": number} for number in range(rows)]
+    write_jsonl(folder / "rows.jsonl", questions)
+    definition = {
+        "source": {"kind": "jsonl", "path": str(folder / "rows.jsonl")},
+        "prompt": "{question}:",
+        "target": {"field": "answer"},
+        "completion": " {answer}",
+        "max_prompt_chars": None,
+        "split_seed": 0,
+    }
+    return {"definition": definition | changes, "train": 6, "validation": 2, "test": 4}
+
+
+def make_task(folder: Path, config: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    write_json(folder / "task.config.json", config)
+    return run("task", folder / "task.config.json", "--task", "lines", "--output", folder / "lines")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_task_is_written_with_its_record(tmp_path: Path) -> None:
+    config = task_config(tmp_path)
+    succeeded(make_task(tmp_path, config))
+    splits = {name: read_jsonl(tmp_path / "lines" / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 6, "validation": 2, "test": 4}
+    assert sorted(row["id"] for rows in splits.values() for row in rows) == list(range(12))
+    record = read_json(tmp_path / "lines" / "task.json")
+    assert record["config"] == config
+    assert (record["rows"], record["distinct"]) == (12, 12)
+    assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_a_task_made_twice_is_the_same(tmp_path: Path) -> None:
+    succeeded(make_task(tmp_path, task_config(tmp_path)))
+    first = contents(tmp_path / "lines")
+    succeeded(make_task(tmp_path, task_config(tmp_path)))
+    assert contents(tmp_path / "lines") == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source": {"kind": "jsonl", "path": "absent.jsonl"}}, "absent.jsonl"),
+        ({"prompt": "{absent}"}, "'absent'"),
+        ({"target": {"field": "answer", "map": {"0": "zero"}}}, "answer"),
+    ],
+    ids=["missing file", "unknown field", "unknown value"],
+)
+def test_a_task_that_fails_leaves_the_earlier_one(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    succeeded(make_task(tmp_path, task_config(tmp_path)))
+    before = contents(tmp_path / "lines")
+    assert words in failed(make_task(tmp_path, task_config(tmp_path, **changes)))
+    assert contents(tmp_path / "lines") == before
+
+
+def test_too_few_rows_name_the_task(tmp_path: Path) -> None:
+    line = failed(make_task(tmp_path, task_config(tmp_path, rows=11)))
+    assert all(word in line for word in ("'lines'", "12", "11"))
+    assert not (tmp_path / "lines").exists()
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "\ufeff[1,"])
+def test_a_missing_or_broken_config_is_named(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    assert str(path) in failed(run("task", path, "--task", "lines", "--output", tmp_path / "lines"))
+    assert not (tmp_path / "lines").exists()
+
+
+def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config = task_config(tmp_path, source={"kind": "package", "package": "rows==1.0", "path": "rows/data"})
+    write_json(tmp_path / "config.json", config)
+    wheel = tmp_path / "absent.whl"
+    arguments = ("--task", "lines", "--package", wheel, "--output", tmp_path / "lines")
+    assert str(wheel) in failed(run("task", tmp_path / "config.json", *arguments))
+
+
+# ---- models -------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_fails_leaves_the_earlier_one(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    output = tmp_path / "cut"
+    output.mkdir()
+    write_json(output / "record.json", {"earlier": True})
+    write_json(tmp_path / "config.json", {"source": "pruned", "from": "large", "layers": [7]})
+    arguments = ["--name", "cut", "--source", tiny_models["large"], "--checkpoints", tmp_path / "c", "--output", output]
+    assert "[7]" in failed(run("model", tmp_path / "config.json", *arguments))
+    assert read_json(output / "record.json") == {"earlier": True}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "cut"]
+
+
+def test_a_model_is_written_with_its_record(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    config = {"source": "pruned", "from": "large", "layers": [0, 2]}
+    checkpoints, output = tmp_path / "checkpoints", tmp_path / "cut"
+    checkpoints.mkdir()
+    model.main(
+        Namespace(name="cut", source=tiny_models["large"], text=[], checkpoints=checkpoints, output=output), config
+    )
+    record = read_json(output / "record.json")
+    assert (record["config"], record["layers"]) == (config, 2)
+    expected = {"model.safetensors", "config.json", "tokenizer.json", "curve.csv"}
+    assert expected <= {path.name for path in output.iterdir()}
+    assert (output / "curve.csv").read_text().split() == ["step,loss,learning_rate"]
+    assert not checkpoints.exists()
+
+
+# ---- decoding -----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 500), st.integers(1, 60))
+def test_shards_cover_every_example_once(examples: int, shards: int) -> None:
+    ranges = [decode.shard_range(examples, shard, shards) for shard in range(shards)]
+    assert [number for chosen in ranges for number in chosen] == list(range(examples))
+    assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
+
+
+def decode_config(shards: int) -> dict[str, Any]:
+    return {
+        "shards": shards,
+        "method": {"experts": ["a"], "weights": "dynamic", "rule": "grid", "selection": "one_hot", "step": 0.5}
+        | {"bounds": [0.0, 2.0], "tasks": None},
+        "decoding": {"batch_size": 2, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": 0},
+        "max_new_tokens": 4,
+        "stop": ["\n"],
+    }
+
+
+def decode_here(folder: Path, models: list[Path], shard: int, shards: int) -> list[dict[str, Any]]:
+    """Decode without the cost of a new process."""
+    output = folder / f"{shard}-{shards}.jsonl"
+    arguments = Namespace(examples=folder / "test.jsonl", models=models, shard=shard, output=output)
+    decode.main(arguments, decode_config(shards))
+    return read_jsonl(output)
+
+
+def outcome(row: dict[str, Any]) -> str:
+    return json.dumps({key: value for key, value in row.items() if key != "seconds"}, sort_keys=True)
+
+
+def test_two_shards_decode_what_one_does(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    prompts = ["one", "a longer prompt", "x", "two words", "last"]
+    write_jsonl(tmp_path / "test.jsonl", ({"id": 10 * n, "prompt": prompt} for n, prompt in enumerate(prompts)))
+    models = [tiny_models[name] for name in ("large", "base", "expert_a")]
+    write_json(tmp_path / "config.json", decode_config(2))
+    first = tmp_path / "first.jsonl"
+    arguments = ("--examples", tmp_path / "test.jsonl", "--shard", "0", "--output", first, "--models", *models)
+    succeeded(run("decode", tmp_path / "config.json", *arguments))
+    halves = read_jsonl(first) + decode_here(tmp_path, models, 1, 2)
+    assert [row["id"] for row in halves] == [0, 10, 20, 30, 40]
+    for row in halves:
+        assert len(row["tokens"]) == len(row["token_ids"]) == len(row["weights"]) == len(row["expert"])
+        assert 1 <= len(row["token_ids"]) <= 4
+    whole = decode_here(tmp_path, models, 0, 1)
+    assert [outcome(row) for row in halves] == [outcome(row) for row in whole]
+
+
+def test_a_shard_without_examples_is_an_empty_file(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [{"id": 0, "prompt": "one"}])
+    models = [tiny_models[name] for name in ("large", "base", "expert_a")]
+    assert decode_here(tmp_path, models, 0, 2) == []
+    assert [row["id"] for row in decode_here(tmp_path, models, 1, 2)] == [0]
+
+
+def test_a_model_that_is_not_there_is_named(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [{"id": 0, "prompt": "one"}])
+    absent = tmp_path / "absent"
+    with pytest.raises(UserError, match=re.escape(str(absent))):
+        decode_here(tmp_path, [absent, tiny_models["base"], tiny_models["expert_a"]], 0, 1)
+    assert not (tmp_path / "0-1.jsonl").exists()

@@ -1,0 +1,176 @@
+"""The whole workflow as its user runs it: a copy of the checkout, the smoke config, Snakemake as a subprocess."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from logitfusion.evaluate.table import COLUMNS
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.name for path in (ROOT / "config").rglob("*.yaml"))
+pytestmark = pytest.mark.workflow
+
+
+def copy_checkout(target: Path) -> Path:
+    """What a fresh clone would hold, uncommitted work included."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+    return target
+
+
+def snakemake(folder: Path, *arguments: str, profile: str = "local") -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", profile, "--nocolor", *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def planned(folder: Path, config: str) -> dict[str, int]:
+    """Rule -> number of jobs that a dry-run would run."""
+    done = snakemake(folder, "--configfile", config, "--dry-run", "--quiet", "rules")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE)}
+
+
+def write_config(folder: Path, name: str, **changes: object) -> str:
+    """The smoke config with some values replaced; keys are dotted paths."""
+    config = yaml.safe_load((folder / "config/smoke.yaml").read_text())
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place = config
+        for part in parents:
+            place = place.setdefault(part, {})
+        place[last] = value
+    (folder / "config" / name).write_text(yaml.safe_dump(config))
+    return f"config/{name}"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in which the smoke config has run to its end, with its report."""
+    folder = copy_checkout(tmp_path_factory.mktemp("checkout"))
+    done = snakemake(folder, "--configfile", "config/smoke.yaml", "--cores", "2")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return folder
+
+
+def test_the_metrics_table_is_tidy(finished: Path) -> None:
+    table = pd.read_csv(finished / "results/smoke/metrics.csv")
+    assert tuple(table.columns) == COLUMNS
+    assert set(table["method"]) == {"large", "proxy", "dynamic_multi", "task_arithmetic", "ceiling"}
+    assert set(table["task"]) == {"sums", "letters"}
+    scores = table[table["metric"].isin(["accuracy", "exact_match"])]
+    assert ((scores["ci_low"] <= scores["value"]) & (scores["value"] <= scores["ci_high"])).all()
+    assert set(scores.set_index("task")["n"].items()) == {("sums", 8), ("letters", 6)}
+    parquet = pd.read_parquet(finished / "results/smoke/metrics.parquet")
+    assert parquet["value"].tolist() == pytest.approx(table["value"].tolist(), nan_ok=True)
+
+
+def test_every_generated_token_keeps_its_weights_and_expert(finished: Path) -> None:
+    judged = pd.read_parquet(finished / "results/smoke/evaluation/sums.parquet")
+    for _, row in judged.iterrows():
+        assert len(row["tokens"]) == len(row["weights"]) == len(row["expert"])
+    multi = judged[judged["method"] == "dynamic_multi"]
+    assert all(len(weights) == 2 for steps in multi["weights"] for weights in steps)
+
+
+def test_no_checkpoints_and_no_half_files_stay(finished: Path) -> None:
+    assert not list((finished / "results").rglob("*.partial-*"))
+    assert not [path for path in (finished / "results/smoke/checkpoints").rglob("*") if path.is_file()]
+
+
+def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
+    done = snakemake(finished, "--configfile", "config/smoke.yaml")
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_key_order_and_comments_do_not_rerun(finished: Path) -> None:
+    config = yaml.safe_load((finished / "config/smoke.yaml").read_text())
+    turned = dict(reversed(config.items()))
+    (finished / "config/turned.yaml").write_text("# another comment\n" + yaml.safe_dump(turned, sort_keys=False))
+    assert planned(finished, "config/turned.yaml") == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "rules"),
+    [
+        ({"report__trace_examples": 1}, {"plot_traces"}),
+        ({"evaluate__resamples": 300}, {"metrics", "plot_methods", "summary"}),
+        ({"fusion__temperature": 0.5}, {"decode", "evaluate", "metrics", "plot_methods", "plot_traces", "summary"}),
+        (
+            {"experts__adapter__learning_rate": 0.002},
+            {"expert", "decode", "evaluate", "metrics", "plot_losses", "plot_methods", "plot_traces", "summary"},
+        ),
+    ],
+    ids=["report", "evaluation", "decoding", "one expert"],
+)
+def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(
+    finished: Path, changes: dict[str, object], rules: set[str]
+) -> None:
+    jobs = planned(finished, write_config(finished, "changed.yaml", **changes))
+    assert set(jobs) - {"all", "total"} == rules
+    if "experts__adapter__learning_rate" in changes:
+        assert jobs["expert"] == 2, "the adapter and what is merged from it"
+        assert jobs["decode"] == 6, "the methods that use them, in two shards, on their tasks"
+    assert planned(finished, "config/smoke.yaml") == {}, "reverting has nothing to do"
+
+
+def test_the_report_is_one_file_that_opens_offline(finished: Path) -> None:
+    done = snakemake(finished, "--configfile", "config/smoke.yaml", "--report", "reports/report.html")
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (finished / "reports/report.html").read_text()
+    assert not re.findall(r"""<(?:script|link|img)[^>]+(?:src|href)=["']https?://""", page)
+    for word in ("Weights along the text", "summary table", "loss curves", "methods by task"):
+        assert word in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"fusion__tempratur": 0.5}, "did you mean 'temperature'"),
+        ({"experts__sums__learning_rate": "1e-4"}, "write 1.0e-4"),
+        ({"fusion__large": "lrge"}, "did you mean 'large'"),
+    ],
+)
+def test_a_bad_config_ends_in_one_sentence_and_changes_nothing(
+    finished: Path, changes: dict[str, object], sentence: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished / "results").rglob("*") if path.is_file()}
+    done = snakemake(finished, "--configfile", write_config(finished, "bad.yaml", **changes))
+    output = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert sentence in output
+    assert "Traceback" not in output
+    assert before == {path: path.stat().st_mtime_ns for path in (finished / "results").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_shipped_config_dry_runs(tmp_path: Path, config: str, profile: str) -> None:
+    folder = copy_checkout(tmp_path)
+    done = snakemake(folder, "--configfile", f"config/{config}", "--dry-run", "--quiet", "rules", profile=profile)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_demo_is_what_runs_without_a_config_file(tmp_path: Path) -> None:
+    done = snakemake(copy_checkout(tmp_path), "--dry-run", "--quiet", "rules")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "results/demo/config").is_dir()

@@ -1,0 +1,35 @@
+"""Paired bootstrap intervals: every method is resampled with the same examples, so differences keep their pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def resample_means(correct: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of resampled examples, ``[methods, n] -> [methods, resamples]``, the same examples for every method."""
+    examples = correct.shape[1]
+    chosen = rng.integers(examples, size=(resamples, examples))
+    counts = np.zeros((resamples, examples))
+    np.add.at(counts, (np.arange(resamples)[:, None], chosen), 1)
+    return correct.astype(float) @ counts.T / examples
+
+
+def percentile_interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The central interval of bootstrap samples; NaN where more than a twentieth of them are not finite."""
+    finite = samples[np.isfinite(samples)]
+    if len(finite) < 0.95 * len(samples):
+        return float("nan"), float("nan")
+    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def score_ratio(score: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
+    """``score / ceiling``: the figure that the paper calls closing the gap."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(ceiling > 0, np.divide(score, ceiling), np.nan)
+
+
+def gap_closure(score: np.ndarray, base: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
+    """``(score - base) / (ceiling - base)``: 0 is the untouched large model, 1 the ceiling, NaN where there is no gap."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(ceiling > base, np.divide(score - base, ceiling - base), np.nan)

@@ -1,0 +1,32 @@
+"""Merge the shards of all methods on one task and judge every generation."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from logitfusion.evaluate.judged import judge_generations
+from logitfusion.files import read_jsonl, whole
+from logitfusion.stages._stage import logger, run_stage
+
+
+def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+    generations: dict[str, list[dict[str, Any]]] = {method: [] for method in config["methods"]}
+    for path in arguments.shards:
+        generations[path.parents[1].name] += read_jsonl(path)
+    table = judge_generations(read_jsonl(arguments.examples), generations, config["definition"])
+    with whole(arguments.output) as temporary:
+        table.to_parquet(temporary)
+    for method, group in table.groupby("method", sort=False):
+        logger.info(
+            "%s: %.3f right, %.3f without an answer", method, group["correct"].mean(), group["format_failure"].mean()
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=Path, required=True, help="the task's test split")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help=".../<method>/<task>/<shard>.jsonl")
+    parser.add_argument("--output", type=Path, required=True)
+    run_stage(main, parser)

@@ -1,0 +1,38 @@
+"""Draw one plot, or write the summary table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from logitfusion.report.losses import plot_losses
+from logitfusion.report.methods import plot_methods, write_summary
+from logitfusion.report.traces import plot_traces
+from logitfusion.stages._stage import run_stage
+
+
+def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+    first = arguments.output[0]
+    match arguments.what:
+        case "methods":
+            table = pd.read_parquet(arguments.input[0])
+            plot_methods(table, config["methods"], config["base"], config["ceiling"], first)
+        case "summary":
+            write_summary(pd.read_parquet(arguments.input[0]), config["methods"], *arguments.output)
+        case "traces":
+            title = f"Weights along the first test examples of {config['task']}"
+            plot_traces(pd.read_parquet(arguments.input[0]), config["experts"], config["examples"], title, first)
+        case "losses":
+            curves = {path.name: pd.read_csv(path / "curve.csv") for path in arguments.input}
+            plot_losses({name: curve for name, curve in curves.items() if len(curve)}, set(config["healed"]), first)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["methods", "summary", "traces", "losses"])
+    parser.add_argument("--input", type=Path, nargs="+", required=True)
+    parser.add_argument("--output", type=Path, nargs="+", required=True)
+    run_stage(main, parser)

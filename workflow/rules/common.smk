@@ -1,0 +1,77 @@
+# What all rules share: the checked config, the frozen slices of it, and names of folders.
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+
+from logitfusion.config import expand_method, method_models, method_tasks, resolve_config
+from logitfusion.errors import UserError
+
+try:
+    config = resolve_config(config)
+except UserError as error:
+    raise WorkflowError(f"The config can't be used. {error}") from None
+
+RESULTS = Path("results") / config["run"]
+LOGS = RESULTS / "logs"
+BENCHMARKS = RESULTS / "benchmarks"
+CHECKPOINTS = RESULTS / "checkpoints"
+PACKAGES = Path("results/packages")
+SOURCE = Path(workflow.basedir) / "workflow"
+# Two jobs share this machine's cores: one of them starting up, writing or decoding leaves the other at work.
+THREADS = max(1, (workflow.cores or 8) // 2)
+
+
+def freeze(name, value):
+    """Write a rule's slice of the config to a file, if it changed, and return its path, to be an input of the rule.
+
+    Snakemake compares inputs of this size by checksum, so exactly the jobs whose slice changed run again, and a job
+    that waits in a queue reads the values it was submitted with. Only the main process writes, and not while another
+    one is at work in this folder.
+    """
+    path = RESULTS / "config" / f"{name}.json"
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    busy = any(Path(".snakemake/locks").glob("*"))
+    if workflow.is_main_process and not busy and not (path.exists() and path.read_text() == text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return path
+
+
+def stage(name, arguments):
+    """The shell command of a stage: its command line, with all it prints in the rule's log."""
+    return f'PYTHONPATH="{{params.source}}" python -m logitfusion.stages.{name} --config {{input.cfg:q}} {arguments} > {{log:q}} 2>&1'
+
+
+def longer(minutes):
+    """Minutes of walltime, more at every retry."""
+    return lambda wildcards, attempt: minutes * attempt
+
+
+def package_file(requirement):
+    return PACKAGES / f"{requirement.replace('==', '-')}.whl"
+
+
+def model_folder(name):
+    """The folder of a model or an expert."""
+    kind = "models" if name in config["models"] else "experts"
+    return RESULTS / kind / name
+
+
+wildcard_constraints:
+    model="|".join(config["models"]) or "none",
+    expert="|".join(config["experts"]) or "none",
+    task="|".join(config["tasks"]),
+    method="|".join(config["fusion"]["methods"]),
+    shard=r"\d+",
+
+
+def options(inputs, *names):
+    """Inputs as command line options: --name value ..., for those that the job has."""
+    given = {name: inputs.get(name) for name in names if inputs.get(name)}
+    values = {name: [value] if isinstance(value, (str, Path)) else value for name, value in given.items()}
+    return " ".join(f"--{name} " + " ".join(shlex.quote(str(item)) for item in items) for name, items in values.items())

@@ -1,0 +1,74 @@
+# Models: packages that carry them, and one folder of safetensors and tokenizer for each.
+
+DOWNLOADS = {
+    entry["package"]: {"package": entry["package"], "sha256": entry["sha256"]}
+    for entry in [*config["models"].values(), *(task["definition"]["source"] for task in config["tasks"].values())]
+    if "package" in entry
+}
+
+
+rule package:
+    input:
+        cfg=lambda wildcards: PACKAGE_CONFIGS[wildcards.package],
+    output:
+        PACKAGES / "{package}.whl",
+    params:
+        source=SOURCE,
+    log:
+        PACKAGES / "{package}.log",
+    benchmark:
+        PACKAGES / "{package}.tsv"
+    conda:
+        "../../envs/models.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=longer(20),
+    retries: 1
+    shell:
+        stage("package", "--output {output:q}")
+
+
+PACKAGE_CONFIGS = {
+    requirement.replace("==", "-"): freeze(f"packages/{requirement.replace('==', '-')}", entry)
+    for requirement, entry in DOWNLOADS.items()
+}
+MODEL_CONFIGS = {name: freeze(f"models/{name}", entry) for name, entry in config["models"].items()}
+
+
+def model_inputs(wildcards):
+    """What a model is made from, by its source."""
+    entry = config["models"][wildcards.model]
+    match entry["source"]:
+        case "package":
+            return {"package": package_file(entry["package"])}
+        case "pruned":
+            tasks = entry.get("heal", {}).get("tasks", [])
+            return {"source": model_folder(entry["from"]), "text": [task_file(task, "train") for task in tasks]}
+        case _:
+            return {}
+
+
+rule model:
+    input:
+        unpack(model_inputs),
+        cfg=lambda wildcards: MODEL_CONFIGS[wildcards.model],
+    output:
+        directory(RESULTS / "models/{model}"),
+    params:
+        source=SOURCE,
+        options=lambda wildcards, input: options(input, "package", "source", "text"),
+        checkpoints=str(CHECKPOINTS / "{model}"),
+    log:
+        LOGS / "models/{model}.log",
+    benchmark:
+        BENCHMARKS / "models/{model}.tsv"
+    conda:
+        "../../envs/models.yaml"
+    threads: THREADS
+    resources:
+        gpu=lambda wildcards: int("heal" in config["models"][wildcards.model]),
+        mem_mb=8000,
+        runtime=longer(120),
+    shell:
+        stage("model", "--name {wildcards.model} {params.options} --checkpoints {params.checkpoints:q} --output {output:q}")
