@@ -28,7 +28,7 @@ from logitfusion.models.merge import merge_experts
 from logitfusion.models.package import check, download, unpack_file
 from logitfusion.models.source import copy_tokenizer, from_chance, from_path, prune
 from logitfusion.models.tiny import tiny_tokenizer
-from logitfusion.models.training import Recipe, find_checkpoint, left_pad, trainer_arguments
+from logitfusion.models.training import Recipe, find_checkpoint, left_pad, order_rows, trainer_arguments
 
 TOKENIZER = tiny_tokenizer()
 EMBEDDING = "model.embed_tokens.weight"
@@ -374,6 +374,21 @@ def test_a_step_sees_the_asked_number_of_sequences(tmp_path: Path, batch_size: i
     arguments = trainer_arguments(replace(RECIPE, batch_size=batch_size, micro_batch=micro_batch), tmp_path)
     assert arguments.per_device_train_batch_size <= micro_batch
     assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == batch_size
+
+
+@given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 3), st.integers(1, 6), st.integers(0, 99))
+def test_rows_are_ordered_once_for_the_whole_training(
+    number: int, micro: int, accumulated: int, steps: int, seed: int
+) -> None:
+    """As many as the steps use, every row in each epoch, the same for the same seed."""
+    rows = [{"input_ids": [0] * (index % 5), "id": index} for index in range(number)]
+    recipe = replace(RECIPE, steps=steps, micro_batch=micro, batch_size=micro * accumulated, seed=seed)
+    ordered = order_rows(rows, recipe)
+    assert ordered == order_rows(rows, recipe)
+    assert len(ordered) == steps * recipe.batch_size
+    epoch = -(-number // micro) * micro
+    for start in range(0, len(ordered) - epoch + 1, epoch):
+        assert {row["id"] for row in ordered[start : start + epoch]} == set(range(number))
 
 
 # ---- fine-tuning --------------------------------------------------------------------------------------------------

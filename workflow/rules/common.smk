@@ -23,7 +23,7 @@ CHECKPOINTS = RESULTS / "checkpoints"
 PACKAGES = Path("results/packages")
 SOURCE = Path(workflow.basedir) / "workflow"
 # Two jobs share this machine's cores: one of them starting up, writing or decoding leaves the other at work.
-THREADS = max(1, (workflow.cores or 8) // 2)
+THREADS = max(1, (workflow.resource_settings.cores or 8) // 2)
 
 
 def freeze(name, value):

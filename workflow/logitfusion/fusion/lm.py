@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.errors import UserError
 from logitfusion.fusion.logits import fuse_logits
 from logitfusion.fusion.sampling import pick_tokens
-from logitfusion.fusion.weights import solve_weights
+from logitfusion.fusion.weights import RULES, SELECTIONS, make_grid, solve_weights
 
 
 @dataclass
@@ -89,9 +89,22 @@ class FusedLM:
     ) -> None:
         if experts and base is None:
             raise UserError("Experts steer by their difference from a small base: give the base as well.")
-        sizes = {model.config.vocab_size for model in (large, *([base] if experts else []), *experts)}
-        if len(sizes) > 1:
-            raise UserError(f"The models of a fusion need one vocabulary, and these have {sorted(sizes)} entries.")
+        sizes = [model.config.vocab_size for model in (large, *([base] if experts else []), *experts)]
+        # Families pad their output layers to different sizes; the entries beyond the tokenizer mean nothing.
+        self.vocabulary = min(sizes)
+        if self.vocabulary != max(sizes) and self.vocabulary < len(tokenizer):
+            raise UserError(
+                f"The models of a fusion need one vocabulary: the tokenizer has {len(tokenizer)} tokens, and the models"
+                f" have {sorted(set(sizes))} entries."
+            )
+        if rule not in RULES or selection not in SELECTIONS:
+            raise UserError(
+                f"rule is one of {RULES} and selection one of {SELECTIONS}, not {rule!r} and {selection!r}."
+            )
+        try:
+            make_grid(bounds, step)
+        except ValueError as error:
+            raise UserError(f"The weights can't be searched: {error}.") from None
         self.large, self.base, self.experts, self.tokenizer = large, base, list(experts), tokenizer
         self.fixed = _fixed_weights(weights, len(self.experts))
         self.rule, self.selection, self.bounds, self.step = rule, selection, bounds, step
@@ -153,11 +166,14 @@ class FusedLM:
             raise UserError(
                 "Decoding needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, max_new_tokens >= 0, batch_size >= 1."
             )
+        prompts, stop = _listed(prompts), _listed(stop)
+        if "" in stop:
+            raise UserError("A stop string is empty, and would end every continuation at once; remove it.")
         encoded = [self.tokenizer.encode(prompt) for prompt in prompts]
         for number, ids in enumerate(encoded):
             if not ids:
                 raise UserError(f"Prompt {number} has no tokens; a continuation needs at least one.")
-        start = seed if seed is not None else torch.seed() % 2**31
+        start = seed if seed is not None else torch.Generator().seed() % 2**31
         order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
         results: dict[int, Generation] = {}
         for first in range(0, len(order), batch_size):
@@ -215,7 +231,7 @@ class FusedLM:
         self, steppers: list[_Stepper], ids: Tensor, mask: Tensor, positions: Tensor
     ) -> tuple[Tensor, list[list[float]], list[int]]:
         """Fused logits ``[B, V]``, each row's weights and the expert that steers it."""
-        logits = [stepper.step(ids, mask, positions) for stepper in steppers]
+        logits = [stepper.step(ids, mask, positions)[:, : self.vocabulary] for stepper in steppers]
         if not self.experts:
             return logits[0], [[] for _ in ids], [-1] * len(ids)
         large, base, experts = logits[0], logits[1], torch.stack(logits[2:])
@@ -226,8 +242,8 @@ class FusedLM:
             weights, expert = solved.weights, solved.expert.tolist()
         else:
             weights = torch.tensor(self.fixed, device=self.device)[:, None].expand(-1, len(ids))
-            strongest = max(range(len(self.fixed)), key=lambda number: self.fixed[number])
-            expert = [strongest if self.fixed[strongest] > 0 else -1] * len(ids)
+            strongest = max(range(len(self.fixed)), key=lambda number: abs(self.fixed[number]))
+            expert = [strongest if self.fixed[strongest] != 0 else -1] * len(ids)
         return fuse_logits(large, base, experts, weights), weights.T.tolist(), expert
 
     def _finished(self, generation: Generation, stop: Sequence[str]) -> bool:
@@ -236,9 +252,8 @@ class FusedLM:
             generation.finish_reason = "eos"
             return True
         if stop:
-            # A stop string can only end inside the newest token: no more than its own length in tokens needs decoding,
-            # and a few more where one character is several tokens.
-            tail = generation.token_ids[-(max(map(len, stop)) + 8) :]
+            # A stop string can only end inside the newest token, and no token is less than a byte.
+            tail = generation.token_ids[-(max(len(word.encode()) for word in stop) + 8) :]
             text = self.tokenizer.decode(tail, skip_special_tokens=True)
             if any(word in text for word in stop):
                 generation.finish_reason = "stop"
@@ -253,9 +268,16 @@ class FusedLM:
 
     @property
     def _eos_ids(self) -> set[int]:
-        configured = self.large.config.eos_token_id
-        several = configured if isinstance(configured, Iterable) else [configured]
-        return {token for token in (*several, self.tokenizer.eos_token_id) if token is not None}
+        found = [self.large.config.eos_token_id, self.tokenizer.eos_token_id]
+        if self.large.generation_config is not None:  # chat models may list further ends only here
+            found.append(self.large.generation_config.eos_token_id)
+        several = [tokens if isinstance(tokens, Iterable) else [tokens] for tokens in found]
+        return {token for tokens in several for token in tokens if token is not None}
+
+
+def _listed(texts: str | Sequence[str]) -> list[str]:
+    """A single text counts as a list of one."""
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def _fixed_weights(weights: str | float | Sequence[float], experts: int) -> list[float] | None:

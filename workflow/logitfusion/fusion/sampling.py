@@ -11,16 +11,16 @@ def filter_logits(logits: Tensor, *, temperature: float, top_k: int = 0, top_p: 
 
     The order and the treatment of ties at the nucleus' edge are those of transformers' logits processors.
     """
-    log_probs = (logits.float() / temperature).log_softmax(-1)
-    if 0 < top_k < logits.shape[-1]:
-        smallest = log_probs.topk(top_k, dim=-1).values[..., -1:]
-        log_probs = log_probs.masked_fill(log_probs < smallest, -torch.inf).log_softmax(-1)
+    scores = logits.float() / temperature
+    if 0 < top_k < scores.shape[-1]:
+        smallest = scores.topk(top_k, dim=-1).values[..., -1:]
+        scores = scores.masked_fill(scores < smallest, -torch.inf)
     if top_p < 1.0:
-        ordered, places = log_probs.sort(dim=-1)
-        outside = ordered.exp().cumsum(-1) <= 1 - top_p
+        ordered, places = scores.sort(dim=-1)
+        outside = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
         outside[..., -1] = False  # the likeliest token always stays
-        log_probs = log_probs.masked_fill(outside.scatter(-1, places, outside), -torch.inf).log_softmax(-1)
-    return log_probs
+        scores = scores.masked_fill(outside.scatter(-1, places, outside), -torch.inf)
+    return scores.log_softmax(-1)
 
 
 def pick_tokens(

@@ -24,8 +24,8 @@ from logitfusion.fusion.logits import logit_shift
 RULES = ("grid", "newton")
 SELECTIONS = ("one_hot", "matched")
 
-# Divergences closer than this are the same number in fp32; losses that differ by less are ties.
-_RESOLUTION = 1e-6
+# Divergences closer than this are the same number to us (fp32 terms, float64 sums); losses that differ by less are ties.
+_RESOLUTION = 1e-7
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,17 @@ def solve_weights(
 
 
 def make_grid(bounds: tuple[float, float], step: float) -> Tensor:
-    """The candidates, fp32: from the lowest to the highest weight, both included.
+    """The candidates, fp32: the lowest weight and every multiple of the step above it, up to the highest weight.
 
     Raises:
-        ValueError: bounds out of order or negative, or a step that is not positive.
+        ValueError: bounds out of order, negative or infinite, or a step that is not positive.
     """
     low, high = bounds
-    if not 0 <= low <= high or step <= 0:
+    if not 0 <= low <= high < math.inf or not 0 < step < math.inf:
         raise ValueError(f"bounds must satisfy 0 <= low <= high and step be positive, not {bounds} and {step}")
-    return torch.tensor([low + step * k for k in range(round((high - low) / step) + 1)], dtype=torch.float32)
+    # 2.0 is the twentieth multiple of 0.1 although 2.0 / 0.1 may round to a little less.
+    candidates = math.floor((high - low) / step + 1e-9) + 1
+    return torch.tensor([low + step * k for k in range(candidates)], dtype=torch.float32)
 
 
 class _Ray:
@@ -134,19 +136,19 @@ class _Ray:
         self.log_norm_0, self.mean_0, _ = self._moments(torch.zeros(self.shift.shape[:-1], device=base.device))
 
     def _moments(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``A(a), m(a), v(a)`` for weights ``[T, n]``."""
+        """``A(a), m(a), v(a)`` for weights ``[T, n]``; fp32 terms, sums in float64 to keep small differences."""
         logits = self.log_base + weight.unsqueeze(-1) * self.shift
         highest = logits.amax(-1, keepdim=True)
         terms = (logits - highest).exp_()
-        total = terms.sum(-1)
+        total = terms.sum(-1, dtype=torch.float64)
         terms *= self.shift
-        mean = terms.sum(-1) / total
+        mean = terms.sum(-1, dtype=torch.float64) / total
         terms *= self.shift
-        variance = terms.sum(-1) / total - mean.square()
-        return highest.squeeze(-1) + total.log(), mean, variance
+        variance = terms.sum(-1, dtype=torch.float64) / total - mean.square()
+        return highest.squeeze(-1).double() + total.log(), mean, variance
 
     def divergences(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """``KL(P_a||P_0), KL(P_0||P_a)`` for weights ``[T, n]``, in float64 to keep the small differences."""
+        """``KL(P_a||P_0), KL(P_0||P_a)`` for weights ``[T, n]``, in float64."""
         forward, backward, _, _ = self.divergences_and_slopes(weight)
         return forward, backward
 
@@ -154,10 +156,10 @@ class _Ray:
         """The two divergences and their derivatives ``a v(a)`` and ``m(a) - m(0)``."""
         log_norm, mean, variance = self._moments(weight)
         weight = weight.double()
-        rise = log_norm.double() - self.log_norm_0
+        rise = log_norm - self.log_norm_0
         forward = (weight * mean - rise).clamp(min=0)
         backward = (rise - weight * self.mean_0).clamp(min=0)
-        return forward, backward, weight * variance, mean.double() - self.mean_0
+        return forward, backward, weight * variance, mean - self.mean_0
 
 
 def _solve_rows(
@@ -174,13 +176,21 @@ def _solve_rows(
     losses = torch.stack([_loss(ray.divergences(weight * ones), targets, selection) for weight in grid])
     flat = losses.flatten(0, 1)  # candidates in the paper's order: weight first, then expert
     lowest = flat.amin(0)
-    tie = 2 * lowest.sqrt() * _RESOLUTION + _RESOLUTION**2
-    winner = (flat <= lowest + tie).int().argmax(0)
+    winner = (flat <= lowest + _tie(lowest)).int().argmax(0)
     position, expert = winner // len(experts), winner % len(experts)
     weight, loss = grid[position], flat.gather(0, winner[None])[0]
     if rule == "newton":
-        weight, loss, expert = _refine(ray, targets, selection, grid, losses)
+        finer_weight, finer_loss, finer_expert = _refine(ray, targets, selection, grid, losses)
+        # Where the refinement gains nothing that can be told apart, the grid's order of ties holds.
+        gains = finer_loss < loss - _tie(loss)
+        weight, loss = torch.where(gains, finer_weight, weight), torch.where(gains, finer_loss, loss)
+        expert = torch.where(gains, finer_expert, expert)
     return weight, loss.float(), expert
+
+
+def _tie(loss: Tensor) -> Tensor:
+    """How much two losses near ``loss`` may differ and still be equal: its change when a divergence does not change."""
+    return 2 * loss.sqrt() * _RESOLUTION + _RESOLUTION**2
 
 
 def _loss(divergences: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor], selection: str) -> Tensor:
@@ -214,9 +224,6 @@ def _refine(
         newton = (weight.double() - slope / curvature.clamp(min=1e-30)).float()
         inside = (newton > low) & (newton < high)
         weight = torch.where(inside, newton, (low + high) / 2)
-    # Equal rays (all experts alike, or no shift at all) leave the choice to the lowest weight, then the lowest expert.
-    tie = 2 * best_loss.amin(0).sqrt() * _RESOLUTION + _RESOLUTION**2
-    candidate = best_loss <= best_loss.amin(0) + tie
-    expert = torch.where(candidate, best, torch.inf).argmin(0)
+    expert = best_loss.argmin(0)
     chosen = expert[None]
     return best.gather(0, chosen)[0], best_loss.gather(0, chosen)[0], expert
