@@ -134,14 +134,15 @@ def lacking_defaults(value: Any, schema: dict[str, Any], root: dict[str, Any], w
 
 
 def holds(value: Any, condition: dict[str, Any]) -> bool:
-    """The three forms of ``if`` that the schema uses."""
+    """The forms of ``if`` that the schema uses."""
     if "type" in condition:
         return isinstance(value, {"object": dict, "string": str}[condition["type"]])
     if not isinstance(value, dict):
         return False
-    if "required" in condition:
-        return all(key in value for key in condition["required"])
-    return all(value.get(key) == inner["const"] for key, inner in condition["properties"].items())
+    constants = condition.get("properties", {})
+    return all(key in value for key in condition.get("required", [])) and all(
+        value.get(key) == inner["const"] for key, inner in constants.items()
+    )
 
 
 @pytest.mark.parametrize("make", [minimal, full])

@@ -210,10 +210,10 @@ def test_numbers(text: str, answer: str | None) -> None:
     ("text", "answer"),
     [
         (" The Blue  Whale.", "blue whale"),
-        ("blue; or green", "blue"),
+        ("blue; or green", "blue or green"),
         ("blue\nQuestion: and?", "blue"),
         ("it has a colour that is blue, I think", None),
-        ("...", None),
+        ("...", "..."),
         ("", None),
     ],
 )
@@ -363,7 +363,7 @@ def test_a_generated_test_split_does_not_move_with_the_train_size() -> None:
     for train in (10, 40):
         sizes = {"test": 8, "validation": 2, "train": train}
         rows = load_rows(GENERATED, size=sum(sizes.values()))
-        tests.append(split_examples(make_examples(rows, definition), sizes, seed=0)["test"])
+        tests.append(split_examples(make_examples(rows, definition), sizes, seed=None)["test"])
     assert tests[0] == tests[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,10 @@ def load_config(path: str | Path) -> dict[str, Any]:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"There is no config file {path}.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a config file.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
@@ -114,8 +119,20 @@ def _filling(validate_properties: Any) -> Any:
     return fill_and_validate
 
 
+def _is_integer(_: Any, value: Any) -> bool:
+    """100.0 is a float wherever a count is used, so it is no integer to us."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(_: Any, value: Any) -> bool:
+    """Infinity and NaN are valid YAML and never a setting."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 _FillingValidator = validators.extend(
-    Draft202012Validator, {"properties": _filling(Draft202012Validator.VALIDATORS["properties"])}
+    Draft202012Validator,
+    {"properties": _filling(Draft202012Validator.VALIDATORS["properties"])},
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number}),
 )
 
 
@@ -177,6 +194,8 @@ def _check_names(config: dict[str, Any]) -> None:
                 raise UserError(f"Config key 'models.{name}.from' names a pruned model; prune the whole one instead.")
             for task in model.get("heal", {}).get("tasks", []):
                 _refer(task, tasks, f"models.{name}.heal.tasks", "task")
+                if tasks[task]["train"] == 0:
+                    raise UserError(f"Model {name!r} is healed on task {task!r}, whose train size is 0; raise it.")
     for name, expert in experts.items():
         _refer(expert["base"], models, f"experts.{name}.base", "model")
         for task in expert.get("tasks", []):
@@ -194,6 +213,8 @@ def _check_names(config: dict[str, Any]) -> None:
     for name, method in fusion["methods"].items():
         for task in method["tasks"] or []:
             _refer(task, tasks, f"fusion.methods.{name}.tasks", "task")
+        if "bounds" in method and method["bounds"][0] > method["bounds"][1]:
+            raise UserError(f"Config key 'fusion.methods.{name}.bounds' must hold the lower weight first.")
         chosen = method_tasks(config, name)
         for task in chosen or list(tasks):
             for model in method_models(config, name, task):

@@ -43,9 +43,14 @@ def whole(target: str | Path) -> Iterator[Path]:
         for stale in target.parent.glob(f".{target.name}.partial-*"):
             remove(stale)
         yield temporary
-        if target.is_dir():
+        if not temporary.exists():
+            raise FileNotFoundError(f"nothing was written to {temporary}")
+        if target.is_dir() or temporary.is_dir():
             remove(target)
         os.replace(temporary, target)
+    except UserError:
+        remove(temporary)
+        raise
     except BaseException as error:
         remove(temporary)
         full = find_disk_error(error)
@@ -91,7 +96,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not readable JSON ({error}); delete it and run again.") from None
 
 
@@ -104,7 +109,7 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Read one JSON object a line; a missing or broken file is a ``UserError`` that names it."""
-    rows = []
+    rows, number = [], 0
     try:
         with Path(path).open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
@@ -114,6 +119,8 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} does not exist.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {number}, is not JSON ({error.msg}); delete the file and run again.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}, after line {number}, is not UTF-8 text; save it as UTF-8 and run again.") from None
     return rows
 
 

@@ -49,7 +49,8 @@ class CompletionCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         ids, mask, positions = left_pad([row["input_ids"] for row in rows], self.pad)
-        keep = max(row["completion"] for row in rows)
+        # One column more than the longest completion: the Trainer counts labels from the second column on.
+        keep = max(row["completion"] for row in rows) + 1
         labels = ids[:, -keep:].clone()
         for number, row in enumerate(rows):
             labels[number, : keep - row["completion"]] = -100
@@ -63,8 +64,10 @@ class CompletionTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         labels = inputs.pop("labels")
-        logits = model(**inputs, logits_to_keep=labels.shape[1] + 1, use_cache=False).logits[:, :-1].float()
-        total = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+        logits = model(**inputs, logits_to_keep=labels.shape[1], use_cache=False).logits[:, :-1].float()
+        total = nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+        )
         tokens = num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum()
         return total / tokens
 

@@ -52,7 +52,7 @@ class HealingTrainer(Trainer):
             target = self.teacher.lm_head(wanted[chosen]).float().log_softmax(-1)
         log_probs = model.lm_head(found[chosen]).float().log_softmax(-1)
         divergence = nn.functional.kl_div(log_probs, target, log_target=True, reduction="batchmean")
-        return (divergence + distance) / self.current_gradient_accumulation_steps
+        return divergence + distance
 
 
 def heal(
@@ -67,7 +67,7 @@ def heal(
     fingerprint: str,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Distil ``teacher`` into ``student`` on ``texts``; returns the student and its loss curve."""
-    rows = [{"input_ids": tokenizer.encode(text)[: recipe.max_tokens] + [tokenizer.eos_token_id]} for text in texts]
+    rows = [{"input_ids": tokenizer.encode(text)[: recipe.max_tokens - 1] + [tokenizer.eos_token_id]} for text in texts]
     logger.info("healing: %d texts, %d tokens", len(rows), sum(len(row["input_ids"]) for row in rows))
     trainer = HealingTrainer(
         model=student,

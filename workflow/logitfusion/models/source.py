@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 from pathlib import Path
@@ -104,7 +105,8 @@ def prune(source: str | Path, layers: list[int]) -> PreTrainedModel:
     wrong = [layer for layer in layers if not 0 <= layer < deepest]
     if wrong:
         raise UserError(f"Layers {wrong} can't be kept: the model in {source} has layers 0 to {deepest - 1}.")
-    model.model.layers = torch.nn.ModuleList([model.model.layers[layer] for layer in layers])
+    # Copies, so that a layer that is kept twice is two layers.
+    model.model.layers = torch.nn.ModuleList([copy.deepcopy(model.model.layers[layer]) for layer in layers])
     for position, layer in enumerate(model.model.layers):
         layer.self_attn.layer_idx = position  # the KV cache finds its place by this number
     model.config.num_hidden_layers = len(layers)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from logitfusion.errors import UserError
 from logitfusion.files import remove, write_json
 from logitfusion.models.load import bf16_helps, choose_device
 
@@ -26,7 +27,7 @@ class Recipe:
     Attributes:
         steps: optimiser steps.
         batch_size: sequences per optimiser step.
-        micro_batch: sequences per forward; gradients are accumulated up to ``batch_size``.
+        micro_batch: at most this many sequences per forward; gradients are accumulated up to ``batch_size``.
         learning_rate: peak rate of AdamW, after a linear warm-up over a tenth of the steps, then cosine to 0.
         weight_decay: AdamW's.
         max_tokens: longer sequences lose tokens from the left.
@@ -50,17 +51,17 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     """transformers' settings for a recipe; nothing is reported to any service."""
     device = choose_device()
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and bf16_helps(device))
-    micro = min(recipe.micro_batch, recipe.batch_size)
+    micro = micro_batch(recipe)
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.steps,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, recipe.batch_size // micro),
+        gradient_accumulation_steps=recipe.batch_size // micro,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         warmup_steps=max(1, recipe.steps // 10),
         lr_scheduler_type="cosine",
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         bf16=bf16,
         use_cpu=device.type == "cpu",
         seed=recipe.seed,
@@ -74,6 +75,11 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         disable_tqdm=True,
         report_to="none",
     )
+
+
+def micro_batch(recipe: Recipe) -> int:
+    """The largest divisor of the batch size that is at most the recipe's ``micro_batch``."""
+    return max(size for size in range(1, recipe.micro_batch + 1) if recipe.batch_size % size == 0)
 
 
 class Progress(TrainerCallback):
@@ -120,6 +126,7 @@ def train(trainer: Trainer, name: str, recipe: Recipe, checkpoints: Path, finger
     set_seed(recipe.seed)
     resume = find_checkpoint(checkpoints, fingerprint)
     write_json(checkpoints / "fingerprint.json", {"fingerprint": fingerprint})
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress(name, recipe.checkpoint_minutes))
     if resume is not None:
         logger.info("%s: resuming from %s", name, resume.name)
@@ -143,7 +150,8 @@ def find_checkpoint(folder: Path, fingerprint: str) -> Path | None:
         remove(folder)
         folder.mkdir(parents=True)
         return None
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
+    for checkpoint in sorted(numbered, key=lambda path: -int(path.name.split("-")[1])):
         if _is_whole(checkpoint):
             return checkpoint
         remove(checkpoint)
@@ -165,8 +173,10 @@ def order_rows(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any
     Each micro-batch holds rows of similar length, because padding would be half of the work; the micro-batches of an
     optimiser step are drawn from all lengths, so that a step sees every task.
     """
-    micro = min(recipe.micro_batch, recipe.batch_size)
-    needed = recipe.steps * max(1, recipe.batch_size // micro)
+    if not rows:
+        raise UserError("There is no text to train on: the tasks' training splits are empty.")
+    micro = micro_batch(recipe)
+    needed = recipe.steps * (recipe.batch_size // micro)
     rng = random.Random(recipe.seed)
     batches: list[list[dict[str, Any]]] = []
     while len(batches) < needed:

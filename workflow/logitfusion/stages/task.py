@@ -17,7 +17,8 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     sizes = {name: config[name] for name in SPLITS}
     rows = load_rows(definition["source"], size=sum(sizes.values()), package_file=arguments.package)
     examples = make_examples(rows, definition)
-    splits = split_examples(examples, sizes, seed=definition["split_seed"], task=arguments.task)
+    seed = None if definition["source"]["kind"] == "reasoning_gym" else definition["split_seed"]
+    splits = split_examples(examples, sizes, seed=seed, task=arguments.task)
     for name, split in splits.items():
         write_jsonl(arguments.output / f"{name}.jsonl", split)
         logger.info("%s: %d %s examples", arguments.task, len(split), name)

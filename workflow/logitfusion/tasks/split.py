@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from logitfusion.errors import UserError
+from logitfusion.tasks.answers import parse_number
 from logitfusion.tasks.definition import fill, find_answers
 
 SPLITS = ("test", "validation", "train")
@@ -26,15 +27,27 @@ def make_examples(rows: list[dict[str, Any]], definition: dict[str, Any]) -> lis
             continue
         seen.add(key)
         answers = find_answers(row, definition["target"])
+        _check_answers(answers, definition.get("answer", {}))
         completion = definition.get("completion", " {answer}").replace("{answer}", answers[0])
         examples.append({"id": number, "prompt": prompt, "completion": completion, "answers": answers})
     return examples
 
 
+def _check_answers(answers: list[str], form: dict[str, Any]) -> None:
+    """Refuse rows whose gold answer could never be judged right."""
+    if form.get("kind") == "number" and parse_number(answers[0]) is None:
+        raise UserError(f"A row's answer {answers[0]!r} is not a number, as the definition's answer.kind asks.")
+    if form.get("kind") == "choice" and answers[0].casefold() not in {choice.casefold() for choice in form["choices"]}:
+        raise UserError(f"A row's answer {answers[0]!r} is none of the definition's answer.choices; add it.")
+
+
 def split_examples(
-    examples: list[dict[str, Any]], sizes: dict[str, int], *, seed: int, task: str = "task"
+    examples: list[dict[str, Any]], sizes: dict[str, int], *, seed: int | None, task: str = "task"
 ) -> dict[str, list[dict[str, Any]]]:
     """Disjoint ``test``, ``validation`` and ``train`` lists of the asked sizes, drawn in this order.
+
+    With ``seed`` None the examples' own order is kept: a generator's rows are random draws already, and more of them
+    must not move the test split.
 
     Raises:
         UserError: there are not enough distinct examples.
@@ -46,7 +59,8 @@ def split_examples(
             " distinct ones; lower the sizes."
         )
     order = list(examples)
-    random.Random(seed).shuffle(order)
+    if seed is not None:
+        random.Random(seed).shuffle(order)
     splits, start = {}, 0
     for name in SPLITS:
         splits[name] = order[start : start + sizes[name]]
