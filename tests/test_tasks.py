@@ -349,7 +349,7 @@ def test_generated_rows_depend_on_the_seed_alone() -> None:
     assert rows == load_rows(GENERATED, size=20)
     assert rows != load_rows(GENERATED | {"seed": 2}, size=20)
     assert len(rows) >= 20
-    assert set(rows[0]) == {"question", "answer"}
+    assert set(rows[0]) == {"question", "answer", "metadata"}
 
 
 def test_more_generated_rows_begin_with_the_same_ones() -> None:

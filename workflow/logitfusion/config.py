@@ -157,7 +157,8 @@ def _explain(error: ValidationError) -> str:
             return f"{at} lacks the key {missing!r}; add it."
         case "type" if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
             mantissa, exponent = re.split("[eE]", value)
-            fixed = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+            mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
+            fixed = f"{mantissa}e{exponent if exponent[0] in '+-' else '+' + exponent}"
             return f"{at} is the text {value!r}, not a number, because YAML wants a decimal point: write {fixed}."
         case "type":
             kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]

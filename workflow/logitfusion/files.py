@@ -47,7 +47,7 @@ def whole(target: str | Path) -> Iterator[Path]:
             raise FileNotFoundError(f"nothing was written to {temporary}")
         if target.is_dir() or temporary.is_dir():
             remove(target)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except UserError:
         remove(temporary)
         raise
@@ -112,7 +112,8 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     rows, number = [], 0
     try:
         with Path(path).open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
+            for line in file:
+                number += 1
                 if line.strip():
                     rows.append(json.loads(line))
     except FileNotFoundError:

@@ -26,17 +26,18 @@ SOURCE = Path(workflow.basedir) / "workflow"
 THREADS = max(1, (workflow.resource_settings.cores or 8) // 2)
 
 
-def freeze(name, value):
+def freeze(name, value, folder=RESULTS / "config"):
     """Write a rule's slice of the config to a file, if it changed, and return its path, to be an input of the rule.
 
     Snakemake compares inputs of this size by checksum, so exactly the jobs whose slice changed run again, and a job
-    that waits in a queue reads the values it was submitted with. Only the main process writes, and not while another
-    one is at work in this folder.
+    that waits in a queue reads the values it was submitted with. Only the main process writes, and it changes no file
+    while another one is at work in this folder.
     """
-    path = RESULTS / "config" / f"{name}.json"
+    path = folder / f"{name}.json"
     text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    known = path.read_text() if path.exists() else None
     busy = any(Path(".snakemake/locks").glob("*"))
-    if workflow.is_main_process and not busy and not (path.exists() and path.read_text() == text):
+    if workflow.is_main_process and known != text and not (busy and known is not None):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return path

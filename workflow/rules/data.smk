@@ -29,10 +29,6 @@ rule task:
         task_file("{task}", "validation"),
         task_file("{task}", "test"),
         RESULTS / "tasks/{task}/task.json",
-    params:
-        source=SOURCE,
-        options=lambda wildcards, input: options(input, "package"),
-        folder=str(RESULTS / "tasks/{task}"),
     log:
         LOGS / "tasks/{task}.log",
     benchmark:
@@ -43,5 +39,9 @@ rule task:
     resources:
         mem_mb=4000,
         runtime=longer(30),
+    params:
+        source=SOURCE,
+        options=lambda wildcards, input: options(input, "package"),
+        folder=str(RESULTS / "tasks/{task}"),
     shell:
         stage("task", "--task {wildcards.task} {params.options} --output {params.folder:q}")

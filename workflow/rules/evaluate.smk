@@ -3,7 +3,8 @@
 JUDGED = {task: [method for method, tasks in DECODED.items() if task in tasks] for task in config["tasks"]}
 EVALUATION_CONFIGS = {
     task: freeze(
-        f"evaluation/{task}", {"methods": methods, "definition": {"answer": config["tasks"][task]["definition"]["answer"]}}
+        f"evaluation/{task}",
+        {"methods": methods, "definition": {"answer": config["tasks"][task]["definition"]["answer"]}},
     )
     for task, methods in JUDGED.items()
 }
@@ -20,8 +21,6 @@ rule evaluate:
         ],
     output:
         RESULTS / "evaluation/{task}.parquet",
-    params:
-        source=SOURCE,
     log:
         LOGS / "evaluation/{task}.log",
     benchmark:
@@ -32,6 +31,8 @@ rule evaluate:
     resources:
         mem_mb=4000,
         runtime=longer(30),
+    params:
+        source=SOURCE,
     shell:
         stage("evaluate", "--examples {input.examples:q} --shards {input.shards:q} --output {output:q}")
 
@@ -58,8 +59,6 @@ rule metrics:
             labels={"what": "every number, tidy", "track": "fusion"},
         ),
         parquet=RESULTS / "metrics.parquet",
-    params:
-        source=SOURCE,
     log:
         LOGS / "metrics.log",
     benchmark:
@@ -70,5 +69,7 @@ rule metrics:
     resources:
         mem_mb=4000,
         runtime=longer(30),
+    params:
+        source=SOURCE,
     shell:
         stage("metrics", "--judged {input.judged:q} --csv {output.csv:q} --parquet {output.parquet:q}")

@@ -18,10 +18,6 @@ rule expert:
         cfg=lambda wildcards: EXPERT_CONFIGS[wildcards.expert],
     output:
         directory(RESULTS / "experts/{expert}"),
-    params:
-        source=SOURCE,
-        options=lambda wildcards, input: options(input, "base", "text", "parts"),
-        checkpoints=str(CHECKPOINTS / "{expert}"),
     log:
         LOGS / "experts/{expert}.log",
     benchmark:
@@ -33,5 +29,12 @@ rule expert:
         gpu=lambda wildcards: int("tasks" in config["experts"][wildcards.expert]),
         mem_mb=16000,
         runtime=longer(240),
+    params:
+        source=SOURCE,
+        options=lambda wildcards, input: options(input, "base", "text", "parts"),
+        checkpoints=str(CHECKPOINTS / "{expert}"),
     shell:
-        stage("expert", "--name {wildcards.expert} {params.options} --checkpoints {params.checkpoints:q} --output {output:q}")
+        stage(
+            "expert",
+            "--name {wildcards.expert} {params.options} --checkpoints {params.checkpoints:q} --output {output:q}",
+        )

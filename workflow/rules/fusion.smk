@@ -32,8 +32,6 @@ rule decode:
         ],
     output:
         RESULTS / "fusion/{method}/{task}/{shard}.jsonl",
-    params:
-        source=SOURCE,
     log:
         LOGS / "fusion/{method}/{task}/{shard}.log",
     benchmark:
@@ -45,6 +43,8 @@ rule decode:
         gpu=1,
         mem_mb=16000,
         runtime=longer(120),
+    params:
+        source=SOURCE,
     shell:
         stage(
             "decode",

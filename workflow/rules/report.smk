@@ -23,8 +23,6 @@ rule plot_methods:
             category="Results",
             labels={"what": "methods by task", "track": "fusion"},
         ),
-    params:
-        source=SOURCE,
     log:
         LOGS / "plots/methods.log",
     conda:
@@ -33,6 +31,8 @@ rule plot_methods:
     resources:
         mem_mb=2000,
         runtime=longer(10),
+    params:
+        source=SOURCE,
     shell:
         stage("plot", "methods --input {input.table:q} --output {output:q}")
 
@@ -49,8 +49,6 @@ rule summary:
             labels={"what": "summary table", "track": "fusion"},
         ),
         markdown=RESULTS / "summary.md",
-    params:
-        source=SOURCE,
     log:
         LOGS / "plots/summary.log",
     conda:
@@ -59,6 +57,8 @@ rule summary:
     resources:
         mem_mb=2000,
         runtime=longer(10),
+    params:
+        source=SOURCE,
     shell:
         stage("plot", "summary --input {input.table:q} --output {output.html:q} {output.markdown:q}")
 
@@ -86,8 +86,6 @@ rule plot_traces:
             category="Weights along the text",
             labels={"task": "{task}", "track": "fusion"},
         ),
-    params:
-        source=SOURCE,
     log:
         LOGS / "plots/traces/{task}.log",
     conda:
@@ -96,6 +94,8 @@ rule plot_traces:
     resources:
         mem_mb=2000,
         runtime=longer(10),
+    params:
+        source=SOURCE,
     shell:
         stage("plot", "traces --input {input.judged:q} --output {output:q}")
 
@@ -111,8 +111,6 @@ rule plot_losses:
             category="Training",
             labels={"what": "loss curves", "track": "fusion"},
         ),
-    params:
-        source=SOURCE,
     log:
         LOGS / "plots/losses.log",
     conda:
@@ -121,5 +119,7 @@ rule plot_losses:
     resources:
         mem_mb=2000,
         runtime=longer(10),
+    params:
+        source=SOURCE,
     shell:
         stage("plot", "losses --input {input.trained:q} --output {output:q}")

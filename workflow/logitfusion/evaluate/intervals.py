@@ -30,6 +30,6 @@ def score_ratio(score: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
 
 
 def gap_closure(score: np.ndarray, base: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
-    """``(score - base) / (ceiling - base)``: 0 is the untouched large model, 1 the ceiling, NaN where there is no gap."""
+    """``(score - base) / (ceiling - base)``: 0 is the untouched large model, 1 the ceiling, NaN no gap."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(ceiling > base, np.divide(score - base, ceiling - base), np.nan)

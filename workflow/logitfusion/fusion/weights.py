@@ -24,7 +24,7 @@ from logitfusion.fusion.logits import logit_shift
 RULES = ("grid", "newton")
 SELECTIONS = ("one_hot", "matched")
 
-# Divergences closer than this are the same number to us (fp32 terms, float64 sums); losses that differ by less are ties.
+# Divergences closer than this are the same number (fp32 terms, float64 sums); losses that differ by less are ties.
 _RESOLUTION = 1e-7
 
 

@@ -63,7 +63,7 @@ def extract(text: str, form: dict[str, Any]) -> str | None:
 
 
 def judge(text: str, accepted: list[str], form: dict[str, Any]) -> Judgement:
-    """Exact match of the extracted answer with any accepted one: choices without case, numbers by value, texts normalised."""
+    """Whether the extracted answer is an accepted one: choices without case, numbers by value, texts normalised."""
     answer = extract(text, form)
     if answer is None:
         return Judgement(None, False)

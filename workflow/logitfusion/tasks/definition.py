@@ -44,7 +44,7 @@ def lookup(row: dict[str, Any], path: str) -> Any:
 
 
 def fill(template: str, row: dict[str, Any]) -> str:
-    """Put a row's fields into a template's ``{field}`` or ``{field.inner}`` places; doubled braces stand for one."""
+    """Put a row's fields into a template's ``{field}`` and ``{field.inner}``; doubled braces stand for one."""
 
     def replace(match: re.Match[str]) -> str:
         if match.group(0) in ("{{", "}}"):
@@ -68,8 +68,8 @@ def find_answers(row: dict[str, Any], target: dict[str, Any]) -> list[str]:
         translation = {str(key): name for key, name in target["map"].items()}
         if str(value) not in translation:
             raise UserError(
-                f"A row's {target['field']!r} is {value!r}, which the definition's target.map does not translate (it has"
-                f" {', '.join(sorted(translation))}); add it."
+                f"A row's {target['field']!r} is {value!r}, which the definition's target.map does not translate"
+                f" (it has {', '.join(sorted(translation))}); add it."
             )
         value = translation[str(value)]
     values = value if isinstance(value, list) else [value]

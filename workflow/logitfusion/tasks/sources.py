@@ -97,7 +97,10 @@ def _generate(source: dict[str, Any], size: int) -> list[dict[str, Any]]:
         )
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"reasoning-gym refuses the generator {source['generator']!r}: {error}") from error
-    return [{"question": entry["question"], "answer": str(entry["answer"])} for entry in dataset]
+    return [
+        {"question": entry["question"], "answer": str(entry["answer"]), "metadata": entry["metadata"]}
+        for entry in dataset
+    ]
 
 
 def _read_hub(source: dict[str, Any]) -> list[dict[str, Any]]:
