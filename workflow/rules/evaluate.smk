@@ -1,5 +1,9 @@
 # Evaluation: shards are merged and judged task by task, then all numbers meet in one table.
 
+# The tasks that an expert was trained on, in the config's order.
+SEEN_TASKS = [
+    task for task in config["tasks"] if any(task in entry.get("tasks", []) for entry in config["experts"].values())
+]
 JUDGED = {task: [method for method, tasks in DECODED.items() if task in tasks] for task in config["tasks"]}
 EVALUATION_CONFIGS = {
     task: freeze(
@@ -46,7 +50,7 @@ rule metrics:
                 "seed": config["seed"],
                 "evaluate": config["evaluate"],
                 "metrics": {task: entry["definition"]["metric"] for task, entry in config["tasks"].items()},
-                "seen": sorted({task for entry in config["experts"].values() for task in entry.get("tasks", [])}),
+                "seen": SEEN_TASKS,
                 "whole": {key: value for key, value in config.items() if key != "report"},
             },
         ),

@@ -6,6 +6,7 @@ METHODS_CONFIG = freeze(
         "methods": list(config["fusion"]["methods"]),
         "base": config["evaluate"]["base"],
         "ceiling": config["evaluate"]["ceiling"],
+        "seen": SEEN_TASKS,
     },
 )
 TRAINED = [name for name, entry in config["experts"].items() if "tasks" in entry]
@@ -64,11 +65,12 @@ rule summary:
 
 
 def trace_config(task):
-    steered = {
-        method: expand_method(config["fusion"]["methods"][method], task)["experts"]
+    # Pairs, because the config's order of methods is the order of the columns.
+    steered = [
+        (method, expand_method(config["fusion"]["methods"][method], task)["experts"])
         for method in JUDGED[task]
         if "experts" in config["fusion"]["methods"][method]
-    }
+    ]
     return {"task": task, "experts": steered, "examples": config["report"]["trace_examples"]}
 
 

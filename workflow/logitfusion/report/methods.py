@@ -51,15 +51,18 @@ def plot_methods(table: pd.DataFrame, methods: list[str], base: str, ceiling: st
     plt.close(figure)
 
 
-def write_summary(table: pd.DataFrame, methods: list[str], html_path: str | Path, markdown_path: str | Path) -> None:
+def write_summary(
+    table: pd.DataFrame, methods: list[str], seen: list[str], html_path: str | Path, markdown_path: str | Path
+) -> None:
     """The results as one table, for the report (HTML) and for a README (Markdown)."""
-    wide = _widen(table, methods)
+    wide = _widen(table, methods, seen)
     first = table.iloc[0]
     examples = table[table["metric"].isin(SCORES)].groupby("task", sort=False)["n"].first()
     note = (
-        f"n = {', '.join(f'{count} ({task})' for task, count in examples.items())}; training seed {first['seed']};"
-        f" {first['confidence']:.0%} bootstrap intervals over examples; run {first['run']}, config {first['config']},"
-        f" commit {first['commit']}."
+        "Share of right answers with its interval; in brackets after it the share of texts without an answer of the"
+        f" asked form, if any. n = {', '.join(f'{count} ({task})' for task, count in examples.items())}; training seed"
+        f" {first['seed']}; {first['confidence']:.0%} bootstrap intervals over examples; run {first['run']}, config"
+        f" {first['config']}, commit {first['commit']}."
     )
     lines = ["| " + " | ".join(wide.columns) + " |", "|" + " --- |" * len(wide.columns)]
     lines += ["| " + " | ".join(row) + " |" for row in wide.itertuples(index=False)]
@@ -67,9 +70,9 @@ def write_summary(table: pd.DataFrame, methods: list[str], html_path: str | Path
     write_text(html_path, _PAGE.format(table=_html_table(wide), note=html.escape(note)))
 
 
-def _widen(table: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
-    """Methods down, tasks across; each cell a score with its interval, then format failures and gap closure."""
-    tasks = [task for task in dict.fromkeys(table["task"]) if task != SEEN] + [SEEN] * (SEEN in set(table["task"]))
+def _widen(table: pd.DataFrame, methods: list[str], seen: list[str]) -> pd.DataFrame:
+    """Methods down, tasks across, then what they come to over the tasks that experts were trained on."""
+    tasks = [task for task in dict.fromkeys(table["task"]) if task != SEEN]
     rows = []
     for method in methods:
         mine = table[table["method"] == method]
@@ -77,11 +80,13 @@ def _widen(table: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
             continue
         cells = {"method": method}
         for task in tasks:
-            cells[task] = _score_cell(mine[mine["task"] == task])
-        closure = mine[(mine["metric"] == "gap_closure") & (mine["task"] == SEEN)]
-        cells[f"gap closure ({SEEN})"] = "" if closure.empty else _interval(closure.iloc[0])
-        speed = mine[(mine["metric"] == "tokens_per_second")]
-        cells["tokens/s"] = "" if speed.empty else f"{speed['value'].mean():.0f}"
+            cells[task if task in seen else f"{task} (unseen)"] = _score_cell(mine[mine["task"] == task])
+        if SEEN in set(table["task"]):
+            cells[f"mean of {SEEN}"] = _score_cell(mine[mine["task"] == SEEN])
+            closure = mine[(mine["metric"] == "gap_closure") & (mine["task"] == SEEN)]
+            cells["gap closure of it"] = "" if closure.empty else _interval(closure.iloc[0])
+        speed = mine[mine["metric"] == "tokens_per_second"]["value"]
+        cells["tokens/s"] = "" if speed.empty else f"{speed.mean():.0f}"
         rows.append(cells)
     return pd.DataFrame(rows).fillna("")
 
@@ -90,9 +95,9 @@ def _score_cell(group: pd.DataFrame) -> str:
     scores = group[group["metric"].isin(SCORES)]
     if scores.empty:
         return ""
-    cell = _interval(scores.iloc[0])
     failures = group[group["metric"] == "format_failures"]["value"]
-    return cell + (f", {failures.iloc[0]:.0%} format failures" if len(failures) and failures.iloc[0] >= 0.005 else "")
+    unanswered = f" ({failures.iloc[0]:.0%})" if len(failures) and failures.iloc[0] >= 0.005 else ""
+    return _interval(scores.iloc[0]) + unanswered
 
 
 def _interval(row: pd.Series) -> str:
@@ -118,7 +123,8 @@ body {{ font: 14px/1.45 system-ui, sans-serif; margin: 1.5em; color: #222; backg
 table {{ border-collapse: collapse; }}
 th, td {{ padding: .35em .8em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }}
 th {{ border-bottom: 2px solid #444; }}
-td:first-child {{ font-weight: 600; white-space: nowrap; }}
+td {{ white-space: nowrap; }}
+td:first-child {{ font-weight: 600; }}
 p {{ color: #555; max-width: 60em; }}
 </style>
 {table}

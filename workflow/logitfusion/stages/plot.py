@@ -21,10 +21,10 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             table = pd.read_parquet(arguments.input[0])
             plot_methods(table, config["methods"], config["base"], config["ceiling"], first)
         case "summary":
-            write_summary(pd.read_parquet(arguments.input[0]), config["methods"], *arguments.output)
+            write_summary(pd.read_parquet(arguments.input[0]), config["methods"], config["seen"], *arguments.output)
         case "traces":
             title = f"Weights along the first test examples of {config['task']}"
-            plot_traces(pd.read_parquet(arguments.input[0]), config["experts"], config["examples"], title, first)
+            plot_traces(pd.read_parquet(arguments.input[0]), dict(config["experts"]), config["examples"], title, first)
         case "losses":
             curves = {path.name: pd.read_csv(path / "curve.csv") for path in arguments.input}
             plot_losses({name: curve for name, curve in curves.items() if len(curve)}, set(config["healed"]), first)
