@@ -171,20 +171,28 @@ def test_shards_cover_every_example_once(examples: int, shards: int) -> None:
 
 
 def decode_config(shards: int) -> dict[str, Any]:
+    task = {"models": ["large", "base", "expert_a"], "max_new_tokens": 4, "stop": ["\n"]}
     return {
         "shards": shards,
-        "method": {"experts": ["a"], "weights": "dynamic", "rule": "grid", "selection": "one_hot", "step": 0.5}
-        | {"bounds": [0.0, 2.0], "tasks": None},
+        "options": {"weights": "dynamic", "rule": "grid", "selection": "one_hot", "step": 0.5, "bounds": [0.0, 2.0]},
         "decoding": {"batch_size": 2, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": 0},
-        "max_new_tokens": 4,
-        "stop": ["\n"],
+        "tasks": {"spelling": task, "alone": task | {"models": ["large"]}},
     }
+
+
+def write_examples(folder: Path, prompts: list[str]) -> list[Path]:
+    """The same test split for two tasks."""
+    files = [folder / task / "test.jsonl" for task in ("spelling", "alone")]
+    for file in files:
+        write_jsonl(file, ({"id": 10 * n, "prompt": prompt} for n, prompt in enumerate(prompts)))
+    return files
 
 
 def decode_here(folder: Path, models: list[Path], shard: int, shards: int) -> list[dict[str, Any]]:
     """Decode without the cost of a new process."""
     output = folder / f"{shard}-{shards}.jsonl"
-    arguments = Namespace(examples=folder / "test.jsonl", models=models, shard=shard, output=output)
+    examples = [folder / task / "test.jsonl" for task in ("spelling", "alone")]
+    arguments = Namespace(examples=examples, models=models, shard=shard, output=output)
     decode.main(arguments, decode_config(shards))
     return read_jsonl(output)
 
@@ -194,31 +202,33 @@ def outcome(row: dict[str, Any]) -> str:
 
 
 def test_two_shards_decode_what_one_does(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    prompts = ["one", "a longer prompt", "x", "two words", "last"]
-    write_jsonl(tmp_path / "test.jsonl", ({"id": 10 * n, "prompt": prompt} for n, prompt in enumerate(prompts)))
+    examples = write_examples(tmp_path, ["one", "a longer prompt", "x", "two words", "last"])
     models = [tiny_models[name] for name in ("large", "base", "expert_a")]
     write_json(tmp_path / "config.json", decode_config(2))
     first = tmp_path / "first.jsonl"
-    arguments = ("--examples", tmp_path / "test.jsonl", "--shard", "0", "--output", first, "--models", *models)
+    arguments = ("--examples", *examples, "--shard", "0", "--output", first, "--models", *models)
     succeeded(run("decode", tmp_path / "config.json", *arguments))
     halves = read_jsonl(first) + decode_here(tmp_path, models, 1, 2)
-    assert [row["id"] for row in halves] == [0, 10, 20, 30, 40]
-    for row in halves:
-        assert len(row["tokens"]) == len(row["token_ids"]) == len(row["weights"]) == len(row["expert"])
-        assert 1 <= len(row["token_ids"]) <= 4
+    for task, experts in (("spelling", 1), ("alone", 0)):
+        mine = [row for row in halves if row["task"] == task]
+        assert [row["id"] for row in mine] == [0, 10, 20, 30, 40]
+        for row in mine:
+            assert len(row["tokens"]) == len(row["token_ids"]) == len(row["weights"]) == len(row["expert"])
+            assert 1 <= len(row["token_ids"]) <= 4
+            assert {len(weights) for weights in row["weights"]} == {experts}
     whole = decode_here(tmp_path, models, 0, 1)
-    assert [outcome(row) for row in halves] == [outcome(row) for row in whole]
+    assert sorted(map(outcome, halves)) == sorted(map(outcome, whole))
 
 
 def test_a_shard_without_examples_is_an_empty_file(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "test.jsonl", [{"id": 0, "prompt": "one"}])
+    write_examples(tmp_path, ["one"])
     models = [tiny_models[name] for name in ("large", "base", "expert_a")]
     assert decode_here(tmp_path, models, 0, 2) == []
-    assert [row["id"] for row in decode_here(tmp_path, models, 1, 2)] == [0]
+    assert [row["id"] for row in decode_here(tmp_path, models, 1, 2)] == [0, 0]
 
 
 def test_a_model_that_is_not_there_is_named(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "test.jsonl", [{"id": 0, "prompt": "one"}])
+    write_examples(tmp_path, ["one"])
     absent = tmp_path / "absent"
     with pytest.raises(UserError, match=re.escape(str(absent))):
         decode_here(tmp_path, [absent, tiny_models["base"], tiny_models["expert_a"]], 0, 1)

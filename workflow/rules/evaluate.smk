@@ -19,7 +19,7 @@ rule evaluate:
         cfg=lambda wildcards: EVALUATION_CONFIGS[wildcards.task],
         examples=RESULTS / "tasks/{task}/test.jsonl",
         shards=lambda wildcards: [
-            RESULTS / f"fusion/{method}/{wildcards.task}/{shard}.jsonl"
+            RESULTS / f"fusion/{method}/{shard}.jsonl"
             for method in JUDGED[wildcards.task]
             for shard in range(config["fusion"]["shards"])
         ],
@@ -38,7 +38,10 @@ rule evaluate:
     params:
         source=SOURCE,
     shell:
-        stage("evaluate", "--examples {input.examples:q} --shards {input.shards:q} --output {output:q}")
+        stage(
+            "evaluate",
+            "--task {wildcards.task} --examples {input.examples:q} --shards {input.shards:q} --output {output:q}",
+        )
 
 
 rule metrics:

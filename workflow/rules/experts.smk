@@ -22,6 +22,7 @@ rule expert:
         LOGS / "experts/{expert}.log",
     benchmark:
         BENCHMARKS / "experts/{expert}.tsv"
+    priority: 10  # others wait for them
     conda:
         "../../envs/experts.yaml"
     threads: THREADS

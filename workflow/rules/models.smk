@@ -60,6 +60,7 @@ rule model:
         LOGS / "models/{model}.log",
     benchmark:
         BENCHMARKS / "models/{model}.tsv"
+    priority: 10  # others wait for them
     conda:
         "../../envs/models.yaml"
     threads: THREADS

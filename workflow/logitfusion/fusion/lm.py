@@ -14,6 +14,8 @@ from logitfusion.errors import UserError
 from logitfusion.fusion.logits import fuse_logits
 from logitfusion.fusion.sampling import pick_tokens
 from logitfusion.fusion.weights import RULES, SELECTIONS, make_grid, solve_weights
+from logitfusion.models.load import load_model
+from logitfusion.models.vocabulary import load_shared_tokenizer
 
 
 @dataclass
@@ -115,17 +117,13 @@ class FusedLM:
         cls, large: str | Path, base: str | Path | None = None, experts: Sequence[str | Path] = (), **options: object
     ) -> FusedLM:
         """Load the models of a fusion, refusing by name those that number their tokens differently."""
-        from logitfusion.models.load import load_model, load_tokenizer
-        from logitfusion.models.vocabulary import check_same_vocabulary
-
         folders = [large, *([base] if base and experts else []), *experts]
-        tokenizers = {str(folder): load_tokenizer(folder) for folder in _distinct_tokenizers(folders)}
-        check_same_vocabulary(tokenizers)
+        tokenizer = load_shared_tokenizer(folders)
         return cls(
             load_model(large),
             load_model(base) if base and experts else None,
             [load_model(expert) for expert in experts],
-            tokenizer=tokenizers[str(large)],
+            tokenizer=tokenizer,
             **options,
         )
 
@@ -273,15 +271,6 @@ class FusedLM:
             found.append(self.large.generation_config.eos_token_id)
         several = [tokens if isinstance(tokens, Iterable) else [tokens] for tokens in found]
         return {token for tokens in several for token in tokens if token is not None}
-
-
-def _distinct_tokenizers(folders: Sequence[str | Path]) -> list[str | Path]:
-    """The folders whose tokenizer file differs from those before it: experts carry a copy of their base's."""
-    seen: dict[bytes, str | Path] = {}
-    for folder in folders:
-        file = Path(folder) / "tokenizer.json"
-        seen.setdefault(file.read_bytes() if file.is_file() else str(folder).encode(), folder)
-    return list(seen.values())
 
 
 def _listed(texts: str | Sequence[str]) -> list[str]:

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
+from logitfusion.models.load import load_tokenizer
+
+
+def load_shared_tokenizer(folders: Sequence[str | Path]) -> PreTrainedTokenizerBase:
+    """The one tokenizer of several model folders. Experts carry a copy of their base's file: equal files are read once.
+
+    Raises:
+        UserError: two folders number their tokens differently.
+    """
+    distinct: dict[bytes, Path] = {}
+    for folder in map(Path, folders):
+        file = folder / "tokenizer.json"
+        distinct.setdefault(file.read_bytes() if file.is_file() else str(folder).encode(), folder)
+    tokenizers = {str(folder): load_tokenizer(folder) for folder in distinct.values()}
+    check_same_vocabulary(tokenizers)
+    return next(iter(tokenizers.values()))
 
 
 def check_same_vocabulary(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:

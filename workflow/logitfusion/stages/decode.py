@@ -1,15 +1,18 @@
-"""Decode one shard of a task's test examples with one method."""
+"""Decode one shard of every task's test examples with one method."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from logitfusion.errors import UserError
 from logitfusion.files import read_jsonl, write_jsonl
-from logitfusion.fusion import FusedLM
-from logitfusion.models.load import use_threads
+from logitfusion.fusion import FusedLM, Generation
+from logitfusion.models.load import load_model, use_threads
+from logitfusion.models.vocabulary import load_shared_tokenizer
 from logitfusion.stages._stage import logger, run_stage
 
 
@@ -19,61 +22,84 @@ def shard_range(examples: int, shard: int, shards: int) -> range:
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
-    threads = use_threads()
-    examples = read_jsonl(arguments.examples)
-    chosen = shard_range(len(examples), arguments.shard, config["shards"])
-    method, decoding = config["method"], config["decoding"]
-    options = {key: method[key] for key in ("weights", "rule", "selection", "bounds", "step") if key in method}
-    if "bounds" in options:
-        options["bounds"] = tuple(options["bounds"])
-    large, *others = arguments.models
-    lm = FusedLM.from_folders(large, others[0] if others else None, others[1:], **options)
-    logger.info("decoding examples %d to %d of %d", chosen.start, chosen.stop - 1, len(examples))
+    logger.info("decoding %d tasks on %d threads", len(config["tasks"]), use_threads())
+    write_jsonl(arguments.output, _decode_tasks(arguments, config))
+
+
+def _decode_tasks(arguments: argparse.Namespace, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    folders = {path.name: path for path in arguments.models}
+    tokenizer = load_shared_tokenizer(arguments.models)
+    splits = {path.parent.name: path for path in arguments.examples}
+    loaded: dict[str, Any] = {}
+    for task, entry in config["tasks"].items():
+        missing = {task} - splits.keys() | set(entry["models"]) - folders.keys()
+        if missing:
+            raise UserError(
+                f"Decoding {task!r} needs {', '.join(sorted(missing))}, which the command line does not give."
+            )
+        # Only the models that this task needs stay in memory.
+        loaded = {name: loaded.get(name) or load_model(folders[name]) for name in entry["models"]}
+        large, *others = (loaded[name] for name in entry["models"])
+        lm = FusedLM(large, others[0] if others else None, others[1:], tokenizer=tokenizer, **config["options"])
+        yield from _decode_shard(lm, task, read_jsonl(splits[task]), arguments.shard, config)
+
+
+def _decode_shard(
+    lm: FusedLM, task: str, examples: list[dict[str, Any]], shard: int, config: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Rows of the shard's examples: the text, and each token with its weights and the expert that steered."""
+    chosen = shard_range(len(examples), shard, config["shards"])
+    entry, decoding = config["tasks"][task], config["decoding"]
+    started = time.monotonic()
+    generations = lm.generate(
+        [examples[number]["prompt"] for number in chosen],
+        max_new_tokens=entry["max_new_tokens"],
+        stop=entry["stop"],
+        seed=decoding["seed"] + chosen.start,
+        **{key: decoding[key] for key in ("batch_size", "temperature", "top_p", "top_k")},
+        on_batch=_progress(task, len(chosen)),
+    )
+    seconds = time.monotonic() - started
+    tokens = sum(len(generation.token_ids) for generation in generations)
+    logger.info("%s: %d tokens in %.1f s, %.1f tokens/s", task, tokens, seconds, tokens / max(seconds, 1e-9))
+    for number, generation in zip(chosen, generations, strict=True):
+        # The shard's time is spread evenly: examples of a batch share their seconds.
+        yield _row(task, examples[number]["id"], generation, lm.tokenizer, seconds / len(chosen))
+
+
+def _row(task: str, number: int, generation: Generation, tokenizer: Any, seconds: float) -> dict[str, Any]:
+    return {
+        "task": task,
+        "id": number,
+        "text": generation.text,
+        "tokens": [tokenizer.decode([token]) for token in generation.token_ids],
+        "token_ids": generation.token_ids,
+        "weights": generation.weights,
+        "expert": generation.expert,
+        "finish_reason": generation.finish_reason,
+        "seconds": seconds,
+    }
+
+
+def _progress(task: str, total: int, interval: float = 5.0) -> Callable[[int], None]:
+    """A line every few seconds."""
     done, started, printed = 0, time.monotonic(), time.monotonic()
 
     def report(finished: int) -> None:
         nonlocal done, printed
         done += finished
         now = time.monotonic()
-        if now - printed > 5 or done == len(chosen):
+        if now - printed > interval or done == total:
             printed = now
-            logger.info("%d of %d examples, %.1f examples/s", done, len(chosen), done / (now - started))
+            logger.info("%s: %d of %d examples, %.1f examples/s", task, done, total, done / (now - started))
 
-    generations = lm.generate(
-        [examples[number]["prompt"] for number in chosen],
-        max_new_tokens=config["max_new_tokens"],
-        stop=config["stop"],
-        seed=decoding["seed"] + chosen.start,
-        **{key: decoding[key] for key in ("batch_size", "temperature", "top_p", "top_k")},
-        on_batch=report,
-    )
-    seconds = time.monotonic() - started
-    tokens = sum(len(generation.token_ids) for generation in generations)
-    logger.info("%d tokens in %.1f s: %.1f tokens/s on %d threads", tokens, seconds, tokens / seconds, threads)
-    tokenizer = lm.tokenizer
-    write_jsonl(
-        arguments.output,
-        (
-            {
-                "id": examples[number]["id"],
-                "text": generation.text,
-                "tokens": [tokenizer.decode([token]) for token in generation.token_ids],
-                "token_ids": generation.token_ids,
-                "weights": generation.weights,
-                "expert": generation.expert,
-                "finish_reason": generation.finish_reason,
-                # The shard's time, spread evenly: examples of a batch share their seconds.
-                "seconds": seconds / len(chosen),
-            }
-            for number, generation in zip(chosen, generations, strict=True)
-        ),
-    )
+    return report
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=Path, required=True, help="the task's test split")
-    parser.add_argument("--models", type=Path, nargs="+", required=True, help="one model; or large, base, experts")
+    parser.add_argument("--examples", type=Path, nargs="+", required=True, help="test splits: .../<task>/test.jsonl")
+    parser.add_argument("--models", type=Path, nargs="+", required=True, help="folders of all models, named by model")
     parser.add_argument("--shard", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True)
     run_stage(main, parser)

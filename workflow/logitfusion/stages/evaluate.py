@@ -14,7 +14,7 @@ from logitfusion.stages._stage import logger, run_stage
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     generations: dict[str, list[dict[str, Any]]] = {method: [] for method in config["methods"]}
     for path in arguments.shards:
-        generations[path.parents[1].name] += read_jsonl(path)
+        generations[path.parent.name] += [row for row in read_jsonl(path) if row["task"] == arguments.task]
     table = judge_generations(read_jsonl(arguments.examples), generations, config["definition"])
     with whole(arguments.output) as temporary:
         table.to_parquet(temporary)
@@ -26,7 +26,8 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task", required=True)
     parser.add_argument("--examples", type=Path, required=True, help="the task's test split")
-    parser.add_argument("--shards", type=Path, nargs="+", required=True, help=".../<method>/<task>/<shard>.jsonl")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help=".../<method>/<shard>.jsonl")
     parser.add_argument("--output", type=Path, required=True)
     run_stage(main, parser)
