@@ -58,7 +58,7 @@ def write_config(folder: Path, name: str, **changes: object) -> str:
         for part in parents:
             place = place.setdefault(part, {})
         place[last] = value
-    (folder / "config" / name).write_text(yaml.safe_dump(config))
+    (folder / "config" / name).write_text(yaml.safe_dump(config, sort_keys=False))
     return f"config/{name}"
 
 
@@ -103,10 +103,21 @@ def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
 
 
 def test_key_order_and_comments_do_not_rerun(finished: Path) -> None:
+    def turn(value: object) -> object:
+        return {key: turn(inner) for key, inner in reversed(value.items())} if isinstance(value, dict) else value
+
     config = yaml.safe_load((finished / "config/smoke.yaml").read_text())
-    turned = dict(reversed(config.items()))
+    turned = turn(config) | {"fusion": turn(config["fusion"]) | {"methods": config["fusion"]["methods"]}}
     (finished / "config/turned.yaml").write_text("# another comment\n" + yaml.safe_dump(turned, sort_keys=False))
     assert planned(finished, "config/turned.yaml") == {}
+
+
+def test_the_order_of_methods_is_the_order_in_the_plots_and_nothing_else(finished: Path) -> None:
+    config = yaml.safe_load((finished / "config/smoke.yaml").read_text())
+    config["fusion"]["methods"] = dict(reversed(config["fusion"]["methods"].items()))
+    (finished / "config/turned.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert set(planned(finished, "config/turned.yaml")) - {"all", "total"} == {"plot_methods", "plot_traces", "summary"}
+    assert planned(finished, "config/smoke.yaml") == {}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ JUDGED = {task: [method for method, tasks in DECODED.items() if task in tasks] f
 EVALUATION_CONFIGS = {
     task: freeze(
         f"evaluation/{task}",
-        {"methods": methods, "definition": {"answer": config["tasks"][task]["definition"]["answer"]}},
+        {"methods": sorted(methods), "definition": {"answer": config["tasks"][task]["definition"]["answer"]}},
     )
     for task, methods in JUDGED.items()
 }
@@ -53,7 +53,7 @@ rule metrics:
                 "seed": config["seed"],
                 "evaluate": config["evaluate"],
                 "metrics": {task: entry["definition"]["metric"] for task, entry in config["tasks"].items()},
-                "seen": SEEN_TASKS,
+                "seen": sorted(SEEN_TASKS),
                 "whole": {key: value for key, value in config.items() if key != "report"},
             },
         ),

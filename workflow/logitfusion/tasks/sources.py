@@ -88,10 +88,10 @@ def _generate(source: dict[str, Any], size: int) -> list[dict[str, Any]]:
         warnings.simplefilter("ignore", SyntaxWarning)  # one of its dependencies compares with a literal
         import reasoning_gym
     try:
-        # Twice what is asked for: equal questions are dropped before the split.
+        # Four times what is asked for: equal questions are dropped before the split.
         dataset = reasoning_gym.create_dataset(
             source["generator"],
-            size=2 * size + 64,
+            size=4 * size + 64,
             seed=source.get("seed", 0),
             **source.get("arguments", {}),
         )

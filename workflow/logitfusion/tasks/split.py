@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from logitfusion.errors import UserError
-from logitfusion.tasks.answers import parse_number
+from logitfusion.tasks.answers import normalise, parse_number
 from logitfusion.tasks.definition import fill, find_answers
 
 SPLITS = ("test", "validation", "train")
@@ -39,6 +39,10 @@ def _check_answers(answers: list[str], form: dict[str, Any]) -> None:
         raise UserError(f"A row's answer {answers[0]!r} is not a number, as the definition's answer.kind asks.")
     if form.get("kind") == "choice" and answers[0].casefold() not in {choice.casefold() for choice in form["choices"]}:
         raise UserError(f"A row's answer {answers[0]!r} is none of the definition's answer.choices; add it.")
+    if form.get("kind") == "text" and len(normalise(answers[0]).split()) > form.get("max_words", 5):
+        raise UserError(
+            f"A row's answer {answers[0]!r} has more words than the definition's answer.max_words; raise it."
+        )
 
 
 def split_examples(
