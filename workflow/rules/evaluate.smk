@@ -17,7 +17,7 @@ EVALUATION_CONFIGS = {
 rule evaluate:
     input:
         cfg=lambda wildcards: EVALUATION_CONFIGS[wildcards.task],
-        examples=RESULTS / "tasks/{task}/test.jsonl",
+        examples=task_file("{task}", config["fusion"]["split"]),
         shards=lambda wildcards: [
             RESULTS / f"fusion/{method}/{shard}.jsonl"
             for method in JUDGED[wildcards.task]
@@ -51,6 +51,7 @@ rule metrics:
             {
                 "run": config["run"],
                 "seed": config["seed"],
+                "split": config["fusion"]["split"],
                 "evaluate": config["evaluate"],
                 "metrics": {task: entry["definition"]["metric"] for task, entry in config["tasks"].items()},
                 "seen": sorted(SEEN_TASKS),

@@ -1,4 +1,4 @@
-# Fusion: every method decodes the test splits of its tasks, in shards of a fixed range. One job a method and shard, because
+# Fusion: every method decodes the test (or validation) splits of its tasks, in shards of a fixed range. One job a method and shard, because
 # loading the models costs more than a task.
 
 DECODING = {key: config["fusion"][key] for key in ("batch_size", "temperature", "top_p", "top_k", "seed")}
@@ -32,7 +32,7 @@ def decode_models(wildcards):
 rule decode:
     input:
         cfg=lambda wildcards: DECODE_CONFIGS[wildcards.method],
-        examples=lambda wildcards: [task_file(task, "test") for task in DECODED[wildcards.method]],
+        examples=lambda wildcards: [task_file(task, config["fusion"]["split"]) for task in DECODED[wildcards.method]],
         models=decode_models,
     output:
         RESULTS / "fusion/{method}/{shard}.jsonl",

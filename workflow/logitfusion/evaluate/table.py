@@ -12,7 +12,7 @@ from logitfusion.evaluate.intervals import gap_closure, percentile_interval, res
 SEEN = "seen tasks"  # the macro-average over tasks that an expert was trained on
 
 COLUMNS = (
-    "track", "run", "method", "task", "shots", "seed", "metric", "value", "ci_low", "ci_high", "n", "seconds",
+    "track", "run", "split", "method", "task", "shots", "seed", "metric", "value", "ci_low", "ci_high", "n", "seconds",
     "confidence", "config", "commit",
 )  # fmt: skip
 
@@ -32,7 +32,7 @@ def tabulate_fusion(
         metrics: task -> the name of its metric (``accuracy`` or ``exact_match``).
         seen: the tasks that experts were trained on; their macro-average is added for methods that decode them all.
         settings: the config's ``evaluate``.
-        labels: ``run, seed, config, commit``: written on every row.
+        labels: ``run, split, seed, config, commit``: written on every row.
     """
     rng = np.random.default_rng(settings["seed"])
     scores: dict[str, dict[str, tuple[float, np.ndarray]]] = {}

@@ -60,9 +60,9 @@ def write_summary(
     examples = table[table["metric"].isin(SCORES)].groupby("task", sort=False)["n"].first()
     note = (
         "Share of right answers with its interval; in brackets after it the share of texts without an answer of the"
-        f" asked form, if any. n = {', '.join(f'{count} ({task})' for task, count in examples.items())}; training seed"
-        f" {first['seed']}; {first['confidence']:.0%} bootstrap intervals over examples; run {first['run']}, config"
-        f" {first['config']}, commit {first['commit']}."
+        f" asked form, if any. n = {', '.join(f'{count} ({task})' for task, count in examples.items())};"
+        f" {first['split']} split; training seed {first['seed']}; {first['confidence']:.0%} bootstrap intervals over"
+        f" examples; run {first['run']}, config {first['config']}, commit {first['commit']}."
     )
     lines = ["| " + " | ".join(wide.columns) + " |", "|" + " --- |" * len(wide.columns)]
     lines += ["| " + " | ".join(row) + " |" for row in wide.itertuples(index=False)]

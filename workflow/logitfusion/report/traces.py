@@ -19,7 +19,7 @@ def plot_traces(
     Args:
         judged: one task's judged examples.
         experts: steered method -> names of its experts, in the order of its weights.
-        examples: how many of the task's first test examples are drawn.
+        examples: how many of the task's first examples are drawn.
     """
     use_style()
     methods = [method for method in experts if method in set(judged["method"])]

@@ -1,4 +1,4 @@
-"""Decode one shard of every task's test examples with one method."""
+"""Decode one shard of every task's examples with one method."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _progress(task: str, total: int, interval: float = 5.0) -> Callable[[int], N
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=Path, nargs="+", required=True, help="test splits: .../<task>/test.jsonl")
+    parser.add_argument("--examples", type=Path, nargs="+", required=True, help="splits: .../<task>/<split>.jsonl")
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="folders of all models, named by model")
     parser.add_argument("--shard", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True)

@@ -27,7 +27,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", required=True)
-    parser.add_argument("--examples", type=Path, required=True, help="the task's test split")
+    parser.add_argument("--examples", type=Path, required=True, help="the task's split that was decoded")
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help=".../<method>/<shard>.jsonl")
     parser.add_argument("--output", type=Path, required=True)
     run_stage(main, parser)

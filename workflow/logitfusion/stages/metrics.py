@@ -25,6 +25,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         labels={
             "run": config["run"],
             "seed": config["seed"],
+            "split": config["split"],
             "config": hashlib.sha256(json.dumps(config["whole"], sort_keys=True).encode()).hexdigest()[:10],
             "commit": _commit(),
         },

@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         case "summary":
             write_summary(pd.read_parquet(arguments.input[0]), config["methods"], config["seen"], *arguments.output)
         case "traces":
-            title = f"Weights along the first test examples of {config['task']}"
+            title = f"Weights along the first examples of {config['task']}"
             plot_traces(pd.read_parquet(arguments.input[0]), dict(config["experts"]), config["examples"], title, first)
         case "losses":
             curves = {path.name: pd.read_csv(path / "curve.csv") for path in arguments.input}
