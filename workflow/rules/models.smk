@@ -1,15 +1,12 @@
 # Models: packages that carry them, and one folder of safetensors and tokenizer for each.
 
 DOWNLOADS = {
-    entry["package"]: {"package": entry["package"], "sha256": entry["sha256"]}
+    package_file(entry).stem: {"package": entry["package"], "sha256": entry["sha256"]}
     for entry in [*config["models"].values(), *(task["definition"]["source"] for task in config["tasks"].values())]
     if "package" in entry
 }
 # Packages are shared by all runs, and so is what they are checked against.
-PACKAGE_CONFIGS = {
-    package_file(requirement).stem: freeze(package_file(requirement).stem, entry, folder=PACKAGES)
-    for requirement, entry in DOWNLOADS.items()
-}
+PACKAGE_CONFIGS = {name: freeze(name, entry, folder=PACKAGES) for name, entry in DOWNLOADS.items()}
 
 
 rule package:
@@ -42,7 +39,7 @@ def model_inputs(wildcards):
     entry = config["models"][wildcards.model]
     match entry["source"]:
         case "package":
-            return {"package": package_file(entry["package"])}
+            return {"package": package_file(entry)}
         case "pruned":
             tasks = entry.get("heal", {}).get("tasks", [])
             return {"source": model_folder(entry["from"]), "text": [task_file(task, "train") for task in tasks]}
