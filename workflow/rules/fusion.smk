@@ -1,5 +1,5 @@
-# Fusion: every method decodes the test (or validation) splits of its tasks, in shards of a fixed range. One job a method and shard, because
-# loading the models costs more than a task.
+# Fusion: every method decodes the test (or validation) splits of its tasks, in shards of a fixed range. One job a method
+# and shard, because loading the models costs more than a task.
 
 DECODING = {key: config["fusion"][key] for key in ("batch_size", "temperature", "top_p", "top_k", "seed")}
 DECODED = {method: method_tasks(config, method) for method in config["fusion"]["methods"]}

@@ -15,6 +15,7 @@ from logitfusion.fusion.logits import fuse_logits
 from logitfusion.fusion.sampling import pick_tokens
 from logitfusion.fusion.weights import RULES, SELECTIONS, make_grid, solve_weights
 from logitfusion.models.load import load_model
+from logitfusion.models.padding import left_pad
 from logitfusion.models.vocabulary import load_shared_tokenizer
 
 
@@ -195,9 +196,10 @@ class FusedLM:
         top_k: int,
         stop: Sequence[str],
     ) -> list[Generation]:
-        ids, mask = _left_pad(encoded, self.tokenizer.pad_token_id or 0, self.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        padded = left_pad(encoded, self.tokenizer.pad_token_id or 0)
+        ids, mask, positions = (tensor.to(self.device) for tensor in padded)
         steppers = [_Stepper(model) for model in (self.large, *([self.base, *self.experts] if self.experts else []))]
+        ends = _end_ids(self.large, self.tokenizer)
         generations = [Generation() for _ in encoded]
         active = list(range(len(encoded)))
         for _ in range(max_new_tokens):
@@ -209,7 +211,9 @@ class FusedLM:
                 generation.token_ids.append(token)
                 generation.weights.append(weights[row])
                 generation.expert.append(expert[row])
-            remaining = [row for row, number in enumerate(active) if not self._finished(generations[number], stop)]
+            remaining = [
+                row for row, number in enumerate(active) if not self._finished(generations[number], stop, ends)
+            ]
             if not remaining:
                 break
             if len(remaining) < len(active):
@@ -222,7 +226,7 @@ class FusedLM:
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
             positions = positions[:, -1:] + 1
         for generation in generations:
-            generation.text = self._text(generation, stop)
+            generation.text = self._text(generation, stop, ends)
         return generations
 
     def _fused_step(
@@ -244,9 +248,9 @@ class FusedLM:
             expert = [strongest if self.fixed[strongest] != 0 else -1] * len(ids)
         return fuse_logits(large, base, experts, weights), weights.T.tolist(), expert
 
-    def _finished(self, generation: Generation, stop: Sequence[str]) -> bool:
+    def _finished(self, generation: Generation, stop: Sequence[str], ends: set[int]) -> bool:
         """Whether the newest token ends the continuation; notes why."""
-        if generation.token_ids[-1] in self._eos_ids:
+        if generation.token_ids[-1] in ends:
             generation.finish_reason = "eos"
             return True
         if stop:
@@ -258,19 +262,20 @@ class FusedLM:
                 return True
         return False
 
-    def _text(self, generation: Generation, stop: Sequence[str]) -> str:
-        ids = [token for token in generation.token_ids if token not in self._eos_ids]
+    def _text(self, generation: Generation, stop: Sequence[str], ends: set[int]) -> str:
+        ids = [token for token in generation.token_ids if token not in ends]
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        ends = [text.find(word) for word in stop if word in text]
-        return text[: min(ends)] if ends else text
+        cuts = [text.find(word) for word in stop if word in text]
+        return text[: min(cuts)] if cuts else text
 
-    @property
-    def _eos_ids(self) -> set[int]:
-        found = [self.large.config.eos_token_id, self.tokenizer.eos_token_id]
-        if self.large.generation_config is not None:  # chat models may list further ends only here
-            found.append(self.large.generation_config.eos_token_id)
-        several = [tokens if isinstance(tokens, Iterable) else [tokens] for tokens in found]
-        return {token for tokens in several for token in tokens if token is not None}
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Every token that ends a text."""
+    found = [model.config.eos_token_id, tokenizer.eos_token_id]
+    if model.generation_config is not None:  # chat models may list further ends only here
+        found.append(model.generation_config.eos_token_id)
+    several = [tokens if isinstance(tokens, Iterable) else [tokens] for tokens in found]
+    return {token for tokens in several for token in tokens if token is not None}
 
 
 def _listed(texts: str | Sequence[str]) -> list[str]:
@@ -288,11 +293,3 @@ def _fixed_weights(weights: str | float | Sequence[float], experts: int) -> list
     if len(listed) != experts:
         raise UserError(f"{experts} experts need {experts} weights, and {len(listed)} were given.")
     return listed
-
-
-def _left_pad(sequences: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask ``[B, L]``, padded on the left."""
-    length = max(map(len, sequences))
-    ids = torch.tensor([[pad] * (length - len(row)) + row for row in sequences], device=device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in sequences], device=device)
-    return ids, mask

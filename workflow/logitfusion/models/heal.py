@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from logitfusion.models.training import Recipe, left_pad, order_rows, train, trainer_arguments
+from logitfusion.models.padding import left_pad
+from logitfusion.models.training import Recipe, order_rows, train, trainer_arguments
 
 logger = logging.getLogger(__name__)
 

@@ -116,7 +116,11 @@ def prune(source: str | Path, layers: list[int]) -> PreTrainedModel:
 
 
 def copy_tokenizer(source: str | Path, target: str | Path) -> None:
-    """Put the tokenizer files of one model folder into another."""
+    """Put the tokenizer files of one model folder into another.
+
+    Saving a loaded tokenizer may change bytes (our padding side, for one); models whose files are equal are known to
+    share a vocabulary without reading it.
+    """
     for file in Path(source).iterdir():
         if file.name.startswith("tokenizer") or file.name in ("chat_template.jinja", "special_tokens_map.json"):
             shutil.copy(file, Path(target) / file.name)

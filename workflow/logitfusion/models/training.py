@@ -6,11 +6,10 @@ import json
 import logging
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from logitfusion.errors import UserError
@@ -45,6 +44,11 @@ class Recipe:
     checkpoint_minutes: float
     precision: str
     seed: int
+
+    @classmethod
+    def from_config(cls, entry: dict[str, Any]) -> Recipe:
+        """The recipe in a config entry, which may hold other keys too."""
+        return cls(**{field.name: entry[field.name] for field in fields(cls)})
 
 
 def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
@@ -188,15 +192,3 @@ def order_rows(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any
         rng.shuffle(cut)
         batches += cut
     return [row for batch in batches[:needed] for row in batch]
-
-
-def left_pad(sequences: list[list[int]], value: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids, mask and positions ``[B, L]`` of sequences padded on the left."""
-    length = max(len(sequence) for sequence in sequences)
-    ids = torch.full((len(sequences), length), value, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        if sequence:
-            ids[row, -len(sequence) :] = torch.tensor(sequence)
-            mask[row, -len(sequence) :] = 1
-    return ids, mask, (mask.cumsum(-1) - 1).clamp(min=0)

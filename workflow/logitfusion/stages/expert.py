@@ -15,8 +15,6 @@ from logitfusion.models.training import Recipe
 from logitfusion.report.curve import write_curve
 from logitfusion.stages._stage import fingerprint, logger, record, run_stage
 
-_NOT_RECIPE = ("base", "tasks", "method", "lora")
-
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     use_threads()
@@ -30,7 +28,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             load_model(arguments.base),
             tokenizer,
             examples,
-            Recipe(**{key: value for key, value in config.items() if key not in _NOT_RECIPE}),
+            Recipe.from_config(config),
             lora=LoRA(**config["lora"]) if config["method"] == "lora" else None,
             checkpoints=arguments.checkpoints,
             fingerprint=fingerprint(config, [arguments.base, *arguments.text]),

@@ -13,8 +13,6 @@ from logitfusion.models.training import Recipe
 from logitfusion.report.curve import write_curve
 from logitfusion.stages._stage import fingerprint, logger, record, run_stage
 
-_HEALING_ONLY = ("tasks", "logit_share")
-
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     use_threads()
@@ -32,8 +30,9 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
                 model = source.from_chance(config, folder)
             case "pruned":
                 model, curve = _prune_and_heal(arguments, config, folder)
-        logger.info("%s: %s", arguments.name, describe(model))
-        record(folder / "record.json", config, **describe(model))
+        facts = describe(model)
+        logger.info("%s: %s", arguments.name, facts)
+        record(folder / "record.json", config, **facts)
         write_curve(folder / "curve.csv", curve)
     remove(arguments.checkpoints)
 
@@ -43,14 +42,13 @@ def _prune_and_heal(arguments: argparse.Namespace, config: dict[str, Any], folde
     tokenizer = load_tokenizer(arguments.source)
     curve: list[dict[str, float]] = []
     if "heal" in config:
-        recipe = Recipe(**{key: value for key, value in config["heal"].items() if key not in _HEALING_ONLY})
         texts = [row["prompt"] + row["completion"] for path in arguments.text for row in read_jsonl(path)]
         model, curve = heal.heal(
             model,
             load_model(arguments.source),
             tokenizer,
             texts,
-            recipe,
+            Recipe.from_config(config["heal"]),
             logit_share=config["heal"]["logit_share"],
             checkpoints=arguments.checkpoints,
             fingerprint=fingerprint(config, [arguments.source, *arguments.text]),

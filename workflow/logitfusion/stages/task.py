@@ -9,7 +9,7 @@ from typing import Any
 from logitfusion.files import write_jsonl
 from logitfusion.stages._stage import logger, record, run_stage
 from logitfusion.tasks.sources import load_rows
-from logitfusion.tasks.split import SPLITS, make_examples, split_examples
+from logitfusion.tasks.split import SPLITS, make_examples, split_examples, split_seed
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -17,8 +17,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     sizes = {name: config[name] for name in SPLITS}
     rows = load_rows(definition["source"], size=sum(sizes.values()), package_file=arguments.package)
     examples = make_examples(rows, definition)
-    seed = None if definition["source"]["kind"] == "reasoning_gym" else definition["split_seed"]
-    splits = split_examples(examples, sizes, seed=seed, task=arguments.task)
+    splits = split_examples(examples, sizes, seed=split_seed(definition), task=arguments.task)
     for name, split in splits.items():
         write_jsonl(arguments.output / f"{name}.jsonl", split)
         logger.info("%s: %d %s examples", arguments.task, len(split), name)

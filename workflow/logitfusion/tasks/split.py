@@ -33,6 +33,11 @@ def make_examples(rows: list[dict[str, Any]], definition: dict[str, Any]) -> lis
     return examples
 
 
+def split_seed(definition: dict[str, Any]) -> int | None:
+    """The seed that shuffles a definition's examples; None for generated ones, which are random draws already."""
+    return None if definition["source"]["kind"] == "reasoning_gym" else definition["split_seed"]
+
+
 def _check_answers(answers: list[str], form: dict[str, Any]) -> None:
     """Refuse rows whose gold answer could never be judged right."""
     if form.get("kind") == "number" and parse_number(answers[0]) is None:
