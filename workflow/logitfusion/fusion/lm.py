@@ -1,64 +1,20 @@
-"""A large model that small experts steer, as one language model: decoding with KV caches in left-padded batches."""
+"""A large model that small experts steer, as one language model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
-from logitfusion.fusion.logits import fuse_logits
-from logitfusion.fusion.sampling import pick_tokens
-from logitfusion.fusion.weights import RULES, SELECTIONS, make_grid, solve_weights
+from logitfusion.fusion.caches import CachedModel
+from logitfusion.fusion.decoding import Continuations, Generation, Options, decode, end_tokens
+from logitfusion.fusion.scoring import score_pairs
+from logitfusion.fusion.steering import Steering
 from logitfusion.models.load import load_model
-from logitfusion.models.padding import left_pad
 from logitfusion.models.vocabulary import load_shared_tokenizer
-
-
-@dataclass
-class Generation:
-    """One continuation.
-
-    Attributes:
-        text: the decoded continuation, cut before the stop string, without special tokens.
-        token_ids: every token that was generated, the last one included even if it ended the text.
-        weights: the experts' weights at each token, ``[tokens][T]``; empty lists where no expert takes part.
-        expert: index of the expert that steered each token, -1 where none did.
-        finish_reason: ``"eos"``, ``"stop"`` (a stop string) or ``"length"``.
-    """
-
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    weights: list[list[float]] = field(default_factory=list)
-    expert: list[int] = field(default_factory=list)
-    finish_reason: str = "length"
-
-
-class _Stepper:
-    """One model with its KV cache over a batch."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.cache = model, DynamicCache(config=model.config)
-
-    def step(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Logits ``[B, V]`` fp32 after the newest tokens ``ids [B, n]``."""
-        output = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1].float()
-
-    def keep(self, rows: Tensor) -> None:
-        """Forget the rows that are finished."""
-        self.cache.batch_select_indices(rows)
 
 
 class FusedLM:
@@ -100,17 +56,10 @@ class FusedLM:
                 f"The models of a fusion need one vocabulary: the tokenizer has {len(tokenizer)} tokens, and the models"
                 f" have {sorted(set(sizes))} entries."
             )
-        if rule not in RULES or selection not in SELECTIONS:
-            raise UserError(
-                f"rule is one of {RULES} and selection one of {SELECTIONS}, not {rule!r} and {selection!r}."
-            )
-        try:
-            make_grid(bounds, step)
-        except ValueError as error:
-            raise UserError(f"The weights can't be searched: {error}.") from None
+        self.steering = Steering(
+            len(experts), weights=weights, rule=rule, selection=selection, bounds=bounds, step=step
+        )
         self.large, self.base, self.experts, self.tokenizer = large, base, list(experts), tokenizer
-        self.fixed = _fixed_weights(weights, len(self.experts))
-        self.rule, self.selection, self.bounds, self.step = rule, selection, bounds, step
         self.device = large.device
 
     @classmethod
@@ -142,6 +91,7 @@ class FusedLM:
         speculative: bool = False,
         batch_size: int = 16,
         on_batch: Callable[[int], None] | None = None,
+        on_token: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         """Continue every prompt.
 
@@ -155,6 +105,7 @@ class FusedLM:
             speculative: reserved for speculative decoding.
             batch_size: prompts decoded together; prompts of similar length share a batch.
             on_batch: called with the number of prompts that a batch finished.
+            on_token: called at each token with the prompt's number and its continuation so far (to stream it).
 
         Raises:
             UserError: an empty prompt, or options that can't be used.
@@ -174,122 +125,82 @@ class FusedLM:
                 raise UserError(f"Prompt {number} has no tokens; a continuation needs at least one.")
         start = seed if seed is not None else torch.Generator().seed() % 2**31
         order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
+        options = Options(max_new_tokens, temperature, top_p, top_k, tuple(stop))
+        ends = end_tokens(self.large, self.tokenizer)
         results: dict[int, Generation] = {}
         for first in range(0, len(order), batch_size):
             batch = order[first : first + batch_size]
             generators = [torch.Generator().manual_seed(start + number) for number in batch]
-            generations = self._generate_batch(
-                [encoded[number] for number in batch], generators, max_new_tokens, temperature, top_p, top_k, stop
-            )
-            results.update(zip(batch, generations, strict=True))
+            told = on_token and (lambda row, generation, batch=batch: on_token(batch[row], generation))
+            continuations = Continuations(len(batch), options, self.tokenizer, ends, told)
+            prompts_ids = [encoded[number] for number in batch]
+            decode(self.cached_models(), self.steering, prompts_ids, generators, continuations, self.vocabulary)
+            results.update(zip(batch, continuations.all, strict=True))
             if on_batch is not None:
                 on_batch(len(batch))
         return [results[number] for number in range(len(prompts))]
 
-    def _generate_batch(
+    @torch.inference_mode()
+    def score(
         self,
-        encoded: list[list[int]],
-        generators: list[torch.Generator],
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        stop: Sequence[str],
-    ) -> list[Generation]:
-        padded = left_pad(encoded, self.tokenizer.pad_token_id or 0)
-        ids, mask, positions = (tensor.to(self.device) for tensor in padded)
-        steppers = [_Stepper(model) for model in (self.large, *([self.base, *self.experts] if self.experts else []))]
-        ends = _end_ids(self.large, self.tokenizer)
-        generations = [Generation() for _ in encoded]
-        active = list(range(len(encoded)))
-        for _ in range(max_new_tokens):
-            logits, weights, expert = self._fused_step(steppers, ids, mask, positions)
-            rows = [generators[number] for number in active]
-            tokens = pick_tokens(logits, rows, temperature=temperature, top_k=top_k, top_p=top_p)
-            for row, (number, token) in enumerate(zip(active, tokens.tolist(), strict=True)):
-                generation = generations[number]
-                generation.token_ids.append(token)
-                generation.weights.append(weights[row])
-                generation.expert.append(expert[row])
-            remaining = [
-                row for row, number in enumerate(active) if not self._finished(generations[number], stop, ends)
-            ]
-            if not remaining:
-                break
-            if len(remaining) < len(active):
-                kept = torch.tensor(remaining, device=self.device)
-                active = [active[row] for row in remaining]
-                tokens, mask, positions = tokens[kept], mask[kept], positions[kept]
-                for stepper in steppers:
-                    stepper.keep(kept)
-            ids = tokens[:, None]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
-            positions = positions[:, -1:] + 1
-        for generation in generations:
-            generation.text = self._text(generation, stop, ends)
-        return generations
+        contexts: Sequence[str | Sequence[int]],
+        continuations: Sequence[str | Sequence[int]],
+        *,
+        batch_size: int = 16,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> list[tuple[float, bool]]:
+        """How likely each continuation is after its context.
 
-    def _fused_step(
-        self, steppers: list[_Stepper], ids: Tensor, mask: Tensor, positions: Tensor
-    ) -> tuple[Tensor, list[list[float]], list[int]]:
-        """Fused logits ``[B, V]``, each row's weights and the expert that steers it."""
-        logits = [stepper.step(ids, mask, positions)[:, : self.vocabulary] for stepper in steppers]
-        if not self.experts:
-            return logits[0], [[] for _ in ids], [-1] * len(ids)
-        large, base, experts = logits[0], logits[1], torch.stack(logits[2:])
-        if self.fixed is None:
-            solved = solve_weights(
-                large, base, experts, rule=self.rule, selection=self.selection, bounds=self.bounds, step=self.step
-            )
-            weights, expert = solved.weights, solved.expert.tolist()
-        else:
-            weights = torch.tensor(self.fixed, device=self.device)[:, None].expand(-1, len(ids))
-            strongest = max(range(len(self.fixed)), key=lambda number: abs(self.fixed[number]))
-            expert = [strongest if self.fixed[strongest] != 0 else -1] * len(ids)
-        return fuse_logits(large, base, experts, weights), weights.T.tolist(), expert
+        Args:
+            contexts: texts or token ids. An empty one stands for the begin-of-text (or end-of-text) token.
+            continuations: one for each context, both texts or both token ids. Texts are encoded together with their
+                contexts, and white space between them belongs to the continuation, as in lm-evaluation-harness.
+            batch_size: pairs scored together; equal contexts are read once.
+            on_batch: called with the number of pairs that a batch scored.
 
-    def _finished(self, generation: Generation, stop: Sequence[str], ends: set[int]) -> bool:
-        """Whether the newest token ends the continuation; notes why."""
-        if generation.token_ids[-1] in ends:
-            generation.finish_reason = "eos"
-            return True
-        if stop:
-            # A stop string can only end inside the newest token, and no token is less than a byte.
-            tail = generation.token_ids[-(max(len(word.encode()) for word in stop) + 8) :]
-            text = self.tokenizer.decode(tail, skip_special_tokens=True)
-            if any(word in text for word in stop):
-                generation.finish_reason = "stop"
-                return True
-        return False
+        Returns:
+            natural log-likelihood of each continuation, and whether greedy decoding would say it.
 
-    def _text(self, generation: Generation, stop: Sequence[str], ends: set[int]) -> str:
-        ids = [token for token in generation.token_ids if token not in ends]
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        cuts = [text.find(word) for word in stop if word in text]
-        return text[: min(cuts)] if cuts else text
+        Raises:
+            UserError: as many contexts as continuations are needed, and of the same kind.
+        """
+        if len(contexts) != len(continuations) or isinstance(contexts, str) or isinstance(continuations, str):
+            raise UserError("Scoring needs a list of contexts and as many continuations.")
+        pairs = [self._encode_pair(*pair) for pair in zip(contexts, continuations, strict=True)]
+        return score_pairs(
+            self.cached_models,
+            self.steering,
+            pairs,
+            vocabulary=self.vocabulary,
+            batch_size=batch_size,
+            on_batch=on_batch,
+        )
 
+    def cached_models(self) -> list[CachedModel]:
+        """The models with empty caches: the large one, the base, the experts."""
+        return [CachedModel(model) for model in (self.large, *([self.base, *self.experts] if self.experts else []))]
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Every token that ends a text."""
-    found = [model.config.eos_token_id, tokenizer.eos_token_id]
-    if model.generation_config is not None:  # chat models may list further ends only here
-        found.append(model.generation_config.eos_token_id)
-    several = [tokens if isinstance(tokens, Iterable) else [tokens] for tokens in found]
-    return {token for tokens in several for token in tokens if token is not None}
+    def _encode_pair(
+        self, context: str | Sequence[int], continuation: str | Sequence[int]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if isinstance(context, str) != isinstance(continuation, str):
+            raise UserError("A context and its continuation must both be texts or both be token ids.")
+        if not isinstance(context, str):
+            return tuple(context) or self._first_token(), tuple(continuation)
+        bare = context.rstrip()
+        whole = self.tokenizer.encode(context + continuation)
+        first = self.tokenizer.encode(bare) if bare else []
+        if not first:  # nothing to condition on, as in an unconditional likelihood
+            return self._first_token(), tuple(self.tokenizer.encode(context + continuation, add_special_tokens=False))
+        return tuple(first), tuple(whole[len(first) :])
+
+    def _first_token(self) -> tuple[int]:
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return (token,)
+        raise UserError("An empty context needs a begin-of-text or end-of-text token, and the tokenizer has neither.")
 
 
 def _listed(texts: str | Sequence[str]) -> list[str]:
     """A single text counts as a list of one."""
     return [texts] if isinstance(texts, str) else list(texts)
-
-
-def _fixed_weights(weights: str | float | Sequence[float], experts: int) -> list[float] | None:
-    """Fixed weights as one number an expert, or None where they are solved for."""
-    if weights == "dynamic":
-        return None
-    if isinstance(weights, str):
-        raise UserError(f'weights is "dynamic", a number or a list of numbers, not {weights!r}.')
-    listed = [float(weights)] * experts if isinstance(weights, (int, float)) else [float(weight) for weight in weights]
-    if len(listed) != experts:
-        raise UserError(f"{experts} experts need {experts} weights, and {len(listed)} were given.")
-    return listed

@@ -14,12 +14,15 @@ of the small models are the same two numbers at ``a = 1`` in the family whose ba
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from logitfusion.fusion.logits import logit_shift
+
+Bounds = tuple[float, float] | Sequence[tuple[float, float]]
 
 RULES = ("grid", "newton")
 SELECTIONS = ("one_hot", "matched")
@@ -52,6 +55,7 @@ def solve_weights(
     selection: str = "one_hot",
     bounds: tuple[float, float] = (0.0, 2.0),
     step: float = 0.1,
+    evidence: Tensor | None = None,
 ) -> SolvedWeights:
     """Choose the expert and its weight so that the large model moves as far as the small one did.
 
@@ -123,6 +127,10 @@ def make_grid(bounds: tuple[float, float], step: float) -> Tensor:
     # 2.0 is the twentieth multiple of 0.1 although 2.0 / 0.1 may round to a little less.
     candidates = math.floor((high - low) / step + 1e-9) + 1
     return torch.tensor([low + step * k for k in range(candidates)], dtype=torch.float32)
+
+
+def make_grids(bounds: Bounds, step: float, experts: int) -> Tensor:
+    return make_grid(bounds, step)
 
 
 class _Ray:

@@ -1,0 +1,184 @@
+"""Decoding a batch token by token: what all rows share, and what each row has said so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from logitfusion.fusion.caches import Batch, CachedModel
+from logitfusion.fusion.sampling import pick_tokens
+from logitfusion.fusion.steering import Steering
+from logitfusion.models.padding import left_pad
+
+
+@dataclass
+class Generation:
+    """One continuation.
+
+    Attributes:
+        text: the decoded continuation, cut before the stop string, without special tokens.
+        token_ids: every token that was generated, the last one included even if it ended the text.
+        weights: the experts' weights at each token, ``[tokens][T]``; empty lists where no expert takes part.
+        expert: index of the expert that steered each token, -1 where none did.
+        finish_reason: ``"eos"``, ``"stop"`` (a stop string) or ``"length"``.
+    """
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    weights: list[list[float]] = field(default_factory=list)
+    expert: list[int] = field(default_factory=list)
+    finish_reason: str = "length"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to decode; the fields are arguments of ``FusedLM.generate``."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    stop: tuple[str, ...]
+
+
+class Continuations:
+    """The continuations of a batch as they grow, and which of them still do."""
+
+    def __init__(
+        self,
+        rows: int,
+        options: Options,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: set[int],
+        on_token: Callable[[int, Generation], None] | None,
+    ) -> None:
+        self.all = [Generation() for _ in range(rows)]
+        self.active = list(range(rows))
+        self.options, self.tokenizer, self.ends, self.on_token = options, tokenizer, ends, on_token
+        # A stop string can only end inside the newest token, and no token is less than a byte.
+        self.tail = max((len(word.encode()) for word in options.stop), default=0) + 8
+
+    def append(self, row: int, token: int, weights: list[float], expert: int) -> bool:
+        """Add a token to the active row number ``row``; whether it was its last."""
+        number = self.active[row]
+        generation = self.all[number]
+        generation.token_ids.append(token)
+        generation.weights.append(weights)
+        generation.expert.append(expert)
+        finished = self._finished(generation)
+        if finished or self.on_token is not None:
+            generation.text = self._text(generation)
+        if self.on_token is not None:
+            self.on_token(number, generation)
+        return finished
+
+    def _finished(self, generation: Generation) -> bool:
+        """Whether the newest token ends the continuation; notes why."""
+        if generation.token_ids[-1] in self.ends:
+            generation.finish_reason = "eos"
+            return True
+        if self.options.stop:
+            text = self.tokenizer.decode(generation.token_ids[-self.tail :], skip_special_tokens=True)
+            if any(word in text for word in self.options.stop):
+                generation.finish_reason = "stop"
+                return True
+        return len(generation.token_ids) == self.options.max_new_tokens
+
+    def _text(self, generation: Generation) -> str:
+        ids = [token for token in generation.token_ids if token not in self.ends]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        cuts = [text.find(word) for word in self.options.stop if word in text]
+        return text[: min(cuts)] if cuts else text
+
+
+def decode(
+    models: Sequence[CachedModel],
+    steering: Steering,
+    prompts: list[list[int]],
+    generators: list[torch.Generator],
+    continuations: Continuations,
+    vocabulary: int,
+) -> None:
+    """Let the continuations of the prompts grow to their ends, one token of every row at a time."""
+    options, device = continuations.options, models[0].model.device
+    batch = Batch(models, len(prompts), device)
+    ids, mask, _ = (tensor.to(device) for tensor in left_pad(prompts, 0))
+    evidence = torch.zeros(steering.experts, len(prompts), device=device)
+    if steering.uses_evidence:
+        evidence, ids, mask = read_prompt(batch, ids, mask, vocabulary)
+    while continuations.active and options.max_new_tokens:
+        large, small = split_logits(batch.read(ids, mask, keep=1), vocabulary)
+        steered = steering.fuse(large[:, 0], small[:, :, 0], evidence)
+        rows = [generators[number] for number in continuations.active]
+        tokens = pick_tokens(
+            steered.logits, rows, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
+        )
+        listed = zip(tokens.tolist(), steered.weights.T.tolist(), steered.expert.tolist(), strict=True)
+        finished = [continuations.append(row, *values) for row, values in enumerate(listed)]
+        if any(finished):
+            remaining = [row for row, ended in enumerate(finished) if not ended]
+            continuations.active = [continuations.active[row] for row in remaining]
+            kept = torch.tensor(remaining, device=device, dtype=torch.long)
+            tokens, evidence = tokens[kept], evidence[:, kept]
+            batch.select_rows(kept)
+        ids, mask = tokens[:, None], torch.ones_like(tokens[:, None])
+
+
+def split_logits(logits: list[Tensor], vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Of the large model ``[B, n, V]`` and of the small ones ``[T + 1, B, n, V]`` (none: ``[0, ...]``).
+
+    Families pad their output layers to different sizes; the entries beyond the tokenizer mean nothing.
+    """
+    large, *small = [part[..., :vocabulary] for part in logits]
+    return large[0], torch.cat(small) if small else large[:0]
+
+
+def read_prompt(batch: Batch, ids: Tensor, mask: Tensor, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Read all of the prompts but their last tokens, weighing the evidence on the way.
+
+    Returns:
+        ``evidence [T, B]``: how much likelier each expert finds the prompt than the base does, in nats; and the last
+        tokens with their mask ``[B, 1]``, which remain to be read.
+    """
+    large, *small = batch.models
+    likelihoods = torch.zeros(sum(model.members for model in small), len(ids), device=ids.device)
+    if ids.shape[1] > 1:
+        batch.read_ahead(large, ids[:, :-1], mask[:, :-1], keep=1)
+        likelihoods = torch.cat([_log_likelihoods(batch, model, ids, mask, vocabulary) for model in small])
+        batch.commit(mask[:, :-1])
+    return likelihoods[1:] - likelihoods[:1], ids[:, -1:], mask[:, -1:]
+
+
+def _log_likelihoods(batch: Batch, model: CachedModel, ids: Tensor, mask: Tensor, vocabulary: int) -> Tensor:
+    """Log-likelihood ``[members, B]`` of each prompt, given its first token."""
+    total, read, last = 0.0, 0, ids.shape[1] - 1
+    width = columns_at_once(len(ids), vocabulary)
+    while read < last:
+        columns = slice(read, min(read + width, last))
+        following = slice(columns.start + 1, columns.stop + 1)
+        logits = batch.read_ahead(
+            model, ids[:, columns], mask[:, columns], keep=columns.stop - columns.start, before=mask[:, :read]
+        )[..., :vocabulary]
+        found = logits.gather(-1, ids[:, following, None].expand(len(logits), -1, -1, -1))[..., 0]
+        counts = mask[:, columns]  # the token after padding is a row's first, and given
+        total = total + ((found - logits.logsumexp(-1)) * counts).sum(-1)
+        read = columns.stop
+    return total
+
+
+def columns_at_once(rows: int, vocabulary: int) -> int:
+    """How many positions of every row may have logits in memory at a time: about 256 MB a model."""
+    return max(1, 2**26 // (rows * vocabulary))
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Every token that ends a text."""
+    found = [model.config.eos_token_id, tokenizer.eos_token_id]
+    if model.generation_config is not None:  # chat models may list further ends only here
+        found.append(model.generation_config.eos_token_id)
+    several = [tokens if isinstance(tokens, Iterable) else [tokens] for tokens in found]
+    return {token for tokens in several for token in tokens if token is not None}
