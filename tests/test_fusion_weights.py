@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from logitfusion.fusion import SolvedWeights, fuse_logits, solve_weights
+from logitfusion.fusion.divergences import Ray
 from logitfusion.fusion.logits import logit_shift
-from logitfusion.fusion.weights import RULES, SELECTIONS, _Ray, make_grid
+from logitfusion.fusion.weights import RULES, make_grids
 
 INF = torch.inf
+ONE_EXPERT = ("one_hot", "matched")  # the selections that let one expert steer at a time
 SMALL = settings(max_examples=25, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10**6)
 SCALES = st.sampled_from([(0.3, 0.1), (1.0, 0.3), (3.0, 1.0), (5.0, 2.0)])  # of the models, of the experts' shifts
@@ -123,7 +125,7 @@ def draw_models(
 # The float64 search
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", ONE_EXPERT)
 @pytest.mark.parametrize("experts", [1, 2, 3, 4])
 @pytest.mark.parametrize("scales", [(1.0, 0.3), (3.0, 1.0), (5.0, 2.0)])
 def test_grid_is_the_papers_search(experts: int, selection: str, scales: tuple[float, float]) -> None:
@@ -139,7 +141,7 @@ def test_grid_is_the_papers_search(experts: int, selection: str, scales: tuple[f
     experts=st.integers(1, 4),
     vocabulary=st.integers(1, 20),
     scales=SCALES,
-    selection=st.sampled_from(SELECTIONS),
+    selection=st.sampled_from(ONE_EXPERT),
 )
 def test_grid_is_the_papers_search_for_any_shape(
     seed: int, experts: int, vocabulary: int, scales: tuple[float, float], selection: str
@@ -156,7 +158,7 @@ LOGITS = st.lists(st.integers(-12, 12).map(lambda value: value / 2), min_size=4,
     large=LOGITS,
     base=LOGITS,
     experts=st.lists(LOGITS, min_size=1, max_size=3),
-    selection=st.sampled_from(SELECTIONS),
+    selection=st.sampled_from(ONE_EXPERT),
 )
 def test_grid_is_the_papers_search_on_chosen_values(
     large: list[float], base: list[float], experts: list[list[float]], selection: str
@@ -167,7 +169,7 @@ def test_grid_is_the_papers_search_on_chosen_values(
 
 
 @SMALL
-@given(seed=SEEDS, experts=st.integers(1, 4), scales=SCALES, selection=st.sampled_from(SELECTIONS))
+@given(seed=SEEDS, experts=st.integers(1, 4), scales=SCALES, selection=st.sampled_from(ONE_EXPERT))
 def test_the_loss_is_that_of_the_chosen_weight(
     seed: int, experts: int, scales: tuple[float, float], selection: str
 ) -> None:
@@ -183,12 +185,12 @@ def test_the_loss_is_that_of_the_chosen_weight(
 @pytest.mark.parametrize("rule", RULES)
 def test_one_expert_makes_the_selections_the_same(rule: str) -> None:
     models = draw_models(3, leading=(10,))
-    paper, matched = (solve_weights(*models, rule=rule, selection=selection) for selection in SELECTIONS)
+    paper, matched = (solve_weights(*models, rule=rule, selection=selection) for selection in ONE_EXPERT)
     assert torch.equal(paper.weights, matched.weights)
     assert torch.equal(paper.loss, matched.loss)
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", ONE_EXPERT)
 @pytest.mark.parametrize("rule", RULES)
 @SMALL
 @given(seed=SEEDS, experts=st.integers(1, 4))
@@ -205,7 +207,7 @@ def test_at_most_one_expert_steers_and_is_named(rule: str, selection: str, seed:
 # Ties
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", ONE_EXPERT)
 @pytest.mark.parametrize("rule", RULES)
 @SMALL
 @given(seed=SEEDS, experts=st.integers(2, 4), scales=SCALES)
@@ -220,7 +222,7 @@ def test_identical_experts_leave_it_to_the_first(
     assert (solved.expert <= 0).all()
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", ONE_EXPERT)
 @pytest.mark.parametrize("rule", RULES)
 @SMALL
 @given(seed=SEEDS, experts=st.integers(1, 4), scale=st.sampled_from([0.1, 3.0, 30.0, 1e4]))
@@ -255,7 +257,7 @@ def test_a_large_model_that_is_the_base_takes_the_expert_as_it_is(
     _, base, experts = draw_models(seed, scales=scales)
     solved = solve_weights(base, base, experts, rule=rule)
     assert (solved.weights == 1).all()
-    assert (solved.loss == 0).all()
+    assert (solved.loss.sqrt() <= RESOLUTION).all()
     assert (solved.expert == 0).all()
     fused = fuse_logits(base, base, experts, solved.weights)
     torch.testing.assert_close(fused.softmax(-1), experts[0].softmax(-1))
@@ -280,17 +282,17 @@ def test_a_shift_below_the_resolution_gets_no_weight() -> None:
 # Newton
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", ONE_EXPERT)
 @pytest.mark.parametrize("scales", [(3.0, 1.0), (3.0, 0.01)])
 @pytest.mark.parametrize("experts", [1, 2, 4])
 def test_newton_is_never_worse_than_the_grid(experts: int, scales: tuple[float, float], selection: str) -> None:
     models = draw_models(experts, experts=experts, leading=(500,), scales=scales)
     grid, newton = (solve_weights(*models, rule=rule, selection=selection) for rule in RULES)
-    above = newton.loss > grid.loss
+    above = newton.loss.sqrt() > grid.loss.sqrt() + RESOLUTION  # both to the resolution of their distances
     assert not above.any(), (newton.loss[above], grid.loss[above])
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", ONE_EXPERT)
 @SMALL
 @given(seed=SEEDS, experts=st.integers(1, 4), scales=SCALES)
 def test_newton_is_worse_than_the_grid_by_no_more_than_the_resolution(
@@ -332,7 +334,7 @@ def test_newton_refines_the_weight() -> None:
 
 def make_ray(base: Tensor, direction: Tensor) -> _Ray:
     shift = direction[None]
-    return _Ray(base, shift, torch.isneginf(shift))
+    return Ray(base, shift, torch.isneginf(shift))
 
 
 @SMALL
@@ -376,7 +378,7 @@ def test_slopes_are_those_of_the_divergences(seed: int, scales: tuple[float, flo
 
 
 @SMALL
-@given(seed=SEEDS, constants=st.tuples(*[st.integers(-40, 40)] * 4), selection=st.sampled_from(SELECTIONS))
+@given(seed=SEEDS, constants=st.tuples(*[st.integers(-40, 40)] * 4), selection=st.sampled_from(ONE_EXPERT))
 def test_constants_change_nothing(seed: int, constants: tuple[int, int, int, int], selection: str) -> None:
     models = tuple((part * 64).round() / 64 for part in draw_models(seed, experts=2))  # such sums are exact in fp32
     large, base, experts = models
@@ -388,7 +390,7 @@ def test_constants_change_nothing(seed: int, constants: tuple[int, int, int, int
 
 
 @SMALL
-@given(seed=SEEDS, order=st.permutations(range(12)), selection=st.sampled_from(SELECTIONS))
+@given(seed=SEEDS, order=st.permutations(range(12)), selection=st.sampled_from(ONE_EXPERT))
 def test_permuting_the_vocabulary_changes_nothing(seed: int, order: list[int], selection: str) -> None:
     models = draw_models(seed, experts=2)
     solved = solve_weights(*(part[..., order] for part in models), selection=selection)
@@ -396,7 +398,7 @@ def test_permuting_the_vocabulary_changes_nothing(seed: int, order: list[int], s
     torch.testing.assert_close(solved.loss, solve_weights(*models, selection=selection).loss, rtol=1e-3, atol=1e-8)
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", ONE_EXPERT)
 def test_permuting_the_experts_permutes(selection: str) -> None:
     large, base, experts = draw_models(8, experts=3, leading=(20,))
     order = [2, 0, 1]
@@ -425,7 +427,7 @@ def test_inputs_are_left_as_they_were(rule: str) -> None:
 # Masked entries
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", ONE_EXPERT)
 @SMALL
 @given(seed=SEEDS, experts=st.integers(1, 3), masked=st.sets(st.integers(0, 11), max_size=10))
 def test_masked_entries_might_as_well_not_be_there(selection: str, seed: int, experts: int, masked: set[int]) -> None:
@@ -476,7 +478,7 @@ def test_any_leading_shape(leading: tuple[int, ...], rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", ONE_EXPERT)
 def test_rows_do_not_see_each_other(rule: str, selection: str) -> None:
     large, base, experts = draw_models(14, experts=3, leading=(2, 4))
     together = solve_weights(large, base, experts, rule=rule, selection=selection)
@@ -492,8 +494,9 @@ def test_rows_do_not_see_each_other(rule: str, selection: str) -> None:
 def test_many_rows_of_a_large_vocabulary_are_one_by_one() -> None:
     """More numbers than are worked on at a time."""
     models = draw_models(15, experts=2, leading=(5,), vocabulary=700_000)
-    together = solve_weights(*models, bounds=(0.9, 1.1))
-    alone = [solve_weights(*(part[..., row, :] for part in models), bounds=(0.9, 1.1)) for row in range(5)]
+    options = {"bounds": (0.9, 1.1), "selection": "one_hot"}
+    together = solve_weights(*models, **options)
+    alone = [solve_weights(*(part[..., row, :] for part in models), **options) for row in range(5)]
     assert torch.equal(together.weights, torch.stack([part.weights for part in alone], dim=-1))
     assert torch.equal(together.expert, torch.stack([part.expert for part in alone]))
 
@@ -517,7 +520,7 @@ def test_a_vocabulary_of_one_token_needs_no_weight(rule: str) -> None:
 # Extremes
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", ONE_EXPERT)
 @SMALL
 @given(seed=SEEDS, experts=st.integers(1, 3))
 def test_huge_logits_are_solved_to_fp32_precision(selection: str, seed: int, experts: int) -> None:
@@ -545,15 +548,15 @@ def test_a_large_offset_does_not_overflow() -> None:
 
 
 def test_the_papers_grid_has_21_weights() -> None:
-    assert make_grid((0.0, 2.0), 0.1).tolist() == pytest.approx([tenth / 10 for tenth in range(21)])
-    assert make_grid((0.0, 2.0), 0.1)[10] == 1.0
+    assert make_grids((0.0, 2.0), 0.1, 1)[:, 0].tolist() == pytest.approx([tenth / 10 for tenth in range(21)])
+    assert make_grids((0.0, 2.0), 0.1, 1)[:, 0][10] == 1.0
 
 
 @pytest.mark.parametrize(
     ("bounds", "step"), [((0.0, 2.0), 0.1), ((0.0, 1.5), 0.5), ((0.5, 0.5), 0.1), ((0.0, 2.0), 0.3), ((0.0, 1.0), 0.6)]
 )
 def test_candidates_stay_within_the_bounds(bounds: tuple[float, float], step: float) -> None:
-    grid = make_grid(bounds, step)
+    grid = make_grids(bounds, step, 1)[:, 0]
     assert float(grid[0]) == bounds[0]
     assert float(grid.max()) <= bounds[1] + 1e-6
 
@@ -561,7 +564,8 @@ def test_candidates_stay_within_the_bounds(bounds: tuple[float, float], step: fl
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("bounds", [(0.0, 0.5), (0.5, 1.0), (1.5, 2.0), (0.7, 0.7), (0.0, 0.0)])
 def test_weights_stay_within_the_bounds(bounds: tuple[float, float], rule: str) -> None:
-    solved = solve_weights(*draw_models(20, experts=2, leading=(30,)), rule=rule, bounds=bounds)
+    models = draw_models(20, experts=2, leading=(30,))
+    solved = solve_weights(*models, rule=rule, bounds=bounds, selection="one_hot")
     chosen = solved.weights.amax(0)
     assert ((chosen >= bounds[0] - 1e-6) & (chosen <= bounds[1] + 1e-6)).all()
 

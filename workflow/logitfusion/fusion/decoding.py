@@ -107,12 +107,9 @@ def decode(
     options, device = continuations.options, models[0].model.device
     batch = Batch(models, len(prompts), device)
     ids, mask, _ = (tensor.to(device) for tensor in left_pad(prompts, 0))
-    evidence = torch.zeros(steering.experts, len(prompts), device=device)
-    if steering.uses_evidence:
-        evidence, ids, mask = read_prompt(batch, ids, mask, vocabulary)
     while continuations.active and options.max_new_tokens:
         large, small = split_logits(batch.read(ids, mask, keep=1), vocabulary)
-        steered = steering.fuse(large[:, 0], small[:, :, 0], evidence)
+        steered = steering.fuse(large[:, 0], small[:, :, 0])
         rows = [generators[number] for number in continuations.active]
         tokens = pick_tokens(
             steered.logits, rows, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
@@ -123,7 +120,7 @@ def decode(
             remaining = [row for row, ended in enumerate(finished) if not ended]
             continuations.active = [continuations.active[row] for row in remaining]
             kept = torch.tensor(remaining, device=device, dtype=torch.long)
-            tokens, evidence = tokens[kept], evidence[:, kept]
+            tokens = tokens[kept]
             batch.select_rows(kept)
         ids, mask = tokens[:, None], torch.ones_like(tokens[:, None])
 
@@ -135,39 +132,6 @@ def split_logits(logits: list[Tensor], vocabulary: int) -> tuple[Tensor, Tensor]
     """
     large, *small = [part[..., :vocabulary] for part in logits]
     return large[0], torch.cat(small) if small else large[:0]
-
-
-def read_prompt(batch: Batch, ids: Tensor, mask: Tensor, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Read all of the prompts but their last tokens, weighing the evidence on the way.
-
-    Returns:
-        ``evidence [T, B]``: how much likelier each expert finds the prompt than the base does, in nats; and the last
-        tokens with their mask ``[B, 1]``, which remain to be read.
-    """
-    large, *small = batch.models
-    likelihoods = torch.zeros(sum(model.members for model in small), len(ids), device=ids.device)
-    if ids.shape[1] > 1:
-        batch.read_ahead(large, ids[:, :-1], mask[:, :-1], keep=1)
-        likelihoods = torch.cat([_log_likelihoods(batch, model, ids, mask, vocabulary) for model in small])
-        batch.commit(mask[:, :-1])
-    return likelihoods[1:] - likelihoods[:1], ids[:, -1:], mask[:, -1:]
-
-
-def _log_likelihoods(batch: Batch, model: CachedModel, ids: Tensor, mask: Tensor, vocabulary: int) -> Tensor:
-    """Log-likelihood ``[members, B]`` of each prompt, given its first token."""
-    total, read, last = 0.0, 0, ids.shape[1] - 1
-    width = columns_at_once(len(ids), vocabulary)
-    while read < last:
-        columns = slice(read, min(read + width, last))
-        following = slice(columns.start + 1, columns.stop + 1)
-        logits = batch.read_ahead(
-            model, ids[:, columns], mask[:, columns], keep=columns.stop - columns.start, before=mask[:, :read]
-        )[..., :vocabulary]
-        found = logits.gather(-1, ids[:, following, None].expand(len(logits), -1, -1, -1))[..., 0]
-        counts = mask[:, columns]  # the token after padding is a row's first, and given
-        total = total + ((found - logits.logsumexp(-1)) * counts).sum(-1)
-        read = columns.stop
-    return total
 
 
 def columns_at_once(rows: int, vocabulary: int) -> int:

@@ -13,6 +13,7 @@ from logitfusion.fusion.caches import CachedModel
 from logitfusion.fusion.decoding import Continuations, Generation, Options, decode, end_tokens
 from logitfusion.fusion.scoring import score_pairs
 from logitfusion.fusion.steering import Steering
+from logitfusion.fusion.weights import Bounds
 from logitfusion.models.load import load_model
 from logitfusion.models.vocabulary import load_shared_tokenizer
 
@@ -42,8 +43,8 @@ class FusedLM:
         tokenizer: PreTrainedTokenizerBase,
         weights: str | float | Sequence[float] = "dynamic",
         rule: str = "grid",
-        selection: str = "one_hot",
-        bounds: tuple[float, float] = (0.0, 2.0),
+        selection: str = "judged",
+        bounds: Bounds = (0.0, 2.0),
         step: float = 0.1,
     ) -> None:
         if experts and base is None:

@@ -7,12 +7,14 @@ from torch import Tensor
 
 
 def logit_shift(base: Tensor, experts: Tensor) -> Tensor:
-    """``expert_t - base`` in fp32, ``[T, ..., V]``.
+    """``expert_t - base`` in fp32, the shape of ``experts``: ``[T, ..., V]`` or ``[..., V]``.
 
     An entry that the base excludes (-inf) carries no evidence: its shift is 0. An entry that only the expert excludes
     stays -inf, so that any positive weight excludes it too.
     """
     base, experts = base.float(), experts.float()
+    if base.numel() and base.min() > -torch.inf:
+        return experts - base
     return torch.where(torch.isneginf(base), torch.zeros((), device=base.device), experts - base)
 
 
@@ -38,8 +40,13 @@ def fuse_logits(large: Tensor, base: Tensor, experts: Tensor, weights: Tensor) -
             "fuse_logits needs large [..., V], base [..., V], experts [T, ..., V] and weights [T, ...], and was given"
             f" {tuple(large.shape)}, {tuple(base.shape)}, {tuple(experts.shape)} and {tuple(weights.shape)}"
         )
-    fused = large.float()
-    for shift, weight in zip(logit_shift(base, experts), weights.float().unsqueeze(-1), strict=True):
-        # 0 * -inf is NaN, and a weight of 0 must leave the large model alone.
-        fused = fused + torch.where(weight == 0, torch.zeros((), device=shift.device), weight * shift)
+    fused, weights = large.float(), weights.float()
+    for expert, weight in zip(experts, weights.unsqueeze(-1), strict=True):
+        if not weight.any():
+            continue
+        shift = logit_shift(base, expert)
+        if (weight == 0).any() and shift.min() == -torch.inf:
+            # 0 * -inf is NaN, and a weight of 0 must leave the large model alone.
+            shift = shift.masked_fill(weight == 0, 0.0)
+        fused = torch.addcmul(fused, shift, weight)
     return fused

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from logitfusion.fusion.caches import Batch, CachedModel
-from logitfusion.fusion.decoding import columns_at_once, read_prompt, split_logits
+from logitfusion.fusion.decoding import columns_at_once, split_logits
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.padding import left_pad
 
@@ -50,20 +50,17 @@ def _score_batch(
     rows = torch.tensor([contexts.index(context) for context, _ in pairs], device=device)
     batch = Batch(models, len(contexts), device)
     ids, mask, _ = (tensor.to(device) for tensor in left_pad([list(context) for context in contexts], 0))
-    evidence = torch.zeros(steering.experts, len(contexts), device=device)
-    if steering.uses_evidence:
-        evidence, *_ = read_prompt(batch, ids, mask, vocabulary)
-    elif ids.shape[1] > 1:
+    if ids.shape[1] > 1:
         batch.read(ids[:, :-1], mask[:, :-1], keep=1)
     batch.select_rows(rows)
     targets, counts = _right_pad([list(continuation) for _, continuation in pairs], device)
     # The last token of the context predicts the first of the continuation, and so on.
     given = torch.cat([ids[rows, -1:], targets[:, :-1]], dim=-1)
-    return _follow(batch, steering, evidence[:, rows], given, targets, counts, vocabulary)
+    return _follow(batch, steering, given, targets, counts, vocabulary)
 
 
 def _follow(
-    batch: Batch, steering: Steering, evidence: Tensor, given: Tensor, targets: Tensor, counts: Tensor, vocabulary: int
+    batch: Batch, steering: Steering, given: Tensor, targets: Tensor, counts: Tensor, vocabulary: int
 ) -> list[tuple[float, bool]]:
     """Read ``given [B, n]`` a few columns at a time, comparing what comes next with ``targets``."""
     total = torch.zeros(len(targets), dtype=torch.float64, device=targets.device)
@@ -73,7 +70,7 @@ def _follow(
         columns = slice(start, start + width)
         counted, wanted = counts[:, columns], targets[:, columns]
         logits = batch.read(given[:, columns], counted, keep=wanted.shape[1])
-        steered = steering.fuse(*split_logits(logits, vocabulary), evidence[..., None].expand(-1, *wanted.shape))
+        steered = steering.fuse(*split_logits(logits, vocabulary))
         found = steered.logits.gather(-1, wanted[..., None])[..., 0] - steered.logits.logsumexp(-1)
         total += torch.where(counted == 1, found, 0.0).double().sum(-1)
         greedy &= ((steered.logits.argmax(-1) == wanted) | (counted == 0)).all(-1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from logitfusion.errors import UserError
 from logitfusion.fusion.logits import fuse_logits
-from logitfusion.fusion.weights import RULES, SELECTIONS, Bounds, make_grids, solve_weights
+from logitfusion.fusion.weights import POOLS, RULES, SELECTIONS, Bounds, make_grids, solve_weights
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Steering:
         *,
         weights: str | float | Sequence[float] = "dynamic",
         rule: str = "grid",
-        selection: str = "one_hot",
+        selection: str = "judged",
         bounds: Bounds = (0.0, 2.0),
         step: float = 0.1,
     ) -> None:
@@ -49,23 +49,15 @@ class Steering:
                 f"rule is one of {RULES} and selection one of {SELECTIONS}, not {rule!r} and {selection!r}."
             )
         try:
-            make_grids(bounds, step, max(experts, 1))
+            make_grids(bounds, step, max(experts, 1), pooled=selection in POOLS)
         except ValueError as error:
             raise UserError(f"The weights can't be searched: {error}.") from None
         self.experts = experts
         self.fixed = _fixed_weights(weights, experts)
         self.rule, self.selection, self.bounds, self.step = rule, selection, bounds, step
 
-    @property
-    def uses_evidence(self) -> bool:
-        """Whether the small models must be asked how likely the prompt is."""
-        return self.fixed is None and self.experts > 0 and self.selection == "evidence"
-
-    def fuse(self, large: Tensor, small: Tensor, evidence: Tensor) -> Steered:
-        """Steer ``large [..., V]`` by ``small [T + 1, ..., V]``, the base first.
-
-        ``evidence [T, ...]`` is how much likelier each expert finds the text before a position than the base does.
-        """
+    def fuse(self, large: Tensor, small: Tensor) -> Steered:
+        """Steer ``large [..., V]`` by ``small [T + 1, ..., V]``, the base first."""
         leading = large.shape[:-1]
         if not self.experts:
             nobody = torch.full(leading, -1, device=large.device)
@@ -80,7 +72,6 @@ class Steering:
                 selection=self.selection,
                 bounds=self.bounds,
                 step=self.step,
-                evidence=evidence if self.uses_evidence else None,
             )
             weights, expert = solved.weights, solved.expert
         else:
