@@ -332,7 +332,7 @@ def test_newton_refines_the_weight() -> None:
 # The family along a ray
 
 
-def make_ray(base: Tensor, direction: Tensor) -> _Ray:
+def make_ray(base: Tensor, direction: Tensor) -> Ray:
     shift = direction[None]
     return Ray(base, shift, torch.isneginf(shift))
 

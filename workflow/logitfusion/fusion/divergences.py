@@ -76,8 +76,8 @@ def divergences_on_grid(base: Tensor, shift: Tensor, low: Tensor, step: float, c
     """Both divergences at the weights ``low + k step``, ``k < count``, from one pass over the vocabulary.
 
     A candidate's terms are ``p_0 exp(low D) r^k`` with ``r = exp(step D)``: two exponentials an entry, however many
-    candidates. With ``k = i n + j`` the power is the product of ``r^(i n)`` and ``r^j``, so the sums over the vocabulary
-    of all candidates are one product of two thin matrices: ``2 sqrt(count)`` rows instead of ``2 count``.
+    candidates. With ``k = i n + j`` the power is the product of ``r^(i n)`` and ``r^j``, so the sums of all candidates
+    over the vocabulary are one product of two thin matrices, of about ``sqrt(count)`` rows each.
 
     Args:
         base: logits ``[n, V]`` fp32, -inf where an entry takes no part.

@@ -15,7 +15,7 @@ from logitfusion.fusion.weights import POOLS, RULES, SELECTIONS, Bounds, make_gr
 
 @dataclass(frozen=True)
 class Steered:
-    """Fused logits ``[..., V]`` fp32, the experts' weights ``[T, ...]`` and the expert that steers ``[...]`` (-1: none)."""
+    """Fused logits ``[..., V]`` fp32, the experts' weights ``[T, ...]`` and who steers most ``[...]`` (-1: nobody)."""
 
     logits: Tensor
     weights: Tensor
