@@ -12,6 +12,7 @@ from logitfusion.errors import UserError
 from logitfusion.fusion.caches import CachedModel
 from logitfusion.fusion.decoding import Continuations, Generation, Options, decode, end_tokens
 from logitfusion.fusion.scoring import score_pairs
+from logitfusion.fusion.speculation import decode_speculatively
 from logitfusion.fusion.steering import Steering
 from logitfusion.fusion.weights import Bounds
 from logitfusion.models.load import load_model
@@ -90,6 +91,7 @@ class FusedLM:
         seed: int | None = None,
         stop: Sequence[str] = (),
         speculative: bool = False,
+        draft_tokens: int | None = None,
         batch_size: int = 16,
         on_batch: Callable[[int], None] | None = None,
         on_token: Callable[[int, Generation], None] | None = None,
@@ -103,7 +105,9 @@ class FusedLM:
             top_p, top_k: nucleus and top-k filters of sampling (1.0 and 0: off).
             seed: of the sampling; row i uses ``seed + i`` whatever the batch, so batches don't change the draws.
             stop: a continuation ends before the first of these texts.
-            speculative: reserved for speculative decoding.
+            speculative: let an expert draft several tokens that the other models then read in one pass. Greedy
+                continuations are the same, sampled ones have the same distribution (but other draws from a seed).
+            draft_tokens: how many it drafts; left out, it adapts to how many are accepted.
             batch_size: prompts decoded together; prompts of similar length share a batch.
             on_batch: called with the number of prompts that a batch finished.
             on_token: called at each token with the prompt's number and its continuation so far (to stream it).
@@ -111,9 +115,7 @@ class FusedLM:
         Raises:
             UserError: an empty prompt, or options that can't be used.
         """
-        if speculative:
-            raise UserError("Speculative decoding is not implemented yet; leave speculative at False.")
-        if temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or max_new_tokens < 0 or batch_size < 1:
+        if temperature < 0 or not 0 < top_p <= 1 or min(top_k, max_new_tokens, draft_tokens or 0) < 0 or batch_size < 1:
             raise UserError(
                 "Decoding needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, max_new_tokens >= 0, batch_size >= 1."
             )
@@ -135,7 +137,11 @@ class FusedLM:
             told = on_token and (lambda row, generation, batch=batch: on_token(batch[row], generation))
             continuations = Continuations(len(batch), options, self.tokenizer, ends, told)
             prompts_ids = [encoded[number] for number in batch]
-            decode(self.cached_models(), self.steering, prompts_ids, generators, continuations, self.vocabulary)
+            arguments = (self.cached_models(), self.steering, prompts_ids, generators, continuations, self.vocabulary)
+            if speculative:
+                decode_speculatively(*arguments, draft_tokens=draft_tokens)
+            else:
+                decode(*arguments)
             results.update(zip(batch, continuations.all, strict=True))
             if on_batch is not None:
                 on_batch(len(batch))

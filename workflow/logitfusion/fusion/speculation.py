@@ -1,0 +1,221 @@
+"""Speculative decoding: a small expert drafts, the other models read the draft in one pass, fusion at every position.
+
+The expert has to read every token anyway, so its draft costs no extra pass. Lossless for any rule that looks at one
+position at a time: greedy decoding gives the same tokens, sampling the same distribution (Leviathan et al. 2023,
+arXiv 2211.17192, algorithm 1, with the fused distribution as the target).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from logitfusion.errors import UserError
+from logitfusion.fusion.caches import Batch, CachedModel
+from logitfusion.fusion.decoding import Continuations, Options, split_logits
+from logitfusion.fusion.sampling import filter_logits, pick_tokens
+from logitfusion.fusion.steering import Steering
+from logitfusion.models.padding import left_pad
+
+LONGEST_DRAFT = 8
+
+# Tokens in a pass whose arithmetic takes as long as reading the weights from memory.
+_TOKENS_TO_BALANCE = {"cpu": 16, "cuda": 128}
+
+
+class Pace:
+    """Chooses the draft's length from the share of accepted tokens so far.
+
+    With a share ``p``, a draft of ``n`` yields ``(1 - p^(n + 1)) / (1 - p)`` tokens on average (Leviathan et al. 2023,
+    eq. 1); its price is counted in bytes of weights, so the choice repeats whatever else the machine does.
+
+    Args:
+        verifying: bytes of the models that read the whole draft in one pass.
+        drafting: bytes of the model that drafts, one pass a token.
+        balance: tokens in a pass whose arithmetic takes as long as reading the weights.
+        fixed: a length to keep, whatever is accepted.
+    """
+
+    def __init__(self, verifying: int, drafting: int, balance: int, fixed: int | None = None) -> None:
+        self.verifying, self.drafting, self.balance, self.fixed = verifying, drafting, balance, fixed
+        self.accepted, self.judged = 3.0, 4.0  # before the first draft: three of four
+
+    def length(self, rows: int, limit: int) -> int:
+        """Tokens to draft next for a batch of rows, at most ``limit``."""
+        if self.fixed is not None:
+            return min(self.fixed, limit)
+        share = self.accepted / self.judged
+        return max(range(min(LONGEST_DRAFT, limit) + 1), key=lambda draft: self._speed(draft, rows, share))
+
+    def _speed(self, draft: int, rows: int, share: float) -> float:
+        tokens = sum(share**position for position in range(draft + 1))
+        verify = self.verifying * (1 + rows * (draft + 1) / self.balance)
+        return tokens / (verify + (draft + 1) * self.drafting * (1 + rows / self.balance))
+
+    def learn(self, accepted: Sequence[int], draft: int) -> None:
+        """Note how many drafted tokens each row accepted; older drafts count less and less."""
+        if draft:
+            self.accepted = 0.9 * self.accepted + sum(accepted)
+            self.judged = 0.9 * self.judged + sum(min(number + 1, draft) for number in accepted)
+            self.judged = max(self.judged, self.accepted + 1e-3)
+
+
+def decode_speculatively(
+    models: Sequence[CachedModel],
+    steering: Steering,
+    prompts: list[list[int]],
+    generators: list[torch.Generator],
+    continuations: Continuations,
+    vocabulary: int,
+    draft_tokens: int | None = None,
+) -> None:
+    """Let the continuations of the prompts grow to their ends, several tokens of every row at a time."""
+    _check(models, steering)
+    options, device = continuations.options, models[0].model.device
+    batch = Batch(models, len(prompts), device)
+    ids, mask, _ = (tensor.to(device) for tensor in left_pad(prompts, 0))
+    if ids.shape[1] > 1:
+        batch.read(ids[:, :-1], mask[:, :-1], keep=1)
+    pending, drafter = ids[:, -1:], 0
+    pace = _make_pace(models, draft_tokens)
+    while continuations.active and options.max_new_tokens:
+        rows = [generators[number] for number in continuations.active]
+        longest = max(options.max_new_tokens - len(continuations.all[row].token_ids) for row in continuations.active)
+        draft = pace.length(len(rows), longest - 1)
+        drafted, proposals, logits = _draft(batch, drafter, pending, draft, rows, options, vocabulary)
+        steered = steering.fuse(*split_logits(logits, vocabulary))
+        tokens, accepted = _verify(steered.logits, drafted[:, 1:], proposals, rows, options)
+        pace.learn(accepted.tolist(), draft)
+        drafter = int(steered.weights.flatten(1).sum(1).argmax())  # who steers most drafts next
+        finished = _append(continuations, tokens, accepted, steered.weights, steered.expert)
+        places = torch.arange(draft + 1, device=device)
+        batch.commit((places <= accepted[:, None]).long())
+        pending = tokens.gather(1, accepted[:, None])
+        if any(finished):
+            remaining = [row for row, ended in enumerate(finished) if not ended]
+            continuations.active = [continuations.active[row] for row in remaining]
+            kept = torch.tensor(remaining, device=device, dtype=torch.long)
+            pending = pending[kept]
+            batch.select_rows(kept)
+        if continuations.active:
+            batch.close_gaps()
+
+
+def _check(models: Sequence[CachedModel], steering: Steering) -> None:
+    if not steering.experts:
+        raise UserError("Speculative decoding drafts with an expert, and there is none; leave it off.")
+    for cached in models:
+        if any(layer.is_sliding or not layer.is_croppable for layer in cached.cache.layers):
+            raise UserError(
+                f"Speculative decoding takes tokens back, which the cache of {cached.model.config.model_type!r} models"
+                " (sliding window or recurrent) can't; leave it off."
+            )
+
+
+def _make_pace(models: Sequence[CachedModel], fixed: int | None) -> Pace:
+    sizes = [
+        sum(parameter.numel() * parameter.element_size() for parameter in cached.model.parameters())
+        for cached in models
+    ]
+    drafting = sizes[-1]
+    balance = _TOKENS_TO_BALANCE.get(models[0].model.device.type, 16)
+    return Pace(sum(sizes) - drafting, drafting, balance, fixed)
+
+
+def _draft(
+    batch: Batch,
+    drafter: int,
+    pending: Tensor,
+    draft: int,
+    generators: list[torch.Generator],
+    options: Options,
+    vocabulary: int,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Let the expert number ``drafter`` draft, then let the other models read what it drafted.
+
+    Returns:
+        the last token and the draft ``[B, 1 + n]``, the probabilities ``[B, V]`` that each drafted token was drawn
+        from (none when greedy), and every model's logits ``[members, B, 1 + n, V]``.
+    """
+    model, member = _find_member(batch.models, drafter)
+    ids, proposals, drafted_logits = pending, [], []
+    for place in range(draft + 1):
+        before, newest = torch.ones_like(ids[:, :place]), ids[:, place:]
+        drafted_logits.append(batch.read_ahead(model, newest, torch.ones_like(newest), keep=1, before=before))
+        if place < draft:
+            logits = drafted_logits[-1][member, :, 0, :vocabulary]
+            token = pick_tokens(
+                logits, generators, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
+            )
+            if options.temperature:
+                proposals.append(_probabilities(logits, options))
+            ids = torch.cat([ids, token[:, None]], dim=-1)
+    read = [
+        torch.cat(drafted_logits, dim=2)
+        if other is model
+        else batch.read_ahead(other, ids, torch.ones_like(ids), keep=draft + 1)
+        for other in batch.models
+    ]
+    return ids, proposals, read
+
+
+def _find_member(models: Sequence[CachedModel], expert: int) -> tuple[CachedModel, int]:
+    """The model that holds an expert, and its place among the model's members. The base comes before the experts."""
+    place = expert + 1
+    for model in models[1:]:
+        if place < model.members:
+            return model, place
+        place -= model.members
+    raise IndexError(expert)
+
+
+def _probabilities(logits: Tensor, options: Options) -> Tensor:
+    filtered = filter_logits(logits, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
+    return filtered.exp()
+
+
+def _verify(
+    fused: Tensor, drafted: Tensor, proposals: list[Tensor], generators: list[torch.Generator], options: Options
+) -> tuple[Tensor, Tensor]:
+    """What to say after each place, ``[B, 1 + n]``, and how many drafted tokens hold, ``[B]``.
+
+    A row says its accepted tokens and one more; what follows that in its row of the result means nothing.
+    """
+    if options.temperature == 0:
+        tokens = fused.argmax(-1)
+        return tokens, (drafted == tokens[:, :-1]).long().cumprod(-1).sum(-1)
+    wanted = _probabilities(fused, options).cpu()
+    offered = torch.stack(proposals, dim=1).cpu() if proposals else wanted[:, :0]
+    tokens, accepted = [], []
+    for row, generator in enumerate(generators):
+        held, last = _accept(wanted[row], offered[row], drafted[row].tolist(), generator)
+        accepted.append(held)
+        said = [*drafted[row, :held].tolist(), last]
+        tokens.append(said + [0] * (drafted.shape[1] + 1 - len(said)))
+    return torch.tensor(tokens, device=fused.device), torch.tensor(accepted, device=fused.device)
+
+
+def _accept(wanted: Tensor, offered: Tensor, drafted: list[int], generator: torch.Generator) -> tuple[int, int]:
+    """How many drafted tokens hold, and the token after them: one that the draft offered too rarely, if one fails."""
+    for place, token in enumerate(drafted):
+        chance = torch.rand((), generator=generator)
+        if chance * offered[place, token] >= wanted[place, token]:
+            missing = (wanted[place] - offered[place]).clamp(min=0)
+            return place, int(torch.multinomial(missing, 1, generator=generator))
+    return len(drafted), int(torch.multinomial(wanted[len(drafted)], 1, generator=generator))
+
+
+def _append(
+    continuations: Continuations, tokens: Tensor, accepted: Tensor, weights: Tensor, expert: Tensor
+) -> list[bool]:
+    """Add every row's accepted tokens and the one after them; which rows are finished."""
+    shares, experts = weights.permute(1, 2, 0).tolist(), expert.tolist()
+    finished = []
+    for row, (said, held) in enumerate(zip(tokens.tolist(), accepted.tolist(), strict=True)):
+        places = range(held + 1)
+        finished.append(
+            any(continuations.append(row, said[place], shares[row][place], experts[row][place]) for place in places)
+        )
+    return finished
