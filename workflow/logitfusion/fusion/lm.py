@@ -80,7 +80,7 @@ class FusedLM:
     @torch.inference_mode()
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Sequence[int]],
         *,
         max_new_tokens: int,
         temperature: float = 0.0,
@@ -96,7 +96,7 @@ class FusedLM:
         """Continue every prompt.
 
         Args:
-            prompts: texts; each must have at least one token.
+            prompts: texts or token ids; each must have at least one token.
             max_new_tokens: the most tokens of one continuation.
             temperature: 0 decodes greedily, else the fused logits are divided by it before sampling.
             top_p, top_k: nucleus and top-k filters of sampling (1.0 and 0: off).
@@ -119,7 +119,7 @@ class FusedLM:
         prompts, stop = _listed(prompts), _listed(stop)
         if "" in stop:
             raise UserError("A stop string is empty, and would end every continuation at once; remove it.")
-        encoded = [self.tokenizer.encode(prompt) for prompt in prompts]
+        encoded = [self.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
         for number, ids in enumerate(encoded):
             if not ids:
                 raise UserError(f"Prompt {number} has no tokens; a continuation needs at least one.")
@@ -176,6 +176,12 @@ class FusedLM:
             on_batch=on_batch,
         )
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text. One that begins with the begin-of-text token, as chat templates do, gets no second."""
+        first = self._find_first_token()
+        doubled = first is not None and text.startswith(self.tokenizer.decode([first]))
+        return self.tokenizer.encode(text, add_special_tokens=not doubled)
+
     def cached_models(self) -> list[CachedModel]:
         """The models with empty caches: the large one, the base, the experts."""
         return [CachedModel(model) for model in (self.large, *([self.base, *self.experts] if self.experts else []))]
@@ -188,17 +194,25 @@ class FusedLM:
         if not isinstance(context, str):
             return tuple(context) or self._first_token(), tuple(continuation)
         bare = context.rstrip()
-        whole = self.tokenizer.encode(context + continuation)
-        first = self.tokenizer.encode(bare) if bare else []
+        whole = self.encode(context + continuation)
+        first = self.encode(bare) if bare else []
         if not first:  # nothing to condition on, as in an unconditional likelihood
-            return self._first_token(), tuple(self.tokenizer.encode(context + continuation, add_special_tokens=False))
+            start = self._first_token()
+            ids = tuple(self.tokenizer.encode(context + continuation, add_special_tokens=False))
+            return start, ids[1:] if ids[:1] == start else ids
         return tuple(first), tuple(whole[len(first) :])
 
     def _first_token(self) -> tuple[int]:
-        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return (token,)
-        raise UserError("An empty context needs a begin-of-text or end-of-text token, and the tokenizer has neither.")
+        token = self._find_first_token()
+        if token is None:
+            raise UserError(
+                "An empty context needs a begin-of-text or end-of-text token, and the tokenizer has neither."
+            )
+        return (token,)
+
+    def _find_first_token(self) -> int | None:
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        return eos if bos is None else bos
 
 
 def _listed(texts: str | Sequence[str]) -> list[str]:
