@@ -238,6 +238,11 @@ def test_pairs_that_do_not_fit_are_refused(dynamic: FusedLM, contexts: object, c
         dynamic.score(contexts, continuations)
 
 
+def test_an_empty_batch_is_refused(dynamic: FusedLM) -> None:
+    with pytest.raises(UserError, match="batch_size"):
+        dynamic.score(["a"], ["b"], batch_size=0)
+
+
 def test_an_empty_context_needs_a_first_token(loaded: dict[str, PreTrainedModel]) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.bos_token = tokenizer.eos_token = None

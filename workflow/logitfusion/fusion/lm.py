@@ -162,8 +162,10 @@ class FusedLM:
             natural log-likelihood of each continuation, and whether greedy decoding would say it.
 
         Raises:
-            UserError: as many contexts as continuations are needed, and of the same kind.
+            UserError: as many contexts as continuations are needed, and of the same kind; a batch size below 1.
         """
+        if batch_size < 1:
+            raise UserError(f"Scoring needs batch_size >= 1, not {batch_size}.")
         if len(contexts) != len(continuations) or isinstance(contexts, str) or isinstance(continuations, str):
             raise UserError("Scoring needs a list of contexts and as many continuations.")
         pairs = [self._encode_pair(*pair) for pair in zip(contexts, continuations, strict=True)]
