@@ -24,8 +24,8 @@ FUSIONS = [
     ((), {}),
     (("expert_a",), {"weights": 1.0}),
     (("expert_a", "expert_b"), {"weights": [0.25, 0.75]}),
-    (("expert_a",), {"weights": "dynamic"}),
-    (("expert_a", "expert_b"), {"weights": "dynamic"}),
+    (("expert_a",), {"weights": "dynamic", "selection": "one_hot"}),
+    (("expert_a", "expert_b"), {"weights": "dynamic", "selection": "one_hot"}),
     (("expert_a", "expert_b"), {"weights": "dynamic", "selection": "matched"}),
 ]
 
@@ -65,7 +65,7 @@ def fused_logits(fusion: FusedLM, prefix: list[int], options: dict) -> np.ndarra
     experts = np.stack([logits_after(expert, prefix) for expert in fusion.experts])
     weights = options["weights"]
     if weights == "dynamic":
-        weight, expert, _ = brute_force(large, base, experts, options.get("selection", "one_hot"))
+        weight, expert, _ = brute_force(large, base, experts, options["selection"])
         return large + weight * (experts[max(expert, 0)] - base)
     listed = np.broadcast_to(weights, len(experts))
     return large + sum(weight * (expert - base) for weight, expert in zip(listed, experts, strict=True))

@@ -81,8 +81,8 @@ def _add_command(subparsers: argparse._SubParsersAction, name: str, words: str) 
     fusion.add_argument(
         "--weights", default="dynamic", metavar="dynamic|NUMBER|N,N", help="solved at each token (default) or fixed"
     )
-    fusion.add_argument("--rule", help="how weights are solved: grid, the paper's (default), or newton")
-    fusion.add_argument("--selection", help="how one of several experts is chosen (default: one_hot, the paper's)")
+    fusion.add_argument("--rule", help="how weights are solved, such as grid or newton; a wrong name lists all")
+    fusion.add_argument("--selection", help="how several experts share the steering; a wrong name lists all")
     fusion.add_argument("--bounds", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of weights (default: 0 2)")
     fusion.add_argument("--step", type=float, help="the grid's distance (default: 0.1)")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="rows computed together (default: 16)")
