@@ -82,7 +82,7 @@ class FusedLM:
     @torch.inference_mode()
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Sequence[int]],
         *,
         max_new_tokens: int,
         temperature: float = 0.0,
@@ -99,7 +99,7 @@ class FusedLM:
         """Continue every prompt.
 
         Args:
-            prompts: texts; each must have at least one token.
+            prompts: texts or token ids; each must have at least one token.
             max_new_tokens: the most tokens of one continuation.
             temperature: 0 decodes greedily, else the fused logits are divided by it before sampling.
             top_p, top_k: nucleus and top-k filters of sampling (1.0 and 0: off).
@@ -122,7 +122,7 @@ class FusedLM:
         prompts, stop = _listed(prompts), _listed(stop)
         if "" in stop:
             raise UserError("A stop string is empty, and would end every continuation at once; remove it.")
-        encoded = [self.tokenizer.encode(prompt) for prompt in prompts]
+        encoded = [self.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
         for number, ids in enumerate(encoded):
             if not ids:
                 raise UserError(f"Prompt {number} has no tokens; a continuation needs at least one.")
@@ -169,8 +169,10 @@ class FusedLM:
             natural log-likelihood of each continuation, and whether greedy decoding would say it.
 
         Raises:
-            UserError: as many contexts as continuations are needed, and of the same kind.
+            UserError: as many contexts as continuations are needed, and of the same kind; a batch size below 1.
         """
+        if batch_size < 1:
+            raise UserError(f"Scoring needs batch_size >= 1, not {batch_size}.")
         if len(contexts) != len(continuations) or isinstance(contexts, str) or isinstance(continuations, str):
             raise UserError("Scoring needs a list of contexts and as many continuations.")
         pairs = [self._encode_pair(*pair) for pair in zip(contexts, continuations, strict=True)]
@@ -182,6 +184,12 @@ class FusedLM:
             batch_size=batch_size,
             on_batch=on_batch,
         )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text. One that begins with the begin-of-text token, as chat templates do, gets no second."""
+        first = self._find_first_token()
+        doubled = first is not None and text.startswith(self.tokenizer.decode([first]))
+        return self.tokenizer.encode(text, add_special_tokens=not doubled)
 
     def cached_models(self) -> list[CachedModel]:
         """The models with empty caches: the large one, the base, the experts."""
@@ -195,17 +203,25 @@ class FusedLM:
         if not isinstance(context, str):
             return tuple(context) or self._first_token(), tuple(continuation)
         bare = context.rstrip()
-        whole = self.tokenizer.encode(context + continuation)
-        first = self.tokenizer.encode(bare) if bare else []
+        whole = self.encode(context + continuation)
+        first = self.encode(bare) if bare else []
         if not first:  # nothing to condition on, as in an unconditional likelihood
-            return self._first_token(), tuple(self.tokenizer.encode(context + continuation, add_special_tokens=False))
+            start = self._first_token()
+            ids = tuple(self.tokenizer.encode(context + continuation, add_special_tokens=False))
+            return start, ids[1:] if ids[:1] == start else ids
         return tuple(first), tuple(whole[len(first) :])
 
     def _first_token(self) -> tuple[int]:
-        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return (token,)
-        raise UserError("An empty context needs a begin-of-text or end-of-text token, and the tokenizer has neither.")
+        token = self._find_first_token()
+        if token is None:
+            raise UserError(
+                "An empty context needs a begin-of-text or end-of-text token, and the tokenizer has neither."
+            )
+        return (token,)
+
+    def _find_first_token(self) -> int | None:
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        return eos if bos is None else bos
 
 
 def _listed(texts: str | Sequence[str]) -> list[str]:

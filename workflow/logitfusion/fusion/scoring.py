@@ -82,4 +82,5 @@ def _right_pad(sequences: list[list[int]], device: torch.device) -> tuple[Tensor
     length = max(len(sequence) for sequence in sequences)
     ids = torch.tensor([sequence + [0] * (length - len(sequence)) for sequence in sequences], dtype=torch.long)
     counts = torch.tensor([[1] * len(sequence) + [0] * (length - len(sequence)) for sequence in sequences])
-    return ids.reshape(-1, length).to(device), counts.long().reshape(-1, length).to(device)
+    shape = (len(sequences), length)  # also of sequences that are all empty
+    return ids.reshape(shape).to(device), counts.long().reshape(shape).to(device)

@@ -1,0 +1,1 @@
+"""The subcommands of ``logitfusion``: each module has ``run(arguments)``."""

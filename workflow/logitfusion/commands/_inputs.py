@@ -1,0 +1,106 @@
+"""What all subcommands read: the models of a fusion, and lines of text or JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from logitfusion.errors import UserError
+from logitfusion.fusion import FusedLM
+from logitfusion.fusion.options import parse_weights
+from logitfusion.fusion.steering import Steering
+from logitfusion.models.load import use_threads
+
+FUSION_OPTIONS = ("weights", "rule", "selection", "bounds", "step")
+
+
+def fusion_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of the fusion that the command line names, checked before anything is loaded.
+
+    Raises:
+        UserError: folders that are not there, experts without a base, or options that can't be used.
+    """
+    for folder in (arguments.large, arguments.base, *arguments.expert):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"The model folder {folder} does not exist.")
+    if bool(arguments.expert) != bool(arguments.base):
+        raise UserError("Experts steer by their difference from a small base: give both --base and --expert.")
+    named = {name: getattr(arguments, name) for name in FUSION_OPTIONS if getattr(arguments, name) is not None}
+    named["weights"] = parse_weights(named["weights"])
+    Steering(len(arguments.expert), **named)
+    return named
+
+
+def load_fusion(arguments: argparse.Namespace) -> FusedLM:
+    """The fusion that the command line names."""
+    options = fusion_options(arguments)
+    use_threads()
+    return FusedLM.from_folders(arguments.large, arguments.base, arguments.expert, **options)
+
+
+def be_quiet() -> None:
+    """Leave the terminal to the results."""
+    for chatty in ("transformers", "accelerate", "datasets", "httpx", "urllib3", "torch", "lm_eval"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+
+
+def read_text(path: str) -> str:
+    """A text file, or the standard input (``-``).
+
+    Raises:
+        UserError: it can't be read, or is not UTF-8.
+    """
+    try:
+        return sys.stdin.buffer.read().decode() if path == "-" else Path(path).read_bytes().decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{_name(path)} is not UTF-8 text; save it as UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{_name(path)} can't be read ({(error.strerror or str(error)).lower()}).") from None
+
+
+def read_fields(path: str, text: str, fields: tuple[str, ...]) -> list[dict[str, str]]:
+    """JSON objects, one a line, of which each has these texts.
+
+    Raises:
+        UserError: names the line that is something else.
+    """
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            place = f"{_name(path)}, line {number},"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{place} is not JSON ({getattr(error, 'msg', error)}).") from None
+            for field in fields:
+                if not isinstance(row, dict) or not isinstance(row.get(field), str):
+                    raise UserError(f'{place} needs a text under "{field}".')
+                check_text(row[field], place)
+            rows.append(row)
+    return rows
+
+
+def check_text(text: str, place: str) -> str:
+    """The text, if all of it can be written again.
+
+    Raises:
+        UserError: a half of a surrogate pair, or bytes of the command line that are no characters.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{place} has characters that are not Unicode.") from None
+    return text
+
+
+def _name(path: str) -> str:
+    return "The standard input" if path == "-" else path

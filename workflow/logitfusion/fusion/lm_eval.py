@@ -1,0 +1,215 @@
+"""A fusion as a model of lm-evaluation-harness: any of its tasks measures it, by the rules of its ``hf`` model.
+
+Importing this module registers the model ``logitfusion``. With all weights 0, or without experts, its answers are
+those of ``hf`` on the large model, with two exceptions: fusions are computed in fp32 whatever the folder says, and what
+a model's ``generation_config.json`` adds to decoding (penalties, a top-k) is not applied unless a task asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    resolve_max_length,
+)
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+
+from logitfusion.errors import UserError
+from logitfusion.fusion.lm import FusedLM
+from logitfusion.fusion.options import parse_folders, parse_numbers, parse_weights
+
+Request = tuple[tuple[str, str] | None, list[int], list[int]]
+
+# Options of transformers' generate that tasks name at the value that changes nothing.
+_NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0, "typical_p": 1.0}
+
+
+@register_model("logitfusion")
+class FusedLMEval(TemplateLM):
+    """A ``FusedLM`` that answers the harness's requests.
+
+    Made around a fusion, or from the folders of its models, as in ``model_args`` of ``lm_eval.simple_evaluate``:
+    ``"large=models/large,base=models/small,expert=models/a;models/b,weights=1.0;0.5"``.
+
+    Args:
+        lm: the fusion; without it, ``large``, ``base`` and ``expert`` name model folders.
+        large, base: model folders.
+        expert: one folder or several, as a list or separated by semicolons.
+        weights, rule, selection, bounds, step: of ``FusedLM``; several numbers may be separated by semicolons.
+        speculative: decode speculatively.
+        batch_size: requests computed together.
+        max_length: the most tokens that the models read at a time; longer inputs lose their beginning. By default the
+            large model's own limit.
+        device: only checked, because a fusion takes the GPU that the job was given, else the CPU.
+        max_batch_size: of the harness's own command line; has no meaning here.
+
+    Raises:
+        UserError: options that can't be used, and what ``FusedLM`` refuses.
+    """
+
+    def __init__(
+        self,
+        lm: FusedLM | None = None,
+        *,
+        large: str | Path | None = None,
+        base: str | Path | None = None,
+        expert: str | Path | Sequence[str | Path] = (),
+        weights: str | float | Sequence[float] = "dynamic",
+        bounds: str | Sequence[float] = (0.0, 2.0),
+        speculative: bool = False,
+        batch_size: int | str = 16,
+        max_length: int | None = None,
+        device: str | None = None,
+        max_batch_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if (lm is None) == (large is None):
+            raise UserError("A fusion is evaluated from lm or from large with its base and experts, one of the two.")
+        if lm is None:
+            fusion = {"weights": parse_weights(weights), "bounds": parse_numbers(bounds, "bounds"), **options}
+            lm = FusedLM.from_folders(large, base, parse_folders(expert), **fusion)
+        self.lm, self.tokenizer, self._device = lm, lm.tokenizer, lm.device
+        if device is not None and torch.device(device).type != lm.device.type:
+            raise UserError(f"The fusion is on {lm.device}, not on {device}: CUDA_VISIBLE_DEVICES chooses the GPU.")
+        if not str(batch_size).isdigit() or int(batch_size) < 1:
+            raise UserError(f"batch_size is a whole number of requests, not {batch_size!r}.")
+        self.batch_size, self.speculative = int(batch_size), speculative
+        self.max_length = int(max_length or resolve_max_length(lm.large.config, lm.tokenizer))
+        self.max_gen_toks = 256
+
+    # What the harness asks about the tokenizer
+
+    @property
+    def eot_token_id(self) -> int | None:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int | None:
+        """What a text without a context is conditioned on."""
+        bos = self.tokenizer.bos_token_id
+        return self.tokenizer.eos_token_id if bos is None else bos
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Token ids; by default with the special tokens that the tokenizer adds, unless the text has them already."""
+        if add_special_tokens is None:
+            return self.lm.encode(string)
+        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The text of a chat, ending where the model should speak (or go on with the last message)."""
+        if not self.tokenizer.chat_template:
+            raise UserError("The model's tokenizer has no chat template; evaluate it without one.")
+        return self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    # Likelihoods
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Request], disable_tqdm: bool = False, **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """Natural log-likelihood of each continuation, and whether greedy decoding would say it."""
+        pairs = [self._fit(context, continuation) for _, context, continuation in requests]
+        with tqdm(total=len(pairs), disable=disable_tqdm, desc="Running loglikelihood requests") as bar:
+            scores = self.lm.score(
+                [context for context, _ in pairs],
+                [continuation for _, continuation in pairs],
+                batch_size=self.batch_size,
+                on_batch=bar.update,
+            )
+        for (texts, _, _), score in zip(requests, scores, strict=True):
+            if texts is not None:  # parts of rolling likelihoods have no texts of their own
+                self.cache_hook.add_partial("loglikelihood", texts, score)
+        return scores
+
+    def _fit(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """A pair that the models can read: the context loses its beginning. The last token is predicted, not read."""
+        if len(continuation) > self.max_length:
+            raise UserError(
+                f"A continuation of {len(continuation)} tokens is longer than the {self.max_length} that the models"
+                " read; give a greater max_length if they can read more."
+            )
+        return context[-(self.max_length + 1 - len(continuation)) :], continuation
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Natural log-likelihood of whole texts, long ones in windows that overlap by one token."""
+        windows: list[Request] = []
+        owners: list[int] = []
+        for number, (text,) in enumerate(request.args for request in requests):
+            found = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, 1)
+            windows += [(None, *make_disjoint_window(window)) for window in found]
+            owners += [number] * (len(windows) - len(owners))
+        totals = [0.0] * len(requests)
+        for owner, (likelihood, _) in zip(owners, self._loglikelihood_tokens(windows, disable_tqdm), strict=True):
+            totals[owner] += likelihood
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    # Texts
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Continuations up to a stop string; requests with the same options are decoded together."""
+        groups: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            groups.setdefault(json.dumps(request.args[1], sort_keys=True, default=str), []).append(number)
+        texts = [""] * len(requests)
+        with tqdm(total=len(requests), disable=disable_tqdm, desc="Running generate_until requests") as bar:
+            for numbers in groups.values():
+                asked = requests[numbers[0]].args[1]
+                found = self._generate([requests[number].args[0] for number in numbers], asked, bar)
+                for number, text in zip(numbers, found, strict=True):
+                    texts[number] = text
+                    self.cache_hook.add_partial("generate_until", requests[number].args, text)
+        return texts
+
+    def _generate(self, contexts: list[str], asked: dict[str, Any], bar: tqdm) -> list[str]:
+        options = self._decoding_options(asked)
+        room = self.max_length - options["max_new_tokens"]
+        if room < 1:
+            raise UserError(
+                f"{options['max_new_tokens']} tokens can't be generated by models that read {self.max_length}; lower"
+                " the task's max_gen_toks."
+            )
+        generations = self.lm.generate(
+            [self.tok_encode(context)[-room:] or [self.prefix_token_id] for context in contexts],
+            seed=int(torch.randint(2**31, ())),  # of torch's own generator, which the harness has seeded
+            speculative=self.speculative,
+            batch_size=self.batch_size,
+            on_batch=bar.update,
+            **options,
+        )
+        return [generation.text for generation in generations]
+
+    def _decoding_options(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The harness's ``generation_kwargs`` as options of ``FusedLM.generate``."""
+        kwargs = dict(normalize_gen_kwargs(asked, self.max_gen_toks))
+        sampled, temperature = kwargs.pop("do_sample"), float(kwargs.pop("temperature", 0.0))
+        if sampled and temperature == 0:
+            raise UserError("A task that asks for do_sample needs a temperature above 0.")
+        end = None if self.eot_token_id is None else self.tokenizer.decode([self.eot_token_id])
+        stop = [word for word in handle_stop_sequences(kwargs.pop("until"), end) if word]
+        options = {"max_new_tokens": kwargs.pop("max_gen_toks"), "temperature": temperature, "stop": stop}
+        options |= {"top_p": kwargs.pop("top_p", None) or 1.0, "top_k": kwargs.pop("top_k", None) or 0}
+        unknown = sorted(key for key, value in kwargs.items() if value is not None and value != _NEUTRAL.get(key))
+        if unknown:
+            raise UserError(f"The task's generation_kwargs {', '.join(unknown)} can't be used with a fusion.")
+        return options
