@@ -25,7 +25,8 @@ class FusedLM:
     Args:
         large: the model that is steered; with no experts it decodes alone.
         base: the small base that the experts were trained from.
-        experts: the small experts.
+        experts: the small experts, or the names of LoRA adapters of ``base`` (then a peft model), which are read
+            together with the base in one pass.
         tokenizer: the one tokenizer of all models.
         weights: ``"dynamic"`` solves them at every step (see ``solve_weights``); a number or one number an expert keeps
             them fixed (1.0 with one expert is proxy-tuning).
@@ -39,7 +40,7 @@ class FusedLM:
         self,
         large: PreTrainedModel,
         base: PreTrainedModel | None = None,
-        experts: Sequence[PreTrainedModel] = (),
+        experts: Sequence[PreTrainedModel] | Sequence[str] = (),
         *,
         tokenizer: PreTrainedTokenizerBase,
         weights: str | float | Sequence[float] = "dynamic",
@@ -50,7 +51,8 @@ class FusedLM:
     ) -> None:
         if experts and base is None:
             raise UserError("Experts steer by their difference from a small base: give the base as well.")
-        sizes = [model.config.vocab_size for model in (large, *([base] if experts else []), *experts)]
+        models = [large, *([base] if experts else []), *(expert for expert in experts if not isinstance(expert, str))]
+        sizes = [model.config.vocab_size for model in models]
         # Families pad their output layers to different sizes; the entries beyond the tokenizer mean nothing.
         self.vocabulary = min(sizes)
         if self.vocabulary != max(sizes) and self.vocabulary < len(tokenizer):
