@@ -200,7 +200,7 @@ def test_texts_are_split_as_the_harness_splits_them(
     harness, told = HFLM(pretrained=loaded["large"], tokenizer=tokenizer), []
     harness._loglikelihood_tokens = lambda requests, **_: told.extend(requests)
     harness.loglikelihood([type("Request", (), {"args": pair})], disable_tqdm=True)
-    found = FusedLM(loaded["large"], tokenizer=tokenizer)._encode_pair(*pair)
+    found = FusedLM(loaded["large"], tokenizer=tokenizer).encode_pair(*pair)
     assert [list(part) for part in found] == [list(part) for part in told[0][1:]]
 
 

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _score(lm: FusedLM, pairs: list[dict[str, str]], batch_size: int) -> list[dict[str, Any]]:
     """One row a pair, in their order; ``tokens`` counts the continuation's."""
-    encoded = [lm._encode_pair(pair["context"], pair["continuation"]) for pair in pairs]
+    encoded = [lm.encode_pair(pair["context"], pair["continuation"]) for pair in pairs]
     contexts, continuations = [context for context, _ in encoded], [continuation for _, continuation in encoded]
     with tqdm(total=len(pairs), unit=" pairs", disable=None) as bar:  # None: only on a terminal
         scores = lm.score(contexts, continuations, batch_size=batch_size, on_batch=bar.update)

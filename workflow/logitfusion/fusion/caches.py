@@ -72,6 +72,8 @@ class CachedAdapters(CachedModel):
         return output.logits[:, -keep:].float().unflatten(0, (members, len(ids)))
 
     def select_rows(self, rows: Tensor) -> None:
+        if self.cache.get_seq_length() == 0:  # nothing read yet, nothing held
+            return
         held = self.cache.layers[0].keys.shape[0] // self.members
         offsets = held * torch.arange(self.members, device=rows.device)
         super().select_rows((offsets[:, None] + rows).flatten())

@@ -9,12 +9,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
-from logitfusion.fusion.caches import CachedModel
+from logitfusion.fusion.caches import CachedAdapters, CachedModel
 from logitfusion.fusion.decoding import Continuations, Generation, Options, decode, end_tokens
-from logitfusion.fusion.scoring import score_pairs
+from logitfusion.fusion.scoring import judge_steering, score_pairs
 from logitfusion.fusion.speculation import decode_speculatively
 from logitfusion.fusion.steering import Steering
 from logitfusion.fusion.weights import Bounds
+from logitfusion.models.adapters import is_adapter, load_adapters, load_merged
 from logitfusion.models.load import load_model
 from logitfusion.models.vocabulary import load_shared_tokenizer
 
@@ -31,6 +32,8 @@ class FusedLM:
         weights: ``"dynamic"`` solves them at every step (see ``solve_weights``); a number or one number an expert keeps
             them fixed (1.0 with one expert is proxy-tuning).
         rule, selection, bounds, step: passed to ``solve_weights``.
+        trust, anchor: how far the sum of the solved weights is believed, and what it is drawn to instead; ``tune``
+            chooses them on validation data.
 
     Raises:
         UserError: experts without a base, vocabularies of different sizes, or a wrong number of weights.
@@ -48,6 +51,8 @@ class FusedLM:
         selection: str = "judged",
         bounds: Bounds = (0.0, 2.0),
         step: float = 0.1,
+        trust: float = 1.0,
+        anchor: float = 1.0,
     ) -> None:
         if experts and base is None:
             raise UserError("Experts steer by their difference from a small base: give the base as well.")
@@ -61,7 +66,14 @@ class FusedLM:
                 f" have {sorted(set(sizes))} entries."
             )
         self.steering = Steering(
-            len(experts), weights=weights, rule=rule, selection=selection, bounds=bounds, step=step
+            len(experts),
+            weights=weights,
+            rule=rule,
+            selection=selection,
+            bounds=bounds,
+            step=step,
+            trust=trust,
+            anchor=anchor,
         )
         self.large, self.base, self.experts, self.tokenizer = large, base, list(experts), tokenizer
         self.device = large.device
@@ -70,16 +82,23 @@ class FusedLM:
     def from_folders(
         cls, large: str | Path, base: str | Path | None = None, experts: Sequence[str | Path] = (), **options: object
     ) -> FusedLM:
-        """Load the models of a fusion, refusing by name those that number their tokens differently."""
-        folders = [large, *([base] if base and experts else []), *experts]
+        """Load the models of a fusion, refusing by name those that number their tokens differently.
+
+        An expert's folder may hold a LoRA adapter of the base, as peft saves it. If all do, the base is in memory once,
+        and base and experts are read together in one pass.
+        """
+        wholes = [folder for folder in experts if not is_adapter(folder)]
+        folders = [large, *([base] if base and experts else []), *wholes]
         tokenizer = load_shared_tokenizer(folders)
-        return cls(
-            load_model(large),
-            load_model(base) if base and experts else None,
-            [load_model(expert) for expert in experts],
-            tokenizer=tokenizer,
-            **options,
-        )
+        if not base or not experts:
+            return cls(
+                load_model(large), None, [load_model(expert) for expert in experts], tokenizer=tokenizer, **options
+            )
+        if not wholes:
+            shared, names = load_adapters(load_model(base), experts)
+            return cls(load_model(large), shared, names, tokenizer=tokenizer, **options)
+        loaded = [load_merged(load_model(base), path) if is_adapter(path) else load_model(path) for path in experts]
+        return cls(load_model(large), load_model(base), loaded, tokenizer=tokenizer, **options)
 
     @torch.inference_mode()
     def generate(
@@ -177,15 +196,18 @@ class FusedLM:
             raise UserError(f"Scoring needs batch_size >= 1, not {batch_size}.")
         if len(contexts) != len(continuations) or isinstance(contexts, str) or isinstance(continuations, str):
             raise UserError("Scoring needs a list of contexts and as many continuations.")
-        pairs = [self._encode_pair(*pair) for pair in zip(contexts, continuations, strict=True)]
-        return score_pairs(
+        pairs = [self.encode_pair(*pair) for pair in zip(contexts, continuations, strict=True)]
+        if not pairs:
+            return []
+        total, greedy = score_pairs(
             self.cached_models,
-            self.steering,
+            judge_steering(self.steering),
             pairs,
             vocabulary=self.vocabulary,
             batch_size=batch_size,
             on_batch=on_batch,
         )
+        return list(zip(total[:, 0].tolist(), greedy[:, 0].tolist(), strict=True))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text. One that begins with the begin-of-text token, as chat templates do, gets no second."""
@@ -194,12 +216,17 @@ class FusedLM:
         return self.tokenizer.encode(text, add_special_tokens=not doubled)
 
     def cached_models(self) -> list[CachedModel]:
-        """The models with empty caches: the large one, the base, the experts."""
-        return [CachedModel(model) for model in (self.large, *([self.base, *self.experts] if self.experts else []))]
+        """The models with empty caches: the large one, the base, the experts (these two as one if they share)."""
+        if not self.experts:
+            return [CachedModel(self.large)]
+        if isinstance(self.experts[0], str):
+            return [CachedModel(self.large), CachedAdapters(self.base, self.experts)]
+        return [CachedModel(model) for model in (self.large, self.base, *self.experts)]
 
-    def _encode_pair(
+    def encode_pair(
         self, context: str | Sequence[int], continuation: str | Sequence[int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Token ids of a context (at least one) and its continuation; see ``score``."""
         if isinstance(context, str) != isinstance(continuation, str):
             raise UserError("A context and its continuation must both be texts or both be token ids.")
         if not isinstance(context, str):

@@ -15,36 +15,60 @@ from logitfusion.models.padding import left_pad
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 
+# Of positions with logits large ``[N, V]`` and small ``[T + 1, N, V]`` and the tokens that come next ``[N]``: their
+# log-probabilities, and whether they are the likeliest, both ``[N, C]`` for C ways to steer.
+Judge = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def judge_steering(steering: Steering) -> Judge:
+    """The one way in which a fusion steers."""
+
+    def judge(large: Tensor, small: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        return judge_logits(steering.fuse(large, small).logits, wanted)
+
+    return judge
+
+
+def judge_logits(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of the wanted tokens ``[N, 1]`` and whether they are the likeliest."""
+    found = logits.gather(-1, wanted[:, None]) - logits.logsumexp(-1, keepdim=True)
+    return found, (logits.argmax(-1) == wanted)[:, None]
+
+
 def score_pairs(
     make_models: Callable[[], Sequence[CachedModel]],
-    steering: Steering,
+    judge: Judge,
     pairs: Sequence[Pair],
     *,
     vocabulary: int,
     batch_size: int,
-    on_batch: Callable[[int], None] | None,
-) -> list[tuple[float, bool]]:
+    on_batch: Callable[[int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Log-likelihood of each continuation after its context, and whether greedy decoding would say it.
 
     Args:
         make_models: gives the models with empty caches, the large one first.
+        judge: what is asked at every position of a continuation.
         pairs: token ids of context (at least one) and continuation.
+
+    Returns:
+        ``[pairs, C]`` float64 and bool.
     """
-    results: dict[int, tuple[float, bool]] = {}
     # Sorted by context, so that equal contexts share a batch and are read once, and rows have similar lengths.
     order = sorted(range(len(pairs)), key=lambda number: (len(pairs[number][0]), pairs[number]))
+    parts = []
     for first in range(0, len(order), batch_size):
         numbers = order[first : first + batch_size]
-        scores = _score_batch(make_models(), steering, [pairs[number] for number in numbers], vocabulary)
-        results.update(zip(numbers, scores, strict=True))
+        parts.append(_score_batch(make_models(), judge, [pairs[number] for number in numbers], vocabulary))
         if on_batch is not None:
             on_batch(len(numbers))
-    return [results[number] for number in range(len(pairs))]
+    places = torch.tensor(order).argsort()
+    return torch.cat([part[0] for part in parts])[places], torch.cat([part[1] for part in parts])[places]
 
 
 def _score_batch(
-    models: Sequence[CachedModel], steering: Steering, pairs: list[Pair], vocabulary: int
-) -> list[tuple[float, bool]]:
+    models: Sequence[CachedModel], judge: Judge, pairs: list[Pair], vocabulary: int
+) -> tuple[Tensor, Tensor]:
     device = models[0].model.device
     contexts = list(dict.fromkeys(context for context, _ in pairs))
     rows = torch.tensor([contexts.index(context) for context, _ in pairs], device=device)
@@ -56,25 +80,26 @@ def _score_batch(
     targets, counts = _right_pad([list(continuation) for _, continuation in pairs], device)
     # The last token of the context predicts the first of the continuation, and so on.
     given = torch.cat([ids[rows, -1:], targets[:, :-1]], dim=-1)
-    return _follow(batch, steering, given, targets, counts, vocabulary)
+    return _follow(batch, judge, given, targets, counts, vocabulary)
 
 
 def _follow(
-    batch: Batch, steering: Steering, given: Tensor, targets: Tensor, counts: Tensor, vocabulary: int
-) -> list[tuple[float, bool]]:
+    batch: Batch, judge: Judge, given: Tensor, targets: Tensor, counts: Tensor, vocabulary: int
+) -> tuple[Tensor, Tensor]:
     """Read ``given [B, n]`` a few columns at a time, comparing what comes next with ``targets``."""
-    total = torch.zeros(len(targets), dtype=torch.float64, device=targets.device)
-    greedy = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
+    total = torch.zeros(len(targets), 1, dtype=torch.float64)
+    wrong = torch.zeros(len(targets), 1, dtype=torch.long)
     width = columns_at_once(len(targets), vocabulary)
     for start in range(0, targets.shape[1], width):
         columns = slice(start, start + width)
         counted, wanted = counts[:, columns], targets[:, columns]
-        logits = batch.read(given[:, columns], counted, keep=wanted.shape[1])
-        steered = steering.fuse(*split_logits(logits, vocabulary))
-        found = steered.logits.gather(-1, wanted[..., None])[..., 0] - steered.logits.logsumexp(-1)
-        total += torch.where(counted == 1, found, 0.0).double().sum(-1)
-        greedy &= ((steered.logits.argmax(-1) == wanted) | (counted == 0)).all(-1)
-    return list(zip(total.tolist(), greedy.tolist(), strict=True))
+        large, small = split_logits(batch.read(given[:, columns], counted, keep=wanted.shape[1]), vocabulary)
+        rows, places = counted.nonzero(as_tuple=True)
+        found, likeliest = judge(large[rows, places], small[:, rows, places], wanted[rows, places])
+        rows, ways = rows.cpu(), found.shape[-1]
+        total = total.expand(-1, ways).index_add(0, rows, found.double().cpu())
+        wrong = wrong.expand(-1, ways).index_add(0, rows, (~likeliest).long().cpu())
+    return total, wrong == 0
 
 
 def _right_pad(sequences: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

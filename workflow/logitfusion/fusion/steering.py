@@ -29,6 +29,9 @@ class Steering:
         experts: how many there are.
         weights: ``"dynamic"``, one number for all experts, or one for each.
         rule, selection, bounds, step: passed to ``solve_weights``.
+        trust: of solved weights, 1 uses them as they are; below it their sum is drawn towards the anchor, and 0 gives
+            all positions the same sum (shared as solved).
+        anchor: the sum of the weights where the solved one is not trusted.
 
     Raises:
         UserError: options that can't be used.
@@ -43,6 +46,8 @@ class Steering:
         selection: str = "judged",
         bounds: Bounds = (0.0, 2.0),
         step: float = 0.1,
+        trust: float = 1.0,
+        anchor: float = 1.0,
     ) -> None:
         if rule not in RULES or selection not in SELECTIONS:
             raise UserError(
@@ -52,34 +57,42 @@ class Steering:
             make_grids(bounds, step, max(experts, 1), pooled=selection in POOLS)
         except ValueError as error:
             raise UserError(f"The weights can't be searched: {error}.") from None
+        if not 0 <= trust <= 1 or not 0 <= anchor < float("inf"):
+            raise UserError(f"trust lies between 0 and 1 and anchor is not negative, not {trust} and {anchor}.")
         self.experts = experts
         self.fixed = _fixed_weights(weights, experts)
         self.rule, self.selection, self.bounds, self.step = rule, selection, bounds, step
+        self.trust, self.anchor = trust, anchor
 
     def fuse(self, large: Tensor, small: Tensor) -> Steered:
         """Steer ``large [..., V]`` by ``small [T + 1, ..., V]``, the base first."""
-        leading = large.shape[:-1]
         if not self.experts:
-            nobody = torch.full(leading, -1, device=large.device)
-            return Steered(large.float(), torch.zeros(0, *leading, device=large.device), nobody)
-        base, experts = small[0], small[1:]
-        if self.fixed is None:
-            solved = solve_weights(
-                large,
-                base,
-                experts,
-                rule=self.rule,
-                selection=self.selection,
-                bounds=self.bounds,
-                step=self.step,
-            )
-            weights, expert = solved.weights, solved.expert
-        else:
+            nobody = torch.full(large.shape[:-1], -1, device=large.device)
+            return Steered(large.float(), large.new_zeros(0, *large.shape[:-1]), nobody)
+        weights = draw_to_anchor(self.solve(large, small), self.trust, self.anchor)
+        strength = weights.abs()
+        expert = torch.where(strength.amax(0) == 0, -1, strength.argmax(0))
+        return Steered(fuse_logits(large, small[0], small[1:], weights), weights, expert)
+
+    def solve(self, large: Tensor, small: Tensor) -> Tensor:
+        """The experts' weights ``[T, ...]``, fixed or solved, before they are drawn to the anchor."""
+        if self.fixed is not None:
             fixed = torch.tensor(self.fixed, device=large.device)
-            weights = fixed.view(-1, *[1] * len(leading)).expand(-1, *leading)
-            strongest = int(fixed.abs().argmax())
-            expert = torch.full(leading, strongest if self.fixed[strongest] != 0 else -1, device=large.device)
-        return Steered(fuse_logits(large, base, experts, weights), weights, expert)
+            return fixed.view(-1, *[1] * (large.ndim - 1)).expand(-1, *large.shape[:-1])
+        options = {"rule": self.rule, "selection": self.selection, "bounds": self.bounds, "step": self.step}
+        return solve_weights(large, small[0], small[1:], **options).weights
+
+
+def draw_to_anchor(weights: Tensor, trust: float, anchor: float) -> Tensor:
+    """Weights ``[T, ...]`` whose sum is ``trust * sum + (1 - trust) * anchor``, in the same shares.
+
+    Where all weights are 0 the experts say what the base says, and they stay 0.
+    """
+    if trust == 1:
+        return weights
+    total = weights.sum(0)
+    wanted = trust * total + (1 - trust) * anchor
+    return torch.where(total == 0, 0.0, weights * (wanted / torch.where(total == 0, 1.0, total)))
 
 
 def _fixed_weights(weights: str | float | Sequence[float], experts: int) -> list[float] | None:

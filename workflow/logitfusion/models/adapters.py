@@ -1,0 +1,45 @@
+"""LoRA adapters as experts: several of them on one base, which is in memory once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from logitfusion.errors import UserError
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Whether a folder holds a LoRA adapter, as peft saves it, and no model of its own."""
+    return (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "config.json").is_file()
+
+
+def load_adapters(base: PreTrainedModel, folders: Sequence[str | Path]) -> tuple[PreTrainedModel, list[str]]:
+    """The base with the adapters of all folders, none merged, and the adapters' names in it.
+
+    Raises:
+        UserError: an adapter that can't be read or does not fit the base.
+    """
+    from peft import PeftModel
+
+    names = [f"expert_{place}" for place in range(len(folders))]
+    model: PeftModel | None = None
+    for name, folder in zip(names, folders, strict=True):
+        try:
+            if model is None:
+                model = PeftModel.from_pretrained(base, str(folder), adapter_name=name)
+            else:
+                model.load_adapter(str(folder), adapter_name=name)
+        except Exception as error:  # peft, safetensors and torch each have their own types
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise UserError(
+                f"The adapter in {folder} can't be put on the small base ({first}); was it trained from this base?"
+            ) from error
+    return model.eval(), names
+
+
+def load_merged(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
+    """A model of its own: the base, which is used up, with one adapter merged into it."""
+    model, _ = load_adapters(base, [folder])
+    return model.merge_and_unload().eval()
