@@ -28,4 +28,5 @@ rule all:
         RESULTS / "plots/methods.svg",
         RESULTS / "plots/losses.svg",
         RESULTS / "summary.html",
+        [RESULTS / "plots/tuning.svg"] if TUNED else [],
         expand(RESULTS / "plots/traces/{task}.svg", task=config["tasks"]),

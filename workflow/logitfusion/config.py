@@ -90,6 +90,25 @@ def method_models(config: dict[str, Any], method: str, task: str) -> list[str]:
     return [config["fusion"]["large"], config["fusion"]["base"], *entry["experts"]]
 
 
+def tuning_groups(config: dict[str, Any], method: str) -> list[list[str]]:
+    """The tasks of a tuned method that share one choice.
+
+    Experts of a task (``{task}``) are tuned for it; experts that serve all tasks are tuned once, on the tasks that they
+    were trained on, because the others stand for those that nobody has validation data of.
+    """
+    entry, tasks = config["fusion"]["methods"][method], method_tasks(config, method)
+    if any("{task}" in name for name in entry["experts"]):
+        return [[task] for task in tasks]
+    trained = {task for name in entry["experts"] for task in _trained_on(config, name)}
+    return [[task for task in tasks if task in trained] or tasks]
+
+
+def _trained_on(config: dict[str, Any], name: str) -> list[str]:
+    expert = config["experts"].get(name, {})
+    parts = [task for part in expert.get("merge", []) for task in _trained_on(config, part)]
+    return [*expert.get("tasks", []), *parts]
+
+
 # ---- validation ---------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +246,14 @@ def _check_names(config: dict[str, Any]) -> None:
                         f"Method {name!r} steers with {part!r}, an expert of {experts[part]['base']!r} and not of"
                         f" fusion.base ({fusion['base']!r}); use experts of that base."
                     )
+        if method.get("tune") is not None:
+            if method["weights"] != "dynamic":
+                raise UserError(
+                    f"Method {name!r} has fixed weights, so there is nothing to tune; remove tune or weights."
+                )
+            for task in (task for group in tuning_groups(config, name) for task in group):
+                if tasks[task]["validation"] == 0:
+                    raise UserError(f"Method {name!r} is tuned on task {task!r}, whose validation size is 0; raise it.")
         if isinstance(method.get("weights"), list) and len(method["weights"]) != len(method["experts"]):
             raise UserError(
                 f"Method {name!r} has {len(method['experts'])} experts and {len(method['weights'])} weights."

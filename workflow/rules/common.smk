@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from logitfusion.config import expand_method, method_models, method_tasks, resolve_config
+from logitfusion.config import expand_method, method_models, method_tasks, resolve_config, tuning_groups
 from logitfusion.errors import UserError
 
 try:

@@ -1,4 +1,4 @@
-# Fusion: every method decodes the test (or validation) splits of its tasks, in shards of a fixed range. One job a method
+# Fusion: tuned methods choose on the validation splits how far they trust solved weights; every method decodes the test (or validation) splits of its tasks, in shards of a fixed range. One job a method
 # and shard, because loading the models costs more than a task.
 
 DECODING = {key: config["fusion"][key] for key in ("batch_size", "temperature", "top_p", "top_k", "seed")}
@@ -12,15 +12,33 @@ def decode_config(method):
         definition = config["tasks"][task]["definition"]
         tasks[task] = {key: definition[key] for key in ("max_new_tokens", "stop")}
         tasks[task]["models"] = method_models(config, method, task)
-    options = {
+    return {"options": fusion_options(method), "decoding": DECODING, "shards": config["fusion"]["shards"], "tasks": tasks}
+
+
+def fusion_options(method):
+    return {
         key: value
         for key, value in config["fusion"]["methods"][method].items()
-        if key in ("weights", "rule", "selection", "bounds", "step")
+        if key in ("weights", "rule", "selection", "bounds", "step", "trust", "anchor")
     }
-    return {"options": options, "decoding": DECODING, "shards": config["fusion"]["shards"], "tasks": tasks}
+
+
+def tune_config(method):
+    groups = tuning_groups(config, method)
+    models = {task: method_models(config, method, task) for group in groups for task in group}
+    return {
+        "options": fusion_options(method),
+        "tune": config["fusion"]["methods"][method]["tune"],
+        "batch_size": config["fusion"]["batch_size"],
+        "groups": groups,
+        "models": models,
+    }
 
 
 DECODE_CONFIGS = {method: freeze(f"fusion/{method}", decode_config(method)) for method in METHODS}
+
+TUNED = [method for method in METHODS if config["fusion"]["methods"][method].get("tune") is not None]
+TUNE_CONFIGS = {method: freeze(f"tuning/{method}", tune_config(method)) for method in TUNED}
 
 
 def decode_models(wildcards):
@@ -29,11 +47,38 @@ def decode_models(wildcards):
     return [model_folder(name) for name in dict.fromkeys(needed)]
 
 
+rule tune:
+    input:
+        cfg=lambda wildcards: TUNE_CONFIGS[wildcards.method],
+        examples=lambda wildcards: [
+            task_file(task, "validation") for group in tuning_groups(config, wildcards.method) for task in group
+        ],
+        models=decode_models,
+    output:
+        RESULTS / "tuning/{method}.json",
+    log:
+        LOGS / "tuning/{method}.log",
+    benchmark:
+        BENCHMARKS / "tuning/{method}.tsv"
+    conda:
+        "../../envs/fusion.yaml"
+    threads: THREADS
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=longer(120),
+    params:
+        source=SOURCE,
+    shell:
+        stage("tune", "--examples {input.examples:q} --models {input.models:q} --output {output:q}")
+
+
 rule decode:
     input:
         cfg=lambda wildcards: DECODE_CONFIGS[wildcards.method],
         examples=lambda wildcards: [task_file(task, config["fusion"]["split"]) for task in DECODED[wildcards.method]],
         models=decode_models,
+        tuned=lambda wildcards: [RESULTS / f"tuning/{wildcards.method}.json"] if wildcards.method in TUNED else [],
     output:
         RESULTS / "fusion/{method}/{shard}.jsonl",
     log:
@@ -49,8 +94,9 @@ rule decode:
         runtime=longer(240),
     params:
         source=SOURCE,
+        tuned=lambda wildcards, input: options(input, "tuned"),
     shell:
         stage(
             "decode",
-            "--examples {input.examples:q} --models {input.models:q} --shard {wildcards.shard} --output {output:q}",
+            "--examples {input.examples:q} --models {input.models:q} --shard {wildcards.shard} {params.tuned} --output {output:q}",
         )

@@ -125,3 +125,28 @@ rule plot_losses:
         source=SOURCE,
     shell:
         stage("plot", "losses --input {input.trained:q} --output {output:q}")
+
+
+rule plot_tuning:
+    input:
+        cfg=freeze("report/tuning", {"methods": TUNED}),
+        tuned=expand(RESULTS / "tuning/{method}.json", method=TUNED),
+    output:
+        report(
+            RESULTS / "plots/tuning.svg",
+            caption="../report/tuning.rst",
+            category="Training",
+            labels={"what": "tuned trust", "track": "fusion"},
+        ),
+    log:
+        LOGS / "plots/tuning.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=longer(10),
+    params:
+        source=SOURCE,
+    shell:
+        stage("plot", "tuning --input {input.tuned:q} --output {output:q}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.errors import UserError
-from logitfusion.files import read_jsonl, write_jsonl
+from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.models.load import load_model, use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
@@ -30,6 +30,7 @@ def _decode_tasks(arguments: argparse.Namespace, config: dict[str, Any]) -> Iter
     folders = {path.name: path for path in arguments.models}
     tokenizer = load_shared_tokenizer(arguments.models)
     splits = {path.parent.name: path for path in arguments.examples}
+    tuned = read_json(arguments.tuned)["chosen"] if arguments.tuned else {}
     loaded: dict[str, Any] = {}
     for task, entry in config["tasks"].items():
         missing = {task} - splits.keys() | set(entry["models"]) - folders.keys()
@@ -40,8 +41,20 @@ def _decode_tasks(arguments: argparse.Namespace, config: dict[str, Any]) -> Iter
         # Only the models that this task needs stay in memory.
         loaded = {name: loaded.get(name) or load_model(folders[name]) for name in entry["models"]}
         large, *others = (loaded[name] for name in entry["models"])
-        lm = FusedLM(large, others[0] if others else None, others[1:], tokenizer=tokenizer, **config["options"])
+        lm = FusedLM(
+            large,
+            others[0] if others else None,
+            others[1:],
+            tokenizer=tokenizer,
+            **config["options"] | choice_for(task, tuned),
+        )
         yield from _decode_shard(lm, task, read_jsonl(splits[task]), arguments.shard, config)
+
+
+def choice_for(task: str, tuned: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Trust and anchor as chosen for a task, or for all tasks."""
+    chosen = tuned.get(task) or tuned.get("*") or {}
+    return {key: chosen[key] for key in ("trust", "anchor") if key in chosen}
 
 
 def _decode_shard(
@@ -101,5 +114,6 @@ if __name__ == "__main__":
     parser.add_argument("--examples", type=Path, nargs="+", required=True, help="splits: .../<task>/<split>.jsonl")
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="folders of all models, named by model")
     parser.add_argument("--shard", type=int, required=True)
+    parser.add_argument("--tuned", type=Path, help="what the stage tune chose")
     parser.add_argument("--output", type=Path, required=True)
     run_stage(main, parser)

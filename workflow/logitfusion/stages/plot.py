@@ -8,9 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from logitfusion.files import read_json
 from logitfusion.report.losses import plot_losses
 from logitfusion.report.methods import plot_methods, write_summary
 from logitfusion.report.traces import plot_traces
+from logitfusion.report.tuning import plot_tuning
 from logitfusion.stages._stage import run_stage
 
 
@@ -28,11 +30,13 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         case "losses":
             curves = {path.name: pd.read_csv(path / "curve.csv") for path in arguments.input}
             plot_losses({name: curve for name, curve in curves.items() if len(curve)}, set(config["healed"]), first)
+        case "tuning":
+            plot_tuning({path.stem: read_json(path) for path in arguments.input}, first)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["methods", "summary", "traces", "losses"])
+    parser.add_argument("what", choices=["methods", "summary", "traces", "losses", "tuning"])
     parser.add_argument("--input", type=Path, nargs="+", required=True)
     parser.add_argument("--output", type=Path, nargs="+", required=True)
     run_stage(main, parser)
