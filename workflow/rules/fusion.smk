@@ -12,7 +12,12 @@ def decode_config(method):
         definition = config["tasks"][task]["definition"]
         tasks[task] = {key: definition[key] for key in ("max_new_tokens", "stop")}
         tasks[task]["models"] = method_models(config, method, task)
-    return {"options": fusion_options(method), "decoding": DECODING, "shards": config["fusion"]["shards"], "tasks": tasks}
+    return {
+        "options": fusion_options(method),
+        "decoding": DECODING,
+        "shards": config["fusion"]["shards"],
+        "tasks": tasks,
+    }
 
 
 def fusion_options(method):
