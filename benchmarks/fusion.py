@@ -184,7 +184,7 @@ def bench_decoding(pair: Pair, batch: int, rounds: int, tokens: int) -> dict[str
         "milliseconds a step": {name: [1e3 * value / tokens for value in values] for name, values in seconds.items()},
         "ratio to large alone": ratios(seconds, "large alone"),
         "ratio of the naive loop": ratios({"fused": seconds["naive three-model loop"]}, over=seconds["fused"]),
-        "solver's share of a fused step": share,
+        "solver's share": share,
         "floor by bytes": (sizes[0] + 2 * sizes[1]) / sizes[0],
         "bytes": {"large": sizes[0], "base and expert": 2 * sizes[1]},
         "fused equals naive": same(texts["fused"], texts["naive three-model loop"]),
@@ -310,11 +310,12 @@ def as_markdown(report: dict[str, Any]) -> str:
         "|" + " --- |" * 11,
     ]
     for row in report["decoding"]:
-        ratio = row["ratio to large alone"]
+        ratio, share = row["ratio to large alone"], row["solver's share"]
         lines.append(
             f"| {row['pair']} | {row['batch']} | {spread(row['milliseconds a step']['large alone'], 0)} |"
             f" {spread(ratio['transformers generate, large alone'])} | {spread(ratio['fused'])} |"
-            f" {row['floor by bytes']:.2f} | {row["solver's share of a fused step"]:.1%} | {spread(ratio['fused, speculative'])} |"
+            f" {row['floor by bytes']:.2f} | {share:.1%} |"
+            f" {spread(ratio['fused, speculative'])} |"
             f" {spread(row['ratio of the naive loop']['fused'])} | {row['accepted share']:.2f} |"
             f" {row['tokens a round']:.2f} |"
         )
