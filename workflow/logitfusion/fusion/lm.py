@@ -12,7 +12,7 @@ from logitfusion.errors import UserError
 from logitfusion.fusion.caches import CachedAdapters, CachedModel
 from logitfusion.fusion.decoding import Continuations, Generation, Options, decode, end_tokens
 from logitfusion.fusion.scoring import judge_steering, score_pairs
-from logitfusion.fusion.speculation import decode_speculatively
+from logitfusion.fusion.speculation import decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
 from logitfusion.fusion.weights import Bounds
 from logitfusion.models.adapters import is_adapter, load_adapters, load_merged
@@ -151,6 +151,7 @@ class FusedLM:
         order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
         options = Options(max_new_tokens, temperature, top_p, top_k, tuple(stop))
         ends = end_tokens(self.large, self.tokenizer)
+        pace = make_pace(self.cached_models(), draft_tokens)
         results: dict[int, Generation] = {}
         for first in range(0, len(order), batch_size):
             batch = order[first : first + batch_size]
@@ -160,7 +161,7 @@ class FusedLM:
             prompts_ids = [encoded[number] for number in batch]
             arguments = (self.cached_models(), self.steering, prompts_ids, generators, continuations, self.vocabulary)
             if speculative:
-                decode_speculatively(*arguments, draft_tokens=draft_tokens)
+                decode_speculatively(*arguments, pace)
             else:
                 decode(*arguments)
             results.update(zip(batch, continuations.all, strict=True))

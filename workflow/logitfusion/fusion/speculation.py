@@ -20,27 +20,37 @@ from logitfusion.fusion.steering import Steering
 from logitfusion.models.padding import left_pad
 
 LONGEST_DRAFT = 8
+_SHARE_BEFORE = (3.0, 4.0)  # three of four accepted, before anything is known
 
-# Tokens in a pass whose arithmetic takes as long as reading the weights from memory.
-_TOKENS_TO_BALANCE = {"cpu": 16, "cuda": 128}
+
+def pass_price(tokens: int, device: str) -> float:
+    """What a pass over several tokens takes, in passes over one, whose price is reading the weights.
+
+    On a CPU one token is a matrix-vector product, and the least matrix-matrix product costs 1.6 of them (fp32, MKL);
+    on a GPU about 128 tokens calculate as long as the weights are read.
+    """
+    if device == "cpu":
+        return 1.0 if tokens == 1 else 1.6 + tokens / 32
+    return 1.0 + tokens / 128
 
 
 class Pace:
     """Chooses the draft's length from the share of accepted tokens so far.
 
     With a share ``p``, a draft of ``n`` yields ``(1 - p^(n + 1)) / (1 - p)`` tokens on average (Leviathan et al. 2023,
-    eq. 1); its price is counted in bytes of weights, so the choice repeats whatever else the machine does.
+    eq. 1); its price is counted in bytes of weights, so the choice repeats whatever else the machine does. No draft at
+    all is one of the choices.
 
     Args:
         verifying: bytes of the models that read the whole draft in one pass.
         drafting: bytes of the model that drafts, one pass a token.
-        balance: tokens in a pass whose arithmetic takes as long as reading the weights.
+        device: ``"cpu"`` or ``"cuda"``.
         fixed: a length to keep, whatever is accepted.
     """
 
-    def __init__(self, verifying: int, drafting: int, balance: int, fixed: int | None = None) -> None:
-        self.verifying, self.drafting, self.balance, self.fixed = verifying, drafting, balance, fixed
-        self.accepted, self.judged = 3.0, 4.0  # before the first draft: three of four
+    def __init__(self, verifying: int, drafting: int, device: str, fixed: int | None = None) -> None:
+        self.verifying, self.drafting, self.device, self.fixed = verifying, drafting, device, fixed
+        self.accepted, self.judged = _SHARE_BEFORE
 
     def length(self, rows: int, limit: int) -> int:
         """Tokens to draft next for a batch of rows, at most ``limit``."""
@@ -51,15 +61,17 @@ class Pace:
 
     def _speed(self, draft: int, rows: int, share: float) -> float:
         tokens = sum(share**position for position in range(draft + 1))
-        verify = self.verifying * (1 + rows * (draft + 1) / self.balance)
-        return tokens / (verify + (draft + 1) * self.drafting * (1 + rows / self.balance))
+        verify = self.verifying * pass_price(rows * (draft + 1), self.device)
+        return tokens / (verify + (draft + 1) * self.drafting * pass_price(rows, self.device))
 
     def learn(self, accepted: Sequence[int], draft: int) -> None:
         """Note how many drafted tokens each row accepted; older drafts count less and less."""
         if draft:
-            self.accepted = 0.9 * self.accepted + sum(accepted)
-            self.judged = 0.9 * self.judged + sum(min(number + 1, draft) for number in accepted)
-            self.judged = max(self.judged, self.accepted + 1e-3)
+            new = sum(accepted), sum(min(number + 1, draft) for number in accepted)
+            self.accepted, self.judged = 0.9 * self.accepted + new[0], 0.9 * self.judged + new[1]
+        else:  # without drafts nothing is learnt, so they are tried again after a while
+            self.accepted = 0.98 * self.accepted + 0.02 * _SHARE_BEFORE[0]
+            self.judged = 0.98 * self.judged + 0.02 * _SHARE_BEFORE[1]
 
 
 def decode_speculatively(
@@ -69,7 +81,7 @@ def decode_speculatively(
     generators: list[torch.Generator],
     continuations: Continuations,
     vocabulary: int,
-    draft_tokens: int | None = None,
+    pace: Pace,
 ) -> None:
     """Let the continuations of the prompts grow to their ends, several tokens of every row at a time."""
     _check(models, steering)
@@ -79,7 +91,6 @@ def decode_speculatively(
     if ids.shape[1] > 1:
         batch.read(ids[:, :-1], mask[:, :-1], keep=1)
     pending, drafter = ids[:, -1:], 0
-    pace = _make_pace(models, draft_tokens)
     while continuations.active and options.max_new_tokens:
         rows = [generators[number] for number in continuations.active]
         longest = max(options.max_new_tokens - len(continuations.all[row].token_ids) for row in continuations.active)
@@ -114,14 +125,13 @@ def _check(models: Sequence[CachedModel], steering: Steering) -> None:
             )
 
 
-def _make_pace(models: Sequence[CachedModel], fixed: int | None) -> Pace:
+def make_pace(models: Sequence[CachedModel], fixed: int | None = None) -> Pace:
+    """The pace for these models; it goes on learning from batch to batch."""
     sizes = [
         sum(parameter.numel() * parameter.element_size() for parameter in cached.model.parameters())
         for cached in models
     ]
-    drafting = sizes[-1]
-    balance = _TOKENS_TO_BALANCE.get(models[0].model.device.type, 16)
-    return Pace(sum(sizes) - drafting, drafting, balance, fixed)
+    return Pace(sum(sizes[:-1]), sizes[-1], models[0].model.device.type, fixed)
 
 
 def _draft(
