@@ -26,9 +26,9 @@ _BLOCK = 131_072
 _BLOCK_WIDTH = 8_192
 # Entries that fp32 sums run over: their error grows with the length, so longer sums are made of these in float64.
 _SLICE = 2_048
-# A power above exp(50) makes something of a probability too small for fp32 (below 1e-38), which is lost; the error of
-# one above exp(100) is itself too large. Neither is known without a look at the whole row.
-_FAINT, _FAR = 50.0, 100.0
+# A power above exp(50) may make something of a probability that fp32 has lost (below 1e-38), and leaves a small
+# divergence as the difference of two numbers that are too large for fp32: such candidates are not answered.
+_HIGHEST = 50.0
 
 
 class Ray:
@@ -91,7 +91,7 @@ def divergences_on_grid(base: Tensor, shift: Tensor, low: Tensor, step: float, c
 
     Returns:
         ``[count, R, n]`` each, fp32, with errors of at most 5e-6 and 2e-5 of the divergence, usually 1e-6; not
-        finite where a power or a probability exceeds the range in which that holds.
+        finite where a power is beyond the range in which that holds.
     """
     rays, rows, vocabulary = shift.shape
     columns = math.isqrt(count - 1) + 1
@@ -116,19 +116,10 @@ def divergences_on_grid(base: Tensor, shift: Tensor, low: Tensor, step: float, c
     # In fp32 neither the probabilities' sum is 1 nor the centre the mean: measured as the candidates are, it cancels.
     norm = total.log() - at_zero[:, :, 0].log()
     forward, backward = weight * mean - norm, norm - weight * at_zero[:, :, 1] / at_zero[:, :, 0]
-    uncertain = _uncertain(base, probabilities, weight * (shift.amax(-1, keepdim=True) - centre))
+    uncertain = weight * (shift.amax(-1, keepdim=True) - centre) > _HIGHEST
     found = torch.stack([forward, backward]).clamp(min=0).masked_fill(uncertain, torch.nan)
     forward, backward = found.float().movedim(-1, 1)
     return forward, backward
-
-
-def _uncertain(base: Tensor, probabilities: Tensor, highest: Tensor) -> Tensor:
-    """Where a sum may lack what is lost in fp32, from the logarithm of the highest power: ``[R, n, count]``."""
-    uncertain = highest > _FAR
-    if (highest > _FAINT).any():
-        faint = ((probabilities < torch.finfo(torch.float32).tiny) & ~base.isneginf()).any(-1)
-        uncertain |= (highest > _FAINT) & faint[:, None]
-    return uncertain
 
 
 def _sums_of_powers(
