@@ -16,13 +16,14 @@ of the small models are the same two numbers at ``a = 1`` in the family whose ba
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-# Entries of a block of the fast pass on a CPU: its dozen temporaries stay in the caches (8 MB), and the time that a
-# call of torch takes is small beside its work. Best of 8,192 to 131,072 entries, 2,048 to 32,000 wide, on two cores.
-_BLOCK = 131_072
+# Entries of a block of the fast pass on a CPU: its dozen temporaries stay in the caches (4 MB), and the time that a
+# call of torch takes is small beside its work. Best of 8,192 to 131,072 entries on two cores.
+_BLOCK = 65_536
 _BLOCK_WIDTH = 8_192
 # Entries that fp32 sums run over: their error grows with the length, so longer sums are made of these in float64.
 _SLICE = 2_048
@@ -104,11 +105,20 @@ def divergences_on_grid(base: Tensor, shift: Tensor, low: Tensor, step: float, c
     centre = torch.linalg.vecdot(probabilities, shift).unsqueeze(-1)
     sums = torch.empty(rays, rows, 2 * factors, columns, dtype=torch.float64, device=base.device)
     at_zero = torch.empty(rays, rows, 2, 1, dtype=torch.float64, device=base.device)
+    room = torch.empty(min(height, rows) * width * (2 * factors + columns), device=base.device)
     for ray in range(rays):
         for start in range(0, rows, height):
             part = slice(start, start + height)
             sums[ray, part], at_zero[ray, part] = _sums_of_powers(
-                probabilities[part], shift[ray, part], centre[ray, part], float(low[ray]), step, factors, columns, width
+                probabilities[part],
+                shift[ray, part],
+                centre[ray, part],
+                float(low[ray]),
+                step,
+                factors,
+                columns,
+                width,
+                room,
             )
     total = sums[:, :, :factors].flatten(2)[..., :count]
     mean = sums[:, :, factors:].flatten(2)[..., :count] / total
@@ -131,32 +141,42 @@ def _sums_of_powers(
     factors: int,
     columns: int,
     width: int,
+    room: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """``sum_v p r^k`` and ``sum_v p r^k D``, ``k = i columns + j``: ``[rows, 2 factors, columns]``, and at weight 0."""
     rows, vocabulary = probabilities.shape
-    left = torch.empty(rows, 2 * factors, width, device=shift.device)
-    right = torch.ones(rows, columns, width, device=shift.device)
     sums = torch.zeros(rows, 2 * factors, columns, dtype=torch.float64, device=shift.device)
     at_zero = torch.zeros(rows, 2, 1, dtype=torch.float64, device=shift.device)
-    for start in range(0, vocabulary, width):
-        block = slice(start, start + width)
-        shifted = shift[:, block] - centre
-        size = shifted.shape[1]
-        powers, terms = right[..., :size], left[..., :size]
+    for block, length in _blocks(vocabulary, width):
+        shifted = (shift[:, block] - centre).unflatten(-1, (-1, length))  # [rows, slices, length]
+        given = probabilities[:, block].unflatten(-1, (-1, length))
+        # Room that is there already: fresh pages for every block would cost as much as the work in them.
+        slices = shifted.shape[:2]
+        terms = room[: shifted.numel() * 2 * factors].view(*slices, 2 * factors, length)
+        powers = room[terms.numel() : terms.numel() + shifted.numel() * columns].view(*slices, columns, length)
+        powers[:, :, 0] = 1.0
         ratio = (shifted * step).exp_() if columns > 1 else shifted
         for column in range(1, columns):
-            torch.mul(powers[:, column - 1], ratio, out=powers[:, column])
+            torch.mul(powers[:, :, column - 1], ratio, out=powers[:, :, column])
         if factors > 1:  # anew, as a product would raise the rounding of the first ratio to every power
             torch.mul(shifted, step * columns, out=ratio).exp_()
-        terms[:, 0] = probabilities[:, block]
+        terms[:, :, 0] = given
         if low:
-            torch.mul(terms[:, 0], shifted, out=terms[:, factors])
-            at_zero += terms[:, ::factors][:, :2].sum(-1, keepdim=True, dtype=torch.float64)
-            terms[:, 0] *= (shifted * low).exp_()
+            at_zero[:, 0, 0] += given.sum(-1).sum(-1, dtype=torch.float64)
+            at_zero[:, 1, 0] += torch.linalg.vecdot(given, shifted).sum(-1, dtype=torch.float64)
+            terms[:, :, 0] *= (shifted * low).exp_()
         for factor in range(1, factors):
-            torch.mul(terms[:, factor - 1], ratio, out=terms[:, factor])
-        torch.mul(terms[:, :factors], shifted[:, None], out=terms[:, factors:])
-        for first in range(0, size, _SLICE):
-            piece = slice(first, first + _SLICE)
-            sums += torch.bmm(terms[..., piece], powers[..., piece].transpose(1, 2))
+            torch.mul(terms[:, :, factor - 1], ratio, out=terms[:, :, factor])
+        torch.mul(terms[:, :, :factors], shifted[:, :, None], out=terms[:, :, factors:])
+        products = torch.bmm(terms.flatten(0, 1), powers.flatten(0, 1).transpose(1, 2))
+        sums += products.unflatten(0, slices).sum(1, dtype=torch.float64)
     return sums, at_zero if low else sums[:, ::factors, :1][:, :2]
+
+
+def _blocks(vocabulary: int, width: int) -> Iterator[tuple[slice, int]]:
+    """Blocks of the vocabulary that are worked on at a time, and the length of the slices that each divides into."""
+    whole = vocabulary - vocabulary % _SLICE
+    for start in range(0, whole, max(width - width % _SLICE, _SLICE)):
+        yield slice(start, min(start + max(width - width % _SLICE, _SLICE), whole)), _SLICE
+    if whole < vocabulary:
+        yield slice(whole, vocabulary), vocabulary - whole
