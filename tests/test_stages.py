@@ -175,7 +175,7 @@ def decode_config(shards: int) -> dict[str, Any]:
     return {
         "shards": shards,
         "options": {"weights": "dynamic", "rule": "grid", "selection": "one_hot", "step": 0.5, "bounds": [0.0, 2.0]},
-        "decoding": {"batch_size": 2, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": 0},
+        "decoding": {"batch_size": 2, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": 0, "speculative": True},
         "tasks": {"spelling": task, "alone": task | {"models": ["large"]}},
     }
 
@@ -192,7 +192,7 @@ def decode_here(folder: Path, models: list[Path], shard: int, shards: int) -> li
     """Decode without the cost of a new process."""
     output = folder / f"{shard}-{shards}.jsonl"
     examples = [folder / task / "test.jsonl" for task in ("spelling", "alone")]
-    arguments = Namespace(examples=examples, models=models, shard=shard, output=output)
+    arguments = Namespace(examples=examples, models=models, shard=shard, output=output, tuned=None)
     decode.main(arguments, decode_config(shards))
     return read_jsonl(output)
 

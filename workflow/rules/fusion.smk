@@ -1,7 +1,9 @@
 # Fusion: tuned methods choose on the validation splits how far they trust solved weights; every method decodes the test (or validation) splits of its tasks, in shards of a fixed range. One job a method
 # and shard, because loading the models costs more than a task.
 
-DECODING = {key: config["fusion"][key] for key in ("batch_size", "temperature", "top_p", "top_k", "seed")}
+DECODING = {
+    key: config["fusion"][key] for key in ("batch_size", "temperature", "top_p", "top_k", "seed", "speculative")
+}
 DECODED = {method: method_tasks(config, method) for method in config["fusion"]["methods"]}
 METHODS = [method for method, tasks in DECODED.items() if tasks]
 

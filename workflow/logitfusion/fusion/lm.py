@@ -138,7 +138,8 @@ class FusedLM:
         """
         if temperature < 0 or not 0 < top_p <= 1 or min(top_k, max_new_tokens, draft_tokens or 0) < 0 or batch_size < 1:
             raise UserError(
-                "Decoding needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, max_new_tokens >= 0, batch_size >= 1."
+                "Decoding needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, max_new_tokens >= 0, draft_tokens >= 0"
+                " and batch_size >= 1."
             )
         prompts, stop = _listed(prompts), _listed(stop)
         if "" in stop:

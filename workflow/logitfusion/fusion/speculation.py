@@ -70,8 +70,8 @@ class Pace:
             new = sum(accepted), sum(min(number + 1, draft) for number in accepted)
             self.accepted, self.judged = 0.9 * self.accepted + new[0], 0.9 * self.judged + new[1]
         else:  # without drafts nothing is learnt, so they are tried again after a while
-            self.accepted = 0.98 * self.accepted + 0.02 * _SHARE_BEFORE[0]
-            self.judged = 0.98 * self.judged + 0.02 * _SHARE_BEFORE[1]
+            self.accepted = 0.99 * self.accepted + 0.01 * _SHARE_BEFORE[0]
+            self.judged = 0.99 * self.judged + 0.01 * _SHARE_BEFORE[1]
 
 
 def decode_speculatively(

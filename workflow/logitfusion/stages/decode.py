@@ -69,6 +69,7 @@ def _decode_shard(
         max_new_tokens=entry["max_new_tokens"],
         stop=entry["stop"],
         seed=decoding["seed"] + chosen.start,
+        speculative=decoding["speculative"] and bool(lm.experts),
         **{key: decoding[key] for key in ("batch_size", "temperature", "top_p", "top_k")},
         on_batch=_progress(task, len(chosen)),
     )
