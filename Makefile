@@ -9,7 +9,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
 
-.PHONY: help setup demo report test bench-fusion lint format lock envs dag clean
+.PHONY: help setup demo report test bench-fusion bench-selection lint format lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ test: setup ## all tests
 bench-fusion: setup ## fused decoding against the large model alone and a naive loop: results/bench/fusion.md
 	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/models/large results/demo/models/small results/demo/experts/common_knowledge results/demo/tasks/common_knowledge/validation.jsonl
 	@$(RUN) python benchmarks/fusion.py
+
+bench-selection: setup ## the selections on problems with a known right expert: results/bench/selection.md
+	@$(RUN) python benchmarks/selection.py
 
 lint: setup ## ruff and snakefmt, changing nothing
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check Snakefile workflow/rules
