@@ -417,6 +417,15 @@ def test_half_precision_is_solved_in_fp32(dtype: torch.dtype, rule: str) -> None
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_logits_with_gradients_are_solved_without(rule: str) -> None:
+    models = draw_models(22, experts=2)
+    wanted = solve_weights(*models, rule=rule)
+    solved = solve_weights(*(part.clone().requires_grad_() for part in models), rule=rule)
+    assert not solved.weights.requires_grad
+    assert torch.equal(solved.weights, wanted.weights)
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_inputs_are_left_as_they_were(rule: str) -> None:
     models = draw_models(10, experts=2)
     before = [part.clone() for part in models]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_fusion_lm import logits_after
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.config import resolve_config, tuning_groups
@@ -47,15 +48,39 @@ def test_every_combination_is_scored_as_if_alone(
         COMPLETIONS,
         trusts=[0.0, 0.5, 1.0],
         anchors=[0.0, 0.7],
+        stop=["e"],
         batch_size=3,
     )
     assert [(row.trust, row.anchor) for row in found] == [(0, 0), (0, 0.7), (0.5, 0), (0.5, 0.7), (1, 0)]
     for row in found:
         alone = make(loaded, tokenizer, selection=selection, trust=row.trust, anchor=row.anchor)
-        contexts = [tokenizer.encode(prompt) for prompt in PROMPTS]
-        scores = alone.score(contexts, [tokenizer.encode(text, add_special_tokens=False) for text in COMPLETIONS])
-        assert row.log_likelihood == pytest.approx(sum(value for value, _ in scores) / 4, abs=1e-3)
-        assert row.exact == sum(greedy for _, greedy in scores) / 4
+        judged = [follow(alone, prompt, text, stop="e") for prompt, text in zip(PROMPTS, COMPLETIONS, strict=True)]
+        assert row.log_likelihood == pytest.approx(sum(value for value, _ in judged) / 4, abs=1e-3)
+        assert row.exact == sum(greedy for _, greedy in judged) / 4
+
+
+def follow(fusion: FusedLM, prompt: str, completion: str, stop: str) -> tuple[float, bool]:
+    """Token by token without a cache: the completion's likelihood and that of any end, and whether greedy says so."""
+    ids = fusion.tokenizer.encode(prompt)
+    ends = [2] + [token for token in range(259) if fusion.tokenizer.decode([token]).startswith(stop)]
+    total, greedy = 0.0, True
+    for token in [*fusion.tokenizer.encode(completion, add_special_tokens=False), None]:
+        models = (fusion.large, fusion.base, *fusion.experts)
+        large, *small = (logits_after(model, ids)[None] for model in models)
+        logits = fusion.steering.fuse(large, torch.stack(small)).logits[0]
+        wanted = ends if token is None else [token]
+        total += float(logits.softmax(-1)[wanted].sum().log())
+        greedy &= int(logits.argmax()) in wanted
+        ids = [*ids, token]
+    return total, greedy
+
+
+def test_a_likelier_end_is_a_likelier_answer(
+    loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Every stop string adds ends, so nothing becomes less likely."""
+    few, many = (tune(make(loaded, tokenizer), PROMPTS, COMPLETIONS, stop=stop) for stop in ((), ("a", "e", " ")))
+    assert all(a.log_likelihood < b.log_likelihood for a, b in zip(few, many, strict=True))
 
 
 def test_trust_0_and_anchor_0_is_the_large_model(
@@ -91,23 +116,16 @@ def test_where_nobody_steers_nobody_is_made_to() -> None:
     assert (draw_to_anchor(torch.zeros(3, 5), 0.0, 1.0) == 0).all()
 
 
-def test_the_choice_is_the_best_on_average_and_never_below_the_best_fixed_weight() -> None:
-    first = [
-        Candidate(0, 0.5, 0.8, -1),
-        Candidate(0, 1, 0.7, -1),
-        Candidate(0.5, 1, 0.75, -1),
-        Candidate(1, 0.5, 0.1, 0),
+def test_the_choice_is_the_likeliest_on_average_and_never_below_the_best_fixed_weight() -> None:
+    ways = [(0.0, 0.5), (0.0, 1.0), (0.5, 1.0), (1.0, 0.5)]
+    tasks = [
+        [Candidate(*way, 0.5, value) for way, value in zip(ways, values, strict=True)]
+        for values in ((-1.0, -3.0, -2.0, -9.0), (-5.0, -3.0, -3.5, -9.0))
     ]
-    second = [
-        Candidate(0, 0.5, 0.2, -1),
-        Candidate(0, 1, 0.4, -2),
-        Candidate(0.5, 1, 0.35, -1),
-        Candidate(1, 0.5, 0.1, 0),
-    ]
-    assert (choose([first]).trust, choose([first]).anchor) == (0, 0.5)
-    assert choose([first, second]) == Candidate(0.5, 1, pytest.approx(0.55), pytest.approx(-1.0))
-    fixed = choose([[row for row in rows if row.trust == 0] for rows in (first, second)])
-    assert choose([first, second]).exact >= fixed.exact
+    assert (choose(tasks[:1]).trust, choose(tasks[:1]).anchor) == (0.0, 0.5)
+    assert choose(tasks) == Candidate(0.5, 1.0, 0.5, pytest.approx(-2.75))
+    fixed = choose([[row for row in rows if row.trust == 0] for rows in tasks])
+    assert choose(tasks).log_likelihood >= fixed.log_likelihood
 
 
 def test_fixed_weights_and_missing_examples_are_refused(

@@ -39,6 +39,7 @@ def tune_config(method):
         "batch_size": config["fusion"]["batch_size"],
         "groups": groups,
         "models": models,
+        "stop": {task: config["tasks"][task]["definition"]["stop"] for task in models},
     }
 
 

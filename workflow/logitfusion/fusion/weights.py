@@ -48,6 +48,7 @@ class SolvedWeights:
     expert: Tensor
 
 
+@torch.no_grad()
 def solve_weights(
     large: Tensor,
     base: Tensor,
@@ -61,7 +62,8 @@ def solve_weights(
     """Choose the experts' weights so that the large model moves as far as the small one did.
 
     Every choice minimises ``(KL(P~||P) - KL(Q_s||Q))^2 + (KL(P||P~) - KL(Q||Q_s))^2`` along rays: each expert's own
-    direction, or that of a pool of all. With one expert all selections are the same, the paper's.
+    direction, or that of a pool of all. With one expert all selections are the same, the paper's. Gradients do not flow
+    through a search, and stop here.
 
     Args:
         large: raw logits of the large model, ``[..., V]``, any float type; -inf entries are left out.

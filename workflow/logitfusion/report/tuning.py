@@ -1,4 +1,4 @@
-"""What tuning saw on the validation split: exact matches against the anchor, one line a degree of trust."""
+"""What tuning saw on the validation split: likelihood against the anchor, one line a degree of trust."""
 
 from __future__ import annotations
 
@@ -44,13 +44,18 @@ def plot_tuning(tunings: dict[str, dict[str, Any]], path: str | Path) -> None:
 def _draw(axis: plt.Axes, candidates: pd.DataFrame, chosen: dict[str, float]) -> None:
     for position, (trust, rows) in enumerate(candidates.groupby("trust")):
         if len(rows) > 1:
-            axis.plot(rows["anchor"], rows["exact"], marker=".", color=colour(position), label=f"trust {trust:g}")
+            axis.plot(
+                rows["anchor"], rows["log_likelihood"], marker=".", color=colour(position), label=f"trust {trust:g}"
+            )
         else:
-            axis.axhline(rows["exact"].iloc[0], color=colour(position), linestyle="--", label=f"trust {trust:g}")
+            axis.axhline(
+                rows["log_likelihood"].iloc[0], color=colour(position), linestyle="--", label=f"trust {trust:g}"
+            )
     same = (candidates["trust"] == chosen["trust"]) & (candidates["anchor"] == chosen["anchor"])
     best = candidates[same].iloc[0]
-    axis.plot(best["anchor"], best["exact"], marker="*", markersize=13, color="black", linestyle="none")
+    axis.plot(best["anchor"], best["log_likelihood"], marker="*", markersize=13, color="black", linestyle="none")
     axis.set_xlabel("anchor (sum of the weights)", fontsize=8)
-    axis.set_ylabel("exact matches, validation", fontsize=8)
-    axis.set_ylim(0, 1)
+    axis.set_ylabel("log-likelihood of an answer, nats", fontsize=8)
+    best_value = candidates["log_likelihood"].max()
+    axis.set_ylim(best_value - 4, best_value + 0.3)
     axis.legend(fontsize=6)

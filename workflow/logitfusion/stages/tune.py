@@ -32,6 +32,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             [row["completion"] for row in rows],
             trusts=config["tune"]["trusts"],
             anchors=config["tune"]["anchors"],
+            stop=config["stop"][task],
             batch_size=config["batch_size"],
         )
         logger.info("%s: %d examples, %d candidates", task, len(rows), len(candidates[task]))
