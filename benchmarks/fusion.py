@@ -64,21 +64,23 @@ def naive_solve(large: torch.Tensor, base: torch.Tensor, expert: torch.Tensor) -
 
 
 @torch.inference_mode()
-def naive_loop(models: list[PreTrainedModel], prompts: list[list[int]], tokens: int) -> list[list[int]]:
-    """Three models with a cache each, a forward after the other, and the naive search: what a user would write."""
+def naive_loop(models: list[PreTrainedModel], prompts: list[list[int]], tokens: int, cached: bool) -> list[list[int]]:
+    """Three models, a forward after the other, and the naive search: what a user would write, with KV caches or not."""
     device = models[0].device
     ids, mask, positions = (tensor.to(device) for tensor in left_pad(prompts, 0))
-    caches = [DynamicCache(config=model.config) for model in models]
-    made = []
+    caches = [DynamicCache(config=model.config) if cached else None for model in models]
+    made: list[torch.Tensor] = []
     for _ in range(tokens):
         logits = []
         for model, cache in zip(models, caches, strict=True):
-            output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache)
-            logits.append(output.logits[:, -1])
-        ids = naive_solve(*logits).argmax(-1, keepdim=True)
-        made.append(ids)
-        mask = torch.cat([mask, torch.ones_like(ids)], dim=-1)
-        positions = positions[:, -1:] + 1
+            inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": cached}
+            logits.append(model(**inputs, past_key_values=cache, logits_to_keep=1).logits[:, -1])
+        newest = naive_solve(*logits).argmax(-1, keepdim=True)
+        made.append(newest)
+        mask = torch.cat([mask, torch.ones_like(newest)], dim=-1)
+        following = positions[:, -1:] + 1
+        ids = newest if cached else torch.cat([ids, newest], dim=-1)
+        positions = following if cached else torch.cat([positions, following], dim=-1)
     return torch.cat(made, dim=-1).tolist()
 
 
@@ -156,6 +158,7 @@ def bench_decoding(pair: Pair, batch: int, rounds: int, tokens: int) -> dict[str
     prompts = (pair.prompts * batch)[:batch]
     options = {"max_new_tokens": tokens, "batch_size": batch}
     large, fused = pair.fused(steered=False), pair.fused()
+    models = [pair.large, pair.base, pair.expert]
     drafts: list[tuple[int, int]] = []
     learn = speculation.Pace.learn
 
@@ -169,7 +172,8 @@ def bench_decoding(pair: Pair, batch: int, rounds: int, tokens: int) -> dict[str
         "transformers generate, large alone": lambda: transformers_generate(pair.large, prompts, tokens),
         "fused": lambda: fused.generate(prompts, **options),
         "fused, speculative": lambda: fused.generate(prompts, speculative=True, **options),
-        "naive three-model loop": lambda: naive_loop([pair.large, pair.base, pair.expert], prompts, tokens),
+        "naive loop": lambda: naive_loop(models, prompts, tokens, cached=True),
+        "naive loop without caches": lambda: naive_loop(models, prompts, tokens, cached=False),
     }
     seconds, made = time_rounds(ways, rounds, pair.large.device)
     speculation.Pace.learn = learn
@@ -183,11 +187,11 @@ def bench_decoding(pair: Pair, batch: int, rounds: int, tokens: int) -> dict[str
         "tokens": tokens,
         "milliseconds a step": {name: [1e3 * value / tokens for value in values] for name, values in seconds.items()},
         "ratio to large alone": ratios(seconds, "large alone"),
-        "ratio of the naive loop": ratios({"fused": seconds["naive three-model loop"]}, over=seconds["fused"]),
+        "ratio to fused": ratios(seconds, "fused"),
         "solver's share": share,
         "floor by bytes": (sizes[0] + 2 * sizes[1]) / sizes[0],
         "bytes": {"large": sizes[0], "base and expert": 2 * sizes[1]},
-        "fused equals naive": same(texts["fused"], texts["naive three-model loop"]),
+        "fused equals naive": same(texts["fused"], texts["naive loop"]),
         "speculative equals fused": same(texts["fused, speculative"], texts["fused"]),
         "accepted share": sum(accepted for accepted, _ in drafts) / max(judged, 1),
         "tokens a round": batch * tokens * (rounds + 1) / max(len(drafts), 1),
@@ -306,8 +310,9 @@ def spread(values: list[float], digits: int = 2) -> str:
 def as_markdown(report: dict[str, Any]) -> str:
     lines = [
         "| decoding | batch | large alone, ms a step | transformers generate / large | fused / large | floor by bytes"
-        " | solver's share | speculative / large | naive loop / fused | accepted | tokens a round |",
-        "|" + " --- |" * 11,
+        " | solver's share | speculative / large | naive loop / fused | without caches / fused | accepted"
+        " | tokens a round |",
+        "|" + " --- |" * 12,
     ]
     for row in report["decoding"]:
         ratio, share = row["ratio to large alone"], row["solver's share"]
@@ -316,7 +321,8 @@ def as_markdown(report: dict[str, Any]) -> str:
             f" {spread(ratio['transformers generate, large alone'])} | {spread(ratio['fused'])} |"
             f" {row['floor by bytes']:.2f} | {share:.1%} |"
             f" {spread(ratio['fused, speculative'])} |"
-            f" {spread(row['ratio of the naive loop']['fused'])} | {row['accepted share']:.2f} |"
+            f" {spread(row['ratio to fused']['naive loop'])} |"
+            f" {spread(row['ratio to fused']['naive loop without caches'])} | {row['accepted share']:.2f} |"
             f" {row['tokens a round']:.2f} |"
         )
     lines += [

@@ -26,7 +26,7 @@ def fusion_options(method):
     return {
         key: value
         for key, value in config["fusion"]["methods"][method].items()
-        if key in ("weights", "rule", "selection", "bounds", "step", "trust", "anchor")
+        if key in ("weights", "rule", "selection", "bounds", "step", "trust", "anchor", "familiar")
     }
 
 

@@ -107,9 +107,13 @@ def decode(
     options, device = continuations.options, models[0].model.device
     batch = Batch(models, len(prompts), device)
     ids, mask, _ = (tensor.to(device) for tensor in left_pad(prompts, 0))
+    steered_rows = None
+    if steering.reads_prompts:
+        steered_rows = read_prompts(batch, ids, mask, vocabulary) <= steering.familiar
+        ids, mask = ids[:, -1:], mask[:, -1:]
     while continuations.active and options.max_new_tokens:
         large, small = split_logits(batch.read(ids, mask, keep=1), vocabulary)
-        steered = steering.fuse(large[:, 0], small[:, :, 0])
+        steered = steering.fuse(large[:, 0], small[:, :, 0], steered_rows)
         rows = [generators[number] for number in continuations.active]
         tokens = pick_tokens(
             steered.logits, rows, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
@@ -121,6 +125,7 @@ def decode(
             continuations.active = [continuations.active[row] for row in remaining]
             kept = torch.tensor(remaining, device=device, dtype=torch.long)
             tokens = tokens[kept]
+            steered_rows = None if steered_rows is None else steered_rows[kept]
             batch.select_rows(kept)
         ids, mask = tokens[:, None], torch.ones_like(tokens[:, None])
 
@@ -132,6 +137,28 @@ def split_logits(logits: list[Tensor], vocabulary: int) -> tuple[Tensor, Tensor]
     """
     large, *small = [part[..., :vocabulary] for part in logits]
     return large[0], torch.cat(small) if small else large[:0]
+
+
+def read_prompts(batch: Batch, ids: Tensor, mask: Tensor, vocabulary: int) -> Tensor:
+    """Read all but the last tokens of the prompts ``[B, L]``: how much worse the base does than the large model.
+
+    Returns:
+        ``[B]``, the difference of their log-likelihoods in nats a token; 0 for prompts of one token.
+    """
+    width = columns_at_once(len(ids), vocabulary)
+    large, base = ids.new_zeros(2, len(ids), dtype=torch.float64)
+    for start in range(0, ids.shape[1] - 1, width):
+        columns = slice(start, min(start + width, ids.shape[1] - 1))
+        following = ids[:, start + 1 : columns.stop + 1]
+        for place, model in enumerate(batch.models):  # large, base, experts
+            keep = following.shape[1] if place < 2 else 1
+            logits = batch.read_ahead(model, ids[:, columns], mask[:, columns], keep)[0, ..., :vocabulary]
+            if place < 2:
+                found = logits.gather(-1, following[..., None])[..., 0] - logits.logsumexp(-1)
+                # What follows padding is a row's first token, and given.
+                (large, base)[place].add_((found * mask[:, columns]).sum(-1))
+        batch.commit(mask[:, columns])
+    return (large - base) / (mask.sum(-1) - 1).clamp(min=1)
 
 
 def columns_at_once(rows: int, vocabulary: int) -> int:

@@ -9,14 +9,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
-from logitfusion.fusion.caches import CachedAdapters, CachedModel
-from logitfusion.fusion.decoding import Continuations, Generation, Options, decode, end_tokens
+from logitfusion.fusion.caches import Batch, CachedAdapters, CachedModel
+from logitfusion.fusion.decoding import Continuations, Generation, Options, decode, end_tokens, read_prompts
 from logitfusion.fusion.scoring import judge_steering, score_pairs
 from logitfusion.fusion.speculation import decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
 from logitfusion.fusion.weights import Bounds
 from logitfusion.models.adapters import is_adapter, load_adapters, load_merged
 from logitfusion.models.load import load_model
+from logitfusion.models.padding import left_pad
 from logitfusion.models.vocabulary import load_shared_tokenizer
 
 
@@ -34,6 +35,8 @@ class FusedLM:
         rule, selection, bounds, step: passed to ``solve_weights``.
         trust, anchor: how far the sum of the solved weights is believed, and what it is drawn to instead; ``tune``
             chooses them on validation data.
+        familiar: experts steer only after prompts that the base reads at most this many nats a token worse than the
+            large model does, and leave it alone after others. None: they steer after all.
 
     Raises:
         UserError: experts without a base, vocabularies of different sizes, or a wrong number of weights.
@@ -53,6 +56,7 @@ class FusedLM:
         step: float = 0.1,
         trust: float = 1.0,
         anchor: float = 1.0,
+        familiar: float | None = None,
     ) -> None:
         if experts and base is None:
             raise UserError("Experts steer by their difference from a small base: give the base as well.")
@@ -74,6 +78,7 @@ class FusedLM:
             step=step,
             trust=trust,
             anchor=anchor,
+            familiar=familiar,
         )
         self.large, self.base, self.experts, self.tokenizer = large, base, list(experts), tokenizer
         self.device = large.device
@@ -207,9 +212,26 @@ class FusedLM:
             pairs,
             vocabulary=self.vocabulary,
             batch_size=batch_size,
+            reads_contexts=self.steering.reads_prompts,
             on_batch=on_batch,
         )
         return list(zip(total[:, 0].tolist(), greedy[:, 0].tolist(), strict=True))
+
+    @torch.inference_mode()
+    def strangeness(self, prompts: Sequence[str], *, batch_size: int = 16) -> list[float]:
+        """By how many nats a token the small base reads each prompt worse than the large model does.
+
+        The experts are judged by the base that they were trained from: text that it can't read is not theirs to steer.
+        """
+        if not self.experts:
+            raise UserError("Only a fusion with a small base and experts can tell what is strange to them.")
+        encoded = [self.encode(prompt) for prompt in prompts]
+        found: list[float] = []
+        for start in range(0, len(encoded), batch_size):
+            ids, mask, _ = (tensor.to(self.device) for tensor in left_pad(encoded[start : start + batch_size], 0))
+            batch = Batch(self.cached_models()[:2], len(ids), self.device)
+            found += read_prompts(batch, ids, mask, self.vocabulary).tolist()
+        return found
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text. One that begins with the begin-of-text token, as chat templates do, gets no second."""

@@ -8,23 +8,25 @@ import torch
 from torch import Tensor
 
 from logitfusion.fusion.caches import Batch, CachedModel
-from logitfusion.fusion.decoding import columns_at_once, split_logits
+from logitfusion.fusion.decoding import columns_at_once, read_prompts, split_logits
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.padding import left_pad
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-# Of positions with logits large ``[N, V]`` and small ``[T + 1, N, V]`` and the tokens that come next ``[N]``: their
-# log-probabilities, and whether they are the likeliest, both ``[N, C]`` for C ways to steer.
-Judge = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+# Of positions with logits large ``[N, V]`` and small ``[T + 1, N, V]``, the tokens that come next ``[N]`` and by how
+# much the base reads the context worse than the large model ``[N]``: the tokens' log-probabilities, and whether they
+# are the likeliest, both ``[N, C]`` for C ways to steer.
+Judge = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def judge_steering(steering: Steering) -> Judge:
     """The one way in which a fusion steers."""
 
-    def judge(large: Tensor, small: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        return judge_logits(steering.fuse(large, small).logits, wanted)
+    def judge(large: Tensor, small: Tensor, wanted: Tensor, strangeness: Tensor) -> tuple[Tensor, Tensor]:
+        steered = strangeness <= steering.familiar if steering.reads_prompts else None
+        return judge_logits(steering.fuse(large, small, steered).logits, wanted)
 
     return judge
 
@@ -42,6 +44,7 @@ def score_pairs(
     *,
     vocabulary: int,
     batch_size: int,
+    reads_contexts: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-likelihood of each continuation after its context, and whether greedy decoding would say it.
@@ -50,6 +53,7 @@ def score_pairs(
         make_models: gives the models with empty caches, the large one first.
         judge: what is asked at every position of a continuation.
         pairs: token ids of context (at least one) and continuation.
+        reads_contexts: whether the judge wants to know how well the contexts are read.
 
     Returns:
         ``[pairs, C]`` float64 and bool.
@@ -59,7 +63,9 @@ def score_pairs(
     parts = []
     for first in range(0, len(order), batch_size):
         numbers = order[first : first + batch_size]
-        parts.append(_score_batch(make_models(), judge, [pairs[number] for number in numbers], vocabulary))
+        parts.append(
+            _score_batch(make_models(), judge, [pairs[number] for number in numbers], vocabulary, reads_contexts)
+        )
         if on_batch is not None:
             on_batch(len(numbers))
     places = torch.tensor(order).argsort()
@@ -67,24 +73,33 @@ def score_pairs(
 
 
 def _score_batch(
-    models: Sequence[CachedModel], judge: Judge, pairs: list[Pair], vocabulary: int
+    models: Sequence[CachedModel], judge: Judge, pairs: list[Pair], vocabulary: int, reads_contexts: bool
 ) -> tuple[Tensor, Tensor]:
     device = models[0].model.device
     contexts = list(dict.fromkeys(context for context, _ in pairs))
     rows = torch.tensor([contexts.index(context) for context, _ in pairs], device=device)
     batch = Batch(models, len(contexts), device)
     ids, mask, _ = (tensor.to(device) for tensor in left_pad([list(context) for context in contexts], 0))
-    if ids.shape[1] > 1:
+    strangeness = torch.zeros(len(contexts), device=device)
+    if reads_contexts:
+        strangeness = read_prompts(batch, ids, mask, vocabulary)
+    elif ids.shape[1] > 1:
         batch.read(ids[:, :-1], mask[:, :-1], keep=1)
     batch.select_rows(rows)
     targets, counts = _right_pad([list(continuation) for _, continuation in pairs], device)
     # The last token of the context predicts the first of the continuation, and so on.
     given = torch.cat([ids[rows, -1:], targets[:, :-1]], dim=-1)
-    return _follow(batch, judge, given, targets, counts, vocabulary)
+    return _follow(batch, judge, strangeness[rows], given, targets, counts, vocabulary)
 
 
 def _follow(
-    batch: Batch, judge: Judge, given: Tensor, targets: Tensor, counts: Tensor, vocabulary: int
+    batch: Batch,
+    judge: Judge,
+    strangeness: Tensor,
+    given: Tensor,
+    targets: Tensor,
+    counts: Tensor,
+    vocabulary: int,
 ) -> tuple[Tensor, Tensor]:
     """Read ``given [B, n]`` a few columns at a time, comparing what comes next with ``targets``."""
     total = torch.zeros(len(targets), 1, dtype=torch.float64)
@@ -95,7 +110,7 @@ def _follow(
         counted, wanted = counts[:, columns], targets[:, columns]
         large, small = split_logits(batch.read(given[:, columns], counted, keep=wanted.shape[1]), vocabulary)
         rows, places = counted.nonzero(as_tuple=True)
-        found, likeliest = judge(large[rows, places], small[:, rows, places], wanted[rows, places])
+        found, likeliest = judge(large[rows, places], small[:, rows, places], wanted[rows, places], strangeness[rows])
         rows, ways = rows.cpu(), found.shape[-1]
         total = total.expand(-1, ways).index_add(0, rows, found.double().cpu())
         wrong = wrong.expand(-1, ways).index_add(0, rows, (~likeliest).long().cpu())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from logitfusion.errors import UserError
 from logitfusion.fusion.caches import Batch, CachedModel
-from logitfusion.fusion.decoding import Continuations, Options, split_logits
+from logitfusion.fusion.decoding import Continuations, Options, read_prompts, split_logits
 from logitfusion.fusion.sampling import filter_logits, pick_tokens
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.padding import left_pad
@@ -88,7 +88,10 @@ def decode_speculatively(
     options, device = continuations.options, models[0].model.device
     batch = Batch(models, len(prompts), device)
     ids, mask, _ = (tensor.to(device) for tensor in left_pad(prompts, 0))
-    if ids.shape[1] > 1:
+    steered_rows = None
+    if steering.reads_prompts:
+        steered_rows = read_prompts(batch, ids, mask, vocabulary) <= steering.familiar
+    elif ids.shape[1] > 1:
         batch.read(ids[:, :-1], mask[:, :-1], keep=1)
     pending, drafter = ids[:, -1:], 0
     while continuations.active and options.max_new_tokens:
@@ -96,7 +99,8 @@ def decode_speculatively(
         longest = max(options.max_new_tokens - len(continuations.all[row].token_ids) for row in continuations.active)
         draft = pace.length(len(rows), longest - 1)
         drafted, proposals, logits = _draft(batch, drafter, pending, draft, rows, options, vocabulary)
-        steered = steering.fuse(*split_logits(logits, vocabulary))
+        everywhere = None if steered_rows is None else steered_rows[:, None]
+        steered = steering.fuse(*split_logits(logits, vocabulary), everywhere)
         tokens, accepted = _verify(steered.logits, drafted[:, 1:], proposals, rows, options)
         pace.learn(accepted.tolist(), draft)
         drafter = int(steered.weights.flatten(1).sum(1).argmax())  # who steers most drafts next
@@ -109,6 +113,7 @@ def decode_speculatively(
             continuations.active = [continuations.active[row] for row in remaining]
             kept = torch.tensor(remaining, device=device, dtype=torch.long)
             pending = pending[kept]
+            steered_rows = None if steered_rows is None else steered_rows[kept]
             batch.select_rows(kept)
         if continuations.active:
             batch.close_gaps()

@@ -32,6 +32,8 @@ class Steering:
         trust: of solved weights, 1 uses them as they are; below it their sum is drawn towards the anchor, and 0 gives
             all positions the same sum (shared as solved).
         anchor: the sum of the weights where the solved one is not trusted.
+        familiar: experts steer only after prompts that the small base reads nearly as well as the large model does:
+            the most nats a token by which it may be worse. None: they steer after all.
 
     Raises:
         UserError: options that can't be used.
@@ -48,6 +50,7 @@ class Steering:
         step: float = 0.1,
         trust: float = 1.0,
         anchor: float = 1.0,
+        familiar: float | None = None,
     ) -> None:
         if rule not in RULES or selection not in SELECTIONS:
             raise UserError(
@@ -62,14 +65,21 @@ class Steering:
         self.experts = experts
         self.fixed = _fixed_weights(weights, experts)
         self.rule, self.selection, self.bounds, self.step = rule, selection, bounds, step
-        self.trust, self.anchor = trust, anchor
+        self.trust, self.anchor, self.familiar = trust, anchor, familiar
 
-    def fuse(self, large: Tensor, small: Tensor) -> Steered:
-        """Steer ``large [..., V]`` by ``small [T + 1, ..., V]``, the base first."""
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether it matters how well the models read the prompt."""
+        return self.familiar is not None and self.experts > 0
+
+    def fuse(self, large: Tensor, small: Tensor, steered: Tensor | None = None) -> Steered:
+        """Steer ``large [..., V]`` by ``small [T + 1, ..., V]``, the base first, where ``steered [...]`` says so."""
         if not self.experts:
             nobody = torch.full(large.shape[:-1], -1, device=large.device)
             return Steered(large.float(), large.new_zeros(0, *large.shape[:-1]), nobody)
         weights = draw_to_anchor(self.solve(large, small), self.trust, self.anchor)
+        if steered is not None:
+            weights = torch.where(steered, weights, 0.0)
         strength = weights.abs()
         expert = torch.where(strength.amax(0) == 0, -1, strength.argmax(0))
         return Steered(fuse_logits(large, small[0], small[1:], weights), weights, expert)

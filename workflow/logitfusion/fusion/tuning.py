@@ -76,7 +76,7 @@ def tune(
 
     ends = _ends(lm, stop)
 
-    def judge(large: Tensor, small: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    def judge(large: Tensor, small: Tensor, wanted: Tensor, strangeness: Tensor) -> tuple[Tensor, Tensor]:
         solved = lm.steering.solve(large, small)
         judged = [
             _judge(fuse_logits(large, small[0], small[1:], draw_to_anchor(solved, *way)), wanted, ends) for way in ways

@@ -52,9 +52,9 @@ def _decode_tasks(arguments: argparse.Namespace, config: dict[str, Any]) -> Iter
 
 
 def choice_for(task: str, tuned: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Trust and anchor as chosen for a task, or for all tasks."""
+    """Trust, anchor and what is familiar, as chosen for a task, or for all tasks."""
     chosen = tuned.get(task) or tuned.get("*") or {}
-    return {key: chosen[key] for key in ("trust", "anchor") if key in chosen}
+    return {key: chosen[key] for key in ("trust", "anchor", "familiar") if key in chosen}
 
 
 def _decode_shard(

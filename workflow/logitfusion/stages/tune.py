@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from logitfusion.files import read_jsonl, write_json
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
@@ -21,6 +23,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     splits = {path.parent.name: path for path in arguments.examples}
     loaded: dict[str, Any] = {}
     candidates: dict[str, list[Candidate]] = {}
+    strangeness: dict[str, list[float]] = {}
     for task, names in config["models"].items():
         loaded = {name: loaded.get(name) or load_model(folders[name]) for name in names}
         large, base, *experts = (loaded[name] for name in names)
@@ -35,17 +38,25 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             stop=config["stop"][task],
             batch_size=config["batch_size"],
         )
+        if config["tune"]["steered_share"] is not None:
+            strangeness[task] = lm.strangeness([row["prompt"] for row in rows], batch_size=config["batch_size"])
         logger.info("%s: %d examples, %d candidates", task, len(rows), len(candidates[task]))
-    write_json(arguments.output, _chosen(config["groups"], candidates))
+    write_json(arguments.output, _chosen(config, candidates, strangeness))
 
 
-def _chosen(groups: list[list[str]], candidates: dict[str, list[Candidate]]) -> dict[str, Any]:
+def _chosen(
+    config: dict[str, Any], candidates: dict[str, list[Candidate]], strangeness: dict[str, list[float]]
+) -> dict[str, Any]:
     """The choice of each task, or of all (``*``) where they share one, and every candidate."""
     chosen = {}
-    for group in groups:
+    for group in config["groups"]:
         best = choose([candidates[task] for task in group])
-        chosen[group[0] if len(groups) > 1 else "*"] = as_rows([best])[0]
-        logger.info("%s: trust %.2f, anchor %.2f, exact %.3f", ", ".join(group), best.trust, best.anchor, best.exact)
+        entry = as_rows([best])[0]
+        seen = [value for task in group for value in strangeness.get(task, [])]
+        if seen:
+            entry["familiar"] = float(np.quantile(seen, config["tune"]["steered_share"]))
+        chosen[group[0] if len(config["groups"]) > 1 else "*"] = entry
+        logger.info("%s: %s", ", ".join(group), entry)
     return {"chosen": chosen, "candidates": {task: as_rows(rows) for task, rows in candidates.items()}}
 
 

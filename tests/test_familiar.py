@@ -1,0 +1,100 @@
+"""Prompts that the small base reads badly are left to the large model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from test_fusion_lm import PROMPTS
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import logitfusion.fusion.decoding as decoding
+from logitfusion.errors import UserError
+from logitfusion.fusion import FusedLM
+from logitfusion.models.load import load_model, load_tokenizer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_models: dict[str, Path]) -> dict[str, PreTrainedModel]:
+    return {name: load_model(folder, device=CPU) for name, folder in tiny_models.items()}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_models: dict[str, Path]) -> PreTrainedTokenizerBase:
+    return load_tokenizer(tiny_models["large"])
+
+
+def make(loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, **options: object) -> FusedLM:
+    experts = [loaded["expert_a"], loaded["expert_b"]]
+    return FusedLM(loaded["large"], loaded["base"], experts, tokenizer=tokenizer, weights=[0.6, 0.4], **options)
+
+
+@torch.inference_mode()
+def read_alone(model: PreTrainedModel, ids: list[int]) -> float:
+    """Log-likelihood of a prompt after its first token, nats a token, from one pass without a cache."""
+    if len(ids) == 1:
+        return 0.0
+    log_probabilities = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double().log_softmax(-1)
+    return sum(float(log_probabilities[place, token]) for place, token in enumerate(ids[1:])) / (len(ids) - 1)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 1000])
+def test_strangeness_is_the_difference_of_likelihoods(
+    loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, columns: int, monkeypatch
+) -> None:
+    """A few columns at a time or all, in batches of unequal prompts."""
+    monkeypatch.setattr(decoding, "columns_at_once", lambda rows, vocabulary: columns)
+    found = make(loaded, tokenizer).strangeness(PROMPTS, batch_size=3)
+    for prompt, value in zip(PROMPTS, found, strict=True):
+        ids = tokenizer.encode(prompt)
+        assert value == pytest.approx(read_alone(loaded["large"], ids) - read_alone(loaded["base"], ids), abs=1e-4)
+
+
+@pytest.mark.parametrize("speculative", [False, True])
+def test_strange_prompts_are_the_large_models_and_familiar_ones_the_fusions(
+    loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, speculative: bool
+) -> None:
+    """In one batch, whose rows end at different places."""
+    values = make(loaded, tokenizer).strangeness(PROMPTS)
+    limit = sorted(values)[2]
+    options = {"max_new_tokens": 12, "stop": ["e", "!"]}
+    alone = FusedLM(loaded["large"], tokenizer=tokenizer).generate(PROMPTS, **options)
+    fused = make(loaded, tokenizer).generate(PROMPTS, **options)
+    found = make(loaded, tokenizer, familiar=limit + 1e-6).generate(PROMPTS, speculative=speculative, **options)
+    for value, row, untouched, steered in zip(values, found, alone, fused, strict=True):
+        assert row.token_ids == (steered if value <= limit else untouched).token_ids
+        assert all((max(weights) > 0) == (value <= limit) for weights in row.weights)
+        assert all((expert >= 0) == (value <= limit) for expert in row.expert)
+
+
+def test_scores_follow_the_same_rule(loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase) -> None:
+    values = make(loaded, tokenizer).strangeness(PROMPTS)
+    limit = sorted(values)[2]
+    contexts = [tokenizer.encode(prompt) for prompt in PROMPTS for _ in range(2)]
+    continuations = [[5, 6], [7]] * len(PROMPTS)
+    alone = FusedLM(loaded["large"], tokenizer=tokenizer).score(contexts, continuations)
+    fused = make(loaded, tokenizer).score(contexts, continuations)
+    found = make(loaded, tokenizer, familiar=limit + 1e-6).score(contexts, continuations, batch_size=3)
+    for number, (score, _) in enumerate(found):
+        wanted = (fused if values[number // 2] <= limit else alone)[number][0]
+        assert score == pytest.approx(wanted, abs=1e-4)
+
+
+def test_shared_adapters_read_prompts_as_well(
+    tiny_models: dict[str, Path], loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    base = load_model(tiny_models["base"], device=CPU)
+    model = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"), "one").eval()
+    fusion = FusedLM(loaded["large"], model, ["one"], tokenizer=tokenizer)
+    assert fusion.strangeness(PROMPTS) == pytest.approx(make(loaded, tokenizer).strangeness(PROMPTS), abs=1e-4)
+
+
+def test_a_model_alone_finds_nothing_strange(
+    loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(UserError, match="base"):
+        FusedLM(loaded["large"], tokenizer=tokenizer).strangeness(PROMPTS)
