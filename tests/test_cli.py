@@ -63,6 +63,26 @@ def refuse(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     return sentence
 
 
+def test_an_anchor_of_0_that_is_all_trusted_is_the_large_model(
+    tiny_models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--prompt", "Hello world", "--max-new-tokens", 6]
+    alone = run(capsys, "generate", *folders_of(tiny_models), *asked)
+    steered = folders_of(tiny_models, "expert_a", "expert_b")
+    assert run(capsys, "generate", *steered, *asked, "--trust", 0, "--anchor", 0) == alone
+    assert run(capsys, "generate", *steered, *asked, "--familiar", -1000) == alone
+    assert "trust" in refuse(capsys, "generate", *steered, *asked, "--trust", 2)
+
+
+def test_drafts_of_any_length_are_the_same_text(
+    tiny_models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["generate", *folders_of(tiny_models, "expert_a"), "--prompt", "Hello world", "--max-new-tokens", 9]
+    plain = run(capsys, *asked)
+    assert run(capsys, *asked, "--speculative", "--draft-tokens", 3) == plain
+    assert "draft_tokens" in refuse(capsys, *asked, "--speculative", "--draft-tokens", -1)
+
+
 def give(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 

@@ -85,6 +85,15 @@ def _add_command(subparsers: argparse._SubParsersAction, name: str, words: str) 
     fusion.add_argument("--selection", help="how several experts share the steering; a wrong name lists all")
     fusion.add_argument("--bounds", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of weights (default: 0 2)")
     fusion.add_argument("--step", type=float, help="the grid's distance (default: 0.1)")
+    fusion.add_argument(
+        "--trust", type=float, help="in solved weights; below 1 they are drawn to the anchor (default: 1)"
+    )
+    fusion.add_argument(
+        "--anchor", type=float, help="sum of the weights where solved ones are not trusted (default: 1)"
+    )
+    fusion.add_argument(
+        "--familiar", type=float, metavar="NATS", help="steer only where the base reads the prompt this well (a token)"
+    )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="rows computed together (default: 16)")
     return parser
 
@@ -111,6 +120,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--stop", nargs="+", action="extend", default=[], metavar="TEXT", help="end before it; $'\\n' is a new line"
     )
     decoding.add_argument("--speculative", action="store_true", help="the same texts in fewer steps of the large model")
+    decoding.add_argument("--draft-tokens", type=int, metavar="N", help="of a speculative step (default: adapts)")
     decoding.add_argument("--chat", action="store_true", help="prompts are messages of a user to a chat model")
     files = parser.add_argument_group("files")
     files.add_argument("--output", type=Path, metavar="FILE.jsonl", help="the continuations, one JSON object a line")

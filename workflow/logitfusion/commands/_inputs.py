@@ -18,7 +18,7 @@ from logitfusion.fusion.options import parse_weights
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.load import use_threads
 
-FUSION_OPTIONS = ("weights", "rule", "selection", "bounds", "step")
+FUSION_OPTIONS = ("weights", "rule", "selection", "bounds", "step", "trust", "anchor", "familiar")
 
 
 def fusion_options(arguments: argparse.Namespace) -> dict[str, Any]:

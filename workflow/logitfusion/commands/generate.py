@@ -53,7 +53,17 @@ def _read_prompts(arguments: argparse.Namespace) -> list[str]:
 
 
 def _generate(lm: FusedLM, prompts: list[str], arguments: argparse.Namespace, **callbacks: Any) -> list[Generation]:
-    names = ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop", "speculative", "batch_size")
+    names = (
+        "max_new_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "stop",
+        "speculative",
+        "draft_tokens",
+        "batch_size",
+    )
     options = {name: getattr(arguments, name) for name in names}
     return lm.generate(_as_chats(lm, prompts) if arguments.chat else prompts, **options, **callbacks)
 
