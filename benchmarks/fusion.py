@@ -368,7 +368,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, help="random weights of these sizes instead")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("results/bench/fusion.json"))
     arguments = parser.parse_args()
     transformers_logging.disable_progress_bar()

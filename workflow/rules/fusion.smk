@@ -68,6 +68,7 @@ rule tune:
         LOGS / "tuning/{method}.log",
     benchmark:
         BENCHMARKS / "tuning/{method}.tsv"
+    priority: 5  # what is tuned decodes later, and should not be all that is left at the end
     conda:
         "../../envs/fusion.yaml"
     threads: THREADS
