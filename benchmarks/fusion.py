@@ -308,13 +308,24 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def as_markdown(report: dict[str, Any]) -> str:
+    machine = report["machine"]
+    words = (
+        f"Median [least, greatest] of {report['rounds']} rounds; {machine['device']}, {machine['threads']} threads,"
+        f" torch {machine['torch']}, commit {machine['commit']}."
+    )
+    return "\n".join([*decoding_table(report["decoding"]), *solver_table(report["solver"]), "", words]) + "\n"
+
+
+def decoding_table(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
     lines = [
         "| decoding | batch | large alone, ms a step | transformers generate / large | fused / large | floor by bytes"
         " | solver's share | speculative / large | naive loop / fused | without caches / fused | accepted"
         " | tokens a round |",
         "|" + " --- |" * 12,
     ]
-    for row in report["decoding"]:
+    for row in rows:
         ratio, share = row["ratio to large alone"], row["solver's share"]
         lines.append(
             f"| {row['pair']} | {row['batch']} | {spread(row['milliseconds a step']['large alone'], 0)} |"
@@ -325,13 +336,16 @@ def as_markdown(report: dict[str, Any]) -> str:
             f" {spread(row['ratio to fused']['naive loop without caches'])} | {row['accepted share']:.2f} |"
             f" {row['tokens a round']:.2f} |"
         )
-    lines += [
-        "",
+    return [*lines, "", f"{TOKENS} tokens a row, the prompt's pass included.", ""]
+
+
+def solver_table(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
         "| solver | rows | naive grid, ms | solve_weights, ms | faster | 3 experts one_hot, ms | 3 judged, ms"
         " | newton, ms | times one logsumexp | floor by bytes, ms |",
         "|" + " --- |" * 10,
     ]
-    for row in report["solver"]:
+    for row in rows:
         time_of = row["milliseconds"]
         lines.append(
             f"| V = {row['vocabulary']:,} | {row['rows']} | {spread(time_of['naive'], 0)} |"
@@ -341,13 +355,7 @@ def as_markdown(report: dict[str, Any]) -> str:
             f" {spread(time_of['solve_weights, newton'], 0)} |"
             f" {spread(row['times one logsumexp']['solve_weights'], 1)} | {row['floor milliseconds by bytes']:.1f} |"
         )
-    machine = report["machine"]
-    lines += [
-        "",
-        f"Median [least, greatest] of {report['rounds']} rounds; {TOKENS} tokens a row; {machine['device']},"
-        f" {machine['threads']} threads, torch {machine['torch']}, commit {machine['commit']}.",
-    ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -367,7 +375,7 @@ def main() -> None:
     parser.add_argument("--experts", nargs="+", default=["common_knowledge"], help="experts of that run")
     parser.add_argument("--shape", choices=SHAPES, help="random weights of these sizes instead")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("results/bench/fusion.json"))
     arguments = parser.parse_args()
@@ -377,7 +385,9 @@ def main() -> None:
     report: dict[str, Any] = {"machine": describe_machine(device), "rounds": arguments.rounds}
     sizes = [(256, 32_000), (256, 49_152), (32, 262_144)]
     report["solver"] = [bench_solver(*size, arguments.rounds, device) for size in sizes]
-    if arguments.shape:
+    if not arguments.batches:  # the solver alone
+        pairs = []
+    elif arguments.shape:
         pairs = [make_pair(arguments.shape, device, torch.bfloat16 if device.type == "cuda" else torch.float32)]
     else:
         pairs = [load_pair(arguments.results, expert, device) for expert in arguments.experts]

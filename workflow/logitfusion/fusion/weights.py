@@ -100,6 +100,7 @@ def solve_weights(
     flat_large, flat_base = large.reshape(rows, vocabulary), base.reshape(rows, vocabulary)
     flat_experts = experts.reshape(len(experts), rows, vocabulary)
     chunk = max(1, _CHUNK // (vocabulary * len(experts)))
+    chunk = math.ceil(rows / math.ceil(rows / chunk)) if rows else 1  # of one size: a small last one would cost as much
     with torch.autocast(large.device.type, enabled=False):  # which would make the sums bf16
         parts = [
             _solve_rows(
