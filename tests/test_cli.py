@@ -525,8 +525,14 @@ def test_a_closed_pipe_is_silent(tiny_models: dict[str, Path]) -> None:
 
 
 def test_ctrl_c_is_silent(
-    capsys: pytest.CaptureFixture[str], tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    tiny_models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    # In the background of a shell Python inherits an ignored SIGINT; a user's terminal gives it the usual one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     monkeypatch.setattr(Stream, "show", lambda *_: signal.raise_signal(signal.SIGINT))
     assert cli.main(["generate", *folders_of(tiny_models), "--prompt", "a"]) == 130
     printed = capsys.readouterr()

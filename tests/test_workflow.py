@@ -74,7 +74,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_metrics_table_is_tidy(finished: Path) -> None:
     table = pd.read_csv(finished / "results/smoke/metrics.csv")
     assert tuple(table.columns) == COLUMNS
-    assert set(table["method"]) == {"large", "proxy", "dynamic_multi", "task_arithmetic", "ceiling"}
+    assert set(table["method"]) == {"large", "proxy", "tuned", "dynamic_multi", "task_arithmetic", "ceiling"}
     assert set(table["task"]) == {"sums", "letters"}
     scores = table[table["metric"].isin(["accuracy", "exact_match"])]
     assert ((scores["ci_low"] <= scores["value"]) & (scores["value"] <= scores["ci_high"])).all()
@@ -125,13 +125,17 @@ def test_the_order_of_methods_is_the_order_in_the_plots_and_nothing_else(finishe
     [
         ({"report__trace_examples": 1}, {"plot_traces"}),
         ({"evaluate__resamples": 300}, {"metrics", "plot_methods", "summary"}),
+        (
+            {"fusion__methods__tuned__tune__anchors": [0.5]},
+            {"tune", "decode", "evaluate", "metrics", "plot_methods", "plot_traces", "plot_tuning", "summary"},
+        ),
         ({"fusion__temperature": 0.5}, {"decode", "evaluate", "metrics", "plot_methods", "plot_traces", "summary"}),
         (
             {"experts__adapter__learning_rate": 0.002},
             {"expert", "decode", "evaluate", "metrics", "plot_losses", "plot_methods", "plot_traces", "summary"},
         ),
     ],
-    ids=["report", "evaluation", "decoding", "one expert"],
+    ids=["report", "evaluation", "tuning", "decoding", "one expert"],
 )
 def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(
     finished: Path, changes: dict[str, object], rules: set[str]
@@ -141,6 +145,8 @@ def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(
     if "experts__adapter__learning_rate" in changes:
         assert jobs["expert"] == 2, "the adapter and what is merged from it"
         assert jobs["decode"] == 4, "the two methods that use them, in two shards"
+    if "tune" in jobs:
+        assert jobs["decode"] == 2, "the tuned method alone"
     assert planned(finished, "config/smoke.yaml") == {}, "reverting has nothing to do"
 
 
