@@ -8,8 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from logitfusion.distill import gld_loss, selection, uld_loss
+from logitfusion.distill.bounds import BOUNDS, gromov_bound
 from logitfusion.distill.graph import NODES, SIGNALS, build_graph, node_features, top_signals
 
 INF = torch.inf
@@ -44,9 +46,9 @@ def test_features_are_the_row_sums_of_the_graph(seed: int, length: int, k: int, 
     (logits,) = draw(seed, (1, length, 9))
     values, ids = top_signals(logits, torch.ones(1, length, dtype=torch.bool), k=k)
     ids = ids[0] if nodes == "vocab" else None
-    graph = build_graph(values[0], ids)
+    graph = build_graph(values[0], ids, normalize="none")
     torch.testing.assert_close(node_features(values[0], ids, normalize="none"), graph.sum(1), rtol=1e-12, atol=1e-12)
-    assert torch.equal(graph, graph.T)
+    torch.testing.assert_close(graph, graph.T, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
@@ -241,6 +243,78 @@ def test_z_scored_logits_are_refused(dtype: torch.dtype) -> None:
     assert gld_loss(scored, teacher, k=5) > 0  # log-probabilities of the same are fine
 
 
+# Memory
+
+
+class LargeTensors(TorchDispatchMode):
+    """Counts the tensors that are made with at least so many numbers."""
+
+    def __init__(self, numbers: int, known: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.numbers, self.kept = numbers, list(known)
+        self.storages = {part.untyped_storage().data_ptr() for part in known}
+        self.count = 0
+
+    def __torch_dispatch__(self, func: object, types: object, args: object = (), kwargs: object = None) -> object:
+        made = func(*args, **(kwargs or {}))
+        for part in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(part, Tensor) and part.numel() >= self.numbers:
+                place = part.untyped_storage().data_ptr()
+                self.count += place not in self.storages
+                self.storages.add(place)
+                self.kept.append(part)  # so that no place is used again
+        return made
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_nothing_as_large_as_the_logits_is_made_but_their_gradient(loss: str, dtype: torch.dtype, masked: bool) -> None:
+    student, teacher = draw(16, (2, 20, 30), (2, 20, 30), dtype=dtype)
+    student.requires_grad_()
+    mask = torch.ones(2, 20) if masked else None
+    with LargeTensors(2 * 20 * 30, (student, teacher)) as seen:
+        value = run(loss, student, teacher, student_mask=mask, teacher_mask=mask)
+        assert seen.count == 0
+        torch.autograd.grad(value, student)
+    assert seen.count == 1
+
+
+# Bounds as the distance
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("distance", BOUNDS)
+@pytest.mark.parametrize("nodes", NODES)
+def test_bounds_take_the_same_texts(nodes: str, distance: str, order: int) -> None:
+    student, teacher = draw(17, (2, 4, 8), (2, 5, 6))
+    found = gld_loss(student, teacher, k=3, nodes=nodes, distance=distance, order=order, reduction="none")
+    for row, value in enumerate(found):
+        graphs = []
+        for logits, length in ((student[row], 4), (teacher[row], 5)):
+            rows = naive.matrix(logits, 3, nodes, "logprob")
+            rows = rows[:, (rows != 0).any(0)]
+            graphs.append(torch.zeros(8, 8, dtype=torch.float64))
+            graphs[-1][: rows.shape[1], : rows.shape[1]] = rows.T @ rows / (3 * length)
+        size = max(int((graph != 0).any(0).sum()) for graph in graphs)
+        graphs = [graph[:size, :size] for graph in graphs]
+        torch.testing.assert_close(value, gromov_bound(*graphs, bound=distance, order=order))
+
+
+@pytest.mark.parametrize("nodes", NODES)
+def test_sorted_features_are_the_first_lower_bound(nodes: str) -> None:
+    student, teacher = draw(18, (1, 30, 8), (1, 30, 8))  # so long that every token is a node
+    size = 8 if nodes == "vocab" else 3
+    flb = gld_loss(student, teacher, k=3, nodes=nodes, distance="flb", order=1)
+    torch.testing.assert_close(size**2 * flb, gld_loss(student, teacher, k=3, nodes=nodes))
+
+
+def test_bounds_refuse_large_graphs() -> None:
+    student, teacher = draw(19, (1, 2100, 3000), (1, 1, 3000), dtype=torch.float32)
+    with pytest.raises(ValueError, match="at most 2048 nodes"):
+        gld_loss(student, teacher, k=3, distance="slb")
+
+
 # Errors
 
 
@@ -272,7 +346,7 @@ def test_what_can_not_be_used_is_refused(loss: object, change: dict[str, object]
 
 def test_other_names_are_refused() -> None:
     student = torch.zeros(2, 4, 10)
-    for name in ("nodes", "normalize"):
+    for name in ("nodes", "normalize", "distance"):
         with pytest.raises(ValueError, match=f"{name} is one of"):
             gld_loss(student, student, k=4, **{name: "other"})
     with pytest.raises(ValueError, match="compares probabilities"):

@@ -115,6 +115,7 @@ def test_prompts_do_not_matter() -> None:
     ("change", "message"),
     [
         ({"teachers": []}, "at least one teacher"),
+        ({"tokens": 0}, "tokens and texts"),
         ({"combine": "mean"}, "combine one of"),
         ({"uld_weight": -0.1}, "not negative"),
         ({"uld_weight": 0.9}, "not negative"),

@@ -23,7 +23,7 @@ UPPER = ("sorted_plan", "spread")
 BOUNDS = LOWER + UPPER
 
 # Nodes after splitting: 16 MB for each fp32 matrix.
-_LARGEST = 2048
+LARGEST = 2048
 
 
 def gromov_bound(first: Tensor, second: Tensor, *, bound: str, order: int = 2) -> Tensor:
@@ -77,10 +77,10 @@ def _common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         if graph.ndim != 2 or graph.shape[0] != graph.shape[1] or not len(graph):
             raise ValueError(f"a graph is a square matrix [n, n] with n > 0, not {tuple(graph.shape)}")
     size = math.lcm(len(first), len(second))
-    if size > _LARGEST:
+    if size > LARGEST:
         raise ValueError(
             f"graphs of {len(first)} and {len(second)} nodes need {size} after splitting, and bounds are for small"
-            f" graphs, of at most {_LARGEST}; fill the smaller graph up with isolated nodes"
+            f" graphs, of at most {LARGEST}; fill the smaller graph up with isolated nodes"
         )
     dtype = working_dtype(torch.promote_types(first.dtype, second.dtype))
     return tuple(

@@ -60,20 +60,24 @@ def node_features(values: Tensor, ids: Tensor | None, *, normalize: str = "posit
     Returns:
         ``[n]``: n = k for ranks, else the number of different ids.
     """
-    length, k = values.shape
-    divisor = {"positions_and_k": length * k, "positions": length, "none": 1}[normalize]
     # Divided before the sum over positions: fp32 is wide enough for the sum, but smaller numbers cost nothing.
-    terms = values * (values.sum(-1, keepdim=True) / divisor)
+    terms = values * (values.sum(-1, keepdim=True) / _divisor(values, normalize))
     if ids is None:
         return terms.sum(0)
     channels, place = ids.unique(return_inverse=True)
     return terms.new_zeros(len(channels)).index_add(0, place.flatten(), terms.flatten())
 
 
-def build_graph(values: Tensor, ids: Tensor | None) -> Tensor:
+def build_graph(values: Tensor, ids: Tensor | None, *, normalize: str = "positions_and_k") -> Tensor:
     """The graph ``Z^T Z`` itself, ``[n, n]``, for the bounds on small graphs; arguments as for ``node_features``."""
+    scaled = values / _divisor(values, normalize)
     if ids is None:
-        return values.T @ values
+        return values.T @ scaled
     channels, place = ids.unique(return_inverse=True)
-    dense = values.new_zeros(len(values), len(channels)).scatter(1, place, values)
-    return dense.T @ dense
+    dense = (values.new_zeros(len(values), len(channels)).scatter(1, place, part) for part in (values, scaled))
+    return next(dense).T @ next(dense)
+
+
+def _divisor(values: Tensor, normalize: str) -> int:
+    length, k = values.shape
+    return {"positions_and_k": length * k, "positions": length, "none": 1}[normalize]

@@ -12,10 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from logitfusion.distill.graph import NODES, NORMALISATIONS, SIGNALS, node_features, top_signals
+from logitfusion.distill.bounds import BOUNDS, LARGEST, gromov_bound
+from logitfusion.distill.graph import NODES, NORMALISATIONS, SIGNALS, build_graph, node_features, top_signals
 from logitfusion.distill.selection import SortedL1
 
 REDUCTIONS = ("mean", "sum", "none")
+DISTANCES = ("sorted", *BOUNDS)
 
 
 def gld_loss(
@@ -29,6 +31,8 @@ def gld_loss(
     teacher_mask: Tensor | None = None,
     normalize: str = "positions_and_k",
     reduction: str = "mean",
+    distance: str = "sorted",
+    order: int = 2,
 ) -> Tensor:
     """Graph-on-logits distillation: ``sum_i |f_student_(i) - f_teacher_(i)|``, features sorted in descending order.
 
@@ -40,9 +44,9 @@ def gld_loss(
 
     With ``normalize="none"`` and n nodes each (after filling up), this is ``n^2 W_1 <= n^2 GW_1``: a scaled lower
     bound of the Gromov-Wasserstein distance, not the distance. **Known zero**: graphs of equal row sums look the same,
-    such as a cycle of six nodes and two triangles, although their squared GW_2 is 2/9. ``logitfusion.distill.bounds``
-    has other bounds, for small graphs. Also, in ``"logprob"`` a channel outside the top-k has signal 0, that of
-    probability 1; ``"prob"`` is free of that.
+    such as a cycle of six nodes and two triangles, although their squared GW_2 is 2/9. ``distance`` names other
+    bounds, which build the graphs and are for short texts. Also, in ``"logprob"`` a channel outside the top-k has
+    signal 0, that of probability 1; ``"prob"`` is free of that.
 
     Args:
         student: raw logits ``[B, L, V_s]``, any float type; -inf entries take no part.
@@ -55,15 +59,19 @@ def gld_loss(
         normalize: ``"positions_and_k"``, ``"positions"`` or ``"none"`` (as published).
         reduction: over texts: ``"mean"``, ``"sum"`` or ``"none"``, which gives ``[B]``. A text without a position
             that counts, on either side, has loss 0 and is no part of the mean.
+        distance: ``"sorted"`` (published), or a bound of ``logitfusion.distill.bounds.gromov_bound``: ``"flb"``,
+            ``"slb"``, ``"tlb"``, ``"sorted_plan"`` or ``"spread"``, for graphs of up to 2,048 nodes.
+        order: of such a bound, 1 or 2.
 
     Returns:
-        A scalar (``[B]`` with ``"none"``), fp32, or float64 where the student's logits are. It has no unit: squared
-        signal, that is squared nats for ``"logprob"``.
+        A scalar (``[B]`` with ``"none"``), fp32, or float64 where the student's logits are. Its unit is that of the
+        signal, squared: squared nats for ``"logprob"``.
 
     Raises:
-        ValueError: shapes, masks or names that can't be used; k below 1 or beyond a vocabulary; no text with a
-            position that counts; logits z-scored over the same top-k (then ``Z 1 = 0`` and the loss is 0 whatever the
-            models say).
+        ValueError: shapes, masks or names that can't be used; k below 1 or beyond a vocabulary; a graph too large for
+            a bound; no text with a position that counts; logits z-scored over the same top-k (then ``Z 1 = 0`` and the
+            loss is 0 whatever the models say).
+        ImportError: ``distance="tlb"`` without scipy.
     """
     masks = _checked(student, teacher, student_mask, teacher_mask)
     _check_k(k, student, teacher)
@@ -71,6 +79,7 @@ def gld_loss(
     _check_signal(signal)
     _check_name("normalize", normalize, NORMALISATIONS)
     _check_name("reduction", reduction, REDUCTIONS)
+    _check_name("distance", distance, DISTANCES)
     with torch.no_grad():
         theirs = top_signals(teacher, masks[1], k=k, signal=signal)
     ours = top_signals(student, masks[0], k=k, signal=signal)
@@ -81,13 +90,15 @@ def gld_loss(
     losses = []
     for row, counts in enumerate(counted.tolist()):
         if counts:
-            found, wanted = (
-                node_features(
-                    values[row, mask[row]], ids[row, mask[row]] if nodes == "vocab" else None, normalize=normalize
-                )
+            texts = [
+                (values[row, mask[row]].to(ours[0].dtype), ids[row, mask[row]] if nodes == "vocab" else None)
                 for (values, ids), mask in ((ours, masks[0]), (theirs, masks[1]))
-            )
-            losses.append(sorted_l1(found, wanted.to(found.dtype)))
+            ]
+            if distance == "sorted":
+                losses.append(sorted_l1(*(node_features(*text, normalize=normalize) for text in texts)))
+            else:
+                graphs = _filled_up(*(build_graph(*text, normalize=normalize) for text in texts))
+                losses.append(gromov_bound(*graphs, bound=distance, order=order))
         else:
             losses.append(ours[0].new_zeros(()))
     return _reduced(torch.stack(losses), int(counted.sum()), reduction)
@@ -100,6 +111,14 @@ def sorted_l1(found: Tensor, wanted: Tensor) -> Tensor:
         torch.nn.functional.pad(part, (0, size - len(part))).sort(descending=True).values for part in (found, wanted)
     )
     return (found - wanted).abs().sum()
+
+
+def _filled_up(*graphs: Tensor) -> list[Tensor]:
+    """The graphs with isolated nodes, as many as the largest has."""
+    size = max(map(len, graphs))
+    if size > LARGEST:
+        raise ValueError(f'bounds are for graphs of at most {LARGEST} nodes, not {size}: use distance="sorted"')
+    return [torch.nn.functional.pad(graph, (0, size - len(graph)) * 2) for graph in graphs]
 
 
 def uld_loss(

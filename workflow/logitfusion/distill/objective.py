@@ -91,16 +91,24 @@ def distill_loss(
     if not teachers or combine not in COMBINATIONS:
         raise ValueError(f"distill_loss needs at least one teacher, and combine one of {COMBINATIONS}, not {combine!r}")
     entropy, mask = _cross_entropy(student, labels, "student")
-    counts = (tokens or int(mask.sum())), (texts or int(mask.any(1).sum()))
+    counts = (
+        int(mask.sum()) if tokens is None else tokens,
+        int(mask.any(1).sum()) if texts is None else texts,
+    )
     if not mask.any():
         raise ValueError("no label of the student counts: all are -100, or only the first of a text is not")
+    if min(counts) < 1:
+        raise ValueError(f"tokens and texts are those of a whole step and at least 1, not {tokens} and {texts}")
     shares, chosen = _shares(teachers, combine, student)
     zero = entropy.new_zeros(())
     parts = [entropy.sum() / counts[0], zero, zero]
     for teacher, share in zip(teachers, shares, strict=True):
         _check_labels(teacher.logits, teacher.labels, "teacher")
-        common = {"student_mask": mask, "teacher_mask": teacher.labels[:, 1:] != IGNORED, "reduction": "none"}
-        pair = student[:, :-1], teacher.logits[:, :-1]
+        if not (mask.any(1) & (share > 0)).any():
+            continue
+        masks = mask & (share > 0)[:, None], _shifted(teacher.labels) != IGNORED
+        common = {"student_mask": masks[0], "teacher_mask": masks[1], "reduction": "none"}
+        pair = student, teacher.logits
         if factors[1]:
             parts[1] = parts[1] + (share * uld_loss(*pair, k=uld_k, **common)).sum() / counts[0]
         if factors[2]:
@@ -127,11 +135,17 @@ def _check_labels(logits: Tensor, labels: Tensor, name: str) -> None:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Of every label in nats, ``[B, L - 1]``, 0 where none counts, and the mask."""
+    """Of the label that each position predicts in nats, ``[B, L]``, 0 where none counts, and the mask."""
     _check_labels(logits, labels, name)
-    mask = labels[:, 1:] != IGNORED
-    ids = labels[:, 1:].masked_fill(~mask, 0).unsqueeze(-1)
-    return -log_probabilities_at(logits[:, :-1], ids, mask).squeeze(-1).masked_fill(~mask, 0.0), mask
+    labels = _shifted(labels)
+    mask = labels != IGNORED
+    ids = labels.masked_fill(~mask, 0).unsqueeze(-1)
+    return -log_probabilities_at(logits, ids, mask).squeeze(-1).masked_fill(~mask, 0.0), mask
+
+
+def _shifted(labels: Tensor) -> Tensor:
+    """The label that each position predicts: labels move, as a slice of the logits would copy their gradient."""
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
 def _shares(teachers: Sequence[Teacher], combine: str, student: Tensor) -> tuple[Tensor, Tensor | None]:
