@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import naive_gld as naive
 import pytest
 import torch
@@ -209,6 +211,25 @@ def test_tokens_that_a_model_excludes_are_as_if_they_were_not_there(loss: str) -
     student, teacher = draw(11, (2, 4, 10), (2, 5, 9))
     wider = torch.nn.functional.pad(student, (3, 2), value=-INF)
     torch.testing.assert_close(run(loss, wider, teacher), run(loss, student, teacher))
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_masked_positions_have_no_signal(signal: str) -> None:
+    (logits,) = draw(20, (2, 3, 8))
+    logits[0, 1], logits[1, 2, 2:] = torch.nan, -INF
+    mask = torch.tensor([[True, False, True], [False, True, True]])
+    values, _ = top_signals(logits, mask, k=4, signal=signal)
+    assert (values[~mask] == 0).all()
+    assert ((values[1, 2] == 0).tolist()) == [False, False, True, True]
+    assert (values[mask].isfinite()).all()
+
+
+def test_method_folders_do_not_import_each_other() -> None:
+    package = Path(selection.__file__).parents[1]
+    for folder, other in (("fusion", "distill"), ("distill", "fusion")):
+        sources = [path.read_text() for path in (package / folder).glob("*.py")]
+        assert sources
+        assert not any(f"import logitfusion.{other}" in text or f"from logitfusion.{other}" in text for text in sources)
 
 
 # Known zeros

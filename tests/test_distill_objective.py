@@ -81,6 +81,19 @@ def test_min_ce_chooses_for_each_text() -> None:
     assert found.teacher.tolist() == [1, 0, 1]
 
 
+def test_min_ce_counts_whole_responses() -> None:
+    """A tokenizer that cuts a text in two needs half the nats a token to be as good, not fewer of them in all."""
+    student, labels = batch(7, texts=1)
+    likely = [torch.tensor(2.0), torch.tensor(1.5)]  # nats a token: 4 of them, and 8
+    found = []
+    for nats, length in zip(likely, (5, 9), strict=True):
+        logits = torch.stack([-nats, (1 - (-nats).exp()).log()]).double().expand(1, length, 2)
+        found.append(Teacher(logits, torch.tensor([[-100] + [0] * (length - 1)])))
+    options = OPTIONS | {"k": 2}
+    assert distill_loss(student, labels, found, combine="min_ce", **options).teacher.tolist() == [0]
+    assert distill_loss(student, labels, found[::-1], combine="min_ce", **options).teacher.tolist() == [1]
+
+
 def test_min_ce_leaves_out_a_teacher_without_labels_of_a_text() -> None:
     student, labels = batch(7)
     one, other = teacher(8), teacher(9)

@@ -2,7 +2,7 @@
 
 ``GW_r(C, D) = min_pi (sum_ijkl |C_ik - D_jl|^r pi_ij pi_kl)^(1/r)`` over couplings pi of uniform weights, without the
 factor 1/2 that some texts have. The sorted row sums of InfiGFusion (arXiv 2505.13893) are the first of the lower bounds
-(Memoli 2011, "Gromov-Wasserstein distances and the metric approach to object matching", section 6), which was derived
+(Memoli 2011, "Gromov-Wasserstein distances and the metric approach to object matching"), which was derived
 here and is not in its paper.
 
 Graphs of n and m nodes are compared after every node is split into equal copies, up to the least common multiple: GW
