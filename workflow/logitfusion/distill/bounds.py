@@ -6,7 +6,7 @@ factor 1/2 that some texts have. The sorted row sums of InfiGFusion (arXiv 2505.
 here and is not in its paper.
 
 Graphs of n and m nodes are compared after every node is split into equal copies, up to the least common multiple: GW
-and all bounds are the same for uniform weights, and every coupling that matters is a permutation.
+and all bounds stay what they were, as weights are uniform, and the couplings that bounds use become permutations.
 """
 
 from __future__ import annotations
