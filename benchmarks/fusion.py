@@ -29,7 +29,7 @@ import logitfusion.fusion.speculation as speculation
 import logitfusion.fusion.steering as steering
 from logitfusion.files import write_json, write_text
 from logitfusion.fusion import FusedLM, solve_weights
-from logitfusion.models.load import load_model, load_tokenizer
+from logitfusion.models.load import count_bytes, load_model, load_tokenizer
 from logitfusion.models.padding import left_pad
 from logitfusion.models.tiny import tiny_tokenizer
 
@@ -179,7 +179,7 @@ def bench_decoding(pair: Pair, batch: int, rounds: int, tokens: int) -> dict[str
     speculation.Pace.learn = learn
     share = solver_share(lambda: fused.generate(prompts, **options), pair.large.device)
     texts = {name: [row if isinstance(row, list) else row.token_ids for row in rows] for name, rows in made.items()}
-    sizes = [sum(p.numel() * p.element_size() for p in model.parameters()) for model in (pair.large, pair.base)]
+    sizes = [count_bytes(model) for model in (pair.large, pair.base)]
     judged = sum(min(accepted + 1, draft) for accepted, draft in drafts)
     return {
         "pair": pair.name,

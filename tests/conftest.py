@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
@@ -21,3 +23,19 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, (hidden_size, layers, seed) in sizes.items():
         from_chance({"hidden_size": hidden_size, "layers": layers, "seed": seed}, root / name)
     return {name: root / name for name in sizes}
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_models: dict[str, Path]) -> dict[str, PreTrainedModel]:
+    """The tiny models in memory, for one file of tests."""
+    from logitfusion.models.load import load_model
+
+    return {name: load_model(folder, device=torch.device("cpu")) for name, folder in tiny_models.items()}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_models: dict[str, Path]) -> PreTrainedTokenizerBase:
+    """The one tokenizer of the tiny models."""
+    from logitfusion.models.load import load_tokenizer
+
+    return load_tokenizer(tiny_models["large"])

@@ -13,19 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import logitfusion.fusion.decoding as decoding
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM
-from logitfusion.models.load import load_model, load_tokenizer
+from logitfusion.models.load import load_model
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_models: dict[str, Path]) -> dict[str, PreTrainedModel]:
-    return {name: load_model(folder, device=CPU) for name, folder in tiny_models.items()}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_models: dict[str, Path]) -> PreTrainedTokenizerBase:
-    return load_tokenizer(tiny_models["large"])
 
 
 def make(loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, **options: object) -> FusedLM:

@@ -32,21 +32,11 @@ from transformers import (
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.fusion.sampling import filter_logits, pick_tokens
-from logitfusion.models.load import load_model, load_tokenizer
+from logitfusion.models.load import load_model
 from logitfusion.models.tiny import tiny_tokenizer
 
 PROMPTS = ["Hello world", "a", "2 + 2 =", "The quick brown fox jumps over the lazy dog.", "Grüße"]
 TOKENS = 10
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_models: dict[str, Path]) -> dict[str, PreTrainedModel]:
-    return {name: load_model(folder, device=torch.device("cpu")) for name, folder in tiny_models.items()}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_models: dict[str, Path]) -> PreTrainedTokenizerBase:
-    return load_tokenizer(tiny_models["large"])
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM, scoring
-from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.tiny import tiny_tokenizer
 
 PAIRS = [("Hello world", ", again"), ("a", "b"), ("2 + 2 =", " 4"), ("2 + 2 =", " five"), ("Grüße", " →"), ("", "abc")]
@@ -28,16 +26,6 @@ FUSIONS = [
     (("expert_a", "expert_b"), {"weights": "dynamic", "selection": "one_hot"}),
     (("expert_a", "expert_b"), {"weights": "dynamic", "selection": "matched"}),
 ]
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_models: dict[str, Path]) -> dict[str, PreTrainedModel]:
-    return {name: load_model(folder, device=torch.device("cpu")) for name, folder in tiny_models.items()}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_models: dict[str, Path]) -> PreTrainedTokenizerBase:
-    return load_tokenizer(tiny_models["large"])
 
 
 def make_fusion(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -15,21 +13,9 @@ from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.caches import Batch, CachedModel
 from logitfusion.fusion.speculation import LONGEST_DRAFT, Pace, _accept
-from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.tiny import tiny_tokenizer
 
 TOKENS = 24
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_models: dict[str, Path]) -> dict[str, PreTrainedModel]:
-    return {name: load_model(folder, device=CPU) for name, folder in tiny_models.items()}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_models: dict[str, Path]) -> PreTrainedTokenizerBase:
-    return load_tokenizer(tiny_models["large"])
 
 
 # Greedy

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,21 +14,10 @@ from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.steering import draw_to_anchor
 from logitfusion.fusion.tuning import Candidate, choose, tune
-from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.stages.decode import choice_for
 
 PROMPTS = ["Hello world", "a", "2 + 2 =", "The quick brown fox"]
 COMPLETIONS = [" and", "bc", " 4", " jumps over"]
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_models: dict[str, Path]) -> dict[str, PreTrainedModel]:
-    return {name: load_model(folder, device=torch.device("cpu")) for name, folder in tiny_models.items()}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_models: dict[str, Path]) -> PreTrainedTokenizerBase:
-    return load_tokenizer(tiny_models["large"])
 
 
 def make(loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, **options: object) -> FusedLM:

@@ -16,7 +16,7 @@ import logitfusion.fusion.lm_eval  # noqa: F401, its model is registered by the 
 from logitfusion.commands._inputs import be_quiet, fusion_options
 from logitfusion.errors import UserError
 from logitfusion.files import find_disk_error, write_json
-from logitfusion.models.load import use_threads
+from logitfusion.models.load import first_line, use_threads
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -85,5 +85,4 @@ def _evaluate(
     except OSError as error:  # of data that has to be downloaded, mostly
         if find_disk_error(error) is not None:
             raise
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"The data of {', '.join(tasks)} can't be read ({words[0][:200]}).") from error
+        raise UserError(f"The data of {', '.join(tasks)} can't be read ({first_line(error)}).") from error

@@ -76,6 +76,12 @@ class Continuations:
             self.on_token(number, generation)
         return finished
 
+    def retire(self, finished: list[bool]) -> list[int]:
+        """Go on without the active rows that are finished; which of them remain."""
+        remaining = [row for row, ended in enumerate(finished) if not ended]
+        self.active = [self.active[row] for row in remaining]
+        return remaining
+
     def _finished(self, generation: Generation) -> bool:
         """Whether the newest token ends the continuation; notes why."""
         if generation.token_ids[-1] in self.ends:
@@ -121,9 +127,7 @@ def decode(
         listed = zip(tokens.tolist(), steered.weights.T.tolist(), steered.expert.tolist(), strict=True)
         finished = [continuations.append(row, *values) for row, values in enumerate(listed)]
         if any(finished):
-            remaining = [row for row, ended in enumerate(finished) if not ended]
-            continuations.active = [continuations.active[row] for row in remaining]
-            kept = torch.tensor(remaining, device=device, dtype=torch.long)
+            kept = torch.tensor(continuations.retire(finished), device=device, dtype=torch.long)
             tokens = tokens[kept]
             steered_rows = None if steered_rows is None else steered_rows[kept]
             batch.select_rows(kept)

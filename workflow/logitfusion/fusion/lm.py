@@ -157,7 +157,7 @@ class FusedLM:
         order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
         options = Options(max_new_tokens, temperature, top_p, top_k, tuple(stop))
         ends = end_tokens(self.large, self.tokenizer)
-        pace = make_pace(self.cached_models(), draft_tokens)
+        pace = make_pace(self.cached_models(), draft_tokens) if speculative else None
         results: dict[int, Generation] = {}
         for first in range(0, len(order), batch_size):
             batch = order[first : first + batch_size]
@@ -166,7 +166,7 @@ class FusedLM:
             continuations = Continuations(len(batch), options, self.tokenizer, ends, told)
             prompts_ids = [encoded[number] for number in batch]
             arguments = (self.cached_models(), self.steering, prompts_ids, generators, continuations, self.vocabulary)
-            if speculative:
+            if pace is not None:
                 decode_speculatively(*arguments, pace)
             else:
                 decode(*arguments)

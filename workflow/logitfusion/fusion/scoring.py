@@ -31,10 +31,17 @@ def judge_steering(steering: Steering) -> Judge:
     return judge
 
 
-def judge_logits(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of the wanted tokens ``[N, 1]`` and whether they are the likeliest."""
-    found = logits.gather(-1, wanted[:, None]) - logits.logsumexp(-1, keepdim=True)
-    return found, (logits.argmax(-1) == wanted)[:, None]
+def judge_logits(logits: Tensor, wanted: Tensor, ends: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Log-probability of the wanted tokens ``[N, 1]`` and whether they are the likeliest.
+
+    Where the first of ``ends`` is wanted, any of them is as good.
+    """
+    wanted, norm, likeliest = wanted[:, None], logits.logsumexp(-1, keepdim=True), logits.argmax(-1, keepdim=True)
+    found, right = logits.gather(-1, wanted) - norm, likeliest == wanted
+    if ends is None or not len(ends):
+        return found, right
+    at_end, any_end = wanted == ends[0], logits[:, ends].logsumexp(-1, keepdim=True) - norm
+    return torch.where(at_end, any_end, found), torch.where(at_end, torch.isin(likeliest, ends), right)
 
 
 def score_pairs(

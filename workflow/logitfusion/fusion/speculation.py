@@ -17,6 +17,7 @@ from logitfusion.fusion.caches import Batch, CachedModel
 from logitfusion.fusion.decoding import Continuations, Options, read_prompts, split_logits
 from logitfusion.fusion.sampling import filter_logits, pick_tokens
 from logitfusion.fusion.steering import Steering
+from logitfusion.models.load import count_bytes
 from logitfusion.models.padding import left_pad
 
 LONGEST_DRAFT = 8
@@ -109,9 +110,7 @@ def decode_speculatively(
         batch.commit((places <= accepted[:, None]).long())
         pending = tokens.gather(1, accepted[:, None])
         if any(finished):
-            remaining = [row for row, ended in enumerate(finished) if not ended]
-            continuations.active = [continuations.active[row] for row in remaining]
-            kept = torch.tensor(remaining, device=device, dtype=torch.long)
+            kept = torch.tensor(continuations.retire(finished), device=device, dtype=torch.long)
             pending = pending[kept]
             steered_rows = None if steered_rows is None else steered_rows[kept]
             batch.select_rows(kept)
@@ -132,10 +131,7 @@ def _check(models: Sequence[CachedModel], steering: Steering) -> None:
 
 def make_pace(models: Sequence[CachedModel], fixed: int | None = None) -> Pace:
     """The pace for these models; it goes on learning from batch to batch."""
-    sizes = [
-        sum(parameter.numel() * parameter.element_size() for parameter in cached.model.parameters())
-        for cached in models
-    ]
+    sizes = [count_bytes(cached.model) for cached in models]
     return Pace(sum(sizes[:-1]), sizes[-1], models[0].model.device.type, fixed)
 
 

@@ -79,7 +79,8 @@ def tune(
     def judge(large: Tensor, small: Tensor, wanted: Tensor, strangeness: Tensor) -> tuple[Tensor, Tensor]:
         solved = lm.steering.solve(large, small)
         judged = [
-            _judge(fuse_logits(large, small[0], small[1:], draw_to_anchor(solved, *way)), wanted, ends) for way in ways
+            judge_logits(fuse_logits(large, small[0], small[1:], draw_to_anchor(solved, *way)), wanted, ends)
+            for way in ways
         ]
         return tuple(torch.cat(parts, dim=-1) for parts in zip(*judged, strict=True))
 
@@ -101,17 +102,6 @@ def _ends(lm: FusedLM, stop: Sequence[str]) -> Tensor:
     stopping = {token for token, text in enumerate(texts) if text.startswith(tuple(stop))}
     ending = {token for token in end_tokens(lm.large, lm.tokenizer) if token < lm.vocabulary}
     return torch.tensor([*sorted(ending), *sorted(stopping - ending)], dtype=torch.long, device=lm.device)
-
-
-def _judge(logits: Tensor, wanted: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """As ``judge_logits``, where any end is as good as the first."""
-    found, likeliest = judge_logits(logits, wanted)
-    if not len(ends):
-        return found, likeliest
-    at_end = (wanted == ends[0])[:, None]
-    any_end = (logits[:, ends].logsumexp(-1) - logits.logsumexp(-1))[:, None]
-    ended = torch.isin(logits.argmax(-1), ends)[:, None]
-    return torch.where(at_end, any_end, found), torch.where(at_end, ended, likeliest)
 
 
 def choose(tasks: Sequence[Sequence[Candidate]]) -> Candidate:

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from logitfusion.errors import UserError
+from logitfusion.models.load import first_line
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -32,9 +33,9 @@ def load_adapters(base: PreTrainedModel, folders: Sequence[str | Path]) -> tuple
             else:
                 model.load_adapter(str(folder), adapter_name=name)
         except Exception as error:  # peft, safetensors and torch each have their own types
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise UserError(
-                f"The adapter in {folder} can't be put on the small base ({first}); was it trained from this base?"
+                f"The adapter in {folder} can't be put on the small base ({first_line(error)});"
+                " was it trained from this base?"
             ) from error
     return model.eval(), names
 

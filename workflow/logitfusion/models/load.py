@@ -47,7 +47,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
     except Exception as error:  # safetensors, json and transformers each have their own types
         raise UserError(
-            f"The model in {folder} can't be read ({_first_line(error)}); delete the folder and run again."
+            f"The model in {folder} can't be read ({first_line(error)}); delete the folder and run again."
         ) from error
     return model.to(device or choose_device()).eval()
 
@@ -62,7 +62,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise UserError(
-            f"The tokenizer in {folder} can't be read ({_first_line(error)}); delete the folder and run again."
+            f"The tokenizer in {folder} can't be read ({first_line(error)}); delete the folder and run again."
         ) from error
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
@@ -81,6 +81,11 @@ def count_parameters(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def count_bytes(model: PreTrainedModel) -> int:
+    """What reading all weights once takes from memory (tied ones once)."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
 def describe(model: PreTrainedModel) -> dict[str, Any]:
     """What the log and the report say about a model."""
     return {
@@ -90,6 +95,7 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of another library says, short enough to be part of a sentence."""
     text = str(error).strip().splitlines()
     return text[0][:200] if text else type(error).__name__
