@@ -122,7 +122,8 @@ def test_wrong_inputs_are_refused() -> None:
 
 @pytest.mark.parametrize("sizes", [(5, 5), (4, 6), (7, 3)])
 def test_against_pot(sizes: tuple[int, int]) -> None:
-    ot = pytest.importorskip("ot")
+    import ot
+
     first, second = (graph(seed, size) for seed, size in enumerate(sizes))
     found = bounds(first, second, 2)
     means, entries = (
