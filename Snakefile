@@ -12,9 +12,30 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/experts.smk"
-include: "workflow/rules/fusion.smk"
+
+
+if "fusion" in config:
+
+    include: "workflow/rules/fusion.smk"
+
+
+if "distill" in config:
+
+    include: "workflow/rules/distill.smk"
+
+
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+
+
+if "fusion" in config:
+
+    include: "workflow/rules/fusion_report.smk"
+
+
+if "distill" in config:
+
+    include: "workflow/rules/distill_report.smk"
 
 
 report: "workflow/report/workflow.rst"
@@ -25,8 +46,6 @@ rule all:
     input:
         RESULTS / "metrics.csv",
         RESULTS / "metrics.parquet",
-        RESULTS / "plots/methods.svg",
         RESULTS / "plots/losses.svg",
-        RESULTS / "summary.html",
-        [RESULTS / "plots/tuning.svg"] if TUNED else [],
-        expand(RESULTS / "plots/traces/{task}.svg", task=config["tasks"]),
+        FUSION_REPORT if "fusion" in config else [],
+        STUDENTS_REPORT if "distill" in config else [],

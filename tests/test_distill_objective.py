@@ -129,7 +129,7 @@ def test_prompts_do_not_matter() -> None:
     [
         ({"teachers": []}, "at least one teacher"),
         ({"tokens": 0}, "tokens and texts"),
-        ({"combine": "mean"}, "combine one of"),
+        ({"combine": "mean"}, "combine is one of"),
         ({"uld_weight": -0.1}, "not negative"),
         ({"uld_weight": 0.9}, "not negative"),
         ({"labels": torch.full((3, 7), -100)}, "no label"),

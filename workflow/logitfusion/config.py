@@ -14,6 +14,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 from logitfusion.errors import UserError
+from logitfusion.models.package import package_parts
 from logitfusion.tasks.definition import load_definition
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
@@ -196,7 +197,7 @@ def _explain(error: ValidationError) -> str:
 
 def _fill_seeds(config: dict[str, Any]) -> None:
     """A seed that was left out is the top-level one."""
-    owners = [config["fusion"], *_mappings(config["experts"])]
+    owners = [*_mappings(config["experts"]), *(config[track] for track in ("fusion",) if track in config)]
     owners += [model["heal"] for model in _mappings(config["models"]) if "heal" in model]
     for owner in owners:
         if "seed" in owner and owner["seed"] is None:
@@ -228,6 +229,16 @@ def _check_names(config: dict[str, Any]) -> None:
             _refer(part, trained, f"experts.{name}.merge", "trained expert")
             if experts[part]["base"] != expert["base"]:
                 raise UserError(f"Expert {name!r} merges {part!r}, which has another base; merge experts of one base.")
+    if not {"fusion", "distill"} & config.keys():
+        raise UserError("The config asks for nothing: give it a section fusion or distill, or both.")
+    if "fusion" in config:
+        _check_fusion(config)
+    if "distill" in config:
+        _check_distill(config)
+
+
+def _check_fusion(config: dict[str, Any]) -> None:
+    models, experts, tasks = config["models"], config["experts"], config["tasks"]
     fusion = config["fusion"]
     _refer(fusion["large"], models, "fusion.large", "model")
     _refer(fusion["base"], models, "fusion.base", "model")
@@ -262,11 +273,41 @@ def _check_names(config: dict[str, Any]) -> None:
         _refer(config["evaluate"][key], fusion["methods"], f"evaluate.{key}", "fusion method")
 
 
+def _check_distill(config: dict[str, Any]) -> None:
+    distill, tasks = config["distill"], config["tasks"]
+    known = config["models"].keys() | config["experts"].keys()
+    _refer(distill["student"], known, "distill.student", "model or expert")
+    for task in distill["tasks"]:
+        _refer(task, tasks, "distill.tasks", "task")
+        if tasks[task]["train"] == 0:
+            raise UserError(f"Students are trained on task {task!r}, whose train size is 0; raise it.")
+    for name, teacher in distill["teachers"].items():
+        _refer(teacher["model"], known, f"distill.teachers.{name}.model", "model or expert")
+    _refer(distill["baseline"], distill["methods"], "distill.baseline", "distillation method")
+    for name, method in distill["methods"].items():
+        where = f"distill.methods.{name}"
+        for teacher in method["teachers"]:
+            _refer(teacher, distill["teachers"], f"{where}.teachers", "teacher")
+        if method["uld"] + method["gld"] > 1:
+            raise UserError(f"In {where} uld and gld come to more than 1, which leaves less than nothing for SFT.")
+        if (method["uld"] + method["gld"] > 0) != bool(method["teachers"]):
+            raise UserError(f"{where} needs both teachers and a factor uld or gld above 0, or neither (plain SFT).")
+        if method["teachers"] and method["k"] > distill["cache"]["k"]:
+            raise UserError(
+                f"{where}.k is {method['k']}, and the cache keeps {distill['cache']['k']}; raise distill.cache.k."
+            )
+        if (method["combine"] == "weighted") != (method["weights"] is not None):
+            raise UserError(f"{where} needs both combine: weighted and a list of weights, or neither.")
+        if method["weights"] is not None and len(method["weights"]) != len(method["teachers"]):
+            raise UserError(f"{where} has {len(method['teachers'])} teachers and {len(method['weights'])} weights.")
+
+
 def _check_packages(config: dict[str, Any]) -> None:
     """One version of a package has one set of bytes: of two digests one is a mistake."""
     digests: dict[str, str] = {}
-    for entry in [*config["models"].values(), *(task["definition"]["source"] for task in config["tasks"].values())]:
-        if "package" in entry and digests.setdefault(entry["package"], entry["sha256"]) != entry["sha256"]:
+    owners = [*config["models"].values(), *(task["definition"]["source"] for task in config["tasks"].values())]
+    for entry in (part for owner in owners for part in package_parts(owner)):
+        if digests.setdefault(entry["package"], entry["sha256"]) != entry["sha256"]:
             raise UserError(
                 f"The package {entry['package']!r} is given with two different sha256; correct one of them."
             )

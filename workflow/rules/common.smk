@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from logitfusion.config import expand_method, method_models, method_tasks, resolve_config, tuning_groups
 from logitfusion.errors import UserError
+from logitfusion.models.package import package_parts
 
 try:
     config = resolve_config(config)
@@ -43,9 +44,10 @@ def freeze(name, value, folder=RESULTS / "config"):
     return path
 
 
-def stage(name, arguments):
+def stage(name, arguments, processes=1):
     """The shell command of a stage: its command line, with all it prints in the rule's log."""
-    return f'PYTHONPATH="{{params.source}}" python -m logitfusion.stages.{name} --config {{input.cfg:q}} {arguments} > {{log:q}} 2>&1'
+    launcher = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
+    return f'PYTHONPATH="{{params.source}}" python -m {launcher}logitfusion.stages.{name} --config {{input.cfg:q}} {arguments} > {{log:q}} 2>&1'
 
 
 def longer(minutes):
@@ -68,8 +70,11 @@ wildcard_constraints:
     model="|".join(config["models"]) or "none",
     expert="|".join(config["experts"]) or "none",
     task="|".join(config["tasks"]),
-    method="|".join(config["fusion"]["methods"]),
+    method="|".join(config["fusion"]["methods"] if "fusion" in config else ["none"]),
+    variant="|".join(config["distill"]["methods"] if "distill" in config else ["none"]),
+    teacher="|".join(config["distill"]["teachers"] if "distill" in config else []) or "none",
     shard=r"\d+",
+    trial=r"\d+",
 
 
 def options(inputs, *names):

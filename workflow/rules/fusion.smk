@@ -1,5 +1,5 @@
-# Fusion: tuned methods choose on the validation splits how far they trust solved weights; every method decodes the test (or validation) splits of its tasks, in shards of a fixed range. One job a method
-# and shard, because loading the models costs more than a task.
+# Fusion: tuned methods choose on the validation splits how far they trust solved weights; every method decodes the test (or validation) splits of its tasks, in shards of a fixed range, one job a method
+# and shard, because loading the models costs more than a task; then shards are merged and judged task by task.
 
 DECODING = {
     key: config["fusion"][key] for key in ("batch_size", "temperature", "top_p", "top_k", "seed", "speculative")
@@ -109,3 +109,50 @@ rule decode:
             "decode",
             "--examples {input.examples:q} --models {input.models:q} --shard {wildcards.shard} {params.tuned} --output {output:q}",
         )
+
+
+# The tasks that an expert was trained on, in the config's order.
+SEEN_TASKS = [
+    task for task in config["tasks"] if any(task in entry.get("tasks", []) for entry in config["experts"].values())
+]
+JUDGED = {task: [method for method, tasks in DECODED.items() if task in tasks] for task in config["tasks"]}
+EVALUATION_CONFIGS = {
+    task: freeze(
+        f"evaluation/{task}",
+        {"methods": sorted(methods), "definition": {"answer": config["tasks"][task]["definition"]["answer"]}},
+    )
+    for task, methods in JUDGED.items()
+}
+
+
+rule evaluate:
+    input:
+        cfg=lambda wildcards: EVALUATION_CONFIGS[wildcards.task],
+        examples=task_file("{task}", config["fusion"]["split"]),
+        shards=lambda wildcards: [
+            RESULTS / f"fusion/{method}/{shard}.jsonl"
+            for method in JUDGED[wildcards.task]
+            for shard in range(config["fusion"]["shards"])
+        ],
+    output:
+        RESULTS / "evaluation/{task}.parquet",
+    log:
+        LOGS / "evaluation/{task}.log",
+    benchmark:
+        BENCHMARKS / "evaluation/{task}.tsv"
+    conda:
+        "../../envs/evaluate.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=longer(30),
+    params:
+        source=SOURCE,
+    shell:
+        stage(
+            "evaluate",
+            "--task {wildcards.task} --examples {input.examples:q} --shards {input.shards:q} --output {output:q}",
+        )
+
+
+JUDGED_FILES = [RESULTS / f"evaluation/{task}.parquet" for task, methods in JUDGED.items() if methods]

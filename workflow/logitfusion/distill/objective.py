@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from logitfusion.distill.losses import gld_loss, uld_loss
-from logitfusion.distill.selection import log_probabilities_at
+from logitfusion.distill.alignment import group_factors
+from logitfusion.distill.graph import NODES, node_features
+from logitfusion.distill.losses import sorted_l1, uld_loss
+from logitfusion.distill.predictions import IGNORED, Predictions, predict
 
 COMBINATIONS = ("sum", "weighted", "min_ce")
-IGNORED = -100
+SIGNALS = ("logprob", "prob")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,23 @@ class Teacher:
 
     logits: Tensor
     labels: Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class CachedTeacher:
+    """What one teacher has said of a batch of texts, read from its cache.
+
+    Attributes:
+        predictions: of the same B texts.
+        groups: positions of student and teacher that belong together, ``[G, 4]`` int64 as
+            ``logitfusion.distill.alignment.align`` gives them, but counted over the whole batch (student's first and
+            last, teacher's first and last); None pairs them in order and cuts the longer text (the published fallback).
+        weight: its share where ``combine="weighted"``.
+    """
+
+    predictions: Predictions
+    groups: Tensor | None = None
     weight: float = 1.0
 
 
@@ -52,7 +71,7 @@ class DistillLoss:
 def distill_loss(
     student: Tensor,
     labels: Tensor,
-    teachers: Sequence[Teacher],
+    teachers: Sequence[Teacher | CachedTeacher],
     *,
     k: int,
     uld_weight: float,
@@ -70,52 +89,139 @@ def distill_loss(
     SFT and ULD are divided by the number of the student's labels, GLD by the number of texts that have one. Under
     gradient accumulation give ``tokens`` and ``texts`` of the whole step: then the parts add up to one large batch.
 
+    Where the positions of a cached teacher are grouped, ULD compares merged distributions: that of a group's last
+    position times the probability of the group's earlier tokens (the chain rule, shifted; derived, the paper cuts the
+    longer text).
+
     Args:
         student: raw logits ``[B, L, V_s]``.
         labels: ``[B, L]`` int64, -100 outside the response; ``labels[:, t]`` belongs to ``student[:, t - 1]``.
-        teachers: at least one.
-        k: of GLD.
+        teachers: any number; none only without ULD and GLD.
+        k: of GLD; a cached teacher must hold as many.
         uld_weight, gld_weight: lambda_uld and lambda_gld; how the paper splits lambda is not published.
         sft_weight: None for ``1 - uld_weight - gld_weight``.
         combine: ``"sum"`` over teachers (published); ``"weighted"``, by their weights; ``"min_ce"``, for each text the
             teacher that finds it likeliest. Cross-entropies are of whole responses there and not of a token, as
             tokenizers cut the same text into unlike numbers of tokens.
-        nodes, signal: of GLD.
-        uld_k: k of ULD; None for whole vocabularies.
+        nodes, signal: of GLD; ``"logprob"`` or ``"prob"`` (``gld_loss`` alone knows raw logits).
+        uld_k: k of ULD; None for whole vocabularies, which a cache does not hold.
         tokens, texts: what to divide by instead of this batch's own numbers.
 
     Raises:
         ValueError: shapes or names that can't be used, factors that are negative, no teachers, no labels.
     """
     factors = _factors(sft_weight, uld_weight, gld_weight)
-    if not teachers or combine not in COMBINATIONS:
-        raise ValueError(f"distill_loss needs at least one teacher, and combine one of {COMBINATIONS}, not {combine!r}")
-    entropy, mask = _cross_entropy(student, labels, "student")
-    counts = (
-        int(mask.sum()) if tokens is None else tokens,
-        int(mask.any(1).sum()) if texts is None else texts,
-    )
-    if not mask.any():
+    if combine not in COMBINATIONS or nodes not in NODES or signal not in SIGNALS:
+        raise ValueError(
+            f"combine is one of {COMBINATIONS}, nodes of {NODES} and signal of {SIGNALS}, not {combine!r}, {nodes!r}"
+            f" and {signal!r}"
+        )
+    if not teachers and (uld_weight or gld_weight):
+        raise ValueError("ULD and GLD need at least one teacher")
+    _check_labels(student, labels, "student")
+    largest = max(k if gld_weight else 1, (uld_k or 1) if uld_weight else 1)
+    ours = predict(student, labels, largest)
+    counted = ours.counts > 0
+    divisors = len(ours.label_log_probs) if tokens is None else tokens, int(counted.sum()) if texts is None else texts
+    if not counted.any():
         raise ValueError("no label of the student counts: all are -100, or only the first of a text is not")
-    if min(counts) < 1:
+    if min(divisors) < 1:
         raise ValueError(f"tokens and texts are those of a whole step and at least 1, not {tokens} and {texts}")
-    shares, chosen = _shares(teachers, combine, student)
-    zero = entropy.new_zeros(())
-    parts = [entropy.sum() / counts[0], zero, zero]
-    for teacher, share in zip(teachers, shares, strict=True):
-        _check_labels(teacher.logits, teacher.labels, "teacher")
-        if not (mask.any(1) & (share > 0)).any():
+    said = [_predictions(teacher, largest, len(student)) for teacher in teachers]
+    shares, chosen = _shares(teachers, said, combine, student)
+    zero = ours.label_log_probs.new_zeros(())
+    parts = [-ours.label_log_probs.sum() / divisors[0], zero, zero]
+    for teacher, theirs, share in zip(teachers, said, shares, strict=True):
+        if not (counted & (theirs.counts > 0) & (share > 0)).any():
             continue
-        masks = mask & (share > 0)[:, None], _shifted(teacher.labels) != IGNORED
-        common = {"student_mask": masks[0], "teacher_mask": masks[1], "reduction": "none"}
-        pair = student, teacher.logits
-        if factors[1]:
-            parts[1] = parts[1] + (share * uld_loss(*pair, k=uld_k, **common)).sum() / counts[0]
-        if factors[2]:
-            losses = gld_loss(*pair, k=k, nodes=nodes, signal=signal, **common)
-            parts[2] = parts[2] + (share * losses).sum() / counts[1]
-    total = sum(factor * part for factor, part in zip(factors, parts, strict=True))
+        if uld_weight:
+            losses = _uld(student, labels, ours, teacher, theirs, share > 0, uld_k)
+            parts[1] = parts[1] + (share * losses).sum() / divisors[0]
+        if gld_weight:
+            losses = gld_of_predictions(ours, theirs, k=k, nodes=nodes, signal=signal, wanted=share > 0)
+            parts[2] = parts[2] + (share * losses).sum() / divisors[1]
+    total = sum(factor * part for factor, part in zip(factors, parts, strict=True) if factor)
     return DistillLoss(total, *(part.detach() for part in parts), chosen)
+
+
+def gld_of_predictions(
+    ours: Predictions, theirs: Predictions, *, k: int, nodes: str, signal: str, wanted: Tensor
+) -> Tensor:
+    """GLD of each text, ``[B]``, 0 where it is not ``wanted`` (``[B]`` bool) or a side has no position of it."""
+    found, target = ours.signals(signal, k), theirs.signals(signal, k)
+    losses = []
+    for text in (wanted & (ours.counts > 0) & (theirs.counts > 0)).nonzero()[:, 0].tolist():
+        features = []
+        for said, values in ((ours, found), (theirs, target)):
+            part = slice(int(said.starts[text]), int(said.starts[text] + said.counts[text]))
+            features.append(node_features(values[part], said.ids[part, :k] if nodes == "vocab" else None))
+        losses.append((text, sorted_l1(features[0], features[1].to(features[0].dtype))))
+    by_text = found.new_zeros(len(ours.counts))
+    if losses:
+        places = torch.tensor([text for text, _ in losses], device=by_text.device)
+        by_text = by_text.index_add(0, places, torch.stack([loss for _, loss in losses]))
+    return by_text
+
+
+def uld_of_predictions(ours: Predictions, theirs: Predictions, groups: Tensor, *, k: int, wanted: Tensor) -> Tensor:
+    """Top-k ULD of each text, ``[B]``: sorted L1 of merged probabilities, summed over the text's groups.
+
+    Args:
+        ours, theirs: of the same B texts.
+        groups: ``[G, 4]`` int64, positions of the whole batch: student's first and last, teacher's first and last.
+        k: entries of each distribution.
+        wanted: ``[B]`` bool.
+    """
+    texts = ours.texts[groups[:, 1]]
+    groups, texts = groups[wanted[texts]], texts[wanted[texts]]
+    merged = [
+        said.log_probs[groups[:, last], :k].exp() * group_factors(said.label_log_probs, groups, side).exp()[:, None]
+        for said, last, side in ((ours, 1, "student"), (theirs, 3, "teacher"))
+    ]
+    losses = (merged[0] - merged[1].to(merged[0].dtype)).abs().sum(-1)
+    return losses.new_zeros(len(ours.counts)).index_add(0, texts, losses)
+
+
+def pair_in_order(ours: Predictions, theirs: Predictions) -> Tensor:
+    """Groups of one position each, the longer text cut: the published fallback, ``[G, 4]``."""
+    shorter = torch.minimum(ours.counts, theirs.counts)
+    text = torch.arange(len(shorter), device=shorter.device).repeat_interleave(shorter)
+    offset = torch.arange(len(text), device=shorter.device) - (shorter.cumsum(0) - shorter)[text]
+    first, second = ours.starts[text] + offset, theirs.starts[text] + offset
+    return torch.stack([first, first, second, second], dim=1)
+
+
+def _uld(
+    student: Tensor, labels: Tensor, ours: Predictions, teacher: Teacher | CachedTeacher, theirs: Predictions,
+    wanted: Tensor, k: int | None,
+) -> Tensor:  # fmt: skip
+    if isinstance(teacher, CachedTeacher) or k is not None:
+        if k is None:
+            raise ValueError("a teacher's cache holds no whole vocabularies: give uld_k")
+        groups = teacher.groups if isinstance(teacher, CachedTeacher) else None
+        groups = pair_in_order(ours, theirs) if groups is None else groups
+        return uld_of_predictions(ours, theirs, groups, k=k, wanted=wanted)
+    masks = _counts(labels) & wanted[:, None], _counts(teacher.labels)
+    return uld_loss(student, teacher.logits, student_mask=masks[0], teacher_mask=masks[1], reduction="none")
+
+
+def _counts(labels: Tensor) -> Tensor:
+    """Whether a position predicts a label, ``[B, L]``; labels move, as slicing logits would copy their gradient."""
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED) != IGNORED
+
+
+@torch.no_grad()
+def _predictions(teacher: Teacher | CachedTeacher, k: int, texts: int) -> Predictions:
+    if isinstance(teacher, Teacher):
+        _check_labels(teacher.logits, teacher.labels, "teacher")
+        said = predict(teacher.logits, teacher.labels, k)
+    else:
+        said = teacher.predictions
+        if said.log_probs.shape[1] < k:
+            raise ValueError(f"the teacher's cache holds the top {said.log_probs.shape[1]} of a position, not {k}")
+    if len(said.counts) != texts:
+        raise ValueError(f"student and teacher say something of the same texts, not of {texts} and {len(said.counts)}")
+    return said
 
 
 def _factors(sft_weight: float | None, uld_weight: float, gld_weight: float) -> tuple[float, float, float]:
@@ -134,33 +240,20 @@ def _check_labels(logits: Tensor, labels: Tensor, name: str) -> None:
         )
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Of the label that each position predicts in nats, ``[B, L]``, 0 where none counts, and the mask."""
-    _check_labels(logits, labels, name)
-    labels = _shifted(labels)
-    mask = labels != IGNORED
-    ids = labels.masked_fill(~mask, 0).unsqueeze(-1)
-    return -log_probabilities_at(logits, ids, mask).squeeze(-1).masked_fill(~mask, 0.0), mask
-
-
-def _shifted(labels: Tensor) -> Tensor:
-    """The label that each position predicts: labels move, as a slice of the logits would copy their gradient."""
-    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-
-
-def _shares(teachers: Sequence[Teacher], combine: str, student: Tensor) -> tuple[Tensor, Tensor | None]:
+def _shares(
+    teachers: Sequence[Teacher | CachedTeacher], said: list[Predictions], combine: str, student: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """Each teacher's share of each text, ``[T, B]``, and the chosen ones ``[B]``."""
-    if combine == "min_ce":
-        with torch.no_grad():
-            entropies = [_of_responses(*_cross_entropy(one.logits, one.labels, "teacher")) for one in teachers]
-        chosen = torch.stack(entropies).argmin(0)
+    if combine == "min_ce" and teachers:
+        chosen = torch.stack([_of_responses(one) for one in said]).argmin(0)
         return torch.arange(len(teachers), device=student.device)[:, None] == chosen, chosen
     weights = [one.weight if combine == "weighted" else 1.0 for one in teachers]
-    if not min(weights) >= 0:
+    if weights and not min(weights) >= 0:
         raise ValueError(f"the weights of teachers are not negative, and were {weights}")
     return torch.tensor(weights, device=student.device)[:, None].expand(-1, len(student)), None
 
 
-def _of_responses(entropy: Tensor, mask: Tensor) -> Tensor:
+def _of_responses(said: Predictions) -> Tensor:
     """The cross-entropy of each whole response, ``[B]``; a teacher that has no label of it is the last choice."""
-    return entropy.float().sum(1).masked_fill(~mask.any(1), torch.inf)
+    total = said.label_log_probs.new_zeros(len(said.counts)).index_add(0, said.texts, -said.label_log_probs)
+    return total.float().masked_fill(said.counts == 0, torch.inf)

@@ -14,6 +14,26 @@ def resample_means(correct: np.ndarray, resamples: int, rng: np.random.Generator
     return correct.astype(float) @ counts.T / examples
 
 
+def resample_seeds_and_means(
+    correct: dict[str, np.ndarray], resamples: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Means over resampled training seeds and resampled examples, ``[seeds, n] -> [resamples]`` for each method.
+
+    The same examples for all methods, and the same seeds for all methods that have equally many.
+    """
+    examples = next(iter(correct.values())).shape[1]
+    chosen = rng.integers(examples, size=(resamples, examples))
+    counts = np.zeros((resamples, examples))
+    np.add.at(counts, (np.arange(resamples)[:, None], chosen), 1)
+    most = max(len(values) for values in correct.values())
+    draws = {size: rng.integers(size, size=(resamples, size)) for size in range(1, most + 1)}
+    found = {}
+    for name, values in correct.items():
+        means = values.astype(float) @ counts.T / examples
+        found[name] = np.take_along_axis(means, draws[len(values)].T, axis=0).mean(axis=0)
+    return found
+
+
 def percentile_interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
     """The central interval of bootstrap samples; NaN where more than a twentieth of them are not finite."""
     finite = samples[np.isfinite(samples)]

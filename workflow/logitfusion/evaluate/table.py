@@ -12,9 +12,17 @@ from logitfusion.evaluate.intervals import gap_closure, percentile_interval, res
 SEEN = "seen tasks"  # the macro-average over tasks that an expert was trained on
 
 COLUMNS = (
-    "track", "run", "split", "method", "task", "shots", "seed", "metric", "value", "ci_low", "ci_high", "n", "seconds",
-    "confidence", "config", "commit",
+    "track", "run", "split", "method", "task", "shots", "seed", "seeds", "metric", "value", "ci_low", "ci_high", "n",
+    "seconds", "confidence", "config", "commit",
 )  # fmt: skip
+
+
+def join_tables(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """The tables of several tracks as one, with one type a column."""
+    table = pd.concat([one.astype(object) for one in tables], ignore_index=True)
+    whole = dict.fromkeys(("shots", "seed", "seeds", "n"), "Int64")
+    numbers = dict.fromkeys(("value", "ci_low", "ci_high", "seconds", "confidence"), "float64")
+    return table.astype({name: "string" for name in COLUMNS if name not in whole | numbers} | whole | numbers)
 
 
 def tabulate_fusion(
@@ -53,7 +61,7 @@ def tabulate_fusion(
     for task, by_method in scores.items():
         examples = next(row["n"] for row in rows if row["task"] == task)
         rows += _compare(task, by_method, examples, settings)
-    table = pd.DataFrame(rows).assign(track="fusion", shots=pd.NA, confidence=settings["confidence"], **labels)
+    table = pd.DataFrame(rows).assign(track="fusion", shots=pd.NA, seeds=1, confidence=settings["confidence"], **labels)
     return table.reindex(columns=list(COLUMNS))
 
 

@@ -1,14 +1,42 @@
-"""LoRA adapters as experts: several of them on one base, which is in memory once."""
+"""LoRA adapters: new ones to train, and trained ones as experts, several on one base that is in memory once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 from logitfusion.errors import UserError
 from logitfusion.models.load import first_line
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters on every linear layer of the decoder (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int
+    alpha: float
+    dropout: float
+
+
+def add_adapters(model: PreTrainedModel, lora: LoRA | None, seed: int) -> PreTrainedModel:
+    """The model with fresh adapters, which alone are trained; the model itself where ``lora`` is None."""
+    if lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, settings)
 
 
 def is_adapter(folder: str | Path) -> bool:

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from logitfusion.models.adapters import LoRA, add_adapters
 from logitfusion.models.padding import left_pad
 from logitfusion.models.training import Recipe, order_rows, train, trainer_arguments
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LoRA:
-    """Low-rank adapters on every linear layer of the decoder (Hu et al. 2021, arXiv 2106.09685)."""
-
-    rank: int
-    alpha: float
-    dropout: float
 
 
 def encode_examples(
@@ -61,6 +51,8 @@ class CompletionCollator:
 class CompletionTrainer(Trainer):
     """Cross-entropy of the completion tokens; the vocabulary-sized product is made at their positions only."""
 
+    loss_is_scaled_for_ga = True  # by the number of tokens of the whole step
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
@@ -70,7 +62,7 @@ class CompletionTrainer(Trainer):
             logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
         )
         tokens = num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum()
-        return total / tokens
+        return self.accelerator.num_processes * total / tokens  # gradients are averaged over processes
 
 
 def finetune(
@@ -85,21 +77,7 @@ def finetune(
     name: str,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Train on ``examples`` (``prompt``, ``completion``) and return the model, adapters merged, with its loss curve."""
-    trained: nn.Module = model
-    if lora is not None:
-        from peft import LoraConfig, get_peft_model
-
-        torch.manual_seed(recipe.seed)
-        trained = get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            ),
-        )
+    trained = add_adapters(model, lora, recipe.seed)
     active = sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad)
     logger.info("%s: %d examples, %d steps, %.2f M trained parameters", name, len(examples), recipe.steps, active / 1e6)
     trainer = CompletionTrainer(

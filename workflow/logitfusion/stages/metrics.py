@@ -11,30 +11,49 @@ from typing import Any
 
 import pandas as pd
 
-from logitfusion.evaluate.table import tabulate_fusion
+from logitfusion.evaluate.students import tabulate_students
+from logitfusion.evaluate.table import join_tables, tabulate_fusion
 from logitfusion.files import whole
 from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
-    table = tabulate_fusion(
-        {path.stem: pd.read_parquet(path) for path in arguments.judged},
-        metrics=config["metrics"],
-        seen=config["seen"],
-        settings=config["evaluate"],
-        labels={
-            "run": config["run"],
-            "seed": config["seed"],
-            "split": config["split"],
-            "config": hashlib.sha256(json.dumps(config["whole"], sort_keys=True).encode()).hexdigest()[:10],
-            "commit": _commit(),
-        },
-    )
+    labels = {
+        "run": config["run"],
+        "config": hashlib.sha256(json.dumps(config["whole"], sort_keys=True).encode()).hexdigest()[:10],
+        "commit": _commit(),
+    }
+    common = {"metrics": config["metrics"], "settings": config["evaluate"]}
+    tables = []
+    if arguments.judged:
+        fusion = config["fusion"]
+        tables.append(
+            tabulate_fusion(
+                _read(arguments.judged),
+                seen=fusion["seen"],
+                labels=labels | {"seed": config["seed"], "split": fusion["split"]},
+                **common,
+            )
+        )
+    if arguments.students:
+        track = config["distill"]
+        tables.append(
+            tabulate_students(
+                _read(arguments.students), track=track, labels=labels | {"split": track["split"]}, **common
+            )
+        )
+    table = join_tables(tables)
     with whole(arguments.csv) as temporary:
         table.to_csv(temporary, index=False)
     with whole(arguments.parquet) as temporary:
         table.to_parquet(temporary)
-    logger.info("%d numbers of %d methods on %d tasks", len(table), table["method"].nunique(), len(arguments.judged))
+    for track, group in table.groupby("track", sort=False):
+        logger.info("%s: %d numbers of %d methods", track, len(group), group["method"].nunique())
+
+
+def _read(paths: list[Path]) -> dict[str, pd.DataFrame]:
+    """Task -> its judged examples."""
+    return {path.stem: pd.read_parquet(path) for path in paths}
 
 
 def _commit() -> str:
@@ -45,7 +64,8 @@ def _commit() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--judged", type=Path, nargs="+", required=True)
+    parser.add_argument("--judged", type=Path, nargs="*", default=[], help="fusion: .../<task>.parquet")
+    parser.add_argument("--students", type=Path, nargs="*", default=[], help="distillation: .../<task>.parquet")
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--parquet", type=Path, required=True)
     run_stage(main, parser)

@@ -31,6 +31,8 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             case "pruned":
                 model, curve = _prune_and_heal(arguments, config, folder)
         facts = describe(model)
+        if config.get("terms"):
+            logger.info("%s is used under terms of its own: %s", arguments.name, config["terms"])
         logger.info("%s: %s", arguments.name, facts)
         record(folder / "record.json", config, **facts)
         write_curve(folder / "curve.csv", curve)
@@ -61,7 +63,9 @@ def _prune_and_heal(arguments: argparse.Namespace, config: dict[str, Any], folde
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True)
-    parser.add_argument("--package", type=Path, help="the downloaded package that holds the weights")
+    parser.add_argument(
+        "--package", type=Path, nargs="*", default=[], help="the downloaded packages that hold the weights"
+    )
     parser.add_argument("--source", type=Path, help="the model that is pruned")
     parser.add_argument("--text", type=Path, nargs="*", default=[], help="training splits to heal on")
     parser.add_argument("--checkpoints", type=Path, required=True)

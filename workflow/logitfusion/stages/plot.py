@@ -11,6 +11,7 @@ import pandas as pd
 from logitfusion.files import read_json
 from logitfusion.report.losses import plot_losses
 from logitfusion.report.methods import plot_methods, write_summary
+from logitfusion.report.students import plot_student_losses, plot_students, write_students_summary
 from logitfusion.report.traces import plot_traces
 from logitfusion.report.tuning import plot_tuning
 from logitfusion.stages._stage import run_stage
@@ -20,10 +21,10 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     first = arguments.output[0]
     match arguments.what:
         case "methods":
-            table = pd.read_parquet(arguments.input[0])
+            table = _track(arguments.input[0], "fusion")
             plot_methods(table, config["methods"], config["base"], config["ceiling"], first)
         case "summary":
-            write_summary(pd.read_parquet(arguments.input[0]), config["methods"], config["seen"], *arguments.output)
+            write_summary(_track(arguments.input[0], "fusion"), config["methods"], config["seen"], *arguments.output)
         case "traces":
             title = f"Weights along the first examples of {config['task']}"
             plot_traces(pd.read_parquet(arguments.input[0]), dict(config["experts"]), config["examples"], title, first)
@@ -32,11 +33,27 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             plot_losses({name: curve for name, curve in curves.items() if len(curve)}, set(config["healed"]), first)
         case "tuning":
             plot_tuning({path.stem: read_json(path) for path in arguments.input}, first)
+        case "students":
+            plot_students(_track(arguments.input[0], "distill"), config, first)
+        case "students_summary":
+            write_students_summary(_track(arguments.input[0], "distill"), config, *arguments.output)
+        case "student_losses":
+            plot_student_losses({path.name: pd.read_csv(path / "curve.csv") for path in arguments.input}, config, first)
+
+
+def _track(path: Path, track: str) -> pd.DataFrame:
+    """One track's rows of the metrics table."""
+    table = pd.read_parquet(path)
+    return table[table["track"] == track]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["methods", "summary", "traces", "losses", "tuning"])
+    # fmt: off
+    parser.add_argument("what", choices=[
+        "methods", "summary", "traces", "losses", "tuning", "students", "students_summary", "student_losses",
+    ])
+    # fmt: on
     parser.add_argument("--input", type=Path, nargs="+", required=True)
     parser.add_argument("--output", type=Path, nargs="+", required=True)
     run_stage(main, parser)

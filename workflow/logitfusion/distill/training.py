@@ -1,0 +1,207 @@
+"""Training a student on its own labels and on what teachers have said of the same texts, read from their caches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from logitfusion.distill.alignment import align, share, truncate
+from logitfusion.distill.cache import TeacherCache
+from logitfusion.distill.encoding import EncodedText
+from logitfusion.distill.objective import CachedTeacher, distill_loss
+from logitfusion.distill.predictions import IGNORED, Predictions
+from logitfusion.errors import UserError
+from logitfusion.models.adapters import LoRA, add_adapters
+from logitfusion.models.padding import left_pad
+from logitfusion.models.training import Recipe, order_rows, train, trainer_arguments
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("sft", "uld", "gld")
+ALIGNMENTS = {"bytes": align, "positions": lambda student, teacher: truncate(len(student), len(teacher))}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The factors and forms of the loss, see ``distill_loss``; every field has its value from the config.
+
+    Attributes:
+        uld, gld: lambda_uld and lambda_gld; the rest is SFT's.
+        k: entries of each position, for ULD and GLD.
+        nodes, signal: of GLD.
+        combine: how several teachers count.
+        weights: of the teachers, for ``"weighted"``.
+        alignment: ``"bytes"``, or ``"positions"``, the published fallback.
+    """
+
+    uld: float
+    gld: float
+    k: int
+    nodes: str
+    signal: str
+    combine: str
+    weights: tuple[float, ...]
+    alignment: str
+
+    @classmethod
+    def from_config(cls, entry: dict[str, Any]) -> Objective:
+        """The objective in a config entry, which may hold other keys too."""
+        values = {field.name: entry[field.name] for field in fields(cls)}
+        return cls(**values | {"weights": tuple(values["weights"] or ())})
+
+
+def distill(
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[EncodedText],
+    teachers: dict[str, TeacherCache],
+    objective: Objective,
+    recipe: Recipe,
+    *,
+    lora: LoRA | None,
+    checkpoints: Path,
+    fingerprint: str,
+    name: str,
+) -> tuple[PreTrainedModel, list[dict[str, float]]]:
+    """Train the student and return it, adapters merged, with its loss curve (the total and its parts).
+
+    Args:
+        texts: in the student's tokens, in the order of the caches.
+        teachers: name -> what it has said of the same texts; none for plain fine-tuning.
+
+    Raises:
+        UserError: a cache of other texts, or with too few entries a position.
+    """
+    for teacher, cache in teachers.items():
+        if len(cache) != len(texts):
+            raise UserError(
+                f"The cache of teacher {teacher!r} holds {len(cache)} texts and the student reads {len(texts)};"
+                " make it anew."
+            )
+        if cache.k < objective.k:
+            raise UserError(
+                f"The cache of teacher {teacher!r} holds the top {cache.k}, not {objective.k}; raise cache.k."
+            )
+    rows = pair_texts(texts, teachers, objective.alignment)
+    trained = add_adapters(student, lora, recipe.seed)
+    trainer = DistillationTrainer(
+        objective=objective,
+        texts=recipe.batch_size,
+        model=trained,
+        args=trainer_arguments(recipe, checkpoints),
+        train_dataset=order_rows(rows, recipe),
+        data_collator=DistillationCollator(tokenizer.pad_token_id, list(teachers.values())),
+    )
+    curve = train(trainer, name, recipe, checkpoints, fingerprint)
+    return (trained.merge_and_unload() if lora is not None else trained).eval(), curve
+
+
+def pair_texts(texts: Sequence[EncodedText], teachers: dict[str, TeacherCache], alignment: str) -> list[dict[str, Any]]:
+    """A row for each text: its tokens, and the groups of positions that it and each teacher share."""
+    rows = []
+    for number, text in enumerate(texts):
+        groups = [ALIGNMENTS[alignment](text.ends, cache[number].ends.tolist()) for cache in teachers.values()]
+        rows.append({"input_ids": list(text.ids), "completion": len(text.labels), "text": number, "groups": groups})
+    for place, teacher in enumerate(teachers):
+        shares = share([row["groups"][place] for row in rows], sum(row["completion"] for row in rows))
+        logger.info(
+            "teacher %s: %.1f %% of the student's tokens meet one of its own, %.1f %% are in merged groups, %.1f %% alone",
+            teacher, *(100 * part for part in shares),
+        )  # fmt: skip
+    return rows
+
+
+class DistillationCollator:
+    """Batches padded on the left, and what each teacher has said of their responses."""
+
+    def __init__(self, pad: int, caches: list[TeacherCache]) -> None:
+        self.pad, self.caches = pad, caches
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        ids, mask, positions = left_pad([row["input_ids"] for row in rows], self.pad)
+        # One column more than the longest response: the label of a column belongs to the logits before it.
+        keep = max(row["completion"] for row in rows) + 1
+        labels = ids[:, -keep:].clone()
+        for number, row in enumerate(rows):
+            labels[number, : keep - row["completion"]] = IGNORED
+        teachers = [self._of_teacher(place, rows) for place in range(len(self.caches))]
+        return {
+            "input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels, "teachers": teachers,
+        }  # fmt: skip
+
+    def _of_teacher(self, place: int, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        said = [self.caches[place][row["text"]] for row in rows]
+        groups, starts = [], torch.zeros(2, dtype=torch.int64)
+        for row, text in zip(rows, said, strict=True):
+            groups.append(row["groups"][place] + starts.repeat_interleave(2))
+            starts = starts + torch.tensor([row["completion"], len(text.label_log_probs)])
+        return {
+            "log_probs": torch.cat([text.log_probs for text in said]),
+            "ids": torch.cat([text.ids for text in said]),
+            "label_log_probs": torch.cat([text.label_log_probs for text in said]),
+            "counts": torch.tensor([len(text.label_log_probs) for text in said]),
+            "groups": torch.cat(groups),
+        }
+
+
+class DistillationTrainer(Trainer):
+    """The objective over the response positions; the vocabulary-sized product is made at the last columns only.
+
+    All parts are divided by the numbers of the whole optimiser step, so accumulation and several processes give what
+    one large batch gives.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *, objective: Objective, texts: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.objective, self.texts = objective, texts
+        self.parts, self.logged_step = dict.fromkeys(PARTS, 0.0), 0
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        labels, said = inputs.pop("labels"), inputs.pop("teachers")
+        logits = model(**inputs, logits_to_keep=labels.shape[1], use_cache=False).logits
+        loss = distill_loss(
+            logits,
+            labels,
+            [_cached_teacher(one, weight) for one, weight in zip(said, self._weights(len(said)), strict=True)],
+            k=self.objective.k,
+            uld_k=self.objective.k,
+            uld_weight=self.objective.uld,
+            gld_weight=self.objective.gld,
+            nodes=self.objective.nodes,
+            signal=self.objective.signal,
+            combine=self.objective.combine,
+            tokens=int(num_items_in_batch) if num_items_in_batch is not None else None,
+            texts=self.texts,
+        )
+        processes = self.accelerator.num_processes
+        for part in PARTS:
+            self.parts[part] += processes * getattr(loss, part).item()
+        return processes * loss.total  # gradients are averaged over processes, and this is a share of a sum
+
+    def _weights(self, count: int) -> tuple[float, ...]:
+        return self.objective.weights or (1.0,) * count
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the parts of the loss, means since the last line."""
+        if "loss" in logs:
+            steps = max(1, self.state.global_step - self.logged_step)
+            logs |= {part: total / steps for part, total in self.parts.items()}
+            self.parts, self.logged_step = dict.fromkeys(PARTS, 0.0), self.state.global_step
+        super().log(logs, start_time)
+
+
+def _cached_teacher(said: dict[str, Tensor], weight: float) -> CachedTeacher:
+    said = dict(said)
+    groups = said.pop("groups")
+    return CachedTeacher(Predictions(**said), groups, weight)

@@ -1,0 +1,69 @@
+"""Train the student once: one method, one seed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from logitfusion.distill.cache import TeacherCache, hash_texts
+from logitfusion.distill.encoding import encode_text
+from logitfusion.distill.training import Objective, distill
+from logitfusion.files import remove, whole
+from logitfusion.models.adapters import LoRA
+from logitfusion.models.load import describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.models.source import copy_tokenizer
+from logitfusion.models.training import Recipe, is_main_process
+from logitfusion.report.curve import write_curve
+from logitfusion.stages._distill import read_texts
+from logitfusion.stages._stage import fingerprint, logger, record, run_stage
+
+
+def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+    use_threads()
+    method, training = config["method"], config["training"] | {"seed": arguments.seed}
+    tokenizer = load_tokenizer(arguments.base)
+    texts = read_texts(arguments.text, config["texts"])
+    caches = {
+        # .../<teacher>/<shard>.safetensors
+        name: TeacherCache(
+            [path for path in arguments.caches if path.parent.name == name], expected={"data_hash": hash_texts(texts)}
+        )
+        for name in method["teachers"]
+    }
+    model, curve = distill(
+        load_model(arguments.base),
+        tokenizer,
+        [encode_text(tokenizer, *text, max_tokens=training["max_tokens"]) for text in texts],
+        caches,
+        Objective.from_config(method),
+        Recipe.from_config(training),
+        lora=LoRA(**training["lora"]) if training["method"] == "lora" else None,
+        checkpoints=arguments.checkpoints,
+        fingerprint=fingerprint(
+            config | {"seed": arguments.seed}, [arguments.base, *arguments.text, *arguments.caches]
+        ),
+        name=f"{arguments.name}, seed {arguments.seed}",
+    )
+    if not is_main_process():
+        return
+    with whole(arguments.output) as folder:
+        folder.mkdir()
+        save_model(model, tokenizer, folder)
+        copy_tokenizer(arguments.base, folder)
+        record(folder / "record.json", config | {"seed": arguments.seed}, **describe(model))
+        write_curve(folder / "curve.csv", curve)
+    remove(arguments.checkpoints)
+    logger.info("%s: written", arguments.name)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", required=True, help="the method's name, for messages")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--base", type=Path, required=True, help="the student as it is")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="training splits")
+    parser.add_argument("--caches", type=Path, nargs="*", default=[], help="shards: .../<teacher>/<shard>.safetensors")
+    parser.add_argument("--checkpoints", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    run_stage(main, parser)

@@ -1,0 +1,86 @@
+# Plots and tables of the distillation track, made from the metrics table and the students' loss curves.
+
+STUDENTS_CONFIG = freeze("report/students", students_config())
+
+
+rule plot_students:
+    input:
+        cfg=STUDENTS_CONFIG,
+        table=RESULTS / "metrics.parquet",
+    output:
+        report(
+            RESULTS / "plots/students.svg",
+            caption="../report/students.rst",
+            category="Results",
+            labels={"what": "students by task", "track": "distillation"},
+        ),
+    log:
+        LOGS / "plots/students.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=longer(10),
+    params:
+        source=SOURCE,
+    shell:
+        stage("plot", "students --input {input.table:q} --output {output:q}")
+
+
+rule summary_students:
+    input:
+        cfg=STUDENTS_CONFIG,
+        table=RESULTS / "metrics.parquet",
+    output:
+        html=report(
+            RESULTS / "distill_summary.html",
+            caption="../report/students_summary.rst",
+            category="Results",
+            labels={"what": "summary table", "track": "distillation"},
+        ),
+        markdown=RESULTS / "distill_summary.md",
+    log:
+        LOGS / "plots/distill_summary.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=longer(10),
+    params:
+        source=SOURCE,
+    shell:
+        stage("plot", "students_summary --input {input.table:q} --output {output.html:q} {output.markdown:q}")
+
+
+rule plot_student_losses:
+    input:
+        cfg=STUDENTS_CONFIG,
+        trained=[trial_folder(name) for name in TRIALS],
+    output:
+        report(
+            RESULTS / "plots/student_losses.svg",
+            caption="../report/student_losses.rst",
+            category="Training",
+            labels={"what": "loss curves of students", "track": "distillation"},
+        ),
+    log:
+        LOGS / "plots/student_losses.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=longer(10),
+    params:
+        source=SOURCE,
+    shell:
+        stage("plot", "student_losses --input {input.trained:q} --output {output:q}")
+
+
+STUDENTS_REPORT = [
+    RESULTS / "plots/students.svg",
+    RESULTS / "plots/student_losses.svg",
+    RESULTS / "distill_summary.html",
+]
