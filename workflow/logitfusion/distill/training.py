@@ -112,7 +112,7 @@ def pair_texts(texts: Sequence[EncodedText], teachers: dict[str, TeacherCache], 
     for place, teacher in enumerate(teachers):
         shares = share([row["groups"][place] for row in rows], sum(row["completion"] for row in rows))
         logger.info(
-            "teacher %s: %.1f %% of the student's tokens meet one of its own, %.1f %% are in merged groups, %.1f %% alone",
+            "teacher %s: %.1f %% of the student's tokens meet one of its, %.1f %% are in merged groups, %.1f %% alone",
             teacher, *(100 * part for part in shares),
         )  # fmt: skip
     return rows

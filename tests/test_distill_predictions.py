@@ -1,0 +1,165 @@
+"""What a model says along responses, and the objective over teachers that were cached."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from logitfusion.distill import CachedTeacher, Predictions, Teacher, distill_loss, gld_loss, predict
+from logitfusion.distill.objective import gld_of_predictions, pair_in_order, uld_of_predictions
+
+IGNORED = -100
+
+
+def batch(seed: int, texts: int = 3, length: int = 8, width: int = 11) -> tuple[Tensor, Tensor]:
+    """Logits in float64 and labels: responses of unlike length, one of them of a single token, one absent."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(texts, length, width, generator=generator, dtype=torch.float64)
+    labels = torch.randint(width, (texts, length), generator=generator)
+    for row in range(texts):
+        labels[row, : (length - 1, 2, length, 3)[row % 4]] = IGNORED
+    return logits, labels
+
+
+def naive(logits: Tensor, labels: Tensor, k: int) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
+    """Of each text and each position with a label: the sorted log-probabilities, their ids, the label's."""
+    found = []
+    for rows, tokens in zip(logits, labels, strict=True):
+        found.append([])
+        for place in range(1, len(tokens)):
+            if tokens[place] != IGNORED:
+                log_probs = rows[place - 1].log_softmax(-1)
+                order = log_probs.argsort(descending=True, stable=True)[:k]
+                found[-1].append((log_probs[order], order, log_probs[tokens[place]]))
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 14), st.integers(1, 5), st.integers(2, 9))
+def test_predictions_are_what_log_softmax_says(seed: int, k: int, texts: int, length: int) -> None:
+    logits, labels = batch(seed, texts, length)
+    said = predict(logits, labels, k)
+    wanted = naive(logits, labels, k)
+    assert said.counts.tolist() == list(map(len, wanted))
+    flat = [position for text in wanted for position in text]
+    if flat:
+        torch.testing.assert_close(said.log_probs, torch.stack([values for values, _, _ in flat]))
+        assert torch.equal(said.ids, torch.stack([ids for _, ids, _ in flat]))
+        torch.testing.assert_close(said.label_log_probs, torch.stack([label for _, _, label in flat]))
+    assert said.texts.tolist() == [text for text, positions in enumerate(wanted) for _ in positions]
+
+
+def test_gradients_of_predictions() -> None:
+    logits, labels = batch(1)
+    logits.requires_grad_()
+
+    def both(values: Tensor) -> tuple[Tensor, Tensor]:
+        said = predict(values, labels, 4)
+        return said.log_probs, said.label_log_probs
+
+    assert torch.autograd.gradcheck(both, (logits,))
+
+
+def test_prompts_that_are_not_numbers_do_no_harm() -> None:
+    logits, labels = batch(2)
+    counted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED) != IGNORED
+    logits[~counted] = float("nan")
+    logits.requires_grad_()
+    predict(logits, labels, 3).log_probs.sum().backward()
+    assert logits.grad.isfinite().all()
+    assert not logits.grad[~counted].any()
+
+
+def test_excluded_tokens_have_no_signal() -> None:
+    logits = torch.tensor([[[0.0, -torch.inf, -torch.inf], [0.0, 0.0, 0.0]]])
+    said = predict(logits, torch.tensor([[IGNORED, 0]]), 3)
+    assert said.signals("logprob", 3).tolist() == [[0.0, 0.0, 0.0]]
+    assert said.signals("prob", 3).tolist() == [[1.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("nodes", ["vocab", "rank"])
+@pytest.mark.parametrize("signal", ["logprob", "prob"])
+def test_gld_of_predictions_is_gld_of_logits(nodes: str, signal: str) -> None:
+    student, labels = batch(3, texts=4)
+    teacher, others = batch(4, texts=4, length=10, width=17)
+    masks = [torch.nn.functional.pad(part[:, 1:], (0, 1), value=IGNORED) != IGNORED for part in (labels, others)]
+    options: dict[str, Any] = {"k": 5, "nodes": nodes, "signal": signal}
+    wanted = gld_loss(student, teacher, student_mask=masks[0], teacher_mask=masks[1], reduction="none", **options)
+    said = predict(student, labels, 6), predict(teacher, others, 9)
+    found = gld_of_predictions(*said, wanted=torch.ones(4, dtype=torch.bool), **options)
+    torch.testing.assert_close(found, wanted)
+    assert not gld_of_predictions(*said, wanted=torch.zeros(4, dtype=torch.bool), **options).any()
+
+
+def cached(teacher: Teacher, k: int, groups: Tensor | None = None) -> CachedTeacher:
+    return CachedTeacher(predict(teacher.logits, teacher.labels, k), groups, teacher.weight)
+
+
+@pytest.mark.parametrize("combine", ["sum", "weighted", "min_ce"])
+def test_a_cached_teacher_is_the_teacher(combine: str) -> None:
+    student, labels = batch(5)
+    teachers = [Teacher(*batch(6), 0.5), Teacher(*batch(7, length=12, width=20), 1.5)]
+    options: dict[str, Any] = {"k": 4, "uld_k": 4, "uld_weight": 0.3, "gld_weight": 0.2, "combine": combine}
+    wanted = distill_loss(student, labels, teachers, **options)
+    found = distill_loss(student, labels, [cached(one, 6) for one in teachers], **options)
+    for part in ("total", "sft", "uld", "gld"):
+        torch.testing.assert_close(getattr(found, part), getattr(wanted, part))
+    assert found.uld > 0
+    assert found.gld > 0
+
+
+def test_merged_groups_multiply_the_probabilities_of_their_earlier_tokens() -> None:
+    """Two student tokens against one of the teacher, then one against three."""
+    student, labels = batch(8, texts=2, length=5)
+    labels[:] = torch.tensor([[IGNORED, IGNORED, 1, 2, 3]] * 2)
+    teacher, others = batch(9, texts=2, length=6)
+    others[:] = torch.tensor([[IGNORED, IGNORED, 4, 5, 6, 7]] * 2)
+    groups = torch.tensor([[0, 1, 0, 0], [2, 2, 1, 3]])
+    both = torch.cat([groups, groups + torch.tensor([3, 3, 4, 4])])
+    found = uld_of_predictions(
+        predict(student, labels, 3), predict(teacher, others, 3), both, k=3, wanted=torch.tensor([True, True])
+    )
+    for text in range(2):
+        ours = [row.softmax(-1) for row in student[text, 1:4]]
+        theirs = [row.softmax(-1) for row in teacher[text, 1:5]]
+        pairs = [(ours[0][1] * ours[1], theirs[0]), (ours[2], theirs[1][5] * theirs[2][6] * theirs[3])]
+        wanted = sum((a.sort(descending=True)[0][:3] - b.sort(descending=True)[0][:3]).abs().sum() for a, b in pairs)
+        torch.testing.assert_close(found[text], wanted)
+
+
+def test_without_groups_the_longer_text_is_cut() -> None:
+    ours, theirs = predict(*batch(10), 2), predict(*batch(11, length=5), 2)
+    groups = pair_in_order(ours, theirs)
+    counts = torch.minimum(ours.counts, theirs.counts).tolist()
+    wanted = [
+        [ours.starts[text] + place, theirs.starts[text] + place] for text in range(3) for place in range(counts[text])
+    ]
+    assert groups[:, [0, 2]].tolist() == torch.tensor(wanted).tolist()
+    assert torch.equal(groups[:, [0, 2]], groups[:, [1, 3]])
+
+
+def test_what_a_cache_does_not_hold_is_refused() -> None:
+    student, labels = batch(12)
+    one = cached(Teacher(*batch(13)), 3)
+    for options, words in (
+        ({"k": 4, "uld_weight": 0.0, "gld_weight": 0.5}, "top 3"),
+        ({"k": 3, "uld_weight": 0.5, "gld_weight": 0.0}, "no whole vocabularies"),
+        ({"k": 3, "uld_weight": 0.5, "gld_weight": 0.0, "uld_k": 3, "signal": "logit"}, "signal"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            distill_loss(student, labels, [one], **options)
+    fewer = Predictions(one.predictions.log_probs, one.predictions.ids, one.predictions.label_log_probs, torch.ones(2))
+    with pytest.raises(ValueError, match="same texts"):
+        distill_loss(student, labels, [CachedTeacher(fewer)], k=3, uld_weight=0.0, gld_weight=0.5)
+
+
+def test_sft_alone_needs_no_teacher() -> None:
+    student, labels = batch(14)
+    found = distill_loss(student, labels, [], k=10, uld_weight=0.0, gld_weight=0.0)
+    wanted = torch.nn.functional.cross_entropy(student[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    torch.testing.assert_close(found.total, wanted)
