@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
 
@@ -62,7 +62,7 @@ def encode_text(
             tokenizer's chat template, the response the assistant's, without its leading whitespace (whose bytes still
             count), closed by the one token that the template closes it with, else by end of text.
         max_tokens: at least 2; None for no limit. The prompt is cut first, from the left, down to one token; then the
-            response, from the right, never inside a character whose tokens have no exact ends: that may leave none.
+            response, from the right, not between tokens that end at the same byte: that may leave none.
 
     Raises:
         UserError: a slow tokenizer, one without an end of text, or without the chat template that is asked for.
@@ -122,7 +122,7 @@ def _cut(before: list[int], response: list[int], ends: list[int], max_tokens: in
     if max_tokens is not None:
         before = before[-max(1, max_tokens - kept) :]
         kept = min(kept, max_tokens - len(before))
-        # Tokens with one end share a character: some of them alone would pass for all of it.
+        # Tokens with one end share characters: some of them alone would pass for all of them.
         while 0 < kept < len(response) and ends[kept - 1] == ends[kept]:
             kept -= 1
     return EncodedText(tuple(before + response[:kept]), len(before), tuple(ends[:kept]))
@@ -187,18 +187,20 @@ def _ends_from_offsets(
 
 
 def _runs(offsets: Sequence[tuple[int, int]], text: str) -> Iterator[tuple[int, int, int]]:
-    """Tokens ``first`` to ``last - 1`` that end at one character, and that character, such that runs tile the text.
+    """Tokens ``first`` to ``last - 1`` that share characters, and the character where they end: runs tile the text.
 
     Characters that no token names (a mark composed with its letter, a deleted one) go to the token before them, except
     whitespace, which goes to the token after it: tokenizers that leave it out do so at the start of words.
     """
-    ends = list(accumulate((end for _, end in offsets), max))
-    for end, run in groupby(range(len(ends)), key=ends.__getitem__):
-        tokens = list(run)
-        last = tokens[-1] + 1
+    first = reached = 0
+    for last, (_, end) in enumerate(offsets, 1):
+        reached = max(reached, end)
         if last == len(offsets):
-            end = len(text)
+            reached = len(text)
+        elif offsets[last][0] < reached:
+            continue
         else:
-            while end < offsets[last][0] and not text[end].isspace():
-                end += 1
-        yield tokens[0], last, end
+            while reached < offsets[last][0] and not text[reached].isspace():
+                reached += 1
+        yield first, last, reached
+        first = last
