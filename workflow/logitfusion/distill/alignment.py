@@ -1,14 +1,126 @@
-"""stub, the align branch brings the real one"""
+"""Which tokens of a student and of a teacher stand for the same bytes of a response.
+
+Of a group of several tokens, the last position's distribution times the probabilities of the tokens before it stands
+for the group (the shifted chain rule): its entry for the last token is the probability of the whole group.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from logitfusion.distill.selection import working_dtype
+
+SIDES = ("student", "teacher")
+
+
+def align(student_ends: Sequence[int], teacher_ends: Sequence[int]) -> Tensor:
+    """The smallest groups of tokens that both sides have in common.
+
+    A group closes where tokens of both sides end at the same byte, and takes in tokens without bytes that follow
+    there. Tokens after the last such byte (of a text that was cut) are in no group. What closes a response is a group
+    of its own, provided that both sides have tokens up to the text's last byte.
+
+    Args:
+        student_ends: the byte where each token of the response ends, not descending; ``EncodedText.ends``.
+        teacher_ends: the teacher's, of the same response.
+
+    Returns:
+        ``[G, 4]`` int64: first and last token of the student, first and last token of the teacher, both inclusive and
+        counted from the response's first token. Equal ends without repetition give one group a token.
+
+    Raises:
+        ValueError: descending ends.
+    """
+    for name, ends in zip(SIDES, (student_ends, teacher_ends), strict=True):
+        if any(before > after for before, after in pairwise(ends)):
+            raise ValueError(f"the ends of the {name}'s tokens descend: they are bytes of one text, in its order")
+    groups: list[tuple[int, int, int, int]] = []
+    student = teacher = student_first = teacher_first = 0
+    while student < len(student_ends) and teacher < len(teacher_ends):
+        here, there = student_ends[student], teacher_ends[teacher]
+        student += here <= there
+        teacher += there <= here
+        if here == there:
+            student = _after(student_ends, student, here)
+            teacher = _after(teacher_ends, teacher, here)
+            groups.append((student_first, student - 1, teacher_first, teacher - 1))
+            student_first, teacher_first = student, teacher
+    return torch.tensor(groups, dtype=torch.int64).reshape(-1, 4)
+
+
+def _after(ends: Sequence[int], place: int, end: int) -> int:
+    """The first place from ``place`` on whose token ends later."""
+    while place < len(ends) and ends[place] == end:
+        place += 1
+    return place
+
+
+def truncate(student_count: int, teacher_count: int) -> Tensor:
+    """The published fallback: the i-th token against the i-th, and the longer side's rest in no group.
+
+    Args:
+        student_count, teacher_count: tokens of the response on each side.
+
+    Returns:
+        ``[G, 4]`` int64 as from ``align``, G the smaller count.
+    """
+    return torch.arange(min(student_count, teacher_count))[:, None].expand(-1, 4).clone()
+
+
+def share(groups: Sequence[Tensor], student_counts: Sequence[int]) -> dict[str, float]:
+    """How the student's tokens fared, over all texts, for the log.
+
+    Args:
+        groups: of each text, ``[G, 4]``.
+        student_counts: the student's tokens of each response.
+
+    Returns:
+        Shares of the student's tokens that sum to 1 (all 0 without a token): ``"one_to_one"``, alone in a group with
+        one token of the teacher; ``"merged"``, in other groups; ``"dropped"``, in none.
+    """
+    total = sum(student_counts)
+    one_to_one = grouped = 0
+    for group, count in zip(groups, student_counts, strict=True):
+        students, teachers = (group[:, 1] - group[:, 0] + 1, group[:, 3] - group[:, 2] + 1)
+        if students.sum() > count:
+            raise ValueError(f"groups of {int(students.sum())} student tokens don't belong to a text of {count}")
+        one_to_one += int(((students == 1) & (teachers == 1)).sum())
+        grouped += int(students.sum())
+    counts = {"one_to_one": one_to_one, "merged": grouped - one_to_one, "dropped": total - grouped}
+    return {name: count / total if total else 0.0 for name, count in counts.items()}
+
 
 def group_factors(label_log_probs: Tensor, groups: Tensor, side: str) -> Tensor:
-    first, last = {"student": (0, 1), "teacher": (2, 3)}[side]
-    out = []
-    for g in groups.tolist():
-        out.append(label_log_probs[g[first] : g[last]].sum())
-    return torch.stack(out) if out else label_log_probs.new_zeros(0)
+    """The logarithm of what the last distribution of each group is multiplied by (shifted chain rule).
+
+    That is the sum of the log-probabilities of all the group's tokens but the last.
+
+    Args:
+        label_log_probs: ``[n]``, any float type, in nats: of each token of the response, given all before it.
+        groups: ``[G, 4]`` int64.
+        side: ``"student"`` or ``"teacher"``, whose log-probabilities these are.
+
+    Returns:
+        ``[G]``, fp32 (float64 for float64); exactly 0 for groups of one token. -inf where an earlier token of this very
+        group is impossible. Gradients flow to the earlier tokens.
+
+    Raises:
+        ValueError: an unknown side, or groups that name a token beyond the last.
+    """
+    if side not in SIDES:
+        raise ValueError(f"side is one of {SIDES}, not {side!r}")
+    column = 2 * SIDES.index(side)
+    first, last = groups[:, column], groups[:, column + 1]
+    if len(groups) and int(last.max()) >= len(label_log_probs):
+        raise ValueError(f"groups name token {int(last.max())} of the {side}, which has {len(label_log_probs)}")
+    # Sums of each group by itself: differences of one running sum would make NaN of everything after a -inf.
+    lengths = last - first
+    owner = torch.repeat_interleave(lengths)
+    places = first[owner] + torch.arange(len(owner), device=owner.device) - (lengths.cumsum(0) - lengths)[owner]
+    values = label_log_probs.to(working_dtype(label_log_probs.dtype))
+    device = values.device
+    return values.new_zeros(len(groups)).index_add(0, owner.to(device), values[places.to(device)])
