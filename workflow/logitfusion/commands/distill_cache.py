@@ -64,9 +64,10 @@ def _check(arguments: argparse.Namespace) -> list[dict[str, str]]:
         raise UserError(f"A cache needs {', '.join(f'--{name}' for name in missing)} too; --verify DIR checks one.")
     if not arguments.teacher.is_dir():
         raise UserError(f"The model folder {arguments.teacher} does not exist.")
-    counts = (arguments.batch_size, arguments.shards, 1 if arguments.max_tokens is None else arguments.max_tokens)
-    if min(counts) < 1:
-        raise UserError("--batch-size, --shards and --max-tokens are at least 1.")
+    if min(arguments.batch_size, arguments.shards, arguments.k) < 1:
+        raise UserError("--batch-size, --shards and --k are at least 1.")
+    if arguments.max_tokens is not None and arguments.max_tokens < 2:
+        raise UserError("--max-tokens is at least 2, a token of the prompt and one of the response.")
     rows = read_fields(arguments.texts, read_text(arguments.texts), ("prompt", "response"))
     if not rows:
         raise UserError(f"{arguments.texts} holds no texts.")
@@ -77,11 +78,6 @@ def _encode(arguments: argparse.Namespace, rows: list[dict[str, str]]) -> list[E
     from logitfusion.distill.encoding import encode_text
 
     tokenizer = load_tokenizer(arguments.teacher)
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"The tokenizer in {arguments.teacher} does not know which bytes its tokens cover; save it as a fast one"
-            " (tokenizer.json)."
-        )
     options: dict[str, Any] = {"template": arguments.template, "max_tokens": arguments.max_tokens}
     return [encode_text(tokenizer, row["prompt"], row["response"], **options) for row in rows]
 

@@ -78,6 +78,12 @@ class TeacherText:
         return len(self.ends)
 
 
+def no_tokens(k: int) -> TeacherText:
+    """What a teacher makes of a response without tokens."""
+    numbers, ids = torch.zeros(0), torch.zeros(0, dtype=torch.long)
+    return TeacherText(numbers.reshape(0, k), ids.reshape(0, k), numbers, numbers, ids)
+
+
 def hash_texts(texts: Iterable[tuple[str, str]]) -> str:
     """The manifest's ``data_hash``: a SHA-256 over prompts and responses, in their order."""
     digest = hashlib.sha256()
@@ -97,7 +103,7 @@ def row_bytes(k: int, vocabulary: int) -> int:
 
 
 def _columns(k: int, vocabulary: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """Type and shape of what each tensor has of a token, the widest types first, so that all are aligned in the file."""
+    """Type and shape of what each tensor holds of a token; the widest types come first, so that all are aligned."""
     columns = {"label_log_probs": ("<f4", ()), "tail": ("<f4", ()), "ends": ("<u4", ())}
     columns |= {"log_probs": ("<f2", (k,)), "ids": ("<u2", (k,))}
     if vocabulary > 2**16:
@@ -237,6 +243,8 @@ class Shard:
     def read(self, number: int) -> TeacherText:
         """The text of this number, from 0 on."""
         rows = slice(int(self.offsets[number]), int(self.offsets[number + 1]))
+        if rows.start == rows.stop:  # safetensors refuses some empty slices
+            return no_tokens(self.manifest["k"])
         parts = {name: column[rows] for name, column in self.slices.items() if name != "offsets"}
         ids = parts["ids"].astype(np.int64)
         if "ids_high" in parts:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.selection import working_dtype
-from logitfusion.distill.shard import TeacherText
+from logitfusion.distill.shard import TeacherText, no_tokens
 from logitfusion.errors import UserError
 
 # Logits made together: 128 MB of fp32. Each chunk reads the whole output matrix, so it is not smaller.
@@ -75,18 +75,13 @@ def _read(
     window = batch_size * _WINDOW
     for start in range(0, len(texts), window):
         some = texts[start : start + window]
-        found = [_no_tokens(k)] * len(some)
+        found = [no_tokens(k)] * len(some)
         for batch in _batches(some, batch_size, _rope_limit(model.config)):
             results = _read_batch(model, [some[number] for number in batch], k)
             for number, result in zip(batch, results, strict=True):
                 found[number] = result
             on_batch(sum(len(result) for result in results))
         yield from found
-
-
-def _no_tokens(k: int) -> TeacherText:
-    numbers, ids = torch.zeros(0), torch.zeros(0, dtype=torch.long)
-    return TeacherText(numbers.reshape(0, k), ids.reshape(0, k), numbers, numbers, ids)
 
 
 def _batches(texts: Sequence[EncodedText], batch_size: int, limit: int) -> Iterator[list[int]]:
