@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import refuse, run
 from harness_tasks import TASKS, write_tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,24 +44,6 @@ def folders_of(tiny_models: dict[str, Path], *experts: str) -> list[str]:
         *base,
         *[part for name in experts for part in ("--expert", str(tiny_models[name]))],
     ]
-
-
-def run(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
-    """What the command prints, having done what it was asked."""
-    code = cli.main([str(part) for part in argv])
-    printed = capsys.readouterr()
-    assert code == 0, printed.err
-    return printed.out
-
-
-def refuse(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
-    """The one sentence in which the command refuses."""
-    assert cli.main([str(part) for part in argv]) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    (sentence,) = [line for line in printed.err.split("\n") if line and "\r" not in line]  # that is a progress bar
-    assert sentence.startswith("logitfusion: ")
-    return sentence
 
 
 def test_an_anchor_of_0_that_is_all_trusted_is_the_large_model(

@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals that don't know all characters
     try:
-        importlib.import_module(f"logitfusion.commands.{arguments.command}").run(arguments)
+        module = arguments.command.replace("-", "_")
+        importlib.import_module(f"logitfusion.commands.{module}").run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
@@ -67,12 +68,17 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_generate(_add_command(subparsers, "generate", "continue prompts"))
     _add_score(_add_command(subparsers, "score", "how likely given continuations are"))
     _add_evaluate(_add_command(subparsers, "evaluate", "measure tasks of lm-evaluation-harness"))
+    _add_distill_cache(_add_parser(subparsers, "distill-cache", "write what a teacher makes of texts into a cache"))
     return parser
+
+
+def _add_parser(subparsers: argparse._SubParsersAction, name: str, words: str) -> argparse.ArgumentParser:
+    return subparsers.add_parser(name, help=words, description=f"{words.capitalize()}.", allow_abbrev=False)
 
 
 def _add_command(subparsers: argparse._SubParsersAction, name: str, words: str) -> argparse.ArgumentParser:
     """A subcommand with the options that all fusions share."""
-    parser = subparsers.add_parser(name, help=words, description=f"{words.capitalize()}.", allow_abbrev=False)
+    parser = _add_parser(subparsers, name, words)
     models = parser.add_argument_group("models")
     models.add_argument("--large", type=Path, required=True, metavar="DIR", help="the model that is steered")
     models.add_argument("--base", type=Path, metavar="DIR", help="the small model that the experts were trained from")
@@ -154,4 +160,28 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speculative", action="store_true", help="the same texts in fewer steps of the large model")
     parser.add_argument(
         "--output", type=Path, metavar="FILE.json", help="all results and the settings that led to them"
+    )
+
+
+def _add_distill_cache(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write the k likeliest tokens of every response position, as a teacher sees them, into a cache that students"
+        " are trained from. A killed run goes on where it was; shards that are there stay."
+    )
+    parser.add_argument("--teacher", type=Path, metavar="DIR", help="the model that reads the texts")
+    parser.add_argument(
+        "--texts", metavar="FILE.jsonl", help='JSON objects with "prompt" and "response" (- : stdin), one a line'
+    )
+    parser.add_argument("--k", type=int, metavar="K", help="tokens kept of each position")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="the cache")
+    parser.add_argument("--shards", type=int, default=1, metavar="N", help="files of the cache (default: 1)")
+    parser.add_argument("--shard", type=int, metavar="I", help="make only this one, from 1 to N (default: all)")
+    parser.add_argument(
+        "--template", choices=("plain", "chat"), default="plain", help="how prompt and response are put together"
+    )
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="longer texts are cut (default: none is)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="texts read together (default: 16)")
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the teacher (default: fp32)")
+    parser.add_argument(
+        "--verify", type=Path, metavar="DIR", help="check all bytes of this cache and say what it is, nothing else"
     )

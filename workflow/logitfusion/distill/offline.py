@@ -1,0 +1,157 @@
+"""A teacher's cache, made once and offline: shard by shard, in pieces that a killed run need not make again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from logitfusion.distill.cache import TeacherCache, differing
+from logitfusion.distill.encoding import EncodedText
+from logitfusion.distill.shard import TeacherText, read_manifest, shard_path, write_shard
+from logitfusion.distill.teacher import check_k, count_vocabulary, read_teacher
+from logitfusion.errors import UserError
+from logitfusion.files import remove, write_json
+
+# Where the texts come from; the other settings of a manifest follow from the call.
+SOURCE = ("model_hash", "tokenizer_hash", "template", "data_hash", "max_tokens")
+# Tokens, of prompts too, that are lost at most when a run is killed: minutes on a CPU, seconds on a GPU.
+_PIECE = 2**17
+
+
+def cache_teacher(
+    model: PreTrainedModel,
+    texts: Sequence[EncodedText],
+    folder: str | Path,
+    *,
+    source: dict[str, Any],
+    k: int,
+    batch_size: int,
+    shards: int = 1,
+    only: Iterable[int] | None = None,
+    piece_tokens: int = _PIECE,
+    on_batch: Callable[[int], None] | None = None,
+    on_found: Callable[[int], None] | None = None,
+) -> list[Path]:
+    """Write what a teacher makes of texts into the shards of a cache.
+
+    Shards that are there stay. Work on a shard is kept in ``folder/checkpoints``, a piece at a time, until the shard is
+    whole: a killed run goes on after the last piece if all that decides the result is the same, and else starts anew.
+
+    Args:
+        model: the teacher.
+        texts: all of them, whichever shards are asked for.
+        folder: of the cache.
+        source: the values of ``SOURCE``.
+        k: tokens kept of each position.
+        batch_size: texts read together.
+        shards: files that the texts are spread over: contiguous, numbers of texts differing by at most one.
+        only: numbers of the shards to make, from 1 on; by default all.
+        piece_tokens: a piece ends with the text that reaches this many tokens.
+        on_batch: called with the number of response tokens of each batch that is done.
+        on_found: called with the number of response tokens of shards and pieces that were there already.
+
+    Returns:
+        The files of the shards that were asked for.
+
+    Raises:
+        UserError: options that can't be used, or the folder holds a cache of other settings.
+    """
+    if source.keys() != set(SOURCE):
+        raise ValueError(f"a source has exactly {', '.join(SOURCE)}, not {', '.join(source)}")
+    check_k(model, k)
+    if not 1 <= shards <= len(texts):
+        raise UserError(f"The number of shards is {shards}, and must be from 1 to the number of texts, {len(texts)}.")
+    wanted = range(1, shards + 1) if only is None else sorted(set(only))
+    if not set(wanted) <= set(range(1, shards + 1)):
+        raise UserError(f"The shards are numbered from 1 to {shards}, and {', '.join(map(str, wanted))} is asked for.")
+    dtype = str(model.dtype).removeprefix("torch.")
+    settings = {**source, "k": k, "vocabulary": count_vocabulary(model), "dtype": dtype, "shards": shards}
+    refuse_other_cache(folder, settings)
+    read = partial(read_teacher, model, k=k, batch_size=batch_size, on_batch=on_batch)
+    paths = [shard_path(folder, shard, shards) for shard in wanted]
+    for shard, path in zip(wanted, paths, strict=True):
+        if path.exists():
+            _report(on_found, path)
+            continue
+        first, end = len(texts) * (shard - 1) // shards, len(texts) * shard // shards
+        work = path.parent / "checkpoints" / path.stem
+        _resume(work, {**settings, "shard": shard, "batch_size": batch_size, "piece_tokens": piece_tokens})
+        pieces = _make_pieces(read, _cut(texts[first:end], piece_tokens), work, settings, on_found)
+        write_shard(path, TeacherCache(pieces), {**settings, "shard": shard, "first_text": first})
+        remove(work)
+    with suppress(OSError):  # another job's shard may be at work there
+        (Path(folder) / "checkpoints").rmdir()
+    return paths
+
+
+def refuse_other_cache(folder: str | Path, settings: dict[str, Any]) -> None:
+    """Leave a cache alone that was made with other settings.
+
+    Raises:
+        UserError: names the file and what differs.
+    """
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        manifest = read_manifest(path)
+        field = differing(manifest, {**manifest, **settings})
+        if field is not None:
+            raise UserError(
+                f"{path} is of a cache with other settings ({field} is {manifest[field]!r}, and {settings[field]!r} is"
+                " asked for); give another folder, or delete that cache."
+            )
+
+
+def _make_pieces(
+    read: Callable[[Sequence[EncodedText]], Iterable[TeacherText]],
+    parts: list[Sequence[EncodedText]],
+    work: Path,
+    settings: dict[str, Any],
+    on_found: Callable[[int], None] | None,
+) -> list[Path]:
+    """The files of a shard's pieces, which together are a cache themselves; those that are there stay."""
+    paths, first = [], 0
+    for number, part in enumerate(parts, start=1):
+        path = shard_path(work, number, len(parts))
+        if path.exists():
+            _report(on_found, path)
+        else:
+            manifest = {**settings, "shards": len(parts), "shard": number, "first_text": first}
+            write_shard(path, list(read(part)), manifest)
+        paths.append(path)
+        first += len(part)
+    return paths
+
+
+def _report(on_found: Callable[[int], None] | None, path: Path) -> None:
+    if on_found is not None:
+        on_found(read_manifest(path)["tokens"])
+
+
+def _cut(texts: Sequence[EncodedText], tokens: int) -> list[Sequence[EncodedText]]:
+    """Texts in runs, each of which ends with the text that reaches this many tokens."""
+    runs, start, count = [], 0, 0
+    for number, text in enumerate(texts, start=1):
+        count += len(text.ids)
+        if count >= tokens or number == len(texts):
+            runs.append(texts[start:number])
+            start, count = number, 0
+    return runs
+
+
+def _resume(work: Path, decisive: dict[str, Any]) -> None:
+    """Keep the pieces in a folder if they were made in the same way as the others will be; else empty it."""
+    fingerprint = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    record = work / "fingerprint.json"
+    try:
+        known = json.loads(record.read_text())["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = None
+    if known != fingerprint:
+        remove(work)
+        write_json(record, {"fingerprint": fingerprint})

@@ -1,0 +1,272 @@
+"""A teacher's answers on disk: the k likeliest tokens of every response position, a few bytes each.
+
+A cache is a folder of shards. A shard is one safetensors file, which any reader of that format opens, with its manifest
+in the file's metadata, so that the two can't part:
+
+============================ ============== ==================================================================
+``log_probs``                fp16 [N, k]    natural log-probabilities over the whole vocabulary, descending
+``ids``                      uint16 [N, k]  their tokens, the lower 16 bits
+``ids_high``                 uint8 [N, k]   the upper bits, only of vocabularies of more than 65,536 tokens
+``tail``                     fp32 [N]       probability of all other tokens, from before the rounding to fp16
+``label_log_probs``          fp32 [N]       log-probability of the response's own token
+``ends``                     uint32 [N]     the byte of the response where that token ends
+``offsets``                  int64 [T + 1]  text t has the rows ``offsets[t]`` up to ``offsets[t + 1]``
+============================ ============== ==================================================================
+
+That is 4k + 12 bytes a token, or 5k + 12 for large vocabularies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from logitfusion.errors import UserError
+from logitfusion.files import whole
+
+VERSION = 1
+# Of all shards of a cache alike. ``data_hash`` covers the prompts and responses of all of them.
+SETTINGS = (
+    "model_hash",
+    "tokenizer_hash",
+    "template",
+    "data_hash",
+    "max_tokens",
+    "k",
+    "vocabulary",
+    "dtype",
+    "shards",
+)
+# Of one shard: its number from 1 on, and its first text among all.
+PLACE = ("shard", "first_text")
+
+_NO_DIGEST = "0" * 64
+_LARGEST_VOCABULARY = 2**24
+_NAMES = {"<f2": "F16", "<u2": "U16", "|u1": "U8", "<f4": "F32", "<u4": "U32", "<i8": "I64"}
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherText:
+    """What a teacher makes of the n tokens of one response.
+
+    Attributes:
+        log_probs: ``[n, k]`` fp32, natural log-probabilities over the whole vocabulary, descending.
+        ids: ``[n, k]`` int64, the tokens that have them.
+        tail: ``[n]`` fp32, the probability of all tokens that are not among ``ids``.
+        label_log_probs: ``[n]`` fp32, of the response's own tokens.
+        ends: ``[n]`` int64, the bytes of the response where its tokens end (``EncodedText.ends``).
+    """
+
+    log_probs: Tensor
+    ids: Tensor
+    tail: Tensor
+    label_log_probs: Tensor
+    ends: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+
+def no_tokens(k: int) -> TeacherText:
+    """What a teacher makes of a response without tokens."""
+    numbers, ids = torch.zeros(0), torch.zeros(0, dtype=torch.long)
+    return TeacherText(numbers.reshape(0, k), ids.reshape(0, k), numbers, numbers, ids)
+
+
+def hash_texts(texts: Iterable[tuple[str, str]]) -> str:
+    """The manifest's ``data_hash``: a SHA-256 over prompts and responses, in their order."""
+    digest = hashlib.sha256()
+    for prompt, response in texts:
+        digest.update(json.dumps([prompt, response]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def shard_path(folder: str | Path, shard: int, shards: int) -> Path:
+    """The file of a shard, which are numbered from 1 on."""
+    return Path(folder) / f"teacher-{shard:05d}-of-{shards:05d}.safetensors"
+
+
+def row_bytes(k: int, vocabulary: int) -> int:
+    """Bytes that a token takes."""
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in _columns(k, vocabulary).values())
+
+
+def _columns(k: int, vocabulary: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Type and shape of what each tensor holds of a token; the widest types come first, so that all are aligned."""
+    columns = {"label_log_probs": ("<f4", ()), "tail": ("<f4", ()), "ends": ("<u4", ())}
+    columns |= {"log_probs": ("<f2", (k,)), "ids": ("<u2", (k,))}
+    if vocabulary > 2**16:
+        columns["ids_high"] = ("|u1", (k,))
+    return {name: (np.dtype(dtype), shape) for name, (dtype, shape) in columns.items()}
+
+
+# Writing
+
+
+def write_shard(path: str | Path, texts: Sequence[TeacherText], manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write a shard, whole or not at all. Texts are gone through twice and only one is in memory at a time.
+
+    Args:
+        path: the file, see ``shard_path``.
+        texts: in their order; a ``TeacherCache`` is fine.
+        manifest: the values of ``SETTINGS`` and ``PLACE``; what can be counted is added.
+
+    Returns:
+        The whole manifest.
+
+    Raises:
+        ValueError: a manifest or text that does not fit.
+        UserError: the disk is full or can't be written.
+    """
+    if manifest.keys() != {*SETTINGS, *PLACE}:
+        raise ValueError(f"a manifest has exactly {', '.join((*SETTINGS, *PLACE))}, not {', '.join(manifest)}")
+    k, vocabulary = manifest["k"], manifest["vocabulary"]
+    if not 1 <= k <= vocabulary <= _LARGEST_VOCABULARY:
+        raise ValueError(f"1 <= k <= vocabulary <= {_LARGEST_VOCABULARY} is needed, not {k} and {vocabulary}")
+    offsets = np.array([0, *accumulate(len(text) for text in texts)], dtype="<i8")
+    counted = {"texts": len(offsets) - 1, "tokens": int(offsets[-1]), "bytes_per_token": row_bytes(k, vocabulary)}
+    manifest = {"version": VERSION, **manifest, **counted}
+    header, places = _lay_out(manifest, offsets)
+    with whole(path) as temporary, temporary.open("w+b") as file:
+        file.write(header)
+        file.write(offsets.tobytes())
+        for text, first in zip(texts, offsets[:-1], strict=True):
+            for name, rows in _pack(text, k, vocabulary).items():
+                file.seek(places[name] + int(first) * rows[:1].nbytes)
+                file.write(rows.tobytes())
+        manifest["digest"] = _digest(file, _NO_DIGEST)
+        file.seek(0)
+        file.write(_lay_out(manifest, offsets)[0])
+    return manifest
+
+
+def _lay_out(manifest: dict[str, Any], offsets: np.ndarray) -> tuple[bytes, dict[str, int]]:
+    """The file's head, and where the tensors begin that follow."""
+    shapes = {"offsets": (offsets.dtype, offsets.shape)}
+    for name, (dtype, shape) in _columns(manifest["k"], manifest["vocabulary"]).items():
+        shapes[name] = (dtype, (manifest["tokens"], *shape))
+    tensors, places, end = {}, {}, 0
+    for name, (dtype, shape) in shapes.items():
+        places[name], end = end, end + dtype.itemsize * math.prod(shape)
+        tensors[name] = {"dtype": _NAMES[dtype.str], "shape": shape, "data_offsets": [places[name], end]}
+    words = json.dumps({"digest": _NO_DIGEST, **manifest}, sort_keys=True)
+    head = json.dumps({"__metadata__": {"manifest": words}, **tensors}).encode()
+    head += b" " * (-len(head) % 8)
+    return len(head).to_bytes(8, "little") + head, {name: 8 + len(head) + place for name, place in places.items()}
+
+
+def _pack(text: TeacherText, k: int, vocabulary: int) -> dict[str, np.ndarray]:
+    """The tensors of a text as they are in the file."""
+    n = len(text)
+    shapes = [tuple(part.shape) for part in (text.log_probs, text.ids, text.tail, text.label_log_probs, text.ends)]
+    if shapes != [(n, k), (n, k), (n,), (n,), (n,)]:
+        raise ValueError(f"a text of {n} tokens and k = {k} has the shapes {shapes}")
+    if (text.log_probs.diff(dim=1) > 0).any():
+        raise ValueError("log-probabilities of a position are not descending")
+    if n and (int(text.ids.min()) < 0 or int(text.ids.max()) >= vocabulary):
+        raise ValueError(f"ids are not within a vocabulary of {vocabulary}")
+    if text.log_probs.isnan().any() or text.tail.isnan().any() or text.label_log_probs.isnan().any():
+        raise ValueError("a text has probabilities that are not a number")
+    if n and (int(text.ends.min()) < 0 or int(text.ends.max()) >= 2**32):
+        raise ValueError("ends are bytes of a response, from 0 to 2^32 - 1")
+    ids = text.ids.cpu().numpy()
+    parts = {
+        "log_probs": text.log_probs.cpu().half().numpy(),
+        "ids": ids & 0xFFFF,
+        "ids_high": ids >> 16,
+        "tail": text.tail.cpu().numpy(),
+        "label_log_probs": text.label_log_probs.cpu().numpy(),
+        "ends": text.ends.cpu().numpy(),
+    }
+    return {name: parts[name].astype(dtype) for name, (dtype, _) in _columns(k, vocabulary).items()}
+
+
+def _digest(file: BinaryIO, digest: str) -> str:
+    """SHA-256 of all bytes of the file, its head included, as they are while the digest is still zeros."""
+    file.seek(0)
+    size = file.read(8)
+    head = size + file.read(int.from_bytes(size, "little"))
+    started = hashlib.sha256(head.replace(digest.encode(), _NO_DIGEST.encode()))
+    return hashlib.file_digest(file, lambda: started).hexdigest()
+
+
+# Reading
+
+
+class Shard:
+    """The texts of one file: its head is in memory, the rest is read when it is asked for, from a memory map."""
+
+    def __init__(self, path: str | Path, *, verify: bool = True) -> None:
+        """Open a shard; ``verify`` compares its bytes with their digest.
+
+        Raises:
+            UserError: the file is no whole shard.
+        """
+        self.path = path = Path(path)
+        try:
+            file = safe_open(path, framework="np")
+            metadata = file.metadata() or {}
+            if "manifest" not in metadata:
+                raise UserError(f"{path} is not of a teacher cache (it has no manifest); keep it in another folder.")
+            self.manifest = json.loads(metadata["manifest"])
+            if self.manifest["version"] != VERSION:
+                raise UserError(
+                    f"{path} has the format version {self.manifest['version']}, and this program reads version"
+                    f" {VERSION}; make the cache anew."
+                )
+            if verify and _digest_of(path, self.manifest["digest"]) != self.manifest["digest"]:
+                raise UserError(f"{path} is damaged (its bytes differ from its digest); delete it and make it anew.")
+            names = ("offsets", *_columns(self.manifest["k"], self.manifest["vocabulary"]))
+            self.slices = {name: file.get_slice(name) for name in names}
+            self.offsets = file.get_tensor("offsets")
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist; make the cache with logitfusion distill-cache.") from None
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} is not a whole shard of a teacher cache ({error}); delete it and make it anew."
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def read(self, number: int) -> TeacherText:
+        """The text of this number, from 0 on."""
+        rows = slice(int(self.offsets[number]), int(self.offsets[number + 1]))
+        if rows.start == rows.stop:  # safetensors refuses some empty slices
+            return no_tokens(self.manifest["k"])
+        parts = {name: column[rows] for name, column in self.slices.items() if name != "offsets"}
+        ids = parts["ids"].astype(np.int64)
+        if "ids_high" in parts:
+            ids += parts["ids_high"].astype(np.int64) << 16
+        return TeacherText(
+            log_probs=torch.from_numpy(parts["log_probs"].astype(np.float32)),
+            ids=torch.from_numpy(ids),
+            tail=torch.from_numpy(parts["tail"]),
+            label_log_probs=torch.from_numpy(parts["label_log_probs"]),
+            ends=torch.from_numpy(parts["ends"].astype(np.int64)),
+        )
+
+
+def _digest_of(path: Path, digest: str) -> str:
+    with path.open("rb") as file:
+        return _digest(file, digest)
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest of a shard, whose bytes are not compared with their digest.
+
+    Raises:
+        UserError: the file is no whole shard.
+    """
+    return Shard(path, verify=False).manifest

@@ -1,0 +1,44 @@
+"""Which model and which tokenizer: hashes that change when their files do."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from logitfusion.errors import UserError
+from logitfusion.files import sha256
+
+_TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model", "chat_template*", "additional_chat_templates/*")
+
+
+def hash_model(folder: str | Path) -> str:
+    """A hash of a model folder's architecture and weights.
+
+    Raises:
+        UserError: the folder holds no whole model (a LoRA adapter is none: its base may change).
+    """
+    weights = sorted(Path(folder).glob("*.safetensors"))
+    config = Path(folder) / "config.json"
+    if not config.is_file() or not weights:
+        raise UserError(f"The folder {folder} holds no whole model: it needs config.json and weights as safetensors.")
+    return _hash([config, *weights])
+
+
+def hash_tokenizer(folder: str | Path) -> str:
+    """A hash of the files that decide how a text is cut into tokens, chat templates included.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    found = {path for pattern in _TOKENIZER for path in Path(folder).glob(pattern) if path.is_file()}
+    if not found:
+        raise UserError(f"The folder {folder} holds no tokenizer.")
+    return _hash(sorted(found))
+
+
+def _hash(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {sha256(file)}\n".encode())
+    return digest.hexdigest()
