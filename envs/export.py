@@ -21,6 +21,7 @@ STAGES = {
     "data": ["datasets", "pyyaml", "reasoning-gym"],
     "experts": ["accelerate", "peft", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"],
     "fusion": ["accelerate", "safetensors", "tokenizers", "torch", "transformers"],
+    "distill": ["accelerate", "peft", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"],
     "evaluate": ["numpy", "pandas", "pyarrow"],
     "report": ["matplotlib", "numpy", "pandas", "pyarrow"],
 }

@@ -90,6 +90,7 @@ def distill(
                 f"The cache of teacher {teacher!r} holds the top {cache.k}, not {objective.k}; raise cache.k."
             )
     rows = pair_texts(texts, teachers, objective.alignment)
+    logger.info("%s: %d texts, %d steps of %d", name, len(rows), recipe.steps, recipe.batch_size)
     trained = add_adapters(student, lora, recipe.seed)
     trainer = DistillationTrainer(
         objective=objective,
@@ -107,13 +108,15 @@ def pair_texts(texts: Sequence[EncodedText], teachers: dict[str, TeacherCache], 
     """A row for each text: its tokens, and the groups of positions that it and each teacher share."""
     rows = []
     for number, text in enumerate(texts):
+        if not text.labels:  # a limit of tokens may leave none
+            continue
         groups = [ALIGNMENTS[alignment](text.ends, cache[number].ends.tolist()) for cache in teachers.values()]
         rows.append({"input_ids": list(text.ids), "completion": len(text.labels), "text": number, "groups": groups})
     for place, teacher in enumerate(teachers):
-        shares = share([row["groups"][place] for row in rows], sum(row["completion"] for row in rows))
+        shares = share([row["groups"][place] for row in rows], [row["completion"] for row in rows])
         logger.info(
             "teacher %s: %.1f %% of the student's tokens meet one of its, %.1f %% are in merged groups, %.1f %% alone",
-            teacher, *(100 * part for part in shares),
+            teacher, *(100 * shares[part] for part in ("one_to_one", "merged", "dropped")),
         )  # fmt: skip
     return rows
 

@@ -61,6 +61,23 @@ def _peak_gigabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
+class Rate:
+    """A line every few seconds: how many of the things are done, and how fast."""
+
+    def __init__(self, name: str, things: str, total: int, interval: float = 5.0) -> None:
+        self.name, self.things, self.total, self.interval = name, things, total, interval
+        self.done, self.started = 0, time.monotonic()
+        self.printed = self.started
+
+    def __call__(self, finished: int) -> None:
+        self.done += finished
+        now = time.monotonic()
+        if now - self.printed > self.interval or self.done == self.total:
+            self.printed = now
+            rate = self.done / max(now - self.started, 1e-9)
+            logger.info("%s: %d of %d %s, %.1f a second", self.name, self.done, self.total, self.things, rate)
+
+
 def record(path: str | Path, config: dict[str, Any], **facts: Any) -> None:
     """Write the resolved config, the versions and what the stage found out, beside its output."""
     packages = ("logitfusion", "torch", "transformers", "peft", "datasets", "reasoning-gym")

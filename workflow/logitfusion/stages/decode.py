@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.models.load import load_model, use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
-from logitfusion.stages._stage import logger, run_stage
+from logitfusion.stages._stage import Rate, logger, run_stage
 
 
 def shard_range(examples: int, shard: int, shards: int) -> range:
@@ -71,7 +71,7 @@ def _decode_shard(
         seed=decoding["seed"] + chosen.start,
         speculative=decoding["speculative"] and bool(lm.experts),
         **{key: decoding[key] for key in ("batch_size", "temperature", "top_p", "top_k")},
-        on_batch=_progress(task, len(chosen)),
+        on_batch=Rate(task, "examples", len(chosen)),
     )
     seconds = time.monotonic() - started
     tokens = sum(len(generation.token_ids) for generation in generations)
@@ -93,21 +93,6 @@ def _row(task: str, number: int, generation: Generation, tokenizer: Any, seconds
         "finish_reason": generation.finish_reason,
         "seconds": seconds,
     }
-
-
-def _progress(task: str, total: int, interval: float = 5.0) -> Callable[[int], None]:
-    """A line every few seconds."""
-    done, started, printed = 0, time.monotonic(), time.monotonic()
-
-    def report(finished: int) -> None:
-        nonlocal done, printed
-        done += finished
-        now = time.monotonic()
-        if now - printed > interval or done == total:
-            printed = now
-            logger.info("%s: %d of %d examples, %.1f examples/s", task, done, total, done / (now - started))
-
-    return report
 
 
 if __name__ == "__main__":

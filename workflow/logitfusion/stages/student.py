@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from logitfusion.distill.cache import TeacherCache, hash_texts
+from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import encode_text
+from logitfusion.distill.shard import hash_texts
 from logitfusion.distill.training import Objective, distill
 from logitfusion.files import remove, whole
 from logitfusion.models.adapters import LoRA

@@ -1,0 +1,74 @@
+"""Let a teacher read one shard of the training texts, and keep the top of its logits."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from logitfusion.distill.encoding import encode_text
+from logitfusion.distill.offline import cache_teacher
+from logitfusion.distill.shard import hash_texts, read_manifest
+from logitfusion.files import remove, whole
+from logitfusion.models.identity import hash_model, hash_tokenizer
+from logitfusion.models.load import bf16_helps, choose_device, load_model, load_tokenizer, use_threads
+from logitfusion.stages._distill import read_texts
+from logitfusion.stages._stage import Rate, logger, run_stage
+
+
+def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+    use_threads()
+    texts = read_texts(arguments.text, config["texts"])
+    tokenizer = load_tokenizer(arguments.model)
+    encoded = [
+        encode_text(tokenizer, *text, template=config["template"], max_tokens=config["max_tokens"]) for text in texts
+    ]
+    half = config["precision"] == "bf16" or (config["precision"] == "auto" and bf16_helps(choose_device()))
+    model = load_model(arguments.model, dtype=torch.bfloat16 if half else torch.float32)
+    for finished in arguments.checkpoints.glob("*.safetensors"):
+        remove(finished)  # an earlier job was killed between writing it and handing it over
+    mine = encoded[
+        len(texts) * arguments.shard // config["shards"] : len(texts) * (arguments.shard + 1) // config["shards"]
+    ]
+    rate = Rate(arguments.teacher, "response tokens", sum(len(text.labels) for text in mine))
+    (path,) = cache_teacher(
+        model,
+        encoded,
+        arguments.checkpoints,
+        source={
+            "model_hash": hash_model(arguments.model),
+            "tokenizer_hash": hash_tokenizer(arguments.model),
+            "template": config["template"],
+            "data_hash": hash_texts(texts),
+            "max_tokens": config["max_tokens"],
+        },
+        k=config["k"],
+        batch_size=config["batch_size"],
+        shards=config["shards"],
+        only=[arguments.shard + 1],
+        on_batch=rate,
+    )
+    facts = read_manifest(path)
+    with whole(arguments.output) as temporary:
+        path.replace(temporary)
+    remove(arguments.checkpoints)
+    logger.info(
+        "%s: %d texts, %d tokens, %d bytes a token",
+        arguments.teacher,
+        facts["texts"],
+        facts["tokens"],
+        facts["bytes_per_token"],
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teacher", required=True, help="its name, for messages")
+    parser.add_argument("--model", type=Path, required=True, help="the teacher's folder")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="training splits")
+    parser.add_argument("--shard", type=int, required=True, help="from 0 on")
+    parser.add_argument("--checkpoints", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    run_stage(main, parser)
