@@ -13,12 +13,7 @@ from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.models.load import load_model, use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
-from logitfusion.stages._stage import Rate, logger, run_stage
-
-
-def shard_range(examples: int, shard: int, shards: int) -> range:
-    """The examples of one shard: contiguous, sizes differing by at most one."""
-    return range(examples * shard // shards, examples * (shard + 1) // shards)
+from logitfusion.stages._stage import Rate, logger, run_stage, shard_range
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:

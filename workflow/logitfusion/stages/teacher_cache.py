@@ -15,7 +15,7 @@ from logitfusion.files import remove, whole
 from logitfusion.models.identity import hash_model, hash_tokenizer
 from logitfusion.models.load import bf16_helps, choose_device, load_model, load_tokenizer, use_threads
 from logitfusion.stages._distill import read_texts
-from logitfusion.stages._stage import Rate, logger, run_stage
+from logitfusion.stages._stage import Rate, logger, run_stage, shard_range
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -29,9 +29,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     model = load_model(arguments.model, dtype=torch.bfloat16 if half else torch.float32)
     for finished in arguments.checkpoints.glob("*.safetensors"):
         remove(finished)  # an earlier job was killed between writing it and handing it over
-    mine = encoded[
-        len(texts) * arguments.shard // config["shards"] : len(texts) * (arguments.shard + 1) // config["shards"]
-    ]
+    mine = [encoded[number] for number in shard_range(len(texts), arguments.shard, config["shards"])]
     rate = Rate(arguments.teacher, "response tokens", sum(len(text.labels) for text in mine))
     (path,) = cache_teacher(
         model,
@@ -50,17 +48,11 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         only=[arguments.shard + 1],
         on_batch=rate,
     )
-    facts = read_manifest(path)
+    facts = [read_manifest(path)[name] for name in ("texts", "tokens", "bytes_per_token")]
     with whole(arguments.output) as temporary:
         path.replace(temporary)
     remove(arguments.checkpoints)
-    logger.info(
-        "%s: %d texts, %d tokens, %d bytes a token",
-        arguments.teacher,
-        facts["texts"],
-        facts["tokens"],
-        facts["bytes_per_token"],
-    )
+    logger.info("%s: %d texts, %d tokens, %d bytes a token", arguments.teacher, *facts)
 
 
 if __name__ == "__main__":
