@@ -28,7 +28,7 @@ class TeacherCache(Sequence[TeacherText]):
         Args:
             paths: all of its shards, in any order.
             expected: values of ``SETTINGS`` that the cache must have been made with.
-            verify: compare the digests of all files, which reads them once, at about 1.5 GB/s.
+            verify: compare the digests of all files, which reads them once, at 0.5 to 1.5 GB/s.
 
         Raises:
             UserError: in one sentence, which file is broken, missing or of another cache.

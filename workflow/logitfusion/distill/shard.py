@@ -227,8 +227,8 @@ class Shard:
                 )
             if verify and _digest_of(path, self.manifest["digest"]) != self.manifest["digest"]:
                 raise UserError(f"{path} is damaged (its bytes differ from its digest); delete it and make it anew.")
-            names = ("offsets", *_columns(self.manifest["k"], self.manifest["vocabulary"]))
-            self.slices = {name: file.get_slice(name) for name in names}
+            columns = _columns(self.manifest["k"], self.manifest["vocabulary"])
+            self.slices = {name: file.get_slice(name) for name in columns}
             self.offsets = file.get_tensor("offsets")
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; make the cache with logitfusion distill-cache.") from None
@@ -245,16 +245,16 @@ class Shard:
         rows = slice(int(self.offsets[number]), int(self.offsets[number + 1]))
         if rows.start == rows.stop:  # safetensors refuses some empty slices
             return no_tokens(self.manifest["k"])
-        parts = {name: column[rows] for name, column in self.slices.items() if name != "offsets"}
-        ids = parts["ids"].astype(np.int64)
+        parts = {name: torch.from_numpy(self.slices[name][rows]) for name in self.slices}
+        ids = parts["ids"].long()
         if "ids_high" in parts:
-            ids += parts["ids_high"].astype(np.int64) << 16
+            ids += parts["ids_high"].long() << 16
         return TeacherText(
-            log_probs=torch.from_numpy(parts["log_probs"].astype(np.float32)),
-            ids=torch.from_numpy(ids),
-            tail=torch.from_numpy(parts["tail"]),
-            label_log_probs=torch.from_numpy(parts["label_log_probs"]),
-            ends=torch.from_numpy(parts["ends"].astype(np.int64)),
+            log_probs=parts["log_probs"].float(),
+            ids=ids,
+            tail=parts["tail"],
+            label_log_probs=parts["label_log_probs"],
+            ends=parts["ends"].long(),
         )
 
 
