@@ -7,16 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from commands import refuse, run
 
 from logitfusion.commands.distill_cache import Progress
-from logitfusion.distill import encoding
 from logitfusion.distill.cache import TeacherCache, find_shards
-from logitfusion.distill.encoding import EncodedText
+from logitfusion.distill.encoding import encode_text
 from logitfusion.distill.shard import hash_texts
 from logitfusion.distill.teacher import read_teacher
 from logitfusion.errors import UserError
@@ -30,19 +28,6 @@ ROWS = [
     {"prompt": "Grüße", "response": " →", "id": 3},
     {"prompt": "1 + 1 =", "response": " 2"},
 ]
-
-
-def encode(tokenizer: Any, prompt: str, response: str, *, template: str, max_tokens: int | None) -> EncodedText:
-    """A byte a token, for the byte-level tokenizer of the tiny models."""
-    if template == "chat":
-        raise UserError("no chat template.")
-    before, own = tokenizer.encode(prompt), tokenizer.encode(response)[: max_tokens and max_tokens - 1]
-    return EncodedText((*before, *own, tokenizer.eos_token_id), len(before), tuple(range(1, len(own) + 2)))
-
-
-@pytest.fixture(autouse=True)
-def byte_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "encode_text", encode, raising=False)
 
 
 @pytest.fixture
@@ -84,7 +69,7 @@ def test_the_cache_is_what_the_package_makes(
     }
     cache = TeacherCache(paths, expected)
     tokenizer = load_tokenizer(tiny_models["base"])
-    encoded = [encode(tokenizer, row["prompt"], row["response"], template="plain", max_tokens=6) for row in ROWS]
+    encoded = [encode_text(tokenizer, row["prompt"], row["response"], template="plain", max_tokens=6) for row in ROWS]
     model = load_model(tiny_models["base"], dtype=dtype)
     for found, wanted in zip(cache, read_teacher(model, encoded, k=5, batch_size=1), strict=True):
         torch.testing.assert_close(found.log_probs, wanted.log_probs.half().float())

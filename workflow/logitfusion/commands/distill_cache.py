@@ -13,7 +13,7 @@ import torch
 
 from logitfusion.commands._inputs import be_quiet, read_fields, read_text
 from logitfusion.distill.cache import TeacherCache, find_shards
-from logitfusion.distill.encoding import EncodedText
+from logitfusion.distill.encoding import EncodedText, encode_text
 from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.shard import hash_texts, read_manifest
 from logitfusion.errors import UserError
@@ -75,8 +75,6 @@ def _check(arguments: argparse.Namespace) -> list[dict[str, str]]:
 
 
 def _encode(arguments: argparse.Namespace, rows: list[dict[str, str]]) -> list[EncodedText]:
-    from logitfusion.distill.encoding import encode_text
-
     tokenizer = load_tokenizer(arguments.teacher)
     options: dict[str, Any] = {"template": arguments.template, "max_tokens": arguments.max_tokens}
     return [encode_text(tokenizer, row["prompt"], row["response"], **options) for row in rows]
