@@ -42,21 +42,20 @@ def align(student_ends: Sequence[int], teacher_ends: Sequence[int]) -> Tensor:
     student = teacher = student_first = teacher_first = 0
     while student < len(student_ends) and teacher < len(teacher_ends):
         here, there = student_ends[student], teacher_ends[teacher]
-        student += here <= there
-        teacher += there <= here
-        if here == there:
-            student = _after(student_ends, student, here)
-            teacher = _after(teacher_ends, teacher, here)
+        if here < there:
+            student += 1
+        elif there < here:
+            teacher += 1
+        else:
+            student, teacher = _after(student_ends, student), _after(teacher_ends, teacher)
             groups.append((student_first, student - 1, teacher_first, teacher - 1))
             student_first, teacher_first = student, teacher
     return torch.tensor(groups, dtype=torch.int64).reshape(-1, 4)
 
 
-def _after(ends: Sequence[int], place: int, end: int) -> int:
-    """The first place from ``place`` on whose token ends later."""
-    while place < len(ends) and ends[place] == end:
-        place += 1
-    return place
+def _after(ends: Sequence[int], token: int) -> int:
+    """The next token that ends later than this one."""
+    return next((later for later in range(token, len(ends)) if ends[later] > ends[token]), len(ends))
 
 
 def truncate(student_count: int, teacher_count: int) -> Tensor:

@@ -164,7 +164,7 @@ def _exact_ends(spellings: Sequence[Sequence[bytes]], text: str) -> list[int] | 
         # Some tokenizers put a space before every text, which no byte of it stands for.
         if joined in (data, b" " + data):
             added = len(joined) - len(data)
-            return [max(0, end - added) for end in accumulate(map(len, spelled))]
+            return [end - added for end in accumulate(map(len, spelled))]
     return None
 
 
