@@ -166,7 +166,7 @@ class DistillationTrainer(Trainer):
     def __init__(self, *, objective: Objective, texts: int, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.objective, self.texts = objective, texts
-        self.parts, self.logged_step = dict.fromkeys(PARTS, 0.0), 0
+        self.parts, self.steps = dict.fromkeys(PARTS, 0.0), set[int]()
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -187,6 +187,7 @@ class DistillationTrainer(Trainer):
             tokens=int(num_items_in_batch) if num_items_in_batch is not None else None,
             texts=self.texts,
         )
+        self.steps.add(self.state.global_step)
         processes = self.accelerator.num_processes
         for part in PARTS:
             self.parts[part] += processes * getattr(loss, part).item()
@@ -198,9 +199,8 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss, means since the last line."""
         if "loss" in logs:
-            steps = max(1, self.state.global_step - self.logged_step)
-            logs |= {part: total / steps for part, total in self.parts.items()}
-            self.parts, self.logged_step = dict.fromkeys(PARTS, 0.0), self.state.global_step
+            logs |= {part: total / len(self.steps) for part, total in self.parts.items()}
+            self.parts, self.steps = dict.fromkeys(PARTS, 0.0), set()
         super().log(logs, start_time)
 
 

@@ -1,0 +1,242 @@
+"""Training a student from caches: against plain fine-tuning, one large batch, an uninterrupted run, two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from logitfusion.distill.cache import TeacherCache
+from logitfusion.distill.encoding import EncodedText, encode_text
+from logitfusion.distill.objective import distill_loss
+from logitfusion.distill.offline import cache_teacher
+from logitfusion.distill.training import DistillationCollator, Objective, _cached_teacher, distill, pair_texts
+from logitfusion.errors import UserError
+from logitfusion.models import training
+from logitfusion.models.adapters import LoRA
+from logitfusion.models.finetune import finetune
+from logitfusion.models.load import load_model, load_tokenizer
+from logitfusion.models.source import from_chance
+from logitfusion.models.training import Recipe
+
+CPU = torch.device("cpu")
+TEXTS = [(f"Count to {number}:", " " + " ".join(map(str, range(10, 12 + number % 5)))) for number in range(12)]
+RECIPE = Recipe(
+    steps=4, batch_size=6, micro_batch=6, learning_rate=5e-3, weight_decay=0.0, max_tokens=64, checkpoint_minutes=60.0,
+    precision="fp32", seed=0,
+)  # fmt: skip
+SFT = Objective(0.0, 0.0, 5, "vocab", "prob", "sum", (), "bytes")
+BOTH = replace(SFT, uld=0.4, gld=0.3)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A student, and two teachers, of which one cuts texts otherwise."""
+    root = tmp_path_factory.mktemp("distill")
+    for name, tokenizer, seed in (("student", "bytes", 1), ("twin", "bytes", 2), ("stranger", "pairs", 3)):
+        from_chance({"hidden_size": 16, "layers": 1, "seed": seed, "tokenizer": tokenizer}, root / name)
+    return {path.name: path for path in root.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def caches(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, TeacherCache]:
+    made = {}
+    for name in ("twin", "stranger"):
+        source = dict.fromkeys(("model_hash", "tokenizer_hash", "template", "data_hash", "max_tokens"), "x")
+        texts = encoded(load_tokenizer(folders[name]))
+        model = load_model(folders[name], device=CPU)
+        paths = cache_teacher(model, texts, tmp_path_factory.mktemp(name), source=source, k=8, batch_size=4, shards=2)
+        made[name] = TeacherCache(paths)
+    return made
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase) -> list[EncodedText]:
+    return [encode_text(tokenizer, *text) for text in TEXTS]
+
+
+def run(
+    folders: dict[str, Path],
+    caches: dict[str, TeacherCache],
+    checkpoints: Path,
+    objective: Objective = BOTH,
+    recipe: Recipe = RECIPE,
+    lora: LoRA | None = None,
+) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    tokenizer = load_tokenizer(folders["student"])
+    model, curve = distill(
+        load_model(folders["student"], device=CPU), tokenizer, encoded(tokenizer), caches, objective, recipe,
+        lora=lora, checkpoints=checkpoints, fingerprint="same", name="test",
+    )  # fmt: skip
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}, curve
+
+
+def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor], **tolerance: float) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, **tolerance)
+
+
+def test_without_teachers_it_is_fine_tuning(folders: dict[str, Path], tmp_path: Path) -> None:
+    found, curve = run(folders, {}, tmp_path / "a", SFT)
+    model, wanted = finetune(
+        load_model(folders["student"], device=CPU), load_tokenizer(folders["student"]),
+        [{"prompt": prompt, "completion": response} for prompt, response in TEXTS],
+        RECIPE, lora=None, checkpoints=tmp_path / "b", fingerprint="same", name="test",
+    )  # fmt: skip
+    assert_same(found, dict(model.state_dict()), rtol=1e-5, atol=1e-6)
+    assert [row["loss"] for row in curve] == pytest.approx([row["loss"] for row in wanted], rel=1e-5)
+    assert all(row["sft"] == pytest.approx(row["loss"], rel=1e-5) and row["gld"] == 0 for row in curve)
+
+
+@pytest.mark.parametrize("combine", ["sum", "min_ce"])
+def test_the_logged_parts_come_to_the_loss(
+    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path, combine: str
+) -> None:
+    objective = replace(BOTH, combine=combine)
+    """Whole batches and accumulated ones, in which the rows of a step are others: micro-batches are of like length."""
+    _, curve = run(folders, caches, tmp_path / "whole", objective)
+    _, other = run(folders, caches, tmp_path / "parts", objective, replace(RECIPE, micro_batch=2))
+    assert len(curve) == len(other) == RECIPE.steps
+    assert all(row["loss"] == pytest.approx(0.3 * row["sft"] + 0.4 * row["uld"] + 0.3 * row["gld"], rel=1e-4)
+               for row in [*curve, *other])  # fmt: skip
+    assert all(row[part] > 0 for row in curve for part in ("sft", "uld", "gld"))
+
+
+def test_a_step_in_parts_has_the_gradient_of_the_whole(
+    folders: dict[str, Path], caches: dict[str, TeacherCache]
+) -> None:
+    """The collator's groups and counts, and the division by the step's own numbers."""
+    tokenizer, model = load_tokenizer(folders["student"]), load_model(folders["student"], device=CPU)
+    rows = pair_texts(encoded(tokenizer), caches, "bytes")
+    collate = DistillationCollator(tokenizer.pad_token_id, list(caches.values()))
+
+    def gradient(parts: list[list[dict[str, Any]]]) -> Tensor:
+        model.zero_grad()
+        tokens = sum(row["completion"] for part in parts for row in part)
+        for part in parts:
+            batch = collate(part)
+            labels, said = batch.pop("labels"), batch.pop("teachers")
+            logits = model(**batch, logits_to_keep=labels.shape[1], use_cache=False).logits
+            teachers = [_cached_teacher(one, 1.0) for one in said]
+            options: dict[str, Any] = {"k": 5, "uld_k": 5, "uld_weight": 0.4, "gld_weight": 0.3}
+            distill_loss(logits, labels, teachers, tokens=tokens, texts=len(rows), **options).total.backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    torch.testing.assert_close(gradient([rows[:1], rows[1:5], rows[5:]]), gradient([rows]), rtol=1e-4, atol=1e-6)
+
+
+class JobKilledError(Exception):
+    """Stands for a job that is killed."""
+
+
+def test_a_resumed_training_ends_like_an_uninterrupted_one(
+    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, checkpoint_minutes=1e-9)
+    wanted, curve = run(folders, caches, tmp_path / "straight", recipe=recipe)
+
+    class Interrupting(training.Progress):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 2:
+                raise JobKilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Progress", Interrupting)
+        with pytest.raises(JobKilledError):
+            run(folders, caches, tmp_path / "broken", recipe=recipe)
+    found, joined = run(folders, caches, tmp_path / "broken", recipe=recipe)
+    assert_same(found, wanted)
+    assert [row["gld"] for row in joined] == pytest.approx([row["gld"] for row in curve])
+
+
+def test_adapters_are_merged(folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path) -> None:
+    found, _ = run(folders, caches, tmp_path, lora=LoRA(2, 4.0, 0.0))
+    before = load_model(folders["student"], device=CPU).state_dict()
+    assert found.keys() == before.keys()
+    assert torch.equal(found["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
+    assert not torch.equal(found["model.layers.0.mlp.up_proj.weight"], before["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_the_student_learns_its_twin(folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path) -> None:
+    """Without labels' factor, only the sorted distributions pull: they come nearer."""
+    objective = replace(SFT, uld=0.5, gld=0.5, signal="prob")
+    recipe = replace(RECIPE, steps=30)
+    _, curve = run(folders, {"twin": caches["twin"]}, tmp_path, objective, recipe)
+    assert curve[-1]["uld"] < 0.8 * curve[0]["uld"]
+
+
+@pytest.mark.parametrize("alignment", ["bytes", "positions"])
+def test_pairs_by_bytes_cover_the_same_text(
+    folders: dict[str, Path], caches: dict[str, TeacherCache], alignment: str
+) -> None:
+    texts = encoded(load_tokenizer(folders["student"]))
+    rows = pair_texts(texts, {"stranger": caches["stranger"]}, alignment)
+    ends = [
+        (text.ends[group[1]], int(caches["stranger"][number].ends[group[3]]))
+        for number, (text, row) in enumerate(zip(texts, rows, strict=True)) for group in row["groups"][0].tolist()
+    ]  # fmt: skip
+    assert all(mine == its for mine, its in ends) == (alignment == "bytes")
+
+
+def test_a_cache_that_does_not_fit_is_refused(
+    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(folders["student"])
+    common: dict[str, Any] = {"lora": None, "checkpoints": tmp_path, "fingerprint": "x", "name": "test"}
+    model = load_model(folders["student"], device=CPU)
+    with pytest.raises(UserError, match="'twin' holds 12 texts and the student reads 11"):
+        distill(model, tokenizer, encoded(tokenizer)[:-1], {"twin": caches["twin"]}, BOTH, RECIPE, **common)
+    with pytest.raises(UserError, match="'twin' holds the top 8, not 9"):
+        distill(model, tokenizer, encoded(tokenizer), {"twin": caches["twin"]}, replace(BOTH, k=9), RECIPE, **common)
+
+
+def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The stage itself, by torchrun: the same steps, half of each batch a process."""
+    text = tmp_path / "train.jsonl"
+    text.write_text("\n".join(json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in TEXTS))
+    cache = {
+        "template": "plain",
+        "texts": None,
+        "k": 8,
+        "shards": 1,
+        "batch_size": 4,
+        "max_tokens": 64,
+        "precision": "fp32",
+    }
+    (tmp_path / "cache.json").write_text(json.dumps(cache))
+    method = {"teachers": ["stranger"], "uld": 0.4, "gld": 0.3, "k": 5, "nodes": "vocab", "signal": "prob",
+              "combine": "sum", "weights": None, "alignment": "bytes"}  # fmt: skip
+    recipe = {name: getattr(RECIPE, name) for name in RECIPE.__dataclass_fields__ if name != "seed"}
+    entry = {"method": method, "training": recipe | {"micro_batch": 3, "method": "full"}, "texts": None}
+    (tmp_path / "student.json").write_text(json.dumps(entry))
+
+    def stage(*arguments: str | Path) -> None:
+        environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    shard, common = tmp_path / "stranger/0.safetensors", ["--text", text]
+    stage(
+        "logitfusion.stages.teacher_cache", "--config", tmp_path / "cache.json", "--teacher", "s", "--shard", "0",
+        "--model", folders["stranger"], "--checkpoints", tmp_path / "c", "--output", shard, *common,
+    )  # fmt: skip
+    launchers = {"one": [], "two": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]}
+    for name, launcher in launchers.items():
+        stage(
+            *launcher, "logitfusion.stages.student", "--config", tmp_path / "student.json", "--name", "test",
+            "--seed", "0", "--base", folders["student"], "--caches", shard, "--checkpoints", tmp_path / f"c{name}",
+            "--output", tmp_path / name, *common,
+        )  # fmt: skip
+    found, wanted = (dict(load_model(tmp_path / name, device=CPU).state_dict()) for name in ("two", "one"))
+    assert_same(found, wanted, rtol=1e-4, atol=1e-5)
