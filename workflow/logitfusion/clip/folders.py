@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.dataset import PROMPT, DataSet, ImageRow, make_data, split_rows
+from logitfusion.clip.tables import read_table
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
 
@@ -100,15 +100,7 @@ SPLITS = ("train", "test")
 
 
 def _read_listed(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            lines = list(reader)
-    except FileNotFoundError:
-        raise UserError(f"The image list {path} is not there; correct the data set's path.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"The image list {path} is not a readable CSV in UTF-8 ({error}).") from None
-    columns = reader.fieldnames or []
+    columns, lines = read_table(path, "image list")
     missing = {"path", "label"} - set(columns)
     if missing:
         raise UserError(

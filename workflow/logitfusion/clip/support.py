@@ -14,6 +14,7 @@ from pathlib import Path
 
 from logitfusion.clip.dataset import ImageRow
 from logitfusion.clip.draws import group_places, shuffled
+from logitfusion.clip.tables import read_table
 from logitfusion.errors import UserError
 from logitfusion.files import whole
 
@@ -92,7 +93,10 @@ def read_support(path: str | Path, pool: Sequence[ImageRow], classes: Sequence[s
     """
     known = {row.id: row for row in pool}
     rows, ranks, seeds, count = [], [], set(), Counter()
-    for number, line in enumerate(_read_lines(path), start=2):
+    columns, lines = read_table(path, "support manifest")
+    if tuple(columns) != COLUMNS:
+        raise UserError(f"The support manifest {path} has not the columns {', '.join(COLUMNS)}.")
+    for number, line in enumerate(lines, start=2):
         where = f"The support manifest {path}, line {number},"
         row = known.get(line["id"])
         if row is None:
@@ -113,16 +117,3 @@ def read_support(path: str | Path, pool: Sequence[ImageRow], classes: Sequence[s
         raise UserError(f"The support manifest {path} needs images, and one seed for all of them.")
     return Support(rows, ranks, int(seed))
 
-
-def _read_lines(path: str | Path) -> list[dict[str, str]]:
-    try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            lines = list(reader)
-    except FileNotFoundError:
-        raise UserError(f"The support manifest {path} is not there; run the support stage again.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"The support manifest {path} is not a readable CSV ({error}).") from None
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise UserError(f"The support manifest {path} has not the columns {', '.join(COLUMNS)}.")
-    return lines
