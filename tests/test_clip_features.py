@@ -1,4 +1,4 @@
-"""Reading images, and the feature cache: the right features, nothing stale, nothing half, nothing of the test to fit."""
+"""Reading images, and the feature cache: the right features, nothing stale, nothing half, no fit to the test."""
 
 from __future__ import annotations
 
@@ -285,7 +285,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.text(st.characters(exclude_characters="\n", codec="utf-8"), min_size=1), unique=True, max_size=5), st.integers(1, 3))
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\n", codec="utf-8"), min_size=1), unique=True, max_size=5),
+    st.integers(1, 3),
+)
 def test_a_file_gives_back_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, ids: list[str], views: int
 ) -> None:

@@ -98,7 +98,7 @@ def test_seeds_of_parts_do_not_run_together() -> None:
 
 @pytest.mark.parametrize(("ids", "labels", "shots"), [(["a", "a"], [0, 0], 1), (["a", "b"], [0, 0], 0)])
 def test_a_draw_that_makes_no_sense_is_refused(ids: list[str], labels: list[int], shots: int) -> None:
-    with pytest.raises(ValueError, match="twice|at least 1"):
+    with pytest.raises(ValueError, match=r"twice|at least 1"):
         draw_support(ids, labels, shots, 0)
 
 

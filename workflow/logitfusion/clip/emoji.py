@@ -13,7 +13,7 @@ from typing import Any
 from logitfusion.clip.dataset import DataSet, ImageRow, make_data
 from logitfusion.clip.draws import draw_share
 from logitfusion.errors import UserError
-from logitfusion.files import read_json, whole
+from logitfusion.files import read_json, remove, whole
 from logitfusion.models.archives import unpack_tar
 
 PROMPTS = ["a picture of a {}.", "{}"]
@@ -47,6 +47,7 @@ def unpack_emoji(package: str | Path, vendor: str, folder: str | Path) -> None:
             raise UserError(f"{package} has no emojis by {vendor!r}; it is not the package emoji-datasource-{vendor}.")
         (temporary / "package" / "emoji.json").rename(temporary / "emoji.json")
         (temporary / "package" / "img" / vendor / "64").rename(temporary / "pictures")
+        remove(temporary / "package")
 
 
 def _has_skin_colour(points: str) -> bool:

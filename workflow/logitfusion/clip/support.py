@@ -116,4 +116,3 @@ def read_support(path: str | Path, pool: Sequence[ImageRow], classes: Sequence[s
     if len(seeds) != 1 or not (seed := seeds.pop()).lstrip("-").isdigit():
         raise UserError(f"The support manifest {path} needs images, and one seed for all of them.")
     return Support(rows, ranks, int(seed))
-

@@ -25,7 +25,8 @@ def _named(archive: str | Path) -> Iterator[None]:
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise UserError(f"{archive} is not a readable package ({error}); delete it and fetch it again.") from None
+        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile adds a line for each format it tried
+        raise UserError(f"{archive} is not a readable package ({reason}); delete it and fetch it again.") from None
 
 
 def unpack_tar(archive: str | Path, wanted: Callable[[str], bool], folder: str | Path) -> list[str]:

@@ -62,9 +62,8 @@ def fetch_npm(name: str, version: str, digest: str, target: str | Path) -> None:
 def _reason(errors: str) -> str:
     """npm's first line of words; the others are codes and the place of its log."""
     lines = [line.removeprefix("npm ERR!").removeprefix("npm error").strip() for line in errors.splitlines()]
-    words = [
-        line for line in lines if " " in line and not line.startswith(("code ", "errno ", "syscall ", "A complete"))
-    ]
+    codes = ("code ", "errno ", "syscall ", "A complete")
+    words = [line.removeprefix("notarget ") for line in lines if " " in line and not line.startswith(codes)]
     return words[0] if words else "npm gave no reason"
 
 
