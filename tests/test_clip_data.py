@@ -189,7 +189,7 @@ def test_a_list_without_a_split_is_split_by_the_seed(tmp_path: Path) -> None:
         ("path,class\na.png,cat\n", "'label'"),
         ("path,label\n", "no images"),
         ("path,label\na.png\n", "line 2"),
-        ("path,label\na.png,\n", "line 2"),
+        ("path,label\na.png,\n", "image 1"),
         ("path,label,split\na.png,cat,val\n", "'val'"),
         ("path,label\na.png,cat\nb.png,cat\na.png,yak\n", "'a.png' twice"),
         ("path,label,split\na.png,cat,train\nb.png,yak,test\n", "'yak'"),

@@ -108,9 +108,11 @@ def _read_listed(path: Path) -> list[dict[str, str]]:
         )
     if not lines:
         raise UserError(f"The image list {path} names no images.")
-    for number, line in enumerate(lines, start=2):
+    for number, line in enumerate(lines, start=1):
         if not line["path"] or not line["label"]:
-            raise UserError(f"The image list {path}, line {number}, has no path or no label.")
+            raise UserError(f"The image list {path}, image {number}, has no path or no label.")
         if "split" in columns and line["split"] not in SPLITS:
-            raise UserError(f"The image list {path}, line {number}: the split is {line['split']!r}, not train or test.")
+            raise UserError(
+                f"The image list {path}, image {number}: the split is {line['split']!r}, not train or test."
+            )
     return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS) -> Image.I
     """
     try:
         if row.index is not None:
-            return Image.fromarray(_open_array(row.path)[row.index]).convert("RGB")
+            return Image.fromarray(_array_row(row)).convert("RGB")
         with Image.open(row.path) as image:
             megapixels = image.width * image.height / 1e6
             if megapixels > max_megapixels:
@@ -55,16 +54,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-@functools.lru_cache(maxsize=8)
-def _open_array(path: str) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+def _array_row(row: ImageRow) -> np.ndarray:
+    """An image of an array file; opened anew each time, since a file may be replaced."""
+    return np.ascontiguousarray(np.load(row.path, mmap_mode="r", allow_pickle=False)[row.index])
 
 
 def hash_image(row: ImageRow) -> str:
     """The SHA-256 of an image's bytes in hex; ``missing`` if there are none to read."""
     try:
         if row.index is not None:
-            return hashlib.sha256(np.ascontiguousarray(np.load(row.path, mmap_mode="r")[row.index])).hexdigest()
+            return hashlib.sha256(_array_row(row)).hexdigest()
         with Path(row.path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, IndexError):

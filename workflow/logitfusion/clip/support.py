@@ -96,8 +96,8 @@ def read_support(path: str | Path, pool: Sequence[ImageRow], classes: Sequence[s
     columns, lines = read_table(path, "support manifest")
     if tuple(columns) != COLUMNS:
         raise UserError(f"The support manifest {path} has not the columns {', '.join(COLUMNS)}.")
-    for number, line in enumerate(lines, start=2):
-        where = f"The support manifest {path}, line {number},"
+    for number, line in enumerate(lines, start=1):
+        where = f"The support manifest {path}, image {number},"
         row = known.get(line["id"])
         if row is None:
             raise UserError(f"{where} names the image {line['id']!r}, which is not in the training pool.")

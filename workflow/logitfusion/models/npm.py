@@ -43,9 +43,7 @@ def fetch_npm(name: str, version: str, digest: str, target: str | Path) -> None:
         place = Path(folder) / "packed"
         place.mkdir()
         package = f"{name}@{version}"
-        # fmt: off
         command = [*_find_npm(Path(folder)), "pack", package, "--ignore-scripts", "--loglevel=error"]
-        # fmt: on
         settings = {**os.environ, "npm_config_update_notifier": "false"}
         done = subprocess.run(command, cwd=place, env=settings, capture_output=True, text=True, check=False)
         archives = list(place.glob("*.tgz"))
