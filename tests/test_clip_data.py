@@ -553,7 +553,7 @@ def emoji_table() -> list[dict[str, Any]]:
     points = [(f"1F4{n:02}", "mammal" if n % 2 else "bird") for n in range(20)]
     for n in range(5):
         points += [(f"{sex}-200D-1F37{n}", "role") for sex in ("1F468", "1F469", "1F9D1")]
-    points += [(f"26A{n}-FE0F", "sign") for n in range(3)] + [("1F3FB", "skin-tone")]
+    points += [(f"002{n}-FE0F", "sign") for n in range(3)] + [("1F3FB", "skin-tone")]
     return [
         {"unified": one, "image": f"{one.lower()}.png", "name": f"THING {one}", "short_names": [f"thing_{one}", "x"],
          "subcategory": kind}

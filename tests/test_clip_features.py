@@ -114,6 +114,21 @@ def test_a_random_view_depends_on_seed_image_and_number_only(rows: list[ImageRow
     assert (seed_6.values[:, 1:] - straight.values[:, 1:]).abs().amax(-1).min() > 1e-3
 
 
+def test_the_same_picture_under_two_ids_has_its_own_random_views(rows: list[ImageRow], tmp_path: Path) -> None:
+    twins = [rows[0], replace(rows[0], id="twin")]
+    values = read_features(cache(twins, tmp_path / "cache", views=2), purpose="fit").values
+    torch.testing.assert_close(values[0, 0], values[1, 0])
+    assert (values[0, 1] - values[1, 1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_features_of_any_length_are_stored_as_unit_vectors(rows: list[ImageRow], tmp_path: Path, scale: float) -> None:
+    """fp16 ends at 65,504 and has no digits left at 1e-8."""
+    stored = read_stored(cache(rows, tmp_path / "cache", TinyEncoder(scale=scale)))
+    assert stored.values.dtype == torch.float16
+    torch.testing.assert_close(stored.values.double().norm(dim=-1), torch.ones(11, 1).double(), atol=2e-3, rtol=0)
+
+
 def test_progress_counts_up_to_all_images(rows: list[ImageRow], tmp_path: Path, small_pieces: None) -> None:
     calls: list[tuple[int, int]] = []
     cache(rows, tmp_path / "cache", batch_size=3, progress=lambda done, total: calls.append((done, total)))
@@ -278,6 +293,16 @@ def test_a_damaged_piece_is_computed_again(
     cache(rows, tmp_path / "cache", encoder)
     assert encoder.seen == 4
     assert path.read_bytes() == whole.read_bytes()
+
+
+def test_pieces_of_another_computation_are_not_used(
+    rows: list[ImageRow], tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = cache(rows, tmp_path / "whole")
+    monkeypatch.setattr(features, "remove", lambda path: None)
+    other = cache(rows, tmp_path / "cache", TinyEncoder("other", scale=-1.0))
+    other.with_suffix(".pieces").rename(tmp_path / "cache" / f"{whole.stem}.pieces")
+    assert cache(rows, tmp_path / "cache").read_bytes() == whole.read_bytes()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
