@@ -3,10 +3,11 @@
 ``s = s0 + alpha u(s0) z``, where s0 are zero-shot logits, z the z-scored outputs of the head, and the loss is
 ``(1 - lambda) CE(z) + lambda CE(s)``. Both encoders are frozen, so training reads cached features only.
 
-Derived here is the way out of the class-count trap: a temperature on z, with the C-relative reference of
-``logitfusion.clip.uncertainty``. The z of a one-hot output are ``sqrt(C)`` apart, so CE(z) can't fall below
-``ln(1 + (C - 1) exp(-sqrt(C)))``: 0.005 with 100 classes, 0.32 with 10, and the head goes on growing noise to get
-there. See ``temperature_of``.
+Derived here is a way out of the class-count trap. The z of a one-hot output are ``sqrt(C)`` apart, so with the published
+constants, those of 1,000 classes, CE(z) can't fall below ``ln(1 + (C - 1) exp(-sqrt(C)))``: 0 with 1,000 classes, 0.32
+with 10. With few classes the loss therefore never ends, the head runs away from its good start, and it answers worse
+than untrained class means. ``temperature="classes"`` and ``reference="classes"`` give z and the uncertainty, with C
+classes, the range that they have with 1,000, and so alpha and lambda keep their meaning.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from torch import Tensor, nn
 
 from logitfusion.clip.adamw import AdamW
 from logitfusion.clip.heads import FusedHead, Support, class_means, fuse
-from logitfusion.clip.uncertainty import PUBLISHED_POWER, PUBLISHED_REFERENCE, confidence, reference_of, uncertainty
-
-# What CE(z) can at best be, where the temperature is "classes": that of the published z with 100 classes.
-_FLOOR = 0.005
+from logitfusion.clip.uncertainty import (
+    PUBLISHED_CLASSES,
+    PUBLISHED_POWER,
+    PUBLISHED_REFERENCE,
+    reference_of,
+    uncertainty,
+)
 
 
 class AMUHead(nn.Module):
@@ -37,6 +41,9 @@ class AMUHead(nn.Module):
         alpha: weight of the bias; 0 is zero-shot CLIP.
         power, reference, kind: see ``logitfusion.clip.uncertainty``.
         temperature: multiplies z; a number, or ``"classes"``, see ``temperature_of``. 1 as published.
+
+    Raises:
+        ValueError: a name that is not known, or fewer than two classes.
     """
 
     def __init__(
@@ -53,8 +60,9 @@ class AMUHead(nn.Module):
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(class_means(aux_features, labels, num_classes))
-        self.alpha, self.power, self.reference, self.kind = alpha, power, reference, kind
+        self.power, self.reference, self.kind = power, reference_of(reference, num_classes), kind
         self.temperature = temperature_of(temperature, num_classes)
+        self.alpha = alpha
 
     def forward(self, clip_logits: Tensor, aux_features: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., C]``, ``[..., D_aux]`` -> fused logits s and auxiliary logits z, both ``[..., C]``."""
@@ -63,18 +71,21 @@ class AMUHead(nn.Module):
 
 
 def amu_loss(fused: Tensor, auxiliary: Tensor, labels: Tensor, share: float) -> Tensor:
-    """``(1 - lambda) CE(z, y) + lambda CE(s, y)``, with lambda = ``share``; ``[B, C]``, ``[B, C]``, ``[B]`` -> scalar."""
+    """``(1 - lambda) CE(z, y) + lambda CE(s, y)`` with lambda = ``share``; ``[B, C]`` twice and ``[B]`` -> scalar."""
     entropy = nn.functional.cross_entropy
     return (1.0 - share) * entropy(auxiliary, labels) + share * entropy(fused, labels)
 
 
 def temperature_of(temperature: float | str, classes: int) -> float:
-    """The temperature as a number: ``"classes"`` is the least, and at least 1, at which CE(z) may fall to 0.005.
+    """The temperature as a number: ``"classes"`` is ``sqrt(1000 / C)``.
 
-    That is ``max(1, ln((C - 1) / 0.005) / sqrt(C))``: 3.7 with 2 classes, 2.4 with 10, 1 (as published) from 100 on.
+    Then the scores of a one-hot output, ``sqrt(C)`` apart, are ``sqrt(1000) = 31.6`` apart whatever C is. 10 with 10
+    classes, 3.2 with 100, 1 (as published) with 1,000.
     """
     if temperature == "classes":
-        return max(1.0, math.log((classes - 1) / _FLOOR) / math.sqrt(classes))
+        return math.sqrt(PUBLISHED_CLASSES / classes)
+    if isinstance(temperature, str) or not 0 < temperature < math.inf:
+        raise ValueError(f'temperature is a positive number or "classes", not {temperature!r}')
     return float(temperature)
 
 
@@ -138,18 +149,16 @@ def _what_training_sees(settings: dict[str, Any]) -> tuple[Any, ...]:
 def _train(support: Support, candidates: list[dict[str, Any]], *, seed: int) -> Iterator[Tensor]:
     """Yield the weights ``[G, C, D]`` of G candidates after each epoch; the same tensor, which then goes on changing.
 
-    The gradient is written out, because autograd's own work would be most of the time at this size. For one sample,
-    ``g`` the gradient with respect to z's own z-score ``t`` (without temperature) and ``d`` the spread of the outputs o:
-    ``dL/do = (g - mean(g) - t (g . t) / (C - 1)) / d``.
+    The gradient is written out, because autograd's own work would be most of the time at this size. With o
+    the outputs of one sample, d their spread, t their z-scores (z without temperature) and g the gradient with respect
+    to t: ``dL/do = (g - mean(g) - t (g . t) / (C - 1)) / d``.
     """
     common = candidates[0]
     features = support.features(common["branch"])
     zero_shot = support.zero_shot()
     amounts = torch.cat(
         [
-            settings["alpha"] * (settings["reference"] / confidence(zero_shot, settings["kind"])) ** settings["power"]
-            if settings["kind"] != "none"
-            else torch.full_like(zero_shot[..., :1], settings["alpha"])
+            settings["alpha"] * uncertainty(zero_shot, settings["kind"], settings["power"], settings["reference"])
             for settings in candidates
         ],
         -1,

@@ -94,7 +94,7 @@ class _Head:
 
 @dataclass(frozen=True)
 class LinearHead(_Head):
-    """``clip @ clip_weight + auxiliary @ auxiliary_weight + bias``; ``[D, C]``, ``[D_aux, C]`` (or None) and ``[C]``."""
+    """``clip @ clip_weight + auxiliary @ auxiliary_weight + bias``: ``[D, C]``, ``[D_aux, C]``, ``[C]``."""
 
     clip_weight: Tensor | None
     auxiliary_weight: Tensor | None

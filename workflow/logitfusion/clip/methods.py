@@ -56,7 +56,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "amu_no_a": _AMU | {"branch": "clip"},
     "amu_no_m": _AMU | {"lambda": 1.0},
     "amu_no_u": _AMU | {"kind": "none"},
-    "amu_classes": _AMU | {"alpha": 1.0, "reference": "classes", "temperature": "classes"},
+    "amu_classes": _AMU | {"reference": "classes", "temperature": "classes"},
 }
 for _name, _settings in DEFAULTS.items():
     _settings_of = {"selection": "cross_validation" if _name == "amu_classes" else "fixed", "folds": 4}
@@ -74,12 +74,12 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
     "tip_adapter_f": _CACHE,
     "gda": [{"alpha": value} for value in (0.001, 0.01, 0.1, 1.0, 10.0)],
     "taskres": [{"alpha": value} for value in (0.1, 0.5, 1.0)],
-    # From zero-shot CLIP alone (alpha 0) to the auxiliary head alone (alpha 64). With lambda 0 they share one training.
+    # From zero-shot CLIP alone (alpha 0) to the auxiliary head alone (alpha 16). With lambda 0 they share one training.
     "amu_classes": [
         {"lambda": 0.0, "alpha": alpha, "power": power}
-        for alpha, power in product((0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 64.0), (0.0, 0.4, 0.8))
+        for alpha, power in product((0.0, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 16.0), (0.0, 0.4, 0.8))
     ]
-    + [{"lambda": 0.35, "alpha": alpha, "power": 0.4} for alpha in (0.5, 1.0, 2.0, 4.0)],
+    + [{"lambda": 0.35, "alpha": alpha, "power": 0.4} for alpha in (0.125, 0.25, 0.5, 1.0)],
 }
 
 METHODS = tuple(DEFAULTS)

@@ -45,9 +45,10 @@ def fit_logit_sum(support: Support, settings: dict[str, Any], *, seed: int) -> L
 def logistic_regression(
     features: Tensor, labels: Tensor, support: Support, settings: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """Weight ``[D, C]`` and bias ``[C]`` of scikit-learn's deterministic L-BFGS in float64; views share one image's weight.
+    """Weight ``[D, C]`` and bias ``[C]`` of scikit-learn's deterministic L-BFGS in float64.
 
-    A class without an image gets weight 0 and a bias 100 below the others, so it is never the answer.
+    The views of an image share its weight. A class without an image gets weight 0 and a bias 100 below the others, so
+    it is never the answer.
     """
     views = len(labels) // len(support.labels)
     weight = features.new_zeros(features.shape[1], support.classes, dtype=torch.float64)

@@ -52,7 +52,7 @@ def fit_taskres(
 
 
 def _gradient(classifier: Tensor, features: Tensor, wanted: Tensor, scale: float) -> Tensor:
-    """Of the mean cross-entropy of ``scale * features @ unit(classifier)`` with respect to the classifier, ``[D, C]``."""
+    """Of the mean cross-entropy of ``scale * features @ unit(classifier)`` by the classifier, ``[D, C]``."""
     size = classifier.norm(dim=0).clamp_min(1e-12)
     unit = classifier / size
     excess = (scale * (features @ unit)).softmax(-1) - wanted
