@@ -3,11 +3,11 @@
 ``s = s0 + alpha u(s0) z``, where s0 are zero-shot logits, z the z-scored outputs of the head, and the loss is
 ``(1 - lambda) CE(z) + lambda CE(s)``. Both encoders are frozen, so training reads cached features only.
 
-Derived here is a way out of the class-count trap. The z of a one-hot output are ``sqrt(C)`` apart, so with the published
-constants, those of 1,000 classes, CE(z) can't fall below ``ln(1 + (C - 1) exp(-sqrt(C)))``: 0 with 1,000 classes, 0.32
-with 10. With few classes the loss therefore never ends, the head runs away from its good start, and it answers worse
-than untrained class means. ``temperature="classes"`` and ``reference="classes"`` give z and the uncertainty, with C
-classes, the range that they have with 1,000, and so alpha and lambda keep their meaning.
+Derived here is a way out of the class-count trap. The z of a one-hot output are ``sqrt(C)`` apart, so CE(z) can't fall
+below ``ln(1 + (C - 1) exp(-sqrt(C)))``: 0 with 1,000 classes, 0.32 with 10. With few classes the loss therefore never
+ends, the head runs away from its good start, and can end up worse than untrained class means. ``temperature="classes"``
+and ``reference="classes"`` give z and the uncertainty, with C classes, the range that they have with 1,000, so alpha
+and lambda keep their published meaning.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from logitfusion.clip.adamw import AdamW
+from logitfusion.clip.adamw import AdamW, one_thread
 from logitfusion.clip.heads import FusedHead, Support, class_means, fuse
 from logitfusion.clip.uncertainty import (
     PUBLISHED_CLASSES,
@@ -89,6 +89,7 @@ def temperature_of(temperature: float | str, classes: int) -> float:
     return float(temperature)
 
 
+@one_thread()
 def fit_amu(
     support: Support,
     candidates: Sequence[dict[str, Any]],

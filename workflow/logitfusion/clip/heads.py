@@ -25,7 +25,7 @@ class Support:
         scale: ``exp(logit_scale)`` of this CLIP.
 
     Raises:
-        ValueError: shapes that do not fit together, fewer than two classes, no image.
+        ValueError: shapes or types that do not fit together, fewer than two classes, no image.
     """
 
     clip: Tensor
@@ -48,6 +48,9 @@ class Support:
             raise ValueError(
                 f"classifier is [D, C] with D = {self.clip.shape[-1]} and C >= 2, not {tuple(self.classifier.shape)}"
             )
+        given = [part for part in (self.clip, self.auxiliary, self.classifier) if part is not None]
+        if len({part.dtype for part in given}) > 1 or self.clip.dtype not in (torch.float32, torch.float64):
+            raise ValueError("features and classifier are all fp32 (or all float64): convert what was cached as half")
         if self.labels.min() < 0 or self.labels.max() >= self.classes:
             raise ValueError(f"labels are from 0 to {self.classes - 1}")
 
@@ -66,7 +69,7 @@ class Support:
 
     def zero_shot(self) -> Tensor:
         """Zero-shot logits of every view, ``[n, views, C]``."""
-        return self.scale * (self.clip @ self.classifier)
+        return self.clip @ (self.scale * self.classifier)
 
     def rows(self, branch: str, views: str) -> tuple[Tensor, Tensor]:
         """Features ``[N, D]`` and labels ``[N]`` of the ``"plain"`` view or of ``"all"``, as rows of their own."""
@@ -125,7 +128,7 @@ class CacheHead(_Head):
         """``[m, D]`` -> ``[m, C]`` fp32 (float64 for float64 keys); auxiliary features play no part."""
         clip = clip.to(self.keys.dtype)
         near = torch.exp(self.beta * (clip @ self.keys.T - 1.0))
-        return (self.scale * (clip @ self.classifier)).index_add(1, self.key_labels, near, alpha=self.alpha)
+        return (clip @ (self.scale * self.classifier)).index_add(1, self.key_labels, near, alpha=self.alpha)
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class FusedHead(_Head):
         """``[m, D]``, ``[m, D_aux]`` -> ``[m, C]`` fp32 (float64 for float64 weights)."""
         clip = clip.to(self.weight.dtype)
         features = clip if self.branch == "clip" else _present(auxiliary).to(self.weight.dtype)
-        zero_shot = self.scale * (clip @ self.classifier)
+        zero_shot = clip @ (self.scale * self.classifier)
         factor = self.alpha * uncertainty(zero_shot, self.kind, self.power, self.reference)
         return fuse(zero_shot, features @ self.weight.T, factor, self.temperature)[0]
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from logitfusion.clip.adamw import AdamW
+from logitfusion.clip.adamw import AdamW, one_thread
 from logitfusion.clip.amu import schedule
 from logitfusion.clip.heads import LinearHead, Support
 
 
+@one_thread()
 @torch.no_grad()
 def fit_taskres(
     support: Support,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from logitfusion.clip.adamw import AdamW
+from logitfusion.clip.adamw import AdamW, one_thread
 from logitfusion.clip.amu import schedule
 from logitfusion.clip.heads import CacheHead, Support
 
@@ -22,6 +22,7 @@ def fit_tip_adapter(support: Support, settings: dict[str, Any], *, seed: int) ->
     return CacheHead(support.classifier, keys, support.labels, scale, alpha, beta)
 
 
+@one_thread()
 @torch.no_grad()
 def fit_tip_adapter_f(
     support: Support,
