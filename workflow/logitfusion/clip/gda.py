@@ -1,0 +1,46 @@
+"""Gaussian discriminant analysis on CLIP's features, with the zero-shot classifier (arXiv 2402.04087)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logitfusion.clip.heads import LinearHead, Support, class_means
+
+
+def fit_gda(support: Support, settings: dict[str, Any], *, seed: int) -> LinearHead:
+    """``scale * clip @ classifier + alpha (clip @ W + b)``: ``w_c = P m_c``, ``b_c = -m_c . P m_c / 2``, equal priors.
+
+    ``m_c`` are class means and P the precision of ``discriminant``. A class without an image has W and b of 0: only
+    the zero-shot classifier speaks for it. The paper picks alpha on a validation set; here it is fixed, or selected
+    on the support set.
+    """
+    weight, bias = discriminant(*support.rows("clip", settings["views"]), support.classes)
+    alpha = settings["alpha"]
+    return LinearHead(support.scale * support.classifier + alpha * weight, None, alpha * bias)
+
+
+def discriminant(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Weight ``[D, C]`` and bias ``[C]`` of GDA with the paper's ridge, worked out in float64.
+
+    ``P = D ((N - 1) S + tr(S) I)^-1``, S the covariance of the N rows about their class means, over N - 1 (Kubokawa
+    and Srivastava 2008). This is linear discriminant analysis with covariance shrunk to a multiple of I by
+    ``D / (N - 1 + D)``, times ``D (1 - shrinkage) / N``. Rows that are all their class's mean (one shot, one view)
+    have no S; the nearest mean decides then, with P a multiple of I that the spread of all rows gives.
+    """
+    rows = features.double()
+    count, width = rows.shape
+    means = class_means(rows, labels, classes)
+    centred = rows - means[labels]
+    if centred.square().sum() <= 1e-12 * rows.square().sum():
+        spread = (rows - rows.mean(0)).square().sum() / count
+        precise = width / spread.clamp_min(1e-6) * means
+    else:
+        scatter = centred.T @ centred
+        ridge = scatter.trace() / max(count - 1, 1)
+        scatter.diagonal().add_(ridge)
+        precise = width * torch.cholesky_solve(means.T, torch.linalg.cholesky(scatter)).T
+    bias = -(means * precise).sum(1) / 2.0
+    return precise.T.to(features.dtype), bias.to(features.dtype)

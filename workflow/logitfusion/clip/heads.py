@@ -1,0 +1,177 @@
+"""What a few-shot method learns from, and what it gives: a head that turns features into logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logitfusion.clip.uncertainty import uncertainty
+from logitfusion.errors import UserError
+
+
+@dataclass(frozen=True)
+class Support:
+    """The few labelled images, as cached features: all that a method may learn from.
+
+    Attributes:
+        clip: ``[n, views, D]`` fp32, unit norm; view 0 is the plain one, the others are random augmentations.
+        auxiliary: ``[n, views, D_aux]`` of the same views, unit norm, or None. Several encoders: concatenated and
+            normalised again.
+        labels: ``[n]`` int64, from 0 to C - 1. Classes may have unlike numbers of images, or none.
+        classifier: ``[D, C]``, the zero-shot classifier, unit-norm columns (open_clip's shape).
+        scale: ``exp(logit_scale)`` of this CLIP.
+
+    Raises:
+        ValueError: shapes or types that do not fit together, fewer than two classes, no image.
+    """
+
+    clip: Tensor
+    auxiliary: Tensor | None
+    labels: Tensor
+    classifier: Tensor
+    scale: float = 100.0
+
+    def __post_init__(self) -> None:
+        if self.clip.ndim != 3 or 0 in self.clip.shape or self.labels.shape != self.clip.shape[:1]:
+            raise ValueError(
+                f"clip is [n, views, D] and labels [n], not {tuple(self.clip.shape)} and {tuple(self.labels.shape)}"
+            )
+        if self.auxiliary is not None and self.auxiliary.shape[:-1] != self.clip.shape[:-1]:
+            raise ValueError(
+                f"auxiliary is [n, views, D_aux] with the {tuple(self.clip.shape[:-1])} of clip, not"
+                f" {tuple(self.auxiliary.shape)}"
+            )
+        if self.classifier.ndim != 2 or len(self.classifier) != self.clip.shape[-1] or self.classes < 2:
+            raise ValueError(
+                f"classifier is [D, C] with D = {self.clip.shape[-1]} and C >= 2, not {tuple(self.classifier.shape)}"
+            )
+        given = [part for part in (self.clip, self.auxiliary, self.classifier) if part is not None]
+        if len({part.dtype for part in given}) > 1 or self.clip.dtype not in (torch.float32, torch.float64):
+            raise ValueError("features and classifier are all fp32 (or all float64): convert what was cached as half")
+        if self.labels.min() < 0 or self.labels.max() >= self.classes:
+            raise ValueError(f"labels are from 0 to {self.classes - 1}")
+
+    @property
+    def classes(self) -> int:
+        return self.classifier.shape[1]
+
+    def at(self, indices: Tensor) -> Support:
+        """The part with these images."""
+        auxiliary = None if self.auxiliary is None else self.auxiliary[indices]
+        return replace(self, clip=self.clip[indices], auxiliary=auxiliary, labels=self.labels[indices])
+
+    def features(self, branch: str) -> Tensor:
+        """``[n, views, D]`` of ``"clip"`` or ``"auxiliary"``; a ``UserError`` where there are no auxiliary ones."""
+        return _present(self.clip if branch == "clip" else self.auxiliary)
+
+    def zero_shot(self) -> Tensor:
+        """Zero-shot logits of every view, ``[n, views, C]``."""
+        return self.clip @ (self.scale * self.classifier)
+
+    def rows(self, branch: str, views: str) -> tuple[Tensor, Tensor]:
+        """Features ``[N, D]`` and labels ``[N]`` of the ``"plain"`` view or of ``"all"``, as rows of their own."""
+        features = self.features(branch)
+        if views == "plain":
+            return features[:, 0], self.labels
+        if views != "all":
+            raise UserError(f'views is "plain" or "all", not {views!r}: change it in the settings.')
+        return features.flatten(0, 1), self.labels.repeat_interleave(features.shape[1])
+
+
+def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """``[n, D]`` and ``[n]`` -> ``[C, D]``, not normalised; 0 for a class without a row."""
+    sums = features.new_zeros(classes, features.shape[1]).index_add_(0, labels, features)
+    return sums / torch.bincount(labels, minlength=classes).clamp_min(1)[:, None]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What every head carries: the method's name and everything that was set or selected."""
+
+    method: str = field(default="", kw_only=True)
+    settings: dict[str, Any] = field(default_factory=dict, kw_only=True)
+
+
+@dataclass(frozen=True)
+class LinearHead(_Head):
+    """``clip @ clip_weight + auxiliary @ auxiliary_weight + bias``: ``[D, C]``, ``[D_aux, C]``, ``[C]``."""
+
+    clip_weight: Tensor | None
+    auxiliary_weight: Tensor | None
+    bias: Tensor
+
+    def logits(self, clip: Tensor, auxiliary: Tensor | None = None) -> Tensor:
+        """``[m, D]``, ``[m, D_aux]`` -> ``[m, C]`` fp32 (float64 for float64 weights)."""
+        logits = self.bias
+        if self.clip_weight is not None:
+            logits = logits + clip.to(self.bias.dtype) @ self.clip_weight
+        if self.auxiliary_weight is not None:
+            logits = logits + _present(auxiliary).to(self.bias.dtype) @ self.auxiliary_weight
+        return logits
+
+
+@dataclass(frozen=True)
+class CacheHead(_Head):
+    """Tip-Adapter: ``scale * clip @ classifier + alpha * exp(-beta (1 - clip @ keys^T)) @ onehot(key_labels)``."""
+
+    classifier: Tensor  # [D, C]
+    keys: Tensor  # [n, D]
+    key_labels: Tensor  # [n] int64
+    scale: float
+    alpha: float
+    beta: float
+
+    def logits(self, clip: Tensor, auxiliary: Tensor | None = None) -> Tensor:
+        """``[m, D]`` -> ``[m, C]`` fp32 (float64 for float64 keys); auxiliary features play no part."""
+        clip = clip.to(self.keys.dtype)
+        near = torch.exp(self.beta * (clip @ self.keys.T - 1.0))
+        return (clip @ (self.scale * self.classifier)).index_add(1, self.key_labels, near, alpha=self.alpha)
+
+
+@dataclass(frozen=True)
+class FusedHead(_Head):
+    """AMU: zero-shot logits with the weighted bias of a linear head on a second feature, see ``fuse``."""
+
+    classifier: Tensor  # [D, C]
+    weight: Tensor  # [C, D_aux], or [C, D] where the branch is CLIP's own
+    scale: float
+    alpha: float
+    power: float
+    reference: float | str
+    kind: str = "kurtosis"
+    temperature: float = 1.0
+    branch: str = "auxiliary"
+
+    def logits(self, clip: Tensor, auxiliary: Tensor | None = None) -> Tensor:
+        """``[m, D]``, ``[m, D_aux]`` -> ``[m, C]`` fp32 (float64 for float64 weights)."""
+        clip = clip.to(self.weight.dtype)
+        features = clip if self.branch == "clip" else _present(auxiliary).to(self.weight.dtype)
+        zero_shot = clip @ (self.scale * self.classifier)
+        factor = self.alpha * uncertainty(zero_shot, self.kind, self.power, self.reference)
+        return fuse(zero_shot, features @ self.weight.T, factor, self.temperature)[0]
+
+
+Head = LinearHead | CacheHead | FusedHead
+
+# Spreads over classes below this are rounding: features have unit norm, so a head's outputs are of size 1.
+_LEAST_SPREAD = 1e-6
+
+
+def fuse(clip_logits: Tensor, outputs: Tensor, factor: Tensor | float, temperature: float) -> tuple[Tensor, Tensor]:
+    """``s = s0 + factor * z`` and ``z``, the outputs z-scored over classes (std unbiased) times the temperature.
+
+    All are ``[..., C]``, factor ``[..., 1]``. Outputs that are all equal give z = 0.
+    """
+    centred = outputs - outputs.mean(-1, keepdim=True)
+    spread = (centred.square().sum(-1, keepdim=True) / (outputs.shape[-1] - 1)).sqrt()
+    scores = temperature * centred / spread.clamp_min(_LEAST_SPREAD)
+    return clip_logits + factor * scores, scores
+
+
+def _present(auxiliary: Tensor | None) -> Tensor:
+    if auxiliary is None:
+        raise UserError("This method needs auxiliary features: name an auxiliary encoder in the config.")
+    return auxiliary
