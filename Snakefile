@@ -24,6 +24,11 @@ if "distill" in config:
     include: "workflow/rules/distill.smk"
 
 
+if "clip" in config:
+
+    include: "workflow/rules/clip.smk"
+
+
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
@@ -38,6 +43,11 @@ if "distill" in config:
     include: "workflow/rules/distill_report.smk"
 
 
+if "clip" in config:
+
+    include: "workflow/rules/clip_report.smk"
+
+
 report: "workflow/report/workflow.rst"
 
 
@@ -46,6 +56,7 @@ rule all:
     input:
         RESULTS / "metrics.csv",
         RESULTS / "metrics.parquet",
-        RESULTS / "plots/losses.svg",
+        RESULTS / "plots/losses.svg" if config["models"] else [],
         FUSION_REPORT if "fusion" in config else [],
         STUDENTS_REPORT if "distill" in config else [],
+        CLIP_REPORT if "clip" in config else [],

@@ -22,8 +22,12 @@ STAGES = {
     "experts": ["accelerate", "peft", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"],
     "fusion": ["accelerate", "safetensors", "tokenizers", "torch", "transformers"],
     "distill": ["accelerate", "peft", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"],
+    # fmt: off
+    "clip": ["numpy", "open-clip-torch", "pandas", "pillow", "pyarrow", "pyyaml", "safetensors", "scikit-learn", "timm",
+             "tokenizers", "torch", "torchvision", "transformers"],
+    # fmt: on
     "evaluate": ["numpy", "pandas", "pyarrow"],
-    "report": ["matplotlib", "numpy", "pandas", "pyarrow"],
+    "report": ["matplotlib", "numpy", "pandas", "pillow", "pyarrow"],
 }
 MARKERS = {"python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "sys_platform": "linux"}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from logitfusion.clip.dataset import ImageRow
 from logitfusion.clip.draws import draw_share, hash_seed, shuffled
-from logitfusion.clip.support import Support, draw_support, make_support, read_support, write_support
+from logitfusion.clip.support import SupportSet, draw_support, make_support, read_support, write_support
 from logitfusion.errors import UserError
 
 CLASSES = ["cat", "dog", "yak"]
@@ -115,7 +115,7 @@ def test_a_share_is_drawn_of_every_class(labels: list[int], share: float, seed: 
 # ---- the manifest -------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, shots: int = 4, seed: int = 7) -> Support:
+def write(path: Path, shots: int = 4, seed: int = 7) -> SupportSet:
     support = make_support(POOL, shots, seed)
     write_support(path, support, CLASSES)
     return support

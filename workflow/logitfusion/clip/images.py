@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _array_row(row: ImageRow) -> np.ndarray:
     """An image of an array file; opened anew each time, since a file may be replaced."""
     return np.ascontiguousarray(np.load(row.path, mmap_mode="r", allow_pickle=False)[row.index])
+
+
+def thumbnail(row: ImageRow, size: int) -> bytes | None:
+    """An image as a PNG of at most ``size`` pixels a side; None if it can't be read."""
+    try:
+        image = read_image(row)
+    except UnreadableImageError:
+        return None
+    image.thumbnail((size, size))
+    content = io.BytesIO()
+    image.save(content, "PNG", optimize=True)
+    return content.getvalue()
 
 
 def hash_image(row: ImageRow) -> str:

@@ -22,7 +22,7 @@ COLUMNS = ("id", "path", "index", "label", "class", "seed", "rank")
 
 
 @dataclass(frozen=True)
-class Support:
+class SupportSet:
     """Drawn images, class by class, each class in the order of its draw.
 
     Attributes:
@@ -35,10 +35,10 @@ class Support:
     ranks: list[int]
     seed: int
 
-    def first(self, shots: int) -> Support:
+    def first(self, shots: int) -> SupportSet:
         """The support set of at most ``shots`` images a class."""
         kept = [place for place, rank in enumerate(self.ranks) if rank < shots]
-        return Support([self.rows[place] for place in kept], [self.ranks[place] for place in kept], self.seed)
+        return SupportSet([self.rows[place] for place in kept], [self.ranks[place] for place in kept], self.seed)
 
     def short(self, shots: int) -> dict[int, int]:
         """The classes with fewer than ``shots`` images here: label -> how many."""
@@ -65,14 +65,14 @@ def draw_support(ids: Sequence[str], labels: Sequence[int], shots: int, seed: in
     return drawn
 
 
-def make_support(pool: Sequence[ImageRow], shots: int, seed: int) -> Support:
+def make_support(pool: Sequence[ImageRow], shots: int, seed: int) -> SupportSet:
     """The support set of a pool; smaller ones are its ``first``."""
     drawn = [pool[place] for place in draw_support([row.id for row in pool], [row.label for row in pool], shots, seed)]
     ranks = [rank for places in group_places([row.label for row in drawn]).values() for rank in range(len(places))]
-    return Support(drawn, ranks, seed)
+    return SupportSet(drawn, ranks, seed)
 
 
-def write_support(path: str | Path, support: Support, classes: Sequence[str]) -> None:
+def write_support(path: str | Path, support: SupportSet, classes: Sequence[str]) -> None:
     """Write the manifest: a CSV of ``id, path, index, label, class, seed, rank``."""
     with whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -82,7 +82,7 @@ def write_support(path: str | Path, support: Support, classes: Sequence[str]) ->
             writer.writerow([row.id, row.path, index, row.label, classes[row.label], support.seed, rank])
 
 
-def read_support(path: str | Path, pool: Sequence[ImageRow], classes: Sequence[str]) -> Support:
+def read_support(path: str | Path, pool: Sequence[ImageRow], classes: Sequence[str]) -> SupportSet:
     """Read a manifest and hold it against the pool it was drawn from.
 
     The rows are the pool's own, so that a manifest written on another machine finds its images here.
@@ -115,4 +115,16 @@ def read_support(path: str | Path, pool: Sequence[ImageRow], classes: Sequence[s
         raise UserError(f"The support manifest {path} has an image twice.")
     if len(seeds) != 1 or not (seed := seeds.pop()).lstrip("-").isdigit():
         raise UserError(f"The support manifest {path} needs images, and one seed for all of them.")
-    return Support(rows, ranks, int(seed))
+    return SupportSet(rows, ranks, int(seed))
+
+
+def read_draw(path: str | Path) -> list[tuple[str, int]]:
+    """The ids of a manifest with their ranks, for whoever fits: the pool and the test set are none of his business.
+
+    Raises:
+        UserError: no manifest.
+    """
+    columns, lines = read_table(path, "support manifest")
+    if tuple(columns) != COLUMNS or not all(line["rank"].isdigit() for line in lines):
+        raise UserError(f"The support manifest {path} has not the columns {', '.join(COLUMNS)}.")
+    return [(line["id"], int(line["rank"])) for line in lines]

@@ -17,7 +17,12 @@ def write_tables(wide: pd.DataFrame, note: str, html_path: str | Path, markdown_
     lines = ["| " + " | ".join(wide.columns) + " |", "|" + " --- |" * len(wide.columns)]
     lines += ["| " + " | ".join(row) + " |" for row in wide.itertuples(index=False)]
     write_text(markdown_path, "\n".join(lines) + f"\n\n{note}\n")
-    write_text(html_path, _PAGE.format(table=_html_table(wide), note=html.escape(note)))
+    write_text(html_path, page(_html_table(wide), note))
+
+
+def page(body: str, note: str) -> str:
+    """A page of HTML with a note (plain text) under its body."""
+    return _PAGE.format(body=body, note=html.escape(note))
 
 
 def score_cell(group: pd.DataFrame) -> str:
@@ -30,12 +35,12 @@ def score_cell(group: pd.DataFrame) -> str:
     return interval_cell(scores.iloc[0]) + unanswered
 
 
-def interval_cell(row: pd.Series) -> str:
+def interval_cell(row: pd.Series, digits: int = 2) -> str:
     """A number with its interval."""
     if pd.isna(row["value"]):
         return "no gap"
-    span = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
-    return f"{row['value']:.2f}{span}"
+    span = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:.{digits}f}, {row['ci_high']:.{digits}f}]"
+    return f"{row['value']:.{digits}f}{span}"
 
 
 def _html_table(wide: pd.DataFrame) -> str:
@@ -56,9 +61,12 @@ th, td {{ padding: .35em .8em; border-bottom: 1px solid #ddd; text-align: left; 
 th {{ border-bottom: 2px solid #444; }}
 td {{ white-space: nowrap; }}
 td:first-child {{ font-weight: 600; }}
+.cards {{ display: flex; flex-wrap: wrap; gap: 1em; }}
+figure {{ margin: 0; width: 9.5em; font-size: 12px; }}
+img {{ width: 64px; height: 64px; object-fit: contain; image-rendering: auto; }}
 p {{ color: #555; max-width: 60em; }}
 </style>
-{table}
+{body}
 <p>{note}</p>
 </html>
 """

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from logitfusion.evaluate.fewshot import tabulate_fewshot
 from logitfusion.evaluate.students import tabulate_students
 from logitfusion.evaluate.table import join_tables, tabulate_fusion
 from logitfusion.files import whole
@@ -42,6 +43,18 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
                 _read(arguments.students), track=track, labels=labels | {"split": track["split"]}, **common
             )
         )
+    for folder in arguments.fewshot:
+        track = config["clip"]
+        parts = {part: pd.read_parquet(folder / f"{part}.parquet") for part in ("answers", "epochs", "fits")}
+        tables.append(
+            tabulate_fewshot(
+                **parts,
+                sets=track["sets"][folder.name],
+                track=track,
+                settings=config["evaluate"],
+                labels=labels | {"split": "test"},
+            )
+        )
     table = join_tables(tables)
     with whole(arguments.csv) as temporary:
         table.to_csv(temporary, index=False)
@@ -66,6 +79,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--judged", type=Path, nargs="*", default=[], help="fusion: .../<task>.parquet")
     parser.add_argument("--students", type=Path, nargs="*", default=[], help="distillation: .../<task>.parquet")
+    parser.add_argument("--fewshot", type=Path, nargs="*", default=[], help="few-shot CLIP: .../<data set>")
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--parquet", type=Path, required=True)
     run_stage(main, parser)

@@ -8,7 +8,17 @@ from typing import Any
 
 import pandas as pd
 
+from logitfusion.clip.data import load_data
+from logitfusion.clip.images import thumbnail
 from logitfusion.files import read_json
+from logitfusion.report.clip import (
+    plot_ablation,
+    plot_shift,
+    plot_shots,
+    plot_uncertainty,
+    write_examples,
+    write_fewshot_summary,
+)
 from logitfusion.report.losses import plot_losses
 from logitfusion.report.methods import plot_methods, write_summary
 from logitfusion.report.students import plot_student_losses, plot_students, write_students_summary
@@ -39,6 +49,36 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             write_students_summary(_track(arguments.input[0], "distill"), config, *arguments.output)
         case "student_losses":
             plot_student_losses({path.name: pd.read_csv(path / "curve.csv") for path in arguments.input}, config, first)
+        case "fewshot":
+            config["methods"] = dict(config["methods"])
+            table = _track(arguments.input[0], "clip")
+            shots, ablation, shift, *tables = arguments.output
+            plot_shots(table, config, shots)
+            plot_ablation(table, config, ablation)
+            plot_shift(table, config, shift)
+            write_fewshot_summary(table, config, *tables)
+        case "fewshot_answers":
+            answers, images, classes = _read_answers(arguments.input)
+            plot_uncertainty(answers, images, config, first)
+            write_examples(answers, images, _Pictures(arguments.data), config | {"classes": classes}, arguments.output[1])
+
+
+def _read_answers(
+    folders: list[Path],
+) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame], dict[str, list[str]]]:
+    """Answers, images and classes of each data set, from .../<data set>."""
+    tables = [{f.name: pd.read_parquet(f / f"{part}.parquet") for f in folders} for part in ("answers", "images")]
+    return *tables, {folder.name: read_json(folder / "stage.json")["classes"] for folder in folders}
+
+
+class _Pictures:
+    """Small PNGs of images, by data set and id, from the sets' tables."""
+
+    def __init__(self, tables: list[Path]) -> None:
+        self.rows = {path.parent.name: {row.id: row for row in load_data(path).test} for path in tables}
+
+    def __call__(self, name: str, image: str) -> bytes | None:
+        return thumbnail(self.rows[name][image], 64)
 
 
 def _track(path: Path, track: str) -> pd.DataFrame:
@@ -52,8 +92,10 @@ if __name__ == "__main__":
     # fmt: off
     parser.add_argument("what", choices=[
         "methods", "summary", "traces", "losses", "tuning", "students", "students_summary", "student_losses",
+        "fewshot", "fewshot_answers",
     ])
     # fmt: on
     parser.add_argument("--input", type=Path, nargs="+", required=True)
+    parser.add_argument("--data", type=Path, nargs="*", default=[], help="tables of few-shot data sets: .../<set>/<file>")
     parser.add_argument("--output", type=Path, nargs="+", required=True)
     run_stage(main, parser)

@@ -1,0 +1,100 @@
+"""Encode the images that support sets are drawn from, or those of the test; never both in one job."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from logitfusion.clip.data import DataSet, ImageRow, load_data, match_classes
+from logitfusion.clip.encoders import ImageEncoder
+from logitfusion.clip.features import cache_features
+from logitfusion.clip.pool import CLIP, manifest, write_classifier
+from logitfusion.clip.support import make_support, write_support
+from logitfusion.files import whole
+from logitfusion.models.load import use_threads
+from logitfusion.stages._clip import open_auxiliaries, open_clip_folder
+from logitfusion.stages._stage import Rate, logger, record, run_stage
+
+
+def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+    threads = use_threads()
+    data = load_data(arguments.data)
+    if arguments.like is not None:
+        data = match_classes(data, load_data(arguments.like).classes)
+    clip = open_clip_folder(arguments.clip)
+    encoders = {CLIP: clip, **open_auxiliaries(config["auxiliaries"], arguments.package)}
+    facts = {"classes": data.classes, "prompts": data.prompts, "scale": clip.scale, "split": data.split}
+    facts["encoders"] = {name: encoder.fingerprint for name, encoder in encoders.items()}
+    with whole(arguments.output) as folder:
+        folder.mkdir()
+        if arguments.split == "support":
+            rows, short = _draw(data, config, folder)
+            facts["short"] = short
+            write_classifier(folder / "classifier.safetensors", clip.classifier(data.classes, data.prompts), facts)
+        else:
+            rows = data.test
+        for name, encoder in encoders.items():
+            _encode(rows, encoder, name, arguments, config, folder / f"{name}.safetensors", threads)
+        record(folder / "stage.json", config, **facts)
+    logger.info("%s: %s images through %s", arguments.dataset, len(rows), ", ".join(encoders))
+
+
+def _draw(data: DataSet, config: dict[str, Any], folder: Path) -> tuple[list[ImageRow], dict[str, int]]:
+    """All images of all support sets, once each, and the classes that have fewer than the most shots."""
+    rows: dict[str, ImageRow] = {}
+    for seed in config["seeds"]:
+        support = make_support(data.train, max(config["shots"]), seed)
+        write_support(manifest(folder, seed), support, data.classes)
+        rows |= {row.id: row for row in support.rows}
+    short = {data.classes[label]: count for label, count in support.short(max(config["shots"])).items()}
+    if short:
+        logger.warning("classes with fewer images than %d shots: %s", max(config["shots"]), short)
+    return [rows[name] for name in sorted(rows)], short
+
+
+def _encode(
+    rows: Sequence[ImageRow],
+    encoder: ImageEncoder,
+    name: str,
+    arguments: argparse.Namespace,
+    config: dict[str, Any],
+    target: Path,
+    threads: int,
+) -> None:
+    rate, seen = Rate(f"{arguments.dataset}, {name}", "images", len(rows)), 0
+
+    def progress(done: int, _: int) -> None:
+        nonlocal seen
+        rate(done - seen)
+        seen = done
+
+    cached = cache_features(
+        rows,
+        encoder,
+        arguments.cache,
+        split=arguments.split,
+        views=config["views"] if arguments.split == "support" else 1,
+        seed=config["seed"],
+        batch_size=config["batch_size"],
+        workers=threads,
+        max_megapixels=config["max_megapixels"],
+        max_skipped=config["max_skipped"],
+        progress=progress,
+    )
+    shutil.copyfile(cached, target)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True, help="its name, for messages")
+    parser.add_argument("--split", choices=["support", "test"], required=True)
+    parser.add_argument("--data", type=Path, required=True, help="the data set's table")
+    parser.add_argument("--like", type=Path, help="the table of the set whose labels are meant (a shifted set)")
+    parser.add_argument("--clip", type=Path, required=True, help="the CLIP's folder")
+    parser.add_argument("--package", type=Path, nargs="*", default=[], help="packages of auxiliaries, by name")
+    parser.add_argument("--cache", type=Path, required=True, help="folder of features of all runs, by content")
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    run_stage(main, parser)
