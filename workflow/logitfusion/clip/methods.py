@@ -34,7 +34,7 @@ _AMU = {
     **_ADAMW,
 }
 
-# "selection" is "fixed" (these values) or "cross_validation" (over GRIDS, on the support set, in "folds" parts).
+# "selection" is "fixed" (these values) or "cross_validation" (over GRIDS, on the support set, in at most "folds" parts).
 DEFAULTS: dict[str, dict[str, Any]] = {
     "zero_shot": {},
     "clip_probe": {**_PROBE},
