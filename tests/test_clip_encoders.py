@@ -200,7 +200,8 @@ def test_transparent_pixels_are_white() -> None:
     assert seen.getpixel((3, 3)) == (1, 2, 3)
     encoder = load_auxiliary({"source": "timm", "model": "test_resnet", "pretrained": False}, device=CPU)
     white = (1 - torch.tensor(encoder.mean)) / torch.tensor(encoder.std)
-    for shown in (encoder.preprocess(Image.new("LA", (40, 40), (0, 0))), encoder.augment(Image.new("LA", (40, 40), (0, 0)), torch.Generator())):  # fmt: skip
+    nothing = Image.new("LA", (40, 40), (0, 0))
+    for shown in (encoder.preprocess(nothing), encoder.augment(nothing, torch.Generator())):
         torch.testing.assert_close(shown.mean(dim=(1, 2)), white, atol=1e-4, rtol=1e-4)
 
 
@@ -312,9 +313,9 @@ def test_a_failing_download_is_one_sentence(openai_tag: None, monkeypatch: pytes
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(open_clip.factory, "download_pretrained", refuse)
-    with pytest.raises(UserError, match="'openai' of tiny could not be loaded .*no route") as caught:
+    with pytest.raises(UserError, match=r"'openai' of tiny could not be loaded .*no route") as caught:
         load_clip({"source": "open_clip", "model": "tiny", "pretrained": "openai"}, device=CPU)
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(UserError, match="timm's test_resnet could not be loaded .no route"):
+    with pytest.raises(UserError, match=r"timm's test_resnet could not be loaded .no route"):
         load_auxiliary({"source": "timm", "model": "test_resnet", "pretrained": True}, device=CPU)
