@@ -308,6 +308,8 @@ def test_the_floor_makes_a_published_head_worse_than_its_start_and_the_temperatu
 
 
 def test_refused() -> None:
+    with pytest.raises(ValueError, match="trained together"):
+        fit_amu(make_problem().support, [DEFAULTS["amu"], DEFAULTS["amu_no_a"]], seed=0)
     with pytest.raises(ValueError, match="temperature"):
         AMUHead(torch.ones(2, 1), torch.arange(2), 2, temperature="images")
     with pytest.raises(ValueError, match="reference"):

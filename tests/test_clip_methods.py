@@ -22,7 +22,7 @@ from logitfusion.clip import Support, fit_method, load_head, save_head
 from logitfusion.clip.gda import discriminant
 from logitfusion.clip.head_file import load_snapshots
 from logitfusion.clip.methods import BY_EPOCHS, DEFAULTS, GRIDS, METHODS, NEED_AUXILIARY
-from logitfusion.clip.selection import calibrated_loss, stratified_folds
+from logitfusion.clip.selection import calibrated_loss, cross_validate, stratified_folds
 from logitfusion.errors import UserError
 
 SMALL = settings(max_examples=20, deadline=None, derandomize=True)
@@ -329,6 +329,21 @@ def test_one_shot_has_nothing_to_hold_out() -> None:
     head = fit_method("amu_classes", make_problem(shots=1).support, {"epochs": 2}, seed=0)
     assert not head.settings["selected"]
     assert head.alpha == DEFAULTS["amu_classes"]["alpha"]
+
+
+@pytest.mark.parametrize(("count", "trainings"), [(399, 4), (400, 2)])
+def test_large_support_sets_have_two_folds(count: int, trainings: int) -> None:
+    problem = make_problem(classes=3, shots=(count - 200, 100, 100), views=1, widths=(4, 4))
+    sizes = []
+
+    def fit(support: Support, candidates: list[dict[str, object]]) -> list[object]:
+        sizes.append(len(support.labels))
+        return [fit_method("zero_shot", support, seed=0) for _ in candidates]
+
+    losses = cross_validate(fit, problem.support, [{}, {}], folds=4, seed=0)
+    assert losses.shape == (2,)
+    assert len(sizes) == trainings
+    assert sum(count - size for size in sizes) == count
 
 
 def test_held_out_images_are_not_learned_from() -> None:

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from logitfusion.clip.adamw import AdamW, one_thread
-from logitfusion.clip.heads import FusedHead, Support, class_means, fuse
 from logitfusion.clip.confidence import (
     PUBLISHED_CLASSES,
     PUBLISHED_POWER,
@@ -28,6 +27,7 @@ from logitfusion.clip.confidence import (
     reference_of,
     uncertainty,
 )
+from logitfusion.clip.heads import LEAST_SPREAD, FusedHead, Support, class_means, fuse
 
 
 class AMUHead(nn.Module):
@@ -107,7 +107,14 @@ def fit_amu(
         candidates: of complete settings of ``methods.DEFAULTS["amu"]``.
         seed: of the order of images and the view of each, every epoch.
         on_epoch: called with the epoch (from 1) and the first candidate's head as it then is.
+
+    Raises:
+        ValueError: candidates that differ in something else, or a value that can't be.
+        UserError: no auxiliary features, where the branch needs them.
     """
+    free = {"lambda", "alpha", "power", "reference", "kind", "temperature", "selection", "folds"}
+    if any(one.get(name) != candidates[0][name] for one in candidates for name in candidates[0].keys() - free):
+        raise ValueError(f"candidates that are trained together differ in {', '.join(sorted(free))} only")
     chosen = [_with_numbers(settings, support.classes) for settings in candidates]
     trained: dict[tuple[Any, ...], dict[str, Any]] = {}
     places = []
@@ -150,9 +157,9 @@ def _what_training_sees(settings: dict[str, Any]) -> tuple[Any, ...]:
 def _train(support: Support, candidates: list[dict[str, Any]], *, seed: int) -> Iterator[Tensor]:
     """Yield the weights ``[G, C, D]`` of G candidates after each epoch; the same tensor, which then goes on changing.
 
-    The gradient is written out, because autograd's own work would be most of the time at this size. With o
-    the outputs of one sample, d their spread, t their z-scores (z without temperature) and g the gradient with respect
-    to t: ``dL/do = (g - mean(g) - t (g . t) / (C - 1)) / d``.
+    The gradient is written out, because autograd's own work would be most of the time at this size. With o the outputs
+    of one sample, d their spread, t their z-scores (z without temperature) and g the gradient with respect to t:
+    ``dL/do = (g - mean(g) - t (g . t) / (C - 1)) / d``.
     """
     common = candidates[0]
     features = support.features(common["branch"])
@@ -182,7 +189,7 @@ def _train(support: Support, candidates: list[dict[str, Any]], *, seed: int) -> 
         for x, s0, amount, y in zip(*(part.split(batch) for part in parts), strict=True):
             outputs = (x @ weights.T).view(len(x), -1, classes)
             outputs -= outputs.mean(-1, keepdim=True)
-            spread = (outputs.square().sum(-1, keepdim=True) / (classes - 1)).sqrt_().clamp_min_(1e-6)
+            spread = (outputs.square().sum(-1, keepdim=True) / (classes - 1)).sqrt_().clamp_min_(LEAST_SPREAD)
             t = outputs.div_(spread)
             z = temperatures * t
             amount, y = amount[..., None], y[:, None]

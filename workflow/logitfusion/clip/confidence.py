@@ -26,11 +26,12 @@ def uncertainty(
       and, for a one-hot p, ``(C - 1)((C - 1)^3 + 1) / C^3``, about ``C - 4``. Logits that are all equal get the least.
       With two classes it is always 1/4 and tells nothing.
     * the others measure a certainty q from 0 (uniform) to 1 (one-hot). The paper compares such kinds and does not say
-      how they are scaled; here q is put on kurtosis' scale, ``1 + q (largest kurtosis - 1)``, so that reference and
-      power keep their meaning: ``"entropy"`` ``1 - H(p) / ln C``; ``"max"`` ``(C max p - 1) / (C - 1)``; ``"max_min"``
-      ``max p - min p``; ``"var"`` the variance of p over that of a one-hot p; ``"top5"`` the mass of the five likeliest
-      (at most C - 1) above its share in a uniform p; ``"energy"`` ``E / (E + ln C)``, where E is how far the free
-      energy ``logsumexp(s)`` is above that of a uniform softmax with the same mean logit, ``KL(uniform || p)``.
+      how they are scaled; here confidence goes from ``1 / C`` of the largest kurtosis (about 1, with many classes) to
+      all of it, in proportion to q, so that reference and power keep their meaning: ``"entropy"`` ``1 - H(p) / ln C``;
+      ``"max"`` ``(C max p - 1) / (C - 1)``; ``"max_min"`` ``max p - min p``; ``"var"`` the variance of p over that of a
+      one-hot p; ``"top5"`` the mass of the five likeliest (at most C - 1) above its share in a uniform p; ``"energy"``
+      ``E / (E + ln C)``, where E is how far the free energy ``logsumexp(s)`` is above that of a uniform softmax with
+      the same mean logit, ``KL(uniform || p)``.
     * ``"none"``: the factor is 1.
 
     ``reference`` 250 belongs to C = 1000, where CLIP's largest kurtosis is 996: a certain CLIP has factor 0.575, and
@@ -72,7 +73,7 @@ def confidence(clip_logits: Tensor, kind: str) -> Tensor:
     if kind == "kurtosis":
         return _kurtosis(logits)
     certainty = KINDS[kind](logits, classes).clamp(0.0, 1.0)
-    return 1.0 + certainty * (largest_kurtosis(classes) - 1.0)
+    return largest_kurtosis(classes) * (1.0 + certainty * (classes - 1)) / classes
 
 
 def reference_of(reference: float | str, classes: int) -> float:

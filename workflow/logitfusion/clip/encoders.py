@@ -34,6 +34,8 @@ from logitfusion.models.load import choose_device, first_line
 
 logger = logging.getLogger(__name__)
 
+AUGMENTATION = "crop of half to all of the area, bicubic, flip"  # part of every transform; change it with the code
+
 
 @dataclass(frozen=True)
 class ImageEncoder:
@@ -164,7 +166,7 @@ def load_clip(entry: dict[str, Any], *, device: torch.device | None = None) -> C
         size=size,
         mean=seen.mean,
         std=seen.std,
-        transform=json.dumps({**asdict(seen), "size": size}, sort_keys=True),
+        transform=_describe({**asdict(seen), "size": size}),
         tokenizer=tokenizer,
     )
 
@@ -281,7 +283,7 @@ def load_auxiliary(
         size=tuple(data["input_size"][1:]),
         mean=data["mean"],
         std=data["std"],
-        transform=json.dumps(data, sort_keys=True),
+        transform=_describe(data),
     )
 
 
@@ -345,3 +347,7 @@ def draw_crop(width: int, height: int, generator: torch.Generator) -> tuple[int,
             return left, top, wide, high
     wide, high = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     return (width - wide) // 2, (height - high) // 2, wide, high
+
+
+def _describe(settings: dict[str, Any]) -> str:
+    return json.dumps({**settings, "augmentation": AUGMENTATION}, sort_keys=True)

@@ -157,7 +157,7 @@ class FusedHead(_Head):
 Head = LinearHead | CacheHead | FusedHead
 
 # Spreads over classes below this are rounding: features have unit norm, so a head's outputs are of size 1.
-_LEAST_SPREAD = 1e-6
+LEAST_SPREAD = 1e-6
 
 
 def fuse(clip_logits: Tensor, outputs: Tensor, factor: Tensor | float, temperature: float) -> tuple[Tensor, Tensor]:
@@ -167,7 +167,7 @@ def fuse(clip_logits: Tensor, outputs: Tensor, factor: Tensor | float, temperatu
     """
     centred = outputs - outputs.mean(-1, keepdim=True)
     spread = (centred.square().sum(-1, keepdim=True) / (outputs.shape[-1] - 1)).sqrt()
-    scores = temperature * centred / spread.clamp_min(_LEAST_SPREAD)
+    scores = temperature * centred / spread.clamp_min(LEAST_SPREAD)
     return clip_logits + factor * scores, scores
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from logitfusion.clip.heads import Head, Support
 
+# From so many images on two folds are enough: halves have plenty to learn from, and each fold is a training.
+MANY_IMAGES = 400
 # Each candidate's held-out logits are judged at their own best temperature.
 _TEMPERATURES = tuple(2.0**power for power in range(-8, 3))
 
@@ -42,12 +44,13 @@ def cross_validate(
     """The held-out loss of each candidate, ``[K]`` in nats; None where no class has two images.
 
     Every image is predicted, in its plain view, by heads that have not seen it. The loss is ``calibrated_loss`` of all
-    these predictions together. There are at most as many folds as the largest class has images.
+    these predictions together. There are at most as many folds as the largest class has images, and two for a support
+    set of 400 images or more.
 
     Args:
         fit: heads of several settings on one support set.
     """
-    folds = min(folds, int(torch.bincount(support.labels).max()))
+    folds = min(folds, 2 if len(support.labels) >= MANY_IMAGES else folds, int(torch.bincount(support.labels).max()))
     if folds < 2:
         return None
     fold = stratified_folds(support.labels, folds, seed)

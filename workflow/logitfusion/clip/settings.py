@@ -26,7 +26,7 @@ _AMU = {
     **_ADAMW,
 }
 
-# "selection" is "fixed" (these values) or "cross_validation" (over GRIDS, on the support set, in "folds" parts).
+# "selection" is "fixed" (these values) or "cross_validation" (over GRIDS, on the support set, in up to "folds" parts).
 DEFAULTS: dict[str, dict[str, Any]] = {
     "zero_shot": {},
     "clip_probe": {**_PROBE},
@@ -50,9 +50,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "amu_no_u": _AMU | {"kind": "none"},
     "amu_classes": _AMU | {"reference": "classes", "temperature": "classes"},
 }
-for _name, _settings in DEFAULTS.items():
-    _settings_of = {"selection": "cross_validation" if _name == "amu_classes" else "fixed", "folds": 4}
-    DEFAULTS[_name] = _settings | _settings_of
+DEFAULTS = {name: values | {"selection": "fixed", "folds": 4} for name, values in DEFAULTS.items()}
+DEFAULTS["amu_classes"]["selection"] = "cross_validation"
 
 _PENALTIES = [{"inverse_penalty": value} for value in (1.0, 10.0, 31.6, 100.0, 1000.0)]
 _CACHE = [{"alpha": alpha, "beta": beta} for alpha, beta in product((0.5, 1.0, 2.0, 5.0, 10.0), (1.0, 3.0, 5.5, 10.0))]

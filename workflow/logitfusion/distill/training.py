@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from logitfusion.distill.alignment import align, share, truncate
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import EncodedText
-from logitfusion.distill.objective import CachedTeacher, distill_loss
+from logitfusion.distill.objective import CachedTeacher, DistillLoss, distill_loss
 from logitfusion.distill.predictions import IGNORED, Predictions
 from logitfusion.errors import UserError
 from logitfusion.models.adapters import LoRA, add_adapters
@@ -55,6 +55,41 @@ class Objective:
         """The objective in a config entry, which may hold other keys too."""
         values = {field.name: entry[field.name] for field in fields(cls)}
         return cls(**values | {"weights": tuple(values["weights"] or ())})
+
+    def loss(self, logits: Tensor, labels: Tensor, teachers: list[CachedTeacher], **counts: int | None) -> DistillLoss:
+        """``distill_loss`` with these factors and forms."""
+        return distill_loss(
+            logits,
+            labels,
+            teachers,
+            k=self.k,
+            uld_k=self.k,
+            uld_weight=self.uld,
+            gld_weight=self.gld,
+            nodes=self.nodes,
+            signal=self.signal,
+            combine=self.combine,
+            **counts,
+        )
+
+    def weigh(self, logits: Tensor, labels: Tensor, teachers: list[CachedTeacher]) -> str:
+        """How hard each part pulls: the norms of its factor times its gradient with respect to the logits.
+
+        How the paper splits lambda is not published, and the graph term's size depends on signal and k by orders of
+        magnitude, so whoever chooses factors should see what they do.
+        """
+        rest = 1 - self.uld - self.gld
+        norms = []
+        for name, factor, parts in (
+            ("SFT", rest, (0.0, 0.0)),
+            ("ULD", self.uld, (1.0, 0.0)),
+            ("GLD", self.gld, (0.0, 1.0)),
+        ):
+            if factor:
+                leaf = logits.detach().float().requires_grad_()
+                replace(self, uld=parts[0], gld=parts[1]).loss(leaf, labels, teachers).total.backward()
+                norms.append(f"{name} {factor * leaf.grad.norm():.2g}")
+        return ", ".join(norms)
 
 
 def distill(
@@ -166,35 +201,27 @@ class DistillationTrainer(Trainer):
     def __init__(self, *, objective: Objective, texts: int, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.objective, self.texts = objective, texts
-        self.parts, self.steps = dict.fromkeys(PARTS, 0.0), set[int]()
+        self.parts, self.steps, self.weighed = dict.fromkeys(PARTS, 0.0), set[int](), False
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         labels, said = inputs.pop("labels"), inputs.pop("teachers")
         logits = model(**inputs, logits_to_keep=labels.shape[1], use_cache=False).logits
-        loss = distill_loss(
-            logits,
-            labels,
-            [_cached_teacher(one, weight) for one, weight in zip(said, self._weights(len(said)), strict=True)],
-            k=self.objective.k,
-            uld_k=self.objective.k,
-            uld_weight=self.objective.uld,
-            gld_weight=self.objective.gld,
-            nodes=self.objective.nodes,
-            signal=self.objective.signal,
-            combine=self.objective.combine,
-            tokens=int(num_items_in_batch) if num_items_in_batch is not None else None,
-            texts=self.texts,
-        )
+        weights = self.objective.weights or (1.0,) * len(said)
+        teachers = [_cached_teacher(one, weight) for one, weight in zip(said, weights, strict=True)]
+        tokens = int(num_items_in_batch) if num_items_in_batch is not None else None
+        if teachers and not self.weighed:
+            self.weighed = True
+            logger.info(
+                "the pulls of the parts on the first logits: %s", self.objective.weigh(logits, labels, teachers)
+            )
+        loss = self.objective.loss(logits, labels, teachers, tokens=tokens, texts=self.texts)
         self.steps.add(self.state.global_step)
         processes = self.accelerator.num_processes
         for part in PARTS:
             self.parts[part] += processes * getattr(loss, part).item()
         return processes * loss.total  # gradients are averaged over processes, and this is a share of a sum
-
-    def _weights(self, count: int) -> tuple[float, ...]:
-        return self.objective.weights or (1.0,) * count
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss, means since the last line."""
