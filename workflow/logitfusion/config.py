@@ -356,7 +356,9 @@ def fewshot_method(clip: dict[str, Any], name: str) -> tuple[str, dict[str, Any]
     for key, value in given.items():
         default = DEFAULTS[method].get(key)
         if isinstance(value, str) and isinstance(default, (int, float)) and key not in ("reference", "temperature"):
-            raise UserError(f"Config key '{where}.{key}' must be a number, and is {value!r}: YAML wants 1.0e-3 for 1e-3.")
+            raise UserError(
+                f"Config key '{where}.{key}' must be a number, and is {value!r}: YAML wants 1.0e-3 for 1e-3."
+            )
     try:
         return method, complete_settings(method, given)
     except UserError as error:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from logitfusion.clip.amu import AMUHead
+    from logitfusion.clip.confidence import uncertainty
     from logitfusion.clip.head_file import load_head, save_head
     from logitfusion.clip.heads import Support
     from logitfusion.clip.methods import fit_method
-    from logitfusion.clip.confidence import uncertainty
 
 __all__ = ["AMUHead", "Support", "fit_method", "load_head", "save_head", "uncertainty"]
 

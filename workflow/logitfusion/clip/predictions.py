@@ -14,7 +14,7 @@ from logitfusion.clip.head_file import load_head, load_snapshots
 from logitfusion.clip.pool import join_encoders, read_classifier
 
 
-class TestSet:
+class EvaluationSet:
     """Features of a test set, and the zero-shot logits of its images.
 
     Args:
@@ -26,7 +26,9 @@ class TestSet:
     def __init__(self, name: str, folder: str | Path, support: str | Path) -> None:
         classifier, self.facts = read_classifier(support)
         self.name = name
-        clip, auxiliary, self.labels, self.ids = join_encoders(folder, sorted(self.facts["encoders"]), purpose="evaluate")
+        clip, auxiliary, self.labels, self.ids = join_encoders(
+            folder, sorted(self.facts["encoders"]), purpose="evaluate"
+        )
         self.clip, self.auxiliary = clip[:, 0], None if auxiliary is None else auxiliary[:, 0]
         self.zero_shot = self.clip @ (self.facts["scale"] * classifier)
 
@@ -50,7 +52,7 @@ class TestSet:
 
 
 def predict(
-    method: str, files: Sequence[Path], sets: Sequence[TestSet]
+    method: str, files: Sequence[Path], sets: Sequence[EvaluationSet]
 ) -> Iterator[tuple[pd.DataFrame, list[dict[str, Any]], dict[str, Any]]]:
     """For each head file: its answers on all sets, the accuracies after each epoch that was kept, and what it cost.
 
@@ -71,7 +73,7 @@ def predict(
         yield answers, epochs, fit | costs | {"settings": header["values"]["settings"]}
 
 
-def _answer(logits: Tensor, test: TestSet) -> dict[str, Any]:
+def _answer(logits: Tensor, test: EvaluationSet) -> dict[str, Any]:
     chances, answers = logits.softmax(-1).max(-1)
     return {
         "set": test.name,
@@ -83,5 +85,5 @@ def _answer(logits: Tensor, test: TestSet) -> dict[str, Any]:
     }
 
 
-def _accuracy(logits: Tensor, test: TestSet) -> float:
+def _accuracy(logits: Tensor, test: EvaluationSet) -> float:
     return float((logits.argmax(-1) == test.labels).double().mean())

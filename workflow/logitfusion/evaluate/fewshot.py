@@ -1,4 +1,4 @@
-"""The few-shot track's rows of the tidy table: accuracy over seeds, gains over parts, calibration, the labelled oracle."""
+"""The few-shot track's rows of the tidy table: accuracy over seeds, gains, calibration, the labelled oracle."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def _draw_shots(axis: plt.Axes, rows: pd.DataFrame, name: str, position: int, tr
 
 
 def plot_ablation(table: pd.DataFrame, track: dict[str, Any], path: str | Path) -> None:
-    """AMU, what is left of it without a part, and its parts alone: a row a test set, columns few, more and most shots."""
+    """AMU, what is left of it without a part, and its parts alone: a row a test set, a column few, more, most shots."""
     names = [name for name, method in track["methods"].items() if method in ABLATION]
     shots = sorted({track["shots"][place] for place in (0, len(track["shots"]) // 2, -1)})
     tasks = list(dict.fromkeys(table["task"]))
@@ -193,9 +193,9 @@ def write_fewshot_summary(
     uses = "; ".join(f"{name}: {text}" for name, text in track["auxiliaries"].items()) or "none"
     note = (
         f"Accuracy in %, mean ± standard deviation over {_seeds(track)} ({', '.join(map(str, track['seeds']))}) at each"
-        f" number of shots; gains at {most} shots are paired, with {first['confidence']:.0%} bootstrap intervals over test images"
-        f" and seeds. n = {', '.join(f'{count} ({task})' for task, count in counts.items())}; last step, one"
-        " configuration for all sets and shots or cross-validation on the support set; test images are read by the"
+        f" number of shots; gains at {most} shots are paired, with {first['confidence']:.0%} bootstrap intervals over"
+        f" test images and seeds. n = {', '.join(f'{count} ({task})' for task, count in counts.items())}; last step,"
+        " one configuration for all sets and shots or cross-validation on the support set; test images are read by the"
         " evaluation alone. ECE: expected calibration error. Oracle: the best test epoch in place of the last, what"
         f" choosing on test data would have reported. CLIP: {track['encoder']}. Extra pre-training of the auxiliary, of"
         f" which CLIP's own rows know nothing: {uses}; methods that use it: {', '.join(track['assisted']) or 'none'}."
@@ -204,7 +204,7 @@ def write_fewshot_summary(
     write_tables(pd.DataFrame(rows).fillna(""), note, html_path, markdown_path)
 
 
-def _cells(table: pd.DataFrame, task: str, name: str, track: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _cells(table: pd.DataFrame, task: str, name: str, track: dict[str, Any]) -> dict[str, str]:
     mine = table[(table["task"] == task) & (table["method"] == name)]
     means, spread = _overall(mine, "accuracy").set_index("shots"), mine[mine["metric"] == "accuracy_std"]
     spread = spread.set_index("shots")["value"]
@@ -257,15 +257,17 @@ def write_examples(
                     f'<div class="cards">{"".join(cards)}</div>'
                 )
     note = (
-        f"Test images whose answer {track['shown']} ({shots} shots, seed {seed}) changes: the first of each kind. u is the uncertainty"
-        " factor of CLIP on the image, with the published reference."
+        f"Test images whose answer {track['shown']} ({shots} shots, seed {seed}) changes: the first of each kind. u is"
+        " the uncertainty factor of CLIP on the image, with the published reference."
     )
     write_text(path, page("".join(sections), note))
 
 
 def _card(row: Any, classes: list[str], find: Callable[[str, str], bytes | None], shown: str) -> str:
     content = find(row.set, row.id)
-    picture = "" if content is None else f'<img alt="" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+    picture = (
+        "" if content is None else f'<img alt="" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+    )
     lines = [
         f"<b>{html.escape(classes[row.label])}</b>",
         f"CLIP: {html.escape(classes[row.clip_answer])}",

@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from logitfusion.clip.predictions import TestSet, predict
+from logitfusion.clip.predictions import EvaluationSet, predict
 from logitfusion.files import whole
 from logitfusion.stages._stage import logger, record, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
-    sets = [TestSet(folder.name, folder, arguments.support) for folder in arguments.test]
+    sets = [EvaluationSet(folder.name, folder, arguments.support) for folder in arguments.test]
     answers, epochs, fits = [], [], []
     for folder in arguments.heads:
         for answered, kept, fit in predict(folder.name, sorted(folder.glob("*.safetensors")), sets):

