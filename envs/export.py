@@ -15,20 +15,6 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PYTHON = "3.11"
 
-    "numpy",
-    "open-clip-torch",
-    "pandas",
-    "pillow",
-    "pyarrow",
-    "pyyaml",
-    "safetensors",
-    "scikit-learn",
-    "timm",
-    "tokenizers",
-    "torch",
-    "torchvision",
-    "transformers",
-]
 # What each stage imports by itself; what these need in turn is found in their metadata.
 STAGES = {
     "models": ["accelerate", "gguf", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"],
@@ -37,9 +23,20 @@ STAGES = {
     "fusion": ["accelerate", "safetensors", "tokenizers", "torch", "transformers"],
     "distill": ["accelerate", "peft", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"],
     "clip": [
-        "numpy", "open-clip-torch", "pandas", "pillow", "pyarrow", "pyyaml", "safetensors", "scikit-learn", "timm",
-        "tokenizers", "torch", "torchvision", "transformers",
-    ],  # fmt: skip
+        "numpy",
+        "open-clip-torch",
+        "pandas",
+        "pillow",
+        "pyarrow",
+        "pyyaml",
+        "safetensors",
+        "scikit-learn",
+        "timm",
+        "tokenizers",
+        "torch",
+        "torchvision",
+        "transformers",
+    ],
     "evaluate": ["numpy", "pandas", "pyarrow"],
     "report": ["matplotlib", "numpy", "pandas", "pillow", "pyarrow"],
 }
