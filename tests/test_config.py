@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from logitfusion.config import SCHEMA, load_config, method_models, method_tasks, resolve_config
+from logitfusion.clip.settings import DEFAULTS
+from logitfusion.config import SCHEMA, fewshot_method, load_config, method_models, method_tasks, resolve_config
 from logitfusion.errors import UserError
 from logitfusion.tasks.definition import LIBRARY
 
@@ -84,7 +87,58 @@ def full() -> dict[str, Any]:
             "both": {"teachers": ["one", "other"], "gld": 0.5, "combine": "weighted", "weights": [1.0, 0.5]},
         },
     }
+    config["clip"] = fewshot()
     return config
+
+
+def fewshot() -> dict[str, Any]:
+    """A section of few-shot CLIP with every source of auxiliaries and data sets."""
+    wheel = {"package": "tower==1.0", "sha256": "1" * 64, "file": "weights.pth"}
+    named = {"model": "resnet50", "pretraining": "pictures"}
+    return {
+        "encoder": {
+            "source": "built",
+            "pairs": "emoji",
+            "image_tower": {**wheel, "model": "lite0"},
+            "text_tower": {"package": "text==1.0", "sha256": "2" * 64, "file": "model.zip"},
+            "recipe": {"steps": 10, "templates": ["a {}"]},
+        },
+        "auxiliaries": {
+            "packed": {"source": "package", **wheel, **named, "preprocess": {"input_size": [3, 64, 64]}},
+            "timm": {"source": "timm", **named},
+            "vision": {"source": "torchvision", **named, "weights": "IMAGENET1K_V2"},
+            "moco": {"source": "checkpoint", **named, "path": "moco.pth"},
+        },
+        "datasets": {
+            "emoji": {
+                "source": "emoji",
+                "package": "emoji-a==1.0",
+                "sha256": "3" * 64,
+                "vendor": "a",
+                "classes": {"bird": ["animal-bird"], "tool": ["tool"]},
+                "seed": 4,
+            },
+            "shifted": {
+                "source": "emoji",
+                "package": "emoji-b==1.0",
+                "sha256": "4" * 64,
+                "vendor": "b",
+                "shift_of": "emoji",
+            },
+            "fashion": {"source": "fashion_mnist", "package": "./fashion.deb", "test_images": 100},
+            "mine": {"source": "folder", "path": "images", "class_names": {"a": "an A", "b": "a B"}},
+            "sketches": {"source": "csv", "path": "list.csv", "shift_of": "mine"},
+            "pets": {"source": "torchvision", "name": "oxford_pets", "root": "data"},
+        },
+        "methods": {
+            "zero_shot": {},
+            "amu": {},
+            "amu_strong": {"method": "amu", "alpha": 2.0, "reference": "classes"},
+            "probe": {"method": "clip_probe", "selection": "cross_validation"},
+        },
+        "baselines": ["zero_shot"],
+        "oracle": ["amu_strong"],
+    }
 
 
 def refuse(change: Change) -> str:
@@ -190,6 +244,7 @@ def test_seeds_left_out_are_the_top_level_one() -> None:
     assert resolved["experts"]["small-generated"]["seed"] == 9
     assert resolved["models"]["cut"]["heal"]["seed"] == 5
     assert resolved["fusion"]["seed"] == 5
+    assert resolved["clip"]["seed"] == 5
 
 
 def test_defaults_are_not_shared_between_entries() -> None:
@@ -236,6 +291,13 @@ def test_every_library_definition_can_be_named(name: str) -> None:
         ("distill/training/lora/rnk", "distill.training.lora", "rank"),
         ("distill/methods/gld/node", "distill.methods.gld", "nodes"),
         ("distill/teachers/one/templat", "distill.teachers.one", "template"),
+        ("clip/shot", "clip", "shots"),
+        ("clip/encoder/recipe/step", "clip.encoder.recipe", "steps"),
+        ("clip/encoder/image_tower/fil", "clip.encoder.image_tower", "file"),
+        ("clip/auxiliaries/timm/pretrainin", "clip.auxiliaries.timm", "pretraining"),
+        ("clip/auxiliaries/packed/preprocess/input_siz", "clip.auxiliaries.packed.preprocess", "input_size"),
+        ("clip/datasets/mine/test_pat", "clip.datasets.mine", "test_path"),
+        ("clip/datasets/emoji/build_shar", "clip.datasets.emoji", "build_share"),
     ],
 )
 def test_an_unknown_key_is_refused_with_a_suggestion(path: str, where: str, suggestion: str) -> None:
@@ -284,6 +346,13 @@ def test_a_number_that_yaml_reads_as_text_is_explained(written: str, fix: str) -
         ("run", "run", "config"),
         ("fusion/large", "large", "fusion"),
         ("distill/student", "student", "distill"),
+        ("models", "models", "config"),
+        ("tasks", "tasks", "config"),
+        ("clip/encoder", "encoder", "clip"),
+        ("clip/encoder/pairs", "pairs", "clip.encoder"),
+        ("clip/auxiliaries/timm/pretraining", "pretraining", "clip.auxiliaries.timm"),
+        ("clip/datasets/emoji/classes", "classes", "clip.datasets.emoji"),
+        ("clip/datasets/emoji/sha256", "sha256", "clip.datasets.emoji"),
         ("tasks/lines/test", "test", "tasks.lines"),
         ("tasks/lines/definition/prompt", "prompt", "tasks.lines.definition"),
         ("tasks/lines/definition/source/path", "path", "tasks.lines.definition.source"),
@@ -347,6 +416,13 @@ def test_a_wrong_choice_is_refused_with_a_suggestion(path: str, value: str, sugg
         ("models/packed/sha256", "abc"),
         ("models/packed/package", "a>=1"),
         ("models/far/id", "owner/na me"),
+        ("clip/shots", [0]),
+        ("clip/seeds", []),
+        ("clip/views", 0),
+        ("clip/datasets/emoji/package", "emoji-a"),
+        ("clip/datasets/emoji/prompts", ["a picture"]),
+        ("clip/datasets/emoji/build_share", 1.0),
+        ("clip/methods/amu/alpha", [1.0]),
         ("models/big", None),
         ("experts", None),
     ],
@@ -426,10 +502,13 @@ def test_a_name_for_both_a_model_and_an_expert_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "$(x)", "", ".", "-x", "a/b", "a\n", "é", "x" * 65, "a;b", "{task}"])
-@pytest.mark.parametrize("section", ["models", "tasks", "experts", "fusion/methods", "run"])
+@pytest.mark.parametrize(
+    "section", ["models", "tasks", "experts", "fusion/methods", "clip/methods", "clip/datasets", "run"]
+)
 def test_a_name_that_is_unsafe_in_a_path_or_shell_is_refused(section: str, name: str) -> None:
     value = {"models": {"source": "random"}, "experts": {"base": "small", "tasks": ["lines"]}}
     value |= {"tasks": minimal()["tasks"]["lines"], "fusion/methods": {"model": "big"}}
+    value |= {"clip/methods": {"method": "amu"}, "clip/datasets": {"source": "folder", "path": "images"}}
 
     def change(config: dict[str, Any]) -> None:
         if section == "run":
@@ -602,5 +681,58 @@ def test_a_track_alone_is_enough() -> None:
     del config["fusion"]
     resolve_config(config)
     del config["distill"]
+    for text_only in ("models", "tasks", "experts", "evaluate"):
+        config.pop(text_only, None)
+    assert resolve_config(config)["models"] == {}
+    del config["clip"]
     with pytest.raises(UserError, match="asks for nothing"):
         resolve_config(config)
+
+
+# ---- few-shot CLIP ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("clip/encoder/pairs", "emogi", "did you mean 'emoji'"),
+        ("clip/encoder/pairs", "shifted", "names the emoji data set 'shifted'"),
+        ("clip/encoder/pairs", "mine", "names the emoji data set 'mine'"),
+        ("clip/datasets/sketches/shift_of", "min", "did you mean 'mine'"),
+        ("clip/datasets/sketches/shift_of", "shifted", "no shifted one"),
+        ("clip/methods/amuu", {}, "did you mean 'amu'"),
+        ("clip/methods/amu", {"alpah": 1.0}, "amu has no setting 'alpah'"),
+        ("clip/methods/amu", {"learning_rate": "1e-3"}, "write 1.0e-3"),
+        ("clip/methods/amu", {"selection": "best_test_epoch"}, "'clip.methods.amu'"),
+        ("clip/methods/zero_shot", {"selection": "cross_validation"}, "nothing to be selected from"),
+        ("clip/auxiliaries", {}, "Method 'amu' needs an auxiliary encoder"),
+        ("clip/auxiliaries/clip", {"source": "timm", "model": "x", "pretraining": "y"}, "rename that auxiliary"),
+        ("clip/baselines", ["zero_shoot"], "did you mean 'zero_shot'"),
+        ("clip/oracle", ["probe"], "not trained by epochs"),
+        ("clip/shown", "tip", "clip.shown"),
+        ("clip/encoder/text_tower/package", "tower==1.0", "two different sha256"),
+    ],
+)
+def test_a_few_shot_section_that_can_not_be_is_refused(path: str, value: Any, words: str) -> None:
+    assert words in refuse(set_at(path, value))
+
+
+def test_a_shifted_set_is_like_its_origin_where_it_says_nothing() -> None:
+    datasets = resolve_config(full())["clip"]["datasets"]
+    origin, shifted = datasets["emoji"], datasets["shifted"]
+    assert {key for key in origin if origin[key] != shifted[key]} == {"package", "sha256", "vendor", "shift_of"}
+    assert shifted["seed"] == 4
+    assert "class_names" not in datasets["sketches"], "another kind of source has other keys"
+
+
+def test_a_few_shot_method_has_all_settings_of_the_one_behind_its_name() -> None:
+    clip = resolve_config(full())["clip"]
+    method, settings = fewshot_method(clip, "amu_strong")
+    assert method == "amu"
+    assert settings == DEFAULTS["amu"] | {"alpha": 2.0, "reference": "classes"}
+    assert fewshot_method(clip, "zero_shot") == ("zero_shot", DEFAULTS["zero_shot"])
+
+
+def test_a_config_is_checked_without_torch() -> None:
+    code = "import sys, logitfusion.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

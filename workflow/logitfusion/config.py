@@ -32,10 +32,10 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
     for task in _mappings(resolved.get("tasks")):
         if isinstance(task.get("definition"), str):
             task["definition"] = load_definition(task["definition"])
-    _fill_shifts(resolved)
+    filled = _fill_shifts(resolved)
     errors = list(_FillingValidator(schema).iter_errors(resolved))
     if errors:
-        raise UserError(_explain(_most_telling(errors)))
+        raise UserError(_explain(_most_telling(errors, filled)))
     _fill_seeds(resolved)
     _check_names(resolved)
     _check_packages(resolved)
@@ -159,9 +159,24 @@ _FillingValidator = validators.extend(
 )
 
 
-def _most_telling(errors: list[ValidationError]) -> ValidationError:
-    """Unknown keys first, then the error that lies deepest."""
-    return min(errors, key=lambda error: (error.validator != "additionalProperties", -len(error.absolute_path)))
+def _most_telling(errors: list[ValidationError], filled: set[tuple[str, ...]]) -> ValidationError:
+    """Unknown keys first, then the error that lies deepest; what was filled in from elsewhere after where it is from."""
+
+    def rank(error: ValidationError) -> tuple[Any, ...]:
+        path = tuple(map(str, error.absolute_path))
+        return error.validator != "additionalProperties", path[:3] in filled, -len(path), path
+
+    return min(errors, key=rank)
+
+
+_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+
+
+def _not_a_number(at: str, text: str) -> str:
+    mantissa, exponent = re.split("[eE]", text)
+    mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
+    fixed = f"{mantissa}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+    return f"{at} is the text {text!r}, not a number, because YAML wants a decimal point: write {fixed}."
 
 
 def _explain(error: ValidationError) -> str:
@@ -178,11 +193,8 @@ def _explain(error: ValidationError) -> str:
         case "required":
             missing = next(key for key in error.validator_value if key not in value)
             return f"{at} lacks the key {missing!r}; add it."
-        case "type" if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-            mantissa, exponent = re.split("[eE]", value)
-            mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
-            fixed = f"{mantissa}e{exponent if exponent[0] in '+-' else '+' + exponent}"
-            return f"{at} is the text {value!r}, not a number, because YAML wants a decimal point: write {fixed}."
+        case "type" if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
+            return _not_a_number(at, value)
         case "type":
             kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
             return f"{at} must be of type {' or '.join(kinds)}, and is {value!r}."
@@ -197,15 +209,19 @@ def _explain(error: ValidationError) -> str:
             return f"{at} can't be used: {error.message}."
 
 
-def _fill_shifts(config: dict[str, Any]) -> None:
-    """What a shifted data set leaves out is as in the set that it is a shift of."""
+def _fill_shifts(config: dict[str, Any]) -> set[tuple[str, ...]]:
+    """What a shifted data set leaves out is as in the set that it is a shift of; the places of those that were filled."""
     clip = config.get("clip")
     datasets = clip.get("datasets") if isinstance(clip, dict) else None
-    for entry in list(_mappings(datasets)):
-        origin = datasets.get(entry["shift_of"]) if isinstance(entry.get("shift_of"), str) else None
+    filled = set()
+    for name, entry in datasets.items() if isinstance(datasets, dict) else ():
+        shift = entry.get("shift_of") if isinstance(entry, dict) else None
+        origin = datasets.get(shift) if isinstance(shift, str) else None
         if isinstance(origin, dict) and entry.get("source", origin.get("source")) == origin.get("source"):
+            filled.add(("clip", "datasets", name))
             for key in origin.keys() - entry.keys() - {"sha256"}:
                 entry[key] = copy.deepcopy(origin[key])
+    return filled
 
 
 def _fill_seeds(config: dict[str, Any]) -> None:
@@ -219,6 +235,9 @@ def _fill_seeds(config: dict[str, Any]) -> None:
 
 def _check_names(config: dict[str, Any]) -> None:
     models, experts, tasks = config["models"], config["experts"], config["tasks"]
+    for key in ("models", "tasks"):
+        if {"fusion", "distill"} & config.keys() and not config[key]:
+            raise UserError(f"The config lacks the key {key!r}, which fusion and distill need; add it.")
     both = models.keys() & experts.keys()
     if both:
         raise UserError(f"The name {min(both)!r} is used for a model and for an expert; rename one.")
@@ -354,11 +373,10 @@ def fewshot_method(clip: dict[str, Any], name: str) -> tuple[str, dict[str, Any]
     method = clip["methods"][name]["method"] or name
     _refer(method, METHODS, where, "few-shot method")
     for key, value in given.items():
-        default = DEFAULTS[method].get(key)
-        if isinstance(value, str) and isinstance(default, (int, float)) and key not in ("reference", "temperature"):
-            raise UserError(
-                f"Config key '{where}.{key}' must be a number, and is {value!r}: YAML wants 1.0e-3 for 1e-3."
-            )
+        if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
+            raise UserError(_not_a_number(f"Config key '{where}.{key}'", value))
+        if isinstance(value, str) and isinstance(DEFAULTS[method].get(key), (int, float)) and value != "classes":
+            raise UserError(f"Config key '{where}.{key}' must be a number, and is {value!r}.")
     try:
         return method, complete_settings(method, given)
     except UserError as error:

@@ -52,6 +52,8 @@ def _set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for chatty in ("transformers", "accelerate", "datasets", "httpx", "urllib3", "torch"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    # open_clip tells through the root logger how it opens a model.
+    logging.getLogger().handlers[0].addFilter(lambda row: row.name != "root" or row.levelno >= logging.WARNING)
     warnings.simplefilter("ignore")
 
 
