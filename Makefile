@@ -9,7 +9,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
 
-.PHONY: help setup demo report test bench-fusion bench-selection bench-fewshot lint format lock envs dag clean
+.PHONY: help setup demo report test bench-fusion bench-selection bench-gld bench-fewshot lint format lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ bench-fusion: setup ## fused decoding against the large model alone and a naive 
 
 bench-selection: setup ## the selections on problems with a known right expert: results/bench/selection.md
 	@$(RUN) python benchmarks/selection.py
+
+bench-gld: setup ## the distillation losses and a teacher's cache, in time, memory and bytes: results/bench/gld.md
+	@$(RUN) python benchmarks/gld.py
 
 bench-fewshot: setup ## few-shot heads: fits, cached features against re-encoding, numerics: results/bench/fewshot.md
 	@$(RUN) python benchmarks/fewshot.py

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +29,7 @@ from logitfusion.fusion import FusedLM, solve_weights
 from logitfusion.models.load import count_bytes, load_model, load_tokenizer
 from logitfusion.models.padding import left_pad
 from logitfusion.models.tiny import tiny_tokenizer
+from timing import describe_machine, ratios, spread, synchronise, time_rounds, use_all_threads, words
 
 # hidden size, feed-forward size, layers, heads, key-value heads (Llama 2 13B; TinyLlama 1.1B; Llama 2 7B)
 SHAPES = {
@@ -270,50 +268,11 @@ def bandwidth(device: torch.device) -> float:
     return data.numel() * 4 / min(times)
 
 
-# ---- timing and tables ------------------------------------------------------------------------------------------
-
-
-def time_rounds(
-    ways: dict[str, Callable[[], Any]], rounds: int, device: torch.device
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Seconds of each way in each round, after one unmeasured round, and what each way returned."""
-    made = {name: way() for name, way in ways.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            synchronise(device)
-            start = time.perf_counter()
-            way()
-            synchronise(device)
-            seconds[name].append(time.perf_counter() - start)
-    return seconds, made
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def ratios(
-    seconds: dict[str, list[float]], reference: str | None = None, over: list[float] | None = None
-) -> dict[str, list[float]]:
-    below = seconds[reference] if reference is not None else over
-    return {
-        name: [value / other for value, other in zip(values, below, strict=True)] for name, values in seconds.items()
-    }
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+# ---- tables -----------------------------------------------------------------------------------------------------
 
 
 def as_markdown(report: dict[str, Any]) -> str:
-    machine = report["machine"]
-    words = (
-        f"Median [least, greatest] of {report['rounds']} rounds; {machine['device']}, {machine['threads']} threads,"
-        f" torch {machine['torch']}, commit {machine['commit']}."
-    )
-    return "\n".join([*decoding_table(report["decoding"]), *solver_table(report["solver"]), "", words]) + "\n"
+    return "\n".join([*decoding_table(report["decoding"]), *solver_table(report["solver"]), "", words(report)]) + "\n"
 
 
 def decoding_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -358,17 +317,6 @@ def solver_table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip() or "unknown",
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=Path("results/demo"), help="a finished run's folder")
@@ -381,7 +329,7 @@ def main() -> None:
     arguments = parser.parse_args()
     transformers_logging.disable_progress_bar()
     device = torch.device(arguments.device)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1)
+    use_all_threads()
     report: dict[str, Any] = {"machine": describe_machine(device), "rounds": arguments.rounds}
     sizes = [(256, 32_000), (256, 49_152), (32, 262_144)]
     report["solver"] = [bench_solver(*size, arguments.rounds, device) for size in sizes]

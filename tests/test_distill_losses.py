@@ -35,8 +35,9 @@ def run(loss: str, student: Tensor, teacher: Tensor, **options: object) -> Tenso
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that even these texts are cut into several chunks."""
+    """So that even these texts are cut into several chunks, and vocabularies into blocks."""
     monkeypatch.setattr(selection, "_CHUNK", 60)
+    monkeypatch.setattr(selection, "_BLOCK", 2)
 
 
 # Definitions

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logitfusion.distill import CachedTeacher, Predictions, Teacher, distill_loss, gld_loss, predict
+from logitfusion.distill import CachedTeacher, Predictions, Teacher, distill_loss, gld_loss, predict, selection
 from logitfusion.distill.objective import gld_of_predictions, pair_in_order, uld_of_predictions
 
 IGNORED = -100
@@ -52,6 +52,59 @@ def test_predictions_are_what_log_softmax_says(seed: int, k: int, texts: int, le
         assert torch.equal(said.ids, torch.stack([ids for _, ids, _ in flat]))
         torch.testing.assert_close(said.label_log_probs, torch.stack([label for _, _, label in flat]))
     assert said.texts.tolist() == [text for text, positions in enumerate(wanted) for _ in positions]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 12), st.integers(1, 700), st.sampled_from([0.0, 0.5, 4.0]))
+def test_the_top_k_are_those_of_a_sorted_row(seed: int, k: int, width: int, scale: float) -> None:
+    """Where blocks are looked through and where not, with ties, excluded tokens and rows that have nothing else."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = (scale * torch.randn(3, 2, width, generator=generator)).round()
+    rows[0][torch.rand(2, width, generator=generator) < 0.9] = -torch.inf
+    rows[1, 1] = -torch.inf
+    k = min(k, width)
+    values, ids = selection.top_k(rows, k)
+    assert torch.equal(values, rows.sort(descending=True).values[..., :k])
+    assert torch.equal(rows.gather(-1, ids), values)
+    assert all(len(set(row)) == k for row in ids.flatten(0, 1).tolist())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([-300.0, 0.0, 50.0]), st.sampled_from([0.1, 3.0, 100.0]))
+def test_the_normaliser_is_the_logsumexp(seed: int, level: float, scale: float) -> None:
+    rows = level + scale * torch.randn(4, 3000, generator=torch.Generator().manual_seed(seed))
+    rows[0, 1:] = -torch.inf
+    rows[1] = -torch.inf
+    found, wanted = selection.log_normaliser(rows), rows.double().logsumexp(-1, keepdim=True)
+    wanted[1] = 0.0
+    precision = 2e-7 * (10 + wanted.abs())
+    assert ((found - wanted).abs() <= precision).all()
+    chances = selection.shifted_exp(rows, found)
+    assert ((chances - (rows - wanted).exp()).abs() <= 2 * precision).all()
+    double = selection.log_normaliser(rows.double())
+    torch.testing.assert_close(double, wanted, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("width", [11, 700])
+def test_parts_are_slices_or_copies(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Responses that end in the middle of a part, labels with gaps, and logits that are not contiguous."""
+    logits, labels = batch(4, texts=4, length=9, width=width)
+    labels[1, 5] = IGNORED
+    logits.requires_grad_()
+    factors = torch.randn(100, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    found = []
+    for rows, given_logits in ((1, logits), (4, logits), (4, logits.transpose(0, 1).contiguous().transpose(0, 1))):
+        monkeypatch.setattr(selection, "_CHUNK", rows * width)
+        said = predict(given_logits, labels, 5)
+        values = torch.cat([said.log_probs, said.label_log_probs[:, None]], dim=1)
+        found.append((values, torch.autograd.grad((values * factors[: len(values)]).sum(), logits)[0]))
+    counted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED) != IGNORED
+    log_probs = logits.log_softmax(-1)[counted]
+    wanted = torch.cat([log_probs.topk(5).values, log_probs.gather(1, labels[:, 1:][counted[:, :-1]][:, None])], dim=1)
+    (gradient,) = torch.autograd.grad((wanted * factors[: len(wanted)]).sum(), logits)
+    for values, slope in found:
+        torch.testing.assert_close(values, wanted)
+        torch.testing.assert_close(slope, gradient)
 
 
 def test_gradients_of_predictions() -> None:

@@ -160,7 +160,7 @@ _FillingValidator = validators.extend(
 
 
 def _most_telling(errors: list[ValidationError], filled: set[tuple[str, ...]]) -> ValidationError:
-    """Unknown keys first, then the error that lies deepest; what was filled in from elsewhere after where it is from."""
+    """Unknown keys first, then the error that lies deepest; what was filled in from elsewhere comes after it."""
 
     def rank(error: ValidationError) -> tuple[Any, ...]:
         path = tuple(map(str, error.absolute_path))
@@ -210,7 +210,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _fill_shifts(config: dict[str, Any]) -> set[tuple[str, ...]]:
-    """What a shifted data set leaves out is as in the set that it is a shift of; the places of those that were filled."""
+    """Let a shifted data set be as the set it is a shift of where it says nothing; the places of those that were filled."""
     clip = config.get("clip")
     datasets = clip.get("datasets") if isinstance(clip, dict) else None
     filled = set()

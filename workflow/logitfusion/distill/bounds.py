@@ -83,10 +83,13 @@ def _common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
             f" graphs, of at most {LARGEST}; fill the smaller graph up with isolated nodes"
         )
     dtype = working_dtype(torch.promote_types(first.dtype, second.dtype))
-    return tuple(
-        graph.to(dtype).repeat_interleave(size // len(graph), 0).repeat_interleave(size // len(graph), 1)
-        for graph in (first, second)
-    )
+    return tuple(_split(graph.to(dtype), size // len(graph)) for graph in (first, second))
+
+
+def _split(graph: Tensor, copies: int) -> Tensor:
+    if copies == 1:  # which would copy the graph twice
+        return graph
+    return graph.repeat_interleave(copies, 0).repeat_interleave(copies, 1)
 
 
 def _distance(found: Tensor, wanted: Tensor, order: int) -> Tensor:

@@ -148,19 +148,19 @@ def gld_of_predictions(
     ours: Predictions, theirs: Predictions, *, k: int, nodes: str, signal: str, wanted: Tensor
 ) -> Tensor:
     """GLD of each text, ``[B]``, 0 where it is not ``wanted`` (``[B]`` bool) or a side has no position of it."""
-    found, target = ours.signals(signal, k), theirs.signals(signal, k)
-    losses = []
-    for text in (wanted & (ours.counts > 0) & (theirs.counts > 0)).nonzero()[:, 0].tolist():
-        features = []
-        for said, values in ((ours, found), (theirs, target)):
-            part = slice(int(said.starts[text]), int(said.starts[text] + said.counts[text]))
-            features.append(node_features(values[part], said.ids[part, :k] if nodes == "vocab" else None))
-        losses.append((text, sorted_l1(features[0], features[1].to(features[0].dtype))))
-    by_text = found.new_zeros(len(ours.counts))
-    if losses:
-        places = torch.tensor([text for text, _ in losses], device=by_text.device)
-        by_text = by_text.index_add(0, places, torch.stack([loss for _, loss in losses]))
-    return by_text
+    dtype = ours.log_probs.dtype
+    texts = (wanted & (ours.counts > 0) & (theirs.counts > 0)).nonzero()[:, 0]
+    sides = [_features(said, texts.tolist(), k, nodes, signal) for said in (ours, theirs)]
+    losses = [sorted_l1(found, target.to(dtype)) for found, target in zip(*sides, strict=True)]
+    by_text = ours.log_probs.new_zeros(len(ours.counts))
+    return by_text.index_add(0, texts, torch.stack(losses)) if losses else by_text
+
+
+def _features(said: Predictions, texts: list[int], k: int, nodes: str, signal: str) -> list[Tensor]:
+    """Node features of some texts."""
+    counts = said.counts.tolist()
+    values, ids = said.signals(signal, k).split(counts), said.ids[:, :k].split(counts)
+    return [node_features(values[text], ids[text] if nodes == "vocab" else None) for text in texts]
 
 
 def uld_of_predictions(ours: Predictions, theirs: Predictions, groups: Tensor, *, k: int, wanted: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ pass, and the one tensor of the logits' size that is made is their gradient.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from logitfusion.distill.selection import chunks, log_normaliser, working_dtype
+from logitfusion.distill.selection import chunks, log_normaliser, shifted_exp, top_k, working_dtype
 
 IGNORED = -100
 
@@ -78,11 +79,11 @@ class _TopLogProbabilities(torch.autograd.Function):
         ids = torch.empty(len(places), k, dtype=torch.int64, device=logits.device)
         values = torch.empty(len(places), k + 1, dtype=dtype, device=logits.device)
         norm = torch.empty(len(places), 1, dtype=dtype, device=logits.device)
-        for part in chunks(len(places), vocabulary):
-            rows = logits[places[part, 0], places[part, 1]].to(dtype)
-            values[part, :k], ids[part] = rows.topk(k)
+        for part, where in _parts(logits, places):
+            rows = logits[where].to(dtype)
+            values[part, :k], ids[part] = top_k(rows, k)
             values[part, k:] = rows.gather(1, labels[part, None])
-            norm[part] = log_normaliser(rows)
+            norm[part] = log_normaliser(rows, values[part, :1])
         ctx.save_for_backward(logits, places, torch.cat([ids, labels[:, None]], dim=1), norm)
         ctx.mark_non_differentiable(ids)
         return values - norm, ids
@@ -94,10 +95,20 @@ class _TopLogProbabilities(torch.autograd.Function):
     ) -> tuple[Tensor, None, None, None]:
         logits, places, ids, norm = ctx.saved_tensors
         gradient = torch.zeros_like(logits, memory_format=torch.contiguous_format)
-        for part in chunks(len(places), logits.shape[-1]):
-            where = places[part, 0], places[part, 1]
-            rows = (logits[where].to(norm.dtype) - norm[part]).exp_()
+        for part, where in _parts(logits, places):
+            rows = shifted_exp(logits[where].to(norm.dtype), norm[part])
             rows *= -upstream[part].sum(-1, keepdim=True)
             rows.scatter_add_(1, ids[part], upstream[part])
             gradient[where] = rows.to(gradient.dtype)
         return gradient, None, None, None
+
+
+def _parts(logits: Tensor, places: Tensor) -> Iterator[tuple[slice, tuple[Tensor, Tensor] | tuple[int, slice]]]:
+    """A few places at a time, and where the logits have them: in a slice, which is no copy, if they are neighbours."""
+    on_host = places.cpu()
+    for part in chunks(len(places), logits.shape[-1], logits.device):
+        (text, first), (last_text, last) = on_host[part.start].tolist(), on_host[part.stop - 1].tolist()
+        if text == last_text and last - first == part.stop - part.start - 1:
+            yield part, (text, slice(first, last + 1))
+        else:
+            yield part, (places[part, 0], places[part, 1])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from logitfusion.distill.encoding import EncodedText
-from logitfusion.distill.selection import working_dtype
+from logitfusion.distill.selection import top_k, working_dtype
 from logitfusion.distill.shard import TeacherText, no_tokens
 from logitfusion.errors import UserError
 
@@ -146,12 +146,12 @@ def _answering(module: nn.Module, answer: Any) -> Iterator[None]:
 def _summarise(logits: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-probabilities and ids ``[n, k]``, tail and log-probabilities of labels ``[n]``, of logits ``[n, V]``."""
     logits = logits.to(working_dtype(logits.dtype), copy=True)
-    top = logits.topk(k)
+    values, ids = top_k(logits, k)
     own = logits.gather(1, labels[:, None])
     # The tail is summed up, not 1 - sum: where the teacher is certain, all digits would be lost.
-    rest = logits.scatter_(1, top.indices, -torch.inf).logsumexp(-1, keepdim=True)
-    norm = torch.logaddexp(top.values.logsumexp(-1, keepdim=True), rest)
+    rest = logits.scatter_(1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+    norm = torch.logaddexp(values.logsumexp(-1, keepdim=True), rest)
     if not norm.isfinite().all():
         raise UserError("The teacher's logits are infinite or not numbers; read it with --dtype fp32.")
     tail, own = (rest - norm).exp().squeeze(1), (own - norm).squeeze(1)
-    return (top.values - norm).float(), top.indices, tail.float(), own.float()
+    return (values - norm).float(), ids, tail.float(), own.float()
