@@ -210,7 +210,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _fill_shifts(config: dict[str, Any]) -> set[tuple[str, ...]]:
-    """Let a shifted data set be as the set it is a shift of where it says nothing; the places of those that were filled."""
+    """Let a shifted data set be as its origin where it says nothing; the places of those that were filled."""
     clip = config.get("clip")
     datasets = clip.get("datasets") if isinstance(clip, dict) else None
     filled = set()

@@ -14,9 +14,9 @@ import pandas as pd
 
 from logitfusion.files import whole, write_text
 from logitfusion.report.page import interval_cell, page, write_tables
-from logitfusion.report.style import GREY, colour, use_style
+from logitfusion.report.style import COLOURS, GREY, colour, use_style
 
-MARKERS = "os^Dv*Px<>"
+MARKERS = "os^v*Px<>"
 # What is drawn beside what, by the few-shot method behind a name; the shown method and CLIP itself are in both.
 PARTS = ("zero_shot", "auxiliary_probe", "logit_sum", "amu", "amu_classes")
 ABLATION = ("zero_shot", "auxiliary_probe", "logit_sum", "amu", "amu_no_a", "amu_no_m", "amu_no_u", "amu_classes")
@@ -33,14 +33,14 @@ def plot_shots(table: pd.DataFrame, track: dict[str, Any], path: str | Path) -> 
     rivals = [name for name, method in track["methods"].items() if method not in ABLATION]
     columns = {"AMU and its parts": related}
     if rivals:
-        columns["rivals"] = [*dict.fromkeys([track["clip"], track["shown"]]), *rivals]
+        columns["rivals"] = [*dict.fromkeys(filter(None, [track["clip"], track["shown"], *rivals]))]
     figure, axes = plt.subplots(
         len(tasks), len(columns), figsize=(5.6 * len(columns), 3.6 * len(tasks) + 0.4), squeeze=False, sharey="row"
     )
     for line, task in zip(axes, tasks, strict=True):
         for axis, (title, names) in zip(line, columns.items(), strict=True):
-            for position, name in enumerate(names):
-                _draw_shots(axis, table[(table["task"] == task) & (table["method"] == name)], name, position, track)
+            for name, look in _looks(names, track).items():
+                _draw_shots(axis, table[(table["task"] == task) & (table["method"] == name)], name, look, track)
             count = table[table["task"] == task]["n"].iloc[0]
             axis.set_title(f"{_named(task, track)}: {title} (n = {count}, {_seeds(track)})", fontsize=9)
             axis.set_xscale("log", base=2)
@@ -55,10 +55,10 @@ def plot_shots(table: pd.DataFrame, track: dict[str, Any], path: str | Path) -> 
     _save(figure, path)
 
 
-def _draw_shots(axis: plt.Axes, rows: pd.DataFrame, name: str, position: int, track: dict[str, Any]) -> None:
+def _draw_shots(axis: plt.Axes, rows: pd.DataFrame, name: str, look: tuple[str, str], track: dict[str, Any]) -> None:
     means = _overall(rows, "accuracy").set_index("shots")["value"].sort_index()
     spread = rows[rows["metric"] == "accuracy_std"].set_index("shots")["value"].reindex(means.index).fillna(0.0)
-    shade, marker = _look(name, position, track)
+    shade, marker = look
     thick = 2.4 if name == track["shown"] else 1.4
     shots, middle = means.index.to_numpy(float), means.to_numpy(float)
     style = ":" if name == track["clip"] else "-"
@@ -70,7 +70,7 @@ def _draw_shots(axis: plt.Axes, rows: pd.DataFrame, name: str, position: int, tr
 
 def plot_ablation(table: pd.DataFrame, track: dict[str, Any], path: str | Path) -> None:
     """AMU, what is left of it without a part, and its parts alone: a row a test set, a column few, more, most shots."""
-    names = [name for name, method in track["methods"].items() if method in ABLATION]
+    names = [name for name, method in track["methods"].items() if method in ABLATION] or [track["shown"]]
     shots = sorted({track["shots"][place] for place in (0, len(track["shots"]) // 2, -1)})
     tasks = list(dict.fromkeys(table["task"]))
     use_style()
@@ -82,8 +82,8 @@ def plot_ablation(table: pd.DataFrame, track: dict[str, Any], path: str | Path) 
         for axis, count in zip(line, shots, strict=True):
             rows = _overall(table[(table["task"] == task) & (table["shots"] == count)], "accuracy").set_index("method")
             axis.axvline(rows.loc[track["shown"], "value"], color=GREY, linestyle=":", linewidth=1, zorder=0)
-            for position, name in enumerate(names):
-                _dot(axis, rows.loc[name], position, *_look(name, position, track))
+            for position, (name, look) in enumerate(_looks(names, track).items()):
+                _dot(axis, rows.loc[name], position, *look)
             axis.set_title(f"{_named(task, track)}, {count} shot{'s' if count > 1 else ''}", fontsize=9)
             axis.set_xlabel(_accuracy_label(rows), fontsize=9)
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -124,7 +124,7 @@ def plot_shift(table: pd.DataFrame, track: dict[str, Any], path: str | Path) -> 
 def plot_uncertainty(
     answers: dict[str, pd.DataFrame], images: dict[str, pd.DataFrame], track: dict[str, Any], path: str | Path
 ) -> None:
-    """A panel a test set: how often CLIP and the shown method are right, by tenths of AMU's uncertainty factor."""
+    """A panel a test set: how often CLIP and the shown method are right, in tenths by AMU's uncertainty factor."""
     use_style()
     panels = [(origin, task) for origin, sets in track["sets"].items() for task in sets]
     columns = min(len(panels), 2)
@@ -141,16 +141,16 @@ def plot_uncertainty(
         factor = seen.set_index("id")["factor"]
         for position, (label, correct) in enumerate(right.items()):
             centres, shares, low, high = _binned(factor, correct.reindex(factor.index))
-            errors = [np.array(shares) - low, np.array(high) - shares]
+            place = np.arange(len(centres)) + 0.14 * position
             axis.errorbar(
-                centres, shares, yerr=errors, fmt="os"[position] + "-", color=colour(position), capsize=3, label=label
-            )
+                place, shares, yerr=[shares - low, high - shares], fmt="os"[position] + "-", color=colour(position),
+                capsize=3, label=label,
+            )  # fmt: skip
+        axis.set_xticks(range(len(centres)), [f"{centre:.2f}" for centre in centres], fontsize=8)
         spans = [f"{seen[name].min():.2f} to {seen[name].max():.2f}" for name in ("factor", "factor_classes")]
-        axis.set_title(
-            f"{_named(task, track)} (n = {len(seen)})\nfactor {spans[0]}; with the class-relative reference {spans[1]}",
-            fontsize=8.5,
-        )
-        axis.set_xlabel("uncertainty factor u of CLIP, published reference (right: unsure)", fontsize=9)
+        spans = f"u: {spans[0]} with the published reference, {spans[1]} relative to C"
+        axis.set_title(f"{_named(task, track)} (n = {len(seen)})\n{spans}", fontsize=8.5)
+        axis.set_xlabel("tenths of the images, by mean uncertainty factor u (right: CLIP is unsure)", fontsize=9)
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axis.set_ylim(-0.02, 1.02)
     for axis in axes[:, 0]:
@@ -163,14 +163,14 @@ def plot_uncertainty(
 
 def _binned(
     factor: pd.Series, correct: pd.Series, bins: int = 10
-) -> tuple[list[float], list[float], np.ndarray, np.ndarray]:
+) -> tuple[list[float], np.ndarray, np.ndarray, np.ndarray]:
     """Mean factor, share right and its Wilson interval, in bins of equally many images."""
     order = factor.sort_values(kind="stable").index
     parts = [part for part in np.array_split(np.asarray(order, dtype=object), min(bins, len(order))) if len(part)]
     centres = [float(factor.loc[part].mean()) for part in parts]
     shares = [float(correct.loc[part].mean()) for part in parts]
     low, high = np.array([_wilson(share, len(part)) for share, part in zip(shares, parts, strict=True)]).T
-    return centres, shares, low, high
+    return centres, np.array(shares), low, high
 
 
 def _wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -282,10 +282,12 @@ def _overall(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     return rows[(rows["metric"] == metric) & rows["ci_low"].notna()]
 
 
-def _look(name: str, position: int, track: dict[str, Any]) -> tuple[str, str]:
-    if name == track["clip"]:
-        return GREY, "."
-    return ("#000000" if name == track["shown"] else colour(position)), MARKERS[position % len(MARKERS)]
+def _looks(names: list[str], track: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Name -> colour and marker; CLIP itself is grey and the shown method black, wherever they are."""
+    fixed = {track["clip"]: (GREY, "."), track["shown"]: ("#000000", "D")}
+    others = [name for name in names if name not in fixed]
+    looks = {name: (COLOURS[place % 6], MARKERS[place % len(MARKERS)]) for place, name in enumerate(others)}
+    return {name: (fixed | looks)[name] for name in names}
 
 
 def _dot(axis: plt.Axes, row: pd.Series, height: float, shade: str, marker: str, **more: Any) -> None:
