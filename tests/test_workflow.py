@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from logitfusion.clip.data import load_data
+from logitfusion.clip.support import read_draw
 from logitfusion.evaluate.table import COLUMNS
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +65,8 @@ def write_config(folder: Path, name: str, **changes: object) -> str:
 
 
 # What is made from the metrics table, and what follows on a new student.
-TABLES = ("plot_methods", "summary", "plot_students", "summary_students")
+TABLES = ("plot_methods", "summary", "plot_students", "summary_students", "plot_clip")
+FEWSHOT = ("clip_predict", "metrics", "plot_clip_answers", *TABLES)
 STUDENTS = ("answer", "evaluate_students", "metrics", "plot_student_losses", *TABLES)
 
 
@@ -82,8 +85,14 @@ def test_the_metrics_table_is_tidy(finished: Path) -> None:
     methods = table.groupby("track")["method"].agg(set)
     assert methods["fusion"] == {"large", "proxy", "tuned", "dynamic_multi", "task_arithmetic", "ceiling"}
     assert methods["distill"] == {"small", "large", "stranger", "sft", "gld_vocab", "gld_rank"}
-    assert set(table["task"]) == {"sums", "letters"}
-    scores = table[table["metric"].isin(["accuracy", "exact_match"]) & table["ci_low"].notna()]
+    assert methods["clip"] == {"zero_shot", "amu"}
+    assert set(table["task"]) == {"sums", "letters", "shapes", "dark"}
+    fewshot = table[(table["track"] == "clip") & (table["metric"] == "accuracy") & table["ci_low"].notna()]
+    assert len(fewshot) == 2 * 2 * 2, "methods, test sets, shots"
+    assert set(fewshot["n"]) == {6}
+    scores = table[
+        (table["track"] != "clip") & table["metric"].isin(["accuracy", "exact_match"]) & table["ci_low"].notna()
+    ]
     assert ((scores["ci_low"] <= scores["value"]) & (scores["value"] <= scores["ci_high"])).all()
     assert set(scores.set_index("task")["n"].items()) == {("sums", 8), ("letters", 6)}
     parquet = pd.read_parquet(finished / "results/smoke/metrics.parquet")
@@ -96,6 +105,19 @@ def test_every_generated_token_keeps_its_weights_and_expert(finished: Path) -> N
         assert len(row["tokens"]) == len(row["weights"]) == len(row["expert"])
     multi = judged[judged["method"] == "dynamic_multi"]
     assert all(len(weights) == 2 for steps in multi["weights"] for weights in steps)
+
+
+def test_fits_have_their_manifests_and_no_test_image(finished: Path) -> None:
+    clip = finished / "results/smoke/clip"
+    tested = {row.id for name in ("shapes", "dark") for row in load_data(clip / f"data/{name}/table.parquet").test}
+    drawn = [read_draw(clip / f"support/shapes/seed-{seed}.csv") for seed in (0, 1)]
+    assert all(len(manifest) == 2 * 3 for manifest in drawn)
+    assert not tested & {name for manifest in drawn for name, _ in manifest}
+    log = (finished / "results/smoke/logs/clip/heads/shapes/amu.log").read_text()
+    assert "2 shots, seed 1" in log
+    assert {path.name for path in (clip / "heads/shapes/amu").glob("*.safetensors")} == {
+        f"{shots}-{seed}.safetensors" for shots in (1, 2) for seed in (0, 1)
+    }
 
 
 def test_no_checkpoints_and_no_half_files_stay(finished: Path) -> None:
@@ -115,8 +137,10 @@ def test_key_order_and_comments_do_not_rerun(finished: Path) -> None:
 
     config = yaml.safe_load((finished / "config/smoke.yaml").read_text())
     turned = turn(config)
-    for track in ("fusion", "distill"):  # the order of methods is that of the plots, and the order of teachers too
-        turned[track] |= {key: config[track][key] for key in ("methods", "teachers") if key in config[track]}
+    for track in ("fusion", "distill", "clip"):  # the order of methods is that of the plots; so are teachers and sets
+        turned[track] |= {
+            key: config[track][key] for key in ("methods", "teachers", "datasets") if key in config[track]
+        }
     (finished / "config/turned.yaml").write_text("# another comment\n" + yaml.safe_dump(turned, sort_keys=False))
     assert planned(finished, "config/turned.yaml") == {}
 
@@ -148,6 +172,20 @@ def test_the_order_of_methods_is_the_order_in_the_plots_and_nothing_else(finishe
         ({"distill__cache__k": 9}, {"teacher_cache", "student", *STUDENTS}),
         ({"distill__teachers__other__template": "plain"}, {"teacher_cache", "student", *STUDENTS}),
         ({"distill__batch_size": 5}, {"answer", "evaluate_students", "metrics", *TABLES}),
+        ({"clip__methods__amu__alpha": 0.7}, {"clip_fit", *FEWSHOT}),
+        ({"clip__oracle": []}, {"clip_fit", *FEWSHOT}),
+        ({"clip__baselines": []}, {"metrics", "plot_clip_answers", *TABLES}),
+        ({"clip__shots": [1]}, {"clip_support", "clip_fit", *FEWSHOT}),
+        ({"clip__views": 3}, {"clip_support", "clip_fit", *FEWSHOT}),
+        (
+            {"clip__auxiliaries__tiny__preprocess": {"crop_pct": 0.5}},
+            {"clip_support", "clip_test", "clip_fit", *FEWSHOT},
+        ),
+        ({"clip__datasets__dark__seed": 1}, {"clip_data", "clip_test", *FEWSHOT}),
+        (
+            {"clip__encoder__seed": 1},
+            {"clip_encoder", "clip_support", "clip_test", "clip_fit", *FEWSHOT},
+        ),
         ({"distill__baseline": "gld_rank"}, {"metrics", "plot_student_losses", *TABLES}),
     ],
     ids=[
@@ -161,6 +199,14 @@ def test_the_order_of_methods_is_the_order_in_the_plots_and_nothing_else(finishe
         "cache",
         "one teacher",
         "answers",
+        "a few-shot method",
+        "oracle",
+        "few-shot baselines",
+        "shots",
+        "views",
+        "auxiliary",
+        "a shifted set",
+        "encoder",
         "baseline",
     ],
 )
@@ -176,6 +222,10 @@ def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(
         assert jobs["student"] == jobs["answer"] == 2, "that method alone, with two seeds"
     if "distill__teachers__other__template" in changes:
         assert jobs["teacher_cache"] == 2, "that teacher alone, in two shards"
+    if "clip__methods__amu__alpha" in changes:
+        assert jobs["clip_fit"] == 1, "that method alone"
+    if "clip__datasets__dark__seed" in changes:
+        assert jobs["clip_data"] == jobs["clip_test"] == 1, "that set alone"
     if "tune" in jobs:
         assert jobs["decode"] == 2, "the tuned method alone"
     assert planned(finished, "config/smoke.yaml") == {}, "reverting has nothing to do"
@@ -186,7 +236,7 @@ def test_the_report_is_one_file_that_opens_offline(finished: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     page = (finished / "reports/report.html").read_text()
     assert not re.findall(r"""<(?:script|link|img)[^>]+(?:src|href)=["']https?://""", page)
-    for word in ("Weights along the text", "summary table", "loss curves", "methods by task"):
+    for word in ("Weights along the text", "summary table", "loss curves", "methods by task", "accuracy against shots"):
         assert word in page
 
 
@@ -196,6 +246,7 @@ def test_the_report_is_one_file_that_opens_offline(finished: Path) -> None:
         ({"fusion__tempratur": 0.5}, "did you mean 'temperature'"),
         ({"experts__sums__learning_rate": "1e-4"}, "write 1.0e-4"),
         ({"fusion__large": "lrge"}, "did you mean 'large'"),
+        ({"clip__methods__amu__alhpa": 1.0}, "amu has no setting 'alhpa'"),
     ],
 )
 def test_a_bad_config_ends_in_one_sentence_and_changes_nothing(
