@@ -156,7 +156,8 @@ RIGHT = {  # method, set -> seed -> right or wrong, of four images, the same wit
     ("amu", "drawn"): {0: [1, 0, 0, 0], 5: [1, 0, 0, 0]},
 }
 TRACK: dict[str, Any] = {
-    "sets": {"pets": ["pets", "drawn"]}, "shots": [1, 2], "seeds": [0, 5], "baselines": ["zero_shot"], "oracle": ["amu"],
+    "sets": {"pets": ["pets", "drawn"]}, "shots": [1, 2], "seeds": [0, 5], "baselines": ["zero_shot"],
+    "oracle": ["amu"],
     "methods": {"zero_shot": "zero_shot", "amu": "amu"}, "clip": "zero_shot", "shown": "amu", "assisted": ["amu"],
     "auxiliaries": {"one": "a million pictures"}, "encoder": "a small CLIP",
 }  # fmt: skip
