@@ -109,7 +109,7 @@ def test_every_generated_token_keeps_its_weights_and_expert(finished: Path) -> N
 
 def test_fits_have_their_manifests_and_no_test_image(finished: Path) -> None:
     clip = finished / "results/smoke/clip"
-    tested = {row.id for name in ("shapes", "dark") for row in load_data(clip / f"data/{name}/table.parquet").test}
+    tested = {row.id for row in load_data(clip / "data/shapes/table.parquet").test}
     drawn = [read_draw(clip / f"support/shapes/seed-{seed}.csv") for seed in (0, 1)]
     assert all(len(manifest) == 2 * 3 for manifest in drawn)
     assert not tested & {name for manifest in drawn for name, _ in manifest}
