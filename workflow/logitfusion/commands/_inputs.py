@@ -102,5 +102,23 @@ def check_text(text: str, place: str) -> str:
     return text
 
 
+def check_output(path: Path) -> None:
+    """Refuse a place where no file can be written, before the work for it is done.
+
+    Raises:
+        UserError: a folder is there, or a file where its folder should be.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file to write.")
+    check_folder(path.parent)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that is or lies in a file, as a ``UserError``; one that is not there yet is fine."""
+    there = next((one for one in (path, *path.parents) if one.exists()), None)
+    if there is not None and not there.is_dir():
+        raise UserError(f"{there} is a file, not a folder; name another place.")
+
+
 def _name(path: str) -> str:
     return "The standard input" if path == "-" else path
