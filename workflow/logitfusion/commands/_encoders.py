@@ -35,7 +35,7 @@ def parse_clip(spec: str) -> dict[str, Any]:
     if source == "checkpoint":
         return {"source": "path", **_parse_checkpoint(spec, rest)}
     if (Path(spec) / "open_clip_config.json").is_file():
-        return {"source": "built", "path": str(Path(spec).absolute())}
+        return {"source": "built", "path": str(Path(spec).resolve())}
     raise UserError(f"There is no CLIP {spec!r}; give {CLIP_FORMS}.")
 
 
@@ -62,7 +62,7 @@ def _parse_checkpoint(spec: str, rest: str) -> dict[str, str]:
         raise UserError(f"{spec!r} does not say both model and file; write it as checkpoint:MODEL:FILE.")
     if not Path(file).is_file():
         raise UserError(f"The weights file {file} of {spec!r} is not there.")
-    return {"model": model, "path": str(Path(file).absolute())}
+    return {"model": model, "path": str(Path(file).resolve())}
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def load_fusion(arguments: argparse.Namespace) -> FusedLM:
 
 def be_quiet() -> None:
     """Leave the terminal to the results."""
-    for chatty in ("transformers", "accelerate", "datasets", "httpx", "urllib3", "torch", "lm_eval"):
+    for chatty in ("transformers", "accelerate", "datasets", "httpx", "urllib3", "torch", "lm_eval", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     warnings.simplefilter("ignore")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,14 @@ from logitfusion.clip.folders import class_folders
 from logitfusion.clip.head_file import save_head
 from logitfusion.clip.heads import Head, Support
 from logitfusion.clip.leave_out import predict_left_out
-from logitfusion.clip.methods import GRIDS, NEED_AUXILIARY, fit_method
+from logitfusion.clip.methods import GRIDS, NEED_AUXILIARY, complete_settings, fit_method
 from logitfusion.clip.support import make_support
 from logitfusion.clip.tables import read_table
 from logitfusion.commands._encoders import Encoders, Seen, load_encoders, parse_auxiliary, parse_clip, see_images
-from logitfusion.commands._inputs import check_folder, check_output, check_text
+from logitfusion.commands._inputs import check_folder, check_output, check_text, read_text
 from logitfusion.commands._settings import parse_settings
 from logitfusion.commands._shares import tell_share, tell_skipped
 from logitfusion.errors import UserError
-from logitfusion.files import read_json
 from logitfusion.models.load import use_threads
 
 CHEAP = 5.0  # seconds of a fit that is repeated to be judged
@@ -79,9 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
         },
     )
     print(f"{len(classes)} classes, {len(seen.ids)} images: {_list_counts(classes, counts)}")
-    print(
-        f"features of {len(encoders.by_role())} encoders in {seen_in:.1f} s, {head.method} fitted in {fitted_in:.1f} s"
-    )
+    print(f"features in {seen_in:.1f} s, {head.method} fitted in {fitted_in:.1f} s")
     _tell_selection(head)
     _judge(head.method, support, settings, arguments.seed, fitted_in)
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1000:,.1f} kB")
@@ -99,7 +96,8 @@ def _check(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--seed is a number from 0 to 2^63 - 1.")
     if not 0 <= arguments.max_skipped <= 1:
         raise UserError("--max-skipped is a share from 0 to 1.")
-    needed = arguments.method in NEED_AUXILIARY and settings.get("branch") != "clip"
+    branch = complete_settings(arguments.method, settings).get("branch")
+    needed = arguments.method in NEED_AUXILIARY if branch is None else branch == "auxiliary"
     if needed and not arguments.auxiliary:
         raise UserError(f"{arguments.method} corrects CLIP with another encoder; name one with --auxiliary.")
     if arguments.auxiliary and not needed:
@@ -138,6 +136,8 @@ def _read_images(arguments: argparse.Namespace) -> tuple[list[str], list[str], l
         classes = data.classes
     else:
         place = arguments.csv
+        if place.is_dir():
+            raise UserError(f"{place} is a folder, not a CSV; a folder with class folders is given as --images.")
         data = read_data({**entry, "source": "csv", "path": str(place)})
         folders = sorted({row["label"] for row in read_table(place, "image list")[1]})
         classes = data.classes if names is None else _rename(folders, names, place)
@@ -150,7 +150,10 @@ def _read_images(arguments: argparse.Namespace) -> tuple[list[str], list[str], l
 
 
 def _read_names(path: Path) -> dict[str, str]:
-    names = read_json(path)
+    try:
+        names = json.loads(read_text(str(path)))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}).") from None
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) and name for name in names.values()):
         raise UserError(
             f'{path} is not a JSON object of folders (or labels) and names, such as {{"n01440764": "tench"}}.'
@@ -229,9 +232,7 @@ def _judge(method: str, support: Support, settings: dict[str, Any], seed: int, s
     left_out = predicted >= 0
     labels, alone = support.labels[left_out], support.zero_shot()[left_out, 0].argmax(-1)
     if len(labels):
-        print(
-            f"cross-validation on these images, each left out of the fit once: {tell_share(predicted[left_out], labels)}"
-        )
-        print(f"CLIP alone on the same: {tell_share(alone, labels)}")
+        print(f"left out of the fit in turn (cross-validation): {tell_share(predicted[left_out], labels)}")
+        print(f"CLIP alone on the same images: {tell_share(alone, labels)}")
     else:
         print("not cross-validated: one image a class leaves nothing to fit to")
