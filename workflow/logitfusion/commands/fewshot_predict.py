@@ -161,7 +161,10 @@ def _answer(head: Head, header: dict[str, Any], encoders: Encoders, seen: Seen) 
     if isinstance(head, FusedHead | CacheHead):
         classifier, scale = head.classifier, head.scale
     else:
-        classifier = encoders.clip.classifier(header["class_names"], header["metadata"]["prompts"]).cpu()
+        prompts = header["metadata"].get("prompts")
+        if not prompts:
+            raise UserError("The head file does not say which prompts it was fitted with; fit it again.")
+        classifier = encoders.clip.classifier(header["class_names"], prompts).cpu()
         scale = encoders.clip.scale
     parts = []
     for some in torch.arange(len(seen.ids)).split(PIECE):
