@@ -260,11 +260,19 @@ def test_kept_features_are_not_computed_again(
 ) -> None:
     argv = options(place, tmp_path / "one", *QUICK, "--features", tmp_path / "cache")
     run(capsys, *argv)
+    encode = ImageEncoder.encode_images
     monkeypatch.setattr(ImageEncoder, "encode_images", lambda *_: 1 / 0)
     run(capsys, *argv, "--output", tmp_path / "two")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    with pytest.raises(ZeroDivisionError):
-        cli.main([str(part) for part in (*argv, "--views", "2")])
+    for other in (["--views", "2"], ["--views", "2", "--seed", "1"]):
+        with monkeypatch.context() as undone:
+            undone.setattr(ImageEncoder, "encode_images", encode)
+            assert run(capsys, *argv, *other, "--output", tmp_path / "three")[1] == ""
+        run(capsys, *argv, *other)
+        assert (tmp_path / "one").read_bytes() == (tmp_path / "three").read_bytes()
+    for other in (["--views", "3"], ["--views", "2", "--seed", "2"]):
+        with pytest.raises(ZeroDivisionError):
+            cli.main([str(part) for part in (*argv, *other)])
 
 
 # Images and classes
@@ -283,6 +291,7 @@ def test_shots_are_drawn_by_the_seed(capsys: pytest.CaptureFixture[str], place: 
         features, own = see(auxiliary, chosen)[:, None], see(clip, chosen)[:, None]
         support = Support(own, features, labels[drawn], clip.classifier(CLASSES, PROMPTS[:1]), clip.scale)
         wanted = fit_method("amu", support, {"epochs": 3}, seed=seed)
+        assert found.settings == wanted.settings  # the seed too
         torch.testing.assert_close(found.weight, wanted.weight, atol=2e-4, rtol=0)
         assert header["metadata"]["counts"] == [2, 2, 2]
     _, said = run(capsys, *options(place, tmp_path / "head", *QUICK, "--shots", 9))
