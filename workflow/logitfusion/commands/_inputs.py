@@ -47,7 +47,7 @@ def load_fusion(arguments: argparse.Namespace) -> FusedLM:
 
 def be_quiet() -> None:
     """Leave the terminal to the results."""
-    for chatty in ("transformers", "accelerate", "datasets", "httpx", "urllib3", "torch", "lm_eval"):
+    for chatty in ("transformers", "accelerate", "datasets", "httpx", "urllib3", "torch", "lm_eval", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     warnings.simplefilter("ignore")
@@ -100,6 +100,24 @@ def check_text(text: str, place: str) -> str:
     except UnicodeEncodeError:
         raise UserError(f"{place} has characters that are not Unicode.") from None
     return text
+
+
+def check_output(path: Path) -> None:
+    """Refuse a place where no file can be written, before the work for it is done.
+
+    Raises:
+        UserError: a folder is there, or a file where its folder should be.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file to write.")
+    check_folder(path.parent)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that is or lies in a file, as a ``UserError``; one that is not there yet is fine."""
+    there = next((one for one in (path, *path.parents) if one.exists()), None)
+    if there is not None and not there.is_dir():
+        raise UserError(f"{there} is a file, not a folder; name another place.")
 
 
 def _name(path: str) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 
 
@@ -53,3 +56,14 @@ def gap_closure(score: np.ndarray, base: np.ndarray, ceiling: np.ndarray) -> np.
     """``(score - base) / (ceiling - base)``: 0 is the untouched large model, 1 the ceiling, NaN no gap."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(ceiling > base, np.divide(score - base, ceiling - base), np.nan)
+
+
+def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share (1927); all of 0 to 1 where nothing was counted."""
+    if count == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, spread = successes / count, z * z / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)

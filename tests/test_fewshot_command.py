@@ -1,0 +1,669 @@
+"""``logitfusion fewshot``: what it fits and predicts is what the package does, wherever the files lie."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import refuse
+from fewshot_features import make_problem
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import stats
+from tiny_encoders import COLOURS, write_clip, write_image_tower, write_pictures
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from logitfusion import cli
+from logitfusion.clip import Support, fit_method, load_head, save_head
+from logitfusion.clip.encoders import ImageEncoder, load_auxiliary, load_clip
+from logitfusion.clip.leave_out import predict_left_out
+from logitfusion.clip.support import draw_support
+from logitfusion.commands._encoders import parse_auxiliary, parse_clip
+from logitfusion.commands._settings import parse_settings
+from logitfusion.errors import UserError
+from logitfusion.evaluate.intervals import wilson_interval
+from logitfusion.files import read_jsonl
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ["dark blue", "green", "red"]  # in the order of the folders
+PROMPTS = ["a photo of a {}.", "{}"]
+QUICK = ["--method", "amu", "--set", "epochs=3", "--views", 1]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP, two auxiliaries, and class folders to learn from and to test on."""
+    root = tmp_path_factory.mktemp("fewshot")
+    write_clip(root / "clip")
+    write_image_tower(root / "aux.safetensors", "test_resnet", 2)
+    write_image_tower(root / "other.safetensors", "test_resnet", 3)
+    for seed, (name, colour) in enumerate(COLOURS.items()):
+        write_pictures(root / "train" / name, colour, 5, seed=seed)
+        write_pictures(root / "test" / name, colour, 4, seed=50 + seed)
+    return root
+
+
+def options(place: Path, output: Path, *more: object, images: Path | None = None) -> list[object]:
+    auxiliary = ["--auxiliary", f"checkpoint:test_resnet:{place / 'aux.safetensors'}"]
+    source = ["--images", images or place / "train"]
+    return ["fewshot", "fit", *source, "--clip", place / "clip", *auxiliary, "--output", output, *more]
+
+
+@pytest.fixture(scope="module")
+def head(place: Path) -> Path:
+    """The head that most tests predict with."""
+    path = place / "head.safetensors"
+    assert cli.main([str(part) for part in options(place, path, *QUICK, "--prompts", *PROMPTS)]) == 0
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[str, str]:
+    """What the command prints on both outputs."""
+    code = cli.main([str(part) for part in argv])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    return printed.out, printed.err
+
+
+def predict(capsys: pytest.CaptureFixture[str], head: Path, *argv: object) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run(capsys, "fewshot", "predict", "--head", head, *argv)[0].splitlines()]
+
+
+def see(encoder: ImageEncoder, paths: list[Path]) -> Tensor:
+    """Features by hand, as the cache rounds them, ``[n, D]``."""
+    seen = [encoder.encode_images(encoder.preprocess(Image.open(path))[None])[0] for path in paths]
+    return normalize(torch.stack(seen).half().float(), dim=-1)
+
+
+def load_by_hand(place: Path) -> tuple[Any, Any]:
+    cpu = torch.device("cpu")
+    clip = load_clip({"source": "built", "path": place / "clip"}, device=cpu)
+    entry = {"source": "checkpoint", "model": "test_resnet", "path": place / "aux.safetensors"}
+    return clip, load_auxiliary(entry, device=cpu)
+
+
+def list_by_hand(folder: Path) -> tuple[list[Path], Tensor]:
+    paths = sorted(folder.rglob("*.png"))
+    return paths, torch.tensor([sorted(COLOURS).index(path.parent.name) for path in paths])
+
+
+def fit_by_hand(place: Path, paths: list[Path], labels: Tensor, name: str, settings: dict[str, Any]) -> Any:
+    clip, auxiliary = load_by_hand(place)
+    classifier = clip.classifier(CLASSES, PROMPTS)
+    support = Support(see(clip, paths)[:, None], see(auxiliary, paths)[:, None], labels, classifier, clip.scale)
+    return fit_method(name, support, settings, seed=0)
+
+
+# What is fitted and predicted
+
+
+def test_the_head_is_the_one_that_the_package_fits(place: Path, head: Path) -> None:
+    found, header = load_head(head)
+    wanted = fit_by_hand(place, *list_by_hand(place / "train"), "amu", {"epochs": 3})
+    torch.testing.assert_close(found.weight, wanted.weight, atol=2e-4, rtol=0)
+    torch.testing.assert_close(found.classifier, wanted.classifier, atol=1e-6, rtol=0)
+    assert found.settings == wanted.settings
+    assert header["class_names"] == CLASSES
+    facts = header["metadata"]
+    assert facts["prompts"] == PROMPTS
+    assert facts["folders"] == sorted(COLOURS)
+    assert (facts["counts"], facts["shots"], facts["seed"], facts["views"]) == ([5, 5, 5], None, 0, 1)
+    clip, auxiliary = load_by_hand(place)
+    assert header["encoders"] == {"clip": clip.fingerprint, "auxiliary 1": auxiliary.fingerprint}
+    assert facts["transforms"] == {"clip": clip.transform, "auxiliary 1": auxiliary.transform}
+    assert facts["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_predictions_are_the_packages(capsys: pytest.CaptureFixture[str], place: Path, head: Path) -> None:
+    paths, _ = list_by_hand(place / "test")
+    rows = predict(capsys, head, "--images", place / "test", "--top", 2)
+    clip, auxiliary = load_by_hand(place)
+    fitted, _ = load_head(head)
+    seen = see(clip, paths)
+    chances = fitted.logits(seen, see(auxiliary, paths)).softmax(-1)
+    alone = (clip.scale * seen @ clip.classifier(CLASSES, PROMPTS)).softmax(-1)
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    for row, chance, own in zip(rows, chances, alone, strict=True):
+        assert row["label"] == CLASSES[int(chance.argmax())] == row["top"][0]["label"]
+        order = chance.argsort(descending=True)[:2].tolist()
+        assert [best["label"] for best in row["top"]] == [CLASSES[label] for label in order]
+        assert [best["probability"] for best in row["top"]] == pytest.approx(chance[order].tolist(), abs=1e-4)
+        assert row["probability"] == row["top"][0]["probability"]
+        assert row["clip_label"] == CLASSES[int(own.argmax())]
+        assert row["clip_probability"] == pytest.approx(float(own.max()), abs=1e-4)
+        p = own.double().numpy()
+        kurtosis = np.mean(((p - p.mean()) / p.std(ddof=1)) ** 4)
+        assert row["uncertainty"] == pytest.approx((250 / kurtosis) ** 0.4, rel=1e-3)
+    assert len({row["label"] for row in rows}) > 1, "this head has learnt something"
+
+
+def test_files_and_folders_are_predicted_in_their_order_each_once(
+    capsys: pytest.CaptureFixture[str], place: Path, head: Path
+) -> None:
+    red, green = place / "test/red", place / "test/green"
+    rows = predict(capsys, head, "--images", red / "2.png", green, "--images", red)
+    wanted = [red / "2.png", *(green / f"{n}.png" for n in range(4)), *(red / f"{n}.png" for n in (0, 1, 3))]
+    assert [row["path"] for row in rows] == [str(path) for path in wanted]
+    assert len(rows[0]["top"]) == 3
+
+
+def test_a_file_of_predictions_holds_the_printed_lines(
+    capsys: pytest.CaptureFixture[str], place: Path, head: Path, tmp_path: Path
+) -> None:
+    rows = predict(capsys, head, "--images", place / "test")
+    argv = ["--images", place / "test", "--output", tmp_path / "a/b.jsonl"]
+    printed, _ = run(capsys, "fewshot", "predict", "--head", head, *argv)
+    assert read_jsonl(tmp_path / "a/b.jsonl") == rows
+    assert "12 images" in printed
+    assert "not calibrated" in printed
+
+
+@pytest.mark.parametrize("method", ["zero_shot", "gda", "tip_adapter"])
+def test_methods_on_clip_alone_need_no_auxiliary(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path, method: str
+) -> None:
+    argv = [part for part in options(place, tmp_path / "head") if "test_resnet" not in str(part)]
+    argv.remove("--auxiliary")
+    run(capsys, *argv, "--method", method, "--views", 2)
+    rows = predict(capsys, tmp_path / "head", "--images", place / "test")
+    assert not any("uncertainty" in row for row in rows)
+    if method == "zero_shot":
+        assert [row["label"] for row in rows] == [row["clip_label"] for row in rows]
+        assert [row["probability"] for row in rows] == pytest.approx(
+            [row["clip_probability"] for row in rows], abs=1e-5
+        )
+
+
+def test_several_auxiliaries_are_one(
+    capsys: pytest.CaptureFixture[str], place: Path, head: Path, tmp_path: Path
+) -> None:
+    second = f"checkpoint:test_resnet:{place / 'other.safetensors'}"
+    run(capsys, *options(place, tmp_path / "head", *QUICK, "--auxiliary", second))
+    fitted, header = load_head(tmp_path / "head")
+    assert list(header["encoders"]) == ["auxiliary 1", "auxiliary 2", "clip"]
+    assert fitted.weight.shape[1] == 2 * load_head(head)[0].weight.shape[1]
+    assert len(predict(capsys, tmp_path / "head", "--images", place / "test")) == 12
+    one = ["--auxiliary", second]
+    argv = ["fewshot", "predict", "--head", tmp_path / "head", "--images", place / "test", *one]
+    assert "needs 2 auxiliary encoders, not 1" in refuse(capsys, *argv)
+
+
+def test_the_default_method_chooses_its_settings(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
+) -> None:
+    printed, _ = run(capsys, *options(place, tmp_path / "head", "--views", 2))
+    fitted, _ = load_head(tmp_path / "head")
+    assert (fitted.method, fitted.settings["selected"]) == ("amu_classes", True)
+    assert f"alpha {fitted.settings['alpha']:g}" in printed
+    assert "3 classes, 15 images: dark blue 5, green 5, red 5" in printed
+    assert "of 15 right" in printed
+    assert f"{(tmp_path / 'head').stat().st_size / 1000:,.1f} kB" in printed
+
+
+# Where files lie
+
+
+def test_head_and_encoders_may_move(
+    capsys: pytest.CaptureFixture[str], place: Path, head: Path, tmp_path: Path
+) -> None:
+    before = predict(capsys, head, "--images", place / "test")
+    (tmp_path / "here").mkdir()
+    moved = shutil.copy(head, tmp_path / "here/renamed.safetensors")
+    assert predict(capsys, moved, "--images", place / "test") == before
+    (tmp_path / "there").mkdir()
+    clip = shutil.copytree(place / "clip", tmp_path / "there/clip")
+    auxiliary = shutil.copy(place / "aux.safetensors", tmp_path / "there/a.safetensors")
+    away = place.with_name("away")
+    place.rename(away)
+    try:
+        argv = ["fewshot", "predict", "--head", moved, "--images", away / "test"]
+        assert "say with --clip" in refuse(capsys, *argv)
+        assert "say with --auxiliary" in refuse(capsys, *argv, "--clip", clip)
+        now = ["--clip", clip, "--auxiliary", f"checkpoint:test_resnet:{auxiliary}"]
+        rows = predict(capsys, moved, "--images", away / "test", *now)
+    finally:
+        away.rename(place)
+    assert [row | {"path": ""} for row in rows] == [row | {"path": ""} for row in before]
+
+
+@pytest.mark.parametrize("wrong", ["other.safetensors", "clip"])
+def test_another_encoder_is_refused(
+    capsys: pytest.CaptureFixture[str], place: Path, head: Path, tmp_path: Path, wrong: str
+) -> None:
+    argv = ["fewshot", "predict", "--head", head, "--images", place / "test"]
+    if wrong == "clip":
+        clip = shutil.copytree(place / "clip", tmp_path / "clip")
+        config = json.loads((clip / "open_clip_config.json").read_text())
+        config["preprocess_cfg"]["mean"] = [0.5, 0.5, 0.5]
+        (clip / "open_clip_config.json").write_text(json.dumps(config))
+        sentence = refuse(capsys, *argv, "--clip", clip)
+        assert "encoder clip is" in sentence
+    else:
+        sentence = refuse(capsys, *argv, "--auxiliary", f"checkpoint:test_resnet:{place / wrong}")
+        assert "encoder auxiliary 1 is" in sentence
+    assert "train again" in sentence
+
+
+def test_kept_features_are_not_computed_again(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = options(place, tmp_path / "one", *QUICK, "--features", tmp_path / "cache")
+    run(capsys, *argv)
+    encode = ImageEncoder.encode_images
+    monkeypatch.setattr(ImageEncoder, "encode_images", lambda *_: 1 / 0)
+    run(capsys, *argv, "--output", tmp_path / "two")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    for other in (["--views", "2"], ["--views", "2", "--seed", "1"]):
+        with monkeypatch.context() as undone:
+            undone.setattr(ImageEncoder, "encode_images", encode)
+            assert run(capsys, *argv, *other, "--output", tmp_path / "three")[1] == ""
+        run(capsys, *argv, *other)
+        assert (tmp_path / "one").read_bytes() == (tmp_path / "three").read_bytes()
+    for other in (["--views", "3"], ["--views", "2", "--seed", "2"]):
+        with pytest.raises(ZeroDivisionError):
+            cli.main([str(part) for part in (*argv, *other)])
+
+
+# Images and classes
+
+
+def test_shots_are_drawn_by_the_seed(capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path) -> None:
+    paths, labels = list_by_hand(place / "train")
+    ids = [path.relative_to(place / "train").as_posix() for path in paths]
+    for seed in (0, 7):
+        _, said = run(capsys, *options(place, tmp_path / "head", *QUICK, "--shots", 2, "--seed", seed))
+        assert said == ""
+        found, header = load_head(tmp_path / "head")
+        drawn = draw_support(ids, labels.tolist(), 2, seed)
+        clip, auxiliary = load_by_hand(place)
+        chosen = [paths[number] for number in drawn]
+        features, own = see(auxiliary, chosen)[:, None], see(clip, chosen)[:, None]
+        support = Support(own, features, labels[drawn], clip.classifier(CLASSES, PROMPTS[:1]), clip.scale)
+        wanted = fit_method("amu", support, {"epochs": 3}, seed=seed)
+        assert found.settings == wanted.settings  # the seed too
+        torch.testing.assert_close(found.weight, wanted.weight, atol=2e-4, rtol=0)
+        assert header["metadata"]["counts"] == [2, 2, 2]
+    _, said = run(capsys, *options(place, tmp_path / "head", *QUICK, "--shots", 9))
+    assert "3 of 3 classes have fewer than 9: dark blue (5)" in said
+
+
+def test_one_shot_is_not_cross_validated(capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path) -> None:
+    printed, _ = run(capsys, *options(place, tmp_path / "head", "--views", 2, "--shots", 1, "--set", "epochs=2"))
+    assert "the settings are the defaults" in printed
+    assert "not cross-validated" in printed
+
+
+def write_csv(path: Path, rows: list[tuple[str, ...]], columns: tuple[str, ...] = ("path", "label")) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return path
+
+
+def test_a_list_is_as_good_as_folders(capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path) -> None:
+    train = Path(shutil.copytree(place / "train", tmp_path / "train"))
+    paths, _ = list_by_hand(train)
+    listed = [(path.relative_to(train).as_posix(), path.parent.name) for path in paths]
+    argv = options(place, tmp_path / "by_folder", *QUICK, images=train)
+    run(capsys, *argv)
+    table = write_csv(train / "list.csv", listed)
+    at = argv.index("--images")
+    argv[at : at + 2] = ["--csv", table]
+    run(capsys, *argv, "--output", tmp_path / "by_list")
+    assert (tmp_path / "by_folder").read_bytes() == (tmp_path / "by_list").read_bytes()
+    parts = [(*row, "test" if row[0].endswith("0.png") else "train") for row in listed]
+    write_csv(table, parts, ("path", "label", "split"))
+    printed, _ = run(capsys, *argv)
+    assert "12 images: dark blue 4, green 4, red 4" in printed
+
+
+@pytest.mark.parametrize("source", ["--images", "--csv"])
+def test_classes_may_be_called_otherwise(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path, source: str
+) -> None:
+    names = {"green": "grass", "dark_blue": "night sky", "red": "tomato"}
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    paths, _ = list_by_hand(place / "train")
+    table = write_csv(tmp_path / "list.csv", [(str(path), path.parent.name) for path in paths])
+    argv = options(place, tmp_path / "head", *QUICK, "--class-names", tmp_path / "names.json")
+    at = argv.index("--images")
+    argv[at : at + 2] = [source, table if source == "--csv" else place / "train"]
+    run(capsys, *argv)
+    _, header = load_head(tmp_path / "head")
+    folders = header["metadata"]["folders"]
+    assert header["class_names"] == [names[folder] for folder in folders]
+    assert folders == (sorted(names) if source == "--csv" else list(names))
+    scored = ["fewshot", "predict", "--head", tmp_path / "head", "--images", place / "test", "--score"]
+    lines, said = run(capsys, *scored)
+    right = sum(names[Path(row["path"]).parent.name] == row["label"] for row in map(json.loads, lines.splitlines()))
+    assert f"{right} of 12 right" in said
+
+
+def test_a_score_counts_what_is_right(
+    capsys: pytest.CaptureFixture[str], place: Path, head: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(place / "test/red", tmp_path / "red")
+    shutil.copytree(place / "test/dark_blue", tmp_path / "dark blue")  # by name
+    shutil.copytree(place / "test/green", tmp_path / "green/nested")
+    argv = ["--images", tmp_path, "--score", "--output", tmp_path.with_suffix(".jsonl")]
+    printed, _ = run(capsys, "fewshot", "predict", "--head", head, *argv)
+    rows = read_jsonl(tmp_path.with_suffix(".jsonl"))
+    truth = [Path(row["path"]).relative_to(tmp_path).parts[0] for row in rows]
+    for key, start in (("label", ""), ("clip_label", "CLIP alone: ")):
+        right = sum(row[key] == name for row, name in zip(rows, truth, strict=True))
+        interval = stats.binomtest(right, 12).proportion_ci(method="wilson")
+        line = f"{start}{right} of 12 right, {right / 12:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+        assert any(found.startswith(line) for found in printed.splitlines())
+    for name in CLASSES:
+        right = sum(row["label"] == name == one for row, one in zip(rows, truth, strict=True))
+        assert f"  {name}: {right} of 4 " in printed
+
+
+def test_what_can_not_be_scored_is_refused(
+    capsys: pytest.CaptureFixture[str], place: Path, head: Path, tmp_path: Path
+) -> None:
+    argv = ["fewshot", "predict", "--head", head, "--score", "--images"]
+    assert "is a file" in refuse(capsys, *argv, place / "test/red/0.png")
+    assert "lies in no class folder" in refuse(capsys, *argv, place / "test/red")
+    shutil.copytree(place / "test/red", tmp_path / "crimson")
+    assert "crimson is no class of this head; they are dark blue, green, red" in refuse(capsys, *argv, tmp_path)
+
+
+@pytest.fixture
+def damaged(place: Path, tmp_path: Path) -> Path:
+    """The training images, one of them cut and one empty."""
+    folder = Path(shutil.copytree(place / "train", tmp_path / "damaged"))
+    cut = folder / "red/1.png"
+    cut.write_bytes(cut.read_bytes()[:200])
+    (folder / "green/3.png").write_bytes(b"")
+    return folder
+
+
+def test_unreadable_images_are_left_out_by_name(
+    capsys: pytest.CaptureFixture[str], place: Path, damaged: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "head"
+    printed, said = run(capsys, *options(place, output, *QUICK, "--max-skipped", 0.2, images=damaged))
+    assert "13 images: dark blue 5, green 4, red 4" in printed
+    assert said.count("can't be read") == 1
+    assert "2 of 15 images" in said
+    assert "red/1.png (" in said
+    assert "green/3.png (" in said
+    paths, labels = list_by_hand(damaged)
+    broken = {damaged / "red/1.png", damaged / "green/3.png"}
+    kept = [number for number, path in enumerate(paths) if path not in broken]
+    wanted = fit_by_hand(place, [paths[number] for number in kept], labels[kept], "amu", {"epochs": 3})
+    torch.testing.assert_close(load_head(output)[0].weight, wanted.weight, atol=2e-4, rtol=0)
+
+    predicting = ["fewshot", "predict", "--head", output, "--images", damaged, "--score"]
+    lines, said = run(capsys, *predicting, "--max-skipped", 0.2)
+    assert len(lines.splitlines()) == 13
+    assert " of 13 right" in said
+    assert said.count("red/1.png") == 1
+    assert "2 of 15 images" in refuse(capsys, *predicting)
+    before = output.read_bytes()
+    assert "2 of 15 images" in refuse(capsys, *options(place, output, *QUICK, images=damaged))
+    assert output.read_bytes() == before
+
+
+def test_a_class_without_a_readable_image_is_refused(
+    capsys: pytest.CaptureFixture[str], place: Path, damaged: Path, tmp_path: Path
+) -> None:
+    for file in (damaged / "green").iterdir():
+        file.write_bytes(b"no image")
+    argv = options(place, tmp_path / "head", *QUICK, "--max-skipped", 1, images=damaged)
+    assert cli.main([str(part) for part in argv]) == 1
+    assert "No image of the class 'green' can be read" in capsys.readouterr().err
+    assert not (tmp_path / "head").exists()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--images", "nowhere"], "nowhere is not there"),
+        (["--images", "flat"], "has no folders in it"),
+        (["--images", "single"], "has one class, 'red'"),
+        (["--images", "hollow"], "has no images in it"),
+        (["--class-names", "names.json"], "'dark_blue', which is none of the classes"),
+        (["--class-names", "surplus.json"], "violet has no images in it"),
+        (["--class-names", "list.json"], "is not a JSON object"),
+        (["--class-names", "broken.json"], "is not JSON"),
+        (["--class-names", "flat"], "is a directory"),
+        (["--clip", "nowhere"], "no CLIP 'nowhere'"),
+        (["--clip", "timm:test_resnet"], "no CLIP 'timm:test_resnet'"),
+        (["--clip", "open_clip:ViT-B-32"], "open_clip:MODEL/TAG"),
+        (["--clip", "open_clip:ViT-B-32/typo"], "no weights 'typo'"),
+        (["--clip", "open_clip:typo/openai"], "no model 'typo'"),
+        (["--clip", "checkpoint:ViT-B-32"], "both model and file"),
+        (["--auxiliary", "resnet50"], "no auxiliary encoder 'resnet50'"),
+        (["--auxiliary", "torchvision:resnet18/"], "torchvision:MODEL/WEIGHTS"),
+        (["--auxiliary", "torchvision:typo"], "no 'typo'"),
+        (["--auxiliary", "timm:typo"], "no model 'typo'"),
+        (["--auxiliary", "checkpoint:test_resnet:gone.pt"], "gone.pt"),
+        (["--auxiliary", "checkpoint:test_resnet:names.json"], "can't be read safely"),
+        (["--method", "typo"], "known are zero_shot"),
+        (["--method", "gda"], "leave --auxiliary out"),
+        (["--method", "amu_no_a"], "leave --auxiliary out"),
+        (["--set", "alpha"], "NAME=VALUE"),
+        (["--set", "typo=1"], "no setting 'typo'"),
+        (["--set", "epochs=0"], "whole number"),
+        (["--set", "learning_rate=1e30"], "infinity"),
+        (["--prompts", "no place"], "needs one {}"),
+        (["--prompts", "{} {x}"], "needs one {}"),
+        (["--prompts", "{}", "{0}"], "needs one {}"),
+        (["--prompts", "{} \udcff"], "not Unicode"),
+        (["--shots", "0"], "at least 1"),
+        (["--views", "0"], "at least 1"),
+        (["--seed", "-1"], "--seed"),
+        (["--max-skipped", "2"], "--max-skipped"),
+        (["--output", "flat"], "is a folder"),
+        (["--output", "names.json/head"], "is a file, not a folder"),
+        (["--features", "names.json"], "is a file, not a folder"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "flat", (1, 2, 3), 1, seed=0)
+    write_pictures(tmp_path / "single/red", (1, 2, 3), 1, seed=0)
+    write_pictures(tmp_path / "hollow/red", (1, 2, 3), 1, seed=0)
+    (tmp_path / "hollow/green").mkdir()
+    names = {"red": "red", "green": "green"}
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    (tmp_path / "surplus.json").write_text(json.dumps({**names, "dark_blue": "blue", "violet": "violet"}))
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "head").write_text("precious")
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    argv = options(place, tmp_path / "head", *QUICK)
+    if "--auxiliary" in more:
+        at = argv.index("--auxiliary")
+        del argv[at : at + 2]
+    if "gda" in more:
+        argv = [part for part in argv if part not in ("--set", "epochs=3")]
+    assert words in refuse(capsys, *argv, *more)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+    assert (tmp_path / "head").read_text() == "precious"
+
+
+def test_a_method_that_needs_an_auxiliary_asks_for_it(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
+) -> None:
+    argv = options(place, tmp_path / "head")
+    at = argv.index("--auxiliary")
+    assert "--auxiliary" in refuse(capsys, *argv[:at], *argv[at + 2 :])
+
+
+def test_lists_that_can_not_be_used_are_refused(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
+) -> None:
+    argv = options(place, tmp_path / "head", *QUICK)
+    at = argv.index("--images")
+    argv[at : at + 2] = ["--csv", tmp_path / "list.csv"]
+    image = str(place / "train/red/0.png")
+    assert "is not there" in refuse(capsys, *argv)
+    assert "is a folder" in refuse(capsys, *argv, "--csv", tmp_path)
+    write_csv(tmp_path / "list.csv", [(image, "red")], ("path", "class"))
+    assert "no column 'label'" in refuse(capsys, *argv)
+    write_csv(tmp_path / "list.csv", [(image, "red"), (image, "green")])
+    assert "twice" in refuse(capsys, *argv)
+    write_csv(tmp_path / "list.csv", [(image, "red")])
+    assert "one class" in refuse(capsys, *argv)
+    write_csv(tmp_path / "list.csv", [(image, "red"), (str(place / "gone.png"), "green")])
+    assert "1 of 2 images can't be read" in refuse(capsys, *argv)
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps({"red": "red", "blue": "blue"}))
+    assert "only one has 'blue'" in refuse(capsys, *argv, "--class-names", names)
+    names.write_text(json.dumps({"red": "red", "green": "red"}))
+    assert "one name" in refuse(capsys, *argv, "--class-names", names)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--head", "nowhere"], "nowhere does not exist"),
+        (["--head", "picture.png"], "not a readable safetensors file"),
+        (["--images", "nowhere"], "no image or folder nowhere"),
+        (["--images", "empty"], "has no images in it"),
+        (["--images", "a\nb.png"], "line break"),
+        (["--top", "0"], "--top"),
+        (["--max-skipped", "-1"], "--max-skipped"),
+        (["--output", "empty"], "is a folder"),
+        (["--features", "picture.png"], "is a file"),
+        (["--clip", "nowhere"], "no CLIP"),
+    ],
+)
+def test_bad_predictions_are_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+    place: Path,
+    head: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    shutil.copy(place / "test/red/0.png", tmp_path / "picture.png")
+    shutil.copy(place / "test/red/0.png", tmp_path / "a\nb.png")
+    output = tmp_path / "out.jsonl"
+    argv = ["fewshot", "predict", "--head", head, "--images", place / "test", "--output", output]
+    assert words in refuse(capsys, *argv, *more)
+    assert not output.exists()
+    assert (tmp_path / "empty").is_dir()
+
+
+def test_a_head_of_no_known_encoders_asks_for_them(
+    capsys: pytest.CaptureFixture[str], place: Path, head: Path, tmp_path: Path
+) -> None:
+    fitted, header = load_head(head)
+    save_head(tmp_path / "bare", fitted, class_names=CLASSES, encoders=header["encoders"])
+    argv = ["--images", place / "test"]
+    assert "give --clip" in refuse(capsys, "fewshot", "predict", "--head", tmp_path / "bare", *argv)
+    named = ["--clip", place / "clip", "--auxiliary", f"checkpoint:test_resnet:{place / 'aux.safetensors'}"]
+    assert predict(capsys, tmp_path / "bare", *argv, *named) == predict(capsys, head, *argv)
+
+
+# The parts
+
+
+def test_specs_are_entries_of_the_loaders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w:1.pt").write_bytes(b"")
+    assert parse_clip("open_clip:ViT-B-32/laion400m_e32") == {
+        "source": "open_clip",
+        "model": "ViT-B-32",
+        "pretrained": "laion400m_e32",
+    }
+    file = str(tmp_path / "w:1.pt")
+    assert parse_clip("checkpoint:RN50:w:1.pt") == {"source": "path", "model": "RN50", "path": file}
+    assert parse_auxiliary("checkpoint:resnet50:w:1.pt") == {"source": "checkpoint", "model": "resnet50", "path": file}
+    assert parse_auxiliary("timm:vit_tiny.a_b") == {"source": "timm", "model": "vit_tiny.a_b", "pretrained": True}
+    torchvision = {"source": "torchvision", "model": "resnet18"}
+    assert parse_auxiliary("torchvision:resnet18/IMAGENET1K_V1") == {**torchvision, "weights": "IMAGENET1K_V1"}
+    assert parse_auxiliary("torchvision:resnet18") == {**torchvision, "weights": "DEFAULT"}
+
+
+def test_settings_have_their_types() -> None:
+    assert parse_settings("amu", ["alpha=1", "kind=entropy", "reference=classes", "epochs=2"]) == {
+        "alpha": 1,
+        "kind": "entropy",
+        "reference": "classes",
+        "epochs": 2,
+    }
+    assert parse_settings("amu_classes", ["selection=fixed", "alpha=0.5"]) == {"selection": "fixed", "alpha": 0.5}
+    assert parse_settings("amu_classes", ["epochs=9", "folds=2"]) == {"epochs": 9, "folds": 2}
+    wrong = {
+        "amu": ["alpha=x", "alpha=true", "alpha=NaN", "alpha=null", "epochs=1.5", "batch=0", "kind=7", "kind=typo",
+                "reference=0", "temperature=cold", "lambda=1.1", "branch=x", "selection=x", "folds=-1", "=1"],
+        "gda": ["views=some", "alpha=[1]"],
+    }  # fmt: skip
+    for method, pairs in wrong.items():
+        for pair in pairs:
+            with pytest.raises(UserError):
+                parse_settings(method, [pair])
+    with pytest.raises(UserError, match="chooses alpha by cross-validation; to set it, add selection=fixed"):
+        parse_settings("amu_classes", ["alpha=0.5"])
+
+
+@given(count=st.integers(1, 300), data=st.data())
+def test_wilsons_interval_is_scipys(count: int, data: st.DataObject) -> None:
+    successes = data.draw(st.integers(0, count))
+    wanted = stats.binomtest(successes, count).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(successes, count) == pytest.approx((wanted.low, wanted.high), abs=1e-9)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_left_out_images_are_predicted_by_heads_that_have_not_seen_them() -> None:
+    """Labels are chance, so a head is right about its own images and knows nothing of others."""
+    problem = make_problem(classes=4, shots=10, views=1, seed=1)
+    labels = problem.support.labels[torch.randperm(40, generator=torch.Generator().manual_seed(2))]
+    noise = normalize(torch.randn(40, 1, 64, generator=torch.Generator().manual_seed(3)), dim=-1)
+    support = Support(noise, None, labels, problem.support.classifier)
+    seen = fit_method("clip_probe", support, seed=0).logits(noise[:, 0]).argmax(-1)
+    assert torch.equal(seen, labels)
+    predicted = predict_left_out("clip_probe", support, seed=0)
+    assert float((predicted == labels).double().mean()) < 0.6
+    assert set(predicted.tolist()) <= {0, 1, 2, 3}
+
+
+def test_the_only_image_of_a_class_is_never_left_out() -> None:
+    support = make_problem(classes=3, shots=(1, 4, 2), views=1).support
+    predicted = predict_left_out("gda", support, seed=0)
+    assert (predicted < 0).tolist() == [True] + [False] * 6
+    lonely = make_problem(classes=3, shots=1, views=1).support
+    assert predict_left_out("gda", lonely, seed=0).tolist() == [-1, -1, -1]
+
+
+def test_help_needs_no_torch() -> None:
+    program = (
+        "import sys; from logitfusion.cli import main\n"
+        "try: main(['fewshot', sys.argv[1], '--help'])\n"
+        "finally: print(sorted({'torch', 'transformers', 'open_clip', 'numpy'} & sys.modules.keys()))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}
+    for action, option in (("fit", "--shots"), ("predict", "--score")):
+        printed = subprocess.run(
+            [sys.executable, "-c", program, action], env=environment, capture_output=True, text=True
+        )
+        assert option in printed.stdout
+        assert printed.stdout.endswith("[]\n")
