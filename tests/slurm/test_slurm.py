@@ -1,0 +1,275 @@
+"""The shipped profile `slurm` on a real one-node cluster: what is asked for, granted, lost, resumed and cleared away."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from checkout import ROOT, copy_checkout
+from cluster import Cluster, find_obstacle, find_processes, start_cluster, wait_for
+
+pytestmark = pytest.mark.slurm
+PROFILE = yaml.safe_load((ROOT / "slurm/profile.yaml").read_text())
+DEFAULTS = dict(entry.split("=") for entry in PROFILE["default-resources"])
+# What the one-node cluster lacks (accounts), and a look at the queue every few seconds because its jobs are so short.
+OVERRIDES = ("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    obstacle = find_obstacle()
+    if obstacle:
+        pytest.skip(obstacle)
+    with start_cluster(partition=DEFAULTS["slurm_partition"]) as cluster:
+        yield cluster
+    assert not find_processes(cluster.folder)
+    assert not cluster.folder.exists()
+
+
+def begin(cluster: Cluster, checkout: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`snakemake --profile slurm`, at work in the background; all it says is in `snakemake.out`."""
+    environment = cluster.environment | {"OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment.pop("PYTHONPATH", None)
+    with (checkout / "snakemake.out").open("w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "snakemake", "--profile", "slurm", "--nocolor", *OVERRIDES, *arguments],
+            cwd=checkout, env=environment, stdout=output, stderr=output, text=True,
+        )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str], checkout: Path) -> tuple[int, str]:
+    """The exit code and all that was said."""
+    try:
+        code = process.wait(timeout=900)
+    finally:
+        process.kill()
+    return code, (checkout / "snakemake.out").read_text()
+
+
+def write_small_config(checkout: Path) -> str:
+    """The smoke config with one task, one shard and the fewest methods with which every rule still runs."""
+    config = yaml.safe_load((checkout / "config/smoke.yaml").read_text())
+    del config["tasks"]["letters"], config["experts"]["ceiling"]
+    config["evaluate"]["ceiling"] = "task_arithmetic"
+    methods = config["fusion"]["methods"]
+    config["fusion"]["methods"] = {name: methods[name] for name in ("large", "tuned", "task_arithmetic")}
+    config["fusion"]["shards"] = 1
+    (checkout / "config/small.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return "config/small.yaml"
+
+
+def write_long_config(checkout: Path, steps: int) -> str:
+    """The smoke config as a run of its own, with a long training and checkpoints every half second."""
+    config = yaml.safe_load((checkout / "config/smoke.yaml").read_text())
+    config["run"] = "long"
+    config["experts"]["ceiling"] |= {"steps": steps, "checkpoint_minutes": 0.01}
+    (checkout / "config/long.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return "config/long.yaml"
+
+
+def read_plan(checkout: Path, config: str) -> dict[str, dict[str, str]]:
+    """Job, as SLURM's comment names it -> the resources that Snakemake plans for it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", "slurm", "--nocolor", "--configfile", config, "--dry-run"],
+        cwd=checkout, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    plan = {}
+    for text in re.split(r"^rule ", done.stdout + done.stderr, flags=re.MULTILINE)[1:]:
+        rule = text.split(":")[0]
+        wildcards = re.search(r"^ +wildcards: (.+)$", text, re.MULTILINE)
+        values = [pair.split("=")[1] for pair in wildcards[1].split(", ")] if wildcards else []
+        comment = f"rule_{rule}" + (f"_wildcards_{'_'.join(values)}" if values else "")
+        resources = re.search(r"^ +resources: (.+)$", text, re.MULTILINE)
+        plan[comment] = dict(pair.split("=") for pair in resources[1].split(", "))
+    return plan
+
+
+def rule_of(comment: str) -> str:
+    return comment.removeprefix("rule_").split("_wildcards_")[0]
+
+
+def minutes(limit: str) -> int:
+    """The minutes of SLURM's [days-]hours:minutes:seconds."""
+    days, _, clock = limit.rpartition("-")
+    hours, minute, second = map(int, clock.split(":"))
+    assert second == 0
+    return (int(days or 0) * 24 + hours) * 60 + minute
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_checkout(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(scope="module")
+def plan(checkout: Path) -> dict[str, dict[str, str]]:
+    """What a dry-run plans in a fresh checkout, less the target."""
+    plan = read_plan(checkout, write_small_config(checkout))
+    del plan["rule_all"]
+    return plan
+
+
+@pytest.fixture(scope="module")
+def jobs(cluster: Cluster, checkout: Path, plan: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Comment -> SLURM job, after the whole small run."""
+    code, said = finish(begin(cluster, checkout, "--configfile", "config/small.yaml"), checkout)
+    assert code == 0, said[-6000:]
+    return {job["Comment"]: job for job in cluster.jobs()}
+
+
+def test_every_job_of_every_rule_was_one_slurm_job(
+    cluster: Cluster, plan: dict[str, dict[str, str]], jobs: dict[str, dict[str, str]]
+) -> None:
+    assert sorted(job["Comment"] for job in cluster.jobs()) == sorted(plan)
+    assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}
+    written = {
+        name for path in (ROOT / "workflow/rules").glob("*.smk")
+        for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
+    }  # fmt: skip
+    # The smoke config's models come out of nothing: no package is downloaded.
+    assert {rule_of(comment) for comment in jobs} >= written - {"package", "all"}
+
+
+def test_slurm_was_asked_for_what_the_rules_and_the_profile_say(
+    plan: dict[str, dict[str, str]], jobs: dict[str, dict[str, str]]
+) -> None:
+    threads = dict(entry.split("=") for entry in PROFILE["set-threads"])
+    for comment, planned in plan.items():
+        job = jobs[comment]
+        assert job.get("TresPerJob", "gres:gpu:0") == f"gres:gpu:{planned['gpu']}", comment
+        assert job["CPUs/Task"] == job["NumCPUs"] == threads.get(rule_of(comment), "1"), comment
+        assert job["MinMemoryNode"] == f"{planned['mem_mb']}M", comment
+        assert minutes(job["TimeLimit"]) == int(planned["runtime"]), comment
+        assert job["Partition"] == planned["slurm_partition"]
+        assert job["Requeue"] == "1"
+
+
+def test_models_use_the_gpu_one_job_at_a_time_and_nothing_else_sees_it(
+    cluster: Cluster, jobs: dict[str, dict[str, str]]
+) -> None:
+    steps = cluster.steps()
+    using = [job for comment, job in jobs.items() if steps[job["JobId"]][1] != "none"]
+    trained = {"rule_model_wildcards_small", "rule_expert_wildcards_sums", "rule_expert_wildcards_adapter"}
+    computing = trained | {comment for comment in jobs if rule_of(comment) in ("tune", "decode")}
+    assert {job["Comment"] for job in using} == computing
+    assert {steps[job["JobId"]][1] for job in using} == {"0"}
+    times = sorted((datetime.fromisoformat(job["StartTime"]), datetime.fromisoformat(job["EndTime"])) for job in using)
+    assert all(end <= start for (_, end), (start, _) in zip(times, times[1:], strict=False))
+
+
+def test_a_stage_runs_on_the_cores_that_its_job_was_given(cluster: Cluster, jobs: dict[str, dict[str, str]]) -> None:
+    here = len(os.sched_getaffinity(0))  # Snakemake gives a step no more than the machine really has
+    for comment, job in jobs.items():
+        assert int(cluster.steps()[job["JobId"]][0]) == min(int(job["NumCPUs"]), here), comment
+
+
+def test_logs_are_where_the_profile_says(checkout: Path, jobs: dict[str, dict[str, str]]) -> None:
+    for comment, job in jobs.items():
+        folder = checkout / PROFILE["slurm-logdir"] / f"rule_{rule_of(comment)}"
+        assert folder in Path(job["StdOut"]).parents
+        assert not Path(job["StdOut"]).exists(), "successful jobs keep none"
+    for name in ("models/small", "experts/merged", "tuning/tuned", "fusion/tuned/0", "metrics"):
+        assert "done in" in (checkout / f"results/smoke/logs/{name}.log").read_text()
+
+
+def test_a_second_call_has_nothing_to_do(cluster: Cluster, checkout: Path, jobs: dict[str, dict[str, str]]) -> None:
+    code, said = finish(begin(cluster, checkout, "--configfile", "config/small.yaml"), checkout)
+    assert code == 0
+    assert "Nothing to be done" in said
+    assert len(cluster.jobs()) == len(jobs)
+
+
+def test_jobs_wait_for_a_drained_node_and_survive_a_lost_one(cluster: Cluster, checkout: Path) -> None:
+    before = len(cluster.jobs())
+    target = "results/long/tasks/sums/train.jsonl"
+    cluster.set_node("DRAIN")
+    process = begin(cluster, checkout, "--configfile", write_long_config(checkout, steps=300), target)
+
+    def job() -> dict[str, str]:
+        return next(iter(cluster.jobs()[before:]), {"JobState": "NONE", "Reason": ""})
+
+    try:
+        wait_for(lambda: job()["JobState"] == "PENDING" and "DRAINED" in job()["Reason"].upper(), "a job that waits")
+        assert process.poll() is None
+        cluster.set_node("RESUME")
+        wait_for(lambda: job()["JobState"] == "RUNNING", "the job")
+        cluster.set_node("DOWN")
+        wait_for(lambda: job()["JobState"] != "RUNNING", "the loss")
+    finally:
+        cluster.set_node("RESUME")
+    code, said = finish(process, checkout)
+    assert code == 0, said
+    assert job()["Restarts"] == "1"
+    assert len(cluster.jobs()) == before + 1, "the same job, started again by SLURM"
+    assert len((checkout / target).read_text().splitlines()) == 32
+
+
+def test_a_training_survives_its_time_limit_and_scancel(cluster: Cluster, checkout: Path) -> None:
+    arguments = ("--configfile", write_long_config(checkout, steps=300), "results/long/experts/ceiling")
+    log = checkout / "results/long/logs/experts/ceiling.log"
+
+    def trainings() -> list[dict[str, str]]:
+        return [job for job in cluster.jobs() if job["Comment"] == "rule_expert_wildcards_ceiling"]
+
+    def reached() -> int:
+        """The step of the newest whole checkpoint."""
+        states = (checkout / "results/long/checkpoints/ceiling").glob("checkpoint-*/trainer_state.json")
+        return max((json.loads(path.read_text())["global_step"] for path in states if path.stat().st_size), default=0)
+
+    def hold() -> None:
+        """Stop the stage's process, so that no machine is too fast for this test."""
+        for process, command in find_processes(cluster.folder).items():
+            if command.startswith("python -m logitfusion.stages.expert"):
+                os.kill(process, signal.SIGSTOP)
+
+    process = begin(cluster, checkout, *arguments)
+    wait_for(reached, "a checkpoint", 180)
+    hold()
+    first_reached = reached()
+    (first,) = trainings()
+    cluster.run("scontrol", "update", f"JobId={first['JobId']}", "TimeLimit=1")
+    wait_for(lambda: trainings()[0]["JobState"] == "TIMEOUT", "the time limit", 180)
+    wait_for(lambda: len(trainings()) == 2, "the second try", 120)
+    second = trainings()[1]
+    assert minutes(second["TimeLimit"]) == 2 * minutes(first["TimeLimit"])
+
+    wait_for(lambda: reached() > first_reached, "a newer checkpoint", 180)
+    hold()
+    second_reached = reached()
+    assert f"resuming from checkpoint-{first_reached}" in log.read_text()
+    cluster.run("scancel", second["JobId"])
+    code, said = finish(process, checkout)
+    assert code == 1
+    assert "CANCELLED" in said
+    assert (checkout / PROFILE["slurm-logdir"] / f"rule_expert/ceiling/{second['JobId']}.log").exists()
+
+    code, said = finish(begin(cluster, checkout, *arguments), checkout)
+    assert code == 0, said
+    assert f"resuming from checkpoint-{second_reached}" in log.read_text()
+    assert [job["JobState"] for job in trainings()] == ["TIMEOUT", "CANCELLED", "COMPLETED"]
+
+
+def test_ctrl_c_leaves_no_job_behind(cluster: Cluster, checkout: Path) -> None:
+    config = write_long_config(checkout, steps=100_000)
+    process = begin(cluster, checkout, "--configfile", config, "results/long/experts/ceiling")
+    wait_for(lambda: "expert" in running(cluster), "a running training", 180)
+    process.send_signal(signal.SIGINT)
+    finish(process, checkout)
+    wait_for(lambda: not cluster.run("squeue", "--noheader").strip(), "an empty queue")
+    assert cluster.jobs()[-1]["JobState"] == "CANCELLED"
+
+
+def running(cluster: Cluster) -> set[str]:
+    """The rules that have a running job."""
+    return {rule_of(job["Comment"]) for job in cluster.jobs() if job["JobState"] == "RUNNING"}
