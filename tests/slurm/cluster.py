@@ -54,18 +54,20 @@ SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu
-ReturnToService=2
+ReturnToService=1
 SlurmdParameters=config_overrides
 MinJobAge=86400
 KillWait=2
 InactiveLimit=0
-NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory_mb} Gres=gpu:{gpus} State=UNKNOWN
+NodeName=DEFAULT CPUs={cpus} RealMemory={memory_mb} Gres=gpu:{gpus} State=UNKNOWN
+NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1
 PartitionName={partition} Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 """
 # What a job's step sees, a line a step: the words that the test is about.
 TASK_PROLOG = """\
 #!/bin/sh
-echo "$SLURM_JOB_ID ${{SLURM_STEP_ID:-batch}} ${{SLURM_CPUS_PER_TASK:-none}} ${{CUDA_VISIBLE_DEVICES:-none}}" >> {folder}/steps
+seen="${{SLURM_CPUS_PER_TASK:-none}} ${{CUDA_VISIBLE_DEVICES:-none}}"
+echo "$SLURM_JOB_ID ${{SLURM_STEP_ID:-batch}} $seen" >> {folder}/steps
 """
 # Snakemake's executor drops SLURM_CONF before it calls srun inside a job; without it srun looks into /etc.
 SRUN = """\
@@ -122,11 +124,9 @@ def find_obstacle() -> str | None:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         return f"SLURM is not here ({', '.join(missing)} missing), and only root on Debian or Ubuntu can install it."
     # The packages' own services stay off: this cluster starts its own.
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     for command in (["update"], ["install", "-y", "--no-install-recommends", "slurm-wlm", "munge"]):
-        done = subprocess.run(
-            ["apt-get", "-qq", *command], env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(["apt-get", "-qq", *command], env=quiet, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
             return f"SLURM could not be installed: apt-get {command[0]} says: {last}"
@@ -170,34 +170,30 @@ def _start(folder: Path, partition: str, daemons: list[subprocess.Popen[bytes]])
     (folder / "munge.key").touch(mode=0o600)
     (folder / "munge.key").write_bytes(os.urandom(128))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
-    environment |= {
-        "SLURM_CONF": str(folder / "slurm.conf"),
-        "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
-    }
+    environment["SLURM_CONF"] = str(folder / "slurm.conf")
+    environment["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     cluster = Cluster(folder, environment)
 
-    def start(name: str, *arguments: str) -> None:
-        with (folder / f"{name}.out").open("wb") as output:
-            daemons.append(
-                subprocess.Popen(
-                    [str(find_program(name)), *arguments],
-                    cwd=folder,
-                    env=cluster.environment,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                )  # fmt: skip
+    def start(ready: Callable[[], Any], name: str, *arguments: str) -> None:
+        command = [str(find_program(name)), *arguments]
+        with (folder / f"{name}.out").open("wb") as said:
+            daemon = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=said, stderr=said, start_new_session=True
             )
+        daemons.append(daemon)
+        wait_for(lambda: daemon.poll() is not None or ready(), name)
+        if daemon.poll() is not None:
+            raise RuntimeError(f"{name} ended with exit code {daemon.returncode}.")
 
     files = {"socket": "munge.socket", "key-file": "munge.key", "log-file": "munged.log"}
     files |= {"pid-file": "munged.pid", "seed-file": "munged.seed"}
     try:
-        start("munged", "--foreground", "--force", *(f"--{key}={folder / name}" for key, name in files.items()))
-        wait_for((folder / "munge.socket").exists, "munged")
-        start("slurmctld", "-D")
-        wait_for(lambda: _answers(cluster, "scontrol", "ping"), "slurmctld")
-        start("slurmd", "-D", "-N", "localhost")
-        wait_for(lambda: "idle" in cluster.run("sinfo", "--noheader", "--format=%t"), "the node")
+        keys = [f"--{key}={folder / name}" for key, name in files.items()]
+        start((folder / "munge.socket").exists, "munged", "--foreground", "--force", *keys)
+        start(lambda: _answers(cluster, "UP", "scontrol", "ping"), "slurmctld", "-D")
+        start(
+            lambda: _answers(cluster, "idle", "sinfo", "--noheader", "--format=%t"), "slurmd", "-D", "-N", "localhost"
+        )
     except (TimeoutError, RuntimeError) as error:
         logs = [path for pattern in ("*.out", "*.log") for path in sorted(folder.glob(pattern))]
         tails = "\n".join(f"{path.name}: {path.read_text(errors='replace')[-1500:]}" for path in logs)
@@ -205,9 +201,9 @@ def _start(folder: Path, partition: str, daemons: list[subprocess.Popen[bytes]])
     return cluster
 
 
-def _answers(cluster: Cluster, *command: str) -> bool:
+def _answers(cluster: Cluster, word: str, *command: str) -> bool:
     try:
-        return "UP" in cluster.run(*command)
+        return word in cluster.run(*command)
     except RuntimeError:
         return False
 

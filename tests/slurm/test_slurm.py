@@ -1,7 +1,8 @@
-"""The shipped profile `slurm` on a real one-node cluster: what is asked for, granted, lost, resumed and cleared away."""
+"""The shipped profile `slurm` on a real one-node cluster: what is asked for, granted, lost, resumed, cleared away."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,8 +11,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -36,25 +37,37 @@ def cluster() -> Iterator[Cluster]:
     assert not cluster.folder.exists()
 
 
-def begin(cluster: Cluster, checkout: Path, *arguments: str) -> subprocess.Popen[str]:
-    """`snakemake --profile slurm`, at work in the background; all it says is in `snakemake.out`."""
+@contextlib.contextmanager
+def at_work(cluster: Cluster, checkout: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`snakemake --profile slurm` in the background, interrupted if its test fails; what it says is in a file."""
     environment = cluster.environment | {"OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment.pop("PYTHONPATH", None)
     with (checkout / "snakemake.out").open("w") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", "--profile", "slurm", "--nocolor", *OVERRIDES, *arguments],
+        process = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *arguments, "--profile", "slurm", "--nocolor", *OVERRIDES],
             cwd=checkout, env=environment, stdout=output, stderr=output, text=True,
         )  # fmt: skip
-
-
-def finish(process: subprocess.Popen[str], checkout: Path) -> tuple[int, str]:
-    """The exit code and all that was said."""
     try:
-        code = process.wait(timeout=900)
+        yield process
+    except BaseException:
+        print((checkout / "snakemake.out").read_text()[-6000:])
+        raise
     finally:
-        process.kill()
-    return code, (checkout / "snakemake.out").read_text()
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=60)
+
+
+def finish(process: subprocess.Popen[str], checkout: Path, seconds: float = 900) -> tuple[int, str]:
+    """The exit code and all that was said."""
+    return process.wait(timeout=seconds), (checkout / "snakemake.out").read_text()
+
+
+def call(cluster: Cluster, checkout: Path, *arguments: str) -> tuple[int, str]:
+    """`snakemake --profile slurm` to its end: the exit code and all that was said."""
+    with at_work(cluster, checkout, *arguments) as process:
+        return finish(process, checkout)
 
 
 def write_small_config(checkout: Path) -> str:
@@ -123,7 +136,7 @@ def plan(checkout: Path) -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def jobs(cluster: Cluster, checkout: Path, plan: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
     """Comment -> SLURM job, after the whole small run."""
-    code, said = finish(begin(cluster, checkout, "--configfile", "config/small.yaml"), checkout)
+    code, said = call(cluster, checkout, "--configfile", "config/small.yaml")
     assert code == 0, said[-6000:]
     return {job["Comment"]: job for job in cluster.jobs()}
 
@@ -165,7 +178,7 @@ def test_models_use_the_gpu_one_job_at_a_time_and_nothing_else_sees_it(
     assert {job["Comment"] for job in using} == computing
     assert {steps[job["JobId"]][1] for job in using} == {"0"}
     times = sorted((datetime.fromisoformat(job["StartTime"]), datetime.fromisoformat(job["EndTime"])) for job in using)
-    assert all(end <= start for (_, end), (start, _) in zip(times, times[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(times))
 
 
 def test_a_stage_runs_on_the_cores_that_its_job_was_given(cluster: Cluster, jobs: dict[str, dict[str, str]]) -> None:
@@ -184,7 +197,7 @@ def test_logs_are_where_the_profile_says(checkout: Path, jobs: dict[str, dict[st
 
 
 def test_a_second_call_has_nothing_to_do(cluster: Cluster, checkout: Path, jobs: dict[str, dict[str, str]]) -> None:
-    code, said = finish(begin(cluster, checkout, "--configfile", "config/small.yaml"), checkout)
+    code, said = call(cluster, checkout, "--configfile", "config/small.yaml")
     assert code == 0
     assert "Nothing to be done" in said
     assert len(cluster.jobs()) == len(jobs)
@@ -193,22 +206,19 @@ def test_a_second_call_has_nothing_to_do(cluster: Cluster, checkout: Path, jobs:
 def test_jobs_wait_for_a_drained_node_and_survive_a_lost_one(cluster: Cluster, checkout: Path) -> None:
     before = len(cluster.jobs())
     target = "results/long/tasks/sums/train.jsonl"
-    cluster.set_node("DRAIN")
-    process = begin(cluster, checkout, "--configfile", write_long_config(checkout, steps=300), target)
 
     def job() -> dict[str, str]:
         return next(iter(cluster.jobs()[before:]), {"JobState": "NONE", "Reason": ""})
 
-    try:
-        wait_for(lambda: job()["JobState"] == "PENDING" and "DRAINED" in job()["Reason"].upper(), "a job that waits")
-        assert process.poll() is None
+    cluster.set_node("DRAIN")
+    with at_work(cluster, checkout, target, "--configfile", write_long_config(checkout, steps=300)) as process:
+        wait_for(lambda: job()["JobState"] == "PENDING" and "DRAINED" in job()["Reason"], "a job that waits")
         cluster.set_node("RESUME")
         wait_for(lambda: job()["JobState"] == "RUNNING", "the job")
         cluster.set_node("DOWN")
-        wait_for(lambda: job()["JobState"] != "RUNNING", "the loss")
-    finally:
+        wait_for(lambda: job()["JobState"] == "PENDING", "the loss")
         cluster.set_node("RESUME")
-    code, said = finish(process, checkout)
+        code, said = finish(process, checkout)
     assert code == 0, said
     assert job()["Restarts"] == "1"
     assert len(cluster.jobs()) == before + 1, "the same job, started again by SLURM"
@@ -216,7 +226,7 @@ def test_jobs_wait_for_a_drained_node_and_survive_a_lost_one(cluster: Cluster, c
 
 
 def test_a_training_survives_its_time_limit_and_scancel(cluster: Cluster, checkout: Path) -> None:
-    arguments = ("--configfile", write_long_config(checkout, steps=300), "results/long/experts/ceiling")
+    arguments = ("results/long/experts/ceiling", "--configfile", write_long_config(checkout, steps=300))
     log = checkout / "results/long/logs/experts/ceiling.log"
 
     def trainings() -> list[dict[str, str]]:
@@ -224,52 +234,52 @@ def test_a_training_survives_its_time_limit_and_scancel(cluster: Cluster, checko
 
     def reached() -> int:
         """The step of the newest whole checkpoint."""
-        states = (checkout / "results/long/checkpoints/ceiling").glob("checkpoint-*/trainer_state.json")
-        return max((json.loads(path.read_text())["global_step"] for path in states if path.stat().st_size), default=0)
+        steps = []
+        for path in (checkout / "results/long/checkpoints/ceiling").glob("checkpoint-*/trainer_state.json"):
+            with contextlib.suppress(OSError, ValueError):  # half written, or just replaced by a newer one
+                steps.append(json.loads(path.read_text())["global_step"])
+        return max(steps, default=0)
 
-    def hold() -> None:
-        """Stop the stage's process, so that no machine is too fast for this test."""
+    def hold() -> int:
+        """Stop the stage's process, so that no machine is too fast for this test; return the step reached."""
         for process, command in find_processes(cluster.folder).items():
             if command.startswith("python -m logitfusion.stages.expert"):
                 os.kill(process, signal.SIGSTOP)
+        return reached()
 
-    process = begin(cluster, checkout, *arguments)
-    wait_for(reached, "a checkpoint", 180)
-    hold()
-    first_reached = reached()
-    (first,) = trainings()
-    cluster.run("scontrol", "update", f"JobId={first['JobId']}", "TimeLimit=1")
-    wait_for(lambda: trainings()[0]["JobState"] == "TIMEOUT", "the time limit", 180)
-    wait_for(lambda: len(trainings()) == 2, "the second try", 120)
-    second = trainings()[1]
-    assert minutes(second["TimeLimit"]) == 2 * minutes(first["TimeLimit"])
+    with at_work(cluster, checkout, *arguments) as process:
+        wait_for(reached, "a checkpoint", 240)
+        first_step = hold()
+        (first,) = trainings()
+        cluster.run("scontrol", "update", f"JobId={first['JobId']}", "TimeLimit=1")
+        wait_for(lambda: trainings()[0]["JobState"] == "TIMEOUT", "the time limit", 180)
+        second = wait_for(lambda: trainings()[1:], "the second try", 120)[0]
+        assert minutes(second["TimeLimit"]) == 2 * minutes(first["TimeLimit"])
 
-    wait_for(lambda: reached() > first_reached, "a newer checkpoint", 180)
-    hold()
-    second_reached = reached()
-    assert f"resuming from checkpoint-{first_reached}" in log.read_text()
-    cluster.run("scancel", second["JobId"])
-    code, said = finish(process, checkout)
+        wait_for(lambda: reached() > first_step, "a newer checkpoint", 240)
+        second_step = hold()
+        assert f"resuming from checkpoint-{first_step}" in log.read_text()
+        cluster.run("scancel", second["JobId"])
+        code, said = finish(process, checkout)
     assert code == 1
     assert "CANCELLED" in said
     assert (checkout / PROFILE["slurm-logdir"] / f"rule_expert/ceiling/{second['JobId']}.log").exists()
 
-    code, said = finish(begin(cluster, checkout, *arguments), checkout)
+    code, said = call(cluster, checkout, *arguments)
     assert code == 0, said
-    assert f"resuming from checkpoint-{second_reached}" in log.read_text()
+    assert f"resuming from checkpoint-{second_step}" in log.read_text()
     assert [job["JobState"] for job in trainings()] == ["TIMEOUT", "CANCELLED", "COMPLETED"]
 
 
 def test_ctrl_c_leaves_no_job_behind(cluster: Cluster, checkout: Path) -> None:
     config = write_long_config(checkout, steps=100_000)
-    process = begin(cluster, checkout, "--configfile", config, "results/long/experts/ceiling")
-    wait_for(lambda: "expert" in running(cluster), "a running training", 180)
-    process.send_signal(signal.SIGINT)
-    finish(process, checkout)
+
+    def running() -> set[str]:
+        return {job["Comment"] for job in cluster.jobs() if job["JobState"] == "RUNNING"}
+
+    with at_work(cluster, checkout, "results/long/experts/ceiling", "--configfile", config) as process:
+        wait_for(lambda: "rule_expert_wildcards_ceiling" in running(), "a running training", 240)
+        process.send_signal(signal.SIGINT)
+        finish(process, checkout, 60)
     wait_for(lambda: not cluster.run("squeue", "--noheader").strip(), "an empty queue")
     assert cluster.jobs()[-1]["JobState"] == "CANCELLED"
-
-
-def running(cluster: Cluster) -> set[str]:
-    """The rules that have a running job."""
-    return {rule_of(job["Comment"]) for job in cluster.jobs() if job["JobState"] == "RUNNING"}
