@@ -83,10 +83,10 @@ def write_small_config(checkout: Path) -> str:
 
 
 def write_long_config(checkout: Path, steps: int) -> str:
-    """The smoke config as a run of its own, with a long training and checkpoints every half second."""
+    """The smoke config as a run of its own, with a long training and a checkpoint at nearly every step."""
     config = yaml.safe_load((checkout / "config/smoke.yaml").read_text())
     config["run"] = "long"
-    config["experts"]["ceiling"] |= {"steps": steps, "checkpoint_minutes": 0.01}
+    config["experts"]["ceiling"] |= {"steps": steps, "checkpoint_minutes": 0.001}
     (checkout / "config/long.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return "config/long.yaml"
 
@@ -211,7 +211,7 @@ def test_jobs_wait_for_a_drained_node_and_survive_a_lost_one(cluster: Cluster, c
         return next(iter(cluster.jobs()[before:]), {"JobState": "NONE", "Reason": ""})
 
     cluster.set_node("DRAIN")
-    with at_work(cluster, checkout, target, "--configfile", write_long_config(checkout, steps=300)) as process:
+    with at_work(cluster, checkout, target, "--configfile", write_long_config(checkout, steps=60)) as process:
         wait_for(lambda: job()["JobState"] == "PENDING" and "DRAINED" in job()["Reason"], "a job that waits")
         cluster.set_node("RESUME")
         wait_for(lambda: job()["JobState"] == "RUNNING", "the job")
@@ -226,7 +226,7 @@ def test_jobs_wait_for_a_drained_node_and_survive_a_lost_one(cluster: Cluster, c
 
 
 def test_a_training_survives_its_time_limit_and_scancel(cluster: Cluster, checkout: Path) -> None:
-    arguments = ("results/long/experts/ceiling", "--configfile", write_long_config(checkout, steps=300))
+    arguments = ("results/long/experts/ceiling", "--configfile", write_long_config(checkout, steps=60))
     log = checkout / "results/long/logs/experts/ceiling.log"
 
     def trainings() -> list[dict[str, str]]:
