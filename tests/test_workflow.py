@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from checkout import copy_checkout, snakemake
 
 from logitfusion.clip.data import load_data
 from logitfusion.clip.support import read_draw
@@ -20,28 +17,6 @@ from logitfusion.evaluate.table import COLUMNS
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.name for path in (ROOT / "config").rglob("*.yaml"))
 pytestmark = pytest.mark.workflow
-
-
-def copy_checkout(target: Path) -> Path:
-    """What a fresh clone would hold, uncommitted work included."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target / name)
-    return target
-
-
-def snakemake(folder: Path, *arguments: str, profile: str = "local") -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment.pop("PYTHONPATH", None)
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--profile", profile, "--nocolor", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
 
 
 def planned(folder: Path, config: str) -> dict[str, int]:

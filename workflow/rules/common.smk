@@ -32,8 +32,9 @@ BENCHMARKS = RESULTS / "benchmarks"
 CHECKPOINTS = RESULTS / "checkpoints"
 PACKAGES = Path("results/packages")
 SOURCE = Path(workflow.basedir) / "workflow"
-# Two jobs share this machine's cores: one of them starting up, writing or decoding leaves the other at work.
-THREADS = max(1, (workflow.resource_settings.cores or 8) // 2)
+# Two jobs share this machine's cores: one of them starting up, writing or decoding leaves the other at work. On a cluster a
+# job must not count its node's cores, or it would ask for others than it was submitted with.
+THREADS = 4 if workflow.remote_exec else max(1, (workflow.resource_settings.cores or 8) // 2)
 
 
 def freeze(name, value, folder=RESULTS / "config"):
