@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from logitfusion.clip.methods import DEFAULTS, GRIDS, complete_settings
-from logitfusion.clip.uncertainty import KINDS
+from logitfusion.clip.confidence import KINDS
 from logitfusion.errors import UserError
 
 CHOICES = {"kind": tuple(KINDS), "views": ("all", "plain"), "branch": ("auxiliary", "clip")}
