@@ -45,7 +45,9 @@ def whole(target: str | Path) -> Iterator[Path]:
         yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"nothing was written to {temporary}")
-        if target.is_dir() or temporary.is_dir():
+        if target.is_dir() and not temporary.is_dir():
+            raise UserError(f"{target} is a folder, and a file is to be written; give another name.")
+        if temporary.is_dir():
             remove(target)
         temporary.replace(target)
     except UserError:
