@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from logitfusion.clip.methods import DEFAULTS, GRIDS, complete_settings
 from logitfusion.clip.confidence import KINDS
+from logitfusion.clip.methods import DEFAULTS, GRIDS, complete_settings
 from logitfusion.errors import UserError
 
 CHOICES = {"kind": tuple(KINDS), "views": ("all", "plain"), "branch": ("auxiliary", "clip")}

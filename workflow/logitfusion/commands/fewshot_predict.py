@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logitfusion.clip.confidence import uncertainty
 from logitfusion.clip.dataset import ImageRow
 from logitfusion.clip.folders import SUFFIXES
 from logitfusion.clip.head_file import load_head
 from logitfusion.clip.heads import CacheHead, FusedHead, Head
-from logitfusion.clip.confidence import uncertainty
 from logitfusion.commands._encoders import Encoders, Seen, load_encoders, parse_auxiliary, parse_clip, see_images
 from logitfusion.commands._inputs import check_folder, check_output
 from logitfusion.commands._shares import tell_share, tell_skipped
