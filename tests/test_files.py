@@ -100,11 +100,13 @@ def test_a_folder_replaces_a_folder_with_all_it_held(tmp_path: Path) -> None:
     assert names(tmp_path) == ["folder"]
 
 
-def test_a_file_replaces_a_folder(tmp_path: Path) -> None:
-    target = tmp_path / "either"
+def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
     fill_folder(target, "old")
-    write_text(target, "file")
-    assert target.read_text() == "file"
+    with pytest.raises(UserError, match="is a folder"):
+        write_text(target, "file")
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["folder"]
 
 
 def test_a_block_that_writes_nothing_leaves_the_old_folder(tmp_path: Path) -> None:

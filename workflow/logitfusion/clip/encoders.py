@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from torchvision.transforms import Compose
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
+from logitfusion.clip.images import flatten
 from logitfusion.clip.towers import drop_head, fill, make_trunk, read_package, read_weights, strip_prefix
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
@@ -321,14 +322,6 @@ def _open_torchvision(model: str, weights: str | None) -> tuple[nn.Module, dict[
         "std": tuple(wanted.std),
         "interpolation": wanted.interpolation.value,
     }
-
-
-def flatten(image: Image.Image) -> Image.Image:
-    """A picture in RGB; what is transparent becomes white (a plain conversion would show what was hidden under it)."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def draw_crop(width: int, height: int, generator: torch.Generator) -> tuple[int, int, int, int]:

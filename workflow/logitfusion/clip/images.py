@@ -49,10 +49,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise UnreadableImageError("32-bit pixels, whose range is not known")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return flatten(image)
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """A picture in RGB; what is transparent becomes white (a plain conversion would show what was hidden under it)."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _array_row(row: ImageRow) -> np.ndarray:

@@ -19,6 +19,7 @@ from logitfusion.distill.shard import hash_texts, read_manifest
 from logitfusion.errors import UserError
 from logitfusion.models.identity import hash_model, hash_tokenizer
 from logitfusion.models.load import load_model, load_tokenizer, use_threads
+from logitfusion.shards import shard_range
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -82,8 +83,11 @@ def _encode(arguments: argparse.Namespace, rows: list[dict[str, str]]) -> list[E
 
 def _count_tokens(texts: Sequence[EncodedText], shards: int, shard: int | None) -> int:
     """Response tokens of the shard, or of all."""
-    chosen = texts if shard is None else texts[len(texts) * (shard - 1) // shards : len(texts) * shard // shards]
-    return sum(len(text.labels) for text in chosen)
+    chosen = slice(None)
+    if shard is not None:
+        mine = shard_range(len(texts), shard - 1, shards)
+        chosen = slice(mine.start, mine.stop)
+    return sum(len(text.labels) for text in texts[chosen])
 
 
 class Progress:

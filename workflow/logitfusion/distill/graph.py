@@ -43,9 +43,13 @@ def top_signals(logits: Tensor, mask: Tensor, *, k: int, signal: str = "logprob"
         values = logits.gather(2, ids).to(working_dtype(logits.dtype))
     else:
         values = log_probabilities_at(logits, ids, mask)
-    excluded = values.isneginf() | ~mask.unsqueeze(-1)
+    return as_signals(values, values.isneginf() | ~mask.unsqueeze(-1), signal), ids
+
+
+def as_signals(values: Tensor, excluded: Tensor, signal: str) -> Tensor:
+    """Log-probabilities (or logits) as the signal that is asked for, 0 where an entry is ``excluded``."""
     values = values.masked_fill(excluded, 0.0)
-    return (values.exp().masked_fill(excluded, 0.0) if signal == "prob" else values), ids
+    return values.exp().masked_fill(excluded, 0.0) if signal == "prob" else values
 
 
 def node_features(values: Tensor, ids: Tensor | None, *, normalize: str = "positions_and_k") -> Tensor:

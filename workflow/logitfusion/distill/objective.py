@@ -11,7 +11,7 @@ from torch import Tensor
 from logitfusion.distill.alignment import group_factors
 from logitfusion.distill.graph import NODES, node_features
 from logitfusion.distill.losses import sorted_l1, uld_loss
-from logitfusion.distill.predictions import IGNORED, Predictions, predict
+from logitfusion.distill.predictions import IGNORED, Predictions, predict, shift_labels
 
 COMBINATIONS = ("sum", "weighted", "min_ce")
 SIGNALS = ("logprob", "prob")
@@ -201,13 +201,9 @@ def _uld(
         groups = teacher.groups if isinstance(teacher, CachedTeacher) else None
         groups = pair_in_order(ours, theirs) if groups is None else groups
         return uld_of_predictions(ours, theirs, groups, k=k, wanted=wanted)
-    masks = _counts(labels) & wanted[:, None], _counts(teacher.labels)
+    masks = [shift_labels(part) != IGNORED for part in (labels, teacher.labels)]
+    masks[0] &= wanted[:, None]
     return uld_loss(student, teacher.logits, student_mask=masks[0], teacher_mask=masks[1], reduction="none")
-
-
-def _counts(labels: Tensor) -> Tensor:
-    """Whether a position predicts a label, ``[B, L]``; labels move, as slicing logits would copy their gradient."""
-    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED) != IGNORED
 
 
 @torch.no_grad()

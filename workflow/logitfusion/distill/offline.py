@@ -18,6 +18,7 @@ from logitfusion.distill.shard import TeacherText, read_manifest, shard_path, wr
 from logitfusion.distill.teacher import check_k, count_vocabulary, read_teacher
 from logitfusion.errors import UserError
 from logitfusion.files import remove, write_json
+from logitfusion.shards import shard_range
 
 # Where the texts come from; the other settings of a manifest follow from the call.
 SOURCE = ("model_hash", "tokenizer_hash", "template", "data_hash", "max_tokens")
@@ -80,11 +81,11 @@ def cache_teacher(
         if path.exists():
             _report(on_found, path)
             continue
-        first, end = len(texts) * (shard - 1) // shards, len(texts) * shard // shards
+        mine = shard_range(len(texts), shard - 1, shards)
         work = path.parent / "checkpoints" / path.stem
         _resume(work, {**settings, "shard": shard, "batch_size": batch_size, "piece_tokens": piece_tokens})
-        pieces = _make_pieces(read, _cut(texts[first:end], piece_tokens), work, settings, on_found)
-        write_shard(path, TeacherCache(pieces), {**settings, "shard": shard, "first_text": first})
+        pieces = _make_pieces(read, _cut(texts[mine.start : mine.stop], piece_tokens), work, settings, on_found)
+        write_shard(path, TeacherCache(pieces), {**settings, "shard": shard, "first_text": mine.start})
         remove(work)
     with suppress(OSError):  # another job's shard may be at work there
         (Path(folder) / "checkpoints").rmdir()

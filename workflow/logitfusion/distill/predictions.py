@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from logitfusion.distill.graph import as_signals
 from logitfusion.distill.selection import chunks, log_normaliser, shifted_exp, top_k, working_dtype
 
 IGNORED = -100
@@ -47,9 +48,7 @@ class Predictions:
     def signals(self, signal: str, k: int) -> Tensor:
         """``"logprob"`` or ``"prob"`` of the k likeliest, ``[N, k]``; an excluded token (-inf) has signal 0."""
         values = self.log_probs[:, :k]
-        excluded = values.isneginf()
-        values = values.masked_fill(excluded, 0.0)
-        return values.exp().masked_fill(excluded, 0.0) if signal == "prob" else values
+        return as_signals(values, values.isneginf(), signal)
 
 
 def predict(logits: Tensor, labels: Tensor, k: int) -> Predictions:
@@ -60,11 +59,16 @@ def predict(logits: Tensor, labels: Tensor, k: int) -> Predictions:
         labels: ``[B, L]`` int64, -100 outside the response; ``labels[:, t]`` belongs to ``logits[:, t - 1]``.
         k: how many tokens of each position; more than V are V.
     """
-    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    shifted = shift_labels(labels)
     places = (shifted != IGNORED).nonzero()
     log_probs, ids = _TopLogProbabilities.apply(logits, places, shifted[places[:, 0], places[:, 1]], k)
     counts = (shifted != IGNORED).sum(1)
     return Predictions(log_probs[:, :-1], ids, log_probs[:, -1], counts)
+
+
+def shift_labels(labels: Tensor) -> Tensor:
+    """The label that each position predicts, ``[B, L]``; labels move, as slicing logits would copy their gradient."""
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
 class _TopLogProbabilities(torch.autograd.Function):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from logitfusion.evaluate.intervals import percentile_interval, resample_seeds_and_means
-from logitfusion.evaluate.table import COLUMNS
+from logitfusion.evaluate.intervals import resample_seeds_and_means
+from logitfusion.evaluate.table import COLUMNS, describe_score
 
 BINS = 15  # of the calibration error
 
@@ -51,7 +51,7 @@ def tabulate_fewshot(
                 for other in track["baselines"]:
                     if other != name:
                         gain = correct.mean() - stacked[other].mean(), drawn[name] - drawn[other]
-                        rows.append(common | _with_interval(f"gain_over_{other}", *gain, settings))
+                        rows.append(common | describe_score(f"gain_over_{other}", gain, settings))
                 error = _calibration_error(mine[mine["method"] == name])
                 rows.append(common | {"metric": "calibration_error", "value": error})
                 fit = fits[(fits["method"] == name) & (fits["shots"] == shots)]
@@ -74,17 +74,12 @@ def _stack(group: pd.DataFrame, seeds: list[int]) -> np.ndarray:
 def _scores(
     correct: np.ndarray, drawn: np.ndarray, seeds: list[int], settings: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    yield _with_interval("accuracy", correct.mean(), drawn, settings)
+    yield describe_score("accuracy", (correct.mean(), drawn), settings)
     if len(seeds) > 1:
         means = correct.mean(axis=1)
         yield {"metric": "accuracy_std", "value": float(means.std(ddof=1))}
         for seed, mean in zip(seeds, means, strict=True):
             yield {"metric": "accuracy", "value": float(mean), "seed": seed, "seeds": 1}
-
-
-def _with_interval(metric: str, value: float, drawn: np.ndarray, settings: dict[str, Any]) -> dict[str, Any]:
-    low, high = percentile_interval(drawn, settings["confidence"])
-    return {"metric": metric, "value": float(value), "ci_low": low, "ci_high": high}
 
 
 def _calibration_error(answers: pd.DataFrame) -> float:

@@ -10,11 +10,16 @@ import numpy as np
 
 def resample_means(correct: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Means of resampled examples, ``[methods, n] -> [methods, resamples]``, the same examples for every method."""
-    examples = correct.shape[1]
+    counts = _draw_counts(correct.shape[1], resamples, rng)
+    return correct.astype(float) @ counts / len(counts)
+
+
+def _draw_counts(examples: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each example is drawn, ``[examples, resamples]``."""
     chosen = rng.integers(examples, size=(resamples, examples))
     counts = np.zeros((resamples, examples))
     np.add.at(counts, (np.arange(resamples)[:, None], chosen), 1)
-    return correct.astype(float) @ counts.T / examples
+    return counts.T
 
 
 def resample_seeds_and_means(
@@ -24,15 +29,12 @@ def resample_seeds_and_means(
 
     The same examples for all methods, and the same seeds for all methods that have equally many.
     """
-    examples = next(iter(correct.values())).shape[1]
-    chosen = rng.integers(examples, size=(resamples, examples))
-    counts = np.zeros((resamples, examples))
-    np.add.at(counts, (np.arange(resamples)[:, None], chosen), 1)
+    counts = _draw_counts(next(iter(correct.values())).shape[1], resamples, rng)
     most = max(len(values) for values in correct.values())
     draws = {size: rng.integers(size, size=(resamples, size)) for size in range(1, most + 1)}
     found = {}
     for name, values in correct.items():
-        means = values.astype(float) @ counts.T / examples
+        means = values.astype(float) @ counts / len(counts)
         found[name] = np.take_along_axis(means, draws[len(values)].T, axis=0).mean(axis=0)
     return found
 
@@ -58,7 +60,7 @@ def gap_closure(score: np.ndarray, base: np.ndarray, ceiling: np.ndarray) -> np.
         return np.where(ceiling > base, np.divide(score - base, ceiling - base), np.nan)
 
 
-def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a share (1927); all of 0 to 1 where nothing was counted."""
     if count == 0:
         return 0.0, 1.0

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from logitfusion.evaluate.intervals import percentile_interval, resample_seeds_and_means
-from logitfusion.evaluate.table import COLUMNS
+from logitfusion.evaluate.intervals import resample_seeds_and_means
+from logitfusion.evaluate.table import COLUMNS, average_scores, describe_score
 
 ALL_TASKS = "all tasks"  # the macro-average
 
@@ -47,7 +47,7 @@ def tabulate_students(
         samples[task] = {name: (float(values.mean()), drawn[name]) for name, values in stacked.items()}
         for name, trials in members.items():
             common = {"method": name, "task": task, "n": correct.shape[1], "seeds": len(trials)}
-            rows.append(common | _scored(metrics[task], samples[task][name], settings))
+            rows.append(common | describe_score(metrics[task], samples[task][name], settings))
             for trial, right in zip(trials, stacked[name], strict=True):
                 if len(trials) > 1:
                     rows.append(
@@ -58,11 +58,11 @@ def tabulate_students(
             seconds = table[table["method"].isin(trials)]["seconds"].sum()
             rows.append(common | {"metric": "seconds_of_decoding", "value": float(seconds) / len(trials)})
     if len(judged) > 1:
-        samples[ALL_TASKS] = {name: _average([samples[task][name] for task in judged]) for name in members}
+        samples[ALL_TASKS] = {name: average_scores([samples[task][name] for task in judged]) for name in members}
         examples = sum(table["id"].nunique() for table in judged.values())
         for name, trials in members.items():
             common = {"method": name, "task": ALL_TASKS, "n": examples, "seeds": len(trials)}
-            rows.append(common | _scored("score", samples[ALL_TASKS][name], settings))
+            rows.append(common | describe_score("score", samples[ALL_TASKS][name], settings))
     rows += _gains(samples, rows, track, settings)
     table = pd.DataFrame(rows).assign(track="distill", shots=pd.NA, confidence=settings["confidence"], **labels)
     return table.reindex(columns=list(COLUMNS))
@@ -82,11 +82,6 @@ def _pivot(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return table.pivot(index="method", columns="id", values=column)
 
 
-def _scored(metric: str, score: tuple[float, np.ndarray], settings: dict[str, Any]) -> dict[str, Any]:
-    low, high = percentile_interval(score[1], settings["confidence"])
-    return {"metric": metric, "value": score[0], "ci_low": low, "ci_high": high}
-
-
 def _agreement(answers: pd.DataFrame, trials: list[str], teachers: dict[str, str]) -> list[dict[str, Any]]:
     """Share of the examples that a teacher answers at all where the student gives the same answer."""
     rows = []
@@ -96,10 +91,6 @@ def _agreement(answers: pd.DataFrame, trials: list[str], teachers: dict[str, str
         if same.size and trials != [model]:
             rows.append({"metric": f"agreement_{teacher}", "value": float(same.mean()), "n": int(said.notna().sum())})
     return rows
-
-
-def _average(scores: list[tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
-    return float(np.mean([point for point, _ in scores])), np.mean([samples for _, samples in scores], axis=0)
 
 
 def _gains(
@@ -117,5 +108,7 @@ def _gains(
             if name != track["baseline"]:
                 gain = scores[name][0] - base[0], scores[name][1] - base[1]
                 n, seeds = counts[name, task]
-                found.append({"method": name, "task": task, "n": n, "seeds": seeds} | _scored("gain", gain, settings))
+                found.append(
+                    {"method": name, "task": task, "n": n, "seeds": seeds} | describe_score("gain", gain, settings)
+                )
     return found

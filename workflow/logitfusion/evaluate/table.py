@@ -54,7 +54,7 @@ def tabulate_fusion(
     averaged = [task for task in seen if task in scores]
     shared = set.intersection(*(set(scores[task]) for task in averaged)) if len(averaged) > 1 else set()
     if shared:
-        scores[SEEN] = {method: _average([scores[task][method] for task in averaged]) for method in shared}
+        scores[SEEN] = {method: average_scores([scores[task][method] for task in averaged]) for method in shared}
         examples = sum(len(judged[task]["id"].unique()) for task in averaged)
         for method, score in scores[SEEN].items():
             rows.append(_row(method, SEEN, "score", score, examples, settings))
@@ -65,18 +65,21 @@ def tabulate_fusion(
     return table.reindex(columns=list(COLUMNS))
 
 
-def _average(scores: list[tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
+def average_scores(scores: list[tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
+    """The macro-average of points and of their bootstrap samples."""
     return float(np.mean([point for point, _ in scores])), np.mean([samples for _, samples in scores], axis=0)
 
 
 def _row(
     method: str, task: str, metric: str, score: tuple[float, np.ndarray], examples: int, settings: dict[str, Any]
 ) -> dict[str, Any]:
+    return {"method": method, "task": task, "n": examples} | describe_score(metric, score, settings)
+
+
+def describe_score(metric: str, score: tuple[float, np.ndarray], settings: dict[str, Any]) -> dict[str, Any]:
+    """The part of a row that says a number (a point and its bootstrap samples) with its interval."""
     low, high = percentile_interval(score[1], settings["confidence"])
-    return {
-        "method": method, "task": task, "metric": metric, "value": float(score[0]), "ci_low": low, "ci_high": high,
-        "n": examples,
-    }  # fmt: skip
+    return {"metric": metric, "value": float(score[0]), "ci_low": low, "ci_high": high}
 
 
 def _describe_task(

@@ -12,9 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from logitfusion.files import whole, write_text
+from logitfusion.evaluate.intervals import wilson_interval
+from logitfusion.files import write_text
 from logitfusion.report.page import interval_cell, page, write_tables
-from logitfusion.report.style import COLOURS, GREY, colour, use_style
+from logitfusion.report.style import COLOURS, GREY, colour, save_figure, use_style
 
 MARKERS = "os^v*Px<>"
 # What is drawn beside what, by the few-shot method behind a name; the shown method and CLIP itself are in both.
@@ -52,7 +53,7 @@ def plot_shots(table: pd.DataFrame, track: dict[str, Any], path: str | Path) -> 
         line[0].set_ylim(*_limits(table[table["task"] == task]))
     for axis in axes[-1]:
         axis.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_shots(axis: plt.Axes, rows: pd.DataFrame, name: str, look: tuple[str, str], track: dict[str, Any]) -> None:
@@ -89,7 +90,7 @@ def plot_ablation(table: pd.DataFrame, track: dict[str, Any], path: str | Path) 
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
             axis.set_yticks(range(len(names)), names)
             axis.set_ylim(len(names) - 0.5, -0.5)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_shift(table: pd.DataFrame, track: dict[str, Any], path: str | Path) -> None:
@@ -118,7 +119,7 @@ def plot_shift(table: pd.DataFrame, track: dict[str, Any], path: str | Path) -> 
     if not shifted:
         axes[0, 0].set_axis_off()
         axes[0, 0].text(0, 0.5, "No data set of this run has a shifted one.", color=GREY)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_uncertainty(
@@ -158,7 +159,7 @@ def plot_uncertainty(
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_visible(False)
     axes[0, 0].legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _binned(
@@ -169,14 +170,9 @@ def _binned(
     parts = [part for part in np.array_split(np.asarray(order, dtype=object), min(bins, len(order))) if len(part)]
     centres = [float(factor.loc[part].mean()) for part in parts]
     shares = [float(correct.loc[part].mean()) for part in parts]
-    low, high = np.array([_wilson(share, len(part)) for share, part in zip(shares, parts, strict=True)]).T
-    return centres, np.array(shares), low, high
-
-
-def _wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return min(middle - half, share), max(middle + half, share)
+    middle, counts = np.array(shares), [len(part) for part in parts]
+    low, high = np.array([wilson_interval(share * n, n) for share, n in zip(shares, counts, strict=True)]).T
+    return centres, middle, np.minimum(low, middle), np.maximum(high, middle)
 
 
 def write_fewshot_summary(
@@ -312,10 +308,3 @@ def _named(task: str, track: dict[str, Any]) -> str:
 
 def _seeds(track: dict[str, Any]) -> str:
     return f"{len(track['seeds'])} seed{'s' if len(track['seeds']) > 1 else ''}"
-
-
-def _save(figure: plt.Figure, path: str | Path) -> None:
-    figure.tight_layout()
-    with whole(path) as temporary:
-        figure.savefig(temporary, format="svg")
-    plt.close(figure)

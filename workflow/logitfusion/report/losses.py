@@ -7,8 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from logitfusion.files import whole
-from logitfusion.report.style import colour, use_style
+from logitfusion.report.style import colour, save_figure, use_style
 
 
 def plot_losses(curves: dict[str, pd.DataFrame], healed: set[str], path: str | Path) -> None:
@@ -27,7 +26,4 @@ def plot_losses(curves: dict[str, pd.DataFrame], healed: set[str], path: str | P
         axis.set_xlabel("optimiser step")
         axis.set_ylim(bottom=0)
         axis.legend(fontsize=8)
-    figure.tight_layout()
-    with whole(path) as temporary:
-        figure.savefig(temporary, format="svg")
-    plt.close(figure)
+    save_figure(figure, path)

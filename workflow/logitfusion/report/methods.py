@@ -8,9 +8,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from logitfusion.evaluate.table import SEEN
-from logitfusion.files import whole
 from logitfusion.report.page import SCORES, interval_cell, score_cell, write_tables
-from logitfusion.report.style import GREY, colour, use_style
+from logitfusion.report.style import GREY, colour, save_figure, use_style
 
 
 def plot_methods(table: pd.DataFrame, methods: list[str], base: str, ceiling: str, path: str | Path) -> None:
@@ -43,10 +42,7 @@ def plot_methods(table: pd.DataFrame, methods: list[str], base: str, ceiling: st
         axis.set_ylim(len(methods) - 0.5, -0.5)
     for axis in list(axes.flat)[len(tasks) :]:
         axis.set_visible(False)
-    figure.tight_layout()
-    with whole(path) as temporary:
-        figure.savefig(temporary, format="svg")
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def write_summary(

@@ -9,9 +9,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from logitfusion.evaluate.students import ALL_TASKS, members_of
-from logitfusion.files import whole
 from logitfusion.report.page import SCORES, interval_cell, score_cell, write_tables
-from logitfusion.report.style import GREY, colour, use_style
+from logitfusion.report.style import GREY, colour, save_figure, use_style
 
 PARTS = {
     "sft": "SFT: cross-entropy, nats a response token",
@@ -49,10 +48,7 @@ def plot_students(table: pd.DataFrame, track: dict[str, Any], path: str | Path) 
         axis.set_ylim(len(names) - 0.5, -0.5)
     for axis in list(axes.flat)[len(tasks) :]:
         axis.set_visible(False)
-    figure.tight_layout()
-    with whole(path) as temporary:
-        figure.savefig(temporary, format="svg")
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def plot_student_losses(curves: dict[str, pd.DataFrame], track: dict[str, Any], path: str | Path) -> None:
@@ -69,10 +65,7 @@ def plot_student_losses(curves: dict[str, pd.DataFrame], track: dict[str, Any], 
         axis.set_xlabel("optimiser step")
         axis.set_ylim(bottom=0)
         axis.legend(fontsize=7)
-    figure.tight_layout()
-    with whole(path) as temporary:
-        figure.savefig(temporary, format="svg")
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def write_students_summary(

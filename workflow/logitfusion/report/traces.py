@@ -7,8 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from logitfusion.files import whole
-from logitfusion.report.style import GREY, colour, use_style
+from logitfusion.report.style import GREY, colour, save_figure, use_style
 
 
 def plot_traces(
@@ -39,10 +38,7 @@ def plot_traces(
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour(position)) for position in range(len(names))]
     figure.suptitle(title, fontsize=11)
     figure.legend(handles, names, loc="lower center", ncol=max(len(names), 1), title="expert")
-    figure.tight_layout(rect=(0, 0.09 / shape[0] + 0.03, 1, 1))
-    with whole(path) as temporary:
-        figure.savefig(temporary, format="svg")
-    plt.close(figure)
+    save_figure(figure, path, rect=(0, 0.09 / shape[0] + 0.03, 1, 1))
 
 
 def _draw(axis: plt.Axes, row: pd.Series, experts: list[str], names: list[str]) -> None:

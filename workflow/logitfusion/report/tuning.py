@@ -8,8 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from logitfusion.files import whole
-from logitfusion.report.style import GREY, colour, use_style
+from logitfusion.report.style import GREY, colour, save_figure, use_style
 
 
 def plot_tuning(tunings: dict[str, dict[str, Any]], path: str | Path) -> None:
@@ -35,10 +34,7 @@ def plot_tuning(tunings: dict[str, dict[str, Any]], path: str | Path) -> None:
     if not tunings:
         axes[0, 0].set_axis_off()
         axes[0, 0].text(0, 0.5, "No method of this run is tuned.", color=GREY)
-    figure.tight_layout()
-    with whole(path) as temporary:
-        figure.savefig(temporary, format="svg")
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def _draw(axis: plt.Axes, candidates: pd.DataFrame, chosen: dict[str, float]) -> None:

@@ -63,11 +63,6 @@ def _peak_gigabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def shard_range(examples: int, shard: int, shards: int) -> range:
-    """The examples of one shard: contiguous, sizes differing by at most one."""
-    return range(examples * shard // shards, examples * (shard + 1) // shards)
-
-
 class Rate:
     """A line every few seconds: how many of the things are done, and how fast."""
 

@@ -13,7 +13,8 @@ from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.models.load import load_model, use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
-from logitfusion.stages._stage import Rate, logger, run_stage, shard_range
+from logitfusion.shards import shard_range
+from logitfusion.stages._stage import Rate, logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:

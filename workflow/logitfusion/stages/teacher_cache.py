@@ -14,8 +14,9 @@ from logitfusion.distill.shard import hash_texts, read_manifest
 from logitfusion.files import remove, whole
 from logitfusion.models.identity import hash_model, hash_tokenizer
 from logitfusion.models.load import bf16_helps, choose_device, load_model, load_tokenizer, use_threads
+from logitfusion.shards import shard_range
 from logitfusion.stages._distill import read_texts
-from logitfusion.stages._stage import Rate, logger, run_stage, shard_range
+from logitfusion.stages._stage import Rate, logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
