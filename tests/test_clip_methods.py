@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from logitfusion.clip import Support, fit_method, load_head, save_head
+from logitfusion.clip.amu import trust_in_clip
 from logitfusion.clip.gda import discriminant
 from logitfusion.clip.head_file import load_snapshots
 from logitfusion.clip.methods import BY_EPOCHS, DEFAULTS, GRIDS, METHODS, NEED_AUXILIARY
@@ -328,7 +329,25 @@ def test_selection_trusts_whom_the_support_set_trusts() -> None:
 def test_one_shot_has_nothing_to_hold_out() -> None:
     head = fit_method("amu_classes", make_problem(shots=1).support, {"epochs": 2}, seed=0)
     assert not head.settings["selected"]
-    assert head.alpha == DEFAULTS["amu_classes"]["alpha"]
+
+
+def test_at_one_shot_a_good_clip_keeps_its_say_and_a_useless_one_loses_it() -> None:
+    problem = make_problem(classes=10, shots=1, noise=(1.0, 1.5), text_noise=0.5)
+    useless = replace(problem.support, classifier=problem.support.classifier.roll(1, dims=1))
+    heads = [fit_method("amu_classes", support, seed=0) for support in (problem.support, useless)]
+    assert heads[1].alpha > 16 * heads[0].alpha
+
+
+def test_at_one_shot_a_calibrated_clip_gets_the_published_alpha() -> None:
+    labels = torch.arange(4)
+    clip = one_hot(torch.tensor([0, 1, 2, 0]), 4).float()  # three of four right
+    # Smoothed by a fifth, the answered class has (3 * 0.85 + 0.05) / 4 = 0.65 of the labels, each other 0.35 / 3.
+    odds = math.log(0.65 / (0.35 / 3))
+    support = Support(clip[:, None], clip[:, None], labels, torch.eye(4), scale=odds)
+    chosen = trust_in_clip(support, DEFAULTS["amu_classes"] | {"temperature": 1.0})
+    assert chosen == {"alpha": DEFAULTS["amu"]["alpha"], "lambda": 0.0}
+    scaled = trust_in_clip(replace(support, scale=8 * odds), DEFAULTS["amu_classes"] | {"temperature": 2.0})
+    assert scaled["alpha"] == pytest.approx(4 * chosen["alpha"])
 
 
 @pytest.mark.parametrize(("count", "trainings"), [(399, 4), (400, 2)])

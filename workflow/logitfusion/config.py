@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from logitfusion.clip.settings import BY_EPOCHS, DEFAULTS, METHODS, NEED_AUXILIARY, complete_settings
+from logitfusion.clip.settings import BY_EPOCHS, METHODS, NEED_AUXILIARY, complete_settings
 from logitfusion.errors import UserError
 from logitfusion.models.package import package_parts
 from logitfusion.tasks.definition import load_definition
@@ -375,8 +375,6 @@ def fewshot_method(clip: dict[str, Any], name: str) -> tuple[str, dict[str, Any]
     for key, value in given.items():
         if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
             raise UserError(_not_a_number(f"Config key '{where}.{key}'", value))
-        if isinstance(value, str) and isinstance(DEFAULTS[method].get(key), (int, float)) and value != "classes":
-            raise UserError(f"Config key '{where}.{key}' must be a number, and is {value!r}.")
     try:
         return method, complete_settings(method, given)
     except UserError as error:

@@ -89,6 +89,31 @@ def temperature_of(temperature: float | str, classes: int) -> float:
     return float(temperature)
 
 
+# Powers of two a half apart: what CLIP's logits are multiplied by to be log-odds.
+_CALIBRATIONS = tuple(2.0 ** (power / 2) for power in range(-16, 9))
+
+
+def trust_in_clip(support: Support, settings: dict[str, Any]) -> dict[str, Any]:
+    """The ``alpha`` and ``lambda`` of ``amu_classes`` where no class has two images, so that nothing can be held out.
+
+    Nothing then tells how good the head is. But CLIP has not seen these images, so they are an honest, if small, test
+    of CLIP: the factor b at which ``b s0`` has the least cross-entropy on them makes its logits log-odds. (Labels are
+    smoothed by ``1 / (n + 1)``, as if one more image had all labels: n right answers are no proof of certainty.) On
+    that scale the bias gets its published size, ``b s0 + alpha u t`` with scores t of spread 1, which is
+    ``s0 + alpha / (b temperature) u z``. For a calibrated CLIP (b = 1) with 1,000 classes these are the published
+    settings; a CLIP that is right by chance only (b near 0) leaves the answer to the head; multiplying CLIP's logits by
+    a constant changes no answer but through u. The head learns from its own loss alone (lambda 0).
+    """
+    logits = support.zero_shot()[:, 0].double()
+    doubt = 1.0 / (len(logits) + 1)
+    calibration = min(
+        _CALIBRATIONS,
+        key=lambda b: float(nn.functional.cross_entropy(b * logits, support.labels, label_smoothing=doubt)),
+    )
+    temperature = temperature_of(settings["temperature"], support.classes)
+    return {"alpha": settings["alpha"] / (calibration * temperature), "lambda": 0.0}
+
+
 @one_thread()
 def fit_amu(
     support: Support,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from logitfusion.clip.amu import fit_amu
+from logitfusion.clip.amu import fit_amu, trust_in_clip
 from logitfusion.clip.gda import fit_gda
 from logitfusion.clip.heads import Head, Support
 from logitfusion.clip.lpplusplus import fit_lp_plus_plus
@@ -68,6 +68,8 @@ def fit_method(
         if selected:
             best = int(losses.argmin())
             complete = candidates[best] | {"held_out_loss": float(losses[best])}
+        elif name == "amu_classes":
+            complete |= trust_in_clip(support, complete)
     if name.startswith("amu"):
         (head,) = fit_amu(support, [complete], seed=seed, on_epoch=on_epoch)
     elif name in BY_EPOCHS:

@@ -5,6 +5,7 @@ Nothing here needs torch, so that a config is checked in no time.
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -27,6 +28,7 @@ _AMU = {
 }
 
 # "selection" is "fixed" (these values) or "cross_validation" (over GRIDS, on the support set, in up to "folds" parts).
+# With one image a class nothing can be held out: then these values, but for ``amu_classes`` see ``amu.trust_in_clip``.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "zero_shot": {},
     "clip_probe": {**_PROBE},
@@ -78,16 +80,51 @@ NEED_AUXILIARY = ("auxiliary_probe", "logit_sum", "amu", "amu_no_m", "amu_no_u",
 BY_EPOCHS = ("tip_adapter_f", "lp_plus_plus", "taskres", "amu", "amu_no_a", "amu_no_m", "amu_no_u", "amu_classes")
 
 
+# What settings that are words may be.
+CHOICES = {
+    "selection": ("fixed", "cross_validation"),
+    "kind": ("kurtosis", "entropy", "energy", "max", "max_min", "var", "top5", "none"),
+    "views": ("all", "plain"),
+    "branch": ("auxiliary", "clip"),
+}
+
+
 def complete_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """``DEFAULTS[name]`` with these changes; a ``UserError`` for names that are not there."""
+    """``DEFAULTS[name]`` with these changes.
+
+    Raises:
+        UserError: names the setting that is none, can't have its value, or would be chosen by cross-validation.
+    """
     if name not in DEFAULTS:
         raise UserError(f"There is no few-shot method {name!r}; known are {', '.join(METHODS)}.")
     unknown = sorted(set(settings) - set(DEFAULTS[name]))
     if unknown:
         raise UserError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(DEFAULTS[name])}.")
+    for setting, value in settings.items():
+        _check(name, setting, value)
     complete = DEFAULTS[name] | settings
-    if complete["selection"] not in ("fixed", "cross_validation"):
-        raise UserError(f'selection of {name} is "fixed" or "cross_validation", not {complete["selection"]!r}.')
-    if complete["selection"] == "cross_validation" and name not in GRIDS:
-        raise UserError(f'{name} has nothing to be selected from: set its selection to "fixed".')
+    if complete["selection"] == "cross_validation":
+        if name not in GRIDS:
+            raise UserError(f'{name} has nothing to be selected from: set its selection to "fixed".')
+        taken = [one for one in GRIDS[name][0] if complete[one] != DEFAULTS[name][one]]
+        if taken:
+            raise UserError(f"{name} chooses {taken[0]} by cross-validation; to set it, set selection to fixed too.")
     return complete
+
+
+def _check(method: str, name: str, value: Any) -> None:
+    """Refuse a value of a type or range that the setting does not have."""
+    default = DEFAULTS[method][name]
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if name in ("reference", "temperature"):
+        fits, words = (number and value > 0) or value == "classes", 'a positive number or "classes"'
+    elif name in CHOICES:
+        fits, words = value in CHOICES[name], f"one of {', '.join(CHOICES[name])}"
+    elif name == "lambda":
+        fits, words = number and 0 <= value <= 1, "a number from 0 to 1"
+    elif isinstance(default, int):
+        fits, words = number and isinstance(value, int) and value >= 1, "a whole number of at least 1"
+    else:
+        fits, words = number and value >= 0, "a number of at least 0"
+    if not fits:
+        raise UserError(f"{name} of {method} is {words}, not {value!r}.")

@@ -220,7 +220,7 @@ def _tell_selection(head: Head) -> None:
     if head.settings["selected"]:
         print(f"chosen by cross-validation on these images: {values}")
     elif head.settings["selection"] == "cross_validation":
-        print(f"one image a class leaves nothing to choose on, so the settings are the defaults: {values}")
+        print(f"one image a class leaves nothing to choose the settings on, so they are not chosen: {values}")
 
 
 def _judge(method: str, support: Support, settings: dict[str, Any], seed: int, seconds: float) -> None:
