@@ -109,6 +109,20 @@ def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["folder"]
 
 
+def test_files_get_the_modes_that_any_new_file_gets(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    with whole(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "private").touch(0o600)
+        (temporary / "program").touch(0o700)
+    with whole(tmp_path / "file") as temporary:
+        temporary.touch(0o600)
+    usual = (tmp_path / "usual").stat().st_mode
+    assert (tmp_path / "file").stat().st_mode == usual
+    assert (tmp_path / "folder/private").stat().st_mode == usual
+    assert (tmp_path / "folder/program").stat().st_mode == usual | 0o700
+
+
 def test_a_block_that_writes_nothing_leaves_the_old_folder(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     fill_folder(target, "old")

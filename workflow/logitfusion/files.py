@@ -47,6 +47,7 @@ def whole(target: str | Path) -> Iterator[Path]:
             raise FileNotFoundError(f"nothing was written to {temporary}")
         if target.is_dir() and not temporary.is_dir():
             raise UserError(f"{target} is a folder, and a file is to be written; give another name.")
+        _give_usual_modes(temporary)
         if temporary.is_dir():
             remove(target)
         temporary.replace(target)
@@ -59,6 +60,15 @@ def whole(target: str | Path) -> Iterator[Path]:
         if full is not None:
             raise UserError(f"{target} could not be written: {full}; nothing earlier was changed.") from error
         raise
+
+
+def _give_usual_modes(path: Path) -> None:
+    """Let others read what the umask lets them read: safetensors makes files for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in [path, *path.rglob("*")]:
+        if file.is_file() and not file.is_symlink():
+            file.chmod(file.stat().st_mode | (0o666 & ~mask))
 
 
 _DISK_ERRORS = {
