@@ -70,6 +70,7 @@ def ids(rows: Sequence[ImageRow]) -> list[str]:
 def test_a_folder_of_class_folders_is_split_by_the_seed(tmp_path: Path) -> None:
     root = fill(tmp_path / "pets", {"yak": 4, "big_cat": 6, ".hidden": 2})
     (root / "big_cat" / "notes.txt").write_text("no image")
+    (root / "yak" / "._0.png").write_text("what macOS leaves beside an image")
     data = read_data({"source": "folder", "path": str(root), **SEEDED})
     assert data.classes == ["big cat", "yak"]
     assert data.prompts == ["a photo of a {}."]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.dataset import DataSet, ImageRow, make_data, split_rows
-from logitfusion.clip.folders import SUFFIXES, class_folders, list_images
+from logitfusion.clip.folders import class_folders, find_images, list_images
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
 
@@ -46,12 +46,7 @@ def _class_folders(*without: str) -> Callable[[Path], Listing]:
 
     def read(folder: Path) -> Listing:
         classes = [one for one in class_folders(folder) if one not in without]
-        files = [
-            (str(file), label)
-            for label, one in enumerate(classes)
-            for file in sorted((folder / one).rglob("*"))
-            if file.suffix.lower() in SUFFIXES
-        ]
+        files = [(str(file), label) for label, one in enumerate(classes) for file in find_images(folder / one)]
         return classes, files, None
 
     return read

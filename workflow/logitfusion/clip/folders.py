@@ -67,11 +67,17 @@ def list_images(path: Path, folders: Sequence[str], prefix: str = "") -> list[Im
         raise UserError(f"The image folder {path} has a folder {unknown[0]!r}, which is none of the classes.")
     rows = []
     for label, folder in enumerate(folders):
-        files = sorted(one for one in (path / folder).rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
+        files = find_images(path / folder)
         if not files:
             raise UserError(f"The image folder {path / folder} has no images in it; add some or remove the class.")
         rows += [ImageRow(prefix + file.relative_to(path).as_posix(), str(file), label) for file in files]
     return rows
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All image files in a folder, nested ones too, sorted; nothing hidden (thumbnails, macOS' ``._`` files)."""
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
 
 
 def read_csv(entry: dict[str, Any]) -> DataSet:

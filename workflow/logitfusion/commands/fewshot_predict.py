@@ -17,7 +17,7 @@ from torch import Tensor
 
 from logitfusion.clip.confidence import uncertainty
 from logitfusion.clip.dataset import ImageRow
-from logitfusion.clip.folders import SUFFIXES
+from logitfusion.clip.folders import find_images
 from logitfusion.clip.head_file import load_head
 from logitfusion.clip.heads import CacheHead, FusedHead, Head
 from logitfusion.commands._encoders import Encoders, Seen, load_encoders, parse_auxiliary, parse_clip, see_images
@@ -105,8 +105,7 @@ def _files(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise UserError(f"There is no image or folder {place}.")
-    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(place).parts)]
+    files = find_images(place)
     if not files:
         raise UserError(f"The folder {place} has no images in it.")
     return files
