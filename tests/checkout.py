@@ -30,7 +30,7 @@ def copy_checkout(target: Path) -> Path:
 def snakemake(
     folder: Path, *arguments: str, profile: str = "local", programs: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Snakemake to its end, with this Python's packages and the checkout's own code; `programs`: a folder before PATH."""
+    """Snakemake to its end, with this Python's packages, the checkout's own code, and `programs` first in PATH."""
     places = [*([programs] if programs else []), Path(sys.executable).parent, os.environ["PATH"]]
     environment = os.environ | {"PATH": os.pathsep.join(map(str, places))}
     environment.pop("PYTHONPATH", None)
@@ -41,7 +41,7 @@ def snakemake(
 
 
 def plan_jobs(folder: Path, config: str, profile: str) -> dict[str, dict[str, str]]:
-    """ "rule wildcard ..." -> the resources that a dry-run plans for the job; the target `all` is none."""
+    """Job, as "rule wildcard ...", -> the resources that a dry-run plans for it; the target `all` is none."""
     done = snakemake(folder, "--configfile", config, "--dry-run", profile=profile)
     assert done.returncode == 0, done.stdout + done.stderr
     plan = {}
@@ -65,7 +65,7 @@ def rules_with(words: str) -> set[str]:
 
 
 def write_small_config(folder: Path) -> str:
-    """The smoke config with one of everything: each rule but `package` runs, `model` and `expert` with and without a GPU."""
+    """The smoke config with one of everything: each rule but `package` runs; `model`, `expert` with and without GPU."""
     config = yaml.safe_load((folder / "config/smoke.yaml").read_text())
     del config["tasks"]["letters"], config["models"]["stranger"], config["clip"]["datasets"]["dark"]
     config["experts"] = {"sums": config["experts"]["sums"], "merged": {"base": "small", "merge": ["sums"]}}

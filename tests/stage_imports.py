@@ -1,4 +1,4 @@
-"""What the stages of a conda environment import, read from the rules and from the package's source, without running it."""
+"""What the stages of a conda environment import, read from the rules and from the package's source."""
 
 from __future__ import annotations
 

@@ -235,17 +235,17 @@ class Training:
                 steps.append(json.loads(path.read_text())["global_step"])
         return max(steps, default=0)
 
-    def hold(self, after: int) -> tuple[str, int]:
+    def hold(self, after: int) -> tuple[dict[str, str], int]:
         """Wait for a checkpoint after a step, and stop the stage's process there, so that no machine is too fast.
 
         Returns:
-            SLURM's id of the job, and the step that the newest checkpoint is of.
+            The job, and the step that the newest checkpoint is of.
         """
         wait_for(lambda: self.reached() > after, "a newer checkpoint", 240)
         for process, command in find_processes(self.cluster.folder).items():
             if command.startswith("python -m logitfusion.stages.expert"):
                 os.kill(process, signal.SIGSTOP)
-        return self.jobs()[-1]["JobId"], self.reached()
+        return self.jobs()[-1], self.reached()
 
 
 @pytest.fixture
@@ -256,19 +256,22 @@ def training(cluster: Cluster, checkout: Path) -> Training:
 
 def test_a_training_over_its_time_limit_has_twice_the_time_and_goes_on(training: Training) -> None:
     with at_work(training.cluster, training.checkout, *training.target) as process:
-        job, step = training.hold(after=0)
-        training.cluster.end(job)
-        again, next_step = training.hold(after=step)
+        first, step = training.hold(after=0)
+        training.cluster.end(first["JobId"])
+        second, _ = training.hold(after=step)
+        assert minutes(second["TimeLimit"]) == 2 * minutes(first["TimeLimit"])
         assert f"resuming from checkpoint-{step}" in training.log()
-        training.cluster.end(again)
+        training.cluster.end(second["JobId"])
         code, said = finish(process, training.checkout)
     assert code == 1
-    first, second = training.jobs()
-    assert first["JobState"] == second["JobState"] == "TIMEOUT"
-    limits = dict(re.findall(r"SLURM jobid (\d+) .*\n", said)) or [first, second]
-    assert len(limits) == 2
-    assert (training.checkout / PROFILE["slurm-logdir"] / f"rule_expert/ceiling/{again}.log").exists()
-    assert next_step > step
+    assert [job["JobState"] for job in training.jobs()] == ["TIMEOUT", "TIMEOUT"]
+    (sentence,) = [line for line in said.splitlines() if line.startswith("expert (ceiling) ")]
+    limit = minutes(second["TimeLimit"])
+    assert sentence == (
+        f"expert (ceiling) met its time limit of {limit} minutes: put `expert: {{runtime: {2 * limit}}}` into"
+        " set-resources in slurm/profile.yaml and call again; training goes on from its last checkpoint."
+    )
+    assert (training.checkout / PROFILE["slurm-logdir"] / f"rule_expert/ceiling/{second['JobId']}.log").exists()
 
 
 def test_a_cancelled_training_goes_on(training: Training) -> None:
@@ -285,8 +288,13 @@ def test_a_cancelled_training_goes_on(training: Training) -> None:
     assert training.jobs()[-1]["JobState"] == "COMPLETED"
 
 
-def test_a_job_over_its_memory_is_ended_and_the_way_on_is_said(cluster: Cluster, checkout: Path) -> None:
-    arguments = ("results/long/models/stranger", "--configfile", write_long_config(checkout, steps=80))
+def test_a_job_over_its_memory_is_killed_and_the_user_told_what_to_do(cluster: Cluster, checkout: Path) -> None:
+    arguments = ("results/long/models/stranger", "--configfile", write_long_config(checkout, steps=1))
     code, said = call(cluster, checkout, *arguments, "--retries", "0", "--set-resources", "model:mem_mb=300")
     assert code == 1
-    print(said)
+    assert cluster.jobs()[-1]["JobState"] == "FAILED"
+    (sentence,) = [line for line in said.splitlines() if line.startswith("model (stranger) ")]
+    assert sentence == (
+        "model (stranger) needed more than its 300 MB of memory: put `model: {mem_mb: 600}` into"
+        " set-resources in slurm/profile.yaml and call again."
+    )

@@ -1,9 +1,9 @@
 # What a cluster's user reads last when jobs failed: which of them SLURM ended at a limit, and what to do about it.
 import re
 
-# Found in SLURM's log of the job, or in the state that sacct or squeue gives. Not every site's SLURM says each of them.
-MEMORY_WORDS = r"exceeded memory limit|oom[-_]kill|out[-_ ]of[-_ ]memory"
-TIME_WORDS = r"due to time limit|'TIMEOUT'"
+# Found in SLURM's log of the job, or in the state that sacct or squeue gives; sites differ in which they have.
+MEMORY_WORDS = r"exceeded memory limit|oom[-_]kill|'OUT_OF_MEMORY'"
+TIME_WORDS = r"DUE TO TIME LIMIT|'TIMEOUT'"
 
 
 def explain_failures(text):
@@ -26,9 +26,9 @@ def explain_failure(planned, facts):
     wildcards = re.findall(r"=([^,]+)", planned.get("wildcards", ""))
     job = planned["rule"] + (f" ({', '.join(wildcards)})" if wildcards else "")
     said = facts.get("message", "") + slurm_log(facts)
-    if re.search(MEMORY_WORDS, said, re.IGNORECASE):
+    if re.search(MEMORY_WORDS, said):
         return f"{job} needed more than its {asked['mem_mb']} MB of memory: {advice(planned, 'mem_mb', asked)}."
-    if re.search(TIME_WORDS, said, re.IGNORECASE):
+    if re.search(TIME_WORDS, said):
         return f"{job} met its time limit of {asked['runtime']} minutes: {advice(planned, 'runtime', asked)}; training goes on from its last checkpoint."
     return None
 
