@@ -259,10 +259,10 @@ def _free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def _no_sudden_end() -> Iterator[None]:
-    """A polite kill unwinds the program as Ctrl-C does, so that the cluster is stopped."""
+    """A polite kill unwinds the program as Ctrl-C does, so that the cluster is stopped (and pytest stops, too)."""
 
-    def unwind(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
+    def unwind(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, unwind)
     try:
@@ -275,6 +275,9 @@ if __name__ == "__main__":
     obstacle = find_obstacle()
     if obstacle:
         sys.exit(obstacle)
-    with start_cluster("main") as here:
-        code = subprocess.run(sys.argv[1:] or ["sinfo"], env=here.environment, check=False).returncode
+    try:
+        with start_cluster("main") as here:
+            code = subprocess.run(sys.argv[1:] or ["sinfo"], env=here.environment, check=False).returncode
+    except KeyboardInterrupt:
+        code = 130
     sys.exit(code)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -71,7 +70,7 @@ def call(cluster: Cluster, checkout: Path, *arguments: str) -> tuple[int, str]:
         return finish(process, checkout)
 
 
-def write_long_config(checkout: Path, steps: int) -> str:
+def write_long_config(checkout: Path, steps: int = 80) -> str:
     """The smoke config as a run of its own, with a long training and a checkpoint at nearly every step."""
     config = yaml.safe_load((checkout / "config/smoke.yaml").read_text())
     config["run"] = "long"
@@ -199,7 +198,7 @@ def test_jobs_wait_for_a_drained_node_and_survive_a_lost_one(cluster: Cluster, c
         return next(iter(cluster.jobs()[before:]), {"JobState": "NONE", "Reason": ""})
 
     cluster.set_node("DRAIN")
-    with at_work(cluster, checkout, target, "--configfile", write_long_config(checkout, steps=60)) as process:
+    with at_work(cluster, checkout, target, "--configfile", write_long_config(checkout)) as process:
         wait_for(lambda: job()["JobState"] == "PENDING" and "DRAINED" in job()["Reason"], "a job that waits")
         cluster.set_node("RESUME")
         wait_for(lambda: job()["JobState"] == "RUNNING", "the job")
@@ -250,7 +249,7 @@ class Training:
 
 @pytest.fixture
 def training(cluster: Cluster, checkout: Path) -> Training:
-    target = ("results/long/experts/ceiling", "--configfile", write_long_config(checkout, steps=80))
+    target = ("results/long/experts/ceiling", "--configfile", write_long_config(checkout))
     return Training(cluster, checkout, target)
 
 
@@ -289,7 +288,7 @@ def test_a_cancelled_training_goes_on(training: Training) -> None:
 
 
 def test_a_job_over_its_memory_is_killed_and_the_user_told_what_to_do(cluster: Cluster, checkout: Path) -> None:
-    arguments = ("results/long/models/stranger", "--configfile", write_long_config(checkout, steps=1))
+    arguments = ("results/long/models/stranger", "--configfile", write_long_config(checkout))
     code, said = call(cluster, checkout, *arguments, "--retries", "0", "--set-resources", "model:mem_mb=300")
     assert code == 1
     assert cluster.jobs()[-1]["JobState"] == "FAILED"
@@ -298,3 +297,20 @@ def test_a_job_over_its_memory_is_killed_and_the_user_told_what_to_do(cluster: C
         "model (stranger) needed more than its 300 MB of memory: put `model: {mem_mb: 600}` into"
         " set-resources in slurm/profile.yaml and call again."
     )
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_run_takes_its_cluster_with_it() -> None:
+    command = ["sh", "-c", "echo $SLURM_CONF; srun sleep $((10 * 60))"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/slurm/cluster.py"), *command], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        folder = Path(process.stdout.readline().strip()).parent
+        wait_for(lambda: "sleep 600" in " ".join(find_processes(folder).values()), "a running job")
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not find_processes(folder)
+    assert not folder.exists()
