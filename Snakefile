@@ -64,5 +64,5 @@ rule all:
 
 
 onerror:
-    for sentence in explain_failures(Path(log).read_text(errors="replace")) if workflow.is_main_process else []:
+    for sentence in explain_failures("".join(Path(path).read_text(errors="replace") for path in log)):
         print(sentence, file=sys.stderr)

@@ -30,6 +30,17 @@ Error in rule expert:
     external_jobid: 12
 Logfile results/demo/logs/experts/a.log: empty file
 """
+# Snakemake shows the log of the failed job, which is that of another Snakemake: numbers of its own, fewer facts.
+INNER = """\
+rule expert:
+    log: results/demo/logs/experts/a.log
+    jobid: 7
+    resources: mem_mb=1, runtime=1
+Error in rule expert:
+    message: None
+    jobid: 7
+    log: results/demo/logs/experts/a.log (check log file(s) for error details)
+"""
 MEMORY = (
     "expert (a) needed more than its 16000 MB of memory: put `expert: {mem_mb: 32000}` into set-resources in"
     " slurm/profile.yaml and call again."
@@ -82,9 +93,13 @@ def test_a_retry_that_succeeded_needs_no_word(explain: Callable) -> None:
     assert explain("TIMEOUT", "", "Trying to restart job 7.\nFinished jobid: 7 (Rule: expert)\n") == []
 
 
+def test_the_log_of_a_job_is_not_mistaken_for_that_of_the_run(explain: Callable) -> None:
+    assert explain("TIMEOUT", "", INNER) == [TIME]
+
+
 def test_only_the_last_try_counts(explain: Callable, tmp_path: Path) -> None:
-    again = RULE.replace("runtime=480", "runtime=960") + ERROR
-    (sentence,) = explain("TIMEOUT", "", again.format(folder=tmp_path, state="TIMEOUT"))
+    again = (RULE.replace("runtime=480", "runtime=960") + ERROR).replace("12", "13")
+    (sentence,) = explain("OUT_OF_MEMORY", "", INNER + again.format(folder=tmp_path, state="TIMEOUT"))
     assert "960 minutes" in sentence
     assert "runtime: 1920" in sentence
 

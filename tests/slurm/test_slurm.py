@@ -47,6 +47,8 @@ def at_work(cluster: Cluster, checkout: Path, *arguments: str) -> Iterator[subpr
         process = subprocess.Popen(
             [sys.executable, "-m", "snakemake", *arguments, "--profile", "slurm", "--nocolor", *OVERRIDES],
             cwd=checkout, env=environment, stdout=output, stderr=output, text=True,
+            # A job in a shell's background, as CI's may be, ignores Ctrl-C, and so do its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     try:
         yield process
