@@ -9,6 +9,7 @@ if not workflow.config_settings.configfiles:  # a config file given on the comma
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/failures.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/experts.smk"
@@ -60,3 +61,8 @@ rule all:
         FUSION_REPORT if "fusion" in config else [],
         STUDENTS_REPORT if "distill" in config else [],
         CLIP_REPORT if "clip" in config else [],
+
+
+onerror:
+    for sentence in explain_failures("".join(Path(path).read_text(errors="replace") for path in log)):
+        print(sentence, file=sys.stderr)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,11 +27,54 @@ def copy_checkout(target: Path) -> Path:
     return target
 
 
-def snakemake(folder: Path, *arguments: str, profile: str = "local") -> subprocess.CompletedProcess[str]:
-    """Snakemake to its end, with this Python's packages and the checkout's own code."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+def snakemake(
+    folder: Path, *arguments: str, profile: str = "local", programs: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Snakemake to its end, with this Python's packages, the checkout's own code, and `programs` first in PATH."""
+    places = [*([programs] if programs else []), Path(sys.executable).parent, os.environ["PATH"]]
+    environment = os.environ | {"PATH": os.pathsep.join(map(str, places))}
     environment.pop("PYTHONPATH", None)
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--profile", profile, "--nocolor", *arguments],
         cwd=folder, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def plan_jobs(folder: Path, config: str, profile: str) -> dict[str, dict[str, str]]:
+    """Job, as "rule wildcard ...", -> the resources that a dry-run plans for it; the target `all` is none."""
+    done = snakemake(folder, "--configfile", config, "--dry-run", profile=profile)
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan = {}
+    for text in re.split(r"^rule ", done.stdout + done.stderr, flags=re.MULTILINE)[1:]:
+        wildcards = re.search(r"^ +wildcards: (.+)$", text, re.MULTILINE)
+        values = [pair.split("=")[1] for pair in wildcards[1].split(", ")] if wildcards else []
+        resources = re.search(r"^ +resources: (.+)$", text, re.MULTILINE)
+        plan[" ".join([text.split(":")[0], *values])] = dict(pair.split("=") for pair in resources[1].split(", "))
+    plan.pop("all", None)
+    return plan
+
+
+def rules_with(words: str) -> set[str]:
+    """The rules that contain some text."""
+    return {
+        name
+        for path in (ROOT / "workflow/rules").glob("*.smk")
+        for name, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", path.read_text(), re.MULTILINE)
+        if words in body
+    }
+
+
+def write_small_config(folder: Path) -> str:
+    """The smoke config with one of everything: each rule but `package` runs; `model`, `expert` with and without GPU."""
+    config = yaml.safe_load((folder / "config/smoke.yaml").read_text())
+    del config["tasks"]["letters"], config["models"]["stranger"], config["clip"]["datasets"]["dark"]
+    config["experts"] = {"sums": config["experts"]["sums"], "merged": {"base": "small", "merge": ["sums"]}}
+    tuned = config["fusion"]["methods"]["tuned"] | {"experts": ["merged"], "tasks": ["sums"]}
+    config["fusion"] |= {"shards": 1, "methods": {"tuned": tuned}}
+    config["evaluate"] |= {"base": "tuned", "ceiling": "tuned"}
+    alone = {"teachers": ["itself"], "uld": 0.3, "gld": 0.2, "k": 4}
+    config["distill"] |= {"teachers": {"itself": {"model": "small"}}, "seeds": [0], "methods": {"gld": alone}}
+    config["distill"] |= {"baseline": "gld", "cache": config["distill"]["cache"] | {"shards": 1}}
+    config["clip"] |= {"shots": [1], "seeds": [0], "methods": {"amu": {"epochs": 1}}, "baselines": [], "oracle": []}
+    (folder / "config/small.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return "config/small.yaml"

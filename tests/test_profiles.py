@@ -7,49 +7,72 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkout import ROOT, copy_checkout, snakemake
+from checkout import ROOT, copy_checkout, plan_jobs, rules_with
 
 TEXT = (ROOT / "slurm/profile.yaml").read_text()
-OFFERED = re.findall(r"^ *# ((?:- )?[a-z_-]+[:=].*)$", TEXT, re.MULTILINE)
+# Keys in comments; a value goes on in the next lines if these are indented.
+OFFERED = re.findall(r"^ *# ((?:- )?[a-z_-]+[:=].*(?:\n#   .*)*)$", TEXT, re.MULTILINE)
 CONDA = "software-deployment-method"  # needs a conda
 pytestmark = pytest.mark.workflow
 
 
-def test_the_profile_sets_the_cores_of_every_rule_that_computes() -> None:
-    rules = {
-        name
-        for path in (ROOT / "workflow/rules").glob("*.smk")
-        for name, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", path.read_text(), re.MULTILINE)
-        if "threads: THREADS" in body
-    }
-    assert rules == {entry.split("=")[0] for entry in yaml.safe_load(TEXT)["set-threads"]}
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_checkout(tmp_path_factory.mktemp("checkout"))
 
 
-def test_the_profile_offers_what_sites_differ_in() -> None:
-    words = {re.match(r"(?:- )?([a-z_-]+)", line)[1] for line in OFFERED}
-    assert words >= {"slurm_account", "set-resources", "slurm-status-command", CONDA}
-
-
-@pytest.mark.parametrize(
-    ("offered", "planned"),
-    [
-        ("- slurm_account", "slurm_account=my-account"),
-        ("set-resources: {model: &gpu {slurm_partition", "slurm_partition=gpu"),
-        ("set-resources: {model: &gpu {gpu", "gres=gpu:a100:1"),
-        ("slurm-", ""),
-    ],
-    ids=["account", "partition", "gres", "status"],
-)
-def test_what_is_offered_in_a_comment_works(tmp_path: Path, offered: str, planned: str) -> None:
-    folder = copy_checkout(tmp_path)
+def plan_with(checkout: Path, offered: str) -> dict[str, dict[str, str]]:
+    """Job -> resources of the smoke config, with what the profile offers by these first words."""
     lines = [line for line in OFFERED if line.startswith(offered)]
     assert lines
     text = TEXT
     for line in lines:
-        text = text.replace(f"# {line}", line)
-    (folder / "slurm/profile.yaml").write_text(text)
-    target = "results/smoke/experts/sums"
-    done = snakemake(folder, target, "--configfile", "config/smoke.yaml", "--dry-run", profile="slurm")
-    assert done.returncode == 0, done.stdout + done.stderr
-    resources = re.findall(r"^rule (\w+):.*?resources: (.+?)$", done.stdout + done.stderr, re.MULTILINE | re.DOTALL)
-    assert planned in dict(resources)["expert"]
+        text = text.replace("# " + line, line.replace("\n# ", "\n  "))
+    (checkout / "slurm/profile.yaml").write_text(text)
+    return plan_jobs(checkout, "config/smoke.yaml", profile="slurm")
+
+
+def test_the_profile_sets_the_cores_of_every_rule_that_computes() -> None:
+    assert rules_with("threads: THREADS") == {entry.split("=")[0] for entry in yaml.safe_load(TEXT)["set-threads"]}
+
+
+def test_the_profile_offers_what_sites_differ_in() -> None:
+    words = {re.match(r"(?:- )?([a-z_-]+)", line)[1] for line in OFFERED}
+    assert words >= {"slurm_account", "set-resources", "slurm-status-command", "slurm-no-account", CONDA}
+
+
+def test_no_rule_names_a_partition() -> None:
+    assert not rules_with("slurm_partition") | rules_with("gres=") | rules_with("slurm_account")
+
+
+def test_an_account_is_every_jobs(checkout: Path) -> None:
+    plan = plan_with(checkout, "- slurm_account")
+    assert {asked["slurm_account"] for asked in plan.values()} == {"my-account"}
+
+
+@pytest.mark.parametrize(
+    ("offered", "resource", "value"),
+    [
+        ("set-resources: {model: &gpu {slurm_partition", "slurm_partition", "gpu"),
+        ("set-resources: {model: &gpu {gpu", "gres", "gpu:a100:1"),
+    ],
+    ids=["partition", "gres"],
+)
+def test_a_sites_way_to_gpus_is_that_of_all_rules_that_use_one(
+    checkout: Path, offered: str, resource: str, value: str
+) -> None:
+    plan = plan_with(checkout, offered)
+    using = {job.split()[0] for job, asked in plan.items() if asked.get(resource) == value}
+    assert using == rules_with("gpu=")
+    if resource == "gres":
+        assert all(asked["gpu"] == "0" for asked in plan.values()), "never both"
+
+
+def test_more_memory_and_time_are_one_rules(checkout: Path) -> None:
+    plan = plan_with(checkout, "set-resources: {expert")
+    assert {job.split()[0] for job, asked in plan.items() if asked["mem_mb"] == "64000"} == {"expert"}
+    assert {asked["runtime"] for job, asked in plan.items() if job.split()[0] == "expert"} == {"1440"}
+
+
+def test_keys_for_sites_without_accounts_are_known(checkout: Path) -> None:
+    assert plan_with(checkout, "slurm-")

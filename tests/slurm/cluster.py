@@ -1,4 +1,4 @@
-"""A SLURM cluster of one node with one made-up GPU, for tests: on loopback, in a temporary folder, gone afterwards.
+"""A SLURM cluster of one node with two made-up GPUs, for tests: on loopback, in a temporary folder, gone afterwards.
 
 `python tests/slurm/cluster.py snakemake --profile slurm ...` runs one command in such a cluster.
 """
@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
-CPUS, MEMORY_MB, GPUS = 8, 64_000, 1  # what the node claims to have; nothing holds jobs to it
+CPUS, MEMORY_MB = 8, 64_000  # what the node claims to have; jobs are held to their own memory alone
+GPUS = ("/dev/null", "/dev/zero")
 
 SLURM_CONF = """\
 ClusterName=test
@@ -46,7 +47,9 @@ MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 TaskProlog={folder}/task_prolog
-JobAcctGatherType=jobacct_gather/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 SchedulerType=sched/backfill
@@ -100,6 +103,10 @@ class Cluster:
         """Job -> SLURM_CPUS_PER_TASK and CUDA_VISIBLE_DEVICES in its step, where the stage runs."""
         lines = [line.split() for line in (self.folder / "steps").read_text().splitlines()]
         return {job: (cpus, devices) for job, step, cpus, devices in lines if step == "0"}
+
+    def end(self, job: str) -> None:
+        """Let a job meet its time limit now: SLURM looks every 30 s, and its limits are whole minutes."""
+        self.run("scontrol", "update", f"JobId={job}", "EndTime=now+1seconds")
 
     def set_node(self, state: str) -> None:
         """DRAIN (running jobs go on, no new ones start), DOWN (running jobs are lost) or RESUME."""
@@ -157,12 +164,12 @@ def start_cluster(partition: str) -> Iterator[Cluster]:
 def _start(folder: Path, partition: str, daemons: list[subprocess.Popen[bytes]]) -> Cluster:
     ports = _free_ports(2)
     values: dict[str, Any] = {"folder": folder, "ports": ports, "partition": partition, "user": getpass.getuser()}
-    values |= {"host": socket.gethostname().split(".")[0], "cpus": CPUS, "memory_mb": MEMORY_MB, "gpus": GPUS}
+    values |= {"host": socket.gethostname().split(".")[0], "cpus": CPUS, "memory_mb": MEMORY_MB, "gpus": len(GPUS)}
     values["srun"] = find_program("srun")
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir()
     (folder / "slurm.conf").write_text(SLURM_CONF.format(**values))
-    (folder / "gres.conf").write_text("NodeName=localhost Name=gpu File=/dev/null\n")
+    (folder / "gres.conf").write_text("".join(f"NodeName=localhost Name=gpu File={file}\n" for file in GPUS))
     (folder / "steps").touch()
     for script, text in {"task_prolog": TASK_PROLOG, "bin/srun": SRUN}.items():
         (folder / script).write_text(text.format(**values))
@@ -252,10 +259,10 @@ def _free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def _no_sudden_end() -> Iterator[None]:
-    """A polite kill unwinds the program as Ctrl-C does, so that the cluster is stopped."""
+    """A polite kill unwinds the program as Ctrl-C does, so that the cluster is stopped (and pytest stops, too)."""
 
-    def unwind(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
+    def unwind(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, unwind)
     try:
@@ -268,6 +275,9 @@ if __name__ == "__main__":
     obstacle = find_obstacle()
     if obstacle:
         sys.exit(obstacle)
-    with start_cluster("main") as here:
-        code = subprocess.run(sys.argv[1:] or ["sinfo"], env=here.environment, check=False).returncode
+    try:
+        with start_cluster("main") as here:
+            code = subprocess.run(sys.argv[1:] or ["sinfo"], env=here.environment, check=False).returncode
+    except KeyboardInterrupt:
+        code = 130
     sys.exit(code)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
-from checkout import ROOT, copy_checkout
+from checkout import ROOT, copy_checkout, plan_jobs, rules_with, write_small_config
 from cluster import Cluster, find_obstacle, find_processes, start_cluster, wait_for
 
 pytestmark = pytest.mark.slurm
@@ -47,6 +47,8 @@ def at_work(cluster: Cluster, checkout: Path, *arguments: str) -> Iterator[subpr
         process = subprocess.Popen(
             [sys.executable, "-m", "snakemake", *arguments, "--profile", "slurm", "--nocolor", *OVERRIDES],
             cwd=checkout, env=environment, stdout=output, stderr=output, text=True,
+            # A job in a shell's background, as CI's may be, ignores Ctrl-C, and so do its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     try:
         yield process
@@ -70,19 +72,7 @@ def call(cluster: Cluster, checkout: Path, *arguments: str) -> tuple[int, str]:
         return finish(process, checkout)
 
 
-def write_small_config(checkout: Path) -> str:
-    """The smoke config with one task, one shard and the fewest methods with which every rule still runs."""
-    config = yaml.safe_load((checkout / "config/smoke.yaml").read_text())
-    del config["tasks"]["letters"], config["experts"]["ceiling"]
-    config["evaluate"]["ceiling"] = "task_arithmetic"
-    methods = config["fusion"]["methods"]
-    config["fusion"]["methods"] = {name: methods[name] for name in ("large", "tuned", "task_arithmetic")}
-    config["fusion"]["shards"] = 1
-    (checkout / "config/small.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    return "config/small.yaml"
-
-
-def write_long_config(checkout: Path, steps: int) -> str:
+def write_long_config(checkout: Path, steps: int = 80) -> str:
     """The smoke config as a run of its own, with a long training and a checkpoint at nearly every step."""
     config = yaml.safe_load((checkout / "config/smoke.yaml").read_text())
     config["run"] = "long"
@@ -91,25 +81,14 @@ def write_long_config(checkout: Path, steps: int) -> str:
     return "config/long.yaml"
 
 
-def read_plan(checkout: Path, config: str) -> dict[str, dict[str, str]]:
-    """Job, as SLURM's comment names it -> the resources that Snakemake plans for it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--profile", "slurm", "--nocolor", "--configfile", config, "--dry-run"],
-        cwd=checkout, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    plan = {}
-    for text in re.split(r"^rule ", done.stdout + done.stderr, flags=re.MULTILINE)[1:]:
-        rule = text.split(":")[0]
-        wildcards = re.search(r"^ +wildcards: (.+)$", text, re.MULTILINE)
-        values = [pair.split("=")[1] for pair in wildcards[1].split(", ")] if wildcards else []
-        comment = f"rule_{rule}" + (f"_wildcards_{'_'.join(values)}" if values else "")
-        resources = re.search(r"^ +resources: (.+)$", text, re.MULTILINE)
-        plan[comment] = dict(pair.split("=") for pair in resources[1].split(", "))
-    return plan
-
-
 def rule_of(comment: str) -> str:
     return comment.removeprefix("rule_").split("_wildcards_")[0]
+
+
+def comment_of(job: str) -> str:
+    """What the executor writes into SLURM's comment of a job, "rule wildcard ..."."""
+    rule, *wildcards = job.split()
+    return f"rule_{rule}" + (f"_wildcards_{'_'.join(wildcards)}" if wildcards else "")
 
 
 def minutes(limit: str) -> int:
@@ -132,10 +111,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plan(checkout: Path) -> dict[str, dict[str, str]]:
-    """What a dry-run plans in a fresh checkout, less the target."""
-    plan = read_plan(checkout, write_small_config(checkout))
-    del plan["rule_all"]
-    return plan
+    """What a dry-run plans in a fresh checkout."""
+    plan = plan_jobs(checkout, write_small_config(checkout), profile="slurm")
+    return {comment_of(job): asked for job, asked in plan.items()}
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +133,8 @@ def test_every_job_of_every_rule_was_one_slurm_job(
 ) -> None:
     assert set(jobs) == set(plan)
     assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}
-    written = {
-        name for path in (ROOT / "workflow/rules").glob("*.smk")
-        for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
-    }  # fmt: skip
     # The smoke config's models come out of nothing: no package is downloaded.
-    assert {rule_of(comment) for comment in jobs} >= written - {"package"}
+    assert {rule_of(comment) for comment in jobs} == rules_with("") - {"package"}
 
 
 def test_slurm_was_asked_for_what_the_rules_and_the_profile_say(
@@ -177,17 +151,22 @@ def test_slurm_was_asked_for_what_the_rules_and_the_profile_say(
         assert job["Requeue"] == "1"
 
 
-def test_models_use_the_gpu_one_job_at_a_time_and_nothing_else_sees_it(
-    cluster: Cluster, jobs: dict[str, dict[str, str]]
+def test_a_gpu_is_seen_by_the_jobs_that_ask_for_one_and_by_one_at_a_time(
+    cluster: Cluster, plan: dict[str, dict[str, str]], jobs: dict[str, dict[str, str]]
 ) -> None:
     steps = cluster.steps()
-    using = [job for comment, job in jobs.items() if steps[job["JobId"]][1] != "none"]
-    trained = {"rule_model_wildcards_small", "rule_expert_wildcards_sums", "rule_expert_wildcards_adapter"}
-    computing = trained | {comment for comment in jobs if rule_of(comment) in ("tune", "decode")}
-    assert {job["Comment"] for job in using} == computing
-    assert {steps[job["JobId"]][1] for job in using} == {"0"}
-    times = sorted((datetime.fromisoformat(job["StartTime"]), datetime.fromisoformat(job["EndTime"])) for job in using)
-    assert all(end <= start for (_, end), (start, _) in pairwise(times))
+    seen = {comment: steps[job["JobId"]][1] for comment, job in jobs.items()}
+    assert {comment for comment, device in seen.items() if device != "none"} == {
+        comment for comment, asked in plan.items() if asked["gpu"] != "0"
+    }
+    assert {rule_of(comment) for comment, device in seen.items() if device != "none"} == rules_with("gpu=")
+    assert set(seen.values()) == {"none", "0", "1"}, "both GPUs were used, each alone"
+    for device in ("0", "1"):
+        using = [jobs[comment] for comment, its in seen.items() if its == device]
+        times = sorted(
+            (datetime.fromisoformat(job["StartTime"]), datetime.fromisoformat(job["EndTime"])) for job in using
+        )
+        assert all(end <= start for (_, end), (start, _) in pairwise(times))
 
 
 def test_a_stage_runs_on_the_cores_that_its_job_was_given(cluster: Cluster, jobs: dict[str, dict[str, str]]) -> None:
@@ -201,7 +180,7 @@ def test_logs_are_where_the_profile_says(checkout: Path, jobs: dict[str, dict[st
         folder = checkout / PROFILE["slurm-logdir"] / f"rule_{rule_of(comment)}"
         assert folder in Path(job["StdOut"]).parents
         assert not Path(job["StdOut"]).exists(), "successful jobs keep none"
-    for name in ("models/small", "experts/merged", "tuning/tuned", "fusion/tuned/0", "metrics"):
+    for name in ("models/small", "experts/merged", "tuning/tuned", "distill/answers/small", "clip/encoder", "metrics"):
         assert "done in" in (checkout / f"results/smoke/logs/{name}.log").read_text()
 
 
@@ -221,7 +200,7 @@ def test_jobs_wait_for_a_drained_node_and_survive_a_lost_one(cluster: Cluster, c
         return next(iter(cluster.jobs()[before:]), {"JobState": "NONE", "Reason": ""})
 
     cluster.set_node("DRAIN")
-    with at_work(cluster, checkout, target, "--configfile", write_long_config(checkout, steps=60)) as process:
+    with at_work(cluster, checkout, target, "--configfile", write_long_config(checkout)) as process:
         wait_for(lambda: job()["JobState"] == "PENDING" and "DRAINED" in job()["Reason"], "a job that waits")
         cluster.set_node("RESUME")
         wait_for(lambda: job()["JobState"] == "RUNNING", "the job")
@@ -235,61 +214,105 @@ def test_jobs_wait_for_a_drained_node_and_survive_a_lost_one(cluster: Cluster, c
     assert len((checkout / target).read_text().splitlines()) == 32
 
 
-def test_a_training_survives_its_time_limit_and_scancel(cluster: Cluster, checkout: Path) -> None:
-    arguments = ("results/long/experts/ceiling", "--configfile", write_long_config(checkout, steps=60))
-    log = checkout / "results/long/logs/experts/ceiling.log"
+@dataclass(frozen=True)
+class Training:
+    """A long training with a checkpoint at nearly every step, as a test follows and stops it."""
 
-    def trainings() -> list[dict[str, str]]:
-        return [job for job in cluster.jobs() if job["Comment"] == "rule_expert_wildcards_ceiling"]
+    cluster: Cluster
+    checkout: Path
+    target: tuple[str, ...]
 
-    def reached() -> int:
+    def jobs(self) -> list[dict[str, str]]:
+        return [job for job in self.cluster.jobs() if job["Comment"] == "rule_expert_wildcards_ceiling"]
+
+    def log(self) -> str:
+        return (self.checkout / "results/long/logs/experts/ceiling.log").read_text()
+
+    def reached(self) -> int:
         """The step of the newest whole checkpoint."""
         steps = []
-        for path in (checkout / "results/long/checkpoints/ceiling").glob("checkpoint-*/trainer_state.json"):
+        for path in (self.checkout / "results/long/checkpoints/ceiling").glob("checkpoint-*/trainer_state.json"):
             with contextlib.suppress(OSError, ValueError):  # half written, or just replaced by a newer one
                 steps.append(json.loads(path.read_text())["global_step"])
         return max(steps, default=0)
 
-    def hold() -> int:
-        """Stop the stage's process, so that no machine is too fast for this test; return the step reached."""
-        for process, command in find_processes(cluster.folder).items():
+    def hold(self, after: int) -> tuple[dict[str, str], int]:
+        """Wait for a checkpoint after a step, and stop the stage's process there, so that no machine is too fast.
+
+        Returns:
+            The job, and the step that the newest checkpoint is of.
+        """
+        wait_for(lambda: self.reached() > after, "a newer checkpoint", 240)
+        for process, command in find_processes(self.cluster.folder).items():
             if command.startswith("python -m logitfusion.stages.expert"):
                 os.kill(process, signal.SIGSTOP)
-        return reached()
+        return self.jobs()[-1], self.reached()
 
-    with at_work(cluster, checkout, *arguments) as process:
-        wait_for(reached, "a checkpoint", 240)
-        first_step = hold()
-        (first,) = trainings()
-        cluster.run("scontrol", "update", f"JobId={first['JobId']}", "TimeLimit=1")
-        wait_for(lambda: trainings()[0]["JobState"] == "TIMEOUT", "the time limit", 180)
-        second = wait_for(lambda: trainings()[1:], "the second try", 120)[0]
+
+@pytest.fixture
+def training(cluster: Cluster, checkout: Path) -> Training:
+    target = ("results/long/experts/ceiling", "--configfile", write_long_config(checkout))
+    return Training(cluster, checkout, target)
+
+
+def test_a_training_over_its_time_limit_has_twice_the_time_and_goes_on(training: Training) -> None:
+    with at_work(training.cluster, training.checkout, *training.target) as process:
+        first, step = training.hold(after=0)
+        training.cluster.end(first["JobId"])
+        second, _ = training.hold(after=step)
         assert minutes(second["TimeLimit"]) == 2 * minutes(first["TimeLimit"])
-
-        wait_for(lambda: reached() > first_step, "a newer checkpoint", 240)
-        second_step = hold()
-        assert f"resuming from checkpoint-{first_step}" in log.read_text()
-        cluster.run("scancel", second["JobId"])
-        code, said = finish(process, checkout)
+        assert f"resuming from checkpoint-{step}" in training.log()
+        training.cluster.end(second["JobId"])
+        code, said = finish(process, training.checkout)
     assert code == 1
-    assert "CANCELLED" in said
-    assert (checkout / PROFILE["slurm-logdir"] / f"rule_expert/ceiling/{second['JobId']}.log").exists()
+    assert [job["JobState"] for job in training.jobs()] == ["TIMEOUT", "TIMEOUT"]
+    (sentence,) = [line for line in said.splitlines() if line.startswith("expert (ceiling) ")]
+    limit = minutes(second["TimeLimit"])
+    assert sentence == (
+        f"expert (ceiling) met its time limit of {limit} minutes: put `expert: {{runtime: {2 * limit}}}` into"
+        " set-resources in slurm/profile.yaml and call again; training goes on from its last checkpoint."
+    )
+    assert (training.checkout / PROFILE["slurm-logdir"] / f"rule_expert/ceiling/{second['JobId']}.log").exists()
 
-    code, said = call(cluster, checkout, *arguments)
-    assert code == 0, said
-    assert f"resuming from checkpoint-{second_step}" in log.read_text()
-    assert [job["JobState"] for job in trainings()] == ["TIMEOUT", "CANCELLED", "COMPLETED"]
 
-
-def test_ctrl_c_leaves_no_job_behind(cluster: Cluster, checkout: Path) -> None:
-    config = write_long_config(checkout, steps=100_000)
-
-    def running() -> set[str]:
-        return {job["Comment"] for job in cluster.jobs() if job["JobState"] == "RUNNING"}
-
-    with at_work(cluster, checkout, "results/long/experts/ceiling", "--configfile", config) as process:
-        wait_for(lambda: "rule_expert_wildcards_ceiling" in running(), "a running training", 240)
+def test_a_cancelled_training_goes_on(training: Training) -> None:
+    with at_work(training.cluster, training.checkout, *training.target) as process:
+        _, step = training.hold(after=training.reached())
         process.send_signal(signal.SIGINT)
-        finish(process, checkout, 60)
-    wait_for(lambda: not cluster.run("squeue", "--noheader").strip(), "an empty queue")
-    assert cluster.jobs()[-1]["JobState"] == "CANCELLED"
+        finish(process, training.checkout, 60)
+    wait_for(lambda: not training.cluster.run("squeue", "--noheader").strip(), "an empty queue")
+    assert training.jobs()[-1]["JobState"] == "CANCELLED"
+
+    code, said = call(training.cluster, training.checkout, *training.target)
+    assert code == 0, said
+    assert f"resuming from checkpoint-{step}" in training.log()
+    assert training.jobs()[-1]["JobState"] == "COMPLETED"
+
+
+def test_a_job_over_its_memory_is_killed_and_the_user_told_what_to_do(cluster: Cluster, checkout: Path) -> None:
+    arguments = ("results/long/models/stranger", "--configfile", write_long_config(checkout))
+    code, said = call(cluster, checkout, *arguments, "--retries", "0", "--set-resources", "model:mem_mb=300")
+    assert code == 1
+    assert cluster.jobs()[-1]["JobState"] == "FAILED"
+    (sentence,) = [line for line in said.splitlines() if line.startswith("model (stranger) ")]
+    assert sentence == (
+        "model (stranger) needed more than its 300 MB of memory: put `model: {mem_mb: 600}` into"
+        " set-resources in slurm/profile.yaml and call again."
+    )
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_run_takes_its_cluster_with_it() -> None:
+    command = ["sh", "-c", "echo $SLURM_CONF; srun sleep $((10 * 60))"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/slurm/cluster.py"), *command], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        folder = Path(process.stdout.readline().strip()).parent
+        wait_for(lambda: "sleep 600" in " ".join(find_processes(folder).values()), "a running job")
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not find_processes(folder)
+    assert not folder.exists()
