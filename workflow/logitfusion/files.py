@@ -127,6 +127,12 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
+def name_output(path: str | Path) -> str:
+    """What to delete of a broken file to have it made anew: the file, or the whole folder if a stage wrote that."""
+    folder = Path(path).parent
+    return f"the folder {folder}" if any((folder / name).exists() for name in ("record.json", "stage.json")) else "it"
+
+
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with Path(path).open("rb") as file:

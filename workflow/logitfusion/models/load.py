@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from logitfusion.errors import UserError
+from logitfusion.errors import UserError, find_memory_error
 
 
 def choose_device() -> torch.device:
@@ -46,6 +46,8 @@ def load_model(
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
     except Exception as error:  # safetensors, json and transformers each have their own types
+        if find_memory_error(error) is not None:
+            raise
         raise UserError(
             f"The model in {folder} can't be read ({first_line(error)}); delete the folder and run again."
         ) from error

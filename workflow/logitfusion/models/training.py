@@ -10,7 +10,9 @@ import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
+from safetensors import SafetensorError, safe_open
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from logitfusion.errors import UserError
@@ -182,11 +184,15 @@ def find_checkpoint(folder: Path, fingerprint: str) -> Path | None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """The Trainer writes its state last, so a checkpoint with a readable state is complete."""
+    """The Trainer writes its state last, so a checkpoint with a readable state was completed; the disk may have lost
+    the end of its larger files since (a power cut, a full disk)."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())
-        return True
-    except (OSError, ValueError):
+        for path in checkpoint.glob("*.safetensors"):
+            with safe_open(path, framework="pt"):
+                pass  # compares the file's length with what its head says
+        return all(is_zipfile(path) for path in checkpoint.glob("*.pt*"))
+    except (OSError, ValueError, SafetensorError):
         return False
 
 
