@@ -32,7 +32,18 @@ def environment(**changes: str) -> dict[str, str]:
 @contextlib.contextmanager
 def at_work(folder: Path, *arguments: str, prefix: tuple[str, ...] = (), **changes: str) -> Iterator[subprocess.Popen]:
     """`snakemake --profile local` in the background, as a process group of its own, gone at the end."""
-    command = [*prefix, sys.executable, "-m", "snakemake", *arguments, "--profile", "local", "--cores", "2", "--nocolor"]
+    command = [
+        *prefix,
+        sys.executable,
+        "-m",
+        "snakemake",
+        *arguments,
+        "--profile",
+        "local",
+        "--cores",
+        "2",
+        "--nocolor",
+    ]
     with (folder / "said.txt").open("w") as said:
         process = subprocess.Popen(
             command, cwd=folder, env=environment(**changes), stdout=said, stderr=said, start_new_session=True

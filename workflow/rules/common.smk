@@ -1,5 +1,6 @@
 # What all rules share: the checked config, the frozen slices of it, and names of folders.
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -21,6 +22,9 @@ from logitfusion.clip.settings import NEED_AUXILIARY
 from logitfusion.errors import UserError
 from logitfusion.files import write_text
 from logitfusion.models.package import package_parts
+
+if not os.access(Path.cwd(), os.W_OK):
+    raise WorkflowError("This folder can't be written, and Snakemake keeps its notes in it: make it writable, or copy it.")
 
 try:
     config = resolve_config(config)

@@ -65,12 +65,14 @@ def _end_with_parent() -> None:
     Snakemake can be killed without stopping its jobs. What it leaves at work would otherwise write into the outputs and
     checkpoints of the next call.
     """
-    parent = os.environ.pop("LOGITFUSION_PARENT", None)
-    if parent is None or "LOCAL_RANK" in os.environ:  # torchrun's workers have torchrun as their parent
+    parent = int(os.environ.pop("LOGITFUSION_PARENT", 0))
+    if not parent or "LOCAL_RANK" in os.environ:  # torchrun's workers have torchrun as their parent
         return
+    if os.getppid() != parent:
+        raise KeyboardInterrupt
 
     def watch() -> None:
-        while os.getppid() == int(parent):
+        while os.getppid() == parent:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 
