@@ -18,7 +18,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-LONG = "results/long/experts/ceiling"  # what most of these tests train
+CONFIG = ("--configfile", "config/faults.yaml")
+RESULTS = Path("results/faults")
+EXPERT, STUDENT = f"{RESULTS}/experts/ceiling", f"{RESULTS}/distill/students/gld.0"  # the trainings
+TARGETS = (f"{RESULTS}/metrics.csv", f"{RESULTS}/plots/losses.svg", f"{RESULTS}/plots/methods.svg")
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -85,7 +88,7 @@ def find_stage(name: str, folder: Path) -> psutil.Process | None:
     return None
 
 
-def hold_after_a_checkpoint(name: str, folder: Path, checkpoints: str) -> psutil.Process:
+def hold_after_a_checkpoint(name: str, folder: Path, checkpoints: Path) -> psutil.Process:
     """Stop a training's process once it has a whole checkpoint, so that no machine is too fast for a test."""
     wait_for(lambda: list((folder / checkpoints).glob("checkpoint-*/trainer_state.json")), "a checkpoint")
     stage = find_stage(name, folder)
@@ -94,9 +97,11 @@ def hold_after_a_checkpoint(name: str, folder: Path, checkpoints: str) -> psutil
     return stage
 
 
-def write_config(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> tuple[str, str]:
-    """A changed smoke config, as the option that names it."""
-    config = yaml.safe_load((folder / "config/smoke.yaml").read_text())
+def write_config(
+    folder: Path, name: str, change: Callable[[dict[str, Any]], None], source: str = "smoke.yaml"
+) -> tuple[str, str]:
+    """A changed copy of a config, as the option that names it."""
+    config = yaml.safe_load((folder / "config" / source).read_text())
     change(config)
     (folder / "config" / name).write_text(yaml.safe_dump(config, sort_keys=False))
     return "--configfile", f"config/{name}"

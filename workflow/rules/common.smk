@@ -24,7 +24,9 @@ from logitfusion.files import write_text
 from logitfusion.models.package import package_parts
 
 if not os.access(Path.cwd(), os.W_OK):
-    raise WorkflowError("This folder can't be written, and Snakemake keeps its notes in it: make it writable, or copy it.")
+    raise WorkflowError(
+        "This folder can't be written, and Snakemake keeps its notes in it: make it writable, or copy it."
+    )
 
 try:
     config = resolve_config(config)
