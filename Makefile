@@ -9,7 +9,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
 
-.PHONY: help setup demo report test slurm-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format lock envs dag clean
+.PHONY: help setup demo report test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ slurm-test: setup ## the profile slurm on a one-node cluster made for it (root o
 
 envs-test: setup ## every conda environment installed alone (by pip's names, without conda), and a run with each stage in its own
 	@$(RUN) python -m pytest tests/test_envs.py -m "" -rs
+
+fault-test: setup ## what a killed, broken, cut-off or crowded run does: minutes (full and read-only disks as root only)
+	@$(RUN) python -m pytest tests/faults -m fault -rs
 
 bench-fusion: setup ## fused decoding against the large model alone and a naive loop: results/bench/fusion.md
 	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/models/large results/demo/models/small results/demo/experts/common_knowledge results/demo/tasks/common_knowledge/validation.jsonl

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from logitfusion import __version__
-from logitfusion.errors import UserError
+from logitfusion.errors import UserError, find_memory_error
 from logitfusion.files import find_disk_error
 
 
@@ -51,10 +51,11 @@ def _explain(error: Exception) -> str | None:
     """The sentence for errors that are not the program's own, else None."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MemoryError):
-        return "There is not enough memory; lower --batch-size."
-    if "out of memory" in str(error).lower():
-        return "The GPU's memory is used up; lower --batch-size, or use a larger GPU."
+    match find_memory_error(error):
+        case "machine":
+            return "There is not enough memory; lower --batch-size."
+        case "gpu":
+            return "The GPU's memory is used up; lower --batch-size, or use a larger GPU."
     full = find_disk_error(error)
     return full and f"A file could not be written: {full}; nothing earlier was changed."
 

@@ -1,5 +1,23 @@
-"""The one exception that is meant for a user's eyes."""
+"""The one exception that is meant for a user's eyes, and a word for what many libraries say in many ways."""
+
+from __future__ import annotations
+
+import errno
+from typing import Literal
 
 
 class UserError(Exception):
     """Bad input. The message is one sentence: which file, key or model, and what to do about it."""
+
+
+def find_memory_error(error: BaseException | None) -> Literal["machine", "gpu"] | None:
+    """Whose memory ran out, if that is what any exception of a chain says."""
+    while error is not None:
+        text = str(error).lower()
+        # torch raises a RuntimeError on the CPU, in its allocator's words.
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or "allocate memory" in text:
+            return "machine"
+        if "out of memory" in text:
+            return "gpu"
+        error = error.__cause__ or error.__context__
+    return None

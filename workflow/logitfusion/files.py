@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,10 @@ def whole(target: str | Path) -> Iterator[Path]:
             remove(target)
         temporary.replace(target)
     except UserError:
-        remove(temporary)
+        _remove_if_possible(temporary)
         raise
     except BaseException as error:
-        remove(temporary)
+        _remove_if_possible(temporary)
         full = find_disk_error(error)
         if full is not None:
             raise UserError(f"{target} could not be written: {full}; nothing earlier was changed.") from error
@@ -71,12 +71,20 @@ def _give_usual_modes(path: Path) -> None:
             file.chmod(file.stat().st_mode | (0o666 & ~mask))
 
 
+def _remove_if_possible(path: Path) -> None:
+    """A disk that takes no file lets none go either; what it says of that is not the reason to tell."""
+    with suppress(OSError):
+        remove(path)
+
+
 _DISK_ERRORS = {
     errno.ENOSPC: "no space left on the disk, free some and run again",
     errno.EDQUOT: "the disk quota is used up, free some and run again",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission denied",
 }
+# Rust and C++ writers (safetensors, arrow) pass the system's words on without its number; torch.save drops those too.
+_FULL = ("No space left on device", "StorageFull", "iostream error", "PytorchStreamWriter failed writing")
 
 
 def find_disk_error(error: BaseException | None) -> str | None:
@@ -84,8 +92,7 @@ def find_disk_error(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             return _DISK_ERRORS[error.errno]
-        # Rust and C++ writers (safetensors, arrow) pass the system's words on without its number.
-        if "No space left on device" in str(error) or "StorageFull" in str(error):
+        if any(words in str(error) for words in _FULL):
             return _DISK_ERRORS[errno.ENOSPC]
         error = error.__cause__ or error.__context__
     return None
@@ -135,6 +142,12 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     except UnicodeDecodeError:
         raise UserError(f"{path}, after line {number}, is not UTF-8 text; save it as UTF-8 and run again.") from None
     return rows
+
+
+def name_output(path: str | Path) -> str:
+    """What to delete of a broken file to have it made anew: the file, or the whole folder if a stage wrote that."""
+    folder = Path(path).parent
+    return f"the folder {folder}" if any((folder / name).exists() for name in ("record.json", "stage.json")) else "it"
 
 
 def sha256(path: str | Path) -> str:

@@ -1,5 +1,6 @@
 # What all rules share: the checked config, the frozen slices of it, and names of folders.
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -19,7 +20,13 @@ from logitfusion.config import (
 )
 from logitfusion.clip.settings import NEED_AUXILIARY
 from logitfusion.errors import UserError
+from logitfusion.files import write_text
 from logitfusion.models.package import package_parts
+
+if not os.access(Path.cwd(), os.W_OK):
+    raise WorkflowError(
+        "This folder can't be written, and Snakemake keeps its notes in it: make it writable, or copy it."
+    )
 
 try:
     config = resolve_config(config)
@@ -49,15 +56,20 @@ def freeze(name, value, folder=RESULTS / "config"):
     known = path.read_text() if path.exists() else None
     busy = any(Path(".snakemake/locks").glob("*"))
     if workflow.is_main_process and known != text and not (busy and known is not None):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        try:
+            write_text(path, text)
+        except UserError as error:
+            raise WorkflowError(str(error)) from None
     return path
 
 
 def stage(name, arguments, processes=1):
-    """The shell command of a stage: its command line, with all it prints in the rule's log."""
+    """The shell command of a stage: its command line, with all it prints in the rule's log.
+
+    The stage takes the shell's place, so that signals reach it, and is told who its parent is, so that it ends with it.
+    """
     launcher = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
-    return f'PYTHONPATH="{{params.source}}" python -m {launcher}logitfusion.stages.{name} --config {{input.cfg:q}} {arguments} > {{log:q}} 2>&1'
+    return f'LOGITFUSION_PARENT=$PPID PYTHONPATH="{{params.source}}" exec python -m {launcher}logitfusion.stages.{name} --config {{input.cfg:q}} {arguments} > {{log:q}} 2>&1'
 
 
 def longer(minutes):

@@ -31,6 +31,7 @@ from logitfusion.clip.images import flatten
 from logitfusion.clip.towers import drop_head, fill, make_trunk, read_package, read_weights, strip_prefix
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
+from logitfusion.hub import ask_hub
 from logitfusion.models.load import choose_device, first_line
 
 logger = logging.getLogger(__name__)
@@ -184,6 +185,7 @@ def _open_tag(model: str, tag: str) -> tuple[nn.Module, Any]:
     quick = bool(trained.get("quick_gelu")) and not known.get("quick_gelu", False)
     if quick:
         logger.info("%s: the weights %s were trained with QuickGELU, so the model uses it", model, tag)
+    ask_hub()
     try:
         opened = open_clip.create_model(model, pretrained=tag, force_quick_gelu=quick, weights_only=True)
         return opened, open_clip.get_tokenizer(model)
@@ -291,6 +293,8 @@ def load_auxiliary(
 def _open_timm(model: str, pretrained: bool) -> nn.Module:
     if not timm.is_model(model):
         raise UserError(f"timm has no model {model!r}; correct the entry's model key.")
+    if pretrained:
+        ask_hub()
     try:
         return timm.create_model(model, pretrained=pretrained, num_classes=0)
     except Exception as error:

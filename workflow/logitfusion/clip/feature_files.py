@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from logitfusion.errors import UserError
-from logitfusion.files import whole
+from logitfusion.files import name_output, whole
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def read_stored(path: str | Path) -> Stored:
     """
     facts, tensors = _open(path, with_tensors=True)
     if _checksum(tensors) != facts["checksum"]:
-        raise UserError(f"The features in {path} are damaged; delete the file and compute them again.")
+        raise UserError(f"The features in {path} are damaged; delete {name_output(path)} and run again.")
     names = tensors["ids"].numpy().tobytes().decode("utf-8", "surrogateescape")
     ids = names.split("\n") if names else []
     return Stored(tensors["values"], tensors["labels"], ids, facts["skipped"])
@@ -73,7 +73,9 @@ def _open(path: str | Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict
     except FileNotFoundError:
         raise UserError(f"The features {path} are not there; compute them first.") from None
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a readable feature file ({error}); delete it and compute it again.") from None
+        raise UserError(
+            f"{path} is not a readable feature file ({error}); delete {name_output(path)} and run again."
+        ) from None
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

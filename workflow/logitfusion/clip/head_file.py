@@ -14,7 +14,7 @@ from torch import Tensor
 
 from logitfusion.clip.heads import CacheHead, FusedHead, Head, LinearHead
 from logitfusion.errors import UserError
-from logitfusion.files import whole
+from logitfusion.files import name_output, whole
 
 VERSION = 1
 _KINDS = {kind.__name__: kind for kind in (LinearHead, CacheHead, FusedHead)}
@@ -93,7 +93,9 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({error}); train the head again.") from None
+        raise UserError(
+            f"{path} is not a readable safetensors file ({error}); delete {name_output(path)} and train again."
+        ) from None
     try:
         header = json.loads(text or "null")
     except json.JSONDecodeError:

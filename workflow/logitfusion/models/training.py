@@ -10,11 +10,13 @@ import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
+from safetensors import SafetensorError, safe_open
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from logitfusion.errors import UserError
-from logitfusion.files import remove, write_json
+from logitfusion.files import find_disk_error, remove, write_json
 from logitfusion.models.load import bf16_helps, choose_device
 
 logger = logging.getLogger(__name__)
@@ -146,6 +148,9 @@ def train(trainer: Trainer, name: str, recipe: Recipe, checkpoints: Path, finger
 
     Returns:
         The loss curve: ``step, loss, learning_rate`` a row, and whatever parts of the loss the trainer logs.
+
+    Raises:
+        UserError: the disk is full or can't be written.
     """
     set_seed(recipe.seed)
     with trainer.args.main_process_first(local=False):
@@ -157,7 +162,15 @@ def train(trainer: Trainer, name: str, recipe: Recipe, checkpoints: Path, finger
     if resume is not None:
         logger.info("%s: resuming from %s", name, resume.name)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    try:
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    except Exception as error:
+        full = find_disk_error(error)
+        if full is None:
+            raise
+        raise UserError(
+            f"A checkpoint could not be written to {checkpoints}: {full}; the training will go on from the last whole one."
+        ) from error
     logger.info("%s: trained in %.1f s", name, time.monotonic() - started)
     rows = [row for row in trainer.state.log_history if "loss" in row]
     return [{key: value for key, value in row.items() if key not in ("epoch", "grad_norm")} for row in rows]
@@ -182,11 +195,15 @@ def find_checkpoint(folder: Path, fingerprint: str) -> Path | None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """The Trainer writes its state last, so a checkpoint with a readable state is complete."""
+    """The Trainer writes its state last, so a checkpoint with a readable state was completed; the disk may have lost
+    the end of its larger files since (a power cut, a full disk)."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())
-        return True
-    except (OSError, ValueError):
+        for path in checkpoint.glob("*.safetensors"):
+            with safe_open(path, framework="pt"):
+                pass  # compares the file's length with what its head says
+        return all(is_zipfile(path) for path in checkpoint.glob("*.pt*"))
+    except (OSError, ValueError, SafetensorError):
         return False
 
 

@@ -7,15 +7,18 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import platform
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from logitfusion.errors import UserError
+from logitfusion.errors import UserError, find_memory_error
 from logitfusion.files import find_disk_error, read_json, sha256, write_json
 
 logger = logging.getLogger("logitfusion")
@@ -26,19 +29,27 @@ def run_stage(main: Callable[[argparse.Namespace, dict[str, Any]], None], parser
     parser.add_argument("--config", type=Path, required=True, help="the stage's frozen config (JSON)")
     arguments = parser.parse_args()
     _set_up_logging()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit unwinds as Ctrl-C does
     started = time.monotonic()
     try:
+        _end_with_parent()
         main(arguments, read_json(arguments.config))
     except UserError as error:
         _fail(str(error))
-    except MemoryError:
-        _fail("There is not enough memory; lower the stage's batch_size or give the job more.")
+    except KeyboardInterrupt:
+        _fail("Stopped by a signal; the same call again goes on, a training from its last checkpoint.")
     except Exception as error:
         full = find_disk_error(error)
         if full is not None:
             _fail(f"A file could not be written: {full}; nothing earlier was changed.")
-        if "out of memory" in str(error).lower():
-            _fail("The GPU's memory is used up; lower the stage's batch_size or micro_batch, or use a larger GPU.")
+        match find_memory_error(error):
+            case "machine":
+                _fail(
+                    "There is not enough memory; lower the stage's batch_size or micro_batch, or give the job more"
+                    " (mem_mb)."
+                )
+            case "gpu":
+                _fail("The GPU's memory is used up; lower the stage's batch_size or micro_batch, or use a larger GPU.")
         raise
     logger.info("done in %.1f s, at most %.2f GB of memory", time.monotonic() - started, _peak_gigabytes())
 
@@ -46,6 +57,26 @@ def run_stage(main: Callable[[argparse.Namespace, dict[str, Any]], None], parser
 def _fail(sentence: str) -> None:
     logger.error(sentence)
     sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """End this process soon after Snakemake, which names itself in ``LOGITFUSION_PARENT``, has ended.
+
+    Snakemake can be killed without stopping its jobs. What it leaves at work would otherwise write into the outputs and
+    checkpoints of the next call.
+    """
+    parent = int(os.environ.pop("LOGITFUSION_PARENT", 0))
+    if not parent or "LOCAL_RANK" in os.environ:  # torchrun's workers have torchrun as their parent
+        return
+    if os.getppid() != parent:
+        raise KeyboardInterrupt
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _set_up_logging() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from logitfusion.files import read_jsonl, remove, whole
 from logitfusion.models.adapters import LoRA
 from logitfusion.models.finetune import finetune
+from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import describe, load_model, load_tokenizer, save_model, use_threads
 from logitfusion.models.merge import merge_experts
 from logitfusion.models.source import copy_tokenizer
@@ -39,7 +40,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         folder.mkdir()
         save_model(model, tokenizer, folder)
         copy_tokenizer(arguments.base, folder)
-        record(folder / "record.json", config, **describe(model))
+        record(folder / "record.json", config, checksum=checksum_weights(folder), **describe(model))
         write_curve(folder / "curve.csv", curve)
     remove(arguments.checkpoints)
     logger.info("%s: written", arguments.name)

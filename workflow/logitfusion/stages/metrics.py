@@ -16,6 +16,7 @@ from logitfusion.evaluate.students import tabulate_students
 from logitfusion.evaluate.table import join_tables, tabulate_fusion
 from logitfusion.files import whole
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.tables import read_table
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -45,7 +46,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         )
     for folder in arguments.fewshot:
         track = config["clip"]
-        parts = {part: pd.read_parquet(folder / f"{part}.parquet") for part in ("answers", "epochs", "fits")}
+        parts = {part: read_table(folder / f"{part}.parquet") for part in ("answers", "epochs", "fits")}
         tables.append(
             tabulate_fewshot(
                 **parts,
@@ -66,7 +67,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
 
 def _read(paths: list[Path]) -> dict[str, pd.DataFrame]:
     """Task -> its judged examples."""
-    return {path.stem: pd.read_parquet(path) for path in paths}
+    return {path.stem: read_table(path) for path in paths}
 
 
 def _commit() -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from logitfusion.files import read_jsonl, remove, whole
 from logitfusion.models import heal, source
+from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import describe, load_model, load_tokenizer, save_model, use_threads
 from logitfusion.models.training import Recipe
 from logitfusion.report.curve import write_curve
@@ -34,7 +35,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         if config.get("terms"):
             logger.info("%s is used under terms of its own: %s", arguments.name, config["terms"])
         logger.info("%s: %s", arguments.name, facts)
-        record(folder / "record.json", config, **facts)
+        record(folder / "record.json", config, checksum=checksum_weights(folder), **facts)
         write_curve(folder / "curve.csv", curve)
     remove(arguments.checkpoints)
 

@@ -25,6 +25,7 @@ from logitfusion.report.students import plot_student_losses, plot_students, writ
 from logitfusion.report.traces import plot_traces
 from logitfusion.report.tuning import plot_tuning
 from logitfusion.stages._stage import run_stage
+from logitfusion.tables import read_table
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -37,9 +38,9 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             write_summary(_track(arguments.input[0], "fusion"), config["methods"], config["seen"], *arguments.output)
         case "traces":
             title = f"Weights along the first examples of {config['task']}"
-            plot_traces(pd.read_parquet(arguments.input[0]), dict(config["experts"]), config["examples"], title, first)
+            plot_traces(read_table(arguments.input[0]), dict(config["experts"]), config["examples"], title, first)
         case "losses":
-            curves = {path.name: pd.read_csv(path / "curve.csv") for path in arguments.input}
+            curves = {path.name: read_table(path / "curve.csv") for path in arguments.input}
             plot_losses({name: curve for name, curve in curves.items() if len(curve)}, set(config["healed"]), first)
         case "tuning":
             plot_tuning({path.stem: read_json(path) for path in arguments.input}, first)
@@ -48,7 +49,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         case "students_summary":
             write_students_summary(_track(arguments.input[0], "distill"), config, *arguments.output)
         case "student_losses":
-            plot_student_losses({path.name: pd.read_csv(path / "curve.csv") for path in arguments.input}, config, first)
+            plot_student_losses({path.name: read_table(path / "curve.csv") for path in arguments.input}, config, first)
         case "fewshot":
             config["methods"] = dict(config["methods"])
             table = _track(arguments.input[0], "clip")
@@ -69,7 +70,7 @@ def _read_answers(
     folders: list[Path],
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame], dict[str, list[str]]]:
     """Answers, images and classes of each data set, from .../<data set>."""
-    tables = [{f.name: pd.read_parquet(f / f"{part}.parquet") for f in folders} for part in ("answers", "images")]
+    tables = [{f.name: read_table(f / f"{part}.parquet") for f in folders} for part in ("answers", "images")]
     return *tables, {folder.name: read_json(folder / "stage.json")["classes"] for folder in folders}
 
 
@@ -85,7 +86,7 @@ class _Pictures:
 
 def _track(path: Path, track: str) -> pd.DataFrame:
     """One track's rows of the metrics table."""
-    table = pd.read_parquet(path)
+    table = read_table(path)
     return table[table["track"] == track]
 
 

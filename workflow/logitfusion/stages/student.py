@@ -12,6 +12,7 @@ from logitfusion.distill.shard import hash_texts
 from logitfusion.distill.training import Objective, distill
 from logitfusion.files import remove, whole
 from logitfusion.models.adapters import LoRA
+from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import describe, load_model, load_tokenizer, save_model, use_threads
 from logitfusion.models.source import copy_tokenizer
 from logitfusion.models.training import Recipe, is_main_process
@@ -52,7 +53,8 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         folder.mkdir()
         save_model(model, tokenizer, folder)
         copy_tokenizer(arguments.base, folder)
-        record(folder / "record.json", config | {"seed": arguments.seed}, **describe(model))
+        facts = {"checksum": checksum_weights(folder), **describe(model)}
+        record(folder / "record.json", config | {"seed": arguments.seed}, **facts)
         write_curve(folder / "curve.csv", curve)
     remove(arguments.checkpoints)
     logger.info("%s: written", arguments.name)

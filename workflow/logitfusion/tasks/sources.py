@@ -13,6 +13,7 @@ from typing import Any
 
 from logitfusion.errors import UserError
 from logitfusion.files import read_jsonl
+from logitfusion.hub import ask_hub
 
 
 def load_rows(source: dict[str, Any], *, size: int, package_file: Path | None = None) -> list[dict[str, Any]]:
@@ -104,6 +105,7 @@ def _generate(source: dict[str, Any], size: int) -> list[dict[str, Any]]:
 
 
 def _read_hub(source: dict[str, Any]) -> list[dict[str, Any]]:
+    ask_hub()  # before the import below, which looks whether the hub may be asked
     import datasets
 
     try:
