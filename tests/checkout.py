@@ -24,11 +24,23 @@ def copy_checkout(target: Path) -> Path:
     return target
 
 
-def snakemake(folder: Path, *arguments: str, profile: str = "local") -> subprocess.CompletedProcess[str]:
-    """Snakemake to its end, with this Python's packages and the checkout's own code."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment.pop("PYTHONPATH", None)
+def command(*arguments: str, profile: str = "local") -> list[str]:
+    """Snakemake's command line."""
+    return [sys.executable, "-m", "snakemake", "--profile", profile, "--nocolor", *arguments]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This Python's packages and the checkout's own code; what else is given comes before it."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    clean["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
+    return clean | variables
+
+
+def snakemake(
+    folder: Path, *arguments: str, profile: str = "local", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Snakemake to its end, with more environment variables."""
     return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--profile", profile, "--nocolor", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+        command(*arguments, profile=profile),
+        cwd=folder, env=environment(**variables), capture_output=True, text=True, check=False,
     )  # fmt: skip
