@@ -27,16 +27,26 @@ def copy_checkout(target: Path) -> Path:
     return target
 
 
+def command(*arguments: str, profile: str = "local") -> list[str]:
+    """Snakemake's command line."""
+    return [sys.executable, "-m", "snakemake", "--profile", profile, "--nocolor", *arguments]
+
+
+def environment(programs: Path | None = None, **variables: str) -> dict[str, str]:
+    """This Python's packages, the checkout's own code, `programs` first in PATH; other variables come before these."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    places = [*([programs] if programs else []), Path(sys.executable).parent, clean["PATH"]]
+    clean["PATH"] = os.pathsep.join(map(str, places))
+    return clean | variables
+
+
 def snakemake(
-    folder: Path, *arguments: str, profile: str = "local", programs: Path | None = None
+    folder: Path, *arguments: str, profile: str = "local", programs: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Snakemake to its end, with this Python's packages, the checkout's own code, and `programs` first in PATH."""
-    places = [*([programs] if programs else []), Path(sys.executable).parent, os.environ["PATH"]]
-    environment = os.environ | {"PATH": os.pathsep.join(map(str, places))}
-    environment.pop("PYTHONPATH", None)
+    """Snakemake to its end, with more environment variables."""
     return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--profile", profile, "--nocolor", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+        command(*arguments, profile=profile),
+        cwd=folder, env=environment(programs, **variables), capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

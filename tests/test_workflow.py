@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
-from checkout import copy_checkout, snakemake
+from checkout import command, copy_checkout, environment, snakemake
 
 from logitfusion.clip.data import load_data
 from logitfusion.clip.support import read_draw
 from logitfusion.evaluate.table import COLUMNS
+from logitfusion.files import read_json
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.name for path in (ROOT / "config").rglob("*.yaml"))
@@ -45,12 +52,16 @@ FEWSHOT = ("clip_predict", "metrics", "plot_clip_answers", *TABLES)
 STUDENTS = ("answer", "evaluate_students", "metrics", "plot_student_losses", *TABLES)
 
 
+TOKEN = "hf_MadeUpForThisTestAndGoodForNothing"
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which the smoke config has run to its end, with its report."""
     folder = copy_checkout(tmp_path_factory.mktemp("checkout"))
-    done = snakemake(folder, "--configfile", "config/smoke.yaml", "--cores", "2")
+    done = snakemake(folder, "--configfile", "config/smoke.yaml", "--cores", "2", HF_TOKEN=TOKEN)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    (folder / "said").write_text(done.stdout + done.stderr)
     return folder
 
 
@@ -134,85 +145,147 @@ def test_the_order_of_methods_is_the_order_in_the_plots_and_nothing_else(finishe
         ({"report__trace_examples": 1}, {"plot_traces"}),
         ({"evaluate__resamples": 300}, {"metrics", *TABLES}),
         (
-            {"fusion__methods__tuned__tune__anchors": [0.5]},
-            {"tune", "decode", "evaluate", "metrics", "plot_traces", "plot_tuning", *TABLES},
-        ),
-        ({"fusion__temperature": 0.5}, {"decode", "evaluate", "metrics", "plot_traces", *TABLES}),
-        (
             {"experts__adapter__learning_rate": 0.002},
             {"expert", "decode", "evaluate", "metrics", "plot_losses", "plot_traces", *TABLES},
         ),
-        ({"distill__methods__gld_rank__gld": 0.1}, {"student", *STUDENTS}),
-        ({"distill__training__learning_rate": 0.002}, {"student", *STUDENTS}),
-        ({"distill__cache__k": 9}, {"teacher_cache", "student", *STUDENTS}),
         ({"distill__teachers__other__template": "plain"}, {"teacher_cache", "student", *STUDENTS}),
-        ({"distill__batch_size": 5}, {"answer", "evaluate_students", "metrics", *TABLES}),
-        ({"clip__methods__amu__alpha": 0.7}, {"clip_fit", *FEWSHOT}),
-        ({"clip__oracle": []}, {"clip_fit", *FEWSHOT}),
-        ({"clip__baselines": []}, {"metrics", "plot_clip_answers", *TABLES}),
-        ({"clip__shots": [1]}, {"clip_support", "clip_fit", *FEWSHOT}),
-        ({"clip__views": 3}, {"clip_support", "clip_fit", *FEWSHOT}),
-        (
-            {"clip__auxiliaries__tiny__preprocess": {"crop_pct": 0.5}},
-            {"clip_support", "clip_test", "clip_fit", *FEWSHOT},
-        ),
         ({"clip__datasets__dark__seed": 1}, {"clip_data", "clip_test", *FEWSHOT}),
-        (
-            {"clip__encoder__seed": 1},
-            {"clip_encoder", "clip_support", "clip_test", "clip_fit", *FEWSHOT},
-        ),
-        ({"distill__baseline": "gld_rank"}, {"metrics", "plot_student_losses", *TABLES}),
     ],
-    ids=[
-        "report",
-        "evaluation",
-        "tuning",
-        "decoding",
-        "one expert",
-        "one distillation",
-        "distillation",
-        "cache",
-        "one teacher",
-        "answers",
-        "a few-shot method",
-        "oracle",
-        "few-shot baselines",
-        "shots",
-        "views",
-        "auxiliary",
-        "a shifted set",
-        "encoder",
-        "baseline",
-    ],
+    ids=["report", "evaluation", "one expert", "one teacher", "a shifted set"],
 )
 def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(
     finished: Path, changes: dict[str, object], rules: set[str]
 ) -> None:
+    """A few on a run that is really finished; every value of the demo's config is in test_reruns.py."""
     jobs = planned(finished, write_config(finished, "changed.yaml", **changes))
     assert set(jobs) - {"all", "total"} == rules
     if "experts__adapter__learning_rate" in changes:
         assert jobs["expert"] == 2, "the adapter and what is merged from it"
         assert jobs["decode"] == 4, "the two methods that use them, in two shards"
-    if "distill__methods__gld_rank__gld" in changes:
-        assert jobs["student"] == jobs["answer"] == 2, "that method alone, with two seeds"
     if "distill__teachers__other__template" in changes:
         assert jobs["teacher_cache"] == 2, "that teacher alone, in two shards"
-    if "clip__methods__amu__alpha" in changes:
-        assert jobs["clip_fit"] == 1, "that method alone"
     if "clip__datasets__dark__seed" in changes:
         assert jobs["clip_data"] == jobs["clip_test"] == 1, "that set alone"
-    if "tune" in jobs:
-        assert jobs["decode"] == 2, "the tuned method alone"
     assert planned(finished, "config/smoke.yaml") == {}, "reverting has nothing to do"
 
 
+RECORDS = {
+    "models": "models/*/record.json",
+    "experts": "experts/*/record.json",
+    "tasks": "tasks/*/task.json",
+    "distill/methods": "distill/students/*/record.json",
+    "clip/data": "clip/data/*/record.json",
+    "clip/encoder": "clip/encoder/stage.json",
+    "clip/support": "clip/support/*/stage.json",
+    "clip/test": "clip/test/*/stage.json",
+    "clip/methods": "clip/heads/*/*/stage.json",
+    "clip/predict": "clip/predictions/*/stage.json",
+}
+
+
+@pytest.mark.parametrize("slices", RECORDS)
+def test_every_product_says_the_config_that_it_was_made_with(finished: Path, slices: str) -> None:
+    run = finished / "results/smoke"
+    records = list(run.glob(RECORDS[slices]))
+    assert records
+    for record in records:
+        whole = run / f"config/{slices}.json"
+        frozen = whole if whole.exists() else run / f"config/{slices}/{record.parent.name.partition('.')[0]}.json"
+        seed = {"seed": int(record.parent.name.partition(".")[2])} if slices == "distill/methods" else {}
+        assert read_json(record)["config"] == read_json(frozen) | seed
+
+
+@pytest.fixture
+def moved(finished: Path, tmp_path: Path) -> Path:
+    """The finished run in another place."""
+    subprocess.run(["cp", "-a", finished, tmp_path / "moved"], check=True)
+    return tmp_path / "moved"
+
+
+def test_a_moved_checkout_has_nothing_to_do_and_knows_no_old_place(finished: Path, moved: Path) -> None:
+    assert planned(moved, "config/smoke.yaml") == {}
+    products = [path for path in (moved / "results").rglob("*") if path.is_file() and path.suffix != ".log"]
+    assert [path for path in products if str(finished).encode() in path.read_bytes()] == []
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, path
+        time.sleep(0.1)
+
+
+def test_a_config_edited_during_a_run_waits_for_the_next_one(moved: Path, tmp_path: Path) -> None:
+    """The jobs' python waits for a word, so that the edit (and an impatient user's -n) comes while jobs are queued."""
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text(
+        f'#!/bin/sh\ntouch started\nwhile [ ! -e go ]; do sleep 0.1; done\nexec {shlex.quote(sys.executable)} "$@"\n'
+    )
+    python.chmod(0o755)
+    variables = environment()
+    variables["PATH"] = f"{python.parent}{os.pathsep}{variables['PATH']}"
+    config = write_config(moved, "edited.yaml")
+    targets = [f"results/smoke/tasks/{task}/task.json" for task in ("sums", "letters")]
+    frozen = {path: path.read_text() for path in (moved / "results/smoke/config").rglob("*.json")}
+    words = command(*targets, "--forcerun", "task", "--cores", "1", "--configfile", config)
+    with subprocess.Popen(words, cwd=moved, env=variables, stderr=subprocess.PIPE, text=True) as running:
+        wait_for(moved / "started", running)
+        write_config(moved, "edited.yaml", tasks__letters__test=5, evaluate__resamples=300)
+        early = snakemake(moved, "--configfile", config, "--dry-run")
+        (moved / "go").touch()
+        said = running.communicate(timeout=120)[1]
+    assert running.returncode == 0, said
+    assert "Another snakemake is at work in this folder" in early.stdout + early.stderr
+    assert frozen == {path: path.read_text() for path in frozen}
+    for task in ("sums", "letters"):
+        record = read_json(moved / f"results/smoke/tasks/{task}/task.json")["config"]
+        assert record == json.loads(frozen[moved / f"results/smoke/config/tasks/{task}.json"])
+    assert planned(moved, "config/smoke.yaml") == {}, "what was made again is what was there"
+    jobs = planned(moved, config)
+    assert jobs["task"] == 1
+    assert {"decode", "evaluate", "metrics"} <= jobs.keys()
+    assert "answer" not in jobs, "students are tested on sums alone"
+
+
+def test_a_config_edited_before_a_queued_job_starts_is_not_the_job_s(moved: Path) -> None:
+    """Jobs that are processes of their own, as on a cluster, read the config when they start."""
+    config = write_config(moved, "edited.yaml")
+    (moved / "edits").mkdir()
+    write_config(moved, "edits.yaml", fusion__split="validation")
+    (moved / "config/edits.yaml").rename(moved / "edits/1")
+    (moved / "edits/2").write_text("run: [not yet")
+    before = {task: judged(moved, task) for task in ("sums", "letters")}
+    done = snakemake(
+        moved, *(f"results/smoke/evaluation/{task}.parquet" for task in before), "--forcerun", "evaluate",
+        "--executor", "late", "--jobs", "1", "--configfile", config, PYTHONPATH=str(ROOT / "tests/executors"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list((moved / "edits").iterdir()), "both jobs started after an edit"
+    assert {task: judged(moved, task) for task in before} == before
+    assert planned(moved, "config/smoke.yaml") == {}
+
+
+def judged(folder: Path, task: str) -> set[int]:
+    """The examples of a task that were judged."""
+    return set(pd.read_parquet(folder / f"results/smoke/evaluation/{task}.parquet")["id"])
+
+
 def test_the_report_is_one_file_that_opens_offline(finished: Path) -> None:
-    done = snakemake(finished, "--configfile", "config/smoke.yaml", "--report", "reports/report.html")
+    done = snakemake(finished, "--configfile", "config/smoke.yaml", "--report", "reports/report.html", HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stdout + done.stderr
     page = (finished / "reports/report.html").read_text()
     assert not re.findall(r"""<(?:script|link|img)[^>]+(?:src|href)=["']https?://""", page)
     for word in ("Weights along the text", "summary table", "loss curves", "methods by task", "accuracy against shots"):
         assert word in page
+
+
+def test_a_secret_of_the_environment_is_in_no_file(finished: Path) -> None:
+    """Neither in what the run and its report wrote, nor in what Snakemake keeps or said."""
+    files = [path for path in finished.rglob("*") if path.is_file()]
+    assert finished / "reports/report.html" in files
+    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.parametrize(

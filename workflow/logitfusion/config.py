@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -27,13 +28,12 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: an unknown key, a value of the wrong type or range, or a name that refers to nothing.
     """
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     resolved = _plain(config)
     for task in _mappings(resolved.get("tasks")):
         if isinstance(task.get("definition"), str):
             task["definition"] = load_definition(task["definition"])
     filled = _fill_shifts(resolved)
-    errors = list(_FillingValidator(schema).iter_errors(resolved))
+    errors = list(_FillingValidator(_schema()).iter_errors(resolved))
     if errors:
         raise UserError(_explain(_most_telling(errors, filled)))
     _fill_seeds(resolved)
@@ -113,6 +113,11 @@ def _trained_on(config: dict[str, Any], name: str) -> list[str]:
 
 
 # ---- validation ---------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
 
 
 def _plain(value: Any) -> Any:

@@ -68,11 +68,19 @@ rule clip_data:
 BUILT = CLIP["encoder"]["source"] == "built"
 
 
+def without_words(entry):
+    """An encoder's entry without what is only said of it in tables."""
+    return {key: value for key, value in entry.items() if key != "pretraining"}
+
+
 rule clip_encoder:
     input:
         cfg=freeze(
             "clip/encoder",
-            {"encoder": CLIP["encoder"], "pairs": CLIP["datasets"][CLIP["encoder"]["pairs"]] if BUILT else None},
+            {
+                "encoder": without_words(CLIP["encoder"]),
+                "pairs": CLIP["datasets"][CLIP["encoder"]["pairs"]] if BUILT else None,
+            },
         ),
         images=CLIP_RESULTS / "data" / CLIP["encoder"]["pairs"] / "images" if BUILT else [],
         package=[package_file(CLIP["encoder"][tower]) for tower in ("image_tower", "text_tower")] if BUILT else [],
@@ -97,7 +105,9 @@ rule clip_encoder:
         stage("clip_encoder", "{params.options} --output {output:q}")
 
 
-ENCODING = {key: CLIP[key] for key in ("auxiliaries", "batch_size", "max_megapixels", "max_skipped", "seed")}
+ENCODING = {key: CLIP[key] for key in ("batch_size", "max_megapixels", "max_skipped", "seed")} | {
+    "auxiliaries": {name: without_words(entry) for name, entry in CLIP["auxiliaries"].items()}
+}
 AUXILIARY_PACKAGES = [
     package_file(entry) for _, entry in sorted(CLIP["auxiliaries"].items()) if entry["source"] == "package"
 ]

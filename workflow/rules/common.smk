@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
@@ -44,23 +45,49 @@ SOURCE = Path(workflow.basedir) / "workflow"
 THREADS = 4 if workflow.remote_exec else max(1, (workflow.resource_settings.cores or 8) // 2)
 
 
+def keep(path, text):
+    """Write a file if its text changed, from the main process only, and never over what another one works by."""
+    known = path.read_text() if path.exists() else None
+    if known == text or not workflow.is_main_process:
+        return path
+    if BUSY and known is not None:
+        if not HELD:
+            logger.warning(
+                "Another snakemake is at work in this folder (or was killed: snakemake --unlock); what has changed in the"
+                " config since it started is left out here. Call again when it is done."
+            )
+        HELD.append(path)
+        return path
+    try:
+        write_text(path, text)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    return path
+
+
+BUSY, HELD = any(Path(".snakemake/locks").glob("*")), []
+
+
 def freeze(name, value, folder=RESULTS / "config"):
     """Write a rule's slice of the config to a file, if it changed, and return its path, to be an input of the rule.
 
     Snakemake compares inputs of this size by checksum, so exactly the jobs whose slice changed run again, and a job
-    that waits in a queue reads the values it was submitted with. Only the main process writes, and it changes no file
-    while another one is at work in this folder.
+    that waits in a queue reads the values it was submitted with.
     """
-    path = folder / f"{name}.json"
-    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
-    known = path.read_text() if path.exists() else None
-    busy = any(Path(".snakemake/locks").glob("*"))
-    if workflow.is_main_process and known != text and not (busy and known is not None):
-        try:
-            write_text(path, text)
-        except UserError as error:
-            raise WorkflowError(str(error)) from None
-    return path
+    return keep(folder / f"{name}.json", json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+# A job on a cluster is a Snakemake of its own, which reads the config when it starts, perhaps hours after it was
+# submitted: it gets this copy, and no edit since then. The order of keys stays, because it is that of the plots.
+if workflow.is_main_process:
+    workflow.config_settings.configfiles = [
+        keep(RESULTS / "config/whole.json", json.dumps(config, indent=2) + "\n").absolute()
+    ]
+
+
+def used(training):
+    """A training's settings without those of LoRA where it is none."""
+    return {key: value for key, value in training.items() if key != "lora" or training["method"] == "lora"}
 
 
 def stage(name, arguments, processes=1):

@@ -68,7 +68,7 @@ rule teacher_cache:
 
 STUDENT_CONFIGS = {
     method: freeze(
-        f"distill/methods/{method}", {"method": entry, "training": DISTILL["training"], "texts": DISTILL["texts"]}
+        f"distill/methods/{method}", {"method": entry, "training": used(DISTILL["training"]), "texts": DISTILL["texts"]}
     )
     for method, entry in DISTILL["methods"].items()
 }

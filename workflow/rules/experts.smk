@@ -1,6 +1,6 @@
 # Experts and ceilings: fine-tuned on tasks, or merged from fine-tuned ones.
 
-EXPERT_CONFIGS = {name: freeze(f"experts/{name}", entry) for name, entry in config["experts"].items()}
+EXPERT_CONFIGS = {name: freeze(f"experts/{name}", used(entry)) for name, entry in config["experts"].items()}
 
 
 def expert_inputs(wildcards):

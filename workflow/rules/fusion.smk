@@ -31,7 +31,7 @@ def fusion_options(method):
 
 
 def tune_config(method):
-    groups = tuning_groups(config, method)
+    groups = sorted(map(sorted, tuning_groups(config, method)))
     models = {task: method_models(config, method, task) for group in groups for task in group}
     return {
         "options": fusion_options(method),

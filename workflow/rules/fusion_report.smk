@@ -6,7 +6,7 @@ METHODS_CONFIG = freeze(
         "methods": list(config["fusion"]["methods"]),
         "base": config["evaluate"]["base"],
         "ceiling": config["evaluate"]["ceiling"],
-        "seen": SEEN_TASKS,
+        "seen": sorted(SEEN_TASKS),
     },
 )
 

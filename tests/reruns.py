@@ -1,0 +1,258 @@
+"""The table of reruns: for every value of the demo's config, the rules that run again when it changes.
+
+A key is a path of the resolved config: ``*`` stands for any name, ``a|b`` for either, ``**`` at the end for all that is
+left; the first row that fits counts. ``to`` is another value, or a function of the resolved config and the path that
+returns one; numbers, switches, digests and free texts need none. Where a value can not change alone (a model of another
+source has other keys), it is ``Together``.
+
+A new key of the config needs a row. Ask yourself what depends on it, write that down, and run the test: if more runs
+again than you wrote, the key is in a slice of the config (``freeze`` in workflow/rules) that it need not be in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """What changing a value runs again, and what it is changed to."""
+
+    rules: set[str]
+    to: Any = None
+
+
+@dataclass(frozen=True)
+class Together:
+    """Values that change at once, by path."""
+
+    values: dict[str, Any]
+
+
+# The table of all numbers names the config that they were made with, so it and all that is drawn from it follow always.
+TABLES = {"metrics", "plot_methods", "summary", "plot_students", "summary_students", "plot_clip"}
+DECODED = {"decode", "evaluate", "plot_traces"} | TABLES
+TUNED = {"tune", "plot_tuning"} | DECODED
+ANSWERED = {"answer", "evaluate_students"} | TABLES
+STUDENTS = {"student", "plot_student_losses"} | ANSWERED
+TAUGHT = {"teacher_cache"} | STUDENTS
+EXPERT = {"expert", "plot_losses"} | TUNED
+CEILING = {"expert", "plot_losses"} | DECODED | TAUGHT  # one of the teachers
+SMALL = {"model"} | EXPERT | STUDENTS
+LARGE = SMALL | TAUGHT
+GEMMA = {"model"} | TAUGHT
+PREDICTED = {"clip_predict", "plot_clip_answers"} | TABLES
+FITTED = {"clip_fit"} | PREDICTED
+DRAWN = {"clip_support"} | FITTED
+ENCODED = {"clip_test"} | DRAWN
+BUILT = {"clip_encoder"} | ENCODED
+EMOJI = {"clip_data"} | BUILT  # the set that the CLIP is built of, too
+SHIFTED = {"clip_data", "clip_test"} | PREDICTED
+SHOWN = {"plot_clip_answers"} | TABLES
+PACKAGE = {"package"}
+EVERYTHING = {"task"} | LARGE | EMOJI
+
+
+def _another(*choices: str) -> Any:
+    return lambda config, path: next(choice for choice in choices if choice != value_at(config, path))
+
+
+def _another_method(config: dict[str, Any], path: str) -> str:
+    return "tip_adapter_f" if path.split(".")[2] == "taskres" else "taskres"  # trained by epochs, as an oracle must be
+
+
+def _untuned(config: dict[str, Any], path: str) -> Together:
+    return Together({path: 1.0, path.replace(".weights", ".tune"): None})
+
+
+def _weighted(config: dict[str, Any], path: str) -> Together:
+    teachers = value_at(config, path.replace(".weights", ".teachers"))
+    return Together({path: [1.0 for _ in teachers], path.replace(".weights", ".combine"): "weighted"})
+
+
+def _of_another_source(entry: dict[str, Any]) -> Any:
+    return lambda config, path: Together({path.rpartition(".")[0]: entry})
+
+
+def _swapped(config: dict[str, Any], path: str) -> Together:
+    """The set that is shifted and the one that it is shifted from, the other way round."""
+    emoji = _FOLDER if path == "clip.datasets.emoji.source" else value_at(config, "clip.datasets.emoji")
+    entries = {
+        "emoji": emoji | {"shift_of": "emoji_twitter"},
+        "emoji_twitter": value_at(config, "clip.datasets.emoji_twitter"),
+    }
+    entries["emoji_twitter"] = entries["emoji_twitter"] | {"shift_of": None}
+    return Together(
+        {f"clip.datasets.{name}": entry for name, entry in entries.items()} | {"clip.encoder.pairs": "emoji_twitter"}
+    )
+
+
+def value_at(config: Any, path: str) -> Any:
+    """The value at a dotted path."""
+    for part in path.split("."):
+        config = config[int(part)] if isinstance(config, list) else config[part]
+    return config
+
+
+_RANDOM = {"source": "random"}
+_LINES = {"kind": "jsonl", "path": "config/smoke.jsonl"}
+_FOLDER = {"source": "folder", "path": "config/smoke_images/bright"}
+_DIGESTS = {f"tasks.{task}.definition.source.sha256": "0" * 64 for task in ("sst2", "common_knowledge", "sciq")}
+_BASES = {f"experts.{name}.base": "gemma" for name in ("sst2", "sums", "common_knowledge")} | {"fusion.base": "gemma"}
+
+ROWS = {
+    "run": Row(EVERYTHING),
+    "seed": Row(SMALL | TAUGHT | ENCODED),
+    # ---- models
+    "models.large.source": Row(LARGE, _of_another_source(_RANDOM)),
+    "models.large.package|sha256": Row(PACKAGE | LARGE),
+    "models.large.file": Row(LARGE),
+    "models.large.terms": Row(LARGE, "its own"),
+    "models.small.source": Row(SMALL, _of_another_source(_RANDOM)),
+    "models.small.from": Row(SMALL, "gemma"),
+    "models.small.layers": Row(SMALL, [0, 29]),
+    "models.small.heal.tasks": Row(SMALL, ["sums"]),
+    "models.small.heal.precision": Row(SMALL, "fp32"),
+    "models.small.heal.*": Row(SMALL),
+    "models.gemma.source": Row(GEMMA, _of_another_source(_RANDOM)),
+    "models.gemma.parts.*.package|sha256": Row(PACKAGE | GEMMA),
+    "models.gemma.**": Row(GEMMA),
+    # ---- tasks: nothing learns from sciq; from the others also the ceiling, which is a teacher
+    "tasks.*.definition.description": Row(TABLES),
+    "tasks.sst2.definition.metric": Row(TABLES, "exact_match"),
+    "tasks.*.definition.metric": Row(TABLES, "accuracy"),
+    "tasks.common_knowledge.definition.max_new_tokens": Row(DECODED | ANSWERED),
+    "tasks.*.definition.max_new_tokens": Row(DECODED),
+    "tasks.common_knowledge.definition.stop": Row(TUNED | ANSWERED, ["."]),
+    "tasks.sciq.definition.stop": Row(DECODED, ["."]),
+    "tasks.*.definition.stop": Row(TUNED, ["."]),
+    "tasks.*.definition.source.sha256": Row(PACKAGE | {"task"} | LARGE, Together(_DIGESTS)),
+    "tasks.sciq.definition.source.package": Row(PACKAGE | {"task"} | DECODED),
+    "tasks.*.definition.source.package": Row(PACKAGE | {"task"} | LARGE),
+    "tasks.sciq.definition.source.kind": Row({"task"} | DECODED, _of_another_source(_LINES)),
+    "tasks.*.definition.source.kind": Row({"task"} | LARGE, _of_another_source(_LINES)),
+    "tasks.sums.definition.source.arguments": Row({"task"} | LARGE, {"min_terms": 3, "max_terms": 3}),
+    "tasks.sst2.definition.target.map": Row({"task"} | LARGE, {"0": "bad", "1": "good"}),
+    "tasks.sst2.definition.answer.choices": Row({"task"} | LARGE, ["bad", "good"]),
+    "tasks.sst2.definition.answer.kind": Row({"task"} | LARGE, "text"),
+    "tasks.sciq.definition.answer.kind": Row({"task"} | DECODED, "number"),
+    "tasks.*.definition.answer.kind": Row({"task"} | LARGE, "choice"),
+    "tasks.sciq.definition.max_prompt_chars": Row({"task"} | DECODED, 100),
+    "tasks.*.definition.max_prompt_chars": Row({"task"} | LARGE, 100),
+    "tasks.sciq.**": Row({"task"} | DECODED),
+    "tasks.**": Row({"task"} | LARGE),
+    # ---- experts
+    "experts.ceiling.base": Row(CEILING, "small"),
+    "experts.ceiling.tasks": Row(CEILING, ["sums"]),
+    "experts.ceiling.method": Row(CEILING, "full"),
+    "experts.ceiling.precision": Row(CEILING, "fp32"),
+    "experts.ceiling.**": Row(CEILING),
+    "experts.*.base": Row(EXPERT, Together(_BASES)),
+    "experts.*.tasks": Row(EXPERT, ["sums", "sst2"]),
+    "experts.*.method": Row(EXPERT, "lora"),
+    "experts.*.lora.*": Row(TABLES),  # all but the ceiling are trained in full
+    "experts.*.precision": Row(EXPERT, "fp32"),
+    "experts.**": Row(EXPERT),
+    # ---- fusion: three methods are tuned, six are steered, three are one model
+    "fusion.large": Row(TUNED, "gemma"),
+    "fusion.base": Row(EXPERT, Together(_BASES)),
+    "fusion.split": Row(DECODED, "validation"),
+    "fusion.batch_size": Row(TUNED),
+    "fusion.methods.fixed|tuned|multi_tuned.weights": Row({"plot_tuning"} | DECODED, _untuned),
+    "fusion.methods.fixed|tuned|multi_tuned.tasks": Row(TUNED, ["sst2"]),
+    "fusion.methods.fixed|tuned|multi_tuned.experts": Row(TUNED, ["sums"]),
+    "fusion.methods.fixed|tuned|multi_tuned.rule": Row(TUNED, "newton"),
+    "fusion.methods.fixed|tuned|multi_tuned.selection": Row(TUNED, "pooled"),
+    "fusion.methods.fixed|tuned|multi_tuned.bounds": Row(TUNED, [0.0, 1.0]),
+    "fusion.methods.fixed|tuned|multi_tuned.familiar": Row(TUNED, 0.5),
+    "fusion.methods.fixed|tuned|multi_tuned.tune.trusts|anchors": Row(TUNED, [0.5]),
+    "fusion.methods.fixed|tuned|multi_tuned.tune.steered_share": Row(TUNED, 0.5),
+    "fusion.methods.fixed|tuned|multi_tuned.step|trust|anchor": Row(TUNED),
+    "fusion.methods.*.model": Row(DECODED, "small"),
+    "fusion.methods.*.tasks": Row(DECODED, ["sst2"]),
+    "fusion.methods.*.experts": Row(DECODED, ["sums"]),
+    "fusion.methods.*.weights": Row(DECODED, 0.5),
+    "fusion.methods.*.rule": Row(DECODED, "newton"),
+    "fusion.methods.*.selection": Row(DECODED, "pooled"),
+    "fusion.methods.*.bounds": Row(DECODED, [0.0, 1.0]),
+    "fusion.methods.*.familiar": Row(DECODED, 0.5),
+    "fusion.methods.proxy.tune": Row(
+        TUNED, Together({"fusion.methods.proxy.weights": "dynamic", "fusion.methods.proxy.tune": {}})
+    ),
+    "fusion.methods.*.tune": Row(TUNED, {}),
+    "fusion.methods.*.step|trust|anchor": Row(DECODED),
+    "fusion.shards|temperature|top_p|top_k|speculative|seed": Row(DECODED),
+    # ---- distillation
+    "distill.student": Row(STUDENTS, "gemma"),
+    "distill.tasks": Row(TAUGHT, ["sums"]),
+    "distill.texts": Row(TAUGHT, 100),
+    "distill.teachers.*.model": Row(TAUGHT, "large"),
+    "distill.teachers.*.template": Row(TAUGHT, "chat"),
+    "distill.cache.precision": Row(TAUGHT, "fp32"),
+    "distill.cache.*": Row(TAUGHT),
+    "distill.training.method": Row(STUDENTS, "lora"),
+    "distill.training.lora.*": Row(TABLES),  # trained in full
+    "distill.training.precision": Row(STUDENTS, "fp32"),
+    "distill.training.*": Row(STUDENTS),
+    "distill.methods.sft.teachers|uld": Row(
+        STUDENTS, Together({"distill.methods.sft.teachers": ["gemma"], "distill.methods.sft.uld": 0.5})
+    ),
+    "distill.methods.sft.gld": Row(
+        STUDENTS, Together({"distill.methods.sft.teachers": ["gemma"], "distill.methods.sft.gld": 0.5})
+    ),
+    "distill.methods.*.teachers": Row(STUDENTS, ["gemma"]),
+    "distill.methods.*.nodes": Row(STUDENTS, _another("vocab", "rank")),
+    "distill.methods.*.signal": Row(STUDENTS, _another("prob", "logprob")),
+    "distill.methods.*.combine": Row(STUDENTS, "min_ce"),
+    "distill.methods.*.weights": Row(STUDENTS, _weighted),
+    "distill.methods.*.alignment": Row(STUDENTS, "positions"),
+    "distill.methods.*.*": Row(STUDENTS),
+    "distill.seeds": Row(STUDENTS, [0, 1]),
+    "distill.baseline": Row({"plot_student_losses"} | TABLES, "uld"),
+    "distill.split": Row({"plot_student_losses"} | ANSWERED, "validation"),
+    "distill.batch_size": Row(ANSWERED),
+    # ---- few-shot CLIP
+    "clip.encoder.source": Row(BUILT, _of_another_source(_RANDOM)),
+    "clip.encoder.pairs": Row(BUILT, _swapped),
+    "clip.encoder.pretraining": Row(SHOWN),
+    "clip.encoder.recipe": Row(BUILT, {"steps": 10}),
+    "clip.encoder.*.package|sha256": Row(PACKAGE | BUILT),
+    "clip.encoder.*.file|model": Row(BUILT),
+    "clip.auxiliaries.*.source": Row(
+        ENCODED, _of_another_source({"source": "timm", "model": "resnet18", "pretraining": "pictures"})
+    ),
+    "clip.auxiliaries.*.package|sha256": Row(PACKAGE | ENCODED),
+    "clip.auxiliaries.*.file|model": Row(ENCODED),
+    "clip.auxiliaries.*.pretraining": Row(SHOWN),
+    "clip.auxiliaries.*.preprocess.input_size": Row(ENCODED, [3, 64, 64]),
+    "clip.datasets.emoji.source": Row(EMOJI, _swapped),
+    "clip.datasets.emoji_twitter.source": Row(SHIFTED, _of_another_source(_FOLDER | {"shift_of": "emoji"})),
+    "clip.datasets.emoji.shift_of": Row(BUILT, _swapped),
+    "clip.datasets.emoji_twitter.shift_of": Row(BUILT, _swapped),
+    "clip.datasets.emoji.package|sha256": Row(PACKAGE | EMOJI),
+    "clip.datasets.emoji_twitter.package|sha256": Row(PACKAGE | SHIFTED),
+    "clip.datasets.emoji.vendor": Row(EMOJI),
+    "clip.datasets.emoji_twitter.vendor": Row(SHIFTED),
+    "clip.datasets.emoji.classes": Row(EMOJI, {"one": ["animal-bird"], "two": ["tool"]}),
+    "clip.datasets.emoji_twitter.classes": Row(SHIFTED, {"one": ["animal-bird"], "two": ["tool"]}),
+    "clip.datasets.emoji.test_images": Row(EMOJI, 10),
+    "clip.datasets.emoji_twitter.test_images": Row(SHIFTED, 10),
+    "clip.datasets.emoji.*": Row(EMOJI),
+    "clip.datasets.emoji_twitter.*": Row(SHIFTED),
+    "clip.shots": Row(DRAWN, [1, 2]),
+    "clip.seeds": Row(DRAWN, [0, 1]),
+    "clip.views": Row(DRAWN),
+    "clip.seed|batch_size|max_megapixels|max_skipped": Row(ENCODED),
+    "clip.methods.*.method": Row(FITTED, _another_method),
+    "clip.methods.*.*": Row(FITTED),
+    "clip.oracle": Row(FITTED, ["taskres"]),
+    "clip.baselines": Row(SHOWN, []),
+    "clip.shown": Row(SHOWN, "taskres"),
+    # ---- the table and the report
+    "evaluate.base": Row(TABLES, "proxy"),
+    "evaluate.ceiling": Row(TABLES, "proxy"),
+    "evaluate.confidence": Row(TABLES, 0.9),
+    "evaluate.*": Row(TABLES),
+    "report.trace_examples": Row({"plot_traces"}),
+}
