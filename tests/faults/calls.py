@@ -47,7 +47,7 @@ def at_work(folder: Path, *arguments: str, prefix: tuple[str, ...] = (), **chang
         "2",
         "--nocolor",
     ]
-    with (folder / "said.txt").open("w") as said:
+    with (folder.parent / "said.txt").open("w") as said:
         process = subprocess.Popen(
             command, cwd=folder, env=environment(**changes), stdout=said, stderr=said, start_new_session=True
         )
@@ -66,7 +66,7 @@ def call(folder: Path, *arguments: str, prefix: tuple[str, ...] = (), **changes:
 
 
 def finish(process: subprocess.Popen, folder: Path) -> tuple[int, str]:
-    return process.wait(timeout=600), (folder / "said.txt").read_text()
+    return process.wait(timeout=600), (folder.parent / "said.txt").read_text()
 
 
 def wait_for(true: Callable[[], Any], what: str, seconds: float = 300) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from calls import CONFIG, EXPERT, RESULTS, STUDENT, TARGETS, call, errors
+from calls import CONFIG, EXPERT, RESULTS, STUDENT, TARGETS, call, errors, write_config
 
 pytestmark = pytest.mark.fault
 
@@ -30,36 +31,44 @@ def results(folder: Path) -> pd.DataFrame:
     return table[table["metric"] != "tokens_per_second"].drop(columns=["seconds"]).reset_index(drop=True)
 
 
-@pytest.mark.parametrize("damage", [cut, flip], ids=["cut off", "one bit"])
-def test_damaged_files_are_named_and_made_anew(run: Path, finished: Path, damage: object) -> None:
-    """A model, a shard of a teacher's cache, support features, the feature cache."""
-    support = RESULTS / "clip/support/shapes"
-    (shard,) = (run / RESULTS / "distill/cache/twin").glob("*.safetensors")
-    cached = [path for path in (run / "results/features").glob("*.safetensors")]
-    for path in (run / EXPERT / "model.safetensors", shard, run / support / "clip.safetensors", *cached):
-        damage(path)
-    code, said = call(run, *TARGETS, *CONFIG, "--forcerun", "decode", "student", "clip_fit")
+def test_damaged_files_are_named_and_made_anew(run: Path, finished: Path) -> None:
+    """A model, a shard of a teacher's cache, support features and the feature cache, when a new value needs them."""
+
+    def change(config: dict[str, Any]) -> None:
+        config["fusion"]["temperature"] = 0.5
+        config["distill"]["methods"]["gld"]["gld"] = 0.1
+        config["clip"]["methods"]["amu"]["alpha"] = 0.7
+
+    changed = write_config(run, "changed.yaml", change, "faults.yaml")
+    model, support = Path(EXPERT) / "model.safetensors", RESULTS / "clip/support/shapes"
+    shard, features = RESULTS / "distill/cache/twin/0.safetensors", support / "clip.safetensors"
+    flip(run / model)
+    cut(run / shard)
+    flip(run / features)
+    for path in (run / "results/features").glob("*.safetensors"):
+        cut(path)
+    code, said = call(run, *TARGETS, *changed)
     assert code == 1
     assert "Traceback" not in said
-    place = str(support / "clip.safetensors")
     for log, file, advice in (
         ("fusion/ceiling/0", EXPERT, "delete the folder and run again."),
-        ("distill/students/gld.0", shard.relative_to(run), "delete it and make it anew."),
-        ("clip/heads/shapes/amu", place, f"delete the folder {support} and run again."),
+        ("distill/students/gld.0", shard, "delete it and make it anew."),
+        ("clip/heads/shapes/amu", features, f"delete the folder {support} and run again."),
     ):
         (sentence,) = errors(run / RESULTS / f"logs/{log}.log")
         assert str(file) in sentence
         assert sentence.endswith(advice)
-    assert not (run / STUDENT).exists()
-    assert not (run / RESULTS / "clip/heads/shapes/amu").exists()
+    for missing in (STUDENT, RESULTS / "clip/heads/shapes/amu", RESULTS / "fusion/ceiling/0.jsonl"):
+        assert not (run / missing).exists()
 
     for folder in (EXPERT, support):
         shutil.rmtree(run / folder)
-    shard.unlink()
-    code, said = call(run, *TARGETS, *CONFIG)
+    (run / shard).unlink()
+    code, said = call(run, *TARGETS, *changed)
     assert code == 0, said[-6000:]
     assert "computing again" in (run / RESULTS / "logs/clip/support/shapes.log").read_text()
-    pd.testing.assert_frame_equal(results(run), results(finished))
+    for file in (model, shard, features):
+        assert (run / file).read_bytes() == (finished / file).read_bytes()
 
 
 def test_damaged_tables_are_named_and_made_anew(run: Path, finished: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -13,9 +14,11 @@ from calls import (
     EXPERT,
     RESULTS,
     STUDENT,
+    TARGETS,
     at_work,
     call,
     errors,
+    find_stage,
     finish,
     hold_after_a_checkpoint,
     wait_for,
@@ -128,3 +131,25 @@ def test_a_second_call_is_turned_away_and_disturbs_nothing(untrained: Path, fini
         assert process.wait(timeout=600) == 0
     expected, found = weights(finished / EXPERT), weights(untrained / EXPERT)
     assert all(expected[name].equal(found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("how", ["the job", "Ctrl-C", "Snakemake"])
+def test_what_follows_from_a_stopped_job_is_not_up_to_date(run: Path, how: str) -> None:
+    """A job in the middle, while all that was made from its earlier output is still there."""
+
+    def change(config: dict) -> None:
+        config["fusion"]["temperature"] = 0.5
+
+    changed = write_config(run, "changed.yaml", change, source="faults.yaml")
+    with at_work(run, *TARGETS, *changed) as process:
+        stage = wait_for(lambda: find_stage("decode", run), "a job that decodes")
+        if how == "Ctrl-C":
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            (stage if how == "the job" else process).kill()
+        process.wait(timeout=600)
+    call(run, "--unlock", *changed)
+    code, said = call(run, *TARGETS, *changed, "--dry-run", "--quiet", "rules")
+    assert code == 0
+    planned = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
+    assert planned.keys() == {"decode", "evaluate", "metrics", "plot_methods", "total"}

@@ -136,3 +136,17 @@ def options(inputs, *names):
     given = {name: inputs.get(name) for name in names if inputs.get(name)}
     values = {name: [value] if isinstance(value, (str, Path)) else value for name, value in given.items()}
     return " ".join(f"--{name} " + " ".join(shlex.quote(str(item)) for item in items) for name, items in values.items())
+
+
+onstart:
+    # Snakemake (9.13 to 9.27 at least) notes a failed job like a finished one, with the inputs it had. The next call would then take what was
+    # made from its earlier output, now deleted, for up to date.
+    note_finished = workflow.persistence.finished
+
+    async def note_if_finished(job):
+        if all(Path(path).exists() for path in job.output):
+            await note_finished(job)
+        else:
+            workflow.persistence.cleanup(job)
+
+    workflow.persistence.finished = note_if_finished

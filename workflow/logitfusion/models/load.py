@@ -62,9 +62,7 @@ def _refuse_damaged(folder: Path) -> None:
     record = folder / "record.json"
     known = read_json(record).get("checksum") if record.exists() else None
     if known is not None and checksum_weights(folder) != known:
-        raise UserError(
-            f"The weights in {folder} are damaged (their checksum differs); delete the folder and run again."
-        )
+        raise UserError(f"The weights in {folder} are damaged (another checksum); delete the folder and run again.")
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:

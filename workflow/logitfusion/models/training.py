@@ -169,7 +169,7 @@ def train(trainer: Trainer, name: str, recipe: Recipe, checkpoints: Path, finger
         if full is None:
             raise
         raise UserError(
-            f"A checkpoint could not be written to {checkpoints}: {full}; the training will go on from the last whole one."
+            f"A checkpoint could not be written to {checkpoints}: {full}; a training goes on from the last whole one."
         ) from error
     logger.info("%s: trained in %.1f s", name, time.monotonic() - started)
     rows = [row for row in trainer.state.log_history if "loss" in row]
