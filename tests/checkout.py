@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,3 +46,15 @@ def snakemake(
         command(*arguments, profile=profile),
         cwd=folder, env=environment(**variables), capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def plans(folder: Path, configs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """What would run for each config, after the first one has run to its end."""
+    requests = [{"config": config, "finish": not number} for number, config in enumerate(configs)]
+    (folder / "requests.json").write_text(json.dumps(requests))
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/plans.py", "requests.json", "answers.json"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "answers.json").read_text())

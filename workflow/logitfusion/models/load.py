@@ -44,7 +44,9 @@ def load_model(
         UserError: the folder holds no readable model.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
     except Exception as error:  # safetensors, json and transformers each have their own types
         raise UserError(
             f"The model in {folder} can't be read ({first_line(error)}); delete the folder and run again."
@@ -59,7 +61,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         UserError: the folder holds no readable tokenizer.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise UserError(
             f"The tokenizer in {folder} can't be read ({first_line(error)}); delete the folder and run again."
