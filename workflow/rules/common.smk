@@ -84,7 +84,7 @@ def used(training):
 def stage(name, arguments, processes=1):
     """The shell command of a stage: its command line, with all it prints in the rule's log."""
     launcher = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
-    return f'PYTHONPATH={{params.source:q}} python -m {launcher}logitfusion.stages.{name} --config {{input.cfg:q}} {arguments} > {{log:q}} 2>&1'
+    return f"PYTHONPATH={{params.source:q}} python -m {launcher}logitfusion.stages.{name} --config {{input.cfg:q}} {arguments} > {{log:q}} 2>&1"
 
 
 def longer(minutes):
