@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -88,3 +90,15 @@ def write_small_config(folder: Path) -> str:
     config["clip"] |= {"shots": [1], "seeds": [0], "methods": {"amu": {"epochs": 1}}, "baselines": [], "oracle": []}
     (folder / "config/small.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return "config/small.yaml"
+
+
+def plans(folder: Path, configs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """What would run for each config, after the first one has run to its end."""
+    requests = [{"config": config, "finish": not number} for number, config in enumerate(configs)]
+    (folder / "requests.json").write_text(json.dumps(requests))
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/plans.py", "requests.json", "answers.json"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "answers.json").read_text())

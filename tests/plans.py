@@ -1,9 +1,10 @@
 """What Snakemake would run, for many configs in one process: a script, started in a checkout, that plans as -n does.
 
 `python plans.py REQUESTS ANSWERS`: a JSON list of {"config": ..., "finish": true or false} in, one of plans out (or of
-what is wrong with a config). With ``finish`` all that the plan would run is made to look finished (empty files, and Snakemake's own records of them), so
-that the next plans say what a changed config runs *again*. Snakemake's parser and its record keeping are the real ones;
-only the compiled text of the rules is kept from one config to the next. It uses inner names of Snakemake 9.
+what is wrong with a config). With ``finish`` all that the plan would run is made to look finished (empty files, and
+Snakemake's own records of them), so that the next plans say what a changed config runs *again*. Snakemake's parser and
+its record keeping are the real ones; only the compiled text of the rules is kept from one config to the next. It uses
+inner names of Snakemake 9.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def plan(config: dict[str, Any], *, finish: bool) -> list[dict[str, Any]]:
                 "input": sorted(map(str, job.input)),
                 "output": sorted(map(str, job.output)),
                 "command": job.shellcmd if finish else None,
+                "log": "".join(job.log),
                 "follows": workflow.dag.reason(job).derived,
             }
             for job in jobs

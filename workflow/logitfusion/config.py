@@ -209,7 +209,9 @@ def _explain(error: ValidationError) -> str:
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             return f"{at} must be one of {', '.join(known)}{hint}, and is {value!r}."
         case "pattern":
-            return f"{at} is {value!r}, which does not have the form {error.validator_value}."
+            meant = error.schema.get("description")
+            hint = f" ({meant.rstrip('.')})" if meant else ""
+            return f"{at} is {value!r}, which does not have the form {error.validator_value}{hint}."
         case _:
             return f"{at} can't be used: {error.message}."
 

@@ -96,7 +96,7 @@ def stage(name, arguments, processes=1):
     The stage takes the shell's place, so that signals reach it, and is told who its parent is, so that it ends with it.
     """
     launcher = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
-    return f'LOGITFUSION_PARENT=$PPID PYTHONPATH="{{params.source}}" exec python -m {launcher}logitfusion.stages.{name} --config {{input.cfg:q}} {arguments} > {{log:q}} 2>&1'
+    return f"LOGITFUSION_PARENT=$PPID PYTHONPATH={{params.source:q}} exec python -m {launcher}logitfusion.stages.{name} --config {{input.cfg:q}} {arguments} > {{log:q}} 2>&1"
 
 
 def longer(minutes):

