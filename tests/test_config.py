@@ -416,11 +416,17 @@ def test_a_wrong_choice_is_refused_with_a_suggestion(path: str, value: str, sugg
         ("models/packed/sha256", "abc"),
         ("models/packed/package", "a>=1"),
         ("models/far/id", "owner/na me"),
+        ("models/far/id", "../name"),
+        ("tasks/lines/definition/source/path", "rows-{task}.jsonl"),
+        ("tasks/lines/definition/source/path", "rows\n.jsonl"),
+        ("clip/datasets/fashion/package", "{dataset}.deb"),
+        ("clip/datasets/fashion/package", "../../x==1.deb"),
         ("clip/shots", [0]),
         ("clip/seeds", []),
         ("clip/views", 0),
         ("clip/datasets/emoji/package", "emoji-a"),
         ("clip/datasets/emoji/prompts", ["a picture"]),
+        ("clip/datasets/emoji/prompts", ["a {} {0.__class__}"]),
         ("clip/datasets/emoji/build_share", 1.0),
         ("clip/methods/amu/alpha", [1.0]),
         ("models/big", None),
@@ -503,12 +509,26 @@ def test_a_name_for_both_a_model_and_an_expert_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a b", "$(x)", "", ".", "-x", "a/b", "a\n", "é", "x" * 65, "a;b", "{task}"])
 @pytest.mark.parametrize(
-    "section", ["models", "tasks", "experts", "fusion/methods", "clip/methods", "clip/datasets", "run"]
+    "section",
+    [
+        "models",
+        "tasks",
+        "experts",
+        "fusion/methods",
+        "distill/methods",
+        "distill/teachers",
+        "clip/methods",
+        "clip/datasets",
+        "clip/auxiliaries",
+        "run",
+    ],
 )
 def test_a_name_that_is_unsafe_in_a_path_or_shell_is_refused(section: str, name: str) -> None:
     value = {"models": {"source": "random"}, "experts": {"base": "small", "tasks": ["lines"]}}
     value |= {"tasks": minimal()["tasks"]["lines"], "fusion/methods": {"model": "big"}}
     value |= {"clip/methods": {"method": "amu"}, "clip/datasets": {"source": "folder", "path": "images"}}
+    value |= {"distill/methods": {}, "distill/teachers": {"model": "big"}}
+    value |= {"clip/auxiliaries": {"source": "timm", "model": "resnet18", "pretraining": "pictures"}}
 
     def change(config: dict[str, Any]) -> None:
         if section == "run":

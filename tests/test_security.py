@@ -64,7 +64,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "open_clip.create_model": {"weights_only": True},
     "np.load": {"allow_pickle": False},
     "extract": {"filter": "data"},
-    "AutoModelForCausalLM.from_pretrained": {"use_safetensors": True},
+    "AutoModelForCausalLM.from_pretrained": {"use_safetensors": True, "trust_remote_code": False},
+    "AutoTokenizer.from_pretrained": {"trust_remote_code": False},
 }
 
 
@@ -114,7 +115,8 @@ def test_no_module_could_run_what_it_reads(path: Path) -> None:
         "subprocess.run(text, shell=True)",
         "os.system(text)",
         "archive.extract(member, folder)",
-        "AutoModelForCausalLM.from_pretrained(folder)",
+        "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)",
+        "AutoTokenizer.from_pretrained(folder)",
         "AutoTokenizer.from_pretrained(name, trust_remote_code=True)",
     ],
 )
@@ -151,7 +153,7 @@ def test_a_pickle_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path) ->
     torch.save({"state_dict": Evil(tmp_path / "ran")}, tmp_path / "evil.pth")
     with pytest.raises(UserError, match="can't be read safely"):
         read_weights(tmp_path / "evil.pth")
-    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Evil(tmp_path / "ran"), protocol=2))
     with pytest.raises(UserError, match="can't be read safely"):
         read_weights(tmp_path / "bare.pth")
     assert not (tmp_path / "ran").exists()
@@ -188,7 +190,10 @@ def carrier(tiny_models: dict[str, Path], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
-def test_code_beside_a_model_does_not_run(carrier: Path, tmp_path: Path, load: Callable[[Path], Any]) -> None:
+def test_code_beside_a_model_does_not_run(
+    carrier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[[Path], Any]
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would ask, at a terminal
     with pytest.raises(UserError, match="can't be read"):
         load(carrier)
     assert not (tmp_path / "ran").exists()
