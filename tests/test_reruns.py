@@ -237,9 +237,7 @@ def test_the_frozen_slice_is_the_only_road_from_the_config_into_a_stage(planned:
     """All else on a stage's command line is a file of the job, its name, or a word of the rule's own."""
     jobs = [job for job in planned["first"] if job["rule"] != "all"]
     for job in jobs:
-        stage, arguments = re.fullmatch(
-            r"PYTHONPATH=\S+ python -m logitfusion\.stages\.(\w+) (.*)", job["command"]
-        ).groups()
+        stage, arguments = re.fullmatch(r".*? python -m logitfusion\.stages\.(\w+) (.*)", job["command"]).groups()
         option, frozen, *words = shlex.split(arguments)
         assert (option, frozen in job["input"]) == ("--config", True), job
         assert re.fullmatch(r"results/(demo/config|packages)/\S+\.json", frozen)
