@@ -15,7 +15,9 @@ def explain_failures(text):
     """
     planned, submitted, failed = {}, {}, {}
     for error, rule, body, job, slurm_job, finished in re.findall(EVENTS, text, re.MULTILINE):
-        facts = {"rule": rule, "resumes": "--checkpoints" in body} | dict(re.findall(r"^ {4}(\w+): (.+)$", body, re.MULTILINE))
+        facts = {"rule": rule, "resumes": "--checkpoints" in body} | dict(
+            re.findall(r"^ {4}(\w+): (.+)$", body, re.MULTILINE)
+        )
         if job in planned:
             submitted[slurm_job] = planned[job]
         elif finished:
