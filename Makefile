@@ -44,7 +44,7 @@ test: setup ## all tests
 slurm-test: setup ## the profile slurm on a one-node cluster made for it (root on Debian installs SLURM)
 	@$(RUN) python -m pytest tests/slurm -m slurm -rs
 
-envs-test: setup ## every conda environment installed alone (by pip's names, without conda), and a run with each stage in its own
+envs-test: setup ## the conda environments' packages, each alone (without conda), and a run with every stage in its own
 	@$(RUN) python -m pytest tests/test_envs.py -m "" -rs
 
 fault-test: setup ## what a killed, broken, cut-off or crowded run does: minutes (full and read-only disks as root only)

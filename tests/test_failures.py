@@ -25,7 +25,7 @@ Error in rule expert:
     jobid: 7
     log: results/demo/logs/experts/a.log, {folder}/12.log (check log file(s) for error details)
     shell:
-        python -m logitfusion.stages.expert
+        python -m logitfusion.stages.expert --checkpoints results/demo/checkpoints/a
         (command exited with non-zero exit code)
     external_jobid: 12
 Logfile results/demo/logs/experts/a.log: empty file
@@ -47,7 +47,7 @@ MEMORY = (
 )
 TIME = (
     "expert (a) met its time limit of 480 minutes: put `expert: {runtime: 960}` into set-resources in"
-    " slurm/profile.yaml and call again; training goes on from its last checkpoint."
+    " slurm/profile.yaml and call again; it goes on from its last checkpoint."
 )
 
 
@@ -87,6 +87,12 @@ def explain(tmp_path: Path) -> Callable[[str, str, str], list[str]]:
 )
 def test_a_limit_is_named_with_the_way_on(explain: Callable, state: str, slurm: str, sentences: list[str]) -> None:
     assert explain(state, slurm) == sentences
+
+
+def test_a_stage_without_checkpoints_promises_none(tmp_path: Path) -> None:
+    text = (RULE + ERROR).format(folder=tmp_path, state="TIMEOUT").replace("--checkpoints", "--shard")
+    (sentence,) = RULES["explain_failures"](text)
+    assert sentence.endswith("in slurm/profile.yaml and call again.")
 
 
 def test_a_retry_that_succeeded_needs_no_word(explain: Callable) -> None:

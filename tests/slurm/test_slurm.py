@@ -270,7 +270,7 @@ def test_a_training_over_its_time_limit_has_twice_the_time_and_goes_on(training:
     limit = minutes(second["TimeLimit"])
     assert sentence == (
         f"expert (ceiling) met its time limit of {limit} minutes: put `expert: {{runtime: {2 * limit}}}` into"
-        " set-resources in slurm/profile.yaml and call again; training goes on from its last checkpoint."
+        " set-resources in slurm/profile.yaml and call again; it goes on from its last checkpoint."
     )
     assert (training.checkout / PROFILE["slurm-logdir"] / f"rule_expert/ceiling/{second['JobId']}.log").exists()
 

@@ -15,7 +15,9 @@ def explain_failures(text):
     """
     planned, submitted, failed = {}, {}, {}
     for error, rule, body, job, slurm_job, finished in re.findall(EVENTS, text, re.MULTILINE):
-        facts = {"rule": rule} | dict(re.findall(r"^ {4}(\w+): (.+)$", body, re.MULTILINE))
+        facts = {"rule": rule, "resumes": "--checkpoints" in body} | dict(
+            re.findall(r"^ {4}(\w+): (.+)$", body, re.MULTILINE)
+        )
         if job in planned:
             submitted[slurm_job] = planned[job]
         elif finished:
@@ -37,7 +39,8 @@ def explain_failure(planned, failed):
     if re.search(MEMORY_WORDS, said):
         return f"{job} needed more than its {asked['mem_mb']} MB of memory: {advice(planned, 'mem_mb', asked)}."
     if re.search(TIME_WORDS, said):
-        return f"{job} met its time limit of {asked['runtime']} minutes: {advice(planned, 'runtime', asked)}; training goes on from its last checkpoint."
+        resumed = "; it goes on from its last checkpoint" if failed["resumes"] else ""
+        return f"{job} met its time limit of {asked['runtime']} minutes: {advice(planned, 'runtime', asked)}{resumed}."
     return None
 
 
