@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from logitfusion.errors import UserError
 from logitfusion.files import (
     find_disk_error,
+    name_output,
     read_json,
     read_jsonl,
     remove,
@@ -180,6 +181,20 @@ def test_a_disk_that_fills_up_while_renaming_is_told(tmp_path: Path, monkeypatch
     assert names(tmp_path) == []
 
 
+def test_a_disk_that_lets_nothing_go_is_told_for_what_it_took_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a read-only disk the clean-up after the failure fails too, and must not hide it."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "words of the system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match="could not be written: the file system is read-only"):
+        write_json(tmp_path / "file", {})
+
+
 def test_a_full_disk_is_found_behind_other_errors() -> None:
     cause = RuntimeError("writer failed")
     cause.__cause__ = OSError(errno.ENOSPC, "full")
@@ -187,6 +202,9 @@ def test_a_full_disk_is_found_behind_other_errors() -> None:
     outer.__context__ = cause
     assert "no space" in str(find_disk_error(outer))
     assert "no space" in str(find_disk_error(RuntimeError("I/O error: No space left on device (os error 28)")))
+    lost = RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 195136 vs 195028")
+    lost.__context__ = RuntimeError("basic_ios::clear: iostream error")  # torch.save, which names no reason
+    assert "no space" in str(find_disk_error(lost))
 
 
 @pytest.mark.parametrize("error", [None, ValueError("no"), FileNotFoundError(errno.ENOENT, "absent")])
@@ -281,6 +299,13 @@ def test_json_text_keeps_its_letters(tmp_path: Path) -> None:
     write_json(tmp_path / "value.json", {"a": "日本"})
     assert "日本" in (tmp_path / "value.json").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "value.json").read_text(encoding="utf-8")) == {"a": "日本"}
+
+
+@pytest.mark.parametrize("name", ["record.json", "stage.json"])
+def test_of_a_broken_file_what_a_stage_made_is_to_be_deleted(tmp_path: Path, name: str) -> None:
+    assert name_output(tmp_path / "file") == "it"
+    (tmp_path / name).touch()
+    assert name_output(tmp_path / "file") == f"the folder {tmp_path}"
 
 
 @REUSE

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 
@@ -488,7 +488,8 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(
 def make_checkpoint(folder: Path, step: int, state: str | None = "{}") -> Path:
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "model.safetensors").write_text("weights")
+    save_file({"weights": torch.zeros(8)}, checkpoint / "model.safetensors")
+    torch.save({}, checkpoint / "optimizer.pt")
     if state is not None:
         (checkpoint / "trainer_state.json").write_text(state)
     return checkpoint
@@ -509,6 +510,16 @@ def test_the_newest_checkpoint_is_found(tmp_path: Path) -> None:
 def test_a_checkpoint_without_a_readable_state_is_passed_over(tmp_path: Path, state: str | None) -> None:
     make_checkpoint(tmp_path, 2)
     make_checkpoint(tmp_path, 4, state)
+    mark(tmp_path, "same")
+    assert find_checkpoint(tmp_path, "same") == tmp_path / "checkpoint-2"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
+def test_a_checkpoint_that_lost_the_end_of_a_file_is_passed_over(tmp_path: Path, name: str) -> None:
+    """A power cut after the state was written, before all else reached the disk."""
+    make_checkpoint(tmp_path, 2)
+    path = make_checkpoint(tmp_path, 4) / name
+    path.write_bytes(path.read_bytes()[:-8])
     mark(tmp_path, "same")
     assert find_checkpoint(tmp_path, "same") == tmp_path / "checkpoint-2"
 

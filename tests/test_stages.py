@@ -44,6 +44,18 @@ def failed(done: subprocess.CompletedProcess[str]) -> str:
     return errors[0]
 
 
+# ---- signals ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_whose_snakemake_was_killed_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parent is not the one that it was started by; what it would write belongs to the next call."""
+    monkeypatch.setenv("LOGITFUSION_PARENT", "1")
+    assert "Stopped" in failed(make_task(tmp_path, task_config(tmp_path)))
+    assert not (tmp_path / "lines").exists()
+    monkeypatch.setenv("LOGITFUSION_PARENT", str(os.getpid()))
+    succeeded(make_task(tmp_path, task_config(tmp_path)))
+
+
 # ---- tasks --------------------------------------------------------------------------------------------------------
 
 

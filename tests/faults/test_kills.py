@@ -138,11 +138,11 @@ def test_what_follows_from_a_stopped_job_is_not_up_to_date(run: Path, how: str) 
     """A job in the middle, while all that was made from its earlier output is still there."""
 
     def change(config: dict) -> None:
-        config["fusion"]["temperature"] = 0.5
+        config["clip"]["methods"]["amu"]["alpha"] = 0.7
 
     changed = write_config(run, "changed.yaml", change, source="faults.yaml")
     with at_work(run, *TARGETS, *changed) as process:
-        stage = wait_for(lambda: find_stage("decode", run), "a job that decodes")
+        stage = wait_for(lambda: find_stage("clip_fit", run), "a fit")
         if how == "Ctrl-C":
             os.killpg(process.pid, signal.SIGINT)
         else:
@@ -152,4 +152,4 @@ def test_what_follows_from_a_stopped_job_is_not_up_to_date(run: Path, how: str) 
     code, said = call(run, *TARGETS, *changed, "--dry-run", "--quiet", "rules")
     assert code == 0
     planned = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
-    assert planned.keys() == {"decode", "evaluate", "metrics", "plot_methods", "total"}
+    assert planned.keys() == {"clip_fit", "clip_predict", "metrics", "plot_methods", "total"}
