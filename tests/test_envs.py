@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -135,9 +135,14 @@ def test_plots_and_tables_need_no_torch() -> None:
 
 
 @pytest.fixture(scope="module")
-def pythons(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Environment -> the Python of a fresh virtual environment with its packages and nothing else, made once."""
-    return functools.cache(lambda environment: install(environment, tmp_path_factory.mktemp(environment)))
+def pythons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """Environment -> the Python of a fresh virtual environment with its packages and nothing else, made once.
+
+    They are removed at the end: pytest would keep their many thousand files for three runs and then remove them slowly.
+    """
+    folder = tmp_path_factory.mktemp("environments")
+    yield functools.cache(lambda environment: install(environment, folder / environment))
+    shutil.rmtree(folder)
 
 
 def install(environment: str, folder: Path) -> Path:
@@ -148,6 +153,7 @@ def install(environment: str, folder: Path) -> Path:
     done = call(uv, "venv", "--no-python-downloads", "--python", version, folder / "venv")
     if done.returncode != 0:
         pytest.skip(f"needs Python {version}, the environments': {done.stderr.strip()}")
+    folder.mkdir(exist_ok=True)
     (folder / "pins.txt").write_text("\n".join(["pip", *pins(environment)]))  # pip itself comes from conda
     python = folder / "venv/bin/python"
     done = call(uv, "pip", "install", "--no-deps", "--python", python, "-r", folder / "pins.txt")

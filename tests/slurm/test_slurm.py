@@ -242,7 +242,7 @@ class Training:
         Returns:
             The job, and the step that the newest checkpoint is of.
         """
-        wait_for(lambda: self.reached() > after, "a newer checkpoint", 240)
+        wait_for(lambda: self.reached() > after, "a newer checkpoint", 600)
         for process, command in find_processes(self.cluster.folder).items():
             if command.startswith("python -m logitfusion.stages.expert"):
                 os.kill(process, signal.SIGSTOP)
