@@ -90,9 +90,8 @@ def find_stage(name: str, folder: Path) -> psutil.Process | None:
 
 def hold_after_a_checkpoint(name: str, folder: Path, checkpoints: Path) -> psutil.Process:
     """Stop a training's process once it has a whole checkpoint, so that no machine is too fast for a test."""
+    stage = wait_for(lambda: find_stage(name, folder), f"the stage {name}")
     wait_for(lambda: list((folder / checkpoints).glob("checkpoint-*/trainer_state.json")), "a checkpoint")
-    stage = find_stage(name, folder)
-    assert stage is not None, "the training was over before it could be stopped"
     stage.suspend()
     return stage
 

@@ -148,6 +148,7 @@ def test_what_follows_from_a_stopped_job_is_not_up_to_date(run: Path, how: str) 
         else:
             (stage if how == "the job" else process).kill()
         process.wait(timeout=600)
+    assert "Traceback" not in (run.parent / "said.txt").read_text()
     call(run, "--unlock", *changed)
     code, said = call(run, *TARGETS, *changed, "--dry-run", "--quiet", "rules")
     assert code == 0

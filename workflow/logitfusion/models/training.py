@@ -195,8 +195,10 @@ def find_checkpoint(folder: Path, fingerprint: str) -> Path | None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """The Trainer writes its state last, so a checkpoint with a readable state was completed; the disk may have lost
-    the end of its larger files since (a power cut, a full disk)."""
+    """Whether a checkpoint was completed (the Trainer writes its state last) and has all of its files' bytes.
+
+    A power cut can take the end of files that were written before the state.
+    """
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())
         for path in checkpoint.glob("*.safetensors"):

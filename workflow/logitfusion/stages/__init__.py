@@ -1,6 +1,7 @@
 """One thin command line for each rule: read the frozen config and the inputs, call the package, write the outputs."""
 
 import os
+import signal
 
 # Before anything imports tqdm or tokenizers: progress bars fill a log file, so stages write lines instead, and the
 # tokenizer's own threads would compete with torch's.
@@ -10,3 +11,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Whoever loads a file of weights, torchvision or peft, say: tensors only, never a pickle that runs code.
 os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+
+# A stage that still imports ends at Ctrl-C without a traceback; run_stage takes over.
+if "LOGITFUSION_PARENT" in os.environ and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -29,7 +29,9 @@ def run_stage(main: Callable[[argparse.Namespace, dict[str, Any]], None], parser
     parser.add_argument("--config", type=Path, required=True, help="the stage's frozen config (JSON)")
     arguments = parser.parse_args()
     _set_up_logging()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit unwinds as Ctrl-C does
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_DFL:  # a time limit unwinds as Ctrl-C does
+            signal.signal(number, signal.default_int_handler)
     started = time.monotonic()
     try:
         _end_with_parent()
