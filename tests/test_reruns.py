@@ -7,11 +7,12 @@ import functools
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from checkout import ROOT, copy_checkout, plans
+from checkout import ROOT, copy_checkout, plans, snakemake
 from reruns import ROWS, Together, value_at
 
 from logitfusion.config import fewshot_method, resolve_config
@@ -54,11 +55,8 @@ def leaves(value: Any, path: str = "") -> Iterator[str]:
 
 
 def fits(pattern: str, path: str) -> bool:
-    parts = [
-        ".+" if part == "**" else "[^.]+" if part == "*" else f"(?:{part})"
-        for part in pattern.replace("+", r"\+").split(".")
-    ]
-    return re.fullmatch(r"\.".join(parts), path) is not None
+    words = {"**": ".+", "*": "[^.]+"}
+    return re.fullmatch(r"\.".join(words.get(part, f"(?:{part})") for part in pattern.split(".")), path) is not None
 
 
 def find(path: str) -> str | None:
@@ -129,9 +127,13 @@ Plan = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_checkout(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module")
+def planned(folder: Path) -> dict[str, Plan]:
     """What runs of the finished demo when one value has changed, by its path; and some other cases, by their names."""
-    folder = copy_checkout(tmp_path_factory.mktemp("demo"))
     configs = {path: changed(path) for path in chosen()}
     configs |= {"turned": in_order(turned(demo())), **{f"one more {name}": added(*new) for name, new in NEW.items()}}
     first, *others = plans(folder, [demo(), *configs.values(), demo()])
@@ -178,6 +180,17 @@ def test_every_row_of_the_table_is_used() -> None:
 @pytest.mark.parametrize("path", chosen())
 def test_a_changed_value_reruns_what_the_table_says(planned: dict[str, Plan], path: str) -> None:
     assert rules(planned[path]) == ROWS[find(path)].rules
+
+
+def test_the_command_line_plans_the_same(planned: dict[str, Plan], folder: Path) -> None:
+    path = "experts.sst2.steps"
+    (folder / "config/changed.yaml").write_text(yaml.safe_dump(changed(path), sort_keys=False))
+    done = snakemake(folder, "--configfile", "config/changed.yaml", "--dry-run", "--quiet", "rules")
+    counted = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
+    rules_of_jobs = [job["rule"] for job in planned[path]]
+    assert counted == {rule: str(rules_of_jobs.count(rule)) for rule in rules_of_jobs} | {
+        "total": str(len(rules_of_jobs))
+    }
 
 
 # Section -> the rule that makes its entries, and the wildcard that names them.
