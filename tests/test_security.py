@@ -159,16 +159,19 @@ def test_a_pickle_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path) ->
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("package", ["logitfusion.stages", "logitfusion.commands"])
-def test_a_process_of_ours_unpickles_nothing_whoever_asks(tmp_path: Path, package: str) -> None:
+def test_a_process_of_ours_unpickles_nothing_whoever_asks(tmp_path: Path) -> None:
     """torchvision and peft, say, load files of weights by ways of their own."""
     torch.save(Evil(tmp_path / "ran"), tmp_path / "evil.pth")
-    code = f"import {package}, torch; torch.load({str(tmp_path / 'evil.pth')!r}, weights_only=False)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT / "workflow", capture_output=True, text=True, check=False
+    load = f"import torch; torch.load({str(tmp_path / 'evil.pth')!r}, weights_only=False)"
+    switch = "import os; print(os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'])"
+    words = [f"import logitfusion.stages; {load}", f"import logitfusion.commands; {switch}"]
+    stage, command = (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT / "workflow", capture_output=True, text=True, check=False)
+        for code in words
     )
-    assert "UnpicklingError" in done.stderr
+    assert "UnpicklingError" in stage.stderr
     assert not (tmp_path / "ran").exists()
+    assert command.stdout.strip() == "1"
 
 
 # ---- code that comes with a model ---------------------------------------------------------------------------------
