@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,11 @@ def snakemake(
         command(*arguments, profile=profile),
         cwd=folder, env=environment(programs, **variables), capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def heed_ctrl_c() -> None:
+    """For ``preexec_fn``: what runs in a shell's background, as CI may, ignores Ctrl-C, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def plan_jobs(folder: Path, config: str, profile: str) -> dict[str, dict[str, str]]:

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 import yaml
+from checkout import heed_ctrl_c
 from safetensors.torch import load_file
 
 CONFIG = ("--configfile", "config/faults.yaml")
@@ -49,8 +50,9 @@ def at_work(folder: Path, *arguments: str, prefix: tuple[str, ...] = (), **chang
     ]
     with (folder.parent / "said.txt").open("w") as said:
         process = subprocess.Popen(
-            command, cwd=folder, env=environment(**changes), stdout=said, stderr=said, start_new_session=True
-        )
+            command, cwd=folder, env=environment(**changes), stdout=said, stderr=said, start_new_session=True,
+            preexec_fn=heed_ctrl_c,
+        )  # fmt: skip
     try:
         yield process
     finally:

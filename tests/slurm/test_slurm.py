@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkout import ROOT, copy_checkout, plan_jobs, rules_with, write_small_config
+from checkout import ROOT, copy_checkout, heed_ctrl_c, plan_jobs, rules_with, write_small_config
 from cluster import Cluster, find_obstacle, find_processes, start_cluster, wait_for
 
 pytestmark = pytest.mark.slurm
@@ -48,8 +48,7 @@ def at_work(cluster: Cluster, checkout: Path, *arguments: str) -> Iterator[subpr
         process = subprocess.Popen(
             [sys.executable, "-m", "snakemake", *arguments, "--profile", "slurm", "--nocolor", *OVERRIDES],
             cwd=checkout, env=environment, stdout=output, stderr=output, text=True,
-            # A job in a shell's background, as CI's may be, ignores Ctrl-C, and so do its children.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=heed_ctrl_c,
         )  # fmt: skip
     try:
         yield process
@@ -191,6 +190,18 @@ def test_a_second_call_has_nothing_to_do(cluster: Cluster, checkout: Path, jobs:
     assert code == 0
     assert "Nothing to be done" in said
     assert len(cluster.jobs()) == before
+
+
+def test_the_cap_on_gpus_holds_jobs_back(cluster: Cluster, checkout: Path) -> None:
+    before = len(cluster.jobs())
+    targets = ("results/capped/models/large", "results/capped/models/stranger")
+    arguments = ("--configfile", "config/smoke.yaml", "--config", "run=capped", "--resources", "gpu=1")
+    code, said = call(cluster, checkout, *targets, *arguments)
+    assert code == 0, said[-6000:]
+    first, second = cluster.jobs()[before:]
+    assert {job["TresPerJob"] for job in (first, second)} == {"gres:gpu:1"}
+    # Two GPUs are there, and nothing else.
+    assert datetime.fromisoformat(first["EndTime"]) <= datetime.fromisoformat(second["StartTime"])
 
 
 def test_jobs_wait_for_a_drained_node_and_survive_a_lost_one(cluster: Cluster, checkout: Path) -> None:
