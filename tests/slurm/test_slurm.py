@@ -195,7 +195,8 @@ def test_a_second_call_has_nothing_to_do(cluster: Cluster, checkout: Path, jobs:
 def test_the_cap_on_gpus_holds_jobs_back(cluster: Cluster, checkout: Path) -> None:
     before = len(cluster.jobs())
     targets = ("results/capped/models/large", "results/capped/models/stranger")
-    arguments = ("--configfile", "config/smoke.yaml", "--config", "run=capped", "--resources", "gpu=1")
+    arguments = ("--configfile", "config/smoke.yaml", "--config", "run=capped")
+    arguments += ("--resources", "gpu=1", "--set-resources", "model:gpu=1")
     code, said = call(cluster, checkout, *targets, *arguments)
     assert code == 0, said[-6000:]
     first, second = cluster.jobs()[before:]
