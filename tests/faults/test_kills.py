@@ -111,6 +111,22 @@ def test_a_killed_snakemake_takes_its_jobs_along_and_unlocks_on_demand(untrained
     goes_on(untrained, finished)
 
 
+def test_a_training_in_several_processes_ends_with_a_killed_snakemake(untrained: Path) -> None:
+    """Their parent is torchrun, which would go on."""
+
+    def change(config: dict) -> None:
+        config["distill"]["training"] |= {"processes": 2, "steps": 10_000}
+
+    several = write_config(untrained, "several.yaml", change, source="faults.yaml")
+    with at_work(untrained, STUDENT, *several) as process:
+        checkpoints = untrained / RESULTS / "checkpoints/gld.0"
+        wait_for(lambda: list(checkpoints.glob("checkpoint-*/trainer_state.json")), "a checkpoint")
+        process.kill()
+        process.wait()
+        wait_for(lambda: find_stage("student", untrained) is None, "the end of what Snakemake left at work", 60)
+    assert nothing_half_written(untrained, STUDENT)
+
+
 def test_a_second_call_is_turned_away_and_disturbs_nothing(untrained: Path, finished: Path) -> None:
     """Even one with another config of the same run, whose values the first call's jobs must not see."""
 

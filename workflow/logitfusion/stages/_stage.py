@@ -68,17 +68,27 @@ def _end_with_parent() -> None:
     checkpoints of the next call.
     """
     parent = int(os.environ.pop("LOGITFUSION_PARENT", 0))
-    if not parent or "LOCAL_RANK" in os.environ:  # torchrun's workers have torchrun as their parent
+    # torchrun's workers have torchrun as their parent.
+    alive = (lambda: _exists(parent)) if "LOCAL_RANK" in os.environ else (lambda: os.getppid() == parent)
+    if not parent:
         return
-    if os.getppid() != parent:
+    if not alive():
         raise KeyboardInterrupt
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while alive():
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _set_up_logging() -> None:
