@@ -1,8 +1,9 @@
-"""Loading a model folder, and the device and precision that this machine offers."""
+"""Loading and saving a model folder, and the device and precision that this machine offers."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,17 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     """Write a model as fp32 safetensors with its tokenizer."""
     model.float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def copy_tokenizer(source: str | Path, target: str | Path) -> None:
+    """Put the tokenizer files of one model folder into another.
+
+    Saving a loaded tokenizer may change bytes (our padding side, for one); models whose files are equal are known to
+    share a vocabulary without reading it.
+    """
+    for file in Path(source).iterdir():
+        if file.name.startswith("tokenizer") or file.name in ("chat_template.jinja", "special_tokens_map.json"):
+            shutil.copy(file, Path(target) / file.name)
 
 
 def count_parameters(model: PreTrainedModel) -> int:

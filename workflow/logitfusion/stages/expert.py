@@ -10,9 +10,8 @@ from logitfusion.files import read_jsonl, remove, whole
 from logitfusion.models.adapters import LoRA
 from logitfusion.models.finetune import finetune
 from logitfusion.models.identity import checksum_weights
-from logitfusion.models.load import describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
 from logitfusion.models.merge import merge_experts
-from logitfusion.models.source import copy_tokenizer
 from logitfusion.models.training import Recipe
 from logitfusion.report.curve import write_curve
 from logitfusion.stages._stage import fingerprint, logger, record, run_stage

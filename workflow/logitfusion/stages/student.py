@@ -13,8 +13,7 @@ from logitfusion.distill.training import Objective, distill
 from logitfusion.files import remove, whole
 from logitfusion.models.adapters import LoRA
 from logitfusion.models.identity import checksum_weights
-from logitfusion.models.load import describe, load_model, load_tokenizer, save_model, use_threads
-from logitfusion.models.source import copy_tokenizer
+from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
 from logitfusion.models.training import Recipe, is_main_process
 from logitfusion.report.curve import write_curve
 from logitfusion.stages._distill import read_texts
