@@ -1,5 +1,6 @@
 """One thin command line for each rule: read the frozen config and the inputs, call the package, write the outputs."""
 
+import gc
 import os
 import signal
 
@@ -12,6 +13,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Whoever loads a file of weights, torchvision or peft, say: tensors only, never a pickle that runs code.
 os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
 
-# A stage that still imports ends at Ctrl-C without a traceback; run_stage takes over.
-if "LOGITFUSION_PARENT" in os.environ and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if "LOGITFUSION_PARENT" in os.environ:
+    # A sixth of a stage's start would be the collector, looking again and again at all that torch and transformers
+    # bring; run_stage turns it on.
+    gc.disable()
+    # A stage that still imports ends at Ctrl-C without a traceback; run_stage takes over.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -28,6 +29,8 @@ def run_stage(main: Callable[[argparse.Namespace, dict[str, Any]], None], parser
     """Parse the command line, read the frozen config, do the work, and end with a clear word if it can't be done."""
     parser.add_argument("--config", type=Path, required=True, help="the stage's frozen config (JSON)")
     arguments = parser.parse_args()
+    gc.freeze()  # what was imported stays
+    gc.enable()
     _set_up_logging()
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) == signal.SIG_DFL:  # a time limit unwinds as Ctrl-C does
