@@ -59,6 +59,20 @@ def test_a_stage_whose_snakemake_was_killed_does_nothing(tmp_path: Path, monkeyp
 # ---- tasks --------------------------------------------------------------------------------------------------------
 
 
+def test_the_collector_rests_during_imports_only(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {})
+    stage = (
+        "import argparse, gc, logitfusion.stages._stage as stage\n"
+        "print(gc.isenabled())\n"
+        "stage.run_stage(lambda arguments, config: print(gc.isenabled()), argparse.ArgumentParser())"
+    )
+    command = [sys.executable, "-c", stage, "--config", str(tmp_path / "config.json")]
+    for parent, expected in ({"LOGITFUSION_PARENT": str(os.getpid())}, "False True"), ({}, "True True"):
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")} | parent
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+        assert done.stdout.split() == expected.split()
+
+
 def task_config(folder: Path, rows: int = 12, **changes: Any) -> dict[str, Any]:
     """A frozen task config over a file of rows."""
     questions = [{"question": f"q{number}", "answer": number} for number in range(rows)]
