@@ -9,7 +9,7 @@ from typing import Any
 from logitfusion.files import read_jsonl, remove, whole
 from logitfusion.models import heal, source
 from logitfusion.models.identity import checksum_weights
-from logitfusion.models.load import describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
 from logitfusion.models.training import Recipe
 from logitfusion.report.curve import write_curve
 from logitfusion.stages._stage import fingerprint, logger, record, run_stage
@@ -57,7 +57,7 @@ def _prune_and_heal(arguments: argparse.Namespace, config: dict[str, Any], folde
             fingerprint=fingerprint(config, [arguments.source, *arguments.text]),
         )
     save_model(model, tokenizer, folder)
-    source.copy_tokenizer(arguments.source, folder)
+    copy_tokenizer(arguments.source, folder)
     return model, curve
 
 
