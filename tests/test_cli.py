@@ -24,8 +24,8 @@ from lm_eval.tasks import TaskManager
 from test_fusion_lm import make_speller
 
 from logitfusion import cli
-from logitfusion.commands import evaluate, generate, score
-from logitfusion.commands.generate import Stream, name_experts
+from logitfusion.cli import evaluate, generate, score
+from logitfusion.cli.generate import Stream, name_experts
 from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.decoding import Continuations, Options

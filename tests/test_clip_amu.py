@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from logitfusion.clip import AMUHead, Support, fit_method, uncertainty
 from logitfusion.clip.adamw import AdamW
-from logitfusion.clip.amu import amu_loss, fit_amu, schedule, temperature_of
-from logitfusion.clip.methods import DEFAULTS
+from logitfusion.clip.methods.amu import amu_loss, fit_amu, schedule, temperature_of
+from logitfusion.clip.methods.fit import DEFAULTS
 
 SMALL = settings(max_examples=20, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10**6)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from logitfusion.clip.build import (
+from logitfusion.clip.encoders.build import (
     ClipRecipe,
     build_clip,
     draw_pairs,
@@ -27,8 +27,8 @@ from logitfusion.clip.build import (
     read_texts,
     split_concepts,
 )
-from logitfusion.clip.encoders import ClipEncoder, load_clip
-from logitfusion.clip.towers import unpack_text_tower
+from logitfusion.clip.encoders.load import ClipEncoder, load_clip
+from logitfusion.clip.encoders.towers import unpack_text_tower
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
 

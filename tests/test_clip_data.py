@@ -21,15 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from logitfusion.clip.benchmark_sets import BENCHMARKS
 from logitfusion.clip.data import DataSet, ImageRow, load_data, match_classes, read_data, save_data
-from logitfusion.clip.emoji import caption, emoji_pairs, figure
-from logitfusion.clip.images import read_image
+from logitfusion.clip.data.benchmark_sets import BENCHMARKS
+from logitfusion.clip.data.emoji import caption, emoji_pairs, figure
+from logitfusion.clip.data.images import read_image
 from logitfusion.errors import UserError
-from logitfusion.models import npm
-from logitfusion.models.archives import unpack_deb, unpack_tar
-from logitfusion.models.debian import fetch_debian
-from logitfusion.models.npm import fetch_npm
+from logitfusion.fetch import npm
+from logitfusion.fetch.archives import unpack_deb, unpack_tar
+from logitfusion.fetch.debian import fetch_debian
+from logitfusion.fetch.npm import fetch_npm
 
 SEEDED = {"test_share": 0.5, "seed": 3}
 

@@ -21,8 +21,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from logitfusion.clip.encoders import draw_crop, flatten, join_features, load_auxiliary, load_clip
-from logitfusion.clip.towers import read_package
+from logitfusion.clip.encoders.load import draw_crop, flatten, join_features, load_auxiliary, load_clip
+from logitfusion.clip.encoders.towers import read_package
 from logitfusion.errors import UserError
 from logitfusion.files import sha256
 

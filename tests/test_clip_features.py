@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from logitfusion.clip import features
-from logitfusion.clip.dataset import ImageRow
-from logitfusion.clip.feature_files import Stored, read_stored, write_stored
-from logitfusion.clip.features import cache_features, read_features
-from logitfusion.clip.images import UnreadableImageError, check_skipped, hash_image, read_image
+from logitfusion.clip.data.dataset import ImageRow
+from logitfusion.clip.data.images import UnreadableImageError, check_skipped, hash_image, read_image
+from logitfusion.clip.features import cache as features
+from logitfusion.clip.features.cache import cache_features, read_features
+from logitfusion.clip.features.files import Stored, read_stored, write_stored
 from logitfusion.errors import UserError
 
 RED, HALF_RED = (255, 0, 0), (255, 0, 0, 128)

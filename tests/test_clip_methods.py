@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from logitfusion.clip import Support, fit_method, load_head, save_head
-from logitfusion.clip.amu import trust_in_clip
-from logitfusion.clip.gda import discriminant
 from logitfusion.clip.head_file import load_snapshots
-from logitfusion.clip.methods import BY_EPOCHS, DEFAULTS, GRIDS, METHODS, NEED_AUXILIARY
+from logitfusion.clip.methods.amu import trust_in_clip
+from logitfusion.clip.methods.fit import BY_EPOCHS, DEFAULTS, GRIDS, METHODS, NEED_AUXILIARY
+from logitfusion.clip.methods.gda import discriminant
 from logitfusion.clip.selection import calibrated_loss, cross_validate, stratified_folds
 from logitfusion.errors import UserError
 

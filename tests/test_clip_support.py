@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logitfusion.clip.dataset import ImageRow
-from logitfusion.clip.draws import draw_share, hash_seed, shuffled
-from logitfusion.clip.support import SupportSet, draw_support, make_support, read_support, write_support
+from logitfusion.clip.data.dataset import ImageRow
+from logitfusion.clip.data.draws import draw_share, hash_seed, shuffled
+from logitfusion.clip.data.support import SupportSet, draw_support, make_support, read_support, write_support
 from logitfusion.errors import UserError
 
 CLASSES = ["cat", "dog", "yak"]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from logitfusion.clip.settings import DEFAULTS
-from logitfusion.config import SCHEMA, fewshot_method, load_config, method_models, method_tasks, resolve_config
+from logitfusion.clip.methods.settings import DEFAULTS
+from logitfusion.config.run import SCHEMA, fewshot_method, load_config, method_models, method_tasks, resolve_config
 from logitfusion.errors import UserError
 from logitfusion.tasks.definition import LIBRARY
 
@@ -754,5 +754,5 @@ def test_a_few_shot_method_has_all_settings_of_the_one_behind_its_name() -> None
 
 
 def test_a_config_is_checked_without_torch() -> None:
-    code = "import sys, logitfusion.config; sys.exit('torch' in sys.modules)"
+    code = "import sys, logitfusion.config.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import refuse, run
 
-from logitfusion.commands.distill_cache import Progress
+from logitfusion.cli.distill_cache import Progress
 from logitfusion.distill.cache import TeacherCache, find_shards
 from logitfusion.distill.encoding import encode_text
 from logitfusion.distill.shard import hash_texts

@@ -14,8 +14,8 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 from logitfusion.distill.alignment import align
 from logitfusion.distill.encoding import encode_text
 from logitfusion.errors import UserError
-from logitfusion.models.finetune import encode_examples
 from logitfusion.models.tiny import tiny_tokenizer
+from logitfusion.training.finetune import encode_examples
 
 ASTRONAUT = "👩🏽\u200d🚀"
 

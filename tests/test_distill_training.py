@@ -21,12 +21,12 @@ from logitfusion.distill.objective import distill_loss
 from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.training import DistillationCollator, Objective, _cached_teacher, distill, pair_texts
 from logitfusion.errors import UserError
-from logitfusion.models import training
 from logitfusion.models.adapters import LoRA
-from logitfusion.models.finetune import finetune
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.source import from_chance
-from logitfusion.models.training import Recipe
+from logitfusion.training import loop as training
+from logitfusion.training.finetune import finetune
+from logitfusion.training.loop import Recipe
 
 CPU = torch.device("cpu")
 TEXTS = [(f"Count to {number}:", " " + " ".join(map(str, range(10, 12 + number % 5)))) for number in range(12)]

@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from logitfusion import cli
+from logitfusion.cli._encoders import parse_auxiliary, parse_clip
+from logitfusion.cli._settings import parse_settings
 from logitfusion.clip import Support, fit_method, load_head, save_head
-from logitfusion.clip.encoders import ImageEncoder, load_auxiliary, load_clip
+from logitfusion.clip.data.support import draw_support
+from logitfusion.clip.encoders.load import ImageEncoder, load_auxiliary, load_clip
 from logitfusion.clip.leave_out import predict_left_out
-from logitfusion.clip.support import draw_support
-from logitfusion.commands._encoders import parse_auxiliary, parse_clip
-from logitfusion.commands._settings import parse_settings
 from logitfusion.errors import UserError
 from logitfusion.evaluate.intervals import wilson_interval
 from logitfusion.files import read_jsonl

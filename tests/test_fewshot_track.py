@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from logitfusion.clip.dataset import ImageRow
-from logitfusion.clip.feature_files import Stored, write_stored
+from logitfusion.clip.data.dataset import ImageRow
+from logitfusion.clip.data.support import make_support, read_draw, write_support
+from logitfusion.clip.features.files import Stored, write_stored
+from logitfusion.clip.features.pool import join_encoders, manifest, read_pool, write_classifier
 from logitfusion.clip.head_file import save_head
-from logitfusion.clip.methods import fit_method
-from logitfusion.clip.pool import join_encoders, manifest, read_pool, write_classifier
+from logitfusion.clip.methods.fit import fit_method
 from logitfusion.clip.predictions import EvaluationSet, predict
-from logitfusion.clip.support import make_support, read_draw, write_support
 from logitfusion.errors import UserError
 from logitfusion.evaluate.fewshot import tabulate_fewshot
 from logitfusion.evaluate.table import COLUMNS, join_tables

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from huggingface_hub import constants
 
-from logitfusion.hub import ask_hub
+from logitfusion.fetch.hub import ask_hub
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from logitfusion.config import load_config
+from logitfusion.config.run import load_config
 from logitfusion.errors import UserError
-from logitfusion.models.package import download
+from logitfusion.fetch.pypi import download
 from logitfusion.tasks.answers import judge
 from logitfusion.tasks.sources import load_rows
 from logitfusion.tasks.split import SPLITS, make_examples, split_examples, split_seed

@@ -20,16 +20,16 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 
 from logitfusion.errors import UserError
-from logitfusion.models import training
-from logitfusion.models.finetune import CompletionCollator, CompletionTrainer, LoRA, encode_examples, finetune
-from logitfusion.models.heal import HealingTrainer, TextCollator, heal
+from logitfusion.fetch.pypi import check, download, unpack_file
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model
 from logitfusion.models.merge import merge_experts
-from logitfusion.models.package import check, download, unpack_file
 from logitfusion.models.padding import left_pad
 from logitfusion.models.source import from_chance, from_path, prune
 from logitfusion.models.tiny import tiny_tokenizer
-from logitfusion.models.training import Recipe, find_checkpoint, order_rows, trainer_arguments
+from logitfusion.training import loop as training
+from logitfusion.training.finetune import CompletionCollator, CompletionTrainer, LoRA, encode_examples, finetune
+from logitfusion.training.heal import HealingTrainer, TextCollator, heal
+from logitfusion.training.loop import Recipe, find_checkpoint, order_rows, trainer_arguments
 
 TOKENIZER = tiny_tokenizer()
 EMBEDDING = "model.embed_tokens.weight"

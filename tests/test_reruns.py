@@ -15,7 +15,7 @@ import yaml
 from checkout import ROOT, copy_checkout, plans, snakemake
 from reruns import ROWS, Together, value_at
 
-from logitfusion.config import fewshot_method, resolve_config
+from logitfusion.config.run import fewshot_method, resolve_config
 from logitfusion.tasks.definition import load_definition
 
 pytestmark = pytest.mark.workflow

@@ -23,14 +23,14 @@ import torch
 import yaml
 from checkout import ROOT, copy_checkout, plans
 
-from logitfusion.clip.towers import read_weights, unpack_text_tower
-from logitfusion.config import resolve_config
+from logitfusion.clip.encoders.towers import read_weights, unpack_text_tower
+from logitfusion.config.run import resolve_config
 from logitfusion.errors import UserError
+from logitfusion.fetch.archives import unpack_deb, unpack_tar
+from logitfusion.fetch.npm import _unpack_npm
+from logitfusion.fetch.pypi import unpack_file
 from logitfusion.models import source
-from logitfusion.models.archives import unpack_deb, unpack_tar
 from logitfusion.models.load import load_model, load_tokenizer
-from logitfusion.models.npm import _unpack_npm
-from logitfusion.models.package import unpack_file
 from logitfusion.tasks.sources import load_rows
 
 
@@ -164,7 +164,7 @@ def test_a_process_of_ours_unpickles_nothing_whoever_asks(tmp_path: Path) -> Non
     torch.save(Evil(tmp_path / "ran"), tmp_path / "evil.pth")
     load = f"import torch; torch.load({str(tmp_path / 'evil.pth')!r}, weights_only=False)"
     switch = "import os; print(os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'])"
-    words = [f"import logitfusion.stages; {load}", f"import logitfusion.commands; {switch}"]
+    words = [f"import logitfusion.stages; {load}", f"import logitfusion.cli; {switch}"]
     stage, command = (
         subprocess.run([sys.executable, "-c", code], cwd=ROOT / "workflow", capture_output=True, text=True, check=False)
         for code in words

@@ -14,7 +14,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from logitfusion.config import SCHEMA
+from logitfusion.config.run import SCHEMA
 from logitfusion.errors import UserError
 from logitfusion.tasks.answers import extract, judge
 from logitfusion.tasks.definition import LIBRARY, fill, find_answers, load_definition, lookup

@@ -18,7 +18,7 @@ import yaml
 from checkout import command, copy_checkout, environment, snakemake
 
 from logitfusion.clip.data import load_data
-from logitfusion.clip.support import read_draw
+from logitfusion.clip.data.support import read_draw
 from logitfusion.evaluate.table import COLUMNS
 from logitfusion.files import read_json
 

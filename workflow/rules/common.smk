@@ -10,7 +10,7 @@ from snakemake.logging import logger
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from logitfusion.config import (
+from logitfusion.config.run import (
     clip_packages,
     expand_method,
     fewshot_method,
@@ -19,10 +19,10 @@ from logitfusion.config import (
     resolve_config,
     tuning_groups,
 )
-from logitfusion.clip.settings import NEED_AUXILIARY
+from logitfusion.clip.methods.settings import NEED_AUXILIARY
 from logitfusion.errors import UserError
 from logitfusion.files import write_text
-from logitfusion.models.package import package_parts
+from logitfusion.fetch.pypi import package_parts
 
 if not os.access(Path.cwd(), os.W_OK):
     raise WorkflowError(

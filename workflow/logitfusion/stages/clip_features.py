@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.data import DataSet, ImageRow, load_data, match_classes
-from logitfusion.clip.encoders import ImageEncoder
-from logitfusion.clip.features import cache_features
-from logitfusion.clip.pool import CLIP, manifest, write_classifier
-from logitfusion.clip.support import make_support, write_support
+from logitfusion.clip.data.support import make_support, write_support
+from logitfusion.clip.encoders.load import ImageEncoder
+from logitfusion.clip.features.cache import cache_features
+from logitfusion.clip.features.pool import CLIP, manifest, write_classifier
 from logitfusion.files import whole
 from logitfusion.models.load import use_threads
 from logitfusion.stages._clip import open_auxiliaries, open_clip_folder

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from logitfusion.clip.features.pool import read_pool
 from logitfusion.clip.head_file import save_head
 from logitfusion.clip.heads import Head
-from logitfusion.clip.methods import fit_method
-from logitfusion.clip.pool import read_pool
+from logitfusion.clip.methods.fit import fit_method
 from logitfusion.files import whole
 from logitfusion.stages._stage import logger, record, run_stage
 

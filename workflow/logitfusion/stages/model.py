@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.files import read_jsonl, remove, whole
-from logitfusion.models import heal, source
+from logitfusion.models import source
 from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
-from logitfusion.models.training import Recipe
-from logitfusion.report.curve import write_curve
 from logitfusion.stages._stage import fingerprint, logger, record, run_stage
+from logitfusion.training import heal
+from logitfusion.training.curve import write_curve
+from logitfusion.training.loop import Recipe
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:

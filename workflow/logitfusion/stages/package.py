@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from logitfusion.models.debian import fetch_debian
-from logitfusion.models.npm import fetch_npm
-from logitfusion.models.package import download
+from logitfusion.fetch.debian import fetch_debian
+from logitfusion.fetch.npm import fetch_npm
+from logitfusion.fetch.pypi import download
 from logitfusion.stages._stage import logger, run_stage
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from logitfusion.clip.data import load_data
-from logitfusion.clip.images import thumbnail
+from logitfusion.clip.data.images import thumbnail
 from logitfusion.files import read_json
 from logitfusion.report.clip import (
     plot_ablation,

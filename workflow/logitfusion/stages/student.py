@@ -14,10 +14,10 @@ from logitfusion.files import remove, whole
 from logitfusion.models.adapters import LoRA
 from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
-from logitfusion.models.training import Recipe, is_main_process
-from logitfusion.report.curve import write_curve
 from logitfusion.stages._distill import read_texts
 from logitfusion.stages._stage import fingerprint, logger, record, run_stage
+from logitfusion.training.curve import write_curve
+from logitfusion.training.loop import Recipe, is_main_process
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:

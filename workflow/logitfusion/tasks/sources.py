@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.errors import UserError
+from logitfusion.fetch.hub import ask_hub
 from logitfusion.files import read_jsonl
-from logitfusion.hub import ask_hub
 
 
 def load_rows(source: dict[str, Any], *, size: int, package_file: Path | None = None) -> list[dict[str, Any]]:

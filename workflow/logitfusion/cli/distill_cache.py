@@ -1,0 +1,132 @@
+"""Write what a teacher makes of texts into a cache that students are trained from."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from logitfusion.cli._inputs import be_quiet, read_fields, read_text
+from logitfusion.distill.cache import TeacherCache, find_shards
+from logitfusion.distill.encoding import EncodedText, encode_text
+from logitfusion.distill.offline import cache_teacher
+from logitfusion.distill.shard import hash_texts, read_manifest
+from logitfusion.errors import UserError
+from logitfusion.models.identity import hash_model, hash_tokenizer
+from logitfusion.models.load import load_model, load_tokenizer, use_threads
+from logitfusion.shards import shard_range
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    be_quiet()
+    if arguments.verify is not None:
+        _verify(arguments.verify)
+        return
+    rows = _check(arguments)
+    texts = _encode(arguments, rows)
+    source = {
+        "model_hash": hash_model(arguments.teacher),
+        "tokenizer_hash": hash_tokenizer(arguments.teacher),
+        "template": arguments.template,
+        "data_hash": hash_texts((row["prompt"], row["response"]) for row in rows),
+        "max_tokens": arguments.max_tokens,
+    }
+    use_threads()
+    model = load_model(arguments.teacher, dtype=DTYPES[arguments.dtype])
+    progress = Progress(_count_tokens(texts, arguments.shards, arguments.shard))
+    paths = cache_teacher(
+        model,
+        texts,
+        arguments.output,
+        source=source,
+        k=arguments.k,
+        batch_size=arguments.batch_size,
+        shards=arguments.shards,
+        only=None if arguments.shard is None else [arguments.shard],
+        on_batch=progress.compute,
+        on_found=progress.find,
+    )
+    for path in paths:
+        print(path)
+    print(f"{_size(paths)}, {progress.rate():.1f} tokens/s")
+
+
+def _check(arguments: argparse.Namespace) -> list[dict[str, str]]:
+    """The texts, if the command line can be used; nothing is loaded before."""
+    missing = [name for name in ("teacher", "texts", "k", "output") if getattr(arguments, name) is None]
+    if missing:
+        raise UserError(f"A cache needs {', '.join(f'--{name}' for name in missing)} too; --verify DIR checks one.")
+    if not arguments.teacher.is_dir():
+        raise UserError(f"The model folder {arguments.teacher} does not exist.")
+    if min(arguments.batch_size, arguments.shards, arguments.k) < 1:
+        raise UserError("--batch-size, --shards and --k are at least 1.")
+    if arguments.max_tokens is not None and arguments.max_tokens < 2:
+        raise UserError("--max-tokens is at least 2, a token of the prompt and one of the response.")
+    rows = read_fields(arguments.texts, read_text(arguments.texts), ("prompt", "response"))
+    if not rows:
+        raise UserError(f"{arguments.texts} holds no texts.")
+    return rows
+
+
+def _encode(arguments: argparse.Namespace, rows: list[dict[str, str]]) -> list[EncodedText]:
+    tokenizer = load_tokenizer(arguments.teacher)
+    options: dict[str, Any] = {"template": arguments.template, "max_tokens": arguments.max_tokens}
+    return [encode_text(tokenizer, row["prompt"], row["response"], **options) for row in rows]
+
+
+def _count_tokens(texts: Sequence[EncodedText], shards: int, shard: int | None) -> int:
+    """Response tokens of the shard, or of all."""
+    chosen = slice(None)
+    if shard is not None:
+        mine = shard_range(len(texts), shard - 1, shards)
+        chosen = slice(mine.start, mine.stop)
+    return sum(len(text.labels) for text in texts[chosen])
+
+
+class Progress:
+    """A line on the standard error every few seconds, with what was found on the disk left out of the rate."""
+
+    def __init__(self, total: int, interval: float = 5.0) -> None:
+        self.total, self.interval, self.found, self.computed = total, interval, 0, 0
+        self.started = self.printed = time.monotonic()
+
+    def find(self, tokens: int) -> None:
+        self.found += tokens
+
+    def compute(self, tokens: int) -> None:
+        self.computed += tokens
+        now = time.monotonic()
+        if now - self.printed > self.interval:
+            self.printed = now
+            done = self.found + self.computed
+            left = (self.total - done) / max(self.rate(), 1e-9)
+            print(
+                f"{done} of {self.total} tokens, {self.rate():.1f} tokens/s, about {left:.0f} s left", file=sys.stderr
+            )
+
+    def rate(self) -> float:
+        """Computed tokens a second."""
+        return self.computed / max(time.monotonic() - self.started, 1e-9)
+
+
+def _size(paths: Sequence[Path]) -> str:
+    manifests = [read_manifest(path) for path in paths]
+    texts, tokens = (sum(manifest[name] for manifest in manifests) for name in ("texts", "tokens"))
+    megabytes = sum(path.stat().st_size for path in paths) / 1e6
+    return f"{texts} texts, {tokens} tokens, {manifests[0]['bytes_per_token']} bytes/token, {megabytes:.1f} MB"
+
+
+def _verify(folder: Path) -> None:
+    """Read all shards of a cache and say what it is."""
+    paths = find_shards(folder)
+    cache = TeacherCache(paths)
+    for name, value in cache.settings.items():
+        print(f"{name}: {value}")
+    print(f"{_size(paths)}, whole")

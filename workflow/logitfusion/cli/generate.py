@@ -1,0 +1,136 @@
+"""Continue prompts, streaming one or writing several as JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from logitfusion.cli._inputs import be_quiet, check_text, load_fusion, read_fields, read_text
+from logitfusion.errors import UserError
+from logitfusion.files import write_jsonl
+from logitfusion.fusion import FusedLM, Generation
+
+
+def run(arguments: argparse.Namespace) -> None:
+    be_quiet()
+    prompts = _read_prompts(arguments)
+    if not prompts:
+        raise UserError("There are no prompts; give --prompt, --prompts or text on the standard input.")
+    lm = load_fusion(arguments)
+    if arguments.prompts is None and len(prompts) == 1:
+        stream = Stream(sys.stdout, arguments.stop)
+        generations = _generate(lm, prompts, arguments, on_token=lambda _, generation: stream.show(generation.text))
+        stream.finish(generations[0].text)
+    else:
+        with tqdm(total=len(prompts), unit=" prompts", disable=None) as bar:  # None: only on a terminal
+            generations = _generate(lm, prompts, arguments, on_batch=bar.update)
+        if arguments.output is None:
+            for row in _rows(prompts, generations):
+                print(json.dumps(row, ensure_ascii=False))
+    if arguments.output is not None:
+        write_jsonl(arguments.output, _rows(prompts, generations))
+    if arguments.trace is not None:
+        write_jsonl(arguments.trace, _trace(lm, generations, name_experts(arguments.expert)))
+
+
+def _read_prompts(arguments: argparse.Namespace) -> list[str]:
+    """The prompts; blank lines of a file are none."""
+    if arguments.prompt is not None:
+        return [check_text(prompt, "A prompt") for prompt in arguments.prompt]
+    if arguments.prompts is None:
+        text = read_text("-").removesuffix("\n").removesuffix("\r")
+        return [text] if text else []
+    text = read_text(arguments.prompts)
+    if text.lstrip().startswith("{"):
+        return [row["prompt"] for row in read_fields(arguments.prompts, text, ("prompt",))]
+    return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+
+
+def _generate(lm: FusedLM, prompts: list[str], arguments: argparse.Namespace, **callbacks: Any) -> list[Generation]:
+    names = (
+        "max_new_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "stop",
+        "speculative",
+        "draft_tokens",
+        "batch_size",
+    )
+    options = {name: getattr(arguments, name) for name in names}
+    return lm.generate(_as_chats(lm, prompts) if arguments.chat else prompts, **options, **callbacks)
+
+
+def _as_chats(lm: FusedLM, prompts: list[str]) -> list[str]:
+    """Each prompt as a user's message, ending where the model should answer."""
+    if not lm.tokenizer.chat_template:
+        raise UserError("The large model's tokenizer has no chat template; leave --chat out.")
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    return [lm.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+
+
+def _rows(prompts: list[str], generations: list[Generation]) -> Iterator[dict[str, Any]]:
+    for prompt, generation in zip(prompts, generations, strict=True):
+        yield {
+            "prompt": prompt,
+            "text": generation.text,
+            "finish_reason": generation.finish_reason,
+            "tokens": len(generation.token_ids),
+        }
+
+
+def _trace(lm: FusedLM, generations: list[Generation], names: list[str]) -> Iterator[dict[str, Any]]:
+    """One row a token: the weights of all experts and the one that steered, null where none did."""
+    for number, generation in enumerate(generations):
+        steps = zip(generation.token_ids, generation.weights, generation.expert, strict=True)
+        for position, (token, weights, expert) in enumerate(steps):
+            yield {
+                "prompt": number,
+                "position": position,
+                "token": lm.tokenizer.decode([token]),
+                "token_id": token,
+                "weights": dict(zip(names, weights, strict=True)),
+                "expert": names[expert] if expert >= 0 else None,
+            }
+
+
+def name_experts(folders: Sequence[Path]) -> list[str]:
+    """The folders' names if they tell the experts apart, else their whole paths, else with their places."""
+    for names in ([folder.name for folder in folders], [str(folder) for folder in folders]):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{place}:{folder}" for place, folder in enumerate(folders)]
+
+
+class Stream:
+    """Writes a text as it grows, as far as it is certain: no half characters, nothing that a stop string may cut."""
+
+    def __init__(self, file: TextIO, stop: Sequence[str]) -> None:
+        self.file, self.stop, self.written = file, stop, 0
+
+    def show(self, text: str) -> None:
+        """Write what is new and certain in the text so far."""
+        text = text.rstrip("\N{REPLACEMENT CHARACTER}")  # what a character is whose last bytes are still to come
+        self._write(text[: len(text) - self._held_back(text)])
+
+    def finish(self, text: str) -> None:
+        """Write the rest of the whole text and end the line."""
+        self._write(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+        print(file=self.file, flush=True)
+
+    def _held_back(self, text: str) -> int:
+        """How many of the last characters may be the beginning of a stop string."""
+        beginnings = [word[:length] for word in self.stop for length in range(1, len(word))]
+        return max((len(beginning) for beginning in beginnings if text.endswith(beginning)), default=0)
+
+    def _write(self, text: str) -> None:
+        if len(text) > self.written:
+            print(text[self.written :], end="", file=self.file, flush=True)
+            self.written = len(text)

@@ -1,0 +1,246 @@
+"""The eleven few-shot benchmark sets of CoOp (Zhou et al., arXiv 2109.01134) from a local folder, not downloaded.
+
+With one of CoOp's files ``split_zhou_*.json`` the split is CoOp's; its validation images are not used. Without, it is
+the official split where there is one (as torchvision reads it), else a seeded one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from logitfusion.clip.data.dataset import DataSet, ImageRow, make_data, split_rows
+from logitfusion.clip.data.folders import class_folders, find_images, list_images
+from logitfusion.errors import UserError
+from logitfusion.files import read_json
+
+# Classes, and (path, label) of the train and test images; test is None where there is no official split.
+Listing = tuple[list[str], list[tuple[str, int]], list[tuple[str, int]] | None]
+
+
+def _keep_path(path: str | Path) -> str:
+    """In place of torchvision's image loader: the path is all we want."""
+    return str(path)
+
+
+def _torchvision(name: str, train: tuple[str, ...], test: str = "test", **options: Any) -> Callable[[Path], Listing]:
+    """A reader by a torchvision data set with official splits; ``train`` lists the splits that make the pool."""
+
+    def read(root: Path) -> Listing:
+        from torchvision import datasets
+
+        def load(split: str) -> Any:
+            return getattr(datasets, name)(str(root), split=split, loader=_keep_path, download=False, **options)
+
+        splits = {split: load(split) for split in (*train, test)}
+        items = {split: [data[place] for place in range(len(data))] for split, data in splits.items()}
+        return list(splits[test].classes), [item for split in train for item in items[split]], items[test]
+
+    return read
+
+
+def _class_folders(*without: str) -> Callable[[Path], Listing]:
+    """A reader of one folder a class, no official split."""
+
+    def read(folder: Path) -> Listing:
+        classes = [one for one in class_folders(folder) if one not in without]
+        files = [(str(file), label) for label, one in enumerate(classes) for file in find_images(folder / one)]
+        return classes, files, None
+
+    return read
+
+
+def _read_pets(root: Path) -> Listing:
+    """``annotations/{trainval,test}.txt``: image, class from 1, species, breed. torchvision's class hides its paths."""
+    folder = root / "oxford-iiit-pet"
+    classes: dict[int, str] = {}
+    parts = []
+    for part in ("trainval", "test"):
+        items = []
+        for line in (folder / "annotations" / f"{part}.txt").read_text(encoding="utf-8").splitlines():
+            if line.strip() and not line.startswith("#"):
+                image, number = line.split()[:2]
+                classes[int(number) - 1] = image.rsplit("_", 1)[0]
+                items.append((str(folder / "images" / f"{image}.jpg"), int(number) - 1))
+        parts.append(items)
+    return [classes[label] for label in range(len(classes))], parts[0], parts[1]
+
+
+def _read_imagenet(root: Path) -> Listing:
+    """The folders ``train`` and ``val`` with a folder a class; for all 1,000 classes open_clip's names for prompts."""
+    train, test = list_images(root / "train", (folders := class_folders(root / "train"))), []
+    if (root / "val").is_dir():
+        test = list_images(root / "val", folders)
+    names = folders
+    if len(folders) == 1000:
+        from open_clip import IMAGENET_CLASSNAMES
+
+        names = list(IMAGENET_CLASSNAMES)  # in the order of the sorted folders (WordNet ids)
+    return names, [(row.path, row.label) for row in train], [(row.path, row.label) for row in test]
+
+
+def _read_sun(folder: Path) -> Listing:
+    """Classes as in ``ClassName.txt`` (``/a/abbey``, ``/c/church/indoor``): the folders that hold images themselves."""
+    files = sorted(file for file in folder.rglob("*.jpg"))
+    # Without the letter: c/church/indoor -> "indoor church", as in CoOp.
+    named = [" ".join(reversed(file.relative_to(folder).parts[1:-1])) for file in files]
+    classes = sorted(set(named))
+    label_of = {one: label for label, one in enumerate(classes)}
+    return classes, [(str(file), label_of[one]) for file, one in zip(files, named, strict=True)], None
+
+
+def _read_ucf(root: Path) -> Listing:
+    """``ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt`` and middle frames named as their videos."""
+    lists = root / "ucfTrainTestlist"
+    frames = {file.stem: str(file) for file in (root / "UCF-101-midframes").rglob("*.jpg")}
+    classes = [
+        line.split()[1] for line in (lists / "classInd.txt").read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
+    label_of = {one: label for label, one in enumerate(classes)}
+    parts = []
+    for part in ("trainlist01", "testlist01"):
+        videos = [
+            line.split()[0] for line in (lists / f"{part}.txt").read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
+        parts.append([(frames[Path(video).stem], label_of[Path(video).parent.name]) for video in videos])
+    return [_words(one) for one in classes], parts[0], parts[1]
+
+
+def _words(name: str) -> str:
+    """``ApplyEyeMakeup`` -> ``Apply Eye Makeup``."""
+    return "".join(f" {letter}" if letter.isupper() and place else letter for place, letter in enumerate(name))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Where a set lies and how it is asked for.
+
+    Attributes:
+        read: lists its images, given the root (or the image folder, if ``from_images``).
+        images: folders below the root, torchvision's and CoOp's, that the paths in CoOp's file start from.
+        prompts: CoOp's hand-made template; for ImageNet the seven of Tip-Adapter are open_clip's simple templates.
+        from_images: whether ``read`` takes the image folder.
+    """
+
+    read: Callable[[Path], Listing]
+    images: tuple[str, ...]
+    prompts: tuple[str, ...]
+    from_images: bool = False
+
+
+# The pool is train + val where 16 shots need it (Flowers102 has 10 + 10 a class), and CoOp's choice for FGVC-Aircraft.
+BENCHMARKS: dict[str, Benchmark] = {
+    "imagenet": Benchmark(_read_imagenet, ("", "images", "imagenet/images", "imagenet"), ("a photo of a {}.",), True),
+    "caltech101": Benchmark(
+        _class_folders("BACKGROUND_Google"),
+        ("caltech101/101_ObjectCategories", "caltech-101/101_ObjectCategories", "101_ObjectCategories"),
+        ("a photo of a {}.",),
+        True,
+    ),
+    "oxford_pets": Benchmark(
+        _read_pets, ("oxford-iiit-pet/images", "oxford_pets/images", "images"), ("a photo of a {}, a type of pet.",)
+    ),
+    "stanford_cars": Benchmark(_torchvision("StanfordCars", ("train",)), ("stanford_cars", ""), ("a photo of a {}.",)),
+    "flowers102": Benchmark(
+        _torchvision("Flowers102", ("train", "val")),
+        ("flowers-102/jpg", "oxford_flowers/jpg", "jpg"),
+        ("a photo of a {}, a type of flower.",),
+    ),
+    "food101": Benchmark(
+        _torchvision("Food101", ("train",)), ("food-101/images", "images"), ("a photo of {}, a type of food.",)
+    ),
+    "fgvc_aircraft": Benchmark(
+        _torchvision("FGVCAircraft", ("train",)),
+        ("fgvc-aircraft-2013b/data/images", "fgvc_aircraft/images", "images"),
+        ("a photo of a {}, a type of aircraft.",),
+    ),
+    "sun397": Benchmark(_read_sun, ("SUN397", "sun397/SUN397"), ("a photo of a {}.",), True),
+    "dtd": Benchmark(
+        _torchvision("DTD", ("train", "val")), ("dtd/dtd/images", "dtd/images", "images"), ("{} texture.",)
+    ),
+    "eurosat": Benchmark(
+        _class_folders(), ("eurosat/2750", "eurosat/EuroSAT", "2750"), ("a centered satellite photo of {}.",), True
+    ),
+    "ucf101": Benchmark(
+        _read_ucf, ("UCF-101-midframes", "ucf101/UCF-101-midframes"), ("a photo of a person doing {}.",)
+    ),
+}
+
+
+def read_benchmark(entry: dict[str, Any]) -> DataSet:
+    """One of the eleven sets.
+
+    Keys: ``name`` (of ``BENCHMARKS``); ``root``, where torchvision would look for it, or the set's folder in CoOp's
+    layout; optional ``coop_split``, the path of CoOp's JSON, and ``images``, the folder that its paths start from, if
+    it is none of the usual; ``test_share`` and ``seed`` for a seeded split; optional ``prompts``.
+
+    Raises:
+        UserError: no such set, root or file, or files that don't fit the set.
+    """
+    name, root = entry["name"], Path(entry["root"])
+    if name not in BENCHMARKS:
+        raise UserError(f"There is no benchmark set {name!r}; it is one of {', '.join(sorted(BENCHMARKS))}.")
+    if not root.is_dir():
+        raise UserError(f"The root {root} of {name} is not a folder; download the set there, nothing does it for you.")
+    bench = BENCHMARKS[name]
+    prompts = entry.get("prompts") or list(bench.prompts)
+    if entry.get("coop_split"):
+        return _read_coop(name, Path(entry["coop_split"]), _image_folder(entry, bench), prompts)
+    place = _image_folder(entry, bench) if bench.from_images else root
+    classes, train, test = _read_listing(name, place)
+    rows = _rows(train, place)
+    if test is None:
+        rows, tested, split = split_rows(name, rows, entry)
+    else:
+        tested, split = _rows(test, place), "official"
+    return make_data(name, [one.replace("_", " ") for one in classes], prompts, rows, tested, split)
+
+
+def _read_listing(name: str, place: Path) -> Listing:
+    try:
+        return BENCHMARKS[name].read(place)
+    except UserError:
+        raise
+    except (RuntimeError, OSError, ValueError, KeyError, IndexError) as error:
+        raise UserError(
+            f"{name} can't be read from {place} ({type(error).__name__}: {error}); it must lie there as torchvision"
+            " unpacks it, or give coop_split."
+        ) from error
+
+
+def _image_folder(entry: dict[str, Any], bench: Benchmark) -> Path:
+    """The folder of the set's images: the entry's own, else the first usual one that exists."""
+    if entry.get("images"):
+        return Path(entry["images"])
+    usual = [Path(entry["root"]) / folder for folder in bench.images]
+    for folder in usual:
+        # ImageNet's usual folders are parents of others: the one with the training images is meant.
+        if folder.is_dir() and (entry["name"] != "imagenet" or (folder / "train").is_dir()):
+            return folder
+    raise UserError(
+        f"The images of {entry['name']} are in none of {', '.join(map(str, usual))}; correct root or give images."
+    )
+
+
+def _rows(items: list[tuple[str, int]], place: Path) -> list[ImageRow]:
+    return [ImageRow(Path(path).relative_to(place).as_posix(), path, int(label)) for path, label in items]
+
+
+def _read_coop(name: str, path: Path, images: Path, prompts: list[str]) -> DataSet:
+    """CoOp's file: ``{"train": [[path, label, class], ...], "val": ..., "test": ...}``."""
+    listed = read_json(path)
+    parts: dict[str, list[ImageRow]] = {}
+    names: dict[int, str] = {}
+    try:
+        for part in ("train", "test"):
+            parts[part] = [ImageRow(file, str(images / file), int(label)) for file, label, _ in listed[part]]
+            names |= {int(label): str(one).replace("_", " ") for _, label, one in listed[part]}
+        classes = [names[label] for label in range(len(names))]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a split file of CoOp ({type(error).__name__}: {error}).") from None
+    first = next(iter([*parts["train"], *parts["test"]]), None)
+    if first is not None and not Path(first.path).is_file():
+        raise UserError(f"{first.path}, the first image of {path}, is not there; correct root or give images.")
+    return make_data(name, classes, prompts, parts["train"], parts["test"], "CoOp")

@@ -1,0 +1,171 @@
+"""A data set for few-shot classification: the tidy table of its images, its classes and its prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from logitfusion.clip.data.draws import draw_share, shuffled
+from logitfusion.errors import UserError
+from logitfusion.files import whole
+
+PROMPT = "a photo of a {}."
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One image.
+
+    Attributes:
+        id: names the image within its data set; does not depend on where the data set lies.
+        path: its file; with ``index``, an array file (.npy) of uint8 images ``[n, h, w]`` or ``[n, h, w, 3]``.
+        label: its class, a place in ``DataSet.classes``.
+        index: its place in the array file, or None.
+    """
+
+    id: str
+    path: str
+    label: int
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images to draw support sets from and images to test on.
+
+    Attributes:
+        classes: the names, as they go into a prompt.
+        prompts: templates with one ``{}`` each.
+        train: the pool that support sets are drawn from; empty for a data set that is only tested on.
+        test: the test images.
+        split: who split them: ``official``, ``CoOp``, ``given`` (by the user's own files) or ``seeded S`` (by us, with
+            seed S: not to be compared with published numbers); a cut test set says so too.
+    """
+
+    classes: list[str]
+    prompts: list[str]
+    train: list[ImageRow]
+    test: list[ImageRow]
+    split: str
+
+
+def make_data(
+    name: str, classes: Sequence[str], prompts: Sequence[str], train: list[ImageRow], test: list[ImageRow], split: str
+) -> DataSet:
+    """A data set whose parts fit together; ``name`` is for messages.
+
+    Raises:
+        UserError: an image is there twice, a class has no image to learn from, there is nothing to test on, two classes
+            share a name, or a prompt has no place for a class.
+    """
+    seen: set[str] = set()
+    for row in [*train, *test]:
+        if row.id in seen:
+            raise UserError(f"{name} has the image {row.id!r} twice; each image is in one split, with one label.")
+        if "\n" in row.id:
+            raise UserError(f"{name} has an image with a line break in its name ({row.id!r}); rename it.")
+        seen.add(row.id)
+    if not test:
+        raise UserError(f"{name} has no test images; correct its path or its test share.")
+    twice = sorted({one for one in classes if list(classes).count(one) > 1}) if len(set(classes)) < len(classes) else []
+    if twice:
+        raise UserError(
+            f"{name} has several classes of the name {twice[0]!r}; zero-shot prompts can't tell them apart."
+        )
+    learned = {row.label for row in train}
+    missing = [one for label, one in enumerate(classes) if label not in learned] if train else []
+    if missing:
+        raise UserError(f"{name} has no training image of the class {missing[0]!r} ({len(missing)} such classes).")
+    wrong = [prompt for prompt in prompts if prompt.count("{}") != 1]
+    if wrong or not prompts:
+        raise UserError(
+            f"{name}: a prompt needs one {{}} for the class, {wrong[0] if wrong else 'and there is none'!r}."
+        )
+    return DataSet(list(classes), list(prompts), train, test, split)
+
+
+def split_rows(
+    name: str, rows: Sequence[ImageRow], entry: dict[str, Any]
+) -> tuple[list[ImageRow], list[ImageRow], str]:
+    """Train and test rows and the split's label: ``test_share`` of each class for the test, by ``seed`` and ids alone.
+
+    Raises:
+        UserError: the entry lacks one of the two keys, or its share is none.
+    """
+    missing = [key for key in ("test_share", "seed") if key not in entry]
+    if missing:
+        raise UserError(f"{name} has no split of its own; give its entry the key {missing[0]}.")
+    share, seed = entry["test_share"], entry["seed"]
+    if not 0 < share <= 1:
+        raise UserError(f"{name}: test_share is a share above 0, at most 1, not {share}.")
+    tested = draw_share([row.id for row in rows], [row.label for row in rows], share, seed, "test")
+    train = [row for place, row in enumerate(rows) if place not in tested]
+    return train, [row for place, row in enumerate(rows) if place in tested], f"seeded {seed}"
+
+
+def cut_test(data: DataSet, count: int | None, seed: int) -> DataSet:
+    """The data set with at most ``count`` test images, drawn at random, in their old order."""
+    if count is None or count >= len(data.test):
+        return data
+    kept = sorted(shuffled([row.id for row in data.test], seed, "cut")[:count])
+    split = f"{data.split}, {count} of {len(data.test)} test images"
+    return replace(data, test=[data.test[place] for place in kept], split=split)
+
+
+def match_classes(data: DataSet, classes: Sequence[str]) -> DataSet:
+    """The same images under another data set's labels, for a test out of distribution.
+
+    Raises:
+        UserError: one has a class that the other lacks.
+    """
+    if set(data.classes) != set(classes):
+        odd = sorted(set(data.classes) ^ set(classes))
+        raise UserError(f"The two data sets don't have the same classes: only one has {odd[0]!r} ({len(odd)} such).")
+    place = {one: label for label, one in enumerate(classes)}
+
+    def moved(rows: Iterable[ImageRow]) -> list[ImageRow]:
+        return [replace(row, label=place[data.classes[row.label]]) for row in rows]
+
+    return replace(data, classes=list(classes), train=moved(data.train), test=moved(data.test))
+
+
+def save_data(data: DataSet, path: str | Path) -> None:
+    """Write the table as one parquet file: ``id, path, index, label, part``, the rest in its metadata."""
+    parts = [("train", row) for row in data.train] + [("test", row) for row in data.test]
+    columns: dict[str, Any] = {
+        "id": pa.array([row.id for _, row in parts], pa.string()),
+        "path": pa.array([row.path for _, row in parts], pa.string()),
+        "index": pa.array([row.index for _, row in parts], pa.int64()),
+        "label": pa.array([row.label for _, row in parts], pa.int64()),
+        "part": pa.array([part for part, _ in parts], pa.string()),
+    }
+    facts = json.dumps({"classes": data.classes, "prompts": data.prompts, "split": data.split}, ensure_ascii=False)
+    table = pa.table(columns).replace_schema_metadata({"logitfusion": facts})
+    with whole(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def load_data(path: str | Path) -> DataSet:
+    """Read what ``save_data`` wrote.
+
+    Raises:
+        UserError: the file is not there or is none of ours.
+    """
+    try:
+        table = pq.read_table(path)
+        facts = json.loads(table.schema.metadata[b"logitfusion"])
+        rows = table.to_pylist()
+    except FileNotFoundError:
+        raise UserError(f"The data set {path} is not there; run the data stage again.") from None
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"{path} is not a readable data set ({error}); delete it and run again.") from None
+    parts: dict[str, list[ImageRow]] = {"train": [], "test": []}
+    for row in rows:
+        parts[row["part"]].append(ImageRow(row["id"], row["path"], row["label"], row["index"]))
+    return DataSet(facts["classes"], facts["prompts"], parts["train"], parts["test"], facts["split"])

@@ -1,0 +1,102 @@
+"""Reading an image as RGB, whatever is in the file; what can't be read is skipped by name and counted."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from logitfusion.clip.data.dataset import ImageRow
+from logitfusion.errors import UserError
+
+MAX_MEGAPIXELS = 64.0  # below Pillow's own guard against decompression bombs, which stays on
+
+
+class UnreadableImageError(Exception):
+    """One image can't be used; the message says why."""
+
+
+def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
+    """The image of a row in mode RGB, turned as its EXIF orientation says, on white where it is transparent.
+
+    16-bit grey is reduced to 8 bits; of an animation the first picture is taken.
+
+    Raises:
+        UnreadableImageError: missing, truncated, of an unknown format, of 32-bit pixels, or larger than
+            ``max_megapixels``.
+    """
+    try:
+        if row.index is not None:
+            return Image.fromarray(_array_row(row)).convert("RGB")
+        with Image.open(row.path) as image:
+            megapixels = image.width * image.height / 1e6
+            if megapixels > max_megapixels:
+                raise UnreadableImageError(f"{megapixels:.0f} megapixels are more than {max_megapixels:g}")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (UnreadableImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen unrelated types
+        raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion cuts at 255 instead of scaling.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise UnreadableImageError("32-bit pixels, whose range is not known")
+    return flatten(image)
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """A picture in RGB; what is transparent becomes white (a plain conversion would show what was hidden under it)."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _array_row(row: ImageRow) -> np.ndarray:
+    """An image of an array file; opened anew each time, since a file may be replaced."""
+    return np.ascontiguousarray(np.load(row.path, mmap_mode="r", allow_pickle=False)[row.index])
+
+
+def thumbnail(row: ImageRow, size: int) -> bytes | None:
+    """An image as a PNG of at most ``size`` pixels a side; None if it can't be read."""
+    try:
+        image = read_image(row)
+    except UnreadableImageError:
+        return None
+    image.thumbnail((size, size))
+    content = io.BytesIO()
+    image.save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+def hash_image(row: ImageRow) -> str:
+    """The SHA-256 of an image's bytes in hex; ``missing`` if there are none to read."""
+    try:
+        if row.index is not None:
+            return hashlib.sha256(_array_row(row)).hexdigest()
+        with Path(row.path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError, IndexError):
+        return "missing"
+
+
+def check_skipped(skipped: dict[str, str], total: int, limit: float) -> None:
+    """Refuse more skipped images (id -> why) than the share ``limit`` of ``total``.
+
+    Raises:
+        UserError: these are too many; the first few are named.
+    """
+    if len(skipped) > limit * total:
+        first = "; ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:3])
+        raise UserError(
+            f"{len(skipped)} of {total} images can't be read, more than the share {limit:g} that max_skipped allows:"
+            f" {first}; repair or remove them, or raise max_skipped."
+        )

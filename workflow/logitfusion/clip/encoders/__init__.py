@@ -1,0 +1,1 @@
+"""Image and text encoders: CLIP, auxiliary ones, and a CLIP that is built of two towers."""

@@ -1,0 +1,1 @@
+"""Features of images, cached by content."""

@@ -1,0 +1,1 @@
+"""Files out of package registries and the hub: pinned, digested, unpacked safely."""

@@ -1,0 +1,1 @@
+"""What trains a causal language model: recipe, loop, checkpoints, loss curve."""

@@ -1,0 +1,92 @@
+"""Fine-tuning on prompts and completions, all weights or LoRA, loss on the completion alone."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from logitfusion.models.adapters import LoRA, add_adapters
+from logitfusion.models.padding import left_pad
+from logitfusion.training.loop import Recipe, order_rows, train, trainer_arguments
+
+logger = logging.getLogger(__name__)
+
+
+def encode_examples(
+    examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> list[dict[str, Any]]:
+    """``input_ids`` of prompt and completion, and how many of them the ``completion`` has, its end-of-text included.
+
+    Prompt and completion are encoded separately, as they are at decoding time, so the boundary is the same.
+    """
+    encoded = []
+    for example in examples:
+        completion = tokenizer.encode(example["completion"], add_special_tokens=False) + [tokenizer.eos_token_id]
+        prompt = tokenizer.encode(example["prompt"])
+        ids = (prompt + completion)[-max_tokens:]
+        encoded.append({"input_ids": ids, "completion": min(len(completion), len(ids) - 1)})
+    return encoded
+
+
+class CompletionCollator:
+    """Pads on the left, so that all completions end together and only the last columns need logits."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        ids, mask, positions = left_pad([row["input_ids"] for row in rows], self.pad)
+        # One column more than the longest completion: the Trainer counts labels from the second column on.
+        keep = max(row["completion"] for row in rows) + 1
+        labels = ids[:, -keep:].clone()
+        for number, row in enumerate(rows):
+            labels[number, : keep - row["completion"]] = -100
+        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
+
+
+class CompletionTrainer(Trainer):
+    """Cross-entropy of the completion tokens; the vocabulary-sized product is made at their positions only."""
+
+    loss_is_scaled_for_ga = True  # by the number of tokens of the whole step
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        labels = inputs.pop("labels")
+        logits = model(**inputs, logits_to_keep=labels.shape[1], use_cache=False).logits[:, :-1].float()
+        total = nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+        )
+        tokens = num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum()
+        return self.accelerator.num_processes * total / tokens  # gradients are averaged over processes
+
+
+def finetune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: list[dict[str, Any]],
+    recipe: Recipe,
+    *,
+    lora: LoRA | None,
+    checkpoints: Path,
+    fingerprint: str,
+    name: str,
+) -> tuple[PreTrainedModel, list[dict[str, float]]]:
+    """Train on ``examples`` (``prompt``, ``completion``) and return the model, adapters merged, with its loss curve."""
+    trained = add_adapters(model, lora, recipe.seed)
+    active = sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad)
+    logger.info("%s: %d examples, %d steps, %.2f M trained parameters", name, len(examples), recipe.steps, active / 1e6)
+    trainer = CompletionTrainer(
+        model=trained,
+        args=trainer_arguments(recipe, checkpoints),
+        train_dataset=order_rows(encode_examples(examples, tokenizer, recipe.max_tokens), recipe),
+        data_collator=CompletionCollator(tokenizer.pad_token_id),
+    )
+    curve = train(trainer, name, recipe, checkpoints, fingerprint)
+    if lora is not None:
+        trained = trained.merge_and_unload()
+    return trained.eval(), curve
