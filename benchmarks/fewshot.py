@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from logitfusion.clip import Support, fit_method
-from logitfusion.clip.methods.fit import METHODS
+from logitfusion.clip.methods import METHODS
 from logitfusion.files import write_json, write_text
 
 WIDTHS = (512, 1280)  # CLIP ViT-B and tf_efficientnet_lite0

@@ -30,7 +30,7 @@ from logitfusion.cli._settings import parse_settings
 from logitfusion.clip import Support, fit_method, load_head, save_head
 from logitfusion.clip.data.support import draw_support
 from logitfusion.clip.encoders.load import ImageEncoder, load_auxiliary, load_clip
-from logitfusion.clip.leave_out import predict_left_out
+from logitfusion.clip.fitting.leave_out import predict_left_out
 from logitfusion.errors import UserError
 from logitfusion.evaluate.intervals import wilson_interval
 from logitfusion.files import read_jsonl
@@ -374,7 +374,7 @@ def test_what_can_not_be_scored_is_refused(
 ) -> None:
     argv = ["fewshot", "predict", "--head", head, "--score", "--images"]
     assert "is a file" in refuse(capsys, *argv, place / "test/red/0.png")
-    assert "lies in no class folder" in refuse(capsys, *argv, place / "test/red")
+    assert "is in no class folder" in refuse(capsys, *argv, place / "test/red")
     shutil.copytree(place / "test/red", tmp_path / "crimson")
     assert "crimson is no class of this head; they are dark blue, green, red" in refuse(capsys, *argv, tmp_path)
 

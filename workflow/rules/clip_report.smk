@@ -22,7 +22,7 @@ CLIP_CONFIG = freeze(
         "methods": list(CLIP_METHODS.items()),
         "clip": next((name for name, method in CLIP_METHODS.items() if method == "zero_shot"), None),
         "shown": CLIP["shown"],
-        "assisted": [name for name, method in CLIP_METHODS.items() if method in NEED_AUXILIARY],
+        "assisted": [name for name, method in CLIP_METHODS.items() if FEWSHOT_METHODS[method].needs_auxiliary],
         "auxiliaries": {name: entry["pretraining"] for name, entry in CLIP["auxiliaries"].items()},
         "encoder": clip_encoder_words(),
     },

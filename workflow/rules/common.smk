@@ -19,7 +19,7 @@ from logitfusion.config.run import (
     resolve_config,
     tuning_groups,
 )
-from logitfusion.clip.methods.settings import NEED_AUXILIARY
+from logitfusion.clip.methods import METHODS as FEWSHOT_METHODS
 from logitfusion.errors import UserError
 from logitfusion.files import write_text
 from logitfusion.fetch.pypi import package_parts

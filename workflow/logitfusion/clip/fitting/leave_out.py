@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logitfusion.clip.fitting.fit import fit_method
+from logitfusion.clip.fitting.selection import stratified_folds
 from logitfusion.clip.heads import Support
-from logitfusion.clip.methods.fit import fit_method
-from logitfusion.clip.selection import stratified_folds
 
 
 def predict_left_out(
