@@ -56,7 +56,7 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "always", "never"),
         default="auto",
         help="accuracy on images left out of the fit in turn, which is fitted up to four times more for it"
-        " (default: auto, if images x classes x epochs are few)",
+        " (default: auto, if images x classes x passes of training are few)",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors", help="the head")
 

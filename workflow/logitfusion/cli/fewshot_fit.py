@@ -31,8 +31,8 @@ from logitfusion.clip.methods import METHODS, complete_settings
 from logitfusion.errors import UserError
 from logitfusion.models.load import use_threads
 
-# Images x classes x epochs of a fit that is repeated for an estimate unasked: about ten seconds of AMU's training.
-CHEAP = 4_000_000
+# Images x classes x passes of a fit that is repeated for an estimate unasked: ten seconds of AMU's training on a CPU.
+CHEAP = 2_000_000
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -228,14 +228,14 @@ def _print_selection(head: Head) -> None:
 def _print_estimate(support: Support, settings: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Accuracy on images that are left out of the fit in turn, beside CLIP's own.
 
-    What it costs in theory decides whether it is made, never the time that anything took.
+    Sizes and settings decide whether it is made, never the time that a fit took.
     """
     if arguments.estimate == "never":
         return
     passes = METHODS[arguments.method].passes(complete_settings(arguments.method, settings))
     images, classes = len(support.labels), support.classes
     if arguments.estimate == "auto" and images * classes * passes > CHEAP:
-        work = f"{images} images x {classes} classes x {passes} epochs"
+        work = f"{images} images x {classes} classes x {passes} passes"
         print(f"not cross-validated: {work} are more than {CHEAP:,}; use --estimate always")
         return
     predicted = predict_left_out(arguments.method, support, settings, seed=arguments.seed)

@@ -126,7 +126,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _entries(arguments: argparse.Namespace, header: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The entries of CLIP and auxiliaries: those given, else those that the head remembers.
+    """The entries of CLIP and auxiliaries: those given, else those recorded in the head.
 
     Raises:
         UserError: another number than the head needs, or an encoder that is no longer where it was.
@@ -136,7 +136,7 @@ def _entries(arguments: argparse.Namespace, header: dict[str, Any]) -> tuple[dic
     clip = parse_clip(arguments.clip) if arguments.clip is not None else stored["clip"]
     auxiliary = [parse_auxiliary(spec) for spec in arguments.auxiliary] or stored["auxiliary"]
     if clip is None:
-        raise UserError(f"{arguments.head} does not say where its CLIP is; give --clip.")
+        raise UserError(f"{arguments.head} has no record of its CLIP; give --clip.")
     if len(auxiliary) != needed:
         raise UserError(f"{arguments.head} needs {needed} auxiliary encoders, not {len(auxiliary)}; give --auxiliary.")
     for entry, option in ((clip, "--clip"), *((entry, "--auxiliary") for entry in auxiliary)):
@@ -163,7 +163,7 @@ def _answer(head: Head, header: dict[str, Any], encoders: Encoders, seen: Seen) 
     else:
         prompts = header["metadata"].get("prompts")
         if not prompts:
-            raise UserError("The head file does not say which prompts it was fitted with; fit it again.")
+            raise UserError("The head file has no record of its prompts; fit it again.")
         classifier = encoders.clip.classifier(header["class_names"], prompts).cpu()
         scale = encoders.clip.scale
     parts = []
