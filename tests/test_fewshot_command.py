@@ -32,6 +32,7 @@ from logitfusion.clip import Support, fit_method, load_head, save_head
 from logitfusion.clip.data.support import draw_support
 from logitfusion.clip.encoders.load import ImageEncoder, load_auxiliary, load_clip
 from logitfusion.clip.fitting.leave_out import predict_left_out
+from logitfusion.clip.methods import complete_settings
 from logitfusion.errors import UserError
 from logitfusion.evaluate.intervals import wilson_interval
 from logitfusion.files import read_jsonl
@@ -624,14 +625,14 @@ def test_specs_are_entries_of_the_loaders(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_settings_have_their_types() -> None:
-    assert parse_settings("amu", ["alpha=1", "kind=entropy", "reference=classes", "epochs=2"]) == {
-        "alpha": 1,
-        "kind": "entropy",
-        "reference": "classes",
-        "epochs": 2,
-    }
-    assert parse_settings("amu_classes", ["selection=fixed", "alpha=0.5"]) == {"selection": "fixed", "alpha": 0.5}
-    assert parse_settings("amu_classes", ["epochs=9", "folds=2"]) == {"epochs": 9, "folds": 2}
+    named = {"alpha": 1, "kind": "entropy", "reference": "classes", "epochs": 2}
+    found = parse_settings("amu", ["alpha=1", "kind=entropy", "reference=classes", "epochs=2"])
+    assert found.dump() == complete_settings("amu", {}).dump() | named
+    chosen = parse_settings("amu_classes", ["selection=fixed", "alpha=0.5"])
+    assert chosen == complete_settings("amu_classes", {"selection": "fixed", "alpha": 0.5})
+    assert parse_settings("amu_classes", ["epochs=9", "folds=2"]) == complete_settings(
+        "amu_classes", {"epochs": 9, "folds": 2}
+    )
     wrong = {
         "amu": ["alpha=x", "alpha=true", "alpha=NaN", "alpha=null", "epochs=1.5", "batch=0", "kind=7", "kind=typo",
                 "reference=0", "temperature=cold", "lambda=1.1", "branch=x", "selection=x", "folds=-1", "=1"],

@@ -27,7 +27,7 @@ from logitfusion.clip.fitting.fit import fit_method
 from logitfusion.clip.fitting.leave_out import predict_left_out
 from logitfusion.clip.head_file import save_head
 from logitfusion.clip.heads import Head, Support
-from logitfusion.clip.methods import METHODS, complete_settings
+from logitfusion.clip.methods import METHODS, FewShotSettings
 from logitfusion.errors import UserError
 from logitfusion.models.load import use_threads
 
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
 LIBRARIES = ("open_clip_torch", "pillow", "timm", "torch", "torchvision")
 
 
-def _check(arguments: argparse.Namespace) -> dict[str, Any]:
+def _check(arguments: argparse.Namespace) -> FewShotSettings:
     """The settings, if the command line can be used; nothing is loaded before."""
     settings = parse_settings(arguments.method, arguments.set)
     if arguments.views < 1 or (arguments.shots is not None and arguments.shots < 1):
@@ -99,7 +99,7 @@ def _check(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--seed is a number from 0 to 2^63 - 1.")
     if not 0 <= arguments.max_skipped <= 1:
         raise UserError("--max-skipped is a share from 0 to 1.")
-    needed = METHODS[arguments.method].reads_auxiliary(complete_settings(arguments.method, settings))
+    needed = METHODS[arguments.method].reads_auxiliary(settings)
     if needed and not arguments.auxiliary:
         raise UserError(f"{arguments.method} corrects CLIP with another encoder; name one with --auxiliary.")
     if arguments.auxiliary and not needed:
@@ -205,7 +205,7 @@ def _support(seen: Seen, encoders: Encoders, classes: list[str], prompts: list[s
     return Support(seen.clip, seen.auxiliary, seen.labels, classifier, encoders.clip.scale)
 
 
-def _fit(method: str, support: Support, settings: dict[str, Any], seed: int) -> Head:
+def _fit(method: str, support: Support, settings: FewShotSettings, seed: int) -> Head:
     """The head, if the settings make one that can be used."""
     try:
         head = fit_method(method, support, settings, seed=seed)
@@ -225,14 +225,14 @@ def _print_selection(head: Head) -> None:
         print(f"one image a class leaves nothing to choose the settings on, so they are not chosen: {values}")
 
 
-def _print_estimate(support: Support, settings: dict[str, Any], arguments: argparse.Namespace) -> None:
+def _print_estimate(support: Support, settings: FewShotSettings, arguments: argparse.Namespace) -> None:
     """Accuracy on images that are left out of the fit in turn, beside CLIP's own.
 
     Sizes and settings decide whether it is made, never the time that a fit took.
     """
     if arguments.estimate == "never":
         return
-    passes = METHODS[arguments.method].passes(complete_settings(arguments.method, settings))
+    passes = METHODS[arguments.method].passes(settings)
     images, classes = len(support.labels), support.classes
     if arguments.estimate == "auto" and images * classes * passes > CHEAP:
         work = f"{images} images x {classes} classes x {passes} passes"

@@ -11,11 +11,13 @@ from logitfusion.clip.fitting.selection import cross_validate
 from logitfusion.clip.heads import Head, Support
 from logitfusion.clip.methods import METHODS, FewShotSettings, complete_settings
 
+Settings = FewShotSettings | Mapping[str, Any] | None
+
 
 def fit_method(
     name: str,
     support: Support,
-    settings: FewShotSettings | Mapping[str, Any] | None = None,
+    settings: Settings = None,
     *,
     seed: int,
     on_epoch: Callable[[int, Head], None] | None = None,

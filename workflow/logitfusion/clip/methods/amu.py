@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from logitfusion.clip.methods.base import AdamWSettings, FewShotMethod
+from logitfusion.clip.methods.base import AdamWSettings, FewShotMethod, OnEpoch
 from logitfusion.config.section import NonNegative, Positive, Share
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from logitfusion.clip.heads import FusedHead, Support
-    from logitfusion.clip.methods.base import OnEpoch
 
 
 class AMUSettings(AdamWSettings.having(epochs=50, batch=8)):

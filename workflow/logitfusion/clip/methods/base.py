@@ -17,8 +17,7 @@ from logitfusion.errors import UserError
 if TYPE_CHECKING:
     from logitfusion.clip.heads import Head, Support
 
-    OnEpoch = Callable[[int, Head], None] | None
-
+OnEpoch = Callable[[int, Any], None] | None  # epoch (from 1), head
 Views = Literal["all", "plain"]
 
 

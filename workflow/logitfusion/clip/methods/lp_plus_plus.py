@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, Views
+from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch, Views
 from logitfusion.config.section import Count
 
 if TYPE_CHECKING:
     from logitfusion.clip.heads import LinearHead, Support
-    from logitfusion.clip.methods.base import OnEpoch
 
 # A full-batch method has iterations, not epochs: it reports every so many.
 REPORT_EVERY = 10

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, Views
+from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch, Views
 from logitfusion.config.section import Count, NonNegative
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from logitfusion.clip.heads import LinearHead, Support
-    from logitfusion.clip.methods.base import OnEpoch
 
 
 class ProbeSettings(FewShotSettings):

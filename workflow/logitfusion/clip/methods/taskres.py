@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitfusion.clip.methods.base import AdamWSettings, FewShotMethod
+from logitfusion.clip.methods.base import AdamWSettings, FewShotMethod, OnEpoch
 from logitfusion.config.section import NonNegative
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from logitfusion.clip.heads import LinearHead, Support
-    from logitfusion.clip.methods.base import OnEpoch
 
 _TRAINING = {"epochs": 100, "batch": 256, "learning_rate": 2e-3, "weight_decay": 0.0, "epsilon": 1e-8}
 

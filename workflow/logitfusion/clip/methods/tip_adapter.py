@@ -5,14 +5,13 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING
 
-from logitfusion.clip.methods.base import AdamWSettings, FewShotMethod, FewShotSettings
+from logitfusion.clip.methods.base import AdamWSettings, FewShotMethod, FewShotSettings, OnEpoch
 from logitfusion.config.section import NonNegative
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from logitfusion.clip.heads import CacheHead, Support
-    from logitfusion.clip.methods.base import OnEpoch
 
 
 class CacheSettings(FewShotSettings):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings
+from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch
 
 if TYPE_CHECKING:
     from logitfusion.clip.heads import LinearHead, Support
-    from logitfusion.clip.methods.base import OnEpoch
 
 
 class ZeroShot(FewShotMethod):
