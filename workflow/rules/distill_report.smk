@@ -1,12 +1,10 @@
 # Plots and tables of the distillation track, made from the metrics table and the students' loss curves.
-
-STUDENTS_CONFIG = freeze("report/students", students_config())
+from logitfusion.config.jobs.report import students_track
 
 
 rule plot_students:
     input:
-        cfg=STUDENTS_CONFIG,
-        table=RESULTS / "metrics.parquet",
+        RESULTS / "metrics.parquet",
     output:
         report(
             RESULTS / "plots/students.svg",
@@ -23,23 +21,22 @@ rule plot_students:
         mem_mb=2000,
         runtime=longer(10),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: students_track(RUN)),
     shell:
-        stage("plot", "students --input {input.table:q} --output {output:q}")
+        stage("plot", "students")
 
 
 rule summary_students:
     input:
-        cfg=STUDENTS_CONFIG,
-        table=RESULTS / "metrics.parquet",
+        RESULTS / "metrics.parquet",
     output:
-        html=report(
+        report(
             RESULTS / "distill_summary.html",
             caption="../report/students_summary.rst",
             category="Results",
             labels={"what": "summary table", "track": "distillation"},
         ),
-        markdown=RESULTS / "distill_summary.md",
+        RESULTS / "distill_summary.md",
     log:
         LOGS / "plots/distill_summary.log",
     conda:
@@ -49,15 +46,14 @@ rule summary_students:
         mem_mb=2000,
         runtime=longer(10),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: students_track(RUN)),
     shell:
-        stage("plot", "students_summary --input {input.table:q} --output {output.html:q} {output.markdown:q}")
+        stage("plot", "students_summary")
 
 
 rule plot_student_losses:
     input:
-        cfg=STUDENTS_CONFIG,
-        trained=[trial_folder(name) for name in TRIALS],
+        [trial_folder(name) for name in TRIALS],
     output:
         report(
             RESULTS / "plots/student_losses.svg",
@@ -74,9 +70,9 @@ rule plot_student_losses:
         mem_mb=2000,
         runtime=longer(10),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: students_track(RUN)),
     shell:
-        stage("plot", "student_losses --input {input.trained:q} --output {output:q}")
+        stage("plot", "student_losses")
 
 
 STUDENTS_REPORT = [

@@ -1,4 +1,4 @@
-"""What every stage does around its work: the log, the frozen config, the record, and one sentence when it fails."""
+"""What every stage does around its work: the log, its config, the record, and one sentence when it fails."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.errors import UserError, find_memory_error
-from logitfusion.files import find_disk_error, read_json, sha256, write_json
+from logitfusion.files import find_disk_error, sha256, write_json
 
 logger = logging.getLogger("logitfusion")
 
 
 def run_stage(main: Callable[[argparse.Namespace, dict[str, Any]], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line, read the frozen config, do the work, and end with a clear word if it can't be done."""
-    parser.add_argument("--config", type=Path, required=True, help="the stage's frozen config (JSON)")
+    """Parse the command line, read the config, do the work, and end with one sentence if it can't be done."""
+    parser.add_argument("--config", required=True, help="the stage's slice of the config (JSON)")
     arguments = parser.parse_args()
     gc.freeze()  # what was imported stays
     gc.enable()
@@ -38,7 +38,7 @@ def run_stage(main: Callable[[argparse.Namespace, dict[str, Any]], None], parser
     started = time.monotonic()
     try:
         _end_with_parent()
-        main(arguments, read_json(arguments.config))
+        main(arguments, json.loads(arguments.config))
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:

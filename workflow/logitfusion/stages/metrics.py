@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from logitfusion.tables import read_table
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     labels = {
         "run": config["run"],
-        "config": hashlib.sha256(json.dumps(config["whole"], sort_keys=True).encode()).hexdigest()[:10],
+        "config": config["config"],
         "commit": _commit(),
     }
     common = {"metrics": config["metrics"], "settings": config["evaluate"]}
@@ -38,14 +36,14 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             )
         )
     if arguments.students:
-        track = config["distill"]
+        track = config["distill"] | {"teachers": dict(config["distill"]["teachers"])}
         tables.append(
             tabulate_students(
                 _read(arguments.students), track=track, labels=labels | {"split": track["split"]}, **common
             )
         )
     for folder in arguments.fewshot:
-        track = config["clip"]
+        track = config["clip"] | {"sets": dict(config["clip"]["sets"])}
         parts = {part: read_table(folder / f"{part}.parquet") for part in ("answers", "epochs", "fits")}
         tables.append(
             tabulate_fewshot(

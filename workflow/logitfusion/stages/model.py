@@ -45,7 +45,7 @@ def _prune_and_heal(arguments: argparse.Namespace, config: dict[str, Any], folde
     model = source.prune(arguments.source, config["layers"])
     tokenizer = load_tokenizer(arguments.source)
     curve: list[dict[str, float]] = []
-    if "heal" in config:
+    if config.get("heal") is not None:
         texts = [row["prompt"] + row["completion"] for path in arguments.text for row in read_jsonl(path)]
         model, curve = heal.heal(
             model,

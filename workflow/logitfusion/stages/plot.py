@@ -30,6 +30,8 @@ from logitfusion.tables import read_table
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     first = arguments.output[0]
+    if "teachers" in config:
+        config["teachers"] = dict(config["teachers"])
     match arguments.what:
         case "methods":
             table = _track(arguments.input[0], "fusion")
@@ -51,7 +53,8 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         case "student_losses":
             plot_student_losses({path.name: read_table(path / "curve.csv") for path in arguments.input}, config, first)
         case "fewshot":
-            config["methods"] = dict(config["methods"])
+            config["methods"] = dict.fromkeys(config["methods"], "amu")
+            config["sets"] = dict(config["sets"])
             table = _track(arguments.input[0], "clip")
             shots, ablation, shift, *tables = arguments.output
             plot_shots(table, config, shots)
@@ -59,7 +62,8 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             plot_shift(table, config, shift)
             write_fewshot_summary(table, config, *tables)
         case "fewshot_answers":
-            config["methods"] = dict(config["methods"])
+            config["methods"] = dict.fromkeys(config["methods"], "amu")
+            config["sets"] = dict(config["sets"])
             answers, images, classes = _read_answers(arguments.input)
             plot_uncertainty(answers, images, config, first)
             pictures = _Pictures(arguments.data)
@@ -100,5 +104,6 @@ if __name__ == "__main__":
     # fmt: on
     parser.add_argument("--input", type=Path, nargs="+", required=True)
     parser.add_argument("--data", type=Path, nargs="*", default=[], help="few-shot data sets: .../<set>/<file>")
+    parser.add_argument("--images", type=Path, nargs="*", help="the folders that the tables' images are in")
     parser.add_argument("--output", type=Path, nargs="+", required=True)
     run_stage(main, parser)

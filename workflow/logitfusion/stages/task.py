@@ -19,14 +19,16 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     examples = make_examples(rows, definition)
     splits = split_examples(examples, sizes, seed=split_seed(definition), task=arguments.task)
     for name, split in splits.items():
-        write_jsonl(arguments.output / f"{name}.jsonl", split)
+        write_jsonl(getattr(arguments, name), split)
         logger.info("%s: %d %s examples", arguments.task, len(split), name)
-    record(arguments.output / "task.json", config, rows=len(rows), distinct=len(examples))
+    record(arguments.record, config, rows=len(rows), distinct=len(examples))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", required=True, help="its name, for messages")
     parser.add_argument("--package", type=Path, help="the downloaded package that holds the rows")
-    parser.add_argument("--output", type=Path, required=True, help="folder")
+    parser.add_argument("--rows", type=Path, help="the file of rows, as the definition names it")
+    for name in (*SPLITS, "record"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
     run_stage(main, parser)

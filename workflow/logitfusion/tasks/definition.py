@@ -61,9 +61,9 @@ def find_answers(row: dict[str, Any], target: dict[str, Any]) -> list[str]:
     and ``index`` the field that says which (a number, or a letter found in the field ``labels``).
     """
     value = lookup(row, target["field"])
-    if "index" in target:
+    if target.get("index") is not None:
         value = _choose(value, row, target)
-    if "map" in target:
+    if target.get("map") is not None:
         # JSON turns the keys of a mapping into text; so do we, whatever the YAML said.
         translation = {str(key): name for key, name in target["map"].items()}
         if str(value) not in translation:
@@ -81,7 +81,7 @@ def find_answers(row: dict[str, Any], target: dict[str, Any]) -> list[str]:
 def _choose(choices: Any, row: dict[str, Any], target: dict[str, Any]) -> Any:
     """The choice that the row's index field points at."""
     position = lookup(row, target["index"])
-    if "labels" in target:
+    if target.get("labels") is not None:
         labels = list(lookup(row, target["labels"]))
         position = labels.index(position) if position in labels else None
     try:
