@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.evaluate.judged import judge_generations
-from logitfusion.files import read_jsonl, whole
+from logitfusion.files import read_jsonl
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.tables import write_table
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -16,8 +17,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     for path in arguments.shards:
         generations[path.parent.name] += [row for row in read_jsonl(path) if row["task"] == arguments.task]
     table = judge_generations(read_jsonl(arguments.examples), generations, config["definition"])
-    with whole(arguments.output) as temporary:
-        table.to_parquet(temporary)
+    write_table(table, arguments.output)
     for method, group in table.groupby("method", sort=False):
         logger.info(
             "%s: %.3f right, %.3f without an answer", method, group["correct"].mean(), group["format_failure"].mean()

@@ -6,66 +6,54 @@ import argparse
 import hashlib
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from logitfusion.config.evaluate import Evaluate
+from logitfusion.config.tracks import FewShotTrack, FusionTrack, StudentsTrack
 from logitfusion.evaluate.fewshot import tabulate_fewshot
+from logitfusion.evaluate.fusion import tabulate_fusion
 from logitfusion.evaluate.students import tabulate_students
-from logitfusion.evaluate.table import join_tables, tabulate_fusion
-from logitfusion.files import whole
+from logitfusion.evaluate.table import Provenance
 from logitfusion.stages._stage import logger, run_stage
-from logitfusion.tables import read_table
+from logitfusion.tables import read_table, write_table
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
-    labels = {
-        "run": config["run"],
-        "config": hashlib.sha256(json.dumps(config["whole"], sort_keys=True).encode()).hexdigest()[:10],
-        "commit": _commit(),
-    }
-    common = {"metrics": config["metrics"], "settings": config["evaluate"]}
+    settings = Evaluate.model_validate(config["evaluate"])
+    provenance = partial(
+        Provenance,
+        run=config["run"],
+        config=hashlib.sha256(json.dumps(config["whole"], sort_keys=True).encode()).hexdigest()[:10],
+        commit=_commit(),
+    )
     tables = []
     if arguments.judged:
-        fusion = config["fusion"]
-        tables.append(
-            tabulate_fusion(
-                _read(arguments.judged),
-                seen=fusion["seen"],
-                labels=labels | {"seed": config["seed"], "split": fusion["split"]},
-                **common,
-            )
-        )
+        fusion = FusionTrack.model_validate(config["fusion"])
+        source = provenance(split=fusion.split, seed=config["seed"])
+        judged = _read_tables(arguments.judged)
+        tables.append(tabulate_fusion(judged, config["metrics"], fusion, settings, source))
     if arguments.students:
-        track = config["distill"]
-        tables.append(
-            tabulate_students(
-                _read(arguments.students), track=track, labels=labels | {"split": track["split"]}, **common
-            )
-        )
+        students = StudentsTrack.model_validate(config["distill"])
+        judged = _read_tables(arguments.students)
+        source = provenance(split=students.split)
+        tables.append(tabulate_students(judged, config["metrics"], students, settings, source))
     for folder in arguments.fewshot:
-        track = config["clip"]
-        parts = {part: read_table(folder / f"{part}.parquet") for part in ("answers", "epochs", "fits")}
-        tables.append(
-            tabulate_fewshot(
-                **parts,
-                sets=track["sets"][folder.name],
-                track=track,
-                settings=config["evaluate"],
-                labels=labels | {"split": "test"},
-            )
-        )
-    table = join_tables(tables)
-    with whole(arguments.csv) as temporary:
-        table.to_csv(temporary, index=False)
-    with whole(arguments.parquet) as temporary:
-        table.to_parquet(temporary)
+        fewshot = FewShotTrack.model_validate(config["clip"])
+        parts = (read_table(folder / f"{part}.parquet") for part in ("answers", "epochs", "fits"))
+        source = provenance(split="test")
+        tables.append(tabulate_fewshot(*parts, fewshot.sets[folder.name], fewshot, settings, source))
+    table = pd.concat(tables, ignore_index=True)
+    write_table(table, arguments.csv)
+    write_table(table, arguments.parquet)
     for track, group in table.groupby("track", sort=False):
         logger.info("%s: %d numbers of %d methods", track, len(group), group["method"].nunique())
 
 
-def _read(paths: list[Path]) -> dict[str, pd.DataFrame]:
+def _read_tables(paths: list[Path]) -> dict[str, pd.DataFrame]:
     """Task -> its judged examples."""
     return {path.stem: read_table(path) for path in paths}
 

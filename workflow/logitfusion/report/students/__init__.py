@@ -1,0 +1,1 @@
+"""The distillation track: scores of students, their loss curves, one table."""
