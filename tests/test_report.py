@@ -14,8 +14,7 @@ from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.tracks import FewShotTrack, FusionReport, FusionTrack, StudentsTrack, TracesReport
 from logitfusion.evaluate.fusion import SEEN, tabulate_fusion
 from logitfusion.evaluate.table import Provenance
-from logitfusion.report.fusion.methods import plot_methods
-from logitfusion.report.fusion.summary import write_fusion_summary
+from logitfusion.report.fusion.methods import plot_methods, write_fusion_summary
 from logitfusion.report.fusion.traces import plot_traces
 from logitfusion.report.fusion.tuning import TunedTask, plot_tuning
 from logitfusion.stages.plot import PLOTS

@@ -13,9 +13,7 @@ from logitfusion.config.tracks import StudentsTrack
 from logitfusion.evaluate.intervals import percentile_interval, resample_means, resample_seeds_and_means
 from logitfusion.evaluate.students import ALL_TASKS, tabulate_students
 from logitfusion.evaluate.table import Provenance
-from logitfusion.report.students.losses import plot_student_losses
-from logitfusion.report.students.scores import plot_students
-from logitfusion.report.students.summary import write_students_summary
+from logitfusion.report.students import plot_student_losses, plot_students, write_students_summary
 
 TRACK = StudentsTrack(
     split="test", student="small", teachers={"wise": "large"}, methods=("sft", "gld"), seeds=(3, 4), baseline="sft"

@@ -28,35 +28,18 @@ from logitfusion.report.fewshot.shift import plot_shift
 from logitfusion.report.fewshot.shots import plot_shots
 from logitfusion.report.fewshot.summary import write_fewshot_summary
 from logitfusion.report.fewshot.uncertainty import plot_uncertainty
-from logitfusion.report.fusion.methods import plot_methods
-from logitfusion.report.fusion.summary import write_fusion_summary
+from logitfusion.report.fusion.methods import plot_methods, write_fusion_summary
 from logitfusion.report.fusion.traces import plot_traces
 from logitfusion.report.fusion.tuning import TunedTask, plot_tuning
 from logitfusion.report.losses import plot_losses
-from logitfusion.report.students.losses import plot_student_losses
-from logitfusion.report.students.scores import plot_students
-from logitfusion.report.students.summary import write_students_summary
+from logitfusion.report.students import plot_student_losses, plot_students, write_students_summary
 from logitfusion.stages._stage import run_stage
 from logitfusion.tables import read_table
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     section, draw = PLOTS[arguments.what]
-    draw(arguments, section.model_validate(_name_families(config)))
-
-
-# Until the rule gives ``parts`` and ``ablation`` from the registry of few-shot methods.
-_PARTS = ("zero_shot", "auxiliary_probe", "logit_sum", "amu", "amu_classes")
-_ABLATION = (*_PARTS, "amu_no_a", "amu_no_m", "amu_no_u")
-
-
-def _name_families(config: dict[str, Any]) -> dict[str, Any]:
-    """A few-shot slice whose methods are pairs (name, method), as one that names families."""
-    if "encoder" not in config or "parts" in config:
-        return config
-    families = {"parts": _PARTS, "ablation": _ABLATION}
-    named = {key: [name for name, method in config["methods"] if method in known] for key, known in families.items()}
-    return config | named | {"methods": [name for name, _ in config["methods"]]}
+    draw(arguments, section.model_validate(config))
 
 
 def _draw_table(track: str, *draw: Callable[..., None]) -> Callable[[argparse.Namespace, Section], None]:
@@ -134,5 +117,6 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=PLOTS)
     parser.add_argument("--input", type=Path, nargs="+", required=True)
     parser.add_argument("--data", type=Path, nargs="*", default=[], help="few-shot data sets: .../<set>/<file>")
+    parser.add_argument("--images", type=Path, nargs="*", help="the folders that the data sets' images are in")
     parser.add_argument("--output", type=Path, nargs="+", required=True)
     run_stage(main, parser)

@@ -1,4 +1,4 @@
-"""Scores of all fusion methods on all tasks."""
+"""Scores of all fusion methods on all tasks: a plot and a table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from logitfusion.config.tracks import FusionReport
-from logitfusion.report.page import SCORES
+from logitfusion.evaluate.fusion import SEEN
+from logitfusion.report.page import SCORES, describe_sizes, describe_source, interval_cell, score_cell, write_tables
 from logitfusion.report.style import GREY, colour, draw_interval, make_panels, name_lines, save_figure
 
 
@@ -31,3 +32,32 @@ def plot_methods(table: pd.DataFrame, track: FusionReport, path: str | Path) -> 
         axis.set_xlim(-0.02, 1.02)
         name_lines(axis, track.methods)
     save_figure(figure, path)
+
+
+def write_fusion_summary(
+    table: pd.DataFrame, track: FusionReport, html_path: str | Path, markdown_path: str | Path
+) -> None:
+    """Methods down, tasks across, then what they come to over the tasks that experts were trained on."""
+    tasks = [task for task in dict.fromkeys(table["task"]) if task != SEEN]
+    rows = []
+    for method in track.methods:
+        mine = table[table["method"] == method]
+        if mine.empty:
+            continue
+        cells = {"method": method}
+        for task in tasks:
+            cells[task if task in track.seen else f"{task} (unseen)"] = score_cell(mine[mine["task"] == task])
+        if SEEN in set(table["task"]):
+            cells[f"mean of {SEEN}"] = score_cell(mine[mine["task"] == SEEN])
+            closure = mine[(mine["metric"] == "gap_closure") & (mine["task"] == SEEN)]
+            cells["gap closure of it"] = "" if closure.empty else interval_cell(closure.iloc[0])
+        speed = mine[mine["metric"] == "tokens_per_second"]["value"]
+        cells["tokens/s"] = "" if speed.empty else f"{speed.mean():.0f}"
+        rows.append(cells)
+    first = table.iloc[0]
+    note = (
+        "Share of right answers with its interval; in brackets after it the share of texts without an answer of the"
+        f" asked form, if any. {describe_sizes(table)}; {first['split']} split; training seed {first['seed']};"
+        f" {first['confidence']:.0%} bootstrap intervals over examples; run {describe_source(table)}."
+    )
+    write_tables(rows, note, html_path, markdown_path)

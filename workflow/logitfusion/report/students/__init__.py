@@ -1,1 +1,0 @@
-"""The distillation track: scores of students, their loss curves, one table."""
