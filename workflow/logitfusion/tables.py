@@ -1,4 +1,4 @@
-"""The tables that stages write and read: parquet or CSV, as the suffix says."""
+"""The tables that stages write and read: parquet or CSV, by their suffix."""
 
 from __future__ import annotations
 

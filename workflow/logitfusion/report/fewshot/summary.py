@@ -29,7 +29,7 @@ def write_fewshot_summary(
         f" {describe_sizes(table)}; last step, one configuration for all sets and shots or cross-validation on the"
         " support set; test images are read by the evaluation alone. ECE: expected calibration error. Oracle: the best"
         " test epoch in place of the last, what choosing on test data would have reported. CLIP:"
-        f" {track.encoder}. Extra pre-training of the auxiliary, of which CLIP's own rows know nothing: {uses};"
+        f" {track.encoder}. Extra pre-training of the auxiliary, which CLIP's own rows do not use: {uses};"
         f" methods that use it: {', '.join(track.assisted) or 'none'}. Run {describe_source(table)}."
     )
     write_tables(rows, note, html_path, markdown_path)
