@@ -25,6 +25,7 @@ from checkout import ROOT, copy_checkout, plans
 
 from logitfusion.clip.encoders.towers import read_weights, unpack_text_tower
 from logitfusion.config.run import resolve_config
+from logitfusion.config.tasks import PackageRows
 from logitfusion.errors import UserError
 from logitfusion.fetch.archives import unpack_deb, unpack_tar
 from logitfusion.fetch.npm import _unpack_npm
@@ -335,7 +336,7 @@ def test_a_hostile_package_of_rows_or_of_npm_harms_nothing(
     name = name.format(place=tmp_path)
     evil = f"rows/{name}" if not name.startswith("/") else name
     archive = zipped(tmp_path / "archive", ["rows/state.json", link("rows/link") if name == "link" else evil])
-    rows = {"kind": "package", "package": "p==1", "path": "rows"}
+    rows = PackageRows(kind="package", package="p==1", sha256="0" * 64, path="rows")
     with pytest.raises(Exception):  # noqa: B017, PT011 (not a data set, however it is unpacked)
         load_rows(rows, size=1, package_file=archive)
     assert_harmless(tmp_path, tmp_path / "out")

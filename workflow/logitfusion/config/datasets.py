@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.packages import DebianPackage, NpmPackage, Package
@@ -16,7 +16,14 @@ DataPackage = text(
 )
 
 
+def _allow_shifted(schema: dict[str, Any]) -> None:
+    """For editors: a shifted set takes all that it lacks from its origin, so only its source is needed."""
+    schema["required"] = ["source"]
+
+
 class _DataSet(Section):
+    model_config = ConfigDict(json_schema_extra=_allow_shifted)
+
     test_images: Count | None = None
     """At most so many test images, drawn by seed."""
     seed: Whole = 0

@@ -57,7 +57,7 @@ class DistillMethod(Objective):
     def _check(self) -> DistillMethod:
         if self.uld + self.gld > 1:
             raise PydanticCustomError(
-                "cross", "has uld and gld of more than 1 in sum, which leaves less than nothing for SFT"
+                "cross", "has factors uld and gld that come to more than 1, which leaves nothing for SFT"
             )
         if (self.uld + self.gld > 0) != bool(self.teachers):
             raise PydanticCustomError(

@@ -1,4 +1,4 @@
-"""What scores are compared with, and the intervals; what the report draws."""
+"""How scores are compared and what the report draws of them: the sections ``evaluate`` and ``report``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from logitfusion.config.section import Section, Whole
 
 
 class Evaluate(Section):
-    """Scores, their intervals, and the gap."""
+    """Intervals of the scores (a percentile bootstrap), and the two methods that fusion is measured between."""
 
     base: str = "large"
     """The method that the scores start from; the gap begins here."""
     ceiling: str = "ceiling"
-    """The method that the scores are compared with; the gap ends here."""
+    """The method that the scores are held against; the gap ends here."""
     resamples: Annotated[int, Field(ge=100)] = 2000
     """Bootstrap resamples."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -25,7 +25,7 @@ class Evaluate(Section):
 
 
 class Report(Section):
-    """The report."""
+    """How much the report shows."""
 
     trace_examples: Annotated[int, Field(ge=1, le=12)] = 4
     """Test examples of each task whose weights are drawn along the text."""

@@ -76,12 +76,17 @@ class HubRows(Section):
 Source = one_of("kind", package=PackageRows, reasoning_gym=GeneratedRows, jsonl=JsonLines, hub=HubRows)
 
 
+def _name_keys(value: Any) -> Any:
+    """JSON turns the keys of a mapping into text, so YAML's numbers become text too."""
+    return {str(key): name for key, name in value.items()} if isinstance(value, dict) else value
+
+
 class Target(Section):
     """Where a row holds its answer."""
 
     field: str
     """The field that holds the answer (or the list of choices)."""
-    map: dict[str, str] | None = None
+    map: Annotated[dict[str, str] | None, BeforeValidator(_name_keys)] = None
     """Value of the field -> answer."""
     index: str | None = None
     """The field that gives which of the choices is the answer."""

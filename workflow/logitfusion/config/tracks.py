@@ -1,4 +1,4 @@
-"""What the tables and plots of a track know of it: what a rule hands its stage as JSON, and the package as objects."""
+"""What the tables and plots of a track need of it: JSON from the rule to the stage, objects in the package."""
 
 from __future__ import annotations
 

@@ -19,14 +19,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from logitfusion.config.section import parse
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.files import find_disk_error, sha256, write_json
 
 logger = logging.getLogger("logitfusion")
 
 
-def run_stage(main: Callable[[argparse.Namespace, dict[str, Any]], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line, read the config, do the work, and end with one sentence if it can't be done."""
+def run_stage(
+    main: Callable[[argparse.Namespace, Any], None], parser: argparse.ArgumentParser, section: Any = dict[str, Any]
+) -> None:
+    """Parse the command line, read the config, do the work, and end with one sentence if it can't be done.
+
+    Args:
+        main: the stage's work, on its arguments and its slice of the config.
+        section: the class (or union of classes) of the slice.
+    """
     parser.add_argument("--config", required=True, help="the stage's slice of the config (JSON)")
     arguments = parser.parse_args()
     gc.freeze()  # what was imported stays
@@ -38,7 +46,7 @@ def run_stage(main: Callable[[argparse.Namespace, dict[str, Any]], None], parser
     started = time.monotonic()
     try:
         _end_with_parent()
-        main(arguments, json.loads(arguments.config))
+        main(arguments, parse(section, arguments.config))
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:

@@ -40,17 +40,11 @@ class TuneJob(Section):
     stop: dict[str, Listed[str]]
 
 
-class JudgedDefinition(Section):
-    """A task's definition, as far as judging depends on it."""
-
-    answer: Answer
-
-
 class JudgeJob(Section):
     """Judge every method's generations of one task."""
 
     methods: Listed[str]
-    definition: JudgedDefinition
+    answer: Answer
 
 
 def decode_job(run: RunConfig, method: str) -> DecodeJob:
@@ -87,5 +81,4 @@ def tune_job(run: RunConfig, method: str) -> TuneJob:
 
 def judge_job(run: RunConfig, task: str, methods: list[str]) -> JudgeJob:
     """All methods that decode a task; their order changes nothing."""
-    definition = JudgedDefinition(answer=run.tasks[task].definition.answer)
-    return JudgeJob(methods=tuple(sorted(methods)), definition=definition)
+    return JudgeJob(methods=tuple(sorted(methods)), answer=run.tasks[task].definition.answer)
