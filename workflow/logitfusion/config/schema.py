@@ -79,7 +79,7 @@ def _section(name: str, place: str, part: dict[str, Any], sections: dict[str, An
     lines += ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     for key, value in part["properties"].items():
         named = [found for found, _ in _references(value)]
-        default = "" if key in part.get("required", []) else f"`{_default(value, named)}`"
+        default = f"`{_default(value, named)}`" if "default" in value else ""
         meaning = value.get("description") or (sections[named[0]].get("description", "") if named else "")
         lines.append(
             "| " + " | ".join(map(_cell, (f"`{key}`", _kind(value), default, " ".join(meaning.split())))) + " |"
