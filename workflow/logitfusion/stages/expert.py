@@ -6,15 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from logitfusion.config.training import LoRA, Recipe
 from logitfusion.files import read_jsonl, remove, whole
-from logitfusion.models.adapters import LoRA
 from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
 from logitfusion.models.merge import merge_experts
 from logitfusion.stages._stage import fingerprint, logger, record, run_stage
 from logitfusion.training.curve import write_curve
 from logitfusion.training.finetune import finetune
-from logitfusion.training.loop import Recipe
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -29,8 +28,8 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             load_model(arguments.base),
             tokenizer,
             examples,
-            Recipe.from_config(config),
-            lora=LoRA(**config["lora"]) if config["method"] == "lora" else None,
+            Recipe.model_validate({key: config[key] for key in Recipe.model_fields}),
+            lora=LoRA.model_validate(config["lora"]) if config["method"] == "lora" else None,
             checkpoints=arguments.checkpoints,
             fingerprint=fingerprint(config, [arguments.base, *arguments.text]),
             name=arguments.name,

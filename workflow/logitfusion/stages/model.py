@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from logitfusion.config.training import HealRecipe
 from logitfusion.files import read_jsonl, remove, whole
 from logitfusion.models import source
 from logitfusion.models.identity import checksum_weights
@@ -13,7 +14,6 @@ from logitfusion.models.load import copy_tokenizer, describe, load_model, load_t
 from logitfusion.stages._stage import fingerprint, logger, record, run_stage
 from logitfusion.training import heal
 from logitfusion.training.curve import write_curve
-from logitfusion.training.loop import Recipe
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -52,8 +52,7 @@ def _prune_and_heal(arguments: argparse.Namespace, config: dict[str, Any], folde
             load_model(arguments.source),
             tokenizer,
             texts,
-            Recipe.from_config(config["heal"]),
-            logit_share=config["heal"]["logit_share"],
+            HealRecipe.model_validate({key: config["heal"][key] for key in HealRecipe.model_fields}),
             checkpoints=arguments.checkpoints,
             fingerprint=fingerprint(config, [arguments.source, *arguments.text]),
         )
