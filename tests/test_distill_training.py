@@ -158,7 +158,7 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(
 
 
 def test_adapters_are_merged(folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path) -> None:
-    found, _ = run(folders, caches, tmp_path, lora=LoRA(2, 4.0, 0.0))
+    found, _ = run(folders, caches, tmp_path, lora=LoRA(rank=2, alpha=4.0, dropout=0.0))
     before = load_model(folders["student"], device=CPU).state_dict()
     assert found.keys() == before.keys()
     assert torch.equal(found["model.embed_tokens.weight"], before["model.embed_tokens.weight"])

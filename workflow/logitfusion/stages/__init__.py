@@ -8,7 +8,8 @@ import signal
 # tokenizer's own threads would compete with torch's.
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
+    os.environ.setdefault(f"{library}_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Whoever loads a file of weights, torchvision or peft, say: tensors only, never a pickle that runs code.
 os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")

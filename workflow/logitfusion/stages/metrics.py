@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from logitfusion.evaluate.fewshot import tabulate_fewshot
 from logitfusion.evaluate.students import tabulate_students
 from logitfusion.evaluate.table import join_tables, tabulate_fusion
 from logitfusion.files import whole
+from logitfusion.provenance import find_commit, hash_json
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.tables import read_table
 
@@ -22,8 +20,8 @@ from logitfusion.tables import read_table
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     labels = {
         "run": config["run"],
-        "config": hashlib.sha256(json.dumps(config["whole"], sort_keys=True).encode()).hexdigest()[:10],
-        "commit": _commit(),
+        "config": hash_json(config["whole"])[:10],
+        "commit": find_commit(),
     }
     common = {"metrics": config["metrics"], "settings": config["evaluate"]}
     tables = []
@@ -68,12 +66,6 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
 def _read(paths: list[Path]) -> dict[str, pd.DataFrame]:
     """Task -> its judged examples."""
     return {path.stem: read_table(path) for path in paths}
-
-
-def _commit() -> str:
-    """The commit of the code, marked where files differ from it; ``unknown`` outside a checkout."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from logitfusion.files import read_jsonl, remove, whole
 from logitfusion.models import source
 from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
-from logitfusion.stages._stage import fingerprint, logger, record, run_stage
+from logitfusion.provenance import fingerprint, record
+from logitfusion.stages._stage import logger, run_stage
 from logitfusion.training import heal
 from logitfusion.training.curve import write_curve
 

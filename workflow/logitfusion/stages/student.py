@@ -14,8 +14,9 @@ from logitfusion.distill.training import Objective, distill
 from logitfusion.files import remove, whole
 from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.provenance import fingerprint, record
 from logitfusion.stages._distill import read_texts
-from logitfusion.stages._stage import fingerprint, logger, record, run_stage
+from logitfusion.stages._stage import logger, run_stage
 from logitfusion.training.curve import write_curve
 from logitfusion.training.loop import is_main_process
 
