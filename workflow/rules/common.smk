@@ -23,6 +23,7 @@ from logitfusion.clip.methods.settings import NEED_AUXILIARY
 from logitfusion.errors import UserError
 from logitfusion.files import write_text
 from logitfusion.fetch.pypi import package_parts
+from logitfusion.cluster import check_executor, explain_failures
 
 if not os.access(Path.cwd(), os.W_OK):
     raise WorkflowError(
@@ -139,6 +140,10 @@ def options(inputs, *names):
 
 
 onstart:
+    try:
+        check_executor(workflow.executor_plugin.name)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
     # Snakemake (9.13 to 9.27 at least) notes a failed job like a finished one, with the inputs it had. The next call would then take what was
     # made from its earlier output, now deleted, for up to date.
     note_finished = workflow.persistence.finished

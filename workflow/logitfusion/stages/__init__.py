@@ -4,6 +4,8 @@ import gc
 import os
 import signal
 
+from logitfusion.stages._gpus import lease_gpus
+
 # Before anything imports tqdm or tokenizers: progress bars fill a log file, so stages write lines instead, and the
 # tokenizer's own threads would compete with torch's.
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -21,3 +23,5 @@ if "LOGITFUSION_PARENT" in os.environ:
     # A stage that still imports ends at Ctrl-C without a traceback; run_stage takes over.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+lease_gpus()  # before torch counts them
