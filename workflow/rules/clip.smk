@@ -50,7 +50,7 @@ rule clip_data:
         BENCHMARKS / "clip/data/{dataset}.tsv"
     priority: 10  # others wait for them
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -92,7 +92,7 @@ rule clip_encoder:
         BENCHMARKS / "clip/encoder.tsv"
     priority: 20  # all others wait for it
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -129,7 +129,7 @@ rule clip_support:
         BENCHMARKS / "clip/support/{dataset}.tsv"
     priority: 15
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -167,7 +167,7 @@ rule clip_test:
     benchmark:
         BENCHMARKS / "clip/test/{dataset}.tsv"
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -204,7 +204,7 @@ rule clip_fit:
     benchmark:
         BENCHMARKS / "clip/heads/{dataset}/{head}.tsv"
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         mem_mb=4000,
@@ -234,7 +234,7 @@ rule clip_predict:
     benchmark:
         BENCHMARKS / "clip/predictions/{dataset}.tsv"
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: 1
     resources:
         mem_mb=8000,

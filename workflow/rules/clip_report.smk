@@ -62,7 +62,7 @@ rule plot_clip:
     log:
         LOGS / "plots/clip.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -95,7 +95,7 @@ rule plot_clip_answers:
     log:
         LOGS / "plots/clip_answers.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,

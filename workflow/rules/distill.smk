@@ -50,7 +50,7 @@ rule teacher_cache:
         BENCHMARKS / "distill/cache/{teacher}/{shard}.tsv"
     priority: 10  # all methods wait for it
     conda:
-        "../../envs/distill.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -92,7 +92,7 @@ rule student:
     benchmark:
         BENCHMARKS / "distill/students/{variant}.{trial}.tsv"
     conda:
-        "../../envs/distill.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=PROCESSES,
@@ -147,7 +147,7 @@ rule answer:
     wildcard_constraints:
         student=r"[^/]+",
     conda:
-        "../../envs/fusion.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -183,7 +183,7 @@ rule evaluate_students:
     benchmark:
         BENCHMARKS / "distill/evaluation/{task}.tsv"
     conda:
-        "../../envs/evaluate.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=4000,

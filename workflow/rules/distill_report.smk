@@ -17,7 +17,7 @@ rule plot_students:
     log:
         LOGS / "plots/students.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -43,7 +43,7 @@ rule summary_students:
     log:
         LOGS / "plots/distill_summary.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -68,7 +68,7 @@ rule plot_student_losses:
     log:
         LOGS / "plots/student_losses.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,

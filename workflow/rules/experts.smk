@@ -24,7 +24,7 @@ rule expert:
         BENCHMARKS / "experts/{expert}.tsv"
     priority: 10  # others wait for them
     conda:
-        "../../envs/experts.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=lambda wildcards: int("tasks" in config["experts"][wildcards.expert]),

@@ -70,7 +70,7 @@ rule tune:
         BENCHMARKS / "tuning/{method}.tsv"
     priority: 5  # what is tuned decodes later, and should not be all that is left at the end
     conda:
-        "../../envs/fusion.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -95,7 +95,7 @@ rule decode:
     benchmark:
         BENCHMARKS / "fusion/{method}/{shard}.tsv"
     conda:
-        "../../envs/fusion.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -141,7 +141,7 @@ rule evaluate:
     benchmark:
         BENCHMARKS / "evaluation/{task}.tsv"
     conda:
-        "../../envs/evaluate.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=4000,

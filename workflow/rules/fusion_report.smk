@@ -25,7 +25,7 @@ rule plot_methods:
     log:
         LOGS / "plots/methods.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -51,7 +51,7 @@ rule summary:
     log:
         LOGS / "plots/summary.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -89,7 +89,7 @@ rule plot_traces:
     log:
         LOGS / "plots/traces/{task}.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -114,7 +114,7 @@ rule plot_tuning:
     log:
         LOGS / "plots/tuning.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
