@@ -116,7 +116,8 @@ def test_more_gpus_than_there_are_end_the_job_with_a_sentence(start: Callable[..
 
 
 def test_the_processes_of_one_training_share_its_gpus(start: Callable[..., Job], tmp_path: Path) -> None:
-    (tmp_path / "work.py").write_text("import logitfusion.stages, os\nprint(os.environ['CUDA_VISIBLE_DEVICES'])\n")
+    work = "import logitfusion.stages, os, sys\nsys.stdout.write(os.environ['CUDA_VISIBLE_DEVICES'] + '\\n')\n"
+    (tmp_path / "work.py").write_text(work)
     launch = "import runpy, sys\nsys.argv[1:] = ['--standalone', '--nproc-per-node', '2', {!r}]\n{}"
     run = "runpy.run_module('logitfusion.stages._torchrun', run_name='__main__')\n"
     job = start(2, script=launch.format(str(tmp_path / "work.py"), run), OMP_NUM_THREADS="1")

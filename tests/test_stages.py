@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import copy_checkout, snakemake
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +91,30 @@ def test_the_last_line_of_a_log_is_the_stages_own(tmp_path: Path, fails: bool) -
     assert len(found) == 3, done.stderr
     assert found[2] == "ERROR It failed." if fails else found[2].startswith("INFO done in ")
     assert done.stdout == ""
+
+
+# ---- the user's own packages --------------------------------------------------------------------------------------
+
+# A conda environment's Python looks into the user's folder before its own packages; this one, of a venv, never does.
+CONDA_PYTHON = """\
+#!/bin/sh
+if [ -z "$PYTHONNOUSERSITE" ]; then export PYTHONPATH="$HOME/.local:$PYTHONPATH"; fi
+exec {} "$@"
+"""
+
+
+@pytest.mark.workflow
+def test_no_stage_sees_the_packages_in_the_users_home(tmp_path: Path) -> None:
+    folder, programs, home = copy_checkout(tmp_path / "checkout"), tmp_path / "bin", tmp_path / "home"
+    programs.mkdir()
+    (programs / "python").write_text(CONDA_PYTHON.format(sys.executable))
+    (programs / "python").chmod(0o755)
+    (home / ".local").mkdir(parents=True)
+    for package in ("numpy", "yaml"):
+        (home / f".local/{package}.py").write_text("raise ImportError('a broken package in the home')\n")
+    target = "results/smoke/tasks/letters/test.jsonl"
+    done = snakemake(folder, target, "--configfile", "config/smoke.yaml", programs=programs, HOME=str(home))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # ---- tasks --------------------------------------------------------------------------------------------------------

@@ -25,6 +25,9 @@ from logitfusion.files import write_text
 from logitfusion.fetch.pypi import package_parts
 from logitfusion.cluster import check_executor, explain_failures
 
+# Neither jobs nor the pip that fills a conda environment see packages in ~/.local, which come before the environment's.
+os.environ["PYTHONNOUSERSITE"] = "1"
+
 if not os.access(Path.cwd(), os.W_OK):
     raise WorkflowError(
         "This folder can't be written, and Snakemake keeps its notes in it: make it writable, or copy it."
