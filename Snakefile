@@ -10,7 +10,6 @@ if not workflow.config_settings.configfiles:  # a config file given on the comma
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/files.smk"
-include: "workflow/rules/failures.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/experts.smk"
@@ -65,5 +64,5 @@ rule all:
 
 
 onerror:
-    for sentence in explain_failures("".join(Path(path).read_text(errors="replace") for path in log)):
+    for sentence in explain_failures(log):
         print(sentence, file=sys.stderr)

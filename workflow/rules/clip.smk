@@ -22,7 +22,7 @@ rule clip_data:
         BENCHMARKS / "clip/data/{dataset}.tsv"
     priority: 10  # others wait for them
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -45,7 +45,7 @@ rule clip_encoder:
         BENCHMARKS / "clip/encoder.tsv"
     priority: 20  # all others wait for it
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -76,7 +76,7 @@ rule clip_support:
         BENCHMARKS / "clip/support/{dataset}.tsv"
     priority: 15
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -103,7 +103,7 @@ rule clip_test:
     benchmark:
         BENCHMARKS / "clip/test/{dataset}.tsv"
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -126,7 +126,7 @@ rule clip_fit:
     benchmark:
         BENCHMARKS / "clip/heads/{dataset}/{head}.tsv"
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         mem_mb=4000,
@@ -149,7 +149,7 @@ rule clip_predict:
     benchmark:
         BENCHMARKS / "clip/predictions/{dataset}.tsv"
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: 1
     resources:
         mem_mb=8000,

@@ -34,7 +34,7 @@ rule plot_clip:
     log:
         LOGS / "plots/clip.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -66,7 +66,7 @@ rule plot_clip_answers:
     log:
         LOGS / "plots/clip_answers.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,

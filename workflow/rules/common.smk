@@ -10,11 +10,15 @@ from snakemake.exceptions import WorkflowError
 SOURCE = Path(str(workflow.current_basedir)).parent
 sys.path.insert(0, str(SOURCE))
 
+from logitfusion.cluster import check_executor, explain_failures
 from logitfusion.config.experts import TrainedExpert
 from logitfusion.config.methods import method_models, method_tasks, tuned_methods, tuning_groups
 from logitfusion.config.run import resolve_config, write_once
 from logitfusion.config.section import canonical
 from logitfusion.errors import UserError
+
+# Neither jobs nor the pip that fills a conda environment see packages in ~/.local, which come before the environment's.
+os.environ["PYTHONNOUSERSITE"] = "1"
 
 if not os.access(Path.cwd(), os.W_OK):
     raise WorkflowError(
@@ -50,7 +54,12 @@ def settings(slice_of):
             raise WorkflowError("A job's part of the config is too long for a command: move long mappings into files.")
         return text
 
-    return {"config": config, "options": options, "source": lambda wildcards, input: SOURCE}
+    return {"config": config, "options": options, "gpus": gpus, "source": lambda wildcards, input: SOURCE}
+
+
+def gpus(wildcards, resources):
+    """How many GPUs a job leases on this machine; a cluster gives them itself."""
+    return resources.get("gpu", 0)
 
 
 def options(wildcards, input, output):
@@ -71,8 +80,9 @@ def stage(name, arguments="", processes=1):
     The stage takes the shell's place, so that signals reach it, and is told who its parent is, so that it ends with it.
     It sees this checkout's code and its environment's packages, and no other (not those of the user's ~/.local).
     """
-    launcher = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
-    variables = "LOGITFUSION_PARENT=$PPID PYTHONNOUSERSITE=1 PYTHONPATH={params.source:q}"
+    torchrun = f"logitfusion.stages._torchrun --standalone --nproc-per-node {processes} -m "
+    launcher = torchrun if processes > 1 else ""
+    variables = "LOGITFUSION_PARENT=$PPID LOGITFUSION_GPUS={params.gpus} PYTHONPATH={params.source:q}"
     command = f"exec python -m {launcher}logitfusion.stages.{name} {arguments}"
     return f"{variables} {command.rstrip()} {{params.options}} --config {{params.config:q}} > {{log:q}} 2>&1"
 
@@ -110,6 +120,7 @@ onstart:
     # A job on a cluster is a Snakemake of its own, which reads the config when it starts, perhaps hours after it was
     # submitted: it gets this copy, which is never changed. The order of keys stays, because it is that of the plots.
     try:
+        check_executor(workflow.executor_plugin.name)
         workflow.config_settings.configfiles = [write_once(RESULTS / "config", RUN).absolute()]
     except UserError as error:
         raise WorkflowError(str(error)) from None

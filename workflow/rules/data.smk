@@ -15,7 +15,7 @@ rule task:
     benchmark:
         BENCHMARKS / "tasks/{task}.tsv"
     conda:
-        "../../envs/data.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=4000,

@@ -23,7 +23,7 @@ rule teacher_cache:
         BENCHMARKS / "distill/cache/{teacher}/{shard}.tsv"
     priority: 10  # all methods wait for it
     conda:
-        "../../envs/distill.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -55,7 +55,7 @@ rule student:
     benchmark:
         BENCHMARKS / "distill/students/{objective}.{seed}.tsv"
     conda:
-        "../../envs/distill.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=DISTILL.training.processes,
@@ -85,7 +85,7 @@ rule answer:
     wildcard_constraints:
         student=r"[^/]+",
     conda:
-        "../../envs/fusion.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -108,7 +108,7 @@ rule evaluate_students:
     benchmark:
         BENCHMARKS / "distill/evaluation/{task}.tsv"
     conda:
-        "../../envs/evaluate.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=4000,

@@ -15,7 +15,7 @@ rule plot_students:
     log:
         LOGS / "plots/students.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -40,7 +40,7 @@ rule summary_students:
     log:
         LOGS / "plots/distill_summary.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -64,7 +64,7 @@ rule plot_student_losses:
     log:
         LOGS / "plots/student_losses.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,

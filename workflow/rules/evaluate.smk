@@ -20,7 +20,7 @@ rule metrics:
     benchmark:
         BENCHMARKS / "metrics.tsv"
     conda:
-        "../../envs/evaluate.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=4000,

@@ -13,7 +13,7 @@ rule expert:
         BENCHMARKS / "experts/{expert}.tsv"
     priority: 10  # others wait for them
     conda:
-        "../../envs/experts.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=lambda wildcards: int(isinstance(RUN.experts[wildcards.expert], TrainedExpert)),

@@ -18,7 +18,7 @@ rule tune:
         BENCHMARKS / "tuning/{method}.tsv"
     priority: 5  # what is tuned decodes later, and should not be all that is left at the end
     conda:
-        "../../envs/fusion.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -42,7 +42,7 @@ rule decode:
     benchmark:
         BENCHMARKS / "fusion/{method}/{shard}.tsv"
     conda:
-        "../../envs/fusion.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
@@ -72,7 +72,7 @@ rule evaluate:
     benchmark:
         BENCHMARKS / "evaluation/{task}.tsv"
     conda:
-        "../../envs/evaluate.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=4000,

@@ -15,7 +15,7 @@ rule plot_methods:
     log:
         LOGS / "plots/methods.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -40,7 +40,7 @@ rule summary:
     log:
         LOGS / "plots/summary.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -64,7 +64,7 @@ rule plot_traces:
     log:
         LOGS / "plots/traces/{task}.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -88,7 +88,7 @@ rule plot_tuning:
     log:
         LOGS / "plots/tuning.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -15,7 +15,7 @@ rule package:
         PACKAGES / "{package}.{suffix}.tsv"
     retries: 1
     conda:
-        "../../envs/models.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -37,7 +37,7 @@ rule model:
         BENCHMARKS / "models/{model}.tsv"
     priority: 10  # others wait for them
     conda:
-        "../../envs/models.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=lambda wildcards: int(getattr(RUN.models[wildcards.model], "heal", None) is not None),

@@ -17,7 +17,7 @@ rule plot_losses:
     log:
         LOGS / "plots/losses.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -10,7 +10,6 @@ from logitfusion.config.packages import PackageFile
 from logitfusion.config.section import (
     Count,
     HubId,
-    PositiveShare,
     Requirement,
     Revision,
     Section,
@@ -100,8 +99,6 @@ class Heal(HealRecipe):
 
     tasks: Some[str]
     """Tasks whose training text is used."""
-    logit_share: PositiveShare = 0.2
-    """Share of the positions where logits are compared, besides the hidden states everywhere."""
 
 
 class PrunedModel(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from logitfusion.config.section import Count, NonNegative, Positive, Section, Whole
+from logitfusion.config.section import Count, NonNegative, Positive, PositiveShare, Section, Whole
 
 
 class LoRA(Section):
@@ -57,3 +57,5 @@ class HealRecipe(Recipe):
     """Peak of the learning rate."""
     max_tokens: Annotated[int, Field(ge=8)] = 128
     """Longer sequences are cut, from the left (tokens)."""
+    logit_share: PositiveShare = 0.2
+    """Share of the positions where logits are compared, besides the hidden states everywhere."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.data import read_data, save_data
-from logitfusion.stages._stage import logger, record, run_stage
+from logitfusion.provenance import record
+from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:

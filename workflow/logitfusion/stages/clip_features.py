@@ -15,8 +15,9 @@ from logitfusion.clip.features.cache import cache_features
 from logitfusion.clip.features.pool import CLIP, manifest, write_classifier
 from logitfusion.files import whole
 from logitfusion.models.load import use_threads
+from logitfusion.provenance import record
 from logitfusion.stages._clip import open_auxiliaries, open_clip_folder
-from logitfusion.stages._stage import Rate, logger, record, run_stage
+from logitfusion.stages._stage import Rate, logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:

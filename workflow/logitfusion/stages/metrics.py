@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +13,13 @@ from logitfusion.evaluate.fewshot import tabulate_fewshot
 from logitfusion.evaluate.fusion import tabulate_fusion
 from logitfusion.evaluate.students import tabulate_students
 from logitfusion.evaluate.table import Provenance
+from logitfusion.provenance import find_commit
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.tables import read_table, write_table
 
 
 def main(arguments: argparse.Namespace, job: MetricsJob) -> None:
-    provenance = partial(Provenance, run=job.run, config=job.config, commit=_commit())
+    provenance = partial(Provenance, run=job.run, config=job.config, commit=find_commit())
     tables = []
     if arguments.judged:
         source = provenance(split=job.fusion.split, seed=job.seed)
@@ -43,12 +43,6 @@ def main(arguments: argparse.Namespace, job: MetricsJob) -> None:
 def _read_tables(paths: list[Path]) -> dict[str, pd.DataFrame]:
     """Task -> its judged examples."""
     return {path.stem: read_table(path) for path in paths}
-
-
-def _commit() -> str:
-    """The commit of the code, marked where files differ from it; ``unknown`` outside a checkout."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from logitfusion.config.jobs.models import TaskJob
 from logitfusion.files import write_jsonl
-from logitfusion.stages._stage import logger, record, run_stage
+from logitfusion.provenance import record
+from logitfusion.stages._stage import logger, run_stage
 from logitfusion.tasks.sources import load_rows
 from logitfusion.tasks.split import SPLITS, make_examples, split_examples, split_seed
 
