@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import EncodedText, encode_text
 from logitfusion.distill.objective import distill_loss
 from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.training import DistillationCollator, Objective, _cached_teacher, distill, pair_texts
 from logitfusion.errors import UserError
-from logitfusion.models.adapters import LoRA
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.source import from_chance
 from logitfusion.training import loop as training
 from logitfusion.training.finetune import finetune
-from logitfusion.training.loop import Recipe
 
 CPU = torch.device("cpu")
 TEXTS = [(f"Count to {number}:", " " + " ".join(map(str, range(10, 12 + number % 5)))) for number in range(12)]
@@ -104,7 +103,7 @@ def test_the_logged_parts_come_to_the_loss(
     objective = replace(BOTH, combine=combine)
     """Whole batches and accumulated ones, in which the rows of a step are others: micro-batches are of like length."""
     _, curve = run(folders, caches, tmp_path / "whole", objective)
-    _, other = run(folders, caches, tmp_path / "parts", objective, replace(RECIPE, micro_batch=2))
+    _, other = run(folders, caches, tmp_path / "parts", objective, RECIPE.model_copy(update={"micro_batch": 2}))
     assert len(curve) == len(other) == RECIPE.steps
     assert all(row["loss"] == pytest.approx(0.3 * row["sft"] + 0.4 * row["uld"] + 0.3 * row["gld"], rel=1e-4)
                for row in [*curve, *other])  # fmt: skip
@@ -141,7 +140,7 @@ class JobKilledError(Exception):
 def test_a_resumed_training_ends_like_an_uninterrupted_one(
     folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(RECIPE, checkpoint_minutes=1e-9)
+    recipe = RECIPE.model_copy(update={"checkpoint_minutes": 1e-9})
     wanted, curve = run(folders, caches, tmp_path / "straight", recipe=recipe)
 
     class Interrupting(training.Progress):
@@ -159,7 +158,7 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(
 
 
 def test_adapters_are_merged(folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path) -> None:
-    found, _ = run(folders, caches, tmp_path, lora=LoRA(2, 4.0, 0.0))
+    found, _ = run(folders, caches, tmp_path, lora=LoRA(rank=2, alpha=4.0, dropout=0.0))
     before = load_model(folders["student"], device=CPU).state_dict()
     assert found.keys() == before.keys()
     assert torch.equal(found["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
@@ -169,7 +168,7 @@ def test_adapters_are_merged(folders: dict[str, Path], caches: dict[str, Teacher
 def test_the_student_learns_its_twin(folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path) -> None:
     """Without labels' factor, only the sorted distributions pull: they come nearer."""
     objective = replace(SFT, uld=0.5, gld=0.5, signal="prob")
-    recipe = replace(RECIPE, steps=30)
+    recipe = RECIPE.model_copy(update={"steps": 30})
     _, curve = run(folders, {"twin": caches["twin"]}, tmp_path, objective, recipe)
     assert curve[-1]["uld"] < 0.8 * curve[0]["uld"]
 
@@ -215,7 +214,7 @@ def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None
     (tmp_path / "cache.json").write_text(json.dumps(cache))
     method = {"teachers": ["stranger"], "uld": 0.4, "gld": 0.3, "k": 5, "nodes": "vocab", "signal": "prob",
               "combine": "sum", "weights": None, "alignment": "bytes"}  # fmt: skip
-    recipe = {name: getattr(RECIPE, name) for name in RECIPE.__dataclass_fields__ if name != "seed"}
+    recipe = {name: getattr(RECIPE, name) for name in Recipe.model_fields if name != "seed"}
     entry = {"method": method, "training": recipe | {"micro_batch": 3, "method": "full"}, "texts": None}
     (tmp_path / "student.json").write_text(json.dumps(entry))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import copy_checkout, snakemake
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert "ERROR" not in done.stderr
     assert "Traceback" not in done.stderr
+    assert " INFO done in " in done.stderr.splitlines()[-1]
 
 
 def failed(done: subprocess.CompletedProcess[str]) -> str:
@@ -54,6 +56,65 @@ def test_a_stage_whose_snakemake_was_killed_does_nothing(tmp_path: Path, monkeyp
     assert not (tmp_path / "lines").exists()
     monkeypatch.setenv("LOGITFUSION_PARENT", str(os.getpid()))
     succeeded(make_task(tmp_path, task_config(tmp_path)))
+
+
+# ---- the log ------------------------------------------------------------------------------------------------------
+
+# A stage that imports and does what real ones do, with libraries that talk.
+TALKING = """
+import argparse, logging, sys
+import torch, transformers
+import logitfusion.stages._stage as stage
+from logitfusion.errors import UserError
+logging.getLogger("strict").setLevel(logging.DEBUG)
+def main(arguments, config):
+    for name in ("httpx2", "httpcore2.http11", "huggingface_hub.file_download", "strict", "late.library", None):
+        logging.getLogger(name).info("chatter")
+        logging.getLogger(name).warning("chatter")
+    logging.getLogger("logitfusion.models.load").info("ours")
+    logging.getLogger("httpx2").error("theirs")
+    if config["fails"]:
+        raise UserError("It failed.")
+stage.run_stage(main, argparse.ArgumentParser())
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_last_line_of_a_log_is_the_stages_own(tmp_path: Path, fails: bool) -> None:
+    """No library's chatter before it, no binding's report of leaks after it."""
+    write_json(tmp_path / "config.json", {"fails": fails})
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "LOGITFUSION_PARENT": str(os.getpid())}
+    command = [sys.executable, "-c", TALKING, "--config", str(tmp_path / "config.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    found = [line.split(maxsplit=2)[2] for line in done.stderr.splitlines()]
+    assert found[:2] == ["INFO ours", "ERROR theirs"], done.stderr
+    assert len(found) == 3, done.stderr
+    assert found[2] == "ERROR It failed." if fails else found[2].startswith("INFO done in ")
+    assert done.stdout == ""
+
+
+# ---- the user's own packages --------------------------------------------------------------------------------------
+
+# A conda environment's Python looks into the user's folder before its own packages; this one, of a venv, never does.
+CONDA_PYTHON = """\
+#!/bin/sh
+if [ -z "$PYTHONNOUSERSITE" ]; then export PYTHONPATH="$HOME/.local:$PYTHONPATH"; fi
+exec {} "$@"
+"""
+
+
+@pytest.mark.workflow
+def test_no_stage_sees_the_packages_in_the_users_home(tmp_path: Path) -> None:
+    folder, programs, home = copy_checkout(tmp_path / "checkout"), tmp_path / "bin", tmp_path / "home"
+    programs.mkdir()
+    (programs / "python").write_text(CONDA_PYTHON.format(sys.executable))
+    (programs / "python").chmod(0o755)
+    (home / ".local").mkdir(parents=True)
+    for package in ("numpy", "yaml"):
+        (home / f".local/{package}.py").write_text("raise ImportError('a broken package in the home')\n")
+    target = "results/smoke/tasks/letters/test.jsonl"
+    done = snakemake(folder, target, "--configfile", "config/smoke.yaml", programs=programs, HOME=str(home))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # ---- tasks --------------------------------------------------------------------------------------------------------

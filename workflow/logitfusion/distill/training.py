@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.alignment import align, share, truncate
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.objective import CachedTeacher, DistillLoss, distill_loss
 from logitfusion.distill.predictions import IGNORED, Predictions
 from logitfusion.errors import UserError
-from logitfusion.models.adapters import LoRA, add_adapters
+from logitfusion.models.adapters import add_adapters
 from logitfusion.models.padding import left_pad
-from logitfusion.training.loop import Recipe, order_rows, train, trainer_arguments
+from logitfusion.training.loop import train, trainer_arguments
+from logitfusion.training.order import order_rows
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +137,7 @@ def distill(
         train_dataset=order_rows(rows, recipe),
         data_collator=DistillationCollator(tokenizer.pad_token_id, list(teachers.values())),
     )
-    curve = train(trainer, name, recipe, checkpoints, fingerprint)
-    return (trained.merge_and_unload() if lora is not None else trained).eval(), curve
+    return train(trainer, name, recipe, checkpoints, fingerprint)
 
 
 def pair_texts(texts: Sequence[EncodedText], teachers: dict[str, TeacherCache], alignment: str) -> list[dict[str, Any]]:

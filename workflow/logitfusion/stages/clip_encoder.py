@@ -15,8 +15,9 @@ from logitfusion.clip.encoders.towers import read_package, unpack_text_tower
 from logitfusion.config.clip_recipe import ClipRecipe
 from logitfusion.files import whole
 from logitfusion.models.load import use_threads
+from logitfusion.provenance import record
 from logitfusion.stages._clip import open_clip_folder, write_entry
-from logitfusion.stages._stage import logger, record, run_stage
+from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ from logitfusion.clip.fitting.fit import fit_method
 from logitfusion.clip.head_file import save_head
 from logitfusion.clip.heads import Head
 from logitfusion.files import whole
-from logitfusion.stages._stage import logger, record, run_stage
+from logitfusion.provenance import record
+from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:

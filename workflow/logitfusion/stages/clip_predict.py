@@ -11,7 +11,8 @@ import pandas as pd
 
 from logitfusion.clip.predictions import EvaluationSet, predict
 from logitfusion.files import whole
-from logitfusion.stages._stage import logger, record, run_stage
+from logitfusion.provenance import record
+from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:

@@ -6,18 +6,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import encode_text
 from logitfusion.distill.shard import hash_texts
 from logitfusion.distill.training import Objective, distill
 from logitfusion.files import remove, whole
-from logitfusion.models.adapters import LoRA
 from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.provenance import fingerprint, record
 from logitfusion.stages._distill import read_texts
-from logitfusion.stages._stage import fingerprint, logger, record, run_stage
+from logitfusion.stages._stage import logger, run_stage
 from logitfusion.training.curve import write_curve
-from logitfusion.training.loop import Recipe, is_main_process
+from logitfusion.training.loop import is_main_process
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -38,8 +39,8 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         [encode_text(tokenizer, *text, max_tokens=training["max_tokens"]) for text in texts],
         caches,
         Objective.from_config(method),
-        Recipe.from_config(training),
-        lora=LoRA(**training["lora"]) if training["method"] == "lora" else None,
+        Recipe.model_validate({key: training[key] for key in Recipe.model_fields}),
+        lora=LoRA.model_validate(training["lora"]) if training["method"] == "lora" else None,
         checkpoints=arguments.checkpoints,
         fingerprint=fingerprint(
             config | {"seed": arguments.seed}, [arguments.base, *arguments.text, *arguments.caches]

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from logitfusion.report.style import GREY, colour, save_figure, use_style
+from logitfusion.config.tracks import TracesReport
+from logitfusion.report.style import GREY, colour, make_axes, save_figure
 
 
-def plot_traces(
-    judged: pd.DataFrame, experts: dict[str, list[str]], examples: int, title: str, path: str | Path
-) -> None:
+def plot_traces(judged: pd.DataFrame, track: TracesReport, path: str | Path) -> None:
     """One line an example, one column a steered method: bars are the weights at each token, colours the experts.
 
     Args:
-        judged: one task's judged examples.
-        experts: steered method -> names of its experts, in the order of its weights.
-        examples: how many of the task's first examples are drawn.
+        judged: the task's judged examples.
+        track: the task, how many of its first examples are drawn, and the steered methods with their experts.
     """
-    use_style()
+    experts = track.experts
     methods = [method for method in experts if method in set(judged["method"])]
-    ids = sorted(judged["id"].unique())[:examples]
+    ids = sorted(judged["id"].unique())[: track.examples]
     names = list(dict.fromkeys(name for method in methods for name in experts[method]))
     shape = (max(len(ids), 1), max(len(methods), 1))
-    figure, axes = plt.subplots(*shape, figsize=(3.7 * shape[1] + 0.6, 1.75 * shape[0] + 0.9), squeeze=False)
+    figure, axes = make_axes(*shape, (3.7 * shape[1] + 0.6, 1.75 * shape[0] + 0.9))
     if not methods:
         axes[0][0].text(0.5, 0.5, "no method steers this task", ha="center")
     for column, method in enumerate(methods):
@@ -36,12 +35,12 @@ def plot_traces(
     for axis in axes[:, 0]:
         axis.set_ylabel("weight")
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour(position)) for position in range(len(names))]
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(f"Weights along the first examples of {track.task}", fontsize=11)
     figure.legend(handles, names, loc="lower center", ncol=max(len(names), 1), title="expert")
     save_figure(figure, path, rect=(0, 0.09 / shape[0] + 0.03, 1, 1))
 
 
-def _draw(axis: plt.Axes, row: pd.Series, experts: list[str], names: list[str]) -> None:
+def _draw(axis: plt.Axes, row: pd.Series, experts: Sequence[str], names: list[str]) -> None:
     tokens = [_show(token) for token in row["tokens"]]
     for step, weights in enumerate(row["weights"]):
         bottom = 0.0
