@@ -73,7 +73,7 @@ class Encoders:
     auxiliary: list[ImageEncoder]
 
     def by_role(self) -> dict[str, ImageEncoder]:
-        """``clip``, ``auxiliary 1``, ``auxiliary 2``, ...: the names under which a head file knows them."""
+        """``clip``, ``auxiliary 1``, ``auxiliary 2``, ...: their names in a head file."""
         return {"clip": self.clip} | {f"auxiliary {number}": one for number, one in enumerate(self.auxiliary, 1)}
 
     def fingerprints(self) -> dict[str, str]:
