@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from logitfusion.config.models import RandomModel
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import EncodedText, encode_text
@@ -23,7 +24,7 @@ from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.training import DistillationCollator, Objective, _cached_teacher, distill, pair_texts
 from logitfusion.errors import UserError
 from logitfusion.models.load import load_model, load_tokenizer
-from logitfusion.models.source import from_chance
+from logitfusion.models.source import make_random
 from logitfusion.training import loop as training
 from logitfusion.training.finetune import finetune
 
@@ -42,7 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A student, and two teachers, of which one cuts texts otherwise."""
     root = tmp_path_factory.mktemp("distill")
     for name, tokenizer, seed in (("student", "bytes", 1), ("twin", "bytes", 2), ("stranger", "pairs", 3)):
-        from_chance({"hidden_size": 16, "layers": 1, "seed": seed, "tokenizer": tokenizer}, root / name)
+        make_random(RandomModel(source="random", hidden_size=16, layers=1, seed=seed, tokenizer=tokenizer), root / name)
     return {path.name: path for path in root.iterdir()}
 
 
