@@ -59,7 +59,7 @@ def _after(ends: Sequence[int], token: int) -> int:
 
 
 def truncate(student_count: int, teacher_count: int) -> Tensor:
-    """The published fallback: the i-th token against the i-th, and the longer side's rest in no group.
+    """The published fallback for one text: its i-th token against the i-th, and the longer side's rest in no group.
 
     Args:
         student_count, teacher_count: tokens of the response on each side.
@@ -67,7 +67,28 @@ def truncate(student_count: int, teacher_count: int) -> Tensor:
     Returns:
         ``[G, 4]`` int64 as from ``align``, G the smaller count.
     """
-    return torch.arange(min(student_count, teacher_count))[:, None].expand(-1, 4).clone()
+    return pair_in_order(torch.tensor([student_count]), torch.tensor([teacher_count]))
+
+
+def pair_in_order(student_counts: Tensor, teacher_counts: Tensor) -> Tensor:
+    """The published fallback for a batch, whose positions are counted through: groups of one position each.
+
+    Args:
+        student_counts, teacher_counts: positions of each text, ``[B]`` int64.
+
+    Returns:
+        ``[G, 4]`` int64.
+    """
+    shorter = torch.minimum(student_counts, teacher_counts)
+    text = torch.arange(len(shorter), device=shorter.device).repeat_interleave(shorter)
+    offset = torch.arange(len(text), device=shorter.device) - _starts(shorter)[text]
+    first, second = (_starts(counts)[text] + offset for counts in (student_counts, teacher_counts))
+    return torch.stack([first, first, second, second], dim=1)
+
+
+def _starts(counts: Tensor) -> Tensor:
+    """The first position of each text."""
+    return counts.cumsum(0) - counts
 
 
 def share(groups: Sequence[Tensor], student_counts: Sequence[int]) -> dict[str, float]:

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from logitfusion.config.objective import Objective
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import encode_text
 from logitfusion.distill.shard import hash_texts
-from logitfusion.distill.training import Objective, distill
+from logitfusion.distill.training import distill
 from logitfusion.files import remove, whole
 from logitfusion.models.adapters import LoRA
 from logitfusion.models.identity import checksum_weights
@@ -37,7 +38,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         tokenizer,
         [encode_text(tokenizer, *text, max_tokens=training["max_tokens"]) for text in texts],
         caches,
-        Objective.from_config(method),
+        Objective.model_validate({name: method[name] for name in Objective.model_fields}),
         Recipe.from_config(training),
         lora=LoRA(**training["lora"]) if training["method"] == "lora" else None,
         checkpoints=arguments.checkpoints,
