@@ -15,7 +15,7 @@ from torch import Tensor
 from distillation.problem import NOISE, TASTE
 from logitfusion.distill.bounds import gromov_bound
 from logitfusion.distill.graph import node_features
-from logitfusion.distill.losses import sorted_l1
+from logitfusion.distill.terms import sorted_l1
 from timing import ratios, spread, time_rounds
 
 POSITIONS = 64

@@ -53,24 +53,24 @@ class Problem:
         return step
 
     def ours(self, sft: float, uld: float, gld: float, nodes: str = "vocab") -> Callable[[], None]:
-        """``distill_loss`` with these factors and the cached teacher."""
+        """``distill_loss`` with these factors and the cached teacher; of log-probabilities, as the rivals' are."""
         factors = {"sft_weight": sft, "uld_weight": uld, "gld_weight": gld}
         teachers = [CachedTeacher(self.cached)] if uld or gld else []
-        options = {"k": self.k, "uld_k": self.k, "nodes": nodes, **factors}
+        options = {"k": self.k, "uld_k": self.k, "nodes": nodes, "signal": "logprob", **factors}
         return self.training(lambda: distill_loss(self.student, self.labels, teachers, **options).total)
 
     def full_uld(self) -> Callable[[], None]:
         return self.training(lambda: uld_loss(self.student, self.teacher))
 
     def printed_gld(self, nodes: str = "vocab") -> Callable[[], None]:
-        said = self.cached.log_probs, self.cached.ids
-        return self.training(lambda: gld_as_printed(self.student, *said, nodes))
+        top = self.cached.log_probs, self.cached.ids
+        return self.training(lambda: gld_as_printed(self.student, *top, nodes))
 
     def rivals(self) -> dict[str, Callable[[], None]]:
         """What a user would write; all but the first use the cached top-k."""
-        said = self.cached.log_probs, self.cached.ids
+        top = self.cached.log_probs, self.cached.ids
         return {
             "cross-entropy of logits.float()": self.training(lambda: user_sft(self.student, self.labels)),
-            "dense collation": self.training(lambda: dense_collation(self.student, *said)),
-            "GLD as printed": self.training(lambda: gld_as_printed(self.student.float(), *said)),
+            "dense collation": self.training(lambda: dense_collation(self.student, *top)),
+            "GLD as printed": self.training(lambda: gld_as_printed(self.student.float(), *top)),
         }

@@ -119,12 +119,13 @@ class _TopAndLabels(torch.autograd.Function):
     ) -> tuple[Tensor, None, None, None, None]:
         logits, places, ids, norm = ctx.saved_tensors
         gradient = torch.zeros_like(logits, memory_format=torch.contiguous_format)
+        if not ctx.normalised:
+            where = places[:, 0, None], places[:, 1, None], ids
+            gradient.index_put_(where, upstream.to(gradient.dtype), accumulate=True)
+            return gradient, None, None, None, None
         for part, where in _parts(logits, places):
-            if ctx.normalised:
-                rows = shifted_exp(logits[where].to(norm.dtype), norm[part])
-                rows *= -upstream[part].sum(-1, keepdim=True)
-            else:
-                rows = norm.new_zeros(len(norm[part]), logits.shape[-1])
+            rows = shifted_exp(logits[where].to(norm.dtype), norm[part])
+            rows *= -upstream[part].sum(-1, keepdim=True)
             rows.scatter_add_(1, ids[part], upstream[part])
             gradient[where] = rows.to(gradient.dtype)
         return gradient, None, None, None, None
