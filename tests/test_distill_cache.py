@@ -91,7 +91,7 @@ def write_cache(folder: Path, counts: Sequence[Sequence[int]], **others: Any) ->
 
 @st.composite
 def caches(draw: st.DrawFn) -> tuple[list[TeacherText], int, int]:
-    """Texts, k and vocabulary, with all that a teacher may say: ties, certainty, impossible tokens."""
+    """Texts, k and vocabulary, with all that a teacher may predict: ties, certainty, impossible tokens."""
     k = draw(st.integers(1, 5))
     vocabulary = draw(st.sampled_from([k, 49_152, 2**16, 2**16 + 1, 262_144, 2**24]))
     probability = st.floats(0, 1, width=32)

@@ -1,4 +1,4 @@
-"""``logitfusion distill-cache``: its cache is the package's, and what it can't do it says in one sentence."""
+"""``logitfusion distill-cache``: its cache is the package's, and errors are one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Byte groups and merged positions, held against TRL's GOLD trainer, whose formula is written anew here in float64.
+"""Byte groups and merged positions, held against TRL's GOLD trainer, whose formula is written out here in float64.
 
 trl/experimental/gold/gold_trainer.py, class ULDLoss (extended ULD, no hybrid loss, temperatures of 1), as of commit
 f2cd577. TRL is not needed.

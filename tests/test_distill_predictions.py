@@ -58,7 +58,7 @@ def test_predictions_are_those_of_log_softmax(seed: int, k: int, texts: int, len
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 12), st.integers(1, 700), st.sampled_from([0.0, 0.5, 4.0]))
 def test_the_top_k_are_those_of_a_sorted_row(seed: int, k: int, width: int, scale: float) -> None:
-    """Where blocks are looked through and where not, with ties, excluded tokens and rows that have nothing else."""
+    """Where blocks are searched and where not, with ties, excluded tokens and rows that have nothing else."""
     generator = torch.Generator().manual_seed(seed)
     rows = (scale * torch.randn(3, 2, width, generator=generator)).round()
     rows[0][torch.rand(2, width, generator=generator) < 0.9] = -torch.inf

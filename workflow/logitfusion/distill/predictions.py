@@ -1,4 +1,4 @@
-"""A model's predictions along the responses of a batch: the likeliest tokens of each position, and the label's chance.
+"""A model's predictions along the responses of a batch: the likeliest tokens of each position, and the label's.
 
 This is all that the top-k losses read and all that a teacher's cache holds. From logits it is taken in one pass, and
 the one tensor of the logits' size that is made is their gradient.
@@ -23,7 +23,7 @@ class Predictions:
 
     Attributes:
         log_probs: the k largest natural log-probabilities of each position, ``[N, k]``, largest first; fp32 (float64
-            for float64 logits). Raw logits where ``predict_at`` was asked for them.
+            for float64 logits). Raw logits from ``predict_at(normalised=False)``.
         ids: their tokens, ``[N, k]`` int64.
         label_log_probs: log-probability of the text's own next token, ``[N]``; NaN where labels are not known.
         counts: positions of each text, ``[B]`` int64, 0 where none counts.

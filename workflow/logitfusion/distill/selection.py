@@ -37,7 +37,7 @@ def top_k(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``rows.topk(k)`` of ``[..., V]``, values and ids, several times faster on a CPU where V is large.
 
     Blocks of the vocabulary are compared by their largest entries. The k first blocks hold k entries that no entry of
-    another block exceeds, so the top-k are looked for there and in what is left after the last whole block.
+    another block exceeds, so the top-k are searched there and in the remainder after the last whole block.
     """
     vocabulary = rows.shape[-1]
     count = vocabulary // _BLOCK
@@ -74,7 +74,7 @@ def shifted_exp(rows: Tensor, shift: Tensor) -> Tensor:
 class SortedL1(torch.autograd.Function):
     """``sum_i |p_(i) - q_(i)|`` over the sorted probabilities of whole vocabularies, of pairs of positions.
 
-    Kept sorting orders would be larger than the logits, so the backward pass sorts anew. The shorter vocabulary is
+    Kept sorting orders would be larger than the logits, so the backward pass sorts again. The shorter vocabulary is
     filled up with tokens of probability 0. Applied to student ``[B, L, V_s]``, teacher ``[B, L', V_t]`` and the places
     ``[N, 3]`` of the pairs (sequence, student's position, teacher's position); gives ``[N]``.
     """

@@ -96,7 +96,7 @@ def _split(side: Predictions, texts: list[int], k: int, nodes: str, signal: str)
 
 
 def _merge(side: Predictions, groups: Tensor, name: str, k: int, signal: str) -> Tensor:
-    """What stands for each group, ``[G, k]``: its last distribution, times the chance of its earlier tokens."""
+    """The merged distribution of each group, ``[G, k]``: its last one, times the probability of its earlier tokens."""
     values = side.signals(signal, k)[groups[:, 1 if name == "student" else 3]]
     if signal != "prob":
         return values

@@ -64,7 +64,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True, help="the method's name, for messages")
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--base", type=Path, required=True, help="the student as it is")
+    parser.add_argument("--base", type=Path, required=True, help="the untrained student")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="training splits")
     parser.add_argument("--caches", type=Path, nargs="*", default=[], help="shards: .../<teacher>/<shard>.safetensors")
     parser.add_argument("--checkpoints", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""Let a teacher read one shard of the training texts, and keep the top of its logits."""
+"""Cache a teacher's top-k predictions of one shard of the training texts."""
 
 from __future__ import annotations
 
