@@ -16,7 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from logitfusion.clip.methods.settings import DEFAULTS
+from logitfusion.clip.methods import complete_settings
 from logitfusion.config.methods import method_models, method_tasks
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig, load_config, resolve_config
@@ -745,8 +745,8 @@ def test_a_few_shot_method_has_all_settings_of_the_one_behind_its_name() -> None
     clip = resolve_config(full()).clip
     method, settings = fewshot_method(clip, "amu_strong")
     assert method == "amu"
-    assert settings == DEFAULTS["amu"] | {"alpha": 2.0, "reference": "classes"}
-    assert fewshot_method(clip, "zero_shot") == ("zero_shot", DEFAULTS["zero_shot"])
+    assert settings == complete_settings("amu", {}).dump() | {"alpha": 2.0, "reference": "classes"}
+    assert fewshot_method(clip, "zero_shot") == ("zero_shot", complete_settings("zero_shot", {}).dump())
 
 
 def test_a_config_is_checked_without_torch() -> None:

@@ -15,8 +15,8 @@ from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.data.support import make_support, read_draw, write_support
 from logitfusion.clip.features.files import Stored, write_stored
 from logitfusion.clip.features.pool import join_encoders, manifest, read_pool, write_classifier
+from logitfusion.clip.fitting.fit import fit_method
 from logitfusion.clip.head_file import save_head
-from logitfusion.clip.methods.fit import fit_method
 from logitfusion.clip.predictions import EvaluationSet, predict
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.tracks import FewShotReport

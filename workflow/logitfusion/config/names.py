@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitfusion.clip.methods.settings import BY_EPOCHS, METHODS, NEED_AUXILIARY, complete_settings
+from logitfusion.clip.methods import METHODS, complete_settings
 from logitfusion.config.clip import Clip
 from logitfusion.config.encoders import BuiltClip
 from logitfusion.config.errors import explain_number, is_scientific, refer
@@ -129,14 +129,14 @@ def _check_clip(clip: Clip) -> None:
             refer(entry.shift_of, origins, f"clip.datasets.{name}.shift_of", "data set (no shifted one)")
     for name in clip.methods:
         method, _ = fewshot_method(clip, name)
-        if method in NEED_AUXILIARY and not clip.auxiliaries:
+        if METHODS[method].needs_auxiliary and not clip.auxiliaries:
             raise UserError(f"Method {name!r} needs an auxiliary encoder; name one in clip.auxiliaries.")
     for key in ("baselines", "oracle"):
         for name in getattr(clip, key):
             refer(name, clip.methods, f"clip.{key}", "few-shot method of this config")
     refer(clip.shown, clip.methods, "clip.shown", "few-shot method of this config")
     for name in clip.oracle:
-        if fewshot_method(clip, name)[0] not in BY_EPOCHS:
+        if not METHODS[fewshot_method(clip, name)[0]].by_epochs:
             raise UserError(f"Config key 'clip.oracle' names {name!r}, which is not trained by epochs; leave it out.")
 
 
@@ -153,7 +153,7 @@ def fewshot_method(clip: Clip, name: str) -> tuple[str, dict]:
         if is_scientific(value):
             raise UserError(explain_number(f"Config key '{where}.{key}'", value))
     try:
-        return method, complete_settings(method, entry.settings)
+        return method, complete_settings(method, entry.settings).dump()
     except UserError as error:
         raise UserError(f"Config key {where!r}: {error}") from None
 

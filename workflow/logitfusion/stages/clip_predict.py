@@ -1,4 +1,4 @@
-"""Let all heads of a data set answer on its test images and on those of its shifted sets. Only this job reads them."""
+"""Predictions of all heads of a data set on its test images and those of its shifted sets, which no other job reads."""
 
 from __future__ import annotations
 

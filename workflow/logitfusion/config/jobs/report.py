@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from logitfusion.clip.methods.settings import NEED_AUXILIARY
+from logitfusion.clip.methods import METHODS
 from logitfusion.config.encoders import BuiltClip, RandomClip
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.fusion import SteeredMethod
@@ -24,10 +24,6 @@ from logitfusion.config.tracks import (
     TracesReport,
     TuningReport,
 )
-
-# What is drawn beside what, by the few-shot method behind a name.
-PARTS = ("zero_shot", "auxiliary_probe", "logit_sum", "amu", "amu_classes")
-ABLATION = ("zero_shot", "auxiliary_probe", "logit_sum", "amu", "amu_no_a", "amu_no_m", "amu_no_u", "amu_classes")
 
 
 class MetricsJob(Section):
@@ -101,15 +97,15 @@ def students_track(run: RunConfig) -> StudentsTrack:
 
 def fewshot_report(run: RunConfig) -> FewShotReport:
     """The few-shot track; names of the config, sorted by what is behind them."""
-    methods = {name: fewshot_method(run.clip, name)[0] for name in run.clip.methods}
+    methods = {name: METHODS[fewshot_method(run.clip, name)[0]] for name in run.clip.methods}
     return FewShotReport(
         **_fewshot(run),
         methods=tuple(methods),
-        parts=tuple(name for name, method in methods.items() if method in PARTS),
-        ablation=tuple(name for name, method in methods.items() if method in ABLATION),
-        clip=next((name for name, method in methods.items() if method == "zero_shot"), None),
+        parts=tuple(name for name, method in methods.items() if method.family == "parts"),
+        ablation=tuple(name for name, method in methods.items() if method.family != "rivals"),
+        clip=next((name for name, method in methods.items() if method.name == "zero_shot"), None),
         shown=run.clip.shown,
-        assisted=tuple(name for name, method in methods.items() if method in NEED_AUXILIARY),
+        assisted=tuple(name for name, method in methods.items() if method.needs_auxiliary),
         auxiliaries={name: entry.pretraining or "unknown" for name, entry in run.clip.auxiliaries.items()},
         encoder=_describe(run.clip.encoder),
     )

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from logitfusion.clip.fitting.fit import Settings, fit_method
+from logitfusion.clip.fitting.selection import stratified_folds
 from logitfusion.clip.heads import Support
-from logitfusion.clip.methods.fit import fit_method
-from logitfusion.clip.selection import stratified_folds
 
 
-def predict_left_out(
-    name: str, support: Support, settings: dict[str, Any] | None = None, *, folds: int = 4, seed: int
-) -> Tensor:
+def predict_left_out(name: str, support: Support, settings: Settings = None, *, folds: int = 4, seed: int) -> Tensor:
     """The class of each image (plain view) by a head that has not seen it, ``[n]`` int64.
 
     The whole of ``fit_method`` is repeated without each part, its selection of settings included, so nothing has been

@@ -71,6 +71,6 @@ def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """
     losses = []
     for temperature in _TEMPERATURES:
-        chances = (temperature * logits.double()).log_softmax(-1)
-        losses.append(-chances[:, torch.arange(len(labels)), labels].mean(1))
+        log_probabilities = (temperature * logits.double()).log_softmax(-1)
+        losses.append(-log_probabilities[:, torch.arange(len(labels)), labels].mean(1))
     return torch.stack(losses).amin(0)
