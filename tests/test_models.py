@@ -19,13 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
+from logitfusion.config.models import PathModel, RandomModel
 from logitfusion.config.training import HealRecipe, LoRA, Recipe
 from logitfusion.errors import UserError
 from logitfusion.fetch.pypi import check, download, unpack_file
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model
 from logitfusion.models.merge import merge_experts
 from logitfusion.models.padding import left_pad
-from logitfusion.models.source import from_chance, from_path, prune
+from logitfusion.models.source import from_path, make_random, prune
 from logitfusion.models.tiny import tiny_tokenizer
 from logitfusion.training import loop as training
 from logitfusion.training.checkpoints import find_checkpoint
@@ -132,19 +133,19 @@ def test_copied_tokenizer_files_are_enough(tiny_models: dict[str, Path], tmp_pat
 # ---- sources ------------------------------------------------------------------------------------------------------
 
 
-def test_chance_depends_on_the_seed_alone(tmp_path: Path) -> None:
-    entry = {"hidden_size": 16, "layers": 1, "seed": 7}
+def test_a_random_model_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    entry = RandomModel(source="random", hidden_size=16, layers=1, seed=7)
     torch.rand(3)
-    first = weights(from_chance(entry, tmp_path / "first"))
+    first = weights(make_random(entry, tmp_path / "first"))
     torch.rand(5)
-    second = weights(from_chance(entry, tmp_path / "second"))
-    other = weights(from_chance(entry | {"seed": 8}, tmp_path / "other"))
+    second = weights(make_random(entry, tmp_path / "second"))
+    other = weights(make_random(entry.model_copy(update={"seed": 8}), tmp_path / "other"))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first[EMBEDDING], other[EMBEDDING])
 
 
 def test_a_saved_model_is_the_same(tmp_path: Path) -> None:
-    made = from_chance({"hidden_size": 16, "layers": 2, "seed": 1}, tmp_path / "model").eval()
+    made = make_random(RandomModel(source="random", hidden_size=16, layers=2, seed=1), tmp_path / "model").eval()
     loaded = load_model(tmp_path / "model", device=torch.device("cpu"))
     assert torch.equal(logits(made), logits(loaded))
     assert describe(loaded) == describe(made)
@@ -152,12 +153,14 @@ def test_a_saved_model_is_the_same(tmp_path: Path) -> None:
 
 
 def test_a_path_is_copied(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    from_path({"path": str(tiny_models["base"])}, tmp_path / "copy")
+    from_path(PathModel(source="path", path=str(tiny_models["base"])), tmp_path / "copy")
     assert_same(weights(load_model(tmp_path / "copy")), weights(load_model(tiny_models["base"])))
 
 
 def test_a_path_that_is_no_folder_is_named(tmp_path: Path) -> None:
-    assert str(tmp_path / "absent") in refused(from_path, {"path": str(tmp_path / "absent")}, tmp_path / "copy")
+    assert str(tmp_path / "absent") in refused(
+        from_path, PathModel(source="path", path=str(tmp_path / "absent")), tmp_path / "copy"
+    )
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])

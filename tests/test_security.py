@@ -222,7 +222,7 @@ def test_code_of_a_hub_s_model_is_trusted_only_where_the_config_says_so(
     if said is not None:
         config["models"]["far"]["trust_remote_code"] = said
     with pytest.raises(UserError, match="enough"):
-        source.from_hub(resolve_config(config).models["far"].dump(), tmp_path)
+        source.from_hub(resolve_config(config).models["far"], tmp_path)
     assert asked == [bool(said), bool(said)]
 
 

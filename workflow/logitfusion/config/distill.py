@@ -55,16 +55,10 @@ class DistillMethod(Objective):
 
     @model_validator(mode="after")
     def _check(self) -> DistillMethod:
-        if self.uld + self.gld > 1:
-            raise PydanticCustomError(
-                "cross", "has factors uld and gld that come to more than 1, which leaves nothing for SFT"
-            )
         if (self.uld + self.gld > 0) != bool(self.teachers):
             raise PydanticCustomError(
                 "cross", "needs both teachers and a factor uld or gld above 0, or neither (plain SFT)"
             )
-        if (self.combine == "weighted") != (self.weights is not None):
-            raise PydanticCustomError("cross", "needs both combine: weighted and a list of weights, or neither")
         if self.weights is not None and len(self.weights) != len(self.teachers):
             counts = {"teachers": len(self.teachers), "weights": len(self.weights)}
             raise PydanticCustomError("cross", "has {teachers} teachers and {weights} weights", counts)

@@ -24,7 +24,10 @@ from pydantic import (
     TypeAdapter,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, ValidationError
+
+from logitfusion.config.errors import explain
+from logitfusion.errors import UserError
 
 Item = TypeVar("Item")
 Part = TypeVar("Part", bound="Section")
@@ -117,8 +120,15 @@ def canonical(value: Section | dict[str, Any]) -> str:
 
 
 def parse(kind: Any, text: str) -> Any:
-    """The section that ``canonical`` wrote, of a class or of a union of classes."""
-    return TypeAdapter(kind).validate_json(text)
+    """The section that ``canonical`` wrote, of a class or of a union of classes.
+
+    Raises:
+        UserError: the text is not JSON, or not that of such a section.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        raise UserError(explain(error)) from None
 
 
 # Lists of a file become tuples, because sections do not change.
