@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from logitfusion.clip.encoders.load import ClipEncoder, ImageEncoder, load_auxiliary, load_clip
+from logitfusion.config.encoders import PackageAuxiliary
+from logitfusion.config.section import Section
 from logitfusion.files import read_json, write_json
 
 _ENTRY = "entry.json"
@@ -24,11 +26,11 @@ def open_clip_folder(folder: Path) -> ClipEncoder:
     return load_clip({"path": folder, **read_json(folder / _ENTRY)})
 
 
-def open_auxiliaries(entries: dict[str, dict[str, Any]], wheels: Sequence[Path]) -> dict[str, ImageEncoder]:
+def open_auxiliaries(entries: dict[str, Section], wheels: Sequence[Path]) -> dict[str, ImageEncoder]:
     """Name -> auxiliary encoder, in the order of names; wheels are those of the packaged ones in that order."""
     left, opened = list(wheels), {}
     for name, entry in sorted(entries.items()):
         torch.manual_seed(0)  # for the random weights of tests
-        wheel = left.pop(0) if entry["source"] == "package" else None
-        opened[name] = load_auxiliary(entry, wheel=wheel)
+        wheel = left.pop(0) if isinstance(entry, PackageAuxiliary) else None
+        opened[name] = load_auxiliary(entry.dump(), wheel=wheel)
     return opened

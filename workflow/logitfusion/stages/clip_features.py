@@ -6,13 +6,13 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from logitfusion.clip.data import DataSet, ImageRow, load_data, match_classes
 from logitfusion.clip.data.support import make_support, write_support
 from logitfusion.clip.encoders.load import ImageEncoder
 from logitfusion.clip.features.cache import cache_features
 from logitfusion.clip.features.pool import CLIP, manifest, write_classifier
+from logitfusion.config.jobs.clip import SupportFeaturesJob, TestFeaturesJob
 from logitfusion.files import whole
 from logitfusion.models.load import use_threads
 from logitfusion.provenance import record
@@ -20,39 +20,39 @@ from logitfusion.stages._clip import open_auxiliaries, open_clip_folder
 from logitfusion.stages._stage import Rate, logger, run_stage
 
 
-def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+def main(arguments: argparse.Namespace, job: SupportFeaturesJob | TestFeaturesJob) -> None:
     threads = use_threads()
     data = load_data(arguments.data)
     if arguments.like is not None:
         data = match_classes(data, load_data(arguments.like).classes)
     clip = open_clip_folder(arguments.clip)
-    encoders = {CLIP: clip, **open_auxiliaries(config["auxiliaries"], arguments.package)}
+    encoders = {CLIP: clip, **open_auxiliaries(job.auxiliaries, arguments.package)}
     facts = {"classes": data.classes, "prompts": data.prompts, "scale": clip.scale, "split": data.split}
     facts["encoders"] = {name: encoder.fingerprint for name, encoder in encoders.items()}
     with whole(arguments.output) as folder:
         folder.mkdir()
         if arguments.split == "support":
-            rows, short = _draw(data, config, folder)
+            rows, short = _draw(data, job, folder)
             facts["short"] = short
             write_classifier(folder / "classifier.safetensors", clip.classifier(data.classes, data.prompts), facts)
         else:
             rows = data.test
         for name, encoder in encoders.items():
-            _encode(rows, encoder, name, arguments, config, folder / f"{name}.safetensors", threads)
-        record(folder / "stage.json", config, **facts)
+            _encode(rows, encoder, name, arguments, job, folder / f"{name}.safetensors", threads)
+        record(folder / "stage.json", job.dump(), **facts)
     logger.info("%s: %s images through %s", arguments.dataset, len(rows), ", ".join(encoders))
 
 
-def _draw(data: DataSet, config: dict[str, Any], folder: Path) -> tuple[list[ImageRow], dict[str, int]]:
+def _draw(data: DataSet, job: SupportFeaturesJob, folder: Path) -> tuple[list[ImageRow], dict[str, int]]:
     """All images of all support sets, once each, and the classes that have fewer than the most shots."""
     rows: dict[str, ImageRow] = {}
-    for seed in config["seeds"]:
-        support = make_support(data.train, max(config["shots"]), seed)
+    for seed in job.seeds:
+        support = make_support(data.train, max(job.shots), seed)
         write_support(manifest(folder, seed), support, data.classes)
         rows |= {row.id: row for row in support.rows}
-    short = {data.classes[label]: count for label, count in support.short(max(config["shots"])).items()}
+    short = {data.classes[label]: count for label, count in support.short(max(job.shots)).items()}
     if short:
-        logger.warning("classes with fewer images than %d shots: %s", max(config["shots"]), short)
+        logger.warning("classes with fewer images than %d shots: %s", max(job.shots), short)
     return [rows[name] for name in sorted(rows)], short
 
 
@@ -61,7 +61,7 @@ def _encode(
     encoder: ImageEncoder,
     name: str,
     arguments: argparse.Namespace,
-    config: dict[str, Any],
+    job: SupportFeaturesJob | TestFeaturesJob,
     target: Path,
     threads: int,
 ) -> None:
@@ -77,12 +77,12 @@ def _encode(
         encoder,
         arguments.cache,
         split=arguments.split,
-        views=config["views"] if arguments.split == "support" else 1,
-        seed=config["seed"],
-        batch_size=config["batch_size"],
+        views=job.views if arguments.split == "support" else 1,
+        seed=job.seed,
+        batch_size=job.batch_size,
         workers=threads,
-        max_megapixels=config["max_megapixels"],
-        max_skipped=config["max_skipped"],
+        max_megapixels=job.max_megapixels,
+        max_skipped=job.max_skipped,
         progress=progress,
     )
     shutil.copyfile(cached, target)
@@ -99,4 +99,4 @@ if __name__ == "__main__":
     parser.add_argument("--package", type=Path, nargs="*", default=[], help="packages of auxiliaries, by name")
     parser.add_argument("--cache", type=Path, required=True, help="folder of features of all runs, by content")
     parser.add_argument("--output", type=Path, required=True, help="folder")
-    run_stage(main, parser)
+    run_stage(main, parser, SupportFeaturesJob | TestFeaturesJob)

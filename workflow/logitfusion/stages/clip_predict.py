@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from logitfusion.clip.predictions import EvaluationSet, predict
+from logitfusion.config.jobs.clip import PredictJob
 from logitfusion.files import whole
 from logitfusion.provenance import record
 from logitfusion.stages._stage import logger, run_stage
 
 
-def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+def main(arguments: argparse.Namespace, job: PredictJob) -> None:
     sets = [EvaluationSet(folder.name, folder, arguments.support) for folder in arguments.test]
     answers, epochs, fits = [], [], []
     for folder in arguments.heads:
@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         output.mkdir()
         for name, table in tables.items():
             table.to_parquet(output / f"{name}.parquet")
-        record(output / "stage.json", config, classes=sets[0].facts["classes"])
+        record(output / "stage.json", job.dump(), classes=sets[0].facts["classes"])
 
 
 if __name__ == "__main__":
@@ -43,4 +43,4 @@ if __name__ == "__main__":
     parser.add_argument("--test", type=Path, nargs="+", required=True, help="folders of test features: .../<set>")
     parser.add_argument("--heads", type=Path, nargs="+", required=True, help="folders of heads: .../<method>")
     parser.add_argument("--output", type=Path, required=True, help="folder")
-    run_stage(main, parser)
+    run_stage(main, parser, PredictJob)
