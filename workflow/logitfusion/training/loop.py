@@ -24,8 +24,8 @@ from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
 from logitfusion.files import find_disk_error
 from logitfusion.models.load import bf16_helps, choose_device
+from logitfusion.training.batches import micro_batch, processes
 from logitfusion.training.checkpoints import find_checkpoint, mark_checkpoints
-from logitfusion.training.order import micro_batch, processes
 
 logger = logging.getLogger(__name__)
 
