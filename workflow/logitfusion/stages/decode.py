@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from logitfusion.config.decoding import Decoding
+from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.keywords import read_options
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM, Generation
@@ -42,13 +45,13 @@ def _decode_tasks(arguments: argparse.Namespace, config: dict[str, Any]) -> Iter
             others[0] if others else None,
             others[1:],
             tokenizer=tokenizer,
-            **config["options"] | choice_for(task, tuned),
+            options=read_options(FusionOptions, config["options"] | choice_for(task, tuned)),
         )
         yield from _decode_shard(lm, task, read_jsonl(splits[task]), arguments.shard, config)
 
 
 def choice_for(task: str, tuned: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Trust, anchor and what is familiar, as chosen for a task, or for all tasks."""
+    """Trust, anchor and familiar, as chosen for a task, or for all tasks."""
     chosen = tuned.get(task) or tuned.get("*") or {}
     return {key: chosen[key] for key in ("trust", "anchor", "familiar") if key in chosen}
 
@@ -56,17 +59,19 @@ def choice_for(task: str, tuned: dict[str, dict[str, float]]) -> dict[str, float
 def _decode_shard(
     lm: FusedLM, task: str, examples: list[dict[str, Any]], shard: int, config: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the shard's examples: the text, and each token with its weights and the expert that steered."""
+    """Rows of the shard's examples: the text, and each token with its weights and the expert that steered it."""
     chosen = shard_range(len(examples), shard, config["shards"])
-    entry, decoding = config["tasks"][task], config["decoding"]
+    entry, decoding = config["tasks"][task], read_options(Decoding, config["decoding"])
+    options = decoding.complete(
+        max_new_tokens=entry["max_new_tokens"],
+        stop=entry["stop"],
+        seed=decoding.seed + chosen.start,
+        speculative=decoding.speculative and bool(lm.experts),
+    )
     started = time.monotonic()
     generations = lm.generate(
         [examples[number]["prompt"] for number in chosen],
-        max_new_tokens=entry["max_new_tokens"],
-        stop=entry["stop"],
-        seed=decoding["seed"] + chosen.start,
-        speculative=decoding["speculative"] and bool(lm.experts),
-        **{key: decoding[key] for key in ("batch_size", "temperature", "top_p", "top_k")},
+        options,
         on_batch=Rate(task, "examples", len(chosen)),
     )
     seconds = time.monotonic() - started

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.keywords import read_options
 from logitfusion.files import read_jsonl, write_json
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
@@ -21,13 +23,14 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
     folders = {path.name: path for path in arguments.models}
     tokenizer = load_shared_tokenizer(arguments.models)
     splits = {path.parent.name: path for path in arguments.examples}
+    options = read_options(FusionOptions, config["options"])
     loaded: dict[str, Any] = {}
     candidates: dict[str, list[Candidate]] = {}
-    strangeness: dict[str, list[float]] = {}
+    gaps: dict[str, list[float]] = {}
     for task, names in config["models"].items():
         loaded = {name: loaded.get(name) or load_model(folders[name]) for name in names}
         large, base, *experts = (loaded[name] for name in names)
-        lm = FusedLM(large, base, experts, tokenizer=tokenizer, **config["options"])
+        lm = FusedLM(large, base, experts, tokenizer=tokenizer, options=options)
         rows = read_jsonl(splits[task])
         candidates[task] = tune(
             lm,
@@ -39,20 +42,20 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
             batch_size=config["batch_size"],
         )
         if config["tune"]["steered_share"] is not None:
-            strangeness[task] = lm.strangeness([row["prompt"] for row in rows], batch_size=config["batch_size"])
+            gaps[task] = lm.likelihood_gap([row["prompt"] for row in rows], batch_size=config["batch_size"])
         logger.info("%s: %d examples, %d candidates", task, len(rows), len(candidates[task]))
-    write_json(arguments.output, _chosen(config, candidates, strangeness))
+    write_json(arguments.output, _chosen(config, candidates, gaps))
 
 
 def _chosen(
-    config: dict[str, Any], candidates: dict[str, list[Candidate]], strangeness: dict[str, list[float]]
+    config: dict[str, Any], candidates: dict[str, list[Candidate]], gaps: dict[str, list[float]]
 ) -> dict[str, Any]:
     """The choice of each task, or of all (``*``) where they share one, and every candidate."""
     chosen = {}
     for group in config["groups"]:
         best = choose([candidates[task] for task in group])
         entry = as_rows([best])[0]
-        seen = [value for task in group for value in strangeness.get(task, [])]
+        seen = [value for task in group for value in gaps.get(task, [])]
         if seen:
             entry["familiar"] = float(np.quantile(seen, config["tune"]["steered_share"]))
         chosen[group[0] if len(config["groups"]) > 1 else "*"] = entry
