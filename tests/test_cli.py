@@ -355,7 +355,7 @@ def test_an_evaluation_refuses_what_it_can_not_do(
     [
         (["--weights", "much"], "--weights can't be 'much'"),
         (["--weights", "1,2,3"], "3 were given"),
-        (["--rule", "guess"], "--rule is one of 'grid', 'newton'"),
+        (["--rule", "guess"], "--rule is one of grid, newton, and not"),
         (["--selection", "guess"], "--selection is one of"),
         (["--bounds", "2", "1"], "--bounds must hold the lower weight first"),
         (["--step", "0"], "--step must be greater than 0"),

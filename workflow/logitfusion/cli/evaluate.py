@@ -100,6 +100,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     import lm_eval
 
+    import logitfusion.fusion.lm_eval  # noqa: F401, its model is registered by the import
     from logitfusion.models.load import first_line
 
     try:

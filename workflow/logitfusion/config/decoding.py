@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.section import Count, Listed, NonNegative, PositiveShare, Section, Whole
+
+
+def _list_texts(value: Any) -> Any:
+    """A single text counts as a list of one."""
+    return (value,) if isinstance(value, str) else value
 
 
 def _check_stop(text: str) -> str:
@@ -42,7 +47,7 @@ class DecodingOptions(Decoding):
 
     max_new_tokens: Whole = 256
     """The most tokens of a continuation."""
-    stop: Listed[Annotated[str, AfterValidator(_check_stop)]] = ()
+    stop: Annotated[Listed[Annotated[str, AfterValidator(_check_stop)]], BeforeValidator(_list_texts)] = ()
     """A continuation ends before the first of these texts."""
     draft_tokens: Whole | None = None
     """Tokens of a speculative draft; left out, it adapts to how many are accepted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -31,12 +32,12 @@ def read_options(section: type[Options], given: Mapping[str, Any], spell: Callab
     Raises:
         UserError: an option that is unknown or can't be used; one sentence that names it.
     """
-    for name in given.keys() - section.model_fields.keys():
-        near = difflib.get_close_matches(name, section.model_fields, n=1)
-        hint = (
-            f"did you mean {spell(near[0])}?" if near else f"known are {', '.join(map(spell, section.model_fields))}."
-        )
-        raise UserError(f"There is no option {spell(name)}: {hint}")
+    unknown = [name for name in given if name not in section.model_fields]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], section.model_fields, n=1)
+        known = ", ".join(map(spell, section.model_fields))
+        hint = f"did you mean {spell(near[0])}?" if near else f"known are {known}."
+        raise UserError(f"There is no option {spell(unknown[0])}: {hint}")
     try:
         return section(**given)
     except ValidationError as error:
@@ -62,7 +63,10 @@ def _explain(error: ErrorDetails, spell: Callable[[str], str]) -> str:
     if error["type"] in _RANGES:
         return f"{name} must be {_RANGES[error['type']].format(**context)}, and is {value!r}."
     if error["type"] == "literal_error":
-        return f"{name} is one of {context['expected'].replace(' or ', ', ')}, and not {value!r}."
+        known = re.findall("'([^']+)'", context["expected"])
+        near = difflib.get_close_matches(str(value), known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"{name} is one of {', '.join(known)}, and not {value!r}{hint}."
     message = error["msg"]
     if message.startswith("must"):
         return f"{name} {message}, and is {value!r}."

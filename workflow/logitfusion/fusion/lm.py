@@ -69,25 +69,31 @@ class FusedLM:
 
     @classmethod
     def from_folders(
-        cls, large: str | Path, base: str | Path | None = None, experts: Sequence[str | Path] = (), **options: Any
+        cls,
+        large: str | Path,
+        base: str | Path | None = None,
+        experts: Sequence[str | Path] = (),
+        *,
+        options: FusionOptions | None = None,
+        **named: Any,
     ) -> FusedLM:
         """Load the models of a fusion, refusing by name those that number their tokens differently.
 
         An expert's folder may hold a LoRA adapter of the base, as peft saves it. If all do, the base is in memory once,
-        and base and experts are read together in one pass. ``options`` as in the class: one object, or by name.
+        and base and experts are read together in one pass. Options as in the class, checked before anything is loaded.
         """
+        options = given_options(FusionOptions, options, named)
         wholes = [folder for folder in experts if not is_adapter(folder)]
         folders = [large, *([base] if base and experts else []), *wholes]
         tokenizer = load_shared_tokenizer(folders)
         if not base or not experts:
-            return cls(
-                load_model(large), None, [load_model(expert) for expert in experts], tokenizer=tokenizer, **options
-            )
+            loaded = [load_model(expert) for expert in experts]
+            return cls(load_model(large), None, loaded, tokenizer=tokenizer, options=options)
         if not wholes:
             shared, names = load_adapters(load_model(base), experts)
-            return cls(load_model(large), shared, names, tokenizer=tokenizer, **options)
+            return cls(load_model(large), shared, names, tokenizer=tokenizer, options=options)
         loaded = [load_merged(load_model(base), path) if is_adapter(path) else load_model(path) for path in experts]
-        return cls(load_model(large), load_model(base), loaded, tokenizer=tokenizer, **options)
+        return cls(load_model(large), load_model(base), loaded, tokenizer=tokenizer, options=options)
 
     @torch.inference_mode()
     def generate(
@@ -113,10 +119,8 @@ class FusedLM:
         Raises:
             UserError: an empty prompt, options that can't be used, or a model whose logits are not finite.
         """
-        if "stop" in named:
-            named["stop"] = _listed(named["stop"])
         options = given_options(DecodingOptions, options, named)
-        prompts = _listed(prompts)
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         encoded = [self.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
         for number, ids in enumerate(encoded):
             if not ids:
@@ -255,8 +259,3 @@ class FusedLM:
 def _title(role: str, model: PreTrainedModel) -> str:
     """The model in a message: its part in the fusion, and its folder."""
     return f"{role} ({model.name_or_path})" if model.name_or_path else role
-
-
-def _listed(texts: str | Sequence[str]) -> list[str]:
-    """A single text counts as a list of one."""
-    return [texts] if isinstance(texts, str) else list(texts)

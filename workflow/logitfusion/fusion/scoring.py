@@ -15,8 +15,8 @@ from logitfusion.models.padding import left_pad
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 # Of positions with logits large ``[N, V]`` and small ``[T + 1, N, V]``, the target tokens ``[N]`` and the likelihood
-# gaps of the contexts ``[N]``: the targets' log-probabilities, and whether they are the likeliest, both ``[N, C]`` for C
-# ways to steer.
+# gaps of the contexts ``[N]``: the targets' log-probabilities, and whether they are the likeliest, both ``[N, C]``
+# for C ways to steer.
 Judge = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 

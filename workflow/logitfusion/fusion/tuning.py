@@ -1,7 +1,7 @@
 """Choosing on validation data how far solved weights are trusted.
 
 The paper's rule moves the large model as far as the small one moved, whether or not the answer is there: where the
-large model already knows what the expert learnt, it is pushed beyond. A fixed weight never pushes far, and moves too
+large model already knows what the expert learned, it is pushed beyond. A fixed weight never pushes far, and moves too
 little elsewhere. Between them is ``trust * solved + (1 - trust) * anchor``. With trust 0 it is a fixed
 weight, so the best of these is never below the best fixed weight on the data they are chosen on; on other data that
 remains to be measured.
