@@ -487,15 +487,19 @@ def start(*argv: object) -> subprocess.Popen:
     )
 
 
-def test_help_needs_no_torch() -> None:
+@pytest.mark.parametrize(
+    ("command", "option"), [([], "fewshot"), *(([name], "--large") for name in ("generate", "score", "evaluate"))]
+)
+def test_help_needs_no_torch(command: list[str], option: str) -> None:
     program = (
         "import sys; from logitfusion.cli import main\n"
-        "try: main(['generate', '--help'])\n"
+        "try: main([*sys.argv[1:], '--help'])\n"
         "finally: print(sorted({'torch', 'transformers', 'lm_eval', 'numpy'} & sys.modules.keys()))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}
-    printed = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True).stdout
-    assert "--large" in printed
+    called = [sys.executable, "-c", program, *command]
+    printed = subprocess.run(called, env=environment, capture_output=True, text=True).stdout
+    assert option in printed
     assert printed.endswith("[]\n")
 
 

@@ -27,7 +27,7 @@ class CachedModel:
         logits = self._read(ids, mask, positions, keep)
         # One pass over the entries: the greatest is NaN or infinite where any can't be used.
         finite = logits.amax(-1).isfinite() | (mask[:, -keep:] == 0)
-        self.finite &= finite.flatten(1).all(-1)
+        self.finite = self.finite & finite.flatten(1).all(-1)
         return logits
 
     def _read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
