@@ -9,7 +9,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
 
-.PHONY: help setup demo report test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format lock envs dag clean
+.PHONY: help setup demo report test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format reference lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,11 +63,15 @@ bench-gld: setup ## the distillation losses and a teacher's cache, in time, memo
 bench-fewshot: setup ## few-shot heads: fits, cached features against re-encoding, numerics: results/bench/fewshot.md
 	@$(RUN) python benchmarks/fewshot.py
 
-lint: setup ## ruff and snakefmt, changing nothing
+lint: setup ## ruff, snakefmt and snakemake --lint, changing nothing
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check Snakefile workflow/rules
+	@$(RUN) snakemake --lint --configfile config/smoke.yaml
 
 format: setup ## ruff and snakefmt, in place
 	@$(RUN) ruff check --fix . && $(RUN) ruff format . && $(RUN) snakefmt Snakefile workflow/rules
+
+reference: setup ## the config's JSON schema and its page of keys anew: workflow/schemas, docs/config.md
+	@$(RUN) python -m logitfusion.config.schema workflow/schemas/config.schema.json docs/config.md
 
 lock: ## requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --all-extras pyproject.toml -o requirements.lock

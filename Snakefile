@@ -9,23 +9,23 @@ if not workflow.config_settings.configfiles:  # a config file given on the comma
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/failures.smk"
+include: "workflow/rules/files.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/experts.smk"
 
 
-if "fusion" in config:
+if RUN.fusion:
 
     include: "workflow/rules/fusion.smk"
 
 
-if "distill" in config:
+if RUN.distill:
 
     include: "workflow/rules/distill.smk"
 
 
-if "clip" in config:
+if RUN.clip:
 
     include: "workflow/rules/clip.smk"
 
@@ -34,17 +34,17 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
 
-if "fusion" in config:
+if RUN.fusion:
 
     include: "workflow/rules/fusion_report.smk"
 
 
-if "distill" in config:
+if RUN.distill:
 
     include: "workflow/rules/distill_report.smk"
 
 
-if "clip" in config:
+if RUN.clip:
 
     include: "workflow/rules/clip_report.smk"
 
@@ -57,12 +57,12 @@ rule all:
     input:
         RESULTS / "metrics.csv",
         RESULTS / "metrics.parquet",
-        RESULTS / "plots/losses.svg" if config["models"] else [],
-        FUSION_REPORT if "fusion" in config else [],
-        STUDENTS_REPORT if "distill" in config else [],
-        CLIP_REPORT if "clip" in config else [],
+        RESULTS / "plots/losses.svg" if RUN.models else [],
+        FUSION_REPORT if RUN.fusion else [],
+        STUDENTS_REPORT if RUN.distill else [],
+        CLIP_REPORT if RUN.clip else [],
 
 
 onerror:
-    for sentence in explain_failures("".join(Path(path).read_text(errors="replace") for path in log)):
+    for sentence in explain_failures(log):
         print(sentence, file=sys.stderr)

@@ -5,7 +5,7 @@ are the class directions with noise. Three tables:
 
 * seconds to fit each method, summed over shots and seeds, of 10 classes (`--classes 10 100`: some ten minutes more);
 * AMU's training on cached features, and with the auxiliary encoder run at every step as in the released code. The
-  encoder is timm's ``tf_efficientnet_lite0`` with random weights, which stands for the cost only; a few steps are
+  encoder is timm's ``tf_efficientnet_lite0`` with random weights, so only its cost is meant; a few steps are
   measured and multiplied;
 * accuracy with 10 classes where CLIP, the auxiliary encoder or neither is much better than the other. It shows what
   each method does with such features; it says nothing about real images.
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from logitfusion.clip import Support, fit_method
-from logitfusion.clip.methods.fit import METHODS
+from logitfusion.clip.methods import METHODS
 from logitfusion.files import write_json, write_text
 
 WIDTHS = (512, 1280)  # CLIP ViT-B and tf_efficientnet_lite0
@@ -64,8 +64,8 @@ def make_problem(
     return Support(clip, auxiliary, labels, text), clip_test, auxiliary_test, test
 
 
-def tell(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+def log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def time_methods(classes: int, seeds: int, views: int) -> dict[str, list[float]]:
@@ -78,7 +78,7 @@ def time_methods(classes: int, seeds: int, views: int) -> dict[str, list[float]]
             for seed, support in enumerate(supports):
                 fit_method(name, support, seed=seed)
             found[name].append(time.perf_counter() - start)
-        tell(f"{classes} classes, {shots} shots: all methods in {sum(row[-1] for row in found.values()):.1f} s")
+        log(f"{classes} classes, {shots} shots: all methods in {sum(row[-1] for row in found.values()):.1f} s")
     return found
 
 
@@ -114,7 +114,7 @@ def score_methods(seeds: int, views: int) -> list[dict[str, object]]:
                 for name in TRAP:
                     answers = fit_method(name, support, seed=seed).logits(clip, auxiliary).argmax(1)
                     scores[name].append(float((answers == labels).double().mean()))
-            tell(f"accuracy, {situation}, {shots} shots: done")
+            log(f"accuracy, {situation}, {shots} shots: done")
             rows.append({"situation": situation, "shots": shots} | {name: mean(scores[name]) for name in TRAP})
     return rows
 

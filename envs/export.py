@@ -1,4 +1,4 @@
-"""Write one conda environment a stage: Python from conda, everything else at the exact versions of requirements.lock.
+"""Write the conda environments: Python from conda, everything else at the exact versions of requirements.lock.
 
 Run it with `make envs` after the lock changed; tests/test_envs.py fails while they differ.
 """
@@ -15,19 +15,19 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PYTHON = "3.11"
 
-# What each stage imports by itself; what these need in turn is found in their metadata.
-STAGES = {
-    "models": ["accelerate", "gguf", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"],
-    "data": ["datasets", "pyyaml", "reasoning-gym"],
-    "experts": ["accelerate", "peft", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"],
-    "fusion": ["accelerate", "safetensors", "tokenizers", "torch", "transformers"],
-    "distill": ["accelerate", "peft", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"],
-    "clip": [
+# What the stages that compute import, and what the others do; what these packages need in turn is in their metadata.
+# Snakemake makes an environment for each file, and torch is most of 6 GB, so there are no more of them than these two.
+ENVIRONMENTS = {
+    "torch": [
+        "accelerate",
+        "gguf",
         "numpy",
         "open-clip-torch",
         "pandas",
+        "peft",
         "pillow",
         "pyarrow",
+        "pydantic",
         "pyyaml",
         "safetensors",
         "scikit-learn",
@@ -37,8 +37,7 @@ STAGES = {
         "torchvision",
         "transformers",
     ],
-    "evaluate": ["numpy", "pandas", "pyarrow"],
-    "report": ["matplotlib", "numpy", "pandas", "pillow", "pyarrow"],
+    "light": ["datasets", "matplotlib", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "reasoning-gym"],
 }
 MARKERS = {"python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "sys_platform": "linux"}
 
@@ -77,15 +76,15 @@ def environment(names: list[str], locked: dict[str, str]) -> str:
     pins = "".join(f"      - {name}=={locked[name]}\n" for name in sorted(closure(names, locked)))
     return (
         "# Made by `make envs` from requirements.lock; don't edit.\n"
-        f"channels: [conda-forge, nodefaults]\ndependencies:\n  - python={PYTHON}\n  - pip\n  - pip:\n{pins}"
+        f"channels: [conda-forge]\ndependencies:\n  - python={PYTHON}\n  - pip\n  - pip:\n{pins}"
     )
 
 
 def export(folder: Path) -> None:
     """Write all environments into a folder."""
     locked = locked_versions()
-    for stage, names in STAGES.items():
-        (folder / f"{stage}.yaml").write_text(environment(names, locked))
+    for name, names in ENVIRONMENTS.items():
+        (folder / f"{name}.yaml").write_text(environment(names, locked))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ sys.path.insert(0, str(ROOT / "workflow"))
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of random models with one vocabulary: a large one, a small base and two experts of it."""
-    from logitfusion.models.source import from_chance
+    from logitfusion.config.models import RandomModel
+    from logitfusion.models.source import make_random
 
     root = tmp_path_factory.mktemp("models")
     sizes = {"large": (64, 3, 1), "base": (32, 2, 2), "expert_a": (32, 2, 3), "expert_b": (32, 2, 4)}
     for name, (hidden_size, layers, seed) in sizes.items():
-        from_chance({"hidden_size": hidden_size, "layers": layers, "seed": seed}, root / name)
+        make_random(RandomModel(source="random", hidden_size=hidden_size, layers=layers, seed=seed), root / name)
     return {name: root / name for name in sizes}
 
 

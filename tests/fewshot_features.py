@@ -9,6 +9,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from logitfusion.clip import Support
+from logitfusion.clip.methods import METHODS
+
+DEFAULTS = {name: method.Settings().dump() for name, method in METHODS.items()}
+GRIDS = {name: method.grid for name, method in METHODS.items() if method.grid}
+NEED_AUXILIARY = [name for name, method in METHODS.items() if method.needs_auxiliary]
+BY_EPOCHS = [name for name, method in METHODS.items() if method.by_epochs]
 
 
 class Problem(NamedTuple):

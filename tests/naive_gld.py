@@ -28,11 +28,11 @@ def features(logits: Tensor, k: int, nodes: str, signal: str) -> Tensor:
     return graph.sum(1) / (len(logits) * k)
 
 
-def gld(student: Tensor, teacher: Tensor, k: int, nodes: str = "vocab", signal: str = "logprob") -> Tensor:
+def gld(student: Tensor, teacher: Tensor, k: int, nodes: str = "vocab", signal: str = "prob") -> Tensor:
     """The loss of one text, ``[L, V]`` and ``[L', V']``."""
-    found, wanted = features(student, k, nodes, signal), features(teacher, k, nodes, signal).detach()
-    found, wanted = (part[part.argsort(descending=True)] for part in filled(found, wanted))
-    return (found - wanted).abs().sum()
+    found, expected = features(student, k, nodes, signal), features(teacher, k, nodes, signal).detach()
+    found, expected = (part[part.argsort(descending=True)] for part in filled(found, expected))
+    return (found - expected).abs().sum()
 
 
 def filled(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,9 +44,9 @@ def uld(student: Tensor, teacher: Tensor, k: int | None = None) -> Tensor:
     """The sum over the positions that both texts have."""
     total = torch.zeros((), dtype=torch.float64)
     for ours, theirs in zip(student, teacher, strict=False):
-        found, wanted = filled(signals(ours, "prob"), signals(theirs, "prob").detach())
-        found, wanted = (part[part.argsort(descending=True)] for part in (found, wanted))
-        total = total + (found - wanted)[:k].abs().sum()
+        found, expected = filled(signals(ours, "prob"), signals(theirs, "prob").detach())
+        found, expected = (part[part.argsort(descending=True)] for part in (found, expected))
+        total = total + (found - expected)[:k].abs().sum()
     return total
 
 

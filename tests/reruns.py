@@ -6,7 +6,7 @@ returns one; numbers, switches, digests and free texts need none. Where a value 
 source has other keys), it is ``Together``.
 
 A new key of the config needs a row. Ask yourself what depends on it, write that down, and run the test: if more runs
-again than you wrote, the key is in a slice of the config (``freeze`` in workflow/rules) that it need not be in.
+again than you wrote, the key is in a slice (``logitfusion/config/jobs``) that it need not be in.
 """
 
 from __future__ import annotations
@@ -133,8 +133,12 @@ ROWS = {
     "tasks.sciq.definition.source.kind": Row({"task"} | DECODED, _of_another_source(_LINES)),
     "tasks.*.definition.source.kind": Row({"task"} | LARGE, _of_another_source(_LINES)),
     "tasks.sums.definition.source.arguments": Row({"task"} | LARGE, {"min_terms": 3, "max_terms": 3}),
-    "tasks.sst2.definition.target.map": Row({"task"} | LARGE, {"0": "bad", "1": "good"}),
-    "tasks.sst2.definition.answer.choices": Row({"task"} | LARGE, ["bad", "good"]),
+    "tasks.sciq.definition.target.map": Row({"task"} | DECODED, {"0": "bad", "1": "good"}),
+    "tasks.*.definition.target.map": Row({"task"} | LARGE, {"0": "bad", "1": "good"}),
+    "tasks.sciq.definition.target.index|labels": Row({"task"} | DECODED, "other"),
+    "tasks.*.definition.target.index|labels": Row({"task"} | LARGE, "other"),
+    "tasks.sciq.definition.answer.choices": Row({"task"} | DECODED, ["bad", "good"]),
+    "tasks.*.definition.answer.choices": Row({"task"} | LARGE, ["bad", "good"]),
     "tasks.sst2.definition.answer.kind": Row({"task"} | LARGE, "text"),
     "tasks.sciq.definition.answer.kind": Row({"task"} | DECODED, "number"),
     "tasks.*.definition.answer.kind": Row({"task"} | LARGE, "choice"),
@@ -216,7 +220,8 @@ ROWS = {
     "clip.encoder.source": Row(BUILT, _of_another_source(_RANDOM)),
     "clip.encoder.pairs": Row(BUILT, _swapped),
     "clip.encoder.pretraining": Row(SHOWN),
-    "clip.encoder.recipe": Row(BUILT, {"steps": 10}),
+    "clip.encoder.recipe.templates": Row(BUILT, ["a {}"]),
+    "clip.encoder.recipe.*": Row(BUILT),
     "clip.encoder.*.package|sha256": Row(PACKAGE | BUILT),
     "clip.encoder.*.file|model": Row(BUILT),
     "clip.auxiliaries.*.source": Row(
@@ -238,6 +243,8 @@ ROWS = {
     "clip.datasets.emoji_twitter.classes": Row(SHIFTED, {"one": ["animal-bird"], "two": ["tool"]}),
     "clip.datasets.emoji.test_images": Row(EMOJI, 10),
     "clip.datasets.emoji_twitter.test_images": Row(SHIFTED, 10),
+    "clip.datasets.emoji.prompts": Row(EMOJI, ["a {}"]),
+    "clip.datasets.emoji_twitter.prompts": Row(SHIFTED, ["a {}"]),
     "clip.datasets.emoji.*": Row(EMOJI),
     "clip.datasets.emoji_twitter.*": Row(SHIFTED),
     "clip.shots": Row(DRAWN, [1, 2]),

@@ -6,16 +6,17 @@ import math
 
 import pytest
 import torch
-from fewshot_features import make_problem
+from fewshot_features import DEFAULTS, make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from logitfusion.clip import AMUHead, Support, fit_method, uncertainty
-from logitfusion.clip.adamw import AdamW
-from logitfusion.clip.methods.amu import amu_loss, fit_amu, schedule, temperature_of
-from logitfusion.clip.methods.fit import DEFAULTS
+from logitfusion.clip.amu_module import amu_loss
+from logitfusion.clip.methods import complete_settings
+from logitfusion.clip.methods.adamw import AdamW, schedule
+from logitfusion.clip.methods.amu import fit_amu, temperature_of
 
 SMALL = settings(max_examples=20, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10**6)
@@ -191,7 +192,7 @@ def test_several_candidates_at_once_are_each_alone() -> None:
         {"power": 0.9, "temperature": "classes"},
         {"alpha": 2.0, "reference": "classes"},
     ]
-    candidates = [DEFAULTS["amu"] | SHORT | change for change in changes]
+    candidates = [complete_settings("amu", SHORT | change) for change in changes]
     for settings_of, found in zip(candidates, fit_amu(support, candidates, seed=2), strict=True):
         (alone,) = fit_amu(support, [settings_of], seed=2)
         torch.testing.assert_close(found.weight, alone.weight, **ORACLE)
@@ -298,10 +299,10 @@ def test_ours_gains_where_both_know_something() -> None:
 
 def test_the_floor_makes_a_published_head_worse_than_its_start_and_the_temperature_does_not() -> None:
     problem = make_problem(noise=(5.0, 2.5), shots=16, views=2, test=100)
-    alone = DEFAULTS["amu"] | {"lambda": 0.0, "alpha": 1000.0, "kind": "none"}
+    alone = complete_settings("amu", {"lambda": 0.0, "alpha": 1000.0, "kind": "none"})
     changes = ({"learning_rate": 0.0}, {}, {"temperature": "classes"})
     start, published, relative = (
-        problem.accuracy(fit_amu(problem.support, [alone | change], seed=0)[0]) for change in changes
+        problem.accuracy(fit_amu(problem.support, [alone.changed(change)], seed=0)[0]) for change in changes
     )
     assert published < start - 0.06
     assert relative > start - 0.03
@@ -309,7 +310,7 @@ def test_the_floor_makes_a_published_head_worse_than_its_start_and_the_temperatu
 
 def test_refused() -> None:
     with pytest.raises(ValueError, match="trained together"):
-        fit_amu(make_problem().support, [DEFAULTS["amu"], DEFAULTS["amu_no_a"]], seed=0)
+        fit_amu(make_problem().support, [complete_settings(name, {}) for name in ("amu", "amu_no_a")], seed=0)
     with pytest.raises(ValueError, match="temperature"):
         AMUHead(torch.ones(2, 1), torch.arange(2), 2, temperature="images")
     with pytest.raises(ValueError, match="reference"):

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from logitfusion.clip.encoders.build import (
-    ClipRecipe,
     build_clip,
     draw_pairs,
     find_concepts,
@@ -29,6 +28,7 @@ from logitfusion.clip.encoders.build import (
 )
 from logitfusion.clip.encoders.load import ClipEncoder, load_clip
 from logitfusion.clip.encoders.towers import unpack_text_tower
+from logitfusion.config.clip_recipe import ClipRecipe
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
 
@@ -189,7 +189,7 @@ def test_the_seed_decides(
     pairs: list[tuple[Path, str]], image_tower: tuple[str, dict[str, Tensor]], text_tower: Path, tmp_path: Path
 ) -> None:
     def build(name: str, seed: int) -> tuple[bytes, bytes]:
-        recipe = ClipRecipe(**{**vars(RECIPE), "seed": seed, "steps": 5})
+        recipe = ClipRecipe(**{**RECIPE.dump(), "seed": seed, "steps": 5})
         torch.manual_seed(len(name))  # what chance did before must not matter
         torch.rand(3)
         build_clip(pairs, tmp_path / name, image_tower=image_tower, text_tower=text_tower, recipe=recipe, device=CPU)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fewshot_features import Problem, make_problem
+from fewshot_features import BY_EPOCHS, DEFAULTS, GRIDS, NEED_AUXILIARY, Problem, make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from logitfusion.clip import Support, fit_method, load_head, save_head
+from logitfusion.clip.fitting.selection import calibrated_loss, cross_validate, stratified_folds
 from logitfusion.clip.head_file import load_snapshots
+from logitfusion.clip.methods import METHODS, complete_settings
 from logitfusion.clip.methods.amu import trust_in_clip
-from logitfusion.clip.methods.fit import BY_EPOCHS, DEFAULTS, GRIDS, METHODS, NEED_AUXILIARY
 from logitfusion.clip.methods.gda import discriminant
-from logitfusion.clip.selection import calibrated_loss, cross_validate, stratified_folds
 from logitfusion.errors import UserError
 
 SMALL = settings(max_examples=20, deadline=None, derandomize=True)
@@ -331,7 +331,7 @@ def test_one_shot_has_nothing_to_hold_out() -> None:
     assert not head.settings["selected"]
 
 
-def test_at_one_shot_a_good_clip_keeps_its_say_and_a_useless_one_loses_it() -> None:
+def test_at_one_shot_a_good_clip_keeps_its_weight_and_a_useless_one_loses_it() -> None:
     problem = make_problem(classes=10, shots=1, noise=(1.0, 1.5), text_noise=0.5)
     useless = replace(problem.support, classifier=problem.support.classifier.roll(1, dims=1))
     heads = [fit_method("amu_classes", support, seed=0) for support in (problem.support, useless)]
@@ -344,9 +344,9 @@ def test_at_one_shot_a_calibrated_clip_gets_the_published_alpha() -> None:
     # Smoothed by a fifth, the answered class has (3 * 0.85 + 0.05) / 4 = 0.65 of the labels, each other 0.35 / 3.
     odds = math.log(0.65 / (0.35 / 3))
     support = Support(clip[:, None], clip[:, None], labels, torch.eye(4), scale=odds)
-    chosen = trust_in_clip(support, DEFAULTS["amu_classes"] | {"temperature": 1.0})
+    chosen = trust_in_clip(support, complete_settings("amu_classes", {"temperature": 1.0}))
     assert chosen == {"alpha": DEFAULTS["amu"]["alpha"], "lambda": 0.0}
-    scaled = trust_in_clip(replace(support, scale=8 * odds), DEFAULTS["amu_classes"] | {"temperature": 2.0})
+    scaled = trust_in_clip(replace(support, scale=8 * odds), complete_settings("amu_classes", {"temperature": 2.0}))
     assert scaled["alpha"] == pytest.approx(4 * chosen["alpha"])
 
 
@@ -366,7 +366,7 @@ def test_large_support_sets_have_two_folds(count: int, trainings: int) -> None:
 
 
 def test_held_out_images_are_not_learned_from() -> None:
-    """With labels by chance, a candidate that remembers what it is judged on would look perfect."""
+    """With random labels, a candidate that remembers what it is judged on would look perfect."""
     problem = make_problem(classes=4, shots=10)
     chance = torch.randint(4, (40,), generator=torch.Generator().manual_seed(0))
     head = fit_method(

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
-from logitfusion.clip.methods.settings import DEFAULTS
-from logitfusion.config.run import SCHEMA, fewshot_method, load_config, method_models, method_tasks, resolve_config
+from logitfusion.clip.methods import complete_settings
+from logitfusion.config.methods import method_models, method_tasks
+from logitfusion.config.names import fewshot_method
+from logitfusion.config.run import RunConfig, load_config, resolve_config
+from logitfusion.config.schema import make_reference, make_schema
+from logitfusion.config.section import Section
 from logitfusion.errors import UserError
 from logitfusion.tasks.definition import LIBRARY
 
+ROOT = Path(__file__).parents[1]
 Change = Callable[[dict[str, Any]], Any]
 
 
@@ -179,50 +187,38 @@ def delete_at(path: str) -> Change:
 # ---- defaults -----------------------------------------------------------------------------------------------------
 
 
-def lacking_defaults(value: Any, schema: dict[str, Any], root: dict[str, Any], where: str) -> Iterator[str]:
-    """Every key with a default that a resolved value lacks, found by walking the schema by hand."""
-    if "$ref" in schema:
-        yield from lacking_defaults(value, root["$defs"][schema["$ref"].rsplit("/", 1)[1]], root, where)
-    for condition in [*schema.get("allOf", []), schema]:
-        if "if" in condition:
-            branch = "then" if holds(value, condition["if"]) else "else"
-            yield from lacking_defaults(value, condition.get(branch, {}), root, where)
-    if not isinstance(value, dict):
-        return
-    for key, inner in schema.get("properties", {}).items():
-        if "default" in inner and key not in value:
-            yield f"{where}.{key}"
-        if key in value:
-            yield from lacking_defaults(value[key], inner, root, f"{where}.{key}")
-    if isinstance(schema.get("additionalProperties"), dict):
-        for key in value.keys() - schema.get("properties", {}).keys():
-            yield from lacking_defaults(value[key], schema["additionalProperties"], root, f"{where}.{key}")
+def sections(annotation: Any) -> Iterator[type[Section]]:
+    """Every section class that an annotation reaches."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from sections(field.annotation)
+    for part in get_args(annotation):
+        yield from sections(part)
 
 
-def holds(value: Any, condition: dict[str, Any]) -> bool:
-    """The forms of ``if`` that the schema uses."""
-    if "type" in condition:
-        return isinstance(value, {"object": dict, "string": str}[condition["type"]])
-    if not isinstance(value, dict):
-        return False
-    constants = condition.get("properties", {})
-    return all(key in value for key in condition.get("required", [])) and all(
-        value.get(key) == inner["const"] for key, inner in constants.items()
-    )
+@pytest.mark.parametrize("section", sorted(set(sections(RunConfig)), key=lambda one: one.__name__))
+def test_every_key_has_a_meaning(section: type[Section]) -> None:
+    names = [name for name, field in section.model_fields.items() if not field.description]
+    assert set(names) <= {"source", "kind"}, "which the class's own text explains"
+    assert section.__doc__
 
 
-@pytest.mark.parametrize("make", [minimal, full])
-def test_every_default_is_filled(make: Callable[[], dict[str, Any]]) -> None:
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    resolved = resolve_config(make())
-    assert list(lacking_defaults(make(), schema, schema, "config"))
-    assert list(lacking_defaults(resolved, schema, schema, "config")) == []
+def test_every_default_is_filled() -> None:
+    resolved = resolve(minimal())
+    assert resolved["models"]["small"]["hidden_size"] == 32
+    assert resolved["evaluate"]["resamples"] == 2000
+    assert resolve(full())["experts"]["small-lines"]["learning_rate"] == 2e-4
+
+
+def resolve(config: dict[str, Any]) -> dict[str, Any]:
+    return resolve_config(config).dump()
 
 
 @pytest.mark.parametrize("make", [minimal, full])
 def test_resolving_twice_changes_nothing(make: Callable[[], dict[str, Any]]) -> None:
-    resolved = resolve_config(make())
-    assert resolve_config(resolved) == resolved
+    resolved = resolve(make())
+    assert resolve(resolved) == resolved
 
 
 def test_the_given_config_is_left_alone() -> None:
@@ -233,13 +229,13 @@ def test_the_given_config_is_left_alone() -> None:
 
 
 def test_given_values_survive() -> None:
-    resolved = resolve_config(full())
+    resolved = resolve(full())
     assert resolved["models"]["big"]["hidden_size"] == 64
     assert resolved["experts"]["small-generated"]["method"] == "lora"
 
 
 def test_seeds_left_out_are_the_top_level_one() -> None:
-    resolved = resolve_config(full())
+    resolved = resolve(full())
     assert resolved["experts"]["small-lines"]["seed"] == 5
     assert resolved["experts"]["small-generated"]["seed"] == 9
     assert resolved["models"]["cut"]["heal"]["seed"] == 5
@@ -247,14 +243,14 @@ def test_seeds_left_out_are_the_top_level_one() -> None:
     assert resolved["clip"]["seed"] == 5
 
 
-def test_defaults_are_not_shared_between_entries() -> None:
-    resolved = resolve_config(full())
-    resolved["experts"]["small-lines"]["lora"]["rank"] = 1
-    assert resolved["experts"]["small-generated"]["lora"]["rank"] != 1
+def test_sections_do_not_change() -> None:
+    expert = resolve_config(full()).experts["small-lines"]
+    with pytest.raises(ValidationError):
+        expert.lora.rank = 1
 
 
 def test_a_named_definition_is_written_out() -> None:
-    resolved = resolve_config(full())
+    resolved = resolve(full())
     assert resolved["tasks"]["film"]["definition"]["source"]["kind"] == "package"
 
 
@@ -262,7 +258,7 @@ def test_a_named_definition_is_written_out() -> None:
 def test_every_library_definition_can_be_named(name: str) -> None:
     config = minimal()
     config["tasks"]["named"] = {"definition": name, "train": 1, "validation": 1, "test": 1}
-    assert resolve_config(config)["tasks"]["named"]["definition"]["version"] >= 1
+    assert resolve(config)["tasks"]["named"]["definition"]["version"] >= 1
 
 
 # ---- unknown keys, wrong values -----------------------------------------------------------------------------------
@@ -449,7 +445,7 @@ def test_a_whole_number_is_never_left_a_float(path: str) -> None:
     config = full()
     set_at(path, 8.0)(config)
     try:
-        value: Any = resolve_config(config)
+        value: Any = resolve(config)
     except UserError:
         return
     for part in path.split("/"):
@@ -571,7 +567,7 @@ def test_an_expert_of_another_base_may_not_steer() -> None:
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0, 1.0], []])
 def test_a_list_of_weights_has_one_for_each_expert(weights: list[float]) -> None:
     message = refuse(set_at("fusion/methods/fixed/weights", weights))
-    assert "'fixed'" in message
+    assert "'fusion.methods.fixed'" in message
     assert f"{len(weights)} weights" in message
 
 
@@ -703,7 +699,7 @@ def test_a_track_alone_is_enough() -> None:
     del config["distill"]
     for text_only in ("models", "tasks", "experts", "evaluate"):
         config.pop(text_only, None)
-    assert resolve_config(config)["models"] == {}
+    assert resolve(config)["models"] == {}
     del config["clip"]
     with pytest.raises(UserError, match="asks for nothing"):
         resolve_config(config)
@@ -738,7 +734,7 @@ def test_a_few_shot_section_that_can_not_be_is_refused(path: str, value: Any, wo
 
 
 def test_a_shifted_set_is_like_its_origin_where_it_says_nothing() -> None:
-    datasets = resolve_config(full())["clip"]["datasets"]
+    datasets = resolve(full())["clip"]["datasets"]
     origin, shifted = datasets["emoji"], datasets["shifted"]
     assert {key for key in origin if origin[key] != shifted[key]} == {"package", "sha256", "vendor", "shift_of"}
     assert shifted["seed"] == 4
@@ -746,13 +742,38 @@ def test_a_shifted_set_is_like_its_origin_where_it_says_nothing() -> None:
 
 
 def test_a_few_shot_method_has_all_settings_of_the_one_behind_its_name() -> None:
-    clip = resolve_config(full())["clip"]
+    clip = resolve_config(full()).clip
     method, settings = fewshot_method(clip, "amu_strong")
     assert method == "amu"
-    assert settings == DEFAULTS["amu"] | {"alpha": 2.0, "reference": "classes"}
-    assert fewshot_method(clip, "zero_shot") == ("zero_shot", DEFAULTS["zero_shot"])
+    assert settings == complete_settings("amu", {}).dump() | {"alpha": 2.0, "reference": "classes"}
+    assert fewshot_method(clip, "zero_shot") == ("zero_shot", complete_settings("zero_shot", {}).dump())
 
 
 def test_a_config_is_checked_without_torch() -> None:
     code = "import sys, logitfusion.config.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---- what is generated from the classes ---------------------------------------------------------------------------
+
+
+def test_the_schema_and_the_reference_page_are_current() -> None:
+    """``make reference`` writes them."""
+    assert json.loads((ROOT / "workflow/schemas/config.schema.json").read_text()) == make_schema()
+    assert (ROOT / "docs/config.md").read_text() == make_reference()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_fits_the_schema_as_written(path: Path) -> None:
+    validator = Draft202012Validator(make_schema())
+    assert [error.message for error in validator.iter_errors(yaml.safe_load(path.read_text()))] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [set_at("modells", {}), set_at("fusion/top_p", 0.0), set_at("models/big/source", "rndom"), delete_at("run")],
+)
+def test_the_schema_refuses_what_the_classes_refuse(change: Change) -> None:
+    config = full()
+    change(config)
+    assert list(Draft202012Validator(make_schema()).iter_errors(config))

@@ -51,7 +51,7 @@ def make_text(n: int, k: int = 3, vocabulary: int = 50, seed: int = 0) -> Teache
     )
 
 
-def assert_same(found: TeacherText, wanted: TeacherText) -> None:
+def assert_same(found: TeacherText, expected: TeacherText) -> None:
     """Equal but for log-probabilities, which are as exact as fp16 is."""
     assert {field.name: getattr(found, field.name).dtype for field in fields(found)} == {
         "log_probs": torch.float32,
@@ -61,9 +61,9 @@ def assert_same(found: TeacherText, wanted: TeacherText) -> None:
         "ends": torch.int64,
     }
     for name in ("ids", "tail", "label_log_probs", "ends"):
-        assert torch.equal(getattr(found, name), getattr(wanted, name)), name
-    assert found.log_probs.shape == wanted.log_probs.shape
-    exact = wanted.log_probs.double()
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert found.log_probs.shape == expected.log_probs.shape
+    exact = expected.log_probs.double()
     lost = exact < -65520  # what rounds to the end of fp16's range or beyond it
     assert found.log_probs[lost].isneginf().all()
     # Numbers below 2^-14 have fixed steps of 2^-24.
@@ -91,7 +91,7 @@ def write_cache(folder: Path, counts: Sequence[Sequence[int]], **others: Any) ->
 
 @st.composite
 def caches(draw: st.DrawFn) -> tuple[list[TeacherText], int, int]:
-    """Texts, k and vocabulary, with all that a teacher may say: ties, certainty, impossible tokens."""
+    """Texts, k and vocabulary, with all that a teacher may predict: ties, certainty, impossible tokens."""
     k = draw(st.integers(1, 5))
     vocabulary = draw(st.sampled_from([k, 49_152, 2**16, 2**16 + 1, 262_144, 2**24]))
     probability = st.floats(0, 1, width=32)
@@ -119,8 +119,8 @@ def test_what_goes_in_comes_out(
     found = TeacherCache([path], {"k": k, "vocabulary": vocabulary})
     assert len(found) == len(texts)
     assert (found.k, found.vocabulary, found.tokens) == (k, vocabulary, sum(map(len, texts)))
-    for one, wanted in zip(found, texts, strict=True):
-        assert_same(one, wanted)
+    for one, expected in zip(found, texts, strict=True):
+        assert_same(one, expected)
 
 
 @pytest.mark.parametrize("vocabulary", [50, 2**16, 2**16 + 1])
@@ -153,14 +153,14 @@ def test_a_token_takes_few_bytes(tmp_path: Path, k: int, vocabulary: int) -> Non
 def test_texts_are_found_anywhere(shards: list[Path]) -> None:
     cache = TeacherCache(reversed(shards))
     counts = [4, 1, 0, 6, 2, 5, 3]
-    wanted = [make_text(n, seed=i) for i, n in enumerate([4, 1])]
-    wanted += [make_text(n, seed=2 + i) for i, n in enumerate([0, 6, 2])]
-    wanted += [make_text(n, seed=5 + i) for i, n in enumerate([5, 3])]
+    expected = [make_text(n, seed=i) for i, n in enumerate([4, 1])]
+    expected += [make_text(n, seed=2 + i) for i, n in enumerate([0, 6, 2])]
+    expected += [make_text(n, seed=5 + i) for i, n in enumerate([5, 3])]
     assert len(cache) == 7
     assert [len(text) for text in cache] == counts
     for number in (6, 0, 3, 2, 4, 5, 1):
-        assert_same(cache[number], wanted[number])
-        assert_same(cache[number - 7], wanted[number])
+        assert_same(cache[number], expected[number])
+        assert_same(cache[number - 7], expected[number])
     for number in (7, -8):
         with pytest.raises(IndexError):
             cache[number]

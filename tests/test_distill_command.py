@@ -1,4 +1,4 @@
-"""``logitfusion distill-cache``: its cache is the package's, and what it can't do it says in one sentence."""
+"""``logitfusion distill-cache``: its cache is the package's, and errors are one sentence."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def test_the_cache_is_what_the_package_makes(
     tokenizer = load_tokenizer(tiny_models["base"])
     encoded = [encode_text(tokenizer, row["prompt"], row["response"], template="plain", max_tokens=6) for row in ROWS]
     model = load_model(tiny_models["base"], dtype=dtype)
-    for found, wanted in zip(cache, read_teacher(model, encoded, k=5, batch_size=1), strict=True):
-        torch.testing.assert_close(found.log_probs, wanted.log_probs.half().float())
-        assert torch.equal(found.ids, wanted.ids)
-        assert torch.equal(found.ends, wanted.ends)
+    for found, expected in zip(cache, read_teacher(model, encoded, k=5, batch_size=1), strict=True):
+        torch.testing.assert_close(found.log_probs, expected.log_probs.half().float())
+        assert torch.equal(found.ids, expected.ids)
+        assert torch.equal(found.ends, expected.ends)
     tokens = sum(len(text.labels) for text in encoded)
     assert summary.startswith(f"3 texts, {tokens} tokens, 32 bytes/token, ")
     assert summary.endswith(" tokens/s")

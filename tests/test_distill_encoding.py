@@ -66,7 +66,7 @@ def with_tokenizer(tokenizers: dict[str, PreTrainedTokenizerBase]) -> pytest.Mar
 
 
 def token_size(tokenizer: PreTrainedTokenizerBase, id: int) -> int:
-    """How many bytes a token of a tokenizer that keeps bytes stands for, from its vocabulary alone."""
+    """How many bytes a token of a tokenizer that keeps bytes covers, from its vocabulary alone."""
     token = tokenizer.convert_ids_to_tokens(id)
     if "<0x00>" not in tokenizer.get_vocab():
         return len(token)  # byte-level tokens are written with one character a byte
@@ -74,7 +74,7 @@ def token_size(tokenizer: PreTrainedTokenizerBase, id: int) -> int:
 
 
 def check_exact(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-    """Ends are what the tokens' own sizes and the tokenizer's decoder say."""
+    """Ends are those of the tokens' own sizes and of the tokenizer's decoder."""
     encoded = encode_text(tokenizer, "the", text)
     data = text.encode()
     labels = encoded.labels[:-1]
@@ -175,7 +175,7 @@ def test_the_sign_for_a_space_in_a_text_keeps_its_three_bytes() -> None:
 
 
 def test_a_space_put_before_the_text_takes_no_end_of_its_own() -> None:
-    # The tokenizer says that its added space is the "G", and the unknown word all of "GRÖ".
+    # The tokenizer maps its added space to the "G", and the unknown word all of "GRÖ".
     tokenizer = CHANGING["unigram"]
     encoded = encode_text(tokenizer, "the", "GRÖ")
     assert tokenizer.convert_ids_to_tokens(encoded.labels) == ["\u2581", "<unk>", "</s>"]
@@ -188,11 +188,11 @@ def test_special_tokens_in_a_response_are_text(name: str) -> None:
     marks = [token for token in tokenizer.all_special_tokens if token != tokenizer.unk_token]
     response = "a" + "b".join(marks) + "c"
     encoded = encode_text(tokenizer, "the", response)
-    unwanted = set(tokenizer.convert_tokens_to_ids(marks))
-    assert unwanted & set(tokenizer.encode(response, add_special_tokens=False)) == unwanted
-    assert unwanted.isdisjoint(encoded.labels[:-1])
+    special = set(tokenizer.convert_tokens_to_ids(marks))
+    assert special & set(tokenizer.encode(response, add_special_tokens=False)) == special
+    assert special.isdisjoint(encoded.labels[:-1])
     assert len(encoded.ends) > 6
-    assert unwanted & set(tokenizer.encode(response)), "the tokenizer itself stays as it was"
+    assert special & set(tokenizer.encode(response)), "the tokenizer itself is unchanged"
 
 
 def test_plain_is_what_fine_tuning_encodes() -> None:

@@ -14,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from logitfusion.distill import gld_loss, selection, uld_loss
 from logitfusion.distill.bounds import BOUNDS, gromov_bound
-from logitfusion.distill.graph import NODES, SIGNALS, build_graph, node_features, top_signals
+from logitfusion.distill.graph import NODES, build_graph, node_features
+from logitfusion.distill.losses import SIGNALS
+from logitfusion.distill.predictions import predict_at
 
 INF = torch.inf
 SMALL = settings(max_examples=25, deadline=None, derandomize=True)
@@ -47,10 +49,10 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(seed=SEEDS, length=st.integers(1, 7), k=st.integers(1, 9), nodes=st.sampled_from(NODES))
 def test_features_are_the_row_sums_of_the_graph(seed: int, length: int, k: int, nodes: str) -> None:
     (logits,) = draw(seed, (1, length, 9))
-    values, ids = top_signals(logits, torch.ones(1, length, dtype=torch.bool), k=k)
-    ids = ids[0] if nodes == "vocab" else None
-    graph = build_graph(values[0], ids, normalize="none")
-    torch.testing.assert_close(node_features(values[0], ids, normalize="none"), graph.sum(1), rtol=1e-12, atol=1e-12)
+    read = predict_at(logits, torch.ones(1, length, dtype=torch.bool), k)
+    values, ids = read.signals("logprob", k), read.ids if nodes == "vocab" else None
+    graph = build_graph(values, ids, normalize="none")
+    torch.testing.assert_close(node_features(values, ids, normalize="none"), graph.sum(1), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(graph, graph.T, rtol=1e-12, atol=1e-12)
 
 
@@ -69,9 +71,9 @@ def test_gld_and_its_gradient_are_the_definitions(
     student, teacher = draw(seed, *((2, *size) for size in zip(lengths, widths, strict=True)))
     student.requires_grad_()
     found = gld_loss(student, teacher, k=k, nodes=nodes, signal=signal)
-    wanted = sum(naive.gld(*texts, k, nodes, signal) for texts in zip(student, teacher, strict=True)) / 2
-    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
-    gradients = [torch.autograd.grad(part, student)[0] for part in (found, wanted)]
+    expected = sum(naive.gld(*texts, k, nodes, signal) for texts in zip(student, teacher, strict=True)) / 2
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+    gradients = [torch.autograd.grad(part, student)[0] for part in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)
 
 
@@ -88,9 +90,9 @@ def test_uld_and_its_gradient_are_the_definitions(
     student, teacher = draw(seed, *((2, *size) for size in zip(lengths, widths, strict=True)))
     student.requires_grad_()
     found = uld_loss(student, teacher, k=k)
-    wanted = sum(naive.uld(*texts, k) for texts in zip(student, teacher, strict=True)) / (2 * min(lengths))
-    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
-    gradients = [torch.autograd.grad(part, student)[0] for part in (found, wanted)]
+    expected = sum(naive.uld(*texts, k) for texts in zip(student, teacher, strict=True)) / (2 * min(lengths))
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+    gradients = [torch.autograd.grad(part, student)[0] for part in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)
 
 
@@ -121,7 +123,7 @@ def test_ranks_come_sorted() -> None:
     for seed in range(20):
         student, teacher = draw(seed, (5, 12), (6, 9))
         curves = [naive.features(part, 4, "rank", "logprob") for part in (student, teacher)]
-        found = gld_loss(student[None], teacher[None], k=4, nodes="rank")
+        found = gld_loss(student[None], teacher[None], k=4, nodes="rank", signal="logprob")
         torch.testing.assert_close(found, (curves[0] - curves[1]).abs().sum(), rtol=1e-11, atol=1e-12)
 
 
@@ -142,9 +144,9 @@ def test_identical_models_are_at_distance_0(loss: str) -> None:
 @given(seed=SEEDS, order=st.permutations(range(10)))
 def test_the_order_of_either_vocabulary_does_not_matter(loss: str, reduction: str, seed: int, order: list[int]) -> None:
     student, teacher = draw(seed, (2, 4, 10), (2, 5, 10))
-    wanted = run(loss, student, teacher, reduction=reduction)
-    torch.testing.assert_close(run(loss, student[..., order], teacher, reduction=reduction), wanted)
-    torch.testing.assert_close(run(loss, student, teacher[..., order], reduction=reduction), wanted)
+    expected = run(loss, student, teacher, reduction=reduction)
+    torch.testing.assert_close(run(loss, student[..., order], teacher, reduction=reduction), expected)
+    torch.testing.assert_close(run(loss, student, teacher[..., order], reduction=reduction), expected)
 
 
 @BOTH
@@ -165,7 +167,7 @@ def test_constants_matter_to_raw_logits() -> None:
 def test_padding_does_not_matter(loss: str, filler: float) -> None:
     student, teacher = draw(7, (2, 4, 10), (2, 5, 9))
     plain = run(loss, student.requires_grad_(), teacher)
-    (wanted,) = torch.autograd.grad(plain, student)
+    (expected,) = torch.autograd.grad(plain, student)
     padded = [torch.full((2, 8, width), filler, dtype=torch.float64) for width in (10, 9)]
     masks = torch.zeros(2, 2, 8, dtype=torch.bool)
     masks[0, :, 2:6], masks[1, :, :5] = True, True
@@ -174,7 +176,7 @@ def test_padding_does_not_matter(loss: str, filler: float) -> None:
     found = run(loss, *padded, student_mask=masks[0], teacher_mask=masks[1].int())
     torch.testing.assert_close(found, plain)
     (gradient,) = torch.autograd.grad(found, padded[0])
-    torch.testing.assert_close(gradient[:, 2:6], wanted)
+    torch.testing.assert_close(gradient[:, 2:6], expected)
     assert (gradient[~masks[0]] == 0).all()
 
 
@@ -219,10 +221,11 @@ def test_masked_positions_have_no_signal(signal: str) -> None:
     (logits,) = draw(20, (2, 3, 8))
     logits[0, 1], logits[1, 2, 2:] = torch.nan, -INF
     mask = torch.tensor([[True, False, True], [False, True, True]])
-    values, _ = top_signals(logits, mask, k=4, signal=signal)
-    assert (values[~mask] == 0).all()
-    assert ((values[1, 2] == 0).tolist()) == [False, False, True, True]
-    assert (values[mask].isfinite()).all()
+    read = predict_at(logits, mask, 4, normalised=signal != "logit")
+    values = read.signals(signal, 4)
+    assert read.counts.tolist() == [2, 2]
+    assert ((values[3] == 0).tolist()) == [False, False, True, True]
+    assert values.isfinite().all()
 
 
 def test_method_folders_do_not_import_each_other() -> None:
@@ -310,7 +313,8 @@ def test_nothing_as_large_as_the_logits_is_made_but_their_gradient(loss: str, dt
 @pytest.mark.parametrize("nodes", NODES)
 def test_bounds_take_the_same_texts(nodes: str, distance: str, order: int) -> None:
     student, teacher = draw(17, (2, 4, 8), (2, 5, 6))
-    found = gld_loss(student, teacher, k=3, nodes=nodes, distance=distance, order=order, reduction="none")
+    options = {"nodes": nodes, "signal": "logprob", "distance": distance, "order": order}
+    found = gld_loss(student, teacher, k=3, reduction="none", **options)
     for row, value in enumerate(found):
         graphs = []
         for logits, length in ((student[row], 4), (teacher[row], 5)):
@@ -428,19 +432,19 @@ def test_extremes_stay_finite(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_worked_on_in_fp32(loss: str, dtype: torch.dtype) -> None:
     halves = [part.to(dtype) for part in draw(13, (2, 40, 50), (2, 40, 50), dtype=torch.float32)]
-    wanted = run(loss, *(part.double() for part in halves)).float()
+    expected = run(loss, *(part.double() for part in halves)).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = run(loss, *halves)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
 def test_published_sums_leave_the_range_of_fp16() -> None:
     """And stay exact here: 1,000 positions of raw logits."""
     student, teacher = ((part + 20).half() for part in draw(14, (1, 1000, 50), (1, 1000, 50), dtype=torch.float32))
     options = {"k": 10, "signal": "logit", "normalize": "none"}
-    found, wanted = gld_loss(student, teacher, **options), gld_loss(student.double(), teacher.double(), **options)
-    assert wanted > 65504
-    torch.testing.assert_close(found, wanted.float(), rtol=1e-3, atol=0)
+    found, expected = gld_loss(student, teacher, **options), gld_loss(student.double(), teacher.double(), **options)
+    assert expected > 65504
+    torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=0)
 
 
 def test_slices_of_logits_are_taken_as_they_are() -> None:

@@ -36,9 +36,9 @@ def test_sft_is_the_cross_entropy_of_shifted_labels() -> None:
     student, labels = batch(1)
     student.requires_grad_()
     found = distill_loss(student, labels, [teacher(2)], k=4, uld_weight=0.0, gld_weight=0.0)
-    wanted = torch.nn.functional.cross_entropy(student[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-    torch.testing.assert_close(found.total, wanted)
-    torch.testing.assert_close(*(torch.autograd.grad(part, student)[0] for part in (found.total, wanted)))
+    expected = torch.nn.functional.cross_entropy(student[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    torch.testing.assert_close(found.total, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(part, student)[0] for part in (found.total, expected)))
     assert found.uld == found.gld == 0
 
 
@@ -105,23 +105,23 @@ def test_accumulation_is_one_large_batch() -> None:
     student, labels = batch(10, texts=5)
     others = [teacher(11, texts=5), teacher(12, length=9, width=15, texts=5)]
     student.requires_grad_()
-    (wanted,) = torch.autograd.grad(distill_loss(student, labels, others, **OPTIONS).total, student)
+    (expected,) = torch.autograd.grad(distill_loss(student, labels, others, **OPTIONS).total, student)
     tokens = int((labels[:, 1:] != -100).sum())
     for part in (slice(0, 1), slice(1, 3), slice(3, 5)):
         some = [Teacher(one.logits[part], one.labels[part]) for one in others]
         distill_loss(student[part], labels[part], some, tokens=tokens, texts=5, **OPTIONS).total.backward()
-    torch.testing.assert_close(student.grad, wanted)
+    torch.testing.assert_close(student.grad, expected)
 
 
 def test_prompts_do_not_matter() -> None:
     student, labels = batch(13)
     other = teacher(14)
-    wanted = distill_loss(student, labels, [other], **OPTIONS).total
+    expected = distill_loss(student, labels, [other], **OPTIONS).total
     student[0, :1], student[:, -1] = 99.0, 99.0  # before the last prompt token, and behind the last label
     other.logits[0, :1], other.logits[:, -1] = 99.0, 99.0
-    torch.testing.assert_close(distill_loss(student, labels, [other], **OPTIONS).total, wanted)
+    torch.testing.assert_close(distill_loss(student, labels, [other], **OPTIONS).total, expected)
     student[0, 1, 0] += 1.0  # the last prompt token predicts the first of the response
-    assert not torch.isclose(distill_loss(student, labels, [other], **OPTIONS).total, wanted)
+    assert not torch.isclose(distill_loss(student, labels, [other], **OPTIONS).total, expected)
 
 
 @pytest.mark.parametrize(

@@ -83,14 +83,14 @@ def read_alone(model: PreTrainedModel, text: EncodedText) -> Tensor:
     return torch.stack([row - row.exp().sum().log() for row in rows]) if rows else torch.zeros(0, VOCABULARY).double()
 
 
-def assert_read(found: TeacherText, wanted: Tensor, text: EncodedText, k: int) -> None:
-    likeliest = wanted.sort(dim=-1, descending=True).values[:, :k]
+def assert_read(found: TeacherText, expected: Tensor, text: EncodedText, k: int) -> None:
+    likeliest = expected.sort(dim=-1, descending=True).values[:, :k]
     torch.testing.assert_close(found.log_probs, likeliest.float())
-    torch.testing.assert_close(found.log_probs, wanted.gather(1, found.ids).float())
+    torch.testing.assert_close(found.log_probs, expected.gather(1, found.ids).float())
     assert all(len(set(ids)) == k for ids in found.ids.tolist())
     torch.testing.assert_close(found.tail, (1 - likeliest.exp().sum(-1)).float(), atol=1e-7, rtol=1e-5)
     labels = torch.tensor(text.ids[text.start :], dtype=torch.long)
-    torch.testing.assert_close(found.label_log_probs, wanted.gather(1, labels[:, None])[:, 0].float())
+    torch.testing.assert_close(found.label_log_probs, expected.gather(1, labels[:, None])[:, 0].float())
     assert found.ends.tolist() == list(text.ends)
 
 
@@ -106,11 +106,11 @@ def test_a_batch_is_read_as_each_text_alone(name: str, batch_size: int) -> None:
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_logits_are_made_of_response_positions_a_few_at_a_time(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = make_model(), []
-    wanted = [read_alone(model, text) for text in TEXTS]
+    expected = [read_alone(model, text) for text in TEXTS]
     monkeypatch.setattr(teacher, "_CHUNK", rows * VOCABULARY)
     monkeypatch.setattr(teacher, "_WINDOW", 1)
     model.lm_head.register_forward_hook(lambda _, __, logits: seen.append(logits.numel() // VOCABULARY))
-    for one, text, scores in zip(read_teacher(model, TEXTS, k=4, batch_size=3), TEXTS, wanted, strict=True):
+    for one, text, scores in zip(read_teacher(model, TEXTS, k=4, batch_size=3), TEXTS, expected, strict=True):
         assert_read(one, scores, text, k=4)
     assert sum(seen) == sum(len(text.labels) for text in TEXTS)
     assert max(seen) <= rows
@@ -131,11 +131,11 @@ def test_results_come_while_others_are_to_be_read(monkeypatch: pytest.MonkeyPatc
 def test_lower_precision_is_the_models_not_the_softmaxs(dtype: torch.dtype) -> None:
     model = make_model().to(dtype)
     for one, text in zip(read_teacher(model, TEXTS, k=VOCABULARY, batch_size=1), TEXTS, strict=True):
-        wanted = read_alone(model, text).sort(dim=-1, descending=True).values
+        expected = read_alone(model, text).sort(dim=-1, descending=True).values
         assert one.log_probs.dtype == torch.float32
         # The logits are of the model's precision; after them nothing may be lost.
         tolerance = 1e-5 if dtype == torch.float32 else 0.1
-        torch.testing.assert_close(one.log_probs.double(), wanted.double(), atol=tolerance, rtol=0)
+        torch.testing.assert_close(one.log_probs.double(), expected.double(), atol=tolerance, rtol=0)
         sums = one.log_probs.double().exp().sum(-1)
         torch.testing.assert_close(sums, torch.ones_like(sums), atol=1e-5, rtol=0)
         assert (one.tail == 0).all()
@@ -226,11 +226,11 @@ def test_a_cache_holds_what_the_teacher_says(model: PreTrainedModel, whole_cache
     cache = TeacherCache(whole_cache, {**SOURCES, "k": 4, "vocabulary": VOCABULARY, "dtype": "float32", "shards": 2})
     assert (len(cache), cache.tokens) == (len(MANY), count(MANY))
     for found, text in zip(cache, MANY, strict=True):
-        wanted = read_alone(model, text)
-        likeliest = wanted.sort(dim=-1, descending=True).values[:, :4].float()
+        expected = read_alone(model, text)
+        likeliest = expected.sort(dim=-1, descending=True).values[:, :4].float()
         torch.testing.assert_close(found.log_probs, likeliest, rtol=2**-10, atol=2**-20)
         torch.testing.assert_close(found.tail, (1 - likeliest.exp().sum(-1)), rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(found.log_probs, wanted.gather(1, found.ids).float(), rtol=2**-10, atol=2**-20)
+        torch.testing.assert_close(found.log_probs, expected.gather(1, found.ids).float(), rtol=2**-10, atol=2**-20)
         assert found.ends.tolist() == list(text.ends)
     assert sorted(path.name for path in whole_cache[0].parent.iterdir()) == [
         "teacher-00001-of-00002.safetensors",

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from logitfusion.config.models import RandomModel
+from logitfusion.config.objective import Objective
+from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import EncodedText, encode_text
 from logitfusion.distill.objective import distill_loss
 from logitfusion.distill.offline import cache_teacher
-from logitfusion.distill.training import DistillationCollator, Objective, _cached_teacher, distill, pair_texts
+from logitfusion.distill.training import DistillationCollator, _cached_teacher, distill, pair_texts
 from logitfusion.errors import UserError
-from logitfusion.models.adapters import LoRA
 from logitfusion.models.load import load_model, load_tokenizer
-from logitfusion.models.source import from_chance
+from logitfusion.models.source import make_random
 from logitfusion.training import loop as training
 from logitfusion.training.finetune import finetune
-from logitfusion.training.loop import Recipe
 
 CPU = torch.device("cpu")
 TEXTS = [(f"Count to {number}:", " " + " ".join(map(str, range(10, 12 + number % 5)))) for number in range(12)]
@@ -34,8 +34,8 @@ RECIPE = Recipe(
     steps=4, batch_size=6, micro_batch=6, learning_rate=5e-3, weight_decay=0.0, max_tokens=64, checkpoint_minutes=60.0,
     precision="fp32", seed=0,
 )  # fmt: skip
-SFT = Objective(0.0, 0.0, 5, "vocab", "prob", "sum", (), "bytes")
-BOTH = replace(SFT, uld=0.4, gld=0.3)
+SFT = Objective(k=5)
+BOTH = Objective(uld=0.4, gld=0.3, k=5)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A student, and two teachers, of which one cuts texts otherwise."""
     root = tmp_path_factory.mktemp("distill")
     for name, tokenizer, seed in (("student", "bytes", 1), ("twin", "bytes", 2), ("stranger", "pairs", 3)):
-        from_chance({"hidden_size": 16, "layers": 1, "seed": seed, "tokenizer": tokenizer}, root / name)
+        make_random(RandomModel(source="random", hidden_size=16, layers=1, seed=seed, tokenizer=tokenizer), root / name)
     return {path.name: path for path in root.iterdir()}
 
 
@@ -79,21 +79,21 @@ def run(
     return {name: value.detach().clone() for name, value in model.state_dict().items()}, curve
 
 
-def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor], **tolerance: float) -> None:
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
         torch.testing.assert_close(found[name], value, **tolerance)
 
 
 def test_without_teachers_it_is_fine_tuning(folders: dict[str, Path], tmp_path: Path) -> None:
     found, curve = run(folders, {}, tmp_path / "a", SFT)
-    model, wanted = finetune(
+    model, expected = finetune(
         load_model(folders["student"], device=CPU), load_tokenizer(folders["student"]),
         [{"prompt": prompt, "completion": response} for prompt, response in TEXTS],
         RECIPE, lora=None, checkpoints=tmp_path / "b", fingerprint="same", name="test",
     )  # fmt: skip
     assert_same(found, dict(model.state_dict()), rtol=1e-5, atol=1e-6)
-    assert [row["loss"] for row in curve] == pytest.approx([row["loss"] for row in wanted], rel=1e-5)
+    assert [row["loss"] for row in curve] == pytest.approx([row["loss"] for row in expected], rel=1e-5)
     assert all(row["sft"] == pytest.approx(row["loss"], rel=1e-5) and row["gld"] == 0 for row in curve)
 
 
@@ -101,10 +101,10 @@ def test_without_teachers_it_is_fine_tuning(folders: dict[str, Path], tmp_path: 
 def test_the_logged_parts_come_to_the_loss(
     folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path, combine: str
 ) -> None:
-    objective = replace(BOTH, combine=combine)
+    objective = BOTH.model_copy(update={"combine": combine})
     """Whole batches and accumulated ones, in which the rows of a step are others: micro-batches are of like length."""
     _, curve = run(folders, caches, tmp_path / "whole", objective)
-    _, other = run(folders, caches, tmp_path / "parts", objective, replace(RECIPE, micro_batch=2))
+    _, other = run(folders, caches, tmp_path / "parts", objective, RECIPE.model_copy(update={"micro_batch": 2}))
     assert len(curve) == len(other) == RECIPE.steps
     assert all(row["loss"] == pytest.approx(0.3 * row["sft"] + 0.4 * row["uld"] + 0.3 * row["gld"], rel=1e-4)
                for row in [*curve, *other])  # fmt: skip
@@ -124,9 +124,9 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(
         tokens = sum(row["completion"] for part in parts for row in part)
         for part in parts:
             batch = collate(part)
-            labels, said = batch.pop("labels"), batch.pop("teachers")
+            labels, cached = batch.pop("labels"), batch.pop("teachers")
             logits = model(**batch, logits_to_keep=labels.shape[1], use_cache=False).logits
-            teachers = [_cached_teacher(one, 1.0) for one in said]
+            teachers = [_cached_teacher(one, 1.0) for one in cached]
             options: dict[str, Any] = {"k": 5, "uld_k": 5, "uld_weight": 0.4, "gld_weight": 0.3}
             distill_loss(logits, labels, teachers, tokens=tokens, texts=len(rows), **options).total.backward()
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
@@ -141,8 +141,8 @@ class JobKilledError(Exception):
 def test_a_resumed_training_ends_like_an_uninterrupted_one(
     folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(RECIPE, checkpoint_minutes=1e-9)
-    wanted, curve = run(folders, caches, tmp_path / "straight", recipe=recipe)
+    recipe = RECIPE.model_copy(update={"checkpoint_minutes": 1e-9})
+    expected, curve = run(folders, caches, tmp_path / "straight", recipe=recipe)
 
     class Interrupting(training.Progress):
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -154,12 +154,12 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(
         with pytest.raises(JobKilledError):
             run(folders, caches, tmp_path / "broken", recipe=recipe)
     found, joined = run(folders, caches, tmp_path / "broken", recipe=recipe)
-    assert_same(found, wanted)
+    assert_same(found, expected)
     assert [row["gld"] for row in joined] == pytest.approx([row["gld"] for row in curve])
 
 
 def test_adapters_are_merged(folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path) -> None:
-    found, _ = run(folders, caches, tmp_path, lora=LoRA(2, 4.0, 0.0))
+    found, _ = run(folders, caches, tmp_path, lora=LoRA(rank=2, alpha=4.0, dropout=0.0))
     before = load_model(folders["student"], device=CPU).state_dict()
     assert found.keys() == before.keys()
     assert torch.equal(found["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
@@ -168,8 +168,8 @@ def test_adapters_are_merged(folders: dict[str, Path], caches: dict[str, Teacher
 
 def test_the_student_learns_its_twin(folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path) -> None:
     """Without labels' factor, only the sorted distributions pull: they come nearer."""
-    objective = replace(SFT, uld=0.5, gld=0.5, signal="prob")
-    recipe = replace(RECIPE, steps=30)
+    objective = Objective(uld=0.5, gld=0.5, k=5)
+    recipe = RECIPE.model_copy(update={"steps": 30})
     _, curve = run(folders, {"twin": caches["twin"]}, tmp_path, objective, recipe)
     assert curve[-1]["uld"] < 0.8 * curve[0]["uld"]
 
@@ -195,8 +195,9 @@ def test_a_cache_that_does_not_fit_is_refused(
     model = load_model(folders["student"], device=CPU)
     with pytest.raises(UserError, match="'twin' holds 12 texts and the student reads 11"):
         distill(model, tokenizer, encoded(tokenizer)[:-1], {"twin": caches["twin"]}, BOTH, RECIPE, **common)
+    more = BOTH.model_copy(update={"k": 9})
     with pytest.raises(UserError, match="'twin' holds the top 8, not 9"):
-        distill(model, tokenizer, encoded(tokenizer), {"twin": caches["twin"]}, replace(BOTH, k=9), RECIPE, **common)
+        distill(model, tokenizer, encoded(tokenizer), {"twin": caches["twin"]}, more, RECIPE, **common)
 
 
 def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -212,12 +213,10 @@ def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None
         "max_tokens": 64,
         "precision": "fp32",
     }
-    (tmp_path / "cache.json").write_text(json.dumps(cache))
     method = {"teachers": ["stranger"], "uld": 0.4, "gld": 0.3, "k": 5, "nodes": "vocab", "signal": "prob",
               "combine": "sum", "weights": None, "alignment": "bytes"}  # fmt: skip
-    recipe = {name: getattr(RECIPE, name) for name in RECIPE.__dataclass_fields__ if name != "seed"}
+    recipe = {name: getattr(RECIPE, name) for name in Recipe.model_fields if name != "seed"}
     entry = {"method": method, "training": recipe | {"micro_batch": 3, "method": "full"}, "texts": None}
-    (tmp_path / "student.json").write_text(json.dumps(entry))
 
     def stage(*arguments: str | Path) -> None:
         environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
@@ -228,15 +227,15 @@ def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None
 
     shard, common = tmp_path / "stranger/0.safetensors", ["--text", text]
     stage(
-        "logitfusion.stages.teacher_cache", "--config", tmp_path / "cache.json", "--teacher", "s", "--shard", "0",
+        "logitfusion.stages.teacher_cache", "--config", json.dumps(cache), "--teacher", "s", "--shard", "0",
         "--model", folders["stranger"], "--checkpoints", tmp_path / "c", "--output", shard, *common,
     )  # fmt: skip
     launchers = {"one": [], "two": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]}
     for name, launcher in launchers.items():
         stage(
-            *launcher, "logitfusion.stages.student", "--config", tmp_path / "student.json", "--name", "test",
+            *launcher, "logitfusion.stages.student", "--config", json.dumps(entry), "--name", "test",
             "--seed", "0", "--base", folders["student"], "--caches", shard, "--checkpoints", tmp_path / f"c{name}",
             "--output", tmp_path / name, *common,
         )  # fmt: skip
-    found, wanted = (dict(load_model(tmp_path / name, device=CPU).state_dict()) for name in ("two", "one"))
-    assert_same(found, wanted, rtol=1e-4, atol=1e-5)
+    found, expected = (dict(load_model(tmp_path / name, device=CPU).state_dict()) for name in ("two", "one"))
+    assert_same(found, expected, rtol=1e-4, atol=1e-5)

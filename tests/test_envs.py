@@ -1,4 +1,4 @@
-"""The conda environments: the lock's versions, and in each all that its stages import, alone."""
+"""The conda environments: the lock's versions, and in each all that its stages import, without the other's packages."""
 
 from __future__ import annotations
 
@@ -24,11 +24,9 @@ from stage_imports import ENVIRONMENTS, foreign_imports, stages_of
 ROOT = Path(__file__).parents[1]
 # Reached by import statements, but by no job of that environment's rules.
 OPTIONAL = {
-    "distill": {"scipy"},  # a tighter bound, offered to Python's users; no key of the config asks for it
-    "fusion": {"peft"},  # adapters' folders, which the command line reads; experts of the workflow are merged
-    "report": {"open_clip", "torchvision"},  # benchmark sets' own files; plots read the tables made of them
+    "light": {"open_clip", "torchvision"},  # benchmark sets' own files; plots read the tables made of them
 }
-SMALL = {"data", "evaluate", "report"}  # no torch: a few seconds each
+SMALL = {"light"}  # no torch: a few seconds
 INSTALLED = [
     pytest.param(name, marks=pytest.mark.network if name in SMALL else pytest.mark.envs) for name in ENVIRONMENTS
 ]
@@ -96,6 +94,17 @@ def test_environments_are_in_step_with_the_lock(tmp_path: Path) -> None:
 
 def test_the_lock_names_no_address() -> None:
     assert "://" not in (ROOT / "requirements.lock").read_text()
+
+
+def test_environments_are_of_one_channel_that_every_conda_knows() -> None:
+    """conda 26.7 takes `nodefaults` for a channel, and fails because there is none of that name."""
+    for environment in ENVIRONMENTS:
+        assert yaml.safe_load((ROOT / f"envs/{environment}.yaml").read_text())["channels"] == ["conda-forge"]
+
+
+def test_every_environment_reads_the_config() -> None:
+    for environment in ENVIRONMENTS:
+        assert {"pydantic", "pyyaml"} <= packages(environment)
 
 
 def test_every_environment_is_some_rules() -> None:

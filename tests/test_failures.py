@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from checkout import ROOT
+
+from logitfusion.cluster import explain_failures
 
 RULE = """\
 rule expert:
@@ -51,10 +51,6 @@ TIME = (
 )
 
 
-RULES: dict[str, Any] = {"Path": Path}
-exec((ROOT / "workflow/rules/failures.smk").read_text(), RULES)  # it is plain Python
-
-
 @pytest.fixture
 def explain(tmp_path: Path) -> Callable[[str, str, str], list[str]]:
     """The sentences for one failed job, from its state, SLURM's log, and what Snakemake wrote afterwards."""
@@ -62,7 +58,8 @@ def explain(tmp_path: Path) -> Callable[[str, str, str], list[str]]:
     def explain(state: str, slurm: str, afterwards: str = "") -> list[str]:
         (tmp_path / "12.log").write_text(slurm)
         text = RULE.format(folder=tmp_path) + ERROR.format(folder=tmp_path, state=state) + afterwards
-        return RULES["explain_failures"](text)
+        (tmp_path / "snakemake.log").write_text(text)
+        return explain_failures([tmp_path / "snakemake.log"])
 
     return explain
 
@@ -91,7 +88,8 @@ def test_a_limit_is_named_with_the_way_on(explain: Callable, state: str, slurm: 
 
 def test_a_stage_without_checkpoints_promises_none(tmp_path: Path) -> None:
     text = (RULE + ERROR).format(folder=tmp_path, state="TIMEOUT").replace("--checkpoints", "--shard")
-    (sentence,) = RULES["explain_failures"](text)
+    (tmp_path / "snakemake.log").write_text(text)
+    (sentence,) = explain_failures([tmp_path / "snakemake.log"])
     assert sentence.endswith("in slurm/profile.yaml and call again.")
 
 
@@ -113,4 +111,5 @@ def test_only_the_last_try_counts(explain: Callable, tmp_path: Path) -> None:
 def test_other_logs_and_no_failure_are_fine(tmp_path: Path) -> None:
     lost = RULE.format(folder=tmp_path) + ERROR.format(folder=tmp_path, state="FAILED")
     for text in (lost, "Nothing to be done.\n", ""):
-        assert RULES["explain_failures"](text) == []
+        (tmp_path / "snakemake.log").write_text(text)
+        assert explain_failures([tmp_path / "snakemake.log"]) == []

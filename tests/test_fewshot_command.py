@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -30,7 +31,8 @@ from logitfusion.cli._settings import parse_settings
 from logitfusion.clip import Support, fit_method, load_head, save_head
 from logitfusion.clip.data.support import draw_support
 from logitfusion.clip.encoders.load import ImageEncoder, load_auxiliary, load_clip
-from logitfusion.clip.leave_out import predict_left_out
+from logitfusion.clip.fitting.leave_out import predict_left_out
+from logitfusion.clip.methods import complete_settings
 from logitfusion.errors import UserError
 from logitfusion.evaluate.intervals import wilson_interval
 from logitfusion.files import read_jsonl
@@ -211,7 +213,26 @@ def test_the_default_method_chooses_its_settings(
     assert f"{(tmp_path / 'head').stat().st_size / 1000:,.1f} kB" in printed
 
 
-# Where files lie
+ESTIMATED = "left out of the fit in turn"
+
+
+def test_sizes_and_settings_decide_on_the_estimate_and_no_clock(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = options(place, tmp_path / "head", *QUICK)
+    hours = itertools.count(0, 3600)
+    with monkeypatch.context() as slow:
+        slow.setattr("logitfusion.cli.fewshot_fit.time.monotonic", lambda: float(next(hours)))
+        assert ESTIMATED in run(capsys, *argv)[0]
+    monkeypatch.setattr("logitfusion.cli.fewshot_fit.CHEAP", 15 * 3 * 3)  # images, classes, epochs
+    assert ESTIMATED in run(capsys, *argv)[0]
+    printed, _ = run(capsys, *argv, "--set", "epochs=4")
+    assert "not cross-validated: 15 images x 3 classes x 4 passes" in printed
+    assert ESTIMATED in run(capsys, *argv, "--set", "epochs=4", "--estimate", "always")[0]
+    assert "cross-validat" not in run(capsys, *argv, "--estimate", "never")[0]
+
+
+# Where files are
 
 
 def test_head_and_encoders_may_move(
@@ -282,8 +303,8 @@ def test_shots_are_drawn_by_the_seed(capsys: pytest.CaptureFixture[str], place: 
     paths, labels = list_by_hand(place / "train")
     ids = [path.relative_to(place / "train").as_posix() for path in paths]
     for seed in (0, 7):
-        _, said = run(capsys, *options(place, tmp_path / "head", *QUICK, "--shots", 2, "--seed", seed))
-        assert said == ""
+        _, warned = run(capsys, *options(place, tmp_path / "head", *QUICK, "--shots", 2, "--seed", seed))
+        assert warned == ""
         found, header = load_head(tmp_path / "head")
         drawn = draw_support(ids, labels.tolist(), 2, seed)
         clip, auxiliary = load_by_hand(place)
@@ -294,8 +315,8 @@ def test_shots_are_drawn_by_the_seed(capsys: pytest.CaptureFixture[str], place: 
         assert found.settings == wanted.settings  # the seed too
         torch.testing.assert_close(found.weight, wanted.weight, atol=2e-4, rtol=0)
         assert header["metadata"]["counts"] == [2, 2, 2]
-    _, said = run(capsys, *options(place, tmp_path / "head", *QUICK, "--shots", 9))
-    assert "3 of 3 classes have fewer than 9: dark blue (5)" in said
+    _, warned = run(capsys, *options(place, tmp_path / "head", *QUICK, "--shots", 9))
+    assert "3 of 3 classes have fewer than 9: dark blue (5)" in warned
 
 
 def test_one_shot_is_not_cross_validated(capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path) -> None:
@@ -344,9 +365,9 @@ def test_classes_may_be_called_otherwise(
     assert header["class_names"] == [names[folder] for folder in folders]
     assert folders == (sorted(names) if source == "--csv" else list(names))
     scored = ["fewshot", "predict", "--head", tmp_path / "head", "--images", place / "test", "--score"]
-    lines, said = run(capsys, *scored)
+    lines, warned = run(capsys, *scored)
     right = sum(names[Path(row["path"]).parent.name] == row["label"] for row in map(json.loads, lines.splitlines()))
-    assert f"{right} of 12 right" in said
+    assert f"{right} of 12 right" in warned
 
 
 def test_a_score_counts_what_is_right(
@@ -374,7 +395,7 @@ def test_what_can_not_be_scored_is_refused(
 ) -> None:
     argv = ["fewshot", "predict", "--head", head, "--score", "--images"]
     assert "is a file" in refuse(capsys, *argv, place / "test/red/0.png")
-    assert "lies in no class folder" in refuse(capsys, *argv, place / "test/red")
+    assert "is in no class folder" in refuse(capsys, *argv, place / "test/red")
     shutil.copytree(place / "test/red", tmp_path / "crimson")
     assert "crimson is no class of this head; they are dark blue, green, red" in refuse(capsys, *argv, tmp_path)
 
@@ -393,12 +414,12 @@ def test_unreadable_images_are_left_out_by_name(
     capsys: pytest.CaptureFixture[str], place: Path, damaged: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "head"
-    printed, said = run(capsys, *options(place, output, *QUICK, "--max-skipped", 0.2, images=damaged))
+    printed, warned = run(capsys, *options(place, output, *QUICK, "--max-skipped", 0.2, images=damaged))
     assert "13 images: dark blue 5, green 4, red 4" in printed
-    assert said.count("can't be read") == 1
-    assert "2 of 15 images" in said
-    assert "red/1.png (" in said
-    assert "green/3.png (" in said
+    assert warned.count("can't be read") == 1
+    assert "2 of 15 images" in warned
+    assert "red/1.png (" in warned
+    assert "green/3.png (" in warned
     paths, labels = list_by_hand(damaged)
     broken = {damaged / "red/1.png", damaged / "green/3.png"}
     kept = [number for number, path in enumerate(paths) if path not in broken]
@@ -406,10 +427,10 @@ def test_unreadable_images_are_left_out_by_name(
     torch.testing.assert_close(load_head(output)[0].weight, wanted.weight, atol=2e-4, rtol=0)
 
     predicting = ["fewshot", "predict", "--head", output, "--images", damaged, "--score"]
-    lines, said = run(capsys, *predicting, "--max-skipped", 0.2)
+    lines, warned = run(capsys, *predicting, "--max-skipped", 0.2)
     assert len(lines.splitlines()) == 13
-    assert " of 13 right" in said
-    assert said.count("red/1.png") == 1
+    assert " of 13 right" in warned
+    assert warned.count("red/1.png") == 1
     assert "2 of 15 images" in refuse(capsys, *predicting)
     before = output.read_bytes()
     assert "2 of 15 images" in refuse(capsys, *options(place, output, *QUICK, images=damaged))
@@ -604,14 +625,14 @@ def test_specs_are_entries_of_the_loaders(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_settings_have_their_types() -> None:
-    assert parse_settings("amu", ["alpha=1", "kind=entropy", "reference=classes", "epochs=2"]) == {
-        "alpha": 1,
-        "kind": "entropy",
-        "reference": "classes",
-        "epochs": 2,
-    }
-    assert parse_settings("amu_classes", ["selection=fixed", "alpha=0.5"]) == {"selection": "fixed", "alpha": 0.5}
-    assert parse_settings("amu_classes", ["epochs=9", "folds=2"]) == {"epochs": 9, "folds": 2}
+    named = {"alpha": 1, "kind": "entropy", "reference": "classes", "epochs": 2}
+    found = parse_settings("amu", ["alpha=1", "kind=entropy", "reference=classes", "epochs=2"])
+    assert found.dump() == complete_settings("amu", {}).dump() | named
+    chosen = parse_settings("amu_classes", ["selection=fixed", "alpha=0.5"])
+    assert chosen == complete_settings("amu_classes", {"selection": "fixed", "alpha": 0.5})
+    assert parse_settings("amu_classes", ["epochs=9", "folds=2"]) == complete_settings(
+        "amu_classes", {"epochs": 9, "folds": 2}
+    )
     wrong = {
         "amu": ["alpha=x", "alpha=true", "alpha=NaN", "alpha=null", "epochs=1.5", "batch=0", "kind=7", "kind=typo",
                 "reference=0", "temperature=cold", "lambda=1.1", "branch=x", "selection=x", "folds=-1", "=1"],
@@ -634,7 +655,7 @@ def test_wilsons_interval_is_scipys(count: int, data: st.DataObject) -> None:
 
 
 def test_left_out_images_are_predicted_by_heads_that_have_not_seen_them() -> None:
-    """Labels are chance, so a head is right about its own images and knows nothing of others."""
+    """Labels are random, so a head is right about its own images and knows nothing of others."""
     problem = make_problem(classes=4, shots=10, views=1, seed=1)
     labels = problem.support.labels[torch.randperm(40, generator=torch.Generator().manual_seed(2))]
     noise = normalize(torch.randn(40, 1, 64, generator=torch.Generator().manual_seed(3)), dim=-1)
@@ -661,7 +682,7 @@ def test_help_needs_no_torch() -> None:
         "finally: print(sorted({'torch', 'transformers', 'open_clip', 'numpy'} & sys.modules.keys()))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}
-    for action, option in (("fit", "--shots"), ("predict", "--score")):
+    for action, option in (("fit", "--estimate"), ("predict", "--score"), ("methods", "METHOD")):
         printed = subprocess.run(
             [sys.executable, "-c", program, action], env=environment, capture_output=True, text=True
         )

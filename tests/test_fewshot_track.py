@@ -15,20 +15,21 @@ from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.data.support import make_support, read_draw, write_support
 from logitfusion.clip.features.files import Stored, write_stored
 from logitfusion.clip.features.pool import join_encoders, manifest, read_pool, write_classifier
+from logitfusion.clip.fitting.fit import fit_method
 from logitfusion.clip.head_file import save_head
-from logitfusion.clip.methods.fit import fit_method
 from logitfusion.clip.predictions import EvaluationSet, predict
+from logitfusion.config.evaluate import Evaluate
+from logitfusion.config.tracks import FewShotReport
 from logitfusion.errors import UserError
 from logitfusion.evaluate.fewshot import tabulate_fewshot
-from logitfusion.evaluate.table import COLUMNS, join_tables
-from logitfusion.report.clip import (
-    plot_ablation,
-    plot_shift,
-    plot_shots,
-    plot_uncertainty,
-    write_examples,
-    write_fewshot_summary,
-)
+from logitfusion.evaluate.table import COLUMNS, Provenance
+from logitfusion.report.fewshot.ablation import plot_ablation
+from logitfusion.report.fewshot.examples import write_examples
+from logitfusion.report.fewshot.shared import Predictions
+from logitfusion.report.fewshot.shift import plot_shift
+from logitfusion.report.fewshot.shots import plot_shots
+from logitfusion.report.fewshot.summary import write_fewshot_summary
+from logitfusion.report.fewshot.uncertainty import plot_uncertainty
 
 CLASSES = ["cat", "dog", "owl"]
 ENCODERS = {"clip": "c" * 64, "one": "1" * 64, "other": "2" * 64}
@@ -155,14 +156,13 @@ RIGHT = {  # method, set -> seed -> right or wrong, of four images, the same wit
     ("amu", "pets"): {0: [1, 1, 0, 0], 5: [1, 1, 1, 1]},
     ("amu", "drawn"): {0: [1, 0, 0, 0], 5: [1, 0, 0, 0]},
 }
-TRACK: dict[str, Any] = {
-    "sets": {"pets": ["pets", "drawn"]}, "shots": [1, 2], "seeds": [0, 5], "baselines": ["zero_shot"],
-    "oracle": ["amu"],
-    "methods": {"zero_shot": "zero_shot", "amu": "amu"}, "clip": "zero_shot", "shown": "amu", "assisted": ["amu"],
-    "auxiliaries": {"one": "a million pictures"}, "encoder": "a small CLIP",
-}  # fmt: skip
-SETTINGS = {"resamples": 500, "confidence": 0.95, "seed": 0}
-LABELS = {"run": "test", "split": "test", "config": "c", "commit": "d"}
+TRACK = FewShotReport(
+    sets={"pets": ("pets", "drawn")}, shots=(1, 2), seeds=(0, 5), baselines=("zero_shot",), oracle=("amu",),
+    methods=("zero_shot", "amu"), parts=("zero_shot", "amu"), ablation=("zero_shot", "amu"), clip="zero_shot",
+    shown="amu", assisted=("amu",), auxiliaries={"one": "a million pictures"}, encoder="a small CLIP",
+)  # fmt: skip
+SETTINGS = Evaluate(resamples=500, confidence=0.95, seed=0)
+PROVENANCE = Provenance(run="test", split="test", config="c", commit="d")
 
 
 def make_answers(probability: float = 0.6) -> pd.DataFrame:
@@ -187,9 +187,7 @@ def table() -> pd.DataFrame:
             for seed, values in ((0, (0.75, 0.5)), (5, (0.25, 1.0))) for epoch, value in enumerate(values, 1)
         ]
     )  # fmt: skip
-    return tabulate_fewshot(
-        make_answers(), epochs, fits, sets=["pets", "drawn"], track=TRACK, settings=SETTINGS, labels=LABELS
-    )
+    return tabulate_fewshot(make_answers(), epochs, fits, ("pets", "drawn"), TRACK, SETTINGS, PROVENANCE)
 
 
 def number(table: pd.DataFrame, method: str, task: str, metric: str, shots: int = 2) -> pd.Series:
@@ -231,7 +229,7 @@ def test_a_missing_seed_is_an_error_and_not_a_smaller_mean(table: pd.DataFrame) 
     with pytest.raises(KeyError):
         tabulate_fewshot(
             answers, pd.DataFrame(columns=["method", "shots", "seed", "set", "epoch", "accuracy"]), pd.DataFrame(),
-            sets=["pets"], track=TRACK, settings=SETTINGS, labels=LABELS,
+            ("pets",), TRACK, SETTINGS, PROVENANCE,
         )  # fmt: skip
 
 
@@ -239,7 +237,6 @@ def test_a_missing_seed_is_an_error_and_not_a_smaller_mean(table: pd.DataFrame) 
 
 
 def test_pictures_name_methods_sets_and_counts(table: pd.DataFrame, tmp_path: Path) -> None:
-    table = join_tables([table])
     plot_shots(table, TRACK, tmp_path / "shots.svg")
     plot_ablation(table, TRACK, tmp_path / "ablation.svg")
     plot_shift(table, TRACK, tmp_path / "shift.svg")
@@ -253,6 +250,21 @@ def test_pictures_name_methods_sets_and_counts(table: pd.DataFrame, tmp_path: Pa
     assert "| 87.5 | 0.25 |" in row
     assert "a million pictures" in lines[-1]
     assert "n = 4 (pets), 4 (drawn)" in lines[-1]
+
+
+def test_families_and_not_names_decide_what_is_drawn_where(table: pd.DataFrame, tmp_path: Path) -> None:
+    table = table.replace({"zero_shot": "plain", "amu": "mine"})
+    track = TRACK.model_copy(update={"methods": ("plain", "mine"), "clip": "plain", "shown": "mine"})
+    alone = track.model_copy(update={"parts": ("mine",), "ablation": ("mine",)})
+    plot_shots(table, alone, tmp_path / "shots.svg")
+    plot_ablation(table, alone, tmp_path / "ablation.svg")
+    assert "rivals" in (tmp_path / "shots.svg").read_text()
+    assert "plain" not in (tmp_path / "ablation.svg").read_text()
+    whole = track.model_copy(update={"parts": ("mine",), "ablation": track.methods})
+    plot_shots(table, whole, tmp_path / "shots.svg")
+    plot_ablation(table, whole, tmp_path / "ablation.svg")
+    assert "rivals" not in (tmp_path / "shots.svg").read_text()
+    assert "plain" in (tmp_path / "ablation.svg").read_text()
 
 
 def test_examples_are_the_images_whose_answer_changes(tmp_path: Path) -> None:
@@ -269,10 +281,9 @@ def test_examples_are_the_images_whose_answer_changes(tmp_path: Path) -> None:
         asked.append(f"{name}/{image}")
         return b"png"
 
-    track = TRACK | {"classes": {"pets": ["<cat>", "dog"]}}
-    answers = {"pets": make_answers()}
-    write_examples(answers, {"pets": images}, find, track, tmp_path / "examples.html")
-    plot_uncertainty(answers, {"pets": images}, track, tmp_path / "uncertainty.svg")
+    predictions = {"pets": Predictions(make_answers(), images, ["<cat>", "dog"])}
+    write_examples(predictions, find, TRACK, tmp_path / "examples.html")
+    plot_uncertainty(predictions, TRACK, tmp_path / "uncertainty.svg")
     page = (tmp_path / "examples.html").read_text()
     # Seed 0: AMU has i0 and i1 right on pets and i0 on drawn; CLIP has i0 right on both.
     assert asked == ["pets/i1"]

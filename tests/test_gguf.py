@@ -11,6 +11,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from logitfusion.config.models import PartedModel
+from logitfusion.config.packages import PackageFile
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.source import from_package
@@ -79,11 +81,11 @@ def test_a_model_comes_out_of_its_packages(written: PreTrainedModel, file: Path,
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(f"model.part{number}", half)
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        parts.append({"package": f"part{number}==1", "file": f"model.part{number}", "sha256": digest})
+        parts.append(PackageFile(package=f"part{number}==1", file=f"model.part{number}", sha256=digest))
         wheels.append(wheel)
     folder = tmp_path / "model"
 
-    from_package({"parts": parts}, wheels, folder)
+    from_package(PartedModel(source="package", parts=parts), wheels, folder)
 
     found, expected = load_model(folder, device=torch.device("cpu")), written
     assert found.state_dict().keys() == expected.state_dict().keys()

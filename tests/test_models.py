@@ -7,7 +7,7 @@ import json
 import logging
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
+from logitfusion.config.models import PathModel, RandomModel
+from logitfusion.config.training import HealRecipe, LoRA, Recipe
 from logitfusion.errors import UserError
 from logitfusion.fetch.pypi import check, download, unpack_file
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model
 from logitfusion.models.merge import merge_experts
 from logitfusion.models.padding import left_pad
-from logitfusion.models.source import from_chance, from_path, prune
+from logitfusion.models.source import from_path, make_random, prune
 from logitfusion.models.tiny import tiny_tokenizer
 from logitfusion.training import loop as training
-from logitfusion.training.finetune import CompletionCollator, CompletionTrainer, LoRA, encode_examples, finetune
+from logitfusion.training.checkpoints import find_checkpoint
+from logitfusion.training.finetune import CompletionCollator, CompletionTrainer, encode_examples, finetune
 from logitfusion.training.heal import HealingTrainer, TextCollator, heal
-from logitfusion.training.loop import Recipe, find_checkpoint, order_rows, trainer_arguments
+from logitfusion.training.loop import trainer_arguments
+from logitfusion.training.order import order_rows
 
 TOKENIZER = tiny_tokenizer()
 EMBEDDING = "model.embed_tokens.weight"
@@ -129,19 +133,19 @@ def test_copied_tokenizer_files_are_enough(tiny_models: dict[str, Path], tmp_pat
 # ---- sources ------------------------------------------------------------------------------------------------------
 
 
-def test_chance_depends_on_the_seed_alone(tmp_path: Path) -> None:
-    entry = {"hidden_size": 16, "layers": 1, "seed": 7}
+def test_a_random_model_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    entry = RandomModel(source="random", hidden_size=16, layers=1, seed=7)
     torch.rand(3)
-    first = weights(from_chance(entry, tmp_path / "first"))
+    first = weights(make_random(entry, tmp_path / "first"))
     torch.rand(5)
-    second = weights(from_chance(entry, tmp_path / "second"))
-    other = weights(from_chance(entry | {"seed": 8}, tmp_path / "other"))
+    second = weights(make_random(entry, tmp_path / "second"))
+    other = weights(make_random(entry.model_copy(update={"seed": 8}), tmp_path / "other"))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first[EMBEDDING], other[EMBEDDING])
 
 
 def test_a_saved_model_is_the_same(tmp_path: Path) -> None:
-    made = from_chance({"hidden_size": 16, "layers": 2, "seed": 1}, tmp_path / "model").eval()
+    made = make_random(RandomModel(source="random", hidden_size=16, layers=2, seed=1), tmp_path / "model").eval()
     loaded = load_model(tmp_path / "model", device=torch.device("cpu"))
     assert torch.equal(logits(made), logits(loaded))
     assert describe(loaded) == describe(made)
@@ -149,12 +153,14 @@ def test_a_saved_model_is_the_same(tmp_path: Path) -> None:
 
 
 def test_a_path_is_copied(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    from_path({"path": str(tiny_models["base"])}, tmp_path / "copy")
+    from_path(PathModel(source="path", path=str(tiny_models["base"])), tmp_path / "copy")
     assert_same(weights(load_model(tmp_path / "copy")), weights(load_model(tiny_models["base"])))
 
 
 def test_a_path_that_is_no_folder_is_named(tmp_path: Path) -> None:
-    assert str(tmp_path / "absent") in refused(from_path, {"path": str(tmp_path / "absent")}, tmp_path / "copy")
+    assert str(tmp_path / "absent") in refused(
+        from_path, PathModel(source="path", path=str(tmp_path / "absent")), tmp_path / "copy"
+    )
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
@@ -278,7 +284,7 @@ def direct_loss(model: PreTrainedModel, examples: list[dict[str, Any]]) -> Tenso
 
 
 def completion_trainer(model: PreTrainedModel, folder: Path, **changes: Any) -> CompletionTrainer:
-    arguments = trainer_arguments(replace(RECIPE, **changes), folder)
+    arguments = trainer_arguments(RECIPE.model_copy(update=changes), folder)
     arguments.max_grad_norm = 0.0  # clipped gradients would hide a wrong factor
     rows = encode_examples(EXAMPLES, TOKENIZER, RECIPE.max_tokens)
     collator = CompletionCollator(TOKENIZER.pad_token_id)
@@ -334,7 +340,7 @@ def test_completions_of_one_token_have_a_finite_loss(tiny_models: dict[str, Path
         model,
         TOKENIZER,
         examples,
-        replace(RECIPE, steps=2, batch_size=2),
+        RECIPE.model_copy(update={"steps": 2, "batch_size": 2}),
         lora=None,
         checkpoints=tmp_path,
         fingerprint="same",
@@ -372,7 +378,9 @@ def test_padding_stands_on_the_left_and_is_masked(sequences: list[list[int]]) ->
 
 @pytest.mark.parametrize(("batch_size", "micro_batch"), [(4, 4), (4, 2), (4, 8), (1, 1), (6, 4), (3, 2)])
 def test_a_step_sees_the_asked_number_of_sequences(tmp_path: Path, batch_size: int, micro_batch: int) -> None:
-    arguments = trainer_arguments(replace(RECIPE, batch_size=batch_size, micro_batch=micro_batch), tmp_path)
+    arguments = trainer_arguments(
+        RECIPE.model_copy(update={"batch_size": batch_size, "micro_batch": micro_batch}), tmp_path
+    )
     assert arguments.per_device_train_batch_size <= micro_batch
     assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == batch_size
 
@@ -383,7 +391,8 @@ def test_rows_are_ordered_once_for_the_whole_training(
 ) -> None:
     """As many as the steps use, every row in each epoch, the same for the same seed."""
     rows = [{"input_ids": [0] * (index % 5), "id": index} for index in range(number)]
-    recipe = replace(RECIPE, steps=steps, micro_batch=micro, batch_size=micro * accumulated, seed=seed)
+    batch_size = micro * accumulated
+    recipe = Recipe(steps=steps, micro_batch=micro, batch_size=batch_size, seed=seed)
     ordered = order_rows(rows, recipe)
     assert ordered == order_rows(rows, recipe)
     assert len(ordered) == steps * recipe.batch_size
@@ -404,7 +413,7 @@ def train(base: Path, checkpoints: Path, examples: int = 4, lora: LoRA | None = 
         load_model(base),
         TOKENIZER,
         rows,
-        replace(RECIPE, **changes),
+        RECIPE.model_copy(update=changes),
         lora=lora,
         checkpoints=checkpoints,
         fingerprint="same",
@@ -442,6 +451,50 @@ def test_lora_gives_back_a_plain_model(tiny_models: dict[str, Path], tmp_path: P
     assert stored(tmp_path / "saved").keys() == stored(tiny_models["base"]).keys()
 
 
+# ---- diverging ----------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"test: the loss is .* at step .*lower the learning_rate"):
+        train(tiny_models["base"], tmp_path, steps=12, learning_rate=1e30)
+
+
+def test_a_diverged_training_keeps_its_last_good_checkpoint(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="lower the learning_rate"):
+        train(tiny_models["base"], tmp_path, steps=12, learning_rate=1e30, checkpoint_minutes=1e-9)
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    assert all(value.isfinite().all() for value in load_file(checkpoint / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("lora", [None, ADAPTER], ids=["full", "lora"])
+def test_weights_that_are_not_finite_are_refused(
+    tiny_models: dict[str, Path], tmp_path: Path, lora: LoRA | None
+) -> None:
+    """After the last step, whose loss was that of the weights before it."""
+    with pytest.raises(UserError, match=r"test: the training diverged.*tensors are not finite"):
+        train(tiny_models["base"], tmp_path, steps=2, learning_rate=1e39, lora=lora)
+
+
+def test_healing_that_diverges_is_refused(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="healing: "):
+        healed(tiny_models["large"], tmp_path, ["a text", "another"], steps=9, learning_rate=1e30)
+
+
+def test_one_process_uses_one_of_several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Trainer would put four micro-batches into one step without a word."""
+
+    def see_four(self: TrainingArguments) -> torch.device:
+        self._n_gpu = 4
+        return torch.device("cpu")
+
+    devices = cached_property(see_four)
+    devices.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", devices)
+    arguments = trainer_arguments(RECIPE, tmp_path)
+    assert arguments.n_gpu == 1
+    assert arguments.train_batch_size == RECIPE.micro_batch
+
+
 # ---- resuming -----------------------------------------------------------------------------------------------------
 
 
@@ -460,7 +513,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
     monkeypatch.setattr(training, "Progress", Interrupting)
 
 
-@pytest.mark.parametrize("lora", [None, replace(ADAPTER, dropout=0.3)], ids=["full", "lora"])
+@pytest.mark.parametrize("lora", [None, ADAPTER.model_copy(update={"dropout": 0.3})], ids=["full", "lora"])
 @pytest.mark.parametrize(("examples", "stop"), [(16, 3), (6, 3), (6, 5)], ids=["first", "between", "second"])
 def test_a_resumed_training_ends_like_an_uninterrupted_one(
     tiny_models: dict[str, Path],
@@ -578,8 +631,7 @@ def healed(base: Path, checkpoints: Path, texts: list[str], logit_share: float =
         teacher,
         TOKENIZER,
         texts,
-        replace(RECIPE, **changes),
-        logit_share=logit_share,
+        HealRecipe(**RECIPE.model_dump() | changes, logit_share=logit_share),
         checkpoints=checkpoints,
         fingerprint="same",
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from checkout import ROOT, copy_checkout, plan_jobs, rules_with
+from checkout import ROOT, copy_checkout, plan_jobs, rules_with, snakemake
 
 TEXT = (ROOT / "slurm/profile.yaml").read_text()
 # Keys in comments; a value goes on in the next lines if these are indented.
@@ -72,6 +73,18 @@ def test_more_memory_and_time_are_one_rules(checkout: Path) -> None:
     plan = plan_with(checkout, "set-resources: {expert")
     assert {job.split()[0] for job, asked in plan.items() if asked["mem_mb"] == "64000"} == {"expert"}
     assert {asked["runtime"] for job, asked in plan.items() if job.split()[0] == "expert"} == {"1440"}
+
+
+def test_without_slurm_one_sentence_comes_before_any_job(checkout: Path) -> None:
+    if shutil.which("sbatch"):
+        pytest.skip("there is a SLURM here")
+    (checkout / "slurm/profile.yaml").write_text(TEXT)
+    target = "results/smoke/tasks/letters/test.jsonl"
+    done = snakemake(checkout, target, "--configfile", "config/smoke.yaml", profile="slurm")
+    assert done.returncode == 1
+    assert done.stderr.count("There is no SLURM here (sbatch is not in PATH)") == 1
+    assert "Traceback" not in done.stderr
+    assert "rule task:" not in done.stdout + done.stderr, "no job was tried"
 
 
 def test_keys_for_sites_without_accounts_are_known(checkout: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ import yaml
 from checkout import ROOT, copy_checkout, plans, snakemake
 from reruns import ROWS, Together, value_at
 
-from logitfusion.config.run import fewshot_method, resolve_config
+from logitfusion.config.names import fewshot_method
+from logitfusion.config.run import resolve_config
 from logitfusion.tasks.definition import load_definition
 
 pytestmark = pytest.mark.workflow
@@ -35,9 +37,10 @@ def demo() -> dict[str, Any]:
 @functools.cache
 def resolved() -> dict[str, Any]:
     """The same with every default, the numbers among the settings of few-shot methods included."""
-    config = resolve_config(demo())
+    run = resolve_config(demo())
+    config = run.dump()
     for name, method in config["clip"]["methods"].items():
-        settings = fewshot_method(config["clip"], name)[1]
+        settings = fewshot_method(run.clip, name)[1]
         method |= {key: value for key, value in settings.items() if isinstance(value, (int, float))}
     return config
 
@@ -200,7 +203,7 @@ ENTRIES = {
     "experts": ("expert", "expert"),
     "fusion.methods": ("decode", "method"),
     "distill.teachers": ("teacher_cache", "teacher"),
-    "distill.methods": ("student", "variant"),
+    "distill.methods": ("student", "objective"),
     "clip.datasets": ("clip_data", "dataset"),
     "clip.methods": ("clip_fit", "head"),
 }
@@ -246,18 +249,16 @@ WORDS = {
 }
 
 
-def test_the_frozen_slice_is_the_only_road_from_the_config_into_a_stage(planned: dict[str, Plan]) -> None:
+def test_the_slice_is_the_only_road_from_the_config_into_a_stage(planned: dict[str, Plan]) -> None:
     """All else on a stage's command line is a file of the job, its name, or a word of the rule's own."""
     jobs = [job for job in planned["first"] if job["rule"] != "all"]
     for job in jobs:
         stage, arguments = re.fullmatch(r".*? python -m logitfusion\.stages\.(\w+) (.*)", job["command"]).groups()
-        option, frozen, *words = shlex.split(arguments)
-        assert (option, frozen in job["input"]) == ("--config", True), job
-        assert re.fullmatch(r"results/(demo/config|packages)/\S+\.json", frozen)
-        known = {">", "2>&1", "results/features", *job["input"], *job["output"], *job["wildcards"].values()}
-        known |= set(WORDS.get(stage, "").split())
-        known |= {
-            word for word in words if re.match(r"--[a-z]|results/(demo/(logs|checkpoints|tasks)|packages)/", word)
-        }
+        *words, option, slice_, redirect, _, errors = shlex.split(arguments)
+        assert (option, redirect, errors) == ("--config", ">", "2>&1"), job
+        assert slice_ == json.dumps(json.loads(slice_), sort_keys=True, ensure_ascii=False)
+        known = {"results/features", *job["input"], *job["output"], *job["wildcards"].values()}
+        known |= {f"{path}.checkpoints" for path in job["output"]} | set(WORDS.get(stage, "").split())
+        known |= {word for word in words if re.match(r"--[a-z]", word)}
         assert set(words) <= known, (set(words) - known, job["command"])
     assert {job["rule"] for job in jobs} >= {*ROWS["run"].rules, "package"}

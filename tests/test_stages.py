@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import copy_checkout, snakemake
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logitfusion.config.jobs.models import TaskJob
+from logitfusion.config.models import PrunedModel
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, read_jsonl, write_json, write_jsonl
 from logitfusion.stages import decode, model
@@ -22,9 +25,11 @@ from logitfusion.stages import decode, model
 ROOT = Path(__file__).parents[1]
 
 
-def run(stage: str, config: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(stage: str, config: Any, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A stage on its slice of the config, JSON or a text that is none."""
+    text = config if isinstance(config, str) else json.dumps(config)
     environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"logitfusion.stages.{stage}", "--config", str(config), *map(str, arguments)]
+    command = [sys.executable, "-m", f"logitfusion.stages.{stage}", "--config", text, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -32,6 +37,7 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert "ERROR" not in done.stderr
     assert "Traceback" not in done.stderr
+    assert " INFO done in " in done.stderr.splitlines()[-1]
 
 
 def failed(done: subprocess.CompletedProcess[str]) -> str:
@@ -56,17 +62,76 @@ def test_a_stage_whose_snakemake_was_killed_does_nothing(tmp_path: Path, monkeyp
     succeeded(make_task(tmp_path, task_config(tmp_path)))
 
 
+# ---- the log ------------------------------------------------------------------------------------------------------
+
+# A stage that imports and does what real ones do, with libraries that talk.
+TALKING = """
+import argparse, logging, sys
+import torch, transformers
+import logitfusion.stages._stage as stage
+from logitfusion.config.jobs.models import TaskJob
+from logitfusion.config.models import PrunedModel
+from logitfusion.errors import UserError
+logging.getLogger("strict").setLevel(logging.DEBUG)
+def main(arguments, config):
+    for name in ("httpx2", "httpcore2.http11", "huggingface_hub.file_download", "strict", "late.library", None):
+        logging.getLogger(name).info("chatter")
+        logging.getLogger(name).warning("chatter")
+    logging.getLogger("logitfusion.models.load").info("ours")
+    logging.getLogger("httpx2").error("theirs")
+    if config["fails"]:
+        raise UserError("It failed.")
+stage.run_stage(main, argparse.ArgumentParser())
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_last_line_of_a_log_is_the_stages_own(tmp_path: Path, fails: bool) -> None:
+    """No library's chatter before it, no binding's report of leaks after it."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "LOGITFUSION_PARENT": str(os.getpid())}
+    command = [sys.executable, "-c", TALKING, "--config", json.dumps({"fails": fails})]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    found = [line.split(maxsplit=2)[2] for line in done.stderr.splitlines()]
+    assert found[:2] == ["INFO ours", "ERROR theirs"], done.stderr
+    assert len(found) == 3, done.stderr
+    assert found[2] == "ERROR It failed." if fails else found[2].startswith("INFO done in ")
+    assert done.stdout == ""
+
+
+# ---- the user's own packages --------------------------------------------------------------------------------------
+
+# A conda environment's Python looks into the user's folder before its own packages; this one, of a venv, never does.
+CONDA_PYTHON = """\
+#!/bin/sh
+if [ -z "$PYTHONNOUSERSITE" ]; then export PYTHONPATH="$HOME/.local:$PYTHONPATH"; fi
+exec {} "$@"
+"""
+
+
+@pytest.mark.workflow
+def test_no_stage_sees_the_packages_in_the_users_home(tmp_path: Path) -> None:
+    folder, programs, home = copy_checkout(tmp_path / "checkout"), tmp_path / "bin", tmp_path / "home"
+    programs.mkdir()
+    (programs / "python").write_text(CONDA_PYTHON.format(sys.executable))
+    (programs / "python").chmod(0o755)
+    (home / ".local").mkdir(parents=True)
+    for package in ("numpy", "yaml"):
+        (home / f".local/{package}.py").write_text("raise ImportError('a broken package in the home')\n")
+    target = "results/smoke/tasks/letters/test.jsonl"
+    done = snakemake(folder, target, "--configfile", "config/smoke.yaml", programs=programs, HOME=str(home))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # ---- tasks --------------------------------------------------------------------------------------------------------
 
 
 def test_the_collector_rests_during_imports_only(tmp_path: Path) -> None:
-    write_json(tmp_path / "config.json", {})
     stage = (
         "import argparse, gc, logitfusion.stages._stage as stage\n"
         "print(gc.isenabled())\n"
         "stage.run_stage(lambda arguments, config: print(gc.isenabled()), argparse.ArgumentParser())"
     )
-    command = [sys.executable, "-c", stage, "--config", str(tmp_path / "config.json")]
+    command = [sys.executable, "-c", stage, "--config", "{}"]
     for parent, expected in ({"LOGITFUSION_PARENT": str(os.getpid())}, "False True"), ({}, "True True"):
         environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")} | parent
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
@@ -74,23 +139,28 @@ def test_the_collector_rests_during_imports_only(tmp_path: Path) -> None:
 
 
 def task_config(folder: Path, rows: int = 12, **changes: Any) -> dict[str, Any]:
-    """A frozen task config over a file of rows."""
+    """A task's slice of the config over a file of rows."""
     questions = [{"question": f"q{number}", "answer": number} for number in range(rows)]
     write_jsonl(folder / "rows.jsonl", questions)
     definition = {
+        "version": 1,
         "source": {"kind": "jsonl", "path": str(folder / "rows.jsonl")},
         "prompt": "{question}:",
         "target": {"field": "answer"},
-        "completion": " {answer}",
-        "max_prompt_chars": None,
+        "answer": {"kind": "text"},
         "split_seed": 0,
     }
-    return {"definition": definition | changes, "train": 6, "validation": 2, "test": 4}
+    sizes = {"train": 6, "validation": 2, "test": 4}
+    return TaskJob.model_validate({"definition": definition | changes, **sizes}).dump()
 
 
 def make_task(folder: Path, config: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    write_json(folder / "task.config.json", config)
-    return run("task", folder / "task.config.json", "--task", "lines", "--output", folder / "lines")
+    return run("task", config, "--task", "lines", *task_outputs(folder))
+
+
+def task_outputs(folder: Path) -> list[str | Path]:
+    splits = {f"--{name}": folder / f"lines/{name}.jsonl" for name in ("train", "validation", "test")}
+    return [word for pair in (splits | {"--record": folder / "lines/task.json"}).items() for word in pair]
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -138,21 +208,17 @@ def test_too_few_rows_name_the_task(tmp_path: Path) -> None:
     assert not (tmp_path / "lines").exists()
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "\ufeff[1,"])
-def test_a_missing_or_broken_config_is_named(tmp_path: Path, text: str | None) -> None:
-    path = tmp_path / "config.json"
-    if text is not None:
-        path.write_text(text, encoding="utf-8")
-    assert str(path) in failed(run("task", path, "--task", "lines", "--output", tmp_path / "lines"))
+@pytest.mark.parametrize("text", ["", "{", "\ufeff[1,", "{}", '{"train": 1}', '{"tran": 1}'])
+def test_a_broken_config_is_one_sentence(tmp_path: Path, text: str) -> None:
+    assert "config" in failed(run("task", text, "--task", "lines", *task_outputs(tmp_path)))
     assert not (tmp_path / "lines").exists()
 
 
 def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
-    config = task_config(tmp_path, source={"kind": "package", "package": "rows==1.0", "path": "rows/data"})
-    write_json(tmp_path / "config.json", config)
+    source = {"kind": "package", "package": "rows==1.0", "sha256": "0" * 64, "path": "rows/data"}
     wheel = tmp_path / "absent.whl"
-    arguments = ("--task", "lines", "--package", wheel, "--output", tmp_path / "lines")
-    assert str(wheel) in failed(run("task", tmp_path / "config.json", *arguments))
+    arguments = ("--task", "lines", "--package", wheel, *task_outputs(tmp_path))
+    assert str(wheel) in failed(run("task", task_config(tmp_path, source=source), *arguments))
 
 
 # ---- models -------------------------------------------------------------------------------------------------------
@@ -166,20 +232,20 @@ def test_a_model_that_fails_leaves_the_earlier_one(tiny_models: dict[str, Path],
         name="cut", source=tiny_models["large"], text=[], checkpoints=tmp_path / "checkpoints", output=output
     )
     with pytest.raises(UserError, match=re.escape("[7]")):
-        model.main(arguments, {"source": "pruned", "from": "large", "layers": [7]})
+        model.main(arguments, PrunedModel.model_validate({"source": "pruned", "from": "large", "layers": [7]}))
     assert read_json(output / "record.json") == {"earlier": True}
     assert [path.name for path in tmp_path.iterdir()] == ["cut"]
 
 
 def test_a_model_is_written_with_its_record(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    config = {"source": "pruned", "from": "large", "layers": [0, 2]}
+    entry = PrunedModel.model_validate({"source": "pruned", "from": "large", "layers": [0, 2]})
     checkpoints, output = tmp_path / "checkpoints", tmp_path / "cut"
     checkpoints.mkdir()
     model.main(
-        Namespace(name="cut", source=tiny_models["large"], text=[], checkpoints=checkpoints, output=output), config
+        Namespace(name="cut", source=tiny_models["large"], text=[], checkpoints=checkpoints, output=output), entry
     )
     record = read_json(output / "record.json")
-    assert (record["config"], record["layers"]) == (config, 2)
+    assert (record["config"], record["layers"]) == (entry.dump(), 2)
     expected = {"model.safetensors", "config.json", "tokenizer.json", "curve.csv"}
     assert expected <= {path.name for path in output.iterdir()}
     assert (output / "curve.csv").read_text().split() == ["step,loss,learning_rate"]
@@ -230,10 +296,9 @@ def outcome(row: dict[str, Any]) -> str:
 def test_two_shards_decode_what_one_does(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     examples = write_examples(tmp_path, ["one", "a longer prompt", "x", "two words", "last"])
     models = [tiny_models[name] for name in ("large", "base", "expert_a")]
-    write_json(tmp_path / "config.json", decode_config(2))
     first = tmp_path / "first.jsonl"
     arguments = ("--examples", *examples, "--shard", "0", "--output", first, "--models", *models)
-    succeeded(run("decode", tmp_path / "config.json", *arguments))
+    succeeded(run("decode", decode_config(2), *arguments))
     halves = read_jsonl(first) + decode_here(tmp_path, models, 1, 2)
     for task, experts in (("spelling", 1), ("alone", 0)):
         mine = [row for row in halves if row["task"] == task]

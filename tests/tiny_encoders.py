@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from logitfusion.clip.encoders.build import ClipRecipe, build_clip
+from logitfusion.clip.encoders.build import build_clip
+from logitfusion.config.clip_recipe import ClipRecipe
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "dark_blue": (20, 20, 150)}
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "of", "photo", "picture", ".", "red", "green", "dark", "blue")

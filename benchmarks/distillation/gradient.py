@@ -16,10 +16,10 @@ def measure() -> dict[str, dict[str, float]]:
         for step in (problem.ours(0, 0, 1, nodes), problem.printed_gld(nodes)):
             step()
             gradients.append(problem.student.grad)
-        ours, wanted = gradients
+        ours, expected = gradients
         found[nodes] = {
-            "largest difference": float((ours - wanted).abs().max()),
-            "largest entry": float(wanted.abs().max()),
+            "largest difference": float((ours - expected).abs().max()),
+            "largest entry": float(expected.abs().max()),
         }
     return found
 

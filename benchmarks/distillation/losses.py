@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distillation.problem import Problem
 from logitfusion.distill import predict
-from logitfusion.distill.objective import gld_of_predictions
+from logitfusion.distill.terms import gld_of_predictions
 from timing import ratios, spread, time_rounds
 
 READ, READ_IN_CACHE, READ_AND_BACK = "logsumexp, forward", "logsumexp, forward, 4 MB at a time", "logsumexp"
@@ -47,11 +47,10 @@ def measure(sizes: tuple[tuple[int, int, int], ...], rounds: int, device: torch.
 def forward_ways(problem: Problem) -> dict[str, Callable[[], Any]]:
     logits, k = problem.student.detach(), problem.k
     step = max(1, 1_000_000 // logits.shape[-1])
-    wanted = torch.ones(1, dtype=torch.bool, device=logits.device)
 
     def selected() -> Tensor:
         ours = predict(logits, problem.labels, k)
-        return gld_of_predictions(ours, problem.cached, k=k, nodes="vocab", signal="logprob", wanted=wanted)
+        return gld_of_predictions(ours, problem.cached, k=k, nodes="vocab", signal="logprob")
 
     return {
         READ: lambda: logits.logsumexp(-1),
@@ -82,7 +81,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     for name in names[1:]:
         cells = [spread(row["times one logsumexp"][name]) if name in row["milliseconds"] else "" for row in rows]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return [*lines, "", "Forward and backward where not said otherwise; the last four are what a user would do."]
+    return [*lines, "", "Forward and backward unless a row names one; the last four are what a user would do."]
 
 
 def targets(rows: list[dict[str, Any]]) -> list[tuple[str, float, bool]]:

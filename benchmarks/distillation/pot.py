@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillation.problem import NOISE, TASTE
+from distillation.problem import NOISE, SHARED
 from logitfusion.distill.bounds import gromov_bound
 from logitfusion.distill.graph import node_features
-from logitfusion.distill.losses import sorted_l1
+from logitfusion.distill.terms import sorted_l1
 from timing import ratios, spread, time_rounds
 
 POSITIONS = 64
@@ -62,10 +62,10 @@ def measure(nodes: tuple[int, ...], limit: float, rounds: int) -> list[dict[str,
 def make_signals(n: int) -> list[Tensor]:
     """``[64, n]`` of two models whose vocabularies are in unlike orders."""
     generator = torch.Generator().manual_seed(n)
-    taste = TASTE * torch.randn(n, generator=generator, dtype=torch.float64)
-    tastes = taste, taste[torch.randperm(n, generator=generator)]
+    level = SHARED * torch.randn(n, generator=generator, dtype=torch.float64)
+    levels = level, level[torch.randperm(n, generator=generator)]
     noise = NOISE * torch.randn(2, POSITIONS, n, generator=generator, dtype=torch.float64)
-    return [(one + other).log_softmax(-1) for one, other in zip(tastes, noise, strict=True)]
+    return [(one + other).log_softmax(-1) for one, other in zip(levels, noise, strict=True)]
 
 
 def gld(first: Tensor, second: Tensor) -> Tensor:

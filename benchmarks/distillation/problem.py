@@ -1,7 +1,7 @@
 """A made-up student and teacher of one text.
 
-Logits are a taste of the vocabulary that all positions share (normal, standard deviation 3) and noise of their own
-(1.5). The teacher has the student's taste and other noise.
+Logits are the sum of a level of each token that all positions share (normal, standard deviation 3) and of noise (1.5).
+The teacher has the student's levels and other noise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from distillation.rivals import dense_collation, gld_as_printed, user_sft
 from logitfusion.distill import CachedTeacher, Predictions, distill_loss, predict, uld_loss
 
-TASTE, NOISE = 3.0, 1.5
+SHARED, NOISE = 3.0, 1.5
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Problem:
         cls, positions: int, vocabulary: int, k: int, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> Problem:
         generator = torch.Generator().manual_seed(0)
-        taste = TASTE * torch.randn(vocabulary, generator=generator)
+        level = SHARED * torch.randn(vocabulary, generator=generator)
 
         def logits() -> Tensor:
             noise = NOISE * torch.randn(1, positions + 1, vocabulary, generator=generator)
-            return noise.add_(taste).to(device, dtype)
+            return noise.add_(level).to(device, dtype)
 
         labels = torch.randint(vocabulary, (1, positions + 1), generator=generator).to(device)
         student, teacher = logits().requires_grad_(), logits()
@@ -53,24 +53,24 @@ class Problem:
         return step
 
     def ours(self, sft: float, uld: float, gld: float, nodes: str = "vocab") -> Callable[[], None]:
-        """``distill_loss`` with these factors and the cached teacher."""
+        """``distill_loss`` with these factors and the cached teacher; of log-probabilities, as the rivals' are."""
         factors = {"sft_weight": sft, "uld_weight": uld, "gld_weight": gld}
         teachers = [CachedTeacher(self.cached)] if uld or gld else []
-        options = {"k": self.k, "uld_k": self.k, "nodes": nodes, **factors}
+        options = {"k": self.k, "uld_k": self.k, "nodes": nodes, "signal": "logprob", **factors}
         return self.training(lambda: distill_loss(self.student, self.labels, teachers, **options).total)
 
     def full_uld(self) -> Callable[[], None]:
         return self.training(lambda: uld_loss(self.student, self.teacher))
 
     def printed_gld(self, nodes: str = "vocab") -> Callable[[], None]:
-        said = self.cached.log_probs, self.cached.ids
-        return self.training(lambda: gld_as_printed(self.student, *said, nodes))
+        top = self.cached.log_probs, self.cached.ids
+        return self.training(lambda: gld_as_printed(self.student, *top, nodes))
 
     def rivals(self) -> dict[str, Callable[[], None]]:
         """What a user would write; all but the first use the cached top-k."""
-        said = self.cached.log_probs, self.cached.ids
+        top = self.cached.log_probs, self.cached.ids
         return {
             "cross-entropy of logits.float()": self.training(lambda: user_sft(self.student, self.labels)),
-            "dense collation": self.training(lambda: dense_collation(self.student, *said)),
-            "GLD as printed": self.training(lambda: gld_as_printed(self.student.float(), *said)),
+            "dense collation": self.training(lambda: dense_collation(self.student, *top)),
+            "GLD as printed": self.training(lambda: gld_as_printed(self.student.float(), *top)),
         }

@@ -11,7 +11,7 @@ import torch
 
 from distillation.problem import Problem
 from logitfusion.distill import Predictions
-from logitfusion.distill.objective import gld_of_predictions
+from logitfusion.distill.terms import gld_of_predictions
 from timing import spread, time_rounds
 
 
@@ -41,12 +41,12 @@ def measure(
 def given(length: int, k: int, vocabulary: int, device: torch.device) -> Callable[[], None]:
     cached = Problem.make(length, vocabulary, k, torch.device("cpu")).cached
     tensors = [part.to(device) for part in (cached.log_probs, cached.ids, cached.label_log_probs, cached.counts)]
-    theirs, wanted = Predictions(*tensors), torch.ones(1, dtype=torch.bool, device=device)
+    theirs = Predictions(*tensors)
     ours = Predictions((2 * tensors[0]).requires_grad_(), tensors[1].roll(1), *tensors[2:])
 
     def step() -> None:
         ours.log_probs.grad = None
-        gld_of_predictions(ours, theirs, k=k, nodes="vocab", signal="logprob", wanted=wanted).sum().backward()
+        gld_of_predictions(ours, theirs, k=k, nodes="vocab", signal="logprob").sum().backward()
 
     return step
 

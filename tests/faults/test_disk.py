@@ -47,8 +47,8 @@ def resize(folder: Path, free: int) -> None:
 
 def files(folder: Path) -> dict[Path, bytes]:
     """All results, less what tells of the failure itself."""
-    aside = {"logs", "benchmarks", "checkpoints"}
-    paths = (path for path in (folder / "results").rglob("*") if path.is_file() and not aside & {*path.parts})
+    paths = (path for path in (folder / "results").rglob("*") if path.is_file())
+    paths = (path for path in paths if not {"logs", "benchmarks"} & {*path.parts} and ".checkpoints" not in str(path))
     return {path: path.read_bytes() for path in paths}
 
 
@@ -56,7 +56,10 @@ def files(folder: Path) -> dict[Path, bytes]:
     ("free", "sentence"),
     [
         (0, "fingerprint.json could not be written: no space left on the disk, free some and run again"),
-        (400_000, "A checkpoint could not be written to results/faults/checkpoints/ceiling: no space left on the disk"),
+        (
+            400_000,
+            "A checkpoint could not be written to results/faults/experts/ceiling.checkpoints: no space left",
+        ),
     ],
     ids=["no room", "no room for the optimiser"],
 )

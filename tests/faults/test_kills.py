@@ -29,7 +29,7 @@ from calls import (
 pytestmark = pytest.mark.fault
 STOPPED = "Stopped by a signal; the same call again goes on, a training from its last checkpoint."
 LOCKED = "Error: Directory cannot be locked."
-CHECKPOINTS, LOG = RESULTS / "checkpoints/ceiling", RESULTS / "logs/experts/ceiling.log"
+CHECKPOINTS, LOG = RESULTS / "experts/ceiling.checkpoints", RESULTS / "logs/experts/ceiling.log"
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_training_that_is_killed_goes_on(untrained: Path, finished: Path, how:
 
 def test_a_students_training_that_is_killed_goes_on(untrained: Path, finished: Path) -> None:
     with at_work(untrained, STUDENT, *CONFIG) as process:
-        hold_after_a_checkpoint("student", untrained, RESULTS / "checkpoints/gld.0").kill()
+        hold_after_a_checkpoint("student", untrained, RESULTS / "distill/students/gld.0.checkpoints").kill()
         code, _ = finish(process, untrained)
     assert code == 1
     assert nothing_half_written(untrained, STUDENT)
@@ -119,7 +119,7 @@ def test_a_training_in_several_processes_ends_with_a_killed_snakemake(untrained:
 
     several = write_config(untrained, "several.yaml", change, source="faults.yaml")
     with at_work(untrained, STUDENT, *several) as process:
-        checkpoints = untrained / RESULTS / "checkpoints/gld.0"
+        checkpoints = untrained / RESULTS / "distill/students/gld.0.checkpoints"
         wait_for(lambda: list(checkpoints.glob("checkpoint-*/trainer_state.json")), "a checkpoint")
         process.kill()
         process.wait()

@@ -244,7 +244,9 @@ class Training:
     def reached(self) -> int:
         """The step of the newest whole checkpoint."""
         steps = []
-        for path in (self.checkout / "results/long/checkpoints/ceiling").glob("checkpoint-*/trainer_state.json"):
+        for path in (self.checkout / "results/long/experts/ceiling.checkpoints").glob(
+            "checkpoint-*/trainer_state.json"
+        ):
             with contextlib.suppress(OSError, ValueError):  # half written, or just replaced by a newer one
                 steps.append(json.loads(path.read_text())["global_step"])
         return max(steps, default=0)

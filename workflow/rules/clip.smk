@@ -1,45 +1,17 @@
 # Few-shot CLIP: data sets are unpacked, a CLIP is built or fetched; encoders see the support images of all shots and seeds once (with views), and test
 # images in a job of their own; every method is fitted on a data set in one job, all shots and seeds; one job a data set reads the test features.
+from logitfusion.config.jobs.clip import data_job, encoder_job, fit_job, predict_job, support_job, test_job
+from logitfusion.config.jobs.report import test_sets
 
-CLIP = config["clip"]
+CLIP = RUN.clip
 CLIP_RESULTS = RESULTS / "clip"
-FEATURES = Path("results/features")  # by content, so runs share them
 # Sets that support sets are drawn from -> themselves and their shifted sets, all of which are tested on.
-CLIP_SETS = {
-    name: [name, *(other for other, entry in CLIP["datasets"].items() if entry["shift_of"] == name)]
-    for name, entry in CLIP["datasets"].items()
-    if entry["shift_of"] is None
-}
-
-
-def clip_track():
-    """What the tables and plots of this track know of it."""
-    return {
-        "sets": CLIP_SETS,
-        "shots": sorted(CLIP["shots"]),
-        "seeds": CLIP["seeds"],
-        "baselines": CLIP["baselines"],
-        "oracle": CLIP["oracle"],
-    }
-
-
-def data_package(entry):
-    """The package of a data set: one that is fetched, one that lies here, or none."""
-    if "package" not in entry:
-        return []
-    return [package_file(entry) if "==" in entry["package"] else entry["package"]]
-
-
-CLIP_DATA_CONFIGS = {
-    name: freeze(f"clip/data/{name}", {key: value for key, value in entry.items() if key != "shift_of"})
-    for name, entry in CLIP["datasets"].items()
-}
+CLIP_SETS = {name: test_sets(RUN, name) for name, entry in CLIP.datasets.items() if entry.shift_of is None}
 
 
 rule clip_data:
     input:
-        cfg=lambda wildcards: CLIP_DATA_CONFIGS[wildcards.dataset],
-        package=lambda wildcards: data_package(CLIP["datasets"][wildcards.dataset]),
+        package=data_package,
     output:
         images=directory(CLIP_RESULTS / "data/{dataset}/images"),
         table=CLIP_RESULTS / "data/{dataset}/table.parquet",
@@ -50,40 +22,21 @@ rule clip_data:
         BENCHMARKS / "clip/data/{dataset}.tsv"
     priority: 10  # others wait for them
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=longer(30),
     params:
-        source=SOURCE,
-        options=lambda wildcards, input: options(input, "package"),
+        **settings(lambda wildcards: data_job(RUN, wildcards.dataset)),
     shell:
-        stage(
-            "clip_data",
-            "--dataset {wildcards.dataset} {params.options} --images {output.images:q} --record {output.record:q} --output {output.table:q}",
-        )
-
-
-BUILT = CLIP["encoder"]["source"] == "built"
-
-
-def without_words(entry):
-    """An encoder's entry without what is only said of it in tables."""
-    return {key: value for key, value in entry.items() if key != "pretraining"}
+        stage("clip_data", "--dataset {wildcards.dataset}")
 
 
 rule clip_encoder:
     input:
-        cfg=freeze(
-            "clip/encoder",
-            {
-                "encoder": without_words(CLIP["encoder"]),
-                "pairs": CLIP["datasets"][CLIP["encoder"]["pairs"]] if BUILT else None,
-            },
-        ),
-        images=CLIP_RESULTS / "data" / CLIP["encoder"]["pairs"] / "images" if BUILT else [],
-        package=[package_file(CLIP["encoder"][tower]) for tower in ("image_tower", "text_tower")] if BUILT else [],
+        images=CLIP_RESULTS / "data" / CLIP.encoder.pairs / "images" if CLIP.encoder.source == "built" else [],
+        package=list(map(package_file, getattr(CLIP.encoder, "packages", ()))),
     output:
         directory(CLIP_RESULTS / "encoder"),
     log:
@@ -92,31 +45,25 @@ rule clip_encoder:
         BENCHMARKS / "clip/encoder.tsv"
     priority: 20  # all others wait for it
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=longer(60),
     params:
-        source=SOURCE,
-        options=lambda wildcards, input: options(input, "images", "package"),
+        **settings(lambda wildcards: encoder_job(RUN)),
     shell:
-        stage("clip_encoder", "{params.options} --output {output:q}")
+        stage("clip_encoder")
 
 
-ENCODING = {key: CLIP[key] for key in ("batch_size", "max_megapixels", "max_skipped", "seed")} | {
-    "auxiliaries": {name: without_words(entry) for name, entry in CLIP["auxiliaries"].items()}
-}
 AUXILIARY_PACKAGES = [
-    package_file(entry) for _, entry in sorted(CLIP["auxiliaries"].items()) if entry["source"] == "package"
+    package_file(part) for _, entry in sorted(CLIP.auxiliaries.items()) for part in getattr(entry, "packages", ())
 ]
-DRAWING = {"shots": sorted(CLIP["shots"]), "seeds": sorted(CLIP["seeds"]), "views": CLIP["views"]}
 
 
 rule clip_support:
     input:
-        cfg=freeze("clip/support", ENCODING | DRAWING),
         data=CLIP_RESULTS / "data/{dataset}/table.parquet",
         images=CLIP_RESULTS / "data/{dataset}/images",
         clip=CLIP_RESULTS / "encoder",
@@ -129,34 +76,23 @@ rule clip_support:
         BENCHMARKS / "clip/support/{dataset}.tsv"
     priority: 15
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=longer(120),
     params:
-        source=SOURCE,
-        options=lambda wildcards, input: options(input, "package"),
-        cache=str(FEATURES),
+        **settings(lambda wildcards: support_job(RUN)),
+        cache=feature_cache,
     shell:
-        stage(
-            "clip_features",
-            "--split support --dataset {wildcards.dataset} --data {input.data:q} --clip {input.clip:q} {params.options} --cache {params.cache:q} --output {output:q}",
-        )
-
-
-def like(wildcards):
-    """The set that a shifted set takes its labels from."""
-    origin = CLIP["datasets"][wildcards.dataset]["shift_of"]
-    return [CLIP_RESULTS / f"data/{origin}/table.parquet"] if origin else []
+        stage("clip_features", "--split support --dataset {wildcards.dataset} --cache {params.cache:q}")
 
 
 rule clip_test:
     input:
-        cfg=freeze("clip/test", ENCODING),
         data=CLIP_RESULTS / "data/{dataset}/table.parquet",
-        like=like,
+        like=origin_table,
         images=CLIP_RESULTS / "data/{dataset}/images",
         clip=CLIP_RESULTS / "encoder",
         package=AUXILIARY_PACKAGES,
@@ -167,35 +103,21 @@ rule clip_test:
     benchmark:
         BENCHMARKS / "clip/test/{dataset}.tsv"
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=longer(120),
     params:
-        source=SOURCE,
-        options=lambda wildcards, input: options(input, "like", "package"),
-        cache=str(FEATURES),
+        **settings(lambda wildcards: test_job(RUN)),
+        cache=feature_cache,
     shell:
-        stage(
-            "clip_features",
-            "--split test --dataset {wildcards.dataset} --data {input.data:q} --clip {input.clip:q} {params.options} --cache {params.cache:q} --output {output:q}",
-        )
-
-
-def fit_config(name):
-    method, settings = fewshot_method(CLIP, name)
-    drawn = {"shots": sorted(CLIP["shots"]), "seeds": sorted(CLIP["seeds"])}
-    return drawn | {"method": method, "settings": settings, "oracle": name in CLIP["oracle"]}
-
-
-FIT_CONFIGS = {name: freeze(f"clip/methods/{name}", fit_config(name)) for name in CLIP["methods"]}
+        stage("clip_features", "--split test --dataset {wildcards.dataset} --cache {params.cache:q}")
 
 
 rule clip_fit:
     input:
-        cfg=lambda wildcards: FIT_CONFIGS[wildcards.head],
         support=CLIP_RESULTS / "support/{dataset}",
     output:
         directory(CLIP_RESULTS / "heads/{dataset}/{head}"),
@@ -204,29 +126,22 @@ rule clip_fit:
     benchmark:
         BENCHMARKS / "clip/heads/{dataset}/{head}.tsv"
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
         mem_mb=4000,
         runtime=longer(120),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: fit_job(RUN, wildcards.head)),
     shell:
-        stage("clip_fit", "--name {wildcards.head} --support {input.support:q} --output {output:q}")
-
-
-PREDICT_CONFIGS = {
-    name: freeze(f"clip/predict/{name}", {"methods": sorted(CLIP["methods"]), "sets": sets})
-    for name, sets in CLIP_SETS.items()
-}
+        stage("clip_fit", "--name {wildcards.head}")
 
 
 rule clip_predict:
     input:
-        cfg=lambda wildcards: PREDICT_CONFIGS[wildcards.dataset],
         support=CLIP_RESULTS / "support/{dataset}",
         test=lambda wildcards: [CLIP_RESULTS / f"test/{name}" for name in CLIP_SETS[wildcards.dataset]],
-        heads=[CLIP_RESULTS / f"heads/{{dataset}}/{name}" for name in CLIP["methods"]],
+        heads=[CLIP_RESULTS / f"heads/{{dataset}}/{name}" for name in CLIP.methods],
     output:
         directory(CLIP_RESULTS / "predictions/{dataset}"),
     log:
@@ -234,18 +149,15 @@ rule clip_predict:
     benchmark:
         BENCHMARKS / "clip/predictions/{dataset}.tsv"
     conda:
-        "../../envs/clip.yaml"
+        "../../envs/torch.yaml"
     threads: 1
     resources:
         mem_mb=8000,
         runtime=longer(60),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: predict_job(RUN, CLIP_SETS[wildcards.dataset])),
     shell:
-        stage(
-            "clip_predict",
-            "--support {input.support:q} --test {input.test:q} --heads {input.heads:q} --output {output:q}",
-        )
+        stage("clip_predict")
 
 
 CLIP_ANSWERS = [CLIP_RESULTS / f"predictions/{name}" for name in CLIP_SETS]

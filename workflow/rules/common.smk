@@ -1,28 +1,24 @@
-# What all rules share: the checked config, the frozen slices of it, and names of folders.
-import json
+# What all rules share: the checked config, the slices of it that jobs get, and names of folders.
 import os
 import shlex
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake.logging import logger
 
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+# This checkout's code, also where it is a module of another workflow.
+SOURCE = Path(str(workflow.current_basedir)).parent
+sys.path.insert(0, str(SOURCE))
 
-from logitfusion.config.run import (
-    clip_packages,
-    expand_method,
-    fewshot_method,
-    method_models,
-    method_tasks,
-    resolve_config,
-    tuning_groups,
-)
-from logitfusion.clip.methods.settings import NEED_AUXILIARY
+from logitfusion.cluster import check_executor, explain_failures
+from logitfusion.config.experts import TrainedExpert
+from logitfusion.config.methods import method_models, method_tasks, tuned_methods, tuning_groups
+from logitfusion.config.run import resolve_config, write_once
+from logitfusion.config.section import canonical
 from logitfusion.errors import UserError
-from logitfusion.files import write_text
-from logitfusion.fetch.pypi import package_parts
+
+# Neither jobs nor the pip that fills a conda environment see packages in ~/.local, which come before the environment's.
+os.environ["PYTHONNOUSERSITE"] = "1"
 
 if not os.access(Path.cwd(), os.W_OK):
     raise WorkflowError(
@@ -30,73 +26,70 @@ if not os.access(Path.cwd(), os.W_OK):
     )
 
 try:
-    config = resolve_config(config)
+    RUN = resolve_config(config)
 except UserError as error:
     raise WorkflowError(f"The config can't be used. {error}") from None
 
-RESULTS = Path("results") / config["run"]
+RESULTS = Path("results") / RUN.run
 LOGS = RESULTS / "logs"
 BENCHMARKS = RESULTS / "benchmarks"
-CHECKPOINTS = RESULTS / "checkpoints"
 PACKAGES = Path("results/packages")
-SOURCE = Path(workflow.basedir) / "workflow"
 # Two jobs share this machine's cores: one of them starting up, writing or decoding leaves the other at work. On a cluster a
 # job must not count its node's cores, or it would ask for others than it was submitted with.
 THREADS = 4 if workflow.remote_exec else max(1, (workflow.resource_settings.cores or 8) // 2)
+# A command is one argument of a shell, which Linux limits to 128 KiB.
+LARGEST_SLICE = 100_000
 
 
-def keep(path, text):
-    """Write a file if its text changed, from the main process only, and never over what another one works by."""
-    known = path.read_text() if path.exists() else None
-    if known == text or not workflow.is_main_process:
-        return path
-    if BUSY and known is not None:
-        if not HELD:
-            logger.warning(
-                "Another snakemake is at work in this folder (or was killed: snakemake --unlock); what has changed in the"
-                " config since it started is left out here. Call again when it is done."
-            )
-        HELD.append(path)
-        return path
-    try:
-        write_text(path, text)
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
-    return path
+def settings(slice_of):
+    """The params of a rule: its slice of the config (a function of the wildcards), and what its command is made of.
 
-
-BUSY, HELD = any(Path(".snakemake/locks").glob("*")), []
-
-
-def freeze(name, value, folder=RESULTS / "config"):
-    """Write a rule's slice of the config to a file, if it changed, and return its path, to be an input of the rule.
-
-    Snakemake compares inputs of this size by checksum, so exactly the jobs whose slice changed run again, and a job
-    that waits in a queue reads the values it was submitted with.
+    Snakemake compares the slice, one canonical line of JSON, with the one that an output was made with, so exactly the
+    jobs whose slice changed run again. The others depend on input and output, which it compares by themselves.
     """
-    return keep(folder / f"{name}.json", json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+    def config(wildcards):
+        text = canonical(slice_of(wildcards))
+        if len(text) > LARGEST_SLICE:
+            raise WorkflowError("A job's part of the config is too long for a command: move long mappings into files.")
+        return text
+
+    return {"config": config, "options": options, "gpus": gpus, "source": lambda wildcards, input: SOURCE}
 
 
-# A job on a cluster is a Snakemake of its own, which reads the config when it starts, perhaps hours after it was
-# submitted: it gets this copy, and no edit since then. The order of keys stays, because it is that of the plots.
-if workflow.is_main_process:
-    workflow.config_settings.configfiles = [
-        keep(RESULTS / "config/whole.json", json.dumps(config, indent=2) + "\n").absolute()
-    ]
+def gpus(wildcards, resources):
+    """How many GPUs a job leases on this machine; a cluster gives them itself."""
+    return resources.get("gpu", 0)
 
 
-def used(training):
-    """A training's settings without those of LoRA where it is none."""
-    return {key: value for key, value in training.items() if key != "lora" or training["method"] == "lora"}
+def options(wildcards, input, output):
+    """Inputs and outputs as command line options of their names; those without one are --input and --output."""
+    return " ".join(filter(None, [as_options(input, "input"), as_options(output, "output")]))
 
 
-def stage(name, arguments, processes=1):
+def as_options(files, default):
+    named = {name: [value] if isinstance(value, str) else list(value) for name, value in files.items()}
+    known = {file for values in named.values() for file in values}
+    named = {default: [file for file in files if file not in known]} | named
+    return " ".join(f"--{name} " + " ".join(map(shlex.quote, values)) for name, values in named.items() if values)
+
+
+def stage(name, arguments="", processes=1):
     """The shell command of a stage: its command line, with all it prints in the rule's log.
 
     The stage takes the shell's place, so that signals reach it, and is told who its parent is, so that it ends with it.
+    It sees this checkout's code and its environment's packages, and no other (not those of the user's ~/.local).
     """
-    launcher = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
-    return f"LOGITFUSION_PARENT=$PPID PYTHONPATH={{params.source:q}} exec python -m {launcher}logitfusion.stages.{name} --config {{input.cfg:q}} {arguments} > {{log:q}} 2>&1"
+    torchrun = f"logitfusion.stages._torchrun --standalone --nproc-per-node {processes} -m "
+    launcher = torchrun if processes > 1 else ""
+    variables = "LOGITFUSION_PARENT=$PPID LOGITFUSION_GPUS={params.gpus} PYTHONPATH={params.source:q}"
+    command = f"exec python -m {launcher}logitfusion.stages.{name} {arguments}"
+    return f"{variables} {command.rstrip()} {{params.options}} --config {{params.config:q}} > {{log:q}} 2>&1"
+
+
+def checkpoints(wildcards, output):
+    """Where a training keeps its checkpoints: beside its output, which Snakemake deletes before a retry."""
+    return f"{output[0]}.checkpoints"
 
 
 def longer(minutes):
@@ -104,43 +97,35 @@ def longer(minutes):
     return lambda wildcards, attempt: minutes * attempt
 
 
-def package_file(entry):
-    """Where a package lies; its suffix says which registry it is of, and the digest keeps a mistaken one from replacing
-    the right one."""
-    suffix = {"emoji": "tgz", "fashion_mnist": "deb"}.get(entry.get("source"), "whl")
-    return PACKAGES / f"{entry['package'].replace('==', '-')}-{entry['sha256'][:8]}.{suffix}"
-
-
-def model_folder(name):
-    """The folder of a model or an expert."""
-    kind = "models" if name in config["models"] else "experts"
-    return RESULTS / kind / name
+def any_of(names):
+    """A wildcard's pattern: one of some names."""
+    return "|".join(names) or "none"
 
 
 wildcard_constraints:
-    model="|".join(config["models"]) or "none",
-    expert="|".join(config["experts"]) or "none",
-    task="|".join(config["tasks"]) or "none",
-    method="|".join(config["fusion"]["methods"] if "fusion" in config else ["none"]),
-    variant="|".join(config["distill"]["methods"] if "distill" in config else ["none"]),
-    teacher="|".join(config["distill"]["teachers"] if "distill" in config else []) or "none",
-    dataset="|".join(config["clip"]["datasets"] if "clip" in config else ["none"]),
-    head="|".join(config["clip"]["methods"] if "clip" in config else ["none"]),
+    model=any_of(RUN.models),
+    expert=any_of(RUN.experts),
+    task=any_of(RUN.tasks),
+    method=any_of(RUN.fusion.methods if RUN.fusion else []),
+    objective=any_of(RUN.distill.methods if RUN.distill else []),
+    teacher=any_of(RUN.distill.teachers if RUN.distill else []),
+    dataset=any_of(RUN.clip.datasets if RUN.clip else []),
+    head=any_of(RUN.clip.methods if RUN.clip else []),
     suffix="whl|tgz|deb",
     shard=r"\d+",
-    trial=r"\d+",
-
-
-def options(inputs, *names):
-    """Inputs as command line options: --name value ..., for those that the job has."""
-    given = {name: inputs.get(name) for name in names if inputs.get(name)}
-    values = {name: [value] if isinstance(value, (str, Path)) else value for name, value in given.items()}
-    return " ".join(f"--{name} " + " ".join(shlex.quote(str(item)) for item in items) for name, items in values.items())
+    seed=r"\d+",
 
 
 onstart:
-    # Snakemake (9.13 to 9.27 at least) notes a failed job like a finished one, with the inputs it had. The next call would then take what was
-    # made from its earlier output, now deleted, for up to date.
+    # A job on a cluster is a Snakemake of its own, which reads the config when it starts, perhaps hours after it was
+    # submitted: it gets this copy, which is never changed. The order of keys stays, because it is that of the plots.
+    try:
+        check_executor(workflow.executor_plugin.name)
+        workflow.config_settings.configfiles = [write_once(RESULTS / "config", RUN).absolute()]
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    # Snakemake notes a failed job like a finished one, with the inputs it had (snakemake/snakemake#3808): the next call would
+    # then take what was made from its earlier output, now deleted, for up to date. To go when that is fixed.
     note_finished = workflow.persistence.finished
 
     async def note_if_finished(job):

@@ -1,12 +1,10 @@
 # Plots and tables of the distillation track, made from the metrics table and the students' loss curves.
-
-STUDENTS_CONFIG = freeze("report/students", students_config())
+from logitfusion.config.jobs.report import students_track
 
 
 rule plot_students:
     input:
-        cfg=STUDENTS_CONFIG,
-        table=RESULTS / "metrics.parquet",
+        RESULTS / "metrics.parquet",
     output:
         report(
             RESULTS / "plots/students.svg",
@@ -17,47 +15,45 @@ rule plot_students:
     log:
         LOGS / "plots/students.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=longer(10),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: students_track(RUN)),
     shell:
-        stage("plot", "students --input {input.table:q} --output {output:q}")
+        stage("plot", "students")
 
 
 rule summary_students:
     input:
-        cfg=STUDENTS_CONFIG,
-        table=RESULTS / "metrics.parquet",
+        RESULTS / "metrics.parquet",
     output:
-        html=report(
+        report(
             RESULTS / "distill_summary.html",
             caption="../report/students_summary.rst",
             category="Results",
             labels={"what": "summary table", "track": "distillation"},
         ),
-        markdown=RESULTS / "distill_summary.md",
+        RESULTS / "distill_summary.md",
     log:
         LOGS / "plots/distill_summary.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=longer(10),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: students_track(RUN)),
     shell:
-        stage("plot", "students_summary --input {input.table:q} --output {output.html:q} {output.markdown:q}")
+        stage("plot", "students_summary")
 
 
 rule plot_student_losses:
     input:
-        cfg=STUDENTS_CONFIG,
-        trained=[trial_folder(name) for name in TRIALS],
+        [trial_folder(name) for name in TRIALS],
     output:
         report(
             RESULTS / "plots/student_losses.svg",
@@ -68,15 +64,15 @@ rule plot_student_losses:
     log:
         LOGS / "plots/student_losses.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=longer(10),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: students_track(RUN)),
     shell:
-        stage("plot", "student_losses --input {input.trained:q} --output {output:q}")
+        stage("plot", "student_losses")
 
 
 STUDENTS_REPORT = [

@@ -1,26 +1,12 @@
 # Evaluation: the judged examples of all tracks become one tidy table.
+from logitfusion.config.jobs.report import metrics_job
 
 
 rule metrics:
     input:
-        cfg=freeze(
-            "evaluation",
-            {
-                "run": config["run"],
-                "seed": config["seed"],
-                "evaluate": config["evaluate"],
-                "metrics": {task: entry["definition"]["metric"] for task, entry in config["tasks"].items()},
-                "fusion": (
-                    {"split": config["fusion"]["split"], "seen": sorted(SEEN_TASKS)} if "fusion" in config else None
-                ),
-                "distill": students_config() if "distill" in config else None,
-                "clip": clip_track() if "clip" in config else None,
-                "whole": {key: value for key, value in config.items() if key != "report"},
-            },
-        ),
-        judged=JUDGED_FILES if "fusion" in config else [],
-        students=STUDENTS_JUDGED if "distill" in config else [],
-        fewshot=CLIP_ANSWERS if "clip" in config else [],
+        judged=JUDGED_FILES if RUN.fusion else [],
+        students=STUDENTS_JUDGED if RUN.distill else [],
+        fewshot=CLIP_ANSWERS if RUN.clip else [],
     output:
         csv=report(
             RESULTS / "metrics.csv",
@@ -34,13 +20,12 @@ rule metrics:
     benchmark:
         BENCHMARKS / "metrics.tsv"
     conda:
-        "../../envs/evaluate.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=longer(30),
     params:
-        source=SOURCE,
-        options=lambda wildcards, input: options(input, "judged", "students", "fewshot"),
+        **settings(lambda wildcards: metrics_job(RUN)),
     shell:
-        stage("metrics", "{params.options} --csv {output.csv:q} --parquet {output.parquet:q}")
+        stage("metrics")

@@ -1,20 +1,10 @@
 # Plots and tables of the fusion track, made from the metrics table, the judged examples and what was tuned.
-
-METHODS_CONFIG = freeze(
-    "report/methods",
-    {
-        "methods": list(config["fusion"]["methods"]),
-        "base": config["evaluate"]["base"],
-        "ceiling": config["evaluate"]["ceiling"],
-        "seen": sorted(SEEN_TASKS),
-    },
-)
+from logitfusion.config.jobs.report import fusion_report, traces_report, tuning_report
 
 
 rule plot_methods:
     input:
-        cfg=METHODS_CONFIG,
-        table=RESULTS / "metrics.parquet",
+        RESULTS / "metrics.parquet",
     output:
         report(
             RESULTS / "plots/methods.svg",
@@ -25,60 +15,45 @@ rule plot_methods:
     log:
         LOGS / "plots/methods.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=longer(10),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: fusion_report(RUN)),
     shell:
-        stage("plot", "methods --input {input.table:q} --output {output:q}")
+        stage("plot", "methods")
 
 
 rule summary:
     input:
-        cfg=METHODS_CONFIG,
-        table=RESULTS / "metrics.parquet",
+        RESULTS / "metrics.parquet",
     output:
-        html=report(
+        report(
             RESULTS / "summary.html",
             caption="../report/summary.rst",
             category="Results",
             labels={"what": "summary table", "track": "fusion"},
         ),
-        markdown=RESULTS / "summary.md",
+        RESULTS / "summary.md",
     log:
         LOGS / "plots/summary.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=longer(10),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: fusion_report(RUN)),
     shell:
-        stage("plot", "summary --input {input.table:q} --output {output.html:q} {output.markdown:q}")
-
-
-def trace_config(task):
-    # Pairs, because the config's order of methods is the order of the columns.
-    steered = [
-        (method, expand_method(config["fusion"]["methods"][method], task)["experts"])
-        for method in JUDGED[task]
-        if "experts" in config["fusion"]["methods"][method]
-    ]
-    return {"task": task, "experts": steered, "examples": config["report"]["trace_examples"]}
-
-
-TRACE_CONFIGS = {task: freeze(f"report/traces/{task}", trace_config(task)) for task in config["tasks"]}
+        stage("plot", "summary")
 
 
 rule plot_traces:
     input:
-        cfg=lambda wildcards: TRACE_CONFIGS[wildcards.task],
-        judged=RESULTS / "evaluation/{task}.parquet",
+        RESULTS / "evaluation/{task}.parquet",
     output:
         report(
             RESULTS / "plots/traces/{task}.svg",
@@ -89,21 +64,20 @@ rule plot_traces:
     log:
         LOGS / "plots/traces/{task}.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=longer(10),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: traces_report(RUN, wildcards.task)),
     shell:
-        stage("plot", "traces --input {input.judged:q} --output {output:q}")
+        stage("plot", "traces")
 
 
 rule plot_tuning:
     input:
-        cfg=freeze("report/tuning", {"methods": TUNED}),
-        tuned=expand(RESULTS / "tuning/{method}.json", method=TUNED),
+        expand(RESULTS / "tuning/{method}.json", method=TUNED),
     output:
         report(
             RESULTS / "plots/tuning.svg",
@@ -114,20 +88,20 @@ rule plot_tuning:
     log:
         LOGS / "plots/tuning.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=longer(10),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: tuning_report(RUN)),
     shell:
-        stage("plot", "tuning --input {input.tuned:q} --output {output:q}")
+        stage("plot", "tuning")
 
 
 FUSION_REPORT = [
     RESULTS / "plots/methods.svg",
     RESULTS / "summary.html",
     *([RESULTS / "plots/tuning.svg"] if TUNED else []),
-    *expand(RESULTS / "plots/traces/{task}.svg", task=config["tasks"]),
+    *expand(RESULTS / "plots/traces/{task}.svg", task=RUN.tasks),
 ]

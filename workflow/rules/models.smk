@@ -1,16 +1,12 @@
 # Models: packages that carry them, and one folder of safetensors and tokenizer for each.
+from logitfusion.config.jobs.models import model_job
+from logitfusion.config.packages import Package, find_packages
 
-PACKAGED = [*config["models"].values(), *(task["definition"]["source"] for task in config["tasks"].values())]
-PARTS = [part for entry in PACKAGED for part in package_parts(entry)]
-PARTS += clip_packages(config["clip"]) if "clip" in config else []
-DOWNLOADS = {package_file(part).stem: {"package": part["package"], "sha256": part["sha256"]} for part in PARTS}
-# Packages are shared by all runs, and so is what they are checked against.
-PACKAGE_CONFIGS = {name: freeze(name, entry, folder=PACKAGES) for name, entry in DOWNLOADS.items()}
+# Packages are shared by all runs.
+DOWNLOADS = {package_file(part).stem: part.part(Package) for part in find_packages(RUN)}
 
 
 rule package:
-    input:
-        cfg=lambda wildcards: PACKAGE_CONFIGS[wildcards.package],
     output:
         PACKAGES / "{package}.{suffix}",
     log:
@@ -19,37 +15,20 @@ rule package:
         PACKAGES / "{package}.{suffix}.tsv"
     retries: 1
     conda:
-        "../../envs/models.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=longer(20),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: DOWNLOADS[wildcards.package]),
     shell:
-        stage("package", "--output {output:q}")
-
-
-MODEL_CONFIGS = {name: freeze(f"models/{name}", entry) for name, entry in config["models"].items()}
-
-
-def model_inputs(wildcards):
-    """What a model is made from, by its source."""
-    entry = config["models"][wildcards.model]
-    match entry["source"]:
-        case "package":
-            return {"package": list(map(package_file, package_parts(entry)))}
-        case "pruned":
-            tasks = entry.get("heal", {}).get("tasks", [])
-            return {"source": model_folder(entry["from"]), "text": [task_file(task, "train") for task in tasks]}
-        case _:
-            return {}
+        stage("package")
 
 
 rule model:
     input:
         unpack(model_inputs),
-        cfg=lambda wildcards: MODEL_CONFIGS[wildcards.model],
     output:
         directory(RESULTS / "models/{model}"),
     log:
@@ -58,18 +37,14 @@ rule model:
         BENCHMARKS / "models/{model}.tsv"
     priority: 10  # others wait for them
     conda:
-        "../../envs/models.yaml"
+        "../../envs/torch.yaml"
     threads: THREADS
     resources:
-        gpu=lambda wildcards: int("heal" in config["models"][wildcards.model]),
+        gpu=lambda wildcards: int(getattr(RUN.models[wildcards.model], "heal", None) is not None),
         mem_mb=8000,
         runtime=longer(120),
     params:
-        source=SOURCE,
-        options=lambda wildcards, input: options(input, "package", "source", "text"),
-        checkpoints=str(CHECKPOINTS / "{model}"),
+        **settings(lambda wildcards: model_job(RUN, wildcards.model)),
+        checkpoints=checkpoints,
     shell:
-        stage(
-            "model",
-            "--name {wildcards.model} {params.options} --checkpoints {params.checkpoints:q} --output {output:q}",
-        )
+        stage("model", "--name {wildcards.model} --checkpoints {params.checkpoints:q}")

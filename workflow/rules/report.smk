@@ -1,13 +1,12 @@
 # The loss curves of all models and experts.
+from logitfusion.config.jobs.report import losses_report
 
-TRAINED = [name for name, entry in config["experts"].items() if "tasks" in entry]
-HEALED = [name for name, entry in config["models"].items() if "heal" in entry]
+TRAINED = [name for name, expert in RUN.experts.items() if isinstance(expert, TrainedExpert)]
 
 
 rule plot_losses:
     input:
-        cfg=freeze("report/losses", {"healed": HEALED}),
-        trained=[model_folder(name) for name in [*HEALED, *TRAINED]] or list(map(model_folder, config["models"])),
+        list(map(model_folder, [*losses_report(RUN).healed, *TRAINED] or RUN.models)),
     output:
         report(
             RESULTS / "plots/losses.svg",
@@ -18,12 +17,12 @@ rule plot_losses:
     log:
         LOGS / "plots/losses.log",
     conda:
-        "../../envs/report.yaml"
+        "../../envs/light.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=longer(10),
     params:
-        source=SOURCE,
+        **settings(lambda wildcards: losses_report(RUN)),
     shell:
-        stage("plot", "losses --input {input.trained:q} --output {output:q}")
+        stage("plot", "losses")

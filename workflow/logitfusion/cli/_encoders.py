@@ -59,7 +59,7 @@ def parse_auxiliary(spec: str) -> dict[str, Any]:
 def _parse_checkpoint(spec: str, rest: str) -> dict[str, str]:
     model, _, file = rest.partition(":")
     if not model or not file:
-        raise UserError(f"{spec!r} does not say both model and file; write it as checkpoint:MODEL:FILE.")
+        raise UserError(f"{spec!r} needs both model and file; write it as checkpoint:MODEL:FILE.")
     if not Path(file).is_file():
         raise UserError(f"The weights file {file} of {spec!r} is not there.")
     return {"model": model, "path": str(Path(file).resolve())}
@@ -87,7 +87,7 @@ def load_encoders(clip: dict[str, Any], auxiliary: Sequence[dict[str, Any]]) -> 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the encoders make of the images that can be read.
+    """Features of the images that can be read.
 
     Attributes:
         clip: ``[n, views, D]`` fp32, unit norm.
@@ -153,7 +153,7 @@ def _cache(folder: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def _no_warnings() -> Iterator[None]:
-    """The cache warns of unreadable images once for each encoder; the commands say it once."""
+    """The cache warns of unreadable images once for each encoder; the commands report them once."""
     logger = logging.getLogger(cache_features.__module__)
     before = logger.level
     logger.setLevel(logging.ERROR)

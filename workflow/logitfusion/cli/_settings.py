@@ -6,17 +6,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from logitfusion.clip.methods.settings import complete_settings
+from logitfusion.clip.methods import FewShotSettings, complete_settings
 from logitfusion.errors import UserError
 
 
-def parse_settings(method: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """``["alpha=0.5", ...]`` as settings of the method, checked.
+def parse_settings(method: str, pairs: Sequence[str]) -> FewShotSettings:
+    """The settings of a method with those of ``["alpha=0.5", ...]`` changed.
 
     Raises:
-        UserError: names the setting that is none, or that cross-validation would choose.
+        UserError: names the setting that does not exist, can't have its value, or is left to cross-validation.
     """
-    complete_settings(method, {})
     settings: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -26,5 +25,4 @@ def parse_settings(method: str, pairs: Sequence[str]) -> dict[str, Any]:
             settings[name] = json.loads(text)
         except ValueError:
             settings[name] = text
-    complete_settings(method, settings)
-    return settings
+    return complete_settings(method, settings)

@@ -1,17 +1,116 @@
-"""Few-shot classification of a user's own images: ``fit`` a head, or ``predict`` with one."""
+"""Few-shot classification of a user's own images: ``fit`` a head, ``predict`` with one, or list the ``methods``."""
 
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
+from pathlib import Path
 
-from logitfusion.cli._fewshot_arguments import add_arguments
-from logitfusion.cli._inputs import be_quiet
+from logitfusion.clip.methods import METHODS
 
-__all__ = ["add_arguments", "run"]
+DEFAULT_METHOD = "amu_classes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the three actions understand; nothing here needs torch."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="fit|predict|methods")
+    for name, add, words in (
+        ("fit", _add_fit, "learn from a few labelled images and write one head file"),
+        ("predict", _add_predict, "classify images with a head file"),
+        ("methods", _add_methods, "list the methods with their settings"),
+    ):
+        add(actions.add_parser(name, help=words, description=f"{words.capitalize()}.", allow_abbrev=False))
 
 
 def run(arguments: argparse.Namespace) -> None:
-    be_quiet()
-    from logitfusion.cli import fewshot_fit, fewshot_predict
+    import_module(f"logitfusion.cli.fewshot_{arguments.action}").run(arguments)
 
-    {"fit": fewshot_fit, "predict": fewshot_predict}[arguments.action].run(arguments)
+
+def _add_fit(parser: argparse.ArgumentParser) -> None:
+    images = parser.add_argument_group("images")
+    source = images.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", type=Path, metavar="DIR", help="with a folder of images for each class")
+    source.add_argument("--csv", type=Path, metavar="FILE", help="with the columns path and label")
+    images.add_argument("--shots", type=int, metavar="N", help="images drawn of each class (default: all)")
+    images.add_argument("--views", type=int, default=8, metavar="N", help="of each, the first is plain (default: 8)")
+    images.add_argument("--seed", type=int, default=0, help="of the draw, the views and the training (default: 0)")
+    _add_skipping(images)
+    words = parser.add_argument_group("words")
+    words.add_argument(
+        "--prompts", nargs="+", metavar="TEXT", help='with {} for the class (default: "a photo of a {}.")'
+    )
+    words.add_argument(
+        "--class-names",
+        type=Path,
+        metavar="FILE.json",
+        help="an object of folders (or labels) and their names in prompts",
+    )
+    _add_encoders(parser, "", required=True)
+    method = parser.add_argument_group("method", "fewshot methods lists all with their settings")
+    method.add_argument(
+        "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)} (default: {DEFAULT_METHOD})"
+    )
+    method.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="settings of it")
+    method.add_argument(
+        "--estimate",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="accuracy on images left out of the fit in turn, which is fitted up to four times more for it"
+        " (default: auto, if images x classes x passes of training are few)",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors", help="the head")
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Classify images with a head file: a JSON object a line. A probability is the softmax of the head's logits; it"
+        " orders answers, but is not calibrated."
+    )
+    parser.add_argument("--head", type=Path, required=True, metavar="FILE.safetensors", help="what fewshot fit wrote")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="PATH",
+        help="images, and folders of them",
+    )
+    _add_encoders(parser, " (default: where it was)", required=False)
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="likeliest classes to list (default: 3)")
+    parser.add_argument(
+        "--score", action="store_true", help="count right answers; the images are in folders named as the classes"
+    )
+    _add_skipping(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help="instead of the standard output")
+
+
+def _add_methods(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("method", nargs="*", metavar="METHOD", help="only these (default: all)")
+
+
+def _add_encoders(parser: argparse.ArgumentParser, default: str, *, required: bool) -> None:
+    encoders = parser.add_argument_group("encoders")
+    encoders.add_argument(
+        "--clip",
+        required=required,
+        metavar="SPEC",
+        help=f"a folder with a built CLIP, open_clip:MODEL/TAG, or checkpoint:MODEL:FILE{default}",
+    )
+    encoders.add_argument(
+        "--auxiliary",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SPEC",
+        help=f"timm:MODEL, torchvision:MODEL[/WEIGHTS], or checkpoint:MODEL:FILE{default}",
+    )
+    encoders.add_argument(
+        "--features", type=Path, metavar="DIR", help="where features are kept between calls (default: nowhere)"
+    )
+
+
+def _add_skipping(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--max-skipped", type=float, default=0.1, metavar="SHARE", help="of images that can't be read (default: 0.1)"
+    )

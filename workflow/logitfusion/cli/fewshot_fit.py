@@ -15,25 +15,28 @@ from torch import Tensor
 
 from logitfusion import __version__
 from logitfusion.cli._encoders import Encoders, Seen, load_encoders, parse_auxiliary, parse_clip, see_images
-from logitfusion.cli._inputs import check_folder, check_output, check_text, read_text
+from logitfusion.cli._inputs import be_quiet, check_folder, check_output, check_text, read_text
+from logitfusion.cli._scores import format_score, print_skipped
 from logitfusion.cli._settings import parse_settings
-from logitfusion.cli._shares import tell_share, tell_skipped
 from logitfusion.clip.data import read_data
 from logitfusion.clip.data.dataset import PROMPT, ImageRow
 from logitfusion.clip.data.folders import class_folders
 from logitfusion.clip.data.support import make_support
-from logitfusion.clip.data.tables import read_table
+from logitfusion.clip.data.tables import read_csv
+from logitfusion.clip.fitting.fit import fit_method
+from logitfusion.clip.fitting.leave_out import predict_left_out
 from logitfusion.clip.head_file import save_head
 from logitfusion.clip.heads import Head, Support
-from logitfusion.clip.leave_out import predict_left_out
-from logitfusion.clip.methods.fit import GRIDS, NEED_AUXILIARY, complete_settings, fit_method
+from logitfusion.clip.methods import METHODS, FewShotSettings
 from logitfusion.errors import UserError
 from logitfusion.models.load import use_threads
 
-CHEAP = 5.0  # seconds of a fit that is repeated to be judged
+# Images x classes x passes of a fit that is repeated for an estimate unasked: ten seconds of AMU's training on a CPU.
+CHEAP = 2_000_000
 
 
 def run(arguments: argparse.Namespace) -> None:
+    be_quiet()
     settings = _check(arguments)
     entries = {
         "clip": parse_clip(arguments.clip),
@@ -54,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         max_skipped=arguments.max_skipped,
     )
     seen_in = time.monotonic() - started
-    tell_skipped(seen.skipped, len(rows))
+    print_skipped(seen.skipped, len(rows))
     counts = _count(seen, classes)
     support = _support(seen, encoders, classes, arguments.prompts)
     started = time.monotonic()
@@ -79,15 +82,15 @@ def run(arguments: argparse.Namespace) -> None:
     )
     print(f"{len(classes)} classes, {len(seen.ids)} images: {_list_counts(classes, counts)}")
     print(f"features in {seen_in:.1f} s, {head.method} fitted in {fitted_in:.1f} s")
-    _tell_selection(head)
-    _judge(head.method, support, settings, arguments.seed, fitted_in)
+    _print_selection(head)
+    _print_estimate(support, settings, arguments)
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1000:,.1f} kB")
 
 
 LIBRARIES = ("open_clip_torch", "pillow", "timm", "torch", "torchvision")
 
 
-def _check(arguments: argparse.Namespace) -> dict[str, Any]:
+def _check(arguments: argparse.Namespace) -> FewShotSettings:
     """The settings, if the command line can be used; nothing is loaded before."""
     settings = parse_settings(arguments.method, arguments.set)
     if arguments.views < 1 or (arguments.shots is not None and arguments.shots < 1):
@@ -96,8 +99,7 @@ def _check(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--seed is a number from 0 to 2^63 - 1.")
     if not 0 <= arguments.max_skipped <= 1:
         raise UserError("--max-skipped is a share from 0 to 1.")
-    branch = complete_settings(arguments.method, settings).get("branch")
-    needed = arguments.method in NEED_AUXILIARY if branch is None else branch == "auxiliary"
+    needed = METHODS[arguments.method].reads_auxiliary(settings)
     if needed and not arguments.auxiliary:
         raise UserError(f"{arguments.method} corrects CLIP with another encoder; name one with --auxiliary.")
     if arguments.auxiliary and not needed:
@@ -139,11 +141,11 @@ def _read_images(arguments: argparse.Namespace) -> tuple[list[str], list[str], l
         if place.is_dir():
             raise UserError(f"{place} is a folder, not a CSV; a folder with class folders is given as --images.")
         data = read_data({**entry, "source": "csv", "path": str(place)})
-        folders = sorted({row["label"] for row in read_table(place, "image list")[1]})
+        folders = sorted({row["label"] for row in read_csv(place, "image list")[1]})
         classes = data.classes if names is None else _rename(folders, names, place)
     rows = data.train if data.split == "given" else data.test
     if len(classes) < 2:
-        raise UserError(f"{place} has one class, {classes[0]!r}; there must be two or more to tell apart.")
+        raise UserError(f"{place} has one class, {classes[0]!r}; there must be two or more.")
     for name in classes:
         check_text(name, f"The class {name!r}")
     return folders, classes, rows
@@ -203,7 +205,7 @@ def _support(seen: Seen, encoders: Encoders, classes: list[str], prompts: list[s
     return Support(seen.clip, seen.auxiliary, seen.labels, classifier, encoders.clip.scale)
 
 
-def _fit(method: str, support: Support, settings: dict[str, Any], seed: int) -> Head:
+def _fit(method: str, support: Support, settings: FewShotSettings, seed: int) -> Head:
     """The head, if the settings make one that can be used."""
     try:
         head = fit_method(method, support, settings, seed=seed)
@@ -214,25 +216,33 @@ def _fit(method: str, support: Support, settings: dict[str, Any], seed: int) -> 
     return head
 
 
-def _tell_selection(head: Head) -> None:
-    names = list(GRIDS.get(head.method, [{}])[0])
-    values = ", ".join(f"{name} {head.settings[name]:g}" for name in names)
+def _print_selection(head: Head) -> None:
+    grid = METHODS[head.method].grid
+    values = ", ".join(f"{name} {head.settings[name]:g}" for name in (grid[0] if grid else ()))
     if head.settings["selected"]:
         print(f"chosen by cross-validation on these images: {values}")
     elif head.settings["selection"] == "cross_validation":
         print(f"one image a class leaves nothing to choose the settings on, so they are not chosen: {values}")
 
 
-def _judge(method: str, support: Support, settings: dict[str, Any], seed: int, seconds: float) -> None:
-    """Accuracy on images that were left out of the fit, beside CLIP's own, if that does not take long."""
-    if seconds > CHEAP:
-        print(f"not cross-validated: the fit took more than {CHEAP:g} s")
+def _print_estimate(support: Support, settings: FewShotSettings, arguments: argparse.Namespace) -> None:
+    """Accuracy on images that are left out of the fit in turn, beside CLIP's own.
+
+    Sizes and settings decide whether it is made, never the time that a fit took.
+    """
+    if arguments.estimate == "never":
         return
-    predicted = predict_left_out(method, support, settings, seed=seed)
+    passes = METHODS[arguments.method].passes(settings)
+    images, classes = len(support.labels), support.classes
+    if arguments.estimate == "auto" and images * classes * passes > CHEAP:
+        work = f"{images} images x {classes} classes x {passes} passes"
+        print(f"not cross-validated: {work} are more than {CHEAP:,}; use --estimate always")
+        return
+    predicted = predict_left_out(arguments.method, support, settings, seed=arguments.seed)
     left_out = predicted >= 0
     labels, alone = support.labels[left_out], support.zero_shot()[left_out, 0].argmax(-1)
     if len(labels):
-        print(f"left out of the fit in turn (cross-validation): {tell_share(predicted[left_out], labels)}")
-        print(f"CLIP alone on the same images: {tell_share(alone, labels)}")
+        print(f"left out of the fit in turn (cross-validation): {format_score(predicted[left_out], labels)}")
+        print(f"CLIP alone on the same images: {format_score(alone, labels)}")
     else:
         print("not cross-validated: one image a class leaves nothing to fit to")

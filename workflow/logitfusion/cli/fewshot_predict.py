@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from logitfusion.cli._encoders import Encoders, Seen, load_encoders, parse_auxiliary, parse_clip, see_images
-from logitfusion.cli._inputs import check_folder, check_output
-from logitfusion.cli._shares import tell_share, tell_skipped
+from logitfusion.cli._inputs import be_quiet, check_folder, check_output
+from logitfusion.cli._scores import format_score, print_skipped
 from logitfusion.clip.confidence import uncertainty
 from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.data.folders import find_images
@@ -31,6 +31,7 @@ PIECE = 1024  # images whose logits are in memory
 
 
 def run(arguments: argparse.Namespace) -> None:
+    be_quiet()
     _check(arguments)
     head, header = load_head(arguments.head)
     rows = _list_scored(arguments.images, header) if arguments.score else _list_images(arguments.images)
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     seen = see_images(rows, encoders, arguments.features, split="test", max_skipped=arguments.max_skipped)
     answers = _answer(head, header, encoders, seen)
     seconds = time.monotonic() - started
-    tell_skipped(seen.skipped, len(rows))
+    print_skipped(seen.skipped, len(rows))
     lines = _lines(answers, header["class_names"], seen.ids, arguments.top)
     if arguments.output is not None:
         write_jsonl(arguments.output, lines)
@@ -92,7 +93,7 @@ def _list_scored(given: Sequence[Path], header: dict[str, Any]) -> list[ImageRow
         for file in _files(place):
             folder, *inside = file.relative_to(place).parts
             if not inside:
-                raise UserError(f"{file} lies in no class folder, so it can't be scored; leave --score out.")
+                raise UserError(f"{file} is in no class folder, so it can't be scored; leave --score out.")
             if folder not in label_of:
                 raise UserError(f"{place / folder} is no class of this head; they are {_some(header['class_names'])}.")
             found[file] = label_of[folder]
@@ -125,7 +126,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _entries(arguments: argparse.Namespace, header: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The entries of CLIP and auxiliaries: those given, else those that the head remembers.
+    """The entries of CLIP and auxiliaries: those given, else those recorded in the head.
 
     Raises:
         UserError: another number than the head needs, or an encoder that is no longer where it was.
@@ -135,7 +136,7 @@ def _entries(arguments: argparse.Namespace, header: dict[str, Any]) -> tuple[dic
     clip = parse_clip(arguments.clip) if arguments.clip is not None else stored["clip"]
     auxiliary = [parse_auxiliary(spec) for spec in arguments.auxiliary] or stored["auxiliary"]
     if clip is None:
-        raise UserError(f"{arguments.head} does not say where its CLIP is; give --clip.")
+        raise UserError(f"{arguments.head} has no record of its CLIP; give --clip.")
     if len(auxiliary) != needed:
         raise UserError(f"{arguments.head} needs {needed} auxiliary encoders, not {len(auxiliary)}; give --auxiliary.")
     for entry, option in ((clip, "--clip"), *((entry, "--auxiliary") for entry in auxiliary)):
@@ -162,7 +163,7 @@ def _answer(head: Head, header: dict[str, Any], encoders: Encoders, seen: Seen) 
     else:
         prompts = header["metadata"].get("prompts")
         if not prompts:
-            raise UserError("The head file does not say which prompts it was fitted with; fit it again.")
+            raise UserError("The head file has no record of its prompts; fit it again.")
         classifier = encoders.clip.classifier(header["class_names"], prompts).cpu()
         scale = encoders.clip.scale
     parts = []
@@ -179,11 +180,9 @@ def _answer(head: Head, header: dict[str, Any], encoders: Encoders, seen: Seen) 
 def _lines(answers: Answers, names: Sequence[str], ids: Sequence[str], top: int) -> Iterator[dict[str, Any]]:
     """One row an image."""
     for place, name in enumerate(ids):
-        chances, alone = answers.fused[place].softmax(-1), answers.clip[place].softmax(-1)
-        best = [
-            {"label": names[label], "probability": chance}
-            for chance, label in zip(*(part.tolist() for part in chances.topk(min(top, len(names)))), strict=True)
-        ]
+        probabilities, alone = answers.fused[place].softmax(-1), answers.clip[place].softmax(-1)
+        likeliest = (part.tolist() for part in probabilities.topk(min(top, len(names))))
+        best = [{"label": names[label], "probability": value} for value, label in zip(*likeliest, strict=True)]
         line = {"path": os.fsencode(name).decode(errors="replace"), **best[0]}
         line |= {"clip_label": names[int(alone.argmax())], "clip_probability": float(alone.max())}
         if answers.factor is not None:
@@ -194,8 +193,8 @@ def _lines(answers: Answers, names: Sequence[str], ids: Sequence[str], top: int)
 def _score(answers: Answers, names: Sequence[str], labels: Tensor) -> Iterator[str]:
     """What was right, over all and by class, and what CLIP alone has right."""
     found, alone = answers.fused.argmax(-1), answers.clip.argmax(-1)
-    yield f"{tell_share(found, labels)} (Wilson, 95%)"
-    yield f"CLIP alone: {tell_share(alone, labels)}"
+    yield f"{format_score(found, labels)} (Wilson, 95%)"
+    yield f"CLIP alone: {format_score(alone, labels)}"
     for label in labels.unique().tolist():
         right, theirs = ((one[labels == label] == label).sum().item() for one in (found, alone))
         yield f"  {names[label]}: {right} of {int((labels == label).sum())} (CLIP alone {theirs})"

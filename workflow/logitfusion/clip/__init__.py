@@ -6,18 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from logitfusion.clip.amu_module import AMUHead
     from logitfusion.clip.confidence import uncertainty
+    from logitfusion.clip.fitting.fit import fit_method
     from logitfusion.clip.head_file import load_head, save_head
     from logitfusion.clip.heads import Support
-    from logitfusion.clip.methods.amu import AMUHead
-    from logitfusion.clip.methods.fit import fit_method
 
 __all__ = ["AMUHead", "Support", "fit_method", "load_head", "save_head", "uncertainty"]
 
 _PLACES = {
-    "AMUHead": "methods.amu",
+    "AMUHead": "amu_module",
     "Support": "heads",
-    "fit_method": "methods.fit",
+    "fit_method": "fitting.fit",
     "load_head": "head_file",
     "save_head": "head_file",
     "uncertainty": "confidence",

@@ -22,9 +22,9 @@ def uncertainty(
 
     Confidence of the softmax p over C classes, by ``kind``:
 
-    * ``"kurtosis"`` (the paper): ``mean(((p - mean p) / std p)^4)``, std unbiased. It lies between ``((C - 1) / C)^2``
+    * ``"kurtosis"`` (the paper): ``mean(((p - mean p) / std p)^4)``, std unbiased. It is between ``((C - 1) / C)^2``
       and, for a one-hot p, ``(C - 1)((C - 1)^3 + 1) / C^3``, about ``C - 4``. Logits that are all equal get the least.
-      With two classes it is always 1/4 and tells nothing.
+      With two classes it is always 1/4, so without information.
     * the others measure a certainty q from 0 (uniform) to 1 (one-hot). The paper compares such kinds and does not say
       how they are scaled; here confidence goes from ``1 / C`` of the largest kurtosis (about 1, with many classes) to
       all of it, in proportion to q, so that reference and power keep their meaning: ``"entropy"`` ``1 - H(p) / ln C``;

@@ -68,9 +68,9 @@ def load_head(path: str | Path, *, encoders: dict[str, str] | None = None) -> tu
     """
     header, tensors = _read(path)
     for name, found in (encoders or {}).items():
-        wanted = header["encoders"].get(name)
-        if found != wanted:
-            was = "was trained without it" if wanted is None else f"was trained on {wanted[:12]}"
+        expected = header["encoders"].get(name)
+        if found != expected:
+            was = "was trained without it" if expected is None else f"was trained on {expected[:12]}"
             raise UserError(f"{path} {was}, but encoder {name} is {found[:12]}: use the same weights, or train again.")
     return _build(header, tensors), header
 

@@ -37,14 +37,14 @@ class EvaluationSet:
 
         The factors are AMU's uncertainty, with the published reference and with the one that knows C.
         """
-        chances, answers = self.zero_shot.softmax(-1).max(-1)
+        probabilities, answers = self.zero_shot.softmax(-1).max(-1)
         return pd.DataFrame(
             {
                 "set": self.name,
                 "id": self.ids,
                 "label": self.labels.numpy(),
                 "clip_answer": answers.numpy(),
-                "clip_probability": chances.numpy(),
+                "clip_probability": probabilities.numpy(),
                 "factor": uncertainty(self.zero_shot)[:, 0].numpy(),
                 "factor_classes": uncertainty(self.zero_shot, reference="classes")[:, 0].numpy(),
             }
@@ -74,13 +74,13 @@ def predict(
 
 
 def _answer(logits: Tensor, test: EvaluationSet) -> dict[str, Any]:
-    chances, answers = logits.softmax(-1).max(-1)
+    probabilities, answers = logits.softmax(-1).max(-1)
     return {
         "set": test.name,
         "id": test.ids,
         "label": test.labels.numpy(),
         "answer": answers.numpy(),
-        "probability": chances.numpy(),
+        "probability": probabilities.numpy(),
         "correct": (answers == test.labels).numpy(),
     }
 

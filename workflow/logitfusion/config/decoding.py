@@ -17,7 +17,7 @@ def _list_texts(value: Any) -> Any:
 
 def _check_stop(text: str) -> str:
     if not text:
-        raise PydanticCustomError("stop", "has an empty stop string, which would end every text at once", {})
+        raise PydanticCustomError("cross", "has an empty stop string, which would end every text at once", {})
     return text
 
 

@@ -20,7 +20,7 @@ def _read_weights(value: Any) -> Any:
     """``"dynamic"``, one number, or a tuple of numbers."""
     numbers = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if value != "dynamic" and not all(map(_is_finite, numbers)):
-        raise PydanticCustomError("weights", 'must be "dynamic", a number or a list of numbers', {})
+        raise PydanticCustomError("cross", 'must be "dynamic", a number or a list of numbers', {})
     return numbers if isinstance(value, (list, tuple)) else value
 
 
@@ -30,7 +30,7 @@ def _is_finite(value: Any) -> bool:
 
 def _check_order(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
-        raise PydanticCustomError("bounds", "must hold the lower weight first", {})
+        raise PydanticCustomError("cross", "must hold the lower weight first", {})
     return pair
 
 

@@ -6,14 +6,31 @@ come the checks, the JSON schema for editors, the reference page of keys, and th
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Strict, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    TypeAdapter,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, ValidationError
+
+from logitfusion.config.errors import explain
+from logitfusion.errors import UserError
 
 Item = TypeVar("Item")
+Part = TypeVar("Part", bound="Section")
 
 
 class Section(BaseModel):
@@ -34,29 +51,49 @@ class Section(BaseModel):
         protected_namespaces=(),
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _know_keys(cls, value: Any) -> Any:
+        """Unknown keys, told with those that are known."""
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        unknown = [key for key in value if key not in known] if isinstance(value, dict) else []
+        if unknown and cls.model_config["extra"] == "forbid":
+            raise PydanticCustomError("unknown_key", "unknown key", {"unknown": str(unknown[0]), "known": known})
+        return value
+
     def dump(self, **options: Any) -> dict[str, Any]:
         """The section as JSON knows it, all defaults written out."""
         return self.model_dump(mode="json", **options)
 
-    def canonical(self) -> str:
-        """One line of JSON that is the same for equal sections, whatever the order of their keys."""
-        return json.dumps(self.dump(), sort_keys=True, ensure_ascii=False)
+    def part(self, base: type[Part]) -> Part:
+        """Only the fields of a class that this one extends."""
+        return base.model_construct(**{name: getattr(self, name) for name in base.model_fields})
 
 
-def one_of(key: str, **members: type[Section]) -> Any:
+def one_of(key: str, **members: Any) -> Any:
     """A section whose class is decided by the value of its own ``key``: ``source``, ``kind``."""
 
     def find(value: Any) -> str | None:
         given = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
         return given if given is None else tag(str(given))
 
-    union: Any = None
-    for name, member in members.items():
-        part = Annotated[member, Tag(tag(name))]
-        union = part if union is None else union | part
-    if len(members) == 1:  # pydantic tags unions only
-        return union
-    return Annotated[union, Discriminator(find, custom_error_context={"key": key, "known": ", ".join(members)})]
+    context = {"key": key, "known": list(members)}
+    return _union(find, members, custom_error_type="one_of", custom_error_message=key, custom_error_context=context)
+
+
+def either(key: str, *, having: Any, lacking: Any) -> Any:
+    """One section for entries that have a ``key``, another for those that lack it."""
+
+    def find(value: Any) -> str:
+        has = key in value if isinstance(value, dict) else hasattr(value, key)
+        return tag("having" if has else "lacking")
+
+    return _union(find, {"having": having, "lacking": lacking})
+
+
+def _union(find: Callable[[Any], str | None], members: dict[str, Any], **words: Any) -> Any:
+    tagged = [Annotated[member, Tag(tag(name))] for name, member in members.items()]
+    return Annotated[functools.reduce(operator.or_, tagged), Discriminator(find, **words)]
 
 
 def tag(name: str) -> str:
@@ -74,6 +111,24 @@ def text(pattern: str, meaning: str) -> Any:
         return value
 
     return Annotated[str, AfterValidator(check), Field(json_schema_extra={"pattern": pattern.replace("\\Z", "$")})]
+
+
+def canonical(value: Section | dict[str, Any]) -> str:
+    """One line of JSON that is the same for equal values, whatever the order of their keys."""
+    plain = value.dump() if isinstance(value, Section) else value
+    return json.dumps(plain, sort_keys=True, ensure_ascii=False)
+
+
+def parse(kind: Any, text: str) -> Any:
+    """The section that ``canonical`` wrote, of a class or of a union of classes.
+
+    Raises:
+        UserError: the text is not JSON, or not that of such a section.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        raise UserError(explain(error)) from None
 
 
 # Lists of a file become tuples, because sections do not change.

@@ -2,7 +2,7 @@
 
 from logitfusion.distill.losses import gld_loss, uld_loss
 from logitfusion.distill.objective import CachedTeacher, DistillLoss, Teacher, distill_loss
-from logitfusion.distill.predictions import Predictions, predict
+from logitfusion.distill.predictions import Predictions, predict, predict_at
 
 __all__ = [
     "CachedTeacher",
@@ -12,5 +12,6 @@ __all__ = [
     "distill_loss",
     "gld_loss",
     "predict",
+    "predict_at",
     "uld_loss",
 ]

@@ -1,7 +1,23 @@
-"""Which tokens of a student and of a teacher stand for the same bytes of a response.
+"""Which tokens of a student and of a teacher cover the same bytes of a response.
 
 Of a group of several tokens, the last position's distribution times the probabilities of the tokens before it stands
 for the group (the shifted chain rule): its entry for the last token is the probability of the whole group.
+
+TRL's GOLD trainer (``trl.experimental.gold``, ``ULDLoss`` with extended ULD) aligns by bytes as well, and of whole
+responses its groups are these. Its merging ``"bayesian"`` is the shifted chain rule, so that over whole vocabularies
+its loss of a text is ``terms.uld_of_predictions`` divided by the number of groups. Unlike here,
+
+* its default merging, ``"observed"``, multiplies a group's *first* distribution by the chances of the later tokens, and
+  reads all of them from the logits behind each token instead of before it: no probability of the group comes out;
+* earlier tokens have a probability of at least 1e-8; here it is not bounded, as logarithms are exact down to 0;
+* what is left after the last common byte, as of a text that was cut, is one more group, although its sides cover
+  unlike bytes; here it is in no group;
+* tokens without bytes open the next group; here they belong to the bytes that they follow;
+* it takes a mean over groups, then over texts, so that tokens of short texts weigh more; here ``distill_loss`` divides
+  by the student's tokens of the whole step, as its cross-entropy does;
+* it needs both models' logits at once; over the top-k of a cache, what is missing is at most the tails.
+
+``tests/test_distill_gold.py`` holds them against each other.
 """
 
 from __future__ import annotations
@@ -59,7 +75,7 @@ def _after(ends: Sequence[int], token: int) -> int:
 
 
 def truncate(student_count: int, teacher_count: int) -> Tensor:
-    """The published fallback: the i-th token against the i-th, and the longer side's rest in no group.
+    """The published fallback for one text: its i-th token against the i-th, and the longer side's rest in no group.
 
     Args:
         student_count, teacher_count: tokens of the response on each side.
@@ -67,7 +83,28 @@ def truncate(student_count: int, teacher_count: int) -> Tensor:
     Returns:
         ``[G, 4]`` int64 as from ``align``, G the smaller count.
     """
-    return torch.arange(min(student_count, teacher_count))[:, None].expand(-1, 4).clone()
+    return pair_in_order(torch.tensor([student_count]), torch.tensor([teacher_count]))
+
+
+def pair_in_order(student_counts: Tensor, teacher_counts: Tensor) -> Tensor:
+    """The published fallback for a batch, whose positions are counted through: groups of one position each.
+
+    Args:
+        student_counts, teacher_counts: positions of each text, ``[B]`` int64.
+
+    Returns:
+        ``[G, 4]`` int64.
+    """
+    shorter = torch.minimum(student_counts, teacher_counts)
+    text = torch.arange(len(shorter), device=shorter.device).repeat_interleave(shorter)
+    offset = torch.arange(len(text), device=shorter.device) - _starts(shorter)[text]
+    first, second = (_starts(counts)[text] + offset for counts in (student_counts, teacher_counts))
+    return torch.stack([first, first, second, second], dim=1)
+
+
+def _starts(counts: Tensor) -> Tensor:
+    """The first position of each text."""
+    return counts.cumsum(0) - counts
 
 
 def share(groups: Sequence[Tensor], student_counts: Sequence[int]) -> dict[str, float]:

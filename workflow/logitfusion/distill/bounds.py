@@ -1,4 +1,4 @@
-"""What lies below and above the Gromov-Wasserstein distance of two small graphs.
+"""Lower and upper bounds of the Gromov-Wasserstein distance of two small graphs.
 
 ``GW_r(C, D) = min_pi (sum_ijkl |C_ik - D_jl|^r pi_ij pi_kl)^(1/r)`` over couplings pi of uniform weights, without the
 factor 1/2 that some texts have. The sorted row sums of InfiGFusion (arXiv 2505.13893) are the first of the lower bounds
@@ -6,7 +6,7 @@ factor 1/2 that some texts have. The sorted row sums of InfiGFusion (arXiv 2505.
 here and is not in its paper.
 
 Graphs of n and m nodes are compared after every node is split into equal copies, up to the least common multiple: GW
-and all bounds stay what they were, as weights are uniform, and the couplings that bounds use become permutations.
+and all bounds stay the same, as weights are uniform, and the couplings that bounds use become permutations.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def _split(graph: Tensor, copies: int) -> Tensor:
     return graph.repeat_interleave(copies, 0).repeat_interleave(copies, 1)
 
 
-def _distance(found: Tensor, wanted: Tensor, order: int) -> Tensor:
+def _distance(first: Tensor, second: Tensor, order: int) -> Tensor:
     """The Wasserstein distance of equally many numbers."""
-    return _norm(found.sort().values - wanted.sort().values, order)
+    return _norm(first.sort().values - second.sort().values, order)
 
 
 def _norm(difference: Tensor, order: int) -> Tensor:

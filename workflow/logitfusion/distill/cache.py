@@ -12,7 +12,7 @@ from logitfusion.errors import UserError
 
 
 class TeacherCache(Sequence[TeacherText]):
-    """The texts of all shards of a cache, read from the disk when they are asked for.
+    """The texts of all shards of a cache, read from the disk on demand.
 
     Attributes:
         k: tokens kept of each position.

@@ -65,7 +65,7 @@ def encode_text(
             response, from the right, not between tokens that end at the same byte: that may leave none.
 
     Raises:
-        UserError: a slow tokenizer, one without an end of text, or without the chat template that is asked for.
+        UserError: a slow tokenizer, one without an end of text, or without a chat template where one is needed.
         ValueError: an unknown template or too small a limit.
     """
     if template not in TEMPLATES:
@@ -161,7 +161,7 @@ def _exact_ends(spellings: Sequence[Sequence[bytes]], text: str) -> list[int] | 
     data = text.encode()
     for spelled in spellings:
         joined = b"".join(spelled)
-        # Some tokenizers put a space before every text, which no byte of it stands for.
+        # Some tokenizers put a space before every text, which none of its bytes is.
         if joined in (data, b" " + data):
             added = len(joined) - len(data)
             return [end - added for end in accumulate(map(len, spelled))]
@@ -171,10 +171,10 @@ def _exact_ends(spellings: Sequence[Sequence[bytes]], text: str) -> list[int] | 
 def _ends_from_offsets(
     offsets: Sequence[tuple[int, int]], spellings: Sequence[Sequence[bytes]], text: str
 ) -> list[int]:
-    """Where tokens end by the characters that the tokenizer says they came from.
+    """Where tokens end by the characters that the tokenizer maps them to.
 
     For tokenizers that change the text (lower case, NFKC, unknown words). Tokens that came from the same characters
-    all end after the last one, unless their bytes say better.
+    all end after the last one, unless their bytes are more exact.
     """
     ends: list[int] = []
     reached = size = 0

@@ -13,46 +13,18 @@ Two readings of "node" are in the paper, and which one its numbers come from is 
 
 from __future__ import annotations
 
+from typing import get_args
+
 from torch import Tensor
 
-from logitfusion.distill.selection import log_probabilities_at, top_ids, working_dtype
+from logitfusion.config.objective import Nodes
 
-NODES = ("vocab", "rank")
-SIGNALS = ("logprob", "prob", "logit")
+NODES = get_args(Nodes)
+# The first is the default.
 NORMALISATIONS = ("positions_and_k", "positions", "none")
 
 
-def top_signals(logits: Tensor, mask: Tensor, *, k: int, signal: str = "logprob") -> tuple[Tensor, Tensor]:
-    """The top-k signals of every position, largest first, and their ids.
-
-    An entry that the model excludes (-inf) has signal 0 and takes no part, as does every masked position. Gradients
-    flow through the values, not through the choice of ids.
-
-    Args:
-        logits: ``[B, L, V]``, any float type.
-        mask: ``[B, L]`` bool, True where a position counts.
-        k: how many entries of each position.
-        signal: ``"logprob"`` (natural logarithm, normalised over the whole vocabulary), ``"prob"`` or ``"logit"`` (as
-            given; the only one that a constant added to all logits changes).
-
-    Returns:
-        Values ``[B, L, k]``, fp32 (float64 for float64 logits), and ids ``[B, L, k]`` int64.
-    """
-    ids = top_ids(logits, k)
-    if signal == "logit":
-        values = logits.gather(2, ids).to(working_dtype(logits.dtype))
-    else:
-        values = log_probabilities_at(logits, ids, mask)
-    return as_signals(values, values.isneginf() | ~mask.unsqueeze(-1), signal), ids
-
-
-def as_signals(values: Tensor, excluded: Tensor, signal: str) -> Tensor:
-    """Log-probabilities (or logits) as the signal that is asked for, 0 where an entry is ``excluded``."""
-    values = values.masked_fill(excluded, 0.0)
-    return values.exp().masked_fill(excluded, 0.0) if signal == "prob" else values
-
-
-def node_features(values: Tensor, ids: Tensor | None, *, normalize: str = "positions_and_k") -> Tensor:
+def node_features(values: Tensor, ids: Tensor | None, *, normalize: str = NORMALISATIONS[0]) -> Tensor:
     """The features ``f = Z^T (Z 1)`` of one text, in no particular order.
 
     Args:
@@ -72,7 +44,7 @@ def node_features(values: Tensor, ids: Tensor | None, *, normalize: str = "posit
     return terms.new_zeros(len(channels)).index_add(0, place.flatten(), terms.flatten())
 
 
-def build_graph(values: Tensor, ids: Tensor | None, *, normalize: str = "positions_and_k") -> Tensor:
+def build_graph(values: Tensor, ids: Tensor | None, *, normalize: str = NORMALISATIONS[0]) -> Tensor:
     """The graph ``Z^T Z`` itself, ``[n, n]``, for the bounds on small graphs; arguments as for ``node_features``."""
     scaled = values / _divisor(values, normalize)
     if ids is None:

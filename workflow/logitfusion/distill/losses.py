@@ -9,51 +9,61 @@ signal of its experiments are not published, so no match with its numbers is cla
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
-from logitfusion.distill.bounds import BOUNDS, LARGEST, gromov_bound
-from logitfusion.distill.graph import NODES, NORMALISATIONS, SIGNALS, build_graph, node_features, top_signals
+from logitfusion.config.objective import Nodes, Objective, Signal
+from logitfusion.distill.alignment import pair_in_order
+from logitfusion.distill.graph import NODES, NORMALISATIONS
+from logitfusion.distill.predictions import Predictions, predict_at
 from logitfusion.distill.selection import SortedL1
+from logitfusion.distill.terms import DISTANCES, gld_of_predictions, uld_of_predictions
 
+DEFAULTS = Objective()
+# Raw logits, as published, are known to the losses from logits alone: caches hold log-probabilities.
+SIGNALS = (*get_args(Signal), "logit")
+# The first is the default.
 REDUCTIONS = ("mean", "sum", "none")
-DISTANCES = ("sorted", *BOUNDS)
 
 
 def gld_loss(
     student: Tensor,
     teacher: Tensor,
     *,
-    k: int,
-    nodes: str = "vocab",
-    signal: str = "logprob",
+    k: int = DEFAULTS.k,
+    nodes: Nodes = DEFAULTS.nodes,
+    signal: Signal | Literal["logit"] = DEFAULTS.signal,
     student_mask: Tensor | None = None,
     teacher_mask: Tensor | None = None,
-    normalize: str = "positions_and_k",
-    reduction: str = "mean",
-    distance: str = "sorted",
+    normalize: str = NORMALISATIONS[0],
+    reduction: str = REDUCTIONS[0],
+    distance: str = DISTANCES[0],
     order: int = 2,
 ) -> Tensor:
     """Graph-on-logits distillation: ``sum_i |f_student_(i) - f_teacher_(i)|``, features sorted in descending order.
 
     The features of a text are ``f = Z^T (Z 1)``, see ``logitfusion.distill.graph``. Published are the graph, the
-    sorted row sums and their L1 distance; derived are the short form of f, the default signal (raw logits change the
-    loss when a constant is added, which no probability sees) and the divisions by positions and k (without the first,
-    a tokenizer that cuts the text finer is a loss by itself). Graphs with unlike numbers of nodes are filled up with
-    isolated ones, whose feature is 0. No positions are aligned.
+    sorted row sums and their L1 distance; derived are the short form of f, the default signal and the divisions by
+    positions and k (without the first, a tokenizer that cuts the text finer is a loss by itself). Graphs with unlike
+    numbers of nodes are filled up with isolated ones, whose feature is 0. No positions are aligned.
+
+    The default signal is ``"prob"``: a channel outside the top-k has signal 0, which means that it is (almost)
+    impossible, as it is. In ``"logprob"`` the same 0 means probability 1. Raw logits, as published, change the loss
+    when a constant is added, which no probability sees.
 
     With ``normalize="none"`` and n nodes each (after filling up), this is ``n^2 W_1 <= n^2 GW_1``: a scaled lower
     bound of the Gromov-Wasserstein distance, not the distance. **Known zero**: graphs of equal row sums look the same,
     such as a cycle of six nodes and two triangles, although their squared GW_2 is 2/9. ``distance`` names other
-    bounds, which build the graphs and are for short texts. Also, in ``"logprob"`` a channel outside the top-k has
-    signal 0, that of probability 1; ``"prob"`` is free of that.
+    bounds, which build the graphs and are for short texts.
 
     Args:
         student: raw logits ``[B, L, V_s]``, any float type; -inf entries take no part.
         teacher: raw logits ``[B, L', V_t]`` of the same texts; no gradient flows to them.
         k: entries of each position, at most the smaller vocabulary.
         nodes: ``"vocab"`` or ``"rank"`` (as drawn in the paper; sorting does nothing there).
-        signal: ``"logprob"``, ``"prob"`` or ``"logit"`` (as published).
+        signal: ``"prob"``, ``"logprob"`` (natural, normalised over the whole vocabulary) or ``"logit"``.
         student_mask: ``[B, L]``, true where a position counts (the response); all by default.
         teacher_mask: ``[B, L']``.
         normalize: ``"positions_and_k"``, ``"positions"`` or ``"none"`` (as published).
@@ -65,7 +75,7 @@ def gld_loss(
 
     Returns:
         A scalar (``[B]`` with ``"none"``), fp32, or float64 where the student's logits are. Its unit is that of the
-        signal, squared: squared nats for ``"logprob"``.
+        signal, squared: none for ``"prob"``, squared nats for ``"logprob"``.
 
     Raises:
         ValueError: shapes, masks or names that can't be used; k below 1 or beyond a vocabulary; a graph too large for
@@ -73,52 +83,21 @@ def gld_loss(
             loss is 0 whatever the models say).
         ImportError: ``distance="tlb"`` without scipy.
     """
-    masks = _checked(student, teacher, student_mask, teacher_mask)
+    masks = _check_inputs(student, teacher, student_mask, teacher_mask)
     _check_k(k, student, teacher)
-    _check_name("nodes", nodes, NODES)
+    check_name("nodes", nodes, NODES)
     _check_signal(signal)
-    _check_name("normalize", normalize, NORMALISATIONS)
-    _check_name("reduction", reduction, REDUCTIONS)
-    _check_name("distance", distance, DISTANCES)
-    with torch.no_grad():
-        theirs = top_signals(teacher, masks[1], k=k, signal=signal)
-    ours = top_signals(student, masks[0], k=k, signal=signal)
+    check_name("normalize", normalize, NORMALISATIONS)
+    check_name("reduction", reduction, REDUCTIONS)
+    check_name("distance", distance, DISTANCES)
+    ours, theirs = _read(student, teacher, masks, k, signal)
     if signal == "logit":
-        _refuse_z_scores(ours[0], masks[0], student.dtype, "student")
-        _refuse_z_scores(theirs[0], masks[1], teacher.dtype, "teacher")
-    counted = masks[0].any(1) & masks[1].any(1)
-    losses = []
-    for row, counts in enumerate(counted.tolist()):
-        if counts:
-            texts = [
-                (values[row, mask[row]].to(ours[0].dtype), ids[row, mask[row]] if nodes == "vocab" else None)
-                for (values, ids), mask in ((ours, masks[0]), (theirs, masks[1]))
-            ]
-            if distance == "sorted":
-                losses.append(sorted_l1(*(node_features(*text, normalize=normalize) for text in texts)))
-            else:
-                graphs = _filled_up(*(build_graph(*text, normalize=normalize) for text in texts))
-                losses.append(gromov_bound(*graphs, bound=distance, order=order))
-        else:
-            losses.append(ours[0].new_zeros(()))
-    return _reduced(torch.stack(losses), int(counted.sum()), reduction)
-
-
-def sorted_l1(found: Tensor, wanted: Tensor) -> Tensor:
-    """``sum_i |found_(i) - wanted_(i)|`` of ``[n]`` and ``[m]``, the shorter filled up with zeros."""
-    size = max(len(found), len(wanted))
-    found, wanted = (
-        torch.nn.functional.pad(part, (0, size - len(part))).sort(descending=True).values for part in (found, wanted)
+        _refuse_z_scores(ours, student.dtype, "student")
+        _refuse_z_scores(theirs, teacher.dtype, "teacher")
+    losses = gld_of_predictions(
+        ours, theirs, k=k, nodes=nodes, signal=signal, normalize=normalize, distance=distance, order=order
     )
-    return (found - wanted).abs().sum()
-
-
-def _filled_up(*graphs: Tensor) -> list[Tensor]:
-    """The graphs with isolated nodes, as many as the largest has."""
-    size = max(map(len, graphs))
-    if size > LARGEST:
-        raise ValueError(f'bounds are for graphs of at most {LARGEST} nodes, not {size}: use distance="sorted"')
-    return [torch.nn.functional.pad(graph, (0, size - len(graph)) * 2) for graph in graphs]
+    return _reduced(losses, int((masks[0].any(1) & masks[1].any(1)).sum()), reduction)
 
 
 def uld_loss(
@@ -126,10 +105,10 @@ def uld_loss(
     teacher: Tensor,
     *,
     k: int | None = None,
-    signal: str = "prob",
+    signal: Signal | Literal["logit"] = DEFAULTS.signal,
     student_mask: Tensor | None = None,
     teacher_mask: Tensor | None = None,
-    reduction: str = "mean",
+    reduction: str = REDUCTIONS[0],
 ) -> Tensor:
     """Universal logit distillation: ``sum_i |p_(i) - q_(i)|`` of each position, entries in descending order.
 
@@ -154,33 +133,31 @@ def uld_loss(
         ValueError: shapes, masks or names that can't be used; k below 1 or beyond a vocabulary; another signal than
             probabilities with whole vocabularies (a logarithm of 0 can't fill them up); no pair of positions.
     """
-    masks = _checked(student, teacher, student_mask, teacher_mask)
+    masks = _check_inputs(student, teacher, student_mask, teacher_mask)
     _check_signal(signal)
-    _check_name("reduction", reduction, REDUCTIONS)
-    pairs = _pairs(*masks)
+    check_name("reduction", reduction, REDUCTIONS)
+    groups = pair_in_order(*(mask.sum(1) for mask in masks))
     if k is None:
         if signal != "prob":
             raise ValueError(f'uld_loss over whole vocabularies compares probabilities: signal="prob", not {signal!r}')
+        places = [mask.nonzero() for mask in masks]
+        pairs = torch.cat([places[0][groups[:, 0]], places[1][groups[:, 2], 1:]], dim=1)
         losses = SortedL1.apply(student, teacher.detach(), pairs)
+        by_text = losses.new_zeros(len(student)).index_add(0, pairs[:, 0], losses)
     else:
         _check_k(k, student, teacher)
-        with torch.no_grad():
-            theirs, _ = top_signals(teacher, masks[1], k=k, signal=signal)
-        ours, _ = top_signals(student, masks[0], k=k, signal=signal)
-        wanted = theirs[pairs[:, 0], pairs[:, 2]].to(ours.dtype)
-        losses = (ours[pairs[:, 0], pairs[:, 1]] - wanted).abs().sum(-1)
-    by_text = losses.new_zeros(len(student)).index_add(0, pairs[:, 0], losses)
-    return _reduced(by_text, len(pairs), reduction)
+        by_text = uld_of_predictions(*_read(student, teacher, masks, k, signal), groups, k=k, signal=signal)
+    return _reduced(by_text, len(groups), reduction)
 
 
-def _pairs(student_mask: Tensor, teacher_mask: Tensor) -> Tensor:
-    """Sequence, student's and teacher's position of every pair, ``[N, 3]`` int64."""
-    pairs = []
-    for row, (ours, theirs) in enumerate(zip(student_mask, teacher_mask, strict=True)):
-        places = [mask.nonzero()[:, 0] for mask in (ours, theirs)]
-        count = min(map(len, places))
-        pairs.append(torch.stack([torch.full_like(places[0][:count], row), *(place[:count] for place in places)], 1))
-    return torch.cat(pairs)
+def _read(
+    student: Tensor, teacher: Tensor, masks: tuple[Tensor, Tensor], k: int, signal: str
+) -> tuple[Predictions, Predictions]:
+    """The predictions of both, without a gradient to the teacher."""
+    normalised = signal != "logit"
+    with torch.no_grad():
+        theirs = predict_at(teacher, masks[1], k, normalised=normalised)
+    return predict_at(student, masks[0], k, normalised=normalised), theirs
 
 
 def _reduced(losses: Tensor, count: int, reduction: str) -> Tensor:
@@ -189,7 +166,7 @@ def _reduced(losses: Tensor, count: int, reduction: str) -> Tensor:
     return losses.sum() / count if reduction == "mean" else losses.sum()
 
 
-def _checked(
+def _check_inputs(
     student: Tensor, teacher: Tensor, student_mask: Tensor | None, teacher_mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Both masks as bool, of inputs that fit together."""
@@ -223,7 +200,8 @@ def _check_k(k: int, student: Tensor, teacher: Tensor) -> None:
         raise ValueError(f"k is between 1 and the size of the smaller vocabulary, {smaller}, not {k}")
 
 
-def _check_name(what: str, given: str, known: tuple[str, ...]) -> None:
+def check_name(what: str, given: str, known: tuple[str, ...]) -> None:
+    """Refuse a name that is not known."""
     if given not in known:
         raise ValueError(f"{what} is one of {known}, not {given!r}")
 
@@ -237,13 +215,13 @@ _Z_SCORED = (
 def _check_signal(signal: str) -> None:
     if signal in ("zscore", "z-score", "z_score"):
         raise ValueError(f"signal {signal!r} can't be used: {_Z_SCORED}")
-    _check_name("signal", signal, SIGNALS)
+    check_name("signal", signal, SIGNALS)
 
 
-def _refuse_z_scores(values: Tensor, mask: Tensor, dtype: torch.dtype, name: str) -> None:
+def _refuse_z_scores(predictions: Predictions, dtype: torch.dtype, name: str) -> None:
     """Whether every position's top-k sums to 0 within rounding, which no model's raw logits do."""
-    tolerance = max(torch.finfo(dtype).eps, 1e-5)
-    size = values.detach().abs().sum(-1)
-    balanced = (values.detach().sum(-1).abs() <= tolerance * size) & (size > 0)
-    if mask.any() and (balanced | ~mask).all():
+    values = predictions.signals("logit", predictions.ids.shape[1]).detach()
+    size = values.abs().sum(-1)
+    balanced = (values.sum(-1).abs() <= max(torch.finfo(dtype).eps, 1e-5) * size) & (size > 0)
+    if len(values) and balanced.all():
         raise ValueError(f"the {name}'s logits look z-scored: {_Z_SCORED}")

@@ -1,25 +1,24 @@
-"""What a student is trained on: its own labels, and what one or more teachers say (InfiGFusion, arXiv 2505.13893)."""
+"""What a student is trained on: its own labels, and the predictions of teachers (InfiGFusion, arXiv 2505.13893)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from logitfusion.distill.alignment import group_factors
-from logitfusion.distill.graph import NODES, node_features
-from logitfusion.distill.losses import sorted_l1, uld_loss
+from logitfusion.config.objective import Combine, Nodes, Signal
+from logitfusion.distill.graph import NODES
+from logitfusion.distill.losses import DEFAULTS, check_name, uld_loss
 from logitfusion.distill.predictions import IGNORED, Predictions, predict, shift_labels
-
-COMBINATIONS = ("sum", "weighted", "min_ce")
-SIGNALS = ("logprob", "prob")
+from logitfusion.distill.terms import gld_of_predictions, uld_of_predictions
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """What one teacher says of a batch of texts, in its own tokens.
+    """One teacher's logits of a batch of texts, in its own tokens.
 
     Attributes:
         logits: ``[B, L', V_t]``, any float type.
@@ -35,7 +34,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class CachedTeacher:
-    """What one teacher has said of a batch of texts, read from its cache.
+    """One teacher's predictions of a batch of texts, read from its cache.
 
     Attributes:
         predictions: of the same B texts.
@@ -73,13 +72,13 @@ def distill_loss(
     labels: Tensor,
     teachers: Sequence[Teacher | CachedTeacher],
     *,
-    k: int,
+    k: int = DEFAULTS.k,
     uld_weight: float,
     gld_weight: float,
     sft_weight: float | None = None,
-    combine: str = "sum",
-    nodes: str = "vocab",
-    signal: str = "logprob",
+    combine: Combine = DEFAULTS.combine,
+    nodes: Nodes = DEFAULTS.nodes,
+    signal: Signal = DEFAULTS.signal,
     uld_k: int | None = None,
     tokens: int | None = None,
     texts: int | None = None,
@@ -103,7 +102,7 @@ def distill_loss(
         combine: ``"sum"`` over teachers (published); ``"weighted"``, by their weights; ``"min_ce"``, for each text the
             teacher that finds it likeliest. Cross-entropies are of whole responses there and not of a token, as
             tokenizers cut the same text into unlike numbers of tokens.
-        nodes, signal: of GLD; ``"logprob"`` or ``"prob"`` (``gld_loss`` alone knows raw logits).
+        nodes, signal: of GLD, see ``gld_loss``, which alone knows raw logits.
         uld_k: k of ULD; None for whole vocabularies, which a cache does not hold.
         tokens, texts: what to divide by instead of this batch's own numbers.
 
@@ -111,11 +110,9 @@ def distill_loss(
         ValueError: shapes or names that can't be used, factors that are negative, no teachers, no labels.
     """
     factors = _factors(sft_weight, uld_weight, gld_weight)
-    if combine not in COMBINATIONS or nodes not in NODES or signal not in SIGNALS:
-        raise ValueError(
-            f"combine is one of {COMBINATIONS}, nodes of {NODES} and signal of {SIGNALS}, not {combine!r}, {nodes!r}"
-            f" and {signal!r}"
-        )
+    check_name("combine", combine, get_args(Combine))
+    check_name("nodes", nodes, NODES)
+    check_name("signal", signal, get_args(Signal))
     if not teachers and (uld_weight or gld_weight):
         raise ValueError("ULD and GLD need at least one teacher")
     _check_labels(student, labels, "student")
@@ -127,82 +124,35 @@ def distill_loss(
         raise ValueError("no label of the student counts: all are -100, or only the first of a text is not")
     if min(divisors) < 1:
         raise ValueError(f"tokens and texts are those of a whole step and at least 1, not {tokens} and {texts}")
-    said = [_predictions(teacher, largest, len(student)) for teacher in teachers]
-    shares, chosen = _shares(teachers, said, combine, student)
+    read = [_predictions(teacher, largest, len(student)) for teacher in teachers]
+    shares, chosen = _shares(teachers, read, combine, student)
     zero = ours.label_log_probs.new_zeros(())
     parts = [-ours.label_log_probs.sum() / divisors[0], zero, zero]
-    for teacher, theirs, share in zip(teachers, said, shares, strict=True):
+    for teacher, theirs, share in zip(teachers, read, shares, strict=True):
         if not (counted & (theirs.counts > 0) & (share > 0)).any():
             continue
         if uld_weight:
             losses = _uld(student, labels, ours, teacher, theirs, share > 0, uld_k)
             parts[1] = parts[1] + (share * losses).sum() / divisors[0]
         if gld_weight:
-            losses = gld_of_predictions(ours, theirs, k=k, nodes=nodes, signal=signal, wanted=share > 0)
+            losses = gld_of_predictions(ours, theirs, k=k, nodes=nodes, signal=signal, mask=share > 0)
             parts[2] = parts[2] + (share * losses).sum() / divisors[1]
     total = sum(factor * part for factor, part in zip(factors, parts, strict=True) if factor)
     return DistillLoss(total, *(part.detach() for part in parts), chosen)
 
 
-def gld_of_predictions(
-    ours: Predictions, theirs: Predictions, *, k: int, nodes: str, signal: str, wanted: Tensor
-) -> Tensor:
-    """GLD of each text, ``[B]``, 0 where it is not ``wanted`` (``[B]`` bool) or a side has no position of it."""
-    dtype = ours.log_probs.dtype
-    texts = (wanted & (ours.counts > 0) & (theirs.counts > 0)).nonzero()[:, 0]
-    sides = [_features(said, texts.tolist(), k, nodes, signal) for said in (ours, theirs)]
-    losses = [sorted_l1(found, target.to(dtype)) for found, target in zip(*sides, strict=True)]
-    by_text = ours.log_probs.new_zeros(len(ours.counts))
-    return by_text.index_add(0, texts, torch.stack(losses)) if losses else by_text
-
-
-def _features(said: Predictions, texts: list[int], k: int, nodes: str, signal: str) -> list[Tensor]:
-    """Node features of some texts."""
-    counts = said.counts.tolist()
-    values, ids = said.signals(signal, k).split(counts), said.ids[:, :k].split(counts)
-    return [node_features(values[text], ids[text] if nodes == "vocab" else None) for text in texts]
-
-
-def uld_of_predictions(ours: Predictions, theirs: Predictions, groups: Tensor, *, k: int, wanted: Tensor) -> Tensor:
-    """Top-k ULD of each text, ``[B]``: sorted L1 of merged probabilities, summed over the text's groups.
-
-    Args:
-        ours, theirs: of the same B texts.
-        groups: ``[G, 4]`` int64, positions of the whole batch: student's first and last, teacher's first and last.
-        k: entries of each distribution.
-        wanted: ``[B]`` bool.
-    """
-    texts = ours.texts[groups[:, 1]]
-    groups, texts = groups[wanted[texts]], texts[wanted[texts]]
-    merged = [
-        said.log_probs[groups[:, last], :k].exp() * group_factors(said.label_log_probs, groups, side).exp()[:, None]
-        for said, last, side in ((ours, 1, "student"), (theirs, 3, "teacher"))
-    ]
-    losses = (merged[0] - merged[1].to(merged[0].dtype)).abs().sum(-1)
-    return losses.new_zeros(len(ours.counts)).index_add(0, texts, losses)
-
-
-def pair_in_order(ours: Predictions, theirs: Predictions) -> Tensor:
-    """Groups of one position each, the longer text cut: the published fallback, ``[G, 4]``."""
-    shorter = torch.minimum(ours.counts, theirs.counts)
-    text = torch.arange(len(shorter), device=shorter.device).repeat_interleave(shorter)
-    offset = torch.arange(len(text), device=shorter.device) - (shorter.cumsum(0) - shorter)[text]
-    first, second = ours.starts[text] + offset, theirs.starts[text] + offset
-    return torch.stack([first, first, second, second], dim=1)
-
-
 def _uld(
     student: Tensor, labels: Tensor, ours: Predictions, teacher: Teacher | CachedTeacher, theirs: Predictions,
-    wanted: Tensor, k: int | None,
+    mask: Tensor, k: int | None,
 ) -> Tensor:  # fmt: skip
-    if isinstance(teacher, CachedTeacher) or k is not None:
-        if k is None:
-            raise ValueError("a teacher's cache holds no whole vocabularies: give uld_k")
-        groups = teacher.groups if isinstance(teacher, CachedTeacher) else None
-        groups = pair_in_order(ours, theirs) if groups is None else groups
-        return uld_of_predictions(ours, theirs, groups, k=k, wanted=wanted)
+    """ULD of each text, ``[B]``, where ``mask`` is True: over the top-k, or over whole vocabularies without k."""
+    cached = isinstance(teacher, CachedTeacher)
+    if k is not None:
+        return uld_of_predictions(ours, theirs, teacher.groups if cached else None, k=k, mask=mask)
+    if cached:
+        raise ValueError("a teacher's cache holds no whole vocabularies: give uld_k")
     masks = [shift_labels(part) != IGNORED for part in (labels, teacher.labels)]
-    masks[0] &= wanted[:, None]
+    masks[0] &= mask[:, None]
     return uld_loss(student, teacher.logits, student_mask=masks[0], teacher_mask=masks[1], reduction="none")
 
 
@@ -210,14 +160,14 @@ def _uld(
 def _predictions(teacher: Teacher | CachedTeacher, k: int, texts: int) -> Predictions:
     if isinstance(teacher, Teacher):
         _check_labels(teacher.logits, teacher.labels, "teacher")
-        said = predict(teacher.logits, teacher.labels, k)
+        found = predict(teacher.logits, teacher.labels, k)
     else:
-        said = teacher.predictions
-        if said.log_probs.shape[1] < k:
-            raise ValueError(f"the teacher's cache holds the top {said.log_probs.shape[1]} of a position, not {k}")
-    if len(said.counts) != texts:
-        raise ValueError(f"student and teacher say something of the same texts, not of {texts} and {len(said.counts)}")
-    return said
+        found = teacher.predictions
+        if found.log_probs.shape[1] < k:
+            raise ValueError(f"the teacher's cache holds the top {found.log_probs.shape[1]} of a position, not {k}")
+    if len(found.counts) != texts:
+        raise ValueError(f"student and teacher predict the same texts, not {texts} and {len(found.counts)}")
+    return found
 
 
 def _factors(sft_weight: float | None, uld_weight: float, gld_weight: float) -> tuple[float, float, float]:
@@ -237,11 +187,11 @@ def _check_labels(logits: Tensor, labels: Tensor, name: str) -> None:
 
 
 def _shares(
-    teachers: Sequence[Teacher | CachedTeacher], said: list[Predictions], combine: str, student: Tensor
+    teachers: Sequence[Teacher | CachedTeacher], read: list[Predictions], combine: str, student: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Each teacher's share of each text, ``[T, B]``, and the chosen ones ``[B]``."""
     if combine == "min_ce" and teachers:
-        chosen = torch.stack([_of_responses(one) for one in said]).argmin(0)
+        chosen = torch.stack([_cross_entropy(one) for one in read]).argmin(0)
         return torch.arange(len(teachers), device=student.device)[:, None] == chosen, chosen
     weights = [one.weight if combine == "weighted" else 1.0 for one in teachers]
     if weights and not min(weights) >= 0:
@@ -249,7 +199,7 @@ def _shares(
     return torch.tensor(weights, device=student.device)[:, None].expand(-1, len(student)), None
 
 
-def _of_responses(said: Predictions) -> Tensor:
-    """The cross-entropy of each whole response, ``[B]``; a teacher that has no label of it is the last choice."""
-    total = said.label_log_probs.new_zeros(len(said.counts)).index_add(0, said.texts, -said.label_log_probs)
-    return total.float().masked_fill(said.counts == 0, torch.inf)
+def _cross_entropy(one: Predictions) -> Tensor:
+    """Of each whole response, ``[B]``; a teacher that has no label of it is the last choice."""
+    total = one.label_log_probs.new_zeros(len(one.counts)).index_add(0, one.texts, -one.label_log_probs)
+    return total.float().masked_fill(one.counts == 0, torch.inf)

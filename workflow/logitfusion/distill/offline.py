@@ -1,4 +1,4 @@
-"""A teacher's cache, made once and offline: shard by shard, in pieces that a killed run need not make again."""
+"""A teacher's cache, made once and offline: shard by shard, in pieces from which a killed run resumes."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def cache_teacher(
     on_batch: Callable[[int], None] | None = None,
     on_found: Callable[[int], None] | None = None,
 ) -> list[Path]:
-    """Write what a teacher makes of texts into the shards of a cache.
+    """Write a teacher's predictions of texts into the shards of a cache.
 
     Shards that are there stay. Work on a shard is kept in ``folder/checkpoints``, a piece at a time, until the shard is
-    whole: a killed run goes on after the last piece if all that decides the result is the same, and else starts anew.
+    whole: a killed run resumes after the last piece if all that decides the result is the same, else it restarts.
 
     Args:
         model: the teacher.
-        texts: all of them, whichever shards are asked for.
+        texts: all of them, whichever shards are made.
         folder: of the cache.
         source: the values of ``SOURCE``.
         k: tokens kept of each position.
@@ -59,7 +59,7 @@ def cache_teacher(
         on_found: called with the number of response tokens of shards and pieces that were there already.
 
     Returns:
-        The files of the shards that were asked for.
+        The files of the shards of ``only``.
 
     Raises:
         UserError: options that can't be used, or the folder holds a cache of other settings.
@@ -69,15 +69,15 @@ def cache_teacher(
     check_k(model, k)
     if not 1 <= shards <= len(texts):
         raise UserError(f"The number of shards is {shards}, and must be from 1 to the number of texts, {len(texts)}.")
-    wanted = range(1, shards + 1) if only is None else sorted(set(only))
-    if not set(wanted) <= set(range(1, shards + 1)):
-        raise UserError(f"The shards are numbered from 1 to {shards}, and {', '.join(map(str, wanted))} is asked for.")
+    numbers = range(1, shards + 1) if only is None else sorted(set(only))
+    if not set(numbers) <= set(range(1, shards + 1)):
+        raise UserError(f"The shards are numbered from 1 to {shards}, and {', '.join(map(str, numbers))} is asked for.")
     dtype = str(model.dtype).removeprefix("torch.")
     settings = {**source, "k": k, "vocabulary": count_vocabulary(model), "dtype": dtype, "shards": shards}
     refuse_other_cache(folder, settings)
     read = partial(read_teacher, model, k=k, batch_size=batch_size, on_batch=on_batch)
-    paths = [shard_path(folder, shard, shards) for shard in wanted]
-    for shard, path in zip(wanted, paths, strict=True):
+    paths = [shard_path(folder, shard, shards) for shard in numbers]
+    for shard, path in zip(numbers, paths, strict=True):
         if path.exists():
             _report(on_found, path)
             continue

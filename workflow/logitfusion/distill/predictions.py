@@ -1,7 +1,7 @@
-"""What a model says along the responses of a batch: the likeliest tokens of each position, and the label's probability.
+"""A model's predictions along the responses of a batch: the likeliest tokens of each position, and the label's.
 
-This is all that the losses read and all that a teacher's cache holds. Of a student it is taken from the logits in one
-pass, and the one tensor of the logits' size that is made is their gradient.
+This is all that the top-k losses read and all that a teacher's cache holds. From logits it is taken in one pass, and
+the one tensor of the logits' size that is made is their gradient.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from logitfusion.distill.graph import as_signals
 from logitfusion.distill.selection import chunks, log_normaliser, shifted_exp, top_k, working_dtype
 
 IGNORED = -100
@@ -24,9 +23,9 @@ class Predictions:
 
     Attributes:
         log_probs: the k largest natural log-probabilities of each position, ``[N, k]``, largest first; fp32 (float64
-            for float64 logits).
+            for float64 logits). Raw logits from ``predict_at(normalised=False)``.
         ids: their tokens, ``[N, k]`` int64.
-        label_log_probs: log-probability of the text's own next token, ``[N]``.
+        label_log_probs: log-probability of the text's own next token, ``[N]``; NaN where labels are not known.
         counts: positions of each text, ``[B]`` int64, 0 where none counts.
     """
 
@@ -40,15 +39,12 @@ class Predictions:
         """The text of each position, ``[N]`` int64."""
         return torch.arange(len(self.counts), device=self.counts.device).repeat_interleave(self.counts)
 
-    @property
-    def starts(self) -> Tensor:
-        """The first position of each text, ``[B]`` int64."""
-        return self.counts.cumsum(0) - self.counts
-
     def signals(self, signal: str, k: int) -> Tensor:
-        """``"logprob"`` or ``"prob"`` of the k likeliest, ``[N, k]``; an excluded token (-inf) has signal 0."""
+        """``"prob"``, ``"logprob"`` or ``"logit"`` of the k likeliest, ``[N, k]``; an excluded token (-inf) has 0."""
         values = self.log_probs[:, :k]
-        return as_signals(values, values.isneginf(), signal)
+        excluded = values.isneginf()
+        values = values.masked_fill(excluded, 0.0)
+        return values.exp().masked_fill(excluded, 0.0) if signal == "prob" else values
 
 
 def predict(logits: Tensor, labels: Tensor, k: int) -> Predictions:
@@ -60,10 +56,27 @@ def predict(logits: Tensor, labels: Tensor, k: int) -> Predictions:
         k: how many tokens of each position; more than V are V.
     """
     shifted = shift_labels(labels)
-    places = (shifted != IGNORED).nonzero()
-    log_probs, ids = _TopLogProbabilities.apply(logits, places, shifted[places[:, 0], places[:, 1]], k)
-    counts = (shifted != IGNORED).sum(1)
-    return Predictions(log_probs[:, :-1], ids, log_probs[:, -1], counts)
+    mask = shifted != IGNORED
+    return predict_at(logits, mask, k, labels=shifted[mask])
+
+
+def predict_at(
+    logits: Tensor, mask: Tensor, k: int, *, labels: Tensor | None = None, normalised: bool = True
+) -> Predictions:
+    """The predictions of the positions that are true in ``mask``, ``[B, L]``.
+
+    Args:
+        logits: ``[B, L, V]``, any float type. Where the mask is False the gradient is 0 whatever they are, NaN too.
+        mask: bool.
+        k: how many tokens of each position; more than V are V.
+        labels: ``[N]`` int64, the token that follows each of the positions, if known.
+        normalised: False for raw logits in place of log-probabilities.
+    """
+    places = mask.nonzero()
+    known = places[:, :0] if labels is None else labels[:, None]
+    values, ids = _TopAndLabels.apply(logits, places, known, k, normalised)
+    own = values.new_full((len(values),), torch.nan) if labels is None else values[:, -1]
+    return Predictions(values[:, : ids.shape[1]], ids, own, mask.sum(1))
 
 
 def shift_labels(labels: Tensor) -> Tensor:
@@ -71,40 +84,51 @@ def shift_labels(labels: Tensor) -> Tensor:
     return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
-class _TopLogProbabilities(torch.autograd.Function):
-    """Log-probabilities of the top-k and, in the last column, of the label, at some places of ``[B, L, V]``."""
+class _TopAndLabels(torch.autograd.Function):
+    """Log-probabilities of the top-k and, behind them, of the labels ``[N, 0 or 1]`` at some places of ``[B, L, V]``.
+
+    Autograd of slices would make a tensor as large as all logits for each of them; this writes the one gradient, and
+    keeps one number a position for it beside the inputs.
+    """
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, logits: Tensor, places: Tensor, labels: Tensor, k: int
-    ) -> tuple[Tensor, Tensor]:
+        ctx: torch.autograd.function.FunctionCtx, logits: Tensor, places: Tensor, labels: Tensor, k: int,
+        normalised: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         vocabulary, dtype = logits.shape[-1], working_dtype(logits.dtype)
         k = min(k, vocabulary)
         ids = torch.empty(len(places), k, dtype=torch.int64, device=logits.device)
-        values = torch.empty(len(places), k + 1, dtype=dtype, device=logits.device)
-        norm = torch.empty(len(places), 1, dtype=dtype, device=logits.device)
+        values = torch.empty(len(places), k + labels.shape[1], dtype=dtype, device=logits.device)
+        norm = torch.zeros(len(places), 1, dtype=dtype, device=logits.device)
         for part, where in _parts(logits, places):
             rows = logits[where].to(dtype)
             values[part, :k], ids[part] = top_k(rows, k)
-            values[part, k:] = rows.gather(1, labels[part, None])
-            norm[part] = log_normaliser(rows, values[part, :1])
-        ctx.save_for_backward(logits, places, torch.cat([ids, labels[:, None]], dim=1), norm)
+            values[part, k:] = rows.gather(1, labels[part])
+            if normalised:
+                norm[part] = log_normaliser(rows, values[part, :1])
+        ctx.save_for_backward(logits, places, torch.cat([ids, labels], dim=1), norm)
         ctx.mark_non_differentiable(ids)
+        ctx.normalised = normalised
         return values - norm, ids
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
         ctx: torch.autograd.function.FunctionCtx, upstream: Tensor, _: Tensor
-    ) -> tuple[Tensor, None, None, None]:
+    ) -> tuple[Tensor, None, None, None, None]:
         logits, places, ids, norm = ctx.saved_tensors
         gradient = torch.zeros_like(logits, memory_format=torch.contiguous_format)
+        if not ctx.normalised:
+            where = places[:, 0, None], places[:, 1, None], ids
+            gradient.index_put_(where, upstream.to(gradient.dtype), accumulate=True)
+            return gradient, None, None, None, None
         for part, where in _parts(logits, places):
             rows = shifted_exp(logits[where].to(norm.dtype), norm[part])
             rows *= -upstream[part].sum(-1, keepdim=True)
             rows.scatter_add_(1, ids[part], upstream[part])
             gradient[where] = rows.to(gradient.dtype)
-        return gradient, None, None, None
+        return gradient, None, None, None, None
 
 
 def _parts(logits: Tensor, places: Tensor) -> Iterator[tuple[slice, tuple[Tensor, Tensor] | tuple[int, slice]]]:

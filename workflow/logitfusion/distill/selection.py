@@ -33,21 +33,11 @@ def chunks(length: int, width: int, device: torch.device) -> Iterator[slice]:
         yield slice(start, min(start + step, length))
 
 
-@torch.no_grad()
-def top_ids(logits: Tensor, k: int) -> Tensor:
-    """The ids of the k largest logits of every position, largest first: ``[B, L, V] -> [B, L, k]`` int64."""
-    batch, length, vocabulary = logits.shape
-    ids = torch.empty(batch, length, k, dtype=torch.int64, device=logits.device)
-    for part in chunks(length, batch * vocabulary, logits.device):
-        ids[:, part] = top_k(logits[:, part], k)[1]
-    return ids
-
-
 def top_k(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``rows.topk(k)`` of ``[..., V]``, values and ids, several times faster on a CPU where V is large.
 
     Blocks of the vocabulary are compared by their largest entries. The k first blocks hold k entries that no entry of
-    another block exceeds, so the top-k are looked for there and in what is left after the last whole block.
+    another block exceeds, so the top-k are searched there and in the remainder after the last whole block.
     """
     vocabulary = rows.shape[-1]
     count = vocabulary // _BLOCK
@@ -81,53 +71,10 @@ def shifted_exp(rows: Tensor, shift: Tensor) -> Tensor:
     return torch.add(-_LOG2_E * shift, rows, alpha=_LOG2_E).exp2_()
 
 
-def log_probabilities_at(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Log-probabilities of the tokens ``ids``.
-
-    The only thing kept for the gradient beside the inputs is one number a position.
-
-    Args:
-        logits: ``[B, L, V]``, any float type.
-        ids: ``[B, L, n]`` int64, of a position all different.
-        mask: ``[B, L]`` bool; where False the gradient is 0 whatever the logits are, NaN too.
-
-    Returns:
-        ``[B, L, n]``, fp32 (float64 for float64 logits).
-    """
-    return _LogProbabilitiesAt.apply(logits, ids, mask)
-
-
-class _LogProbabilitiesAt(torch.autograd.Function):
-    """Autograd of slices would make a tensor as large as all logits for each of them; this writes the one gradient."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        batch, length, vocabulary = logits.shape
-        dtype = working_dtype(logits.dtype)
-        norm = torch.empty(batch, length, 1, dtype=dtype, device=logits.device)
-        for part in chunks(length, batch * vocabulary, logits.device):
-            norm[:, part] = log_normaliser(logits[:, part].to(dtype))
-        ctx.save_for_backward(logits, ids, mask, norm)
-        return logits.gather(2, ids).to(dtype) - norm
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
-        logits, ids, mask, norm = ctx.saved_tensors
-        batch, length, vocabulary = logits.shape
-        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        for part in chunks(length, batch * vocabulary, logits.device):
-            rows = shifted_exp(logits[:, part].to(norm.dtype), norm[:, part])
-            rows *= -upstream[:, part].sum(-1, keepdim=True)
-            rows.scatter_add_(2, ids[:, part], upstream[:, part])
-            gradient[:, part] = rows.masked_fill_(~mask[:, part, None], 0.0)
-        return gradient, None, None
-
-
 class SortedL1(torch.autograd.Function):
     """``sum_i |p_(i) - q_(i)|`` over the sorted probabilities of whole vocabularies, of pairs of positions.
 
-    Kept sorting orders would be larger than the logits, so the backward pass sorts anew. The shorter vocabulary is
+    Kept sorting orders would be larger than the logits, so the backward pass sorts again. The shorter vocabulary is
     filled up with tokens of probability 0. Applied to student ``[B, L, V_s]``, teacher ``[B, L', V_t]`` and the places
     ``[N, 3]`` of the pairs (sequence, student's position, teacher's position); gives ``[N]``.
     """

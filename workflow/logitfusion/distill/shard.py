@@ -1,7 +1,7 @@
-"""A teacher's answers on disk: the k likeliest tokens of every response position, a few bytes each.
+"""A teacher's predictions on disk: the k likeliest tokens of every response position, a few bytes each.
 
 A cache is a folder of shards. A shard is one safetensors file, which any reader of that format opens, with its manifest
-in the file's metadata, so that the two can't part:
+in the file's metadata, so that the two cannot be separated:
 
 ============================ ============== ==================================================================
 ``log_probs``                fp16 [N, k]    natural log-probabilities over the whole vocabulary, descending
@@ -115,7 +115,7 @@ def _columns(k: int, vocabulary: int) -> dict[str, tuple[np.dtype, tuple[int, ..
 
 
 def write_shard(path: str | Path, texts: Sequence[TeacherText], manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write a shard, whole or not at all. Texts are gone through twice and only one is in memory at a time.
+    """Write a shard, whole or not at all. Texts are iterated twice, with one in memory at a time.
 
     Args:
         path: the file, see ``shard_path``.
@@ -205,7 +205,7 @@ def _digest(file: BinaryIO, digest: str) -> str:
 
 
 class Shard:
-    """The texts of one file: its head is in memory, the rest is read when it is asked for, from a memory map."""
+    """The texts of one file: its header is in memory, the rest is read on demand from a memory map."""
 
     def __init__(self, path: str | Path, *, verify: bool = True) -> None:
         """Open a shard; ``verify`` compares its bytes with their digest.

@@ -33,7 +33,7 @@ def read_teacher(
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> Iterator[TeacherText]:
-    """What a teacher makes of texts, in their order.
+    """A teacher's predictions of texts, in their order.
 
     Every text is read as if it were alone: shorter ones are padded behind their end, where no causal model looks.
 

@@ -1,10 +1,9 @@
-"""Training a student on its own labels and on what teachers have said of the same texts, read from their caches."""
+"""Training a student on its own labels and on teachers' predictions of the same texts, read from their caches."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from logitfusion.config.objective import Objective
+from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.alignment import align, share, truncate
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.objective import CachedTeacher, DistillLoss, distill_loss
 from logitfusion.distill.predictions import IGNORED, Predictions
 from logitfusion.errors import UserError
-from logitfusion.models.adapters import LoRA, add_adapters
+from logitfusion.models.adapters import add_adapters
 from logitfusion.models.padding import left_pad
-from logitfusion.training.loop import Recipe, order_rows, train, trainer_arguments
+from logitfusion.training.loop import train, trainer_arguments
+from logitfusion.training.order import order_rows
 
 logger = logging.getLogger(__name__)
 
@@ -28,68 +30,42 @@ PARTS = ("sft", "uld", "gld")
 ALIGNMENTS = {"bytes": align, "positions": lambda student, teacher: truncate(len(student), len(teacher))}
 
 
-@dataclass(frozen=True)
-class Objective:
-    """The factors and forms of the loss, see ``distill_loss``; every field has its value from the config.
+def objective_loss(
+    objective: Objective, logits: Tensor, labels: Tensor, teachers: list[CachedTeacher], **counts: int | None
+) -> DistillLoss:
+    """``distill_loss`` with the factors and forms of an objective, and the ``tokens`` and ``texts`` of a step."""
+    return distill_loss(
+        logits,
+        labels,
+        teachers,
+        k=objective.k,
+        uld_k=objective.k,
+        uld_weight=objective.uld,
+        gld_weight=objective.gld,
+        nodes=objective.nodes,
+        signal=objective.signal,
+        combine=objective.combine,
+        **counts,
+    )
 
-    Attributes:
-        uld, gld: lambda_uld and lambda_gld; the rest is SFT's.
-        k: entries of each position, for ULD and GLD.
-        nodes, signal: of GLD.
-        combine: how several teachers count.
-        weights: of the teachers, for ``"weighted"``.
-        alignment: ``"bytes"``, or ``"positions"``, the published fallback.
+
+def gradient_norms(objective: Objective, logits: Tensor, labels: Tensor, teachers: list[CachedTeacher]) -> str:
+    """How hard each part pulls: the norms of its factor times its gradient with respect to the logits.
+
+    How the paper splits lambda is not published, and the graph term's size depends on signal and k by orders of
+    magnitude, so whoever chooses factors should see what they do.
     """
-
-    uld: float
-    gld: float
-    k: int
-    nodes: str
-    signal: str
-    combine: str
-    weights: tuple[float, ...]
-    alignment: str
-
-    @classmethod
-    def from_config(cls, entry: dict[str, Any]) -> Objective:
-        """The objective in a config entry, which may hold other keys too."""
-        values = {field.name: entry[field.name] for field in fields(cls)}
-        return cls(**values | {"weights": tuple(values["weights"] or ())})
-
-    def loss(self, logits: Tensor, labels: Tensor, teachers: list[CachedTeacher], **counts: int | None) -> DistillLoss:
-        """``distill_loss`` with these factors and forms."""
-        return distill_loss(
-            logits,
-            labels,
-            teachers,
-            k=self.k,
-            uld_k=self.k,
-            uld_weight=self.uld,
-            gld_weight=self.gld,
-            nodes=self.nodes,
-            signal=self.signal,
-            combine=self.combine,
-            **counts,
-        )
-
-    def weigh(self, logits: Tensor, labels: Tensor, teachers: list[CachedTeacher]) -> str:
-        """How hard each part pulls: the norms of its factor times its gradient with respect to the logits.
-
-        How the paper splits lambda is not published, and the graph term's size depends on signal and k by orders of
-        magnitude, so whoever chooses factors should see what they do.
-        """
-        rest = 1 - self.uld - self.gld
-        norms = []
-        for name, factor, parts in (
-            ("SFT", rest, (0.0, 0.0)),
-            ("ULD", self.uld, (1.0, 0.0)),
-            ("GLD", self.gld, (0.0, 1.0)),
-        ):
-            if factor:
-                leaf = logits.detach().float().requires_grad_()
-                replace(self, uld=parts[0], gld=parts[1]).loss(leaf, labels, teachers).total.backward()
-                norms.append(f"{name} {factor * leaf.grad.norm():.2g}")
-        return ", ".join(norms)
+    norms = []
+    for name, factor, alone in (
+        ("SFT", 1 - objective.uld - objective.gld, {"uld": 0.0, "gld": 0.0}),
+        ("ULD", objective.uld, {"uld": 1.0, "gld": 0.0}),
+        ("GLD", objective.gld, {"uld": 0.0, "gld": 1.0}),
+    ):
+        if factor:
+            leaf = logits.detach().float().requires_grad_()
+            objective_loss(objective.model_copy(update=alone), leaf, labels, teachers).total.backward()
+            norms.append(f"{name} {factor * leaf.grad.norm():.2g}")
+    return ", ".join(norms)
 
 
 def distill(
@@ -109,7 +85,7 @@ def distill(
 
     Args:
         texts: in the student's tokens, in the order of the caches.
-        teachers: name -> what it has said of the same texts; none for plain fine-tuning.
+        teachers: name -> its cache of the same texts; none for plain fine-tuning.
 
     Raises:
         UserError: a cache of other texts, or with too few entries a position.
@@ -135,8 +111,7 @@ def distill(
         train_dataset=order_rows(rows, recipe),
         data_collator=DistillationCollator(tokenizer.pad_token_id, list(teachers.values())),
     )
-    curve = train(trainer, name, recipe, checkpoints, fingerprint)
-    return (trained.merge_and_unload() if lora is not None else trained).eval(), curve
+    return train(trainer, name, recipe, checkpoints, fingerprint)
 
 
 def pair_texts(texts: Sequence[EncodedText], teachers: dict[str, TeacherCache], alignment: str) -> list[dict[str, Any]]:
@@ -157,7 +132,7 @@ def pair_texts(texts: Sequence[EncodedText], teachers: dict[str, TeacherCache], 
 
 
 class DistillationCollator:
-    """Batches padded on the left, and what each teacher has said of their responses."""
+    """Batches padded on the left, and each teacher's predictions of their responses."""
 
     def __init__(self, pad: int, caches: list[TeacherCache]) -> None:
         self.pad, self.caches = pad, caches
@@ -175,16 +150,16 @@ class DistillationCollator:
         }  # fmt: skip
 
     def _of_teacher(self, place: int, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        said = [self.caches[place][row["text"]] for row in rows]
+        texts = [self.caches[place][row["text"]] for row in rows]
         groups, starts = [], torch.zeros(2, dtype=torch.int64)
-        for row, text in zip(rows, said, strict=True):
+        for row, text in zip(rows, texts, strict=True):
             groups.append(row["groups"][place] + starts.repeat_interleave(2))
             starts = starts + torch.tensor([row["completion"], len(text.label_log_probs)])
         return {
-            "log_probs": torch.cat([text.log_probs for text in said]),
-            "ids": torch.cat([text.ids for text in said]),
-            "label_log_probs": torch.cat([text.label_log_probs for text in said]),
-            "counts": torch.tensor([len(text.label_log_probs) for text in said]),
+            "log_probs": torch.cat([text.log_probs for text in texts]),
+            "ids": torch.cat([text.ids for text in texts]),
+            "label_log_probs": torch.cat([text.label_log_probs for text in texts]),
+            "counts": torch.tensor([len(text.label_log_probs) for text in texts]),
             "groups": torch.cat(groups),
         }
 
@@ -206,17 +181,16 @@ class DistillationTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        labels, said = inputs.pop("labels"), inputs.pop("teachers")
+        labels, cached = inputs.pop("labels"), inputs.pop("teachers")
         logits = model(**inputs, logits_to_keep=labels.shape[1], use_cache=False).logits
-        weights = self.objective.weights or (1.0,) * len(said)
-        teachers = [_cached_teacher(one, weight) for one, weight in zip(said, weights, strict=True)]
+        weights = self.objective.weights or (1.0,) * len(cached)
+        teachers = [_cached_teacher(one, weight) for one, weight in zip(cached, weights, strict=True)]
         tokens = int(num_items_in_batch) if num_items_in_batch is not None else None
         if teachers and not self.weighed:
             self.weighed = True
-            logger.info(
-                "the pulls of the parts on the first logits: %s", self.objective.weigh(logits, labels, teachers)
-            )
-        loss = self.objective.loss(logits, labels, teachers, tokens=tokens, texts=self.texts)
+            norms = gradient_norms(self.objective, logits, labels, teachers)
+            logger.info("gradient norms of the parts at the first logits: %s", norms)
+        loss = objective_loss(self.objective, logits, labels, teachers, tokens=tokens, texts=self.texts)
         self.steps.add(self.state.global_step)
         processes = self.accelerator.num_processes
         for part in PARTS:
@@ -231,7 +205,7 @@ class DistillationTrainer(Trainer):
         super().log(logs, start_time)
 
 
-def _cached_teacher(said: dict[str, Tensor], weight: float) -> CachedTeacher:
-    said = dict(said)
-    groups = said.pop("groups")
-    return CachedTeacher(Predictions(**said), groups, weight)
+def _cached_teacher(columns: dict[str, Tensor], weight: float) -> CachedTeacher:
+    columns = dict(columns)
+    groups = columns.pop("groups")
+    return CachedTeacher(Predictions(**columns), groups, weight)

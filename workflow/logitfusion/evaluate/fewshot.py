@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
+from logitfusion.config.evaluate import Evaluate
+from logitfusion.config.tracks import FewShotTrack
 from logitfusion.evaluate.intervals import resample_seeds_and_means
-from logitfusion.evaluate.table import COLUMNS, describe_score
+from logitfusion.evaluate.table import Provenance, Score, TableWriter
 
 BINS = 15  # of the calibration error
 
@@ -18,11 +20,10 @@ def tabulate_fewshot(
     answers: pd.DataFrame,
     epochs: pd.DataFrame,
     fits: pd.DataFrame,
-    *,
-    sets: list[str],
-    track: dict[str, Any],
-    settings: dict[str, Any],
-    labels: dict[str, Any],
+    sets: tuple[str, ...],
+    track: FewShotTrack,
+    settings: Evaluate,
+    provenance: Provenance,
 ) -> pd.DataFrame:
     """All numbers of one data set and of those that are a shift of it.
 
@@ -34,52 +35,49 @@ def tabulate_fewshot(
         epochs: ``method shots seed set epoch accuracy``, of methods whose best test epoch is reported as an oracle.
         fits: ``method shots seed seconds images``.
         sets: the test sets, which are the tasks of the table.
-        track: ``shots``, ``seeds``, ``baselines``.
+        track: its shots, seeds and baselines.
         settings: the config's ``evaluate``.
-        labels: ``run, split, config, commit``: written on every row.
+        provenance: written on every row.
+
+    Raises:
+        KeyError: a method lacks the predictions of a seed.
     """
-    rng = np.random.default_rng(settings["seed"])
-    rows: list[dict[str, Any]] = []
+    writer = TableWriter("clip", settings, provenance)
     for task in sets:
-        for shots in track["shots"]:
-            mine = answers[(answers["set"] == task) & (answers["shots"] == shots)]
-            stacked = {name: _stack(group, track["seeds"]) for name, group in mine.groupby("method", sort=False)}
-            drawn = resample_seeds_and_means(stacked, settings["resamples"], rng)
-            for name, correct in stacked.items():
-                common = {"method": name, "task": task, "shots": shots, "n": correct.shape[1], "seeds": len(correct)}
-                rows += [common | row for row in _scores(correct, drawn[name], track["seeds"], settings)]
-                for other in track["baselines"]:
+        for shots in track.shots:
+            mine, best = (rows[(rows["set"] == task) & (rows["shots"] == shots)] for rows in (answers, epochs))
+            predictions = dict(list(mine.groupby("method", sort=False)))
+            correct = {name: _stack(group, track.seeds) for name, group in predictions.items()}
+            drawn = resample_seeds_and_means(correct, settings.resamples, writer.rng)
+            scores = {name: Score(values.mean(), drawn[name]) for name, values in correct.items()}
+            add = partial(writer.add, task=task, shots=shots, n=mine["id"].nunique(), seeds=len(track.seeds))
+            for name, score in scores.items():
+                _add_scores(partial(add, method=name), score, correct[name], track.seeds)
+                for other in track.baselines:
                     if other != name:
-                        gain = correct.mean() - stacked[other].mean(), drawn[name] - drawn[other]
-                        rows.append(common | describe_score(f"gain_over_{other}", gain, settings))
-                error = _calibration_error(mine[mine["method"] == name])
-                rows.append(common | {"metric": "calibration_error", "value": error})
+                        add(f"gain_over_{other}", score - scores[other], method=name)
+                add("calibration_error", _calibration_error(predictions[name]), method=name)
                 fit = fits[(fits["method"] == name) & (fits["shots"] == shots)]
-                rows.append(common | {"metric": "seconds_of_fitting", "value": float(fit["seconds"].mean())})
-            best = epochs[(epochs["set"] == task) & (epochs["shots"] == shots)]
+                add("seconds_of_fitting", fit["seconds"].mean(), method=name)
             for name, group in best.groupby("method", sort=False):
-                value = float(group.groupby("seed")["accuracy"].max().mean())
-                common = {"method": name, "task": task, "shots": shots, "n": stacked[name].shape[1]}
-                rows.append(common | {"seeds": len(track["seeds"]), "metric": "oracle_accuracy", "value": value})
-    table = pd.DataFrame(rows).assign(track="clip", confidence=settings["confidence"], **labels)
-    return table.reindex(columns=list(COLUMNS))
+                add("oracle_accuracy", group.groupby("seed")["accuracy"].max().mean(), method=name)
+    return writer.table()
 
 
-def _stack(group: pd.DataFrame, seeds: list[int]) -> np.ndarray:
-    """What is right, ``[seeds, images]``."""
+def _stack(group: pd.DataFrame, seeds: tuple[int, ...]) -> np.ndarray:
+    """Correctness, ``[seeds, images]``."""
     wide = group.pivot(index="seed", columns="id", values="correct")
-    return wide.loc[seeds].to_numpy().astype(float)
+    return wide.loc[list(seeds)].to_numpy().astype(float)
 
 
-def _scores(
-    correct: np.ndarray, drawn: np.ndarray, seeds: list[int], settings: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    yield describe_score("accuracy", (correct.mean(), drawn), settings)
+def _add_scores(add: Callable[..., None], score: Score, correct: np.ndarray, seeds: tuple[int, ...]) -> None:
+    """Accuracy over all seeds, and where there are several its spread and that of each."""
+    add("accuracy", score)
     if len(seeds) > 1:
         means = correct.mean(axis=1)
-        yield {"metric": "accuracy_std", "value": float(means.std(ddof=1))}
+        add("accuracy_std", means.std(ddof=1))
         for seed, mean in zip(seeds, means, strict=True):
-            yield {"metric": "accuracy", "value": float(mean), "seed": seed, "seeds": 1}
+            add("accuracy", mean, seed=seed, seeds=1)
 
 
 def _calibration_error(answers: pd.DataFrame) -> float:

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from logitfusion.config.tasks import Answer
 from logitfusion.errors import UserError
 from logitfusion.tasks.answers import judge
 
 
+@dataclass(frozen=True, kw_only=True)
+class JudgedExample:
+    """A row of the judged table; its fields are the columns.
+
+    Attributes:
+        gold: the first of the accepted answers.
+        answer: what was found in the generated text; None is a format failure.
+        tokens: of the generated text.
+        weights: of the experts, at each token; empty where nothing steers.
+        expert: place of the expert that was chosen at each token, -1 where none was.
+        seconds: an equal share of its shard's decoding time.
+    """
+
+    method: str
+    id: int
+    prompt: str
+    gold: str
+    text: str
+    answer: str | None
+    correct: bool
+    format_failure: bool
+    tokens: list[str]
+    weights: list[list[float]]
+    expert: list[int]
+    seconds: float
+
+
 def judge_generations(
-    examples: list[dict[str, Any]], generations: dict[str, list[dict[str, Any]]], definition: dict[str, Any]
+    examples: list[dict[str, Any]], generations: dict[str, list[dict[str, Any]]], form: Answer
 ) -> pd.DataFrame:
     """Judge every method's generations of one task.
 
     Args:
         examples: the task's test split.
         generations: method -> the rows of all its shards, in any order.
-        definition: the task's definition; its ``answer`` says what an answer looks like.
+        form: what an answer looks like, from the task's definition.
 
     Raises:
         UserError: a method's shards don't hold each example exactly once.
@@ -34,21 +63,16 @@ def judge_generations(
             )
         for row in sorted(generated, key=lambda row: row["id"]):
             example = by_id[row["id"]]
-            judgement = judge(row["text"], example["answers"], definition["answer"])
+            judgement = judge(row["text"], example["answers"], form)
             rows.append(
-                {
-                    "method": method,
-                    "id": row["id"],
-                    "prompt": example["prompt"],
-                    "gold": example["answers"][0],
-                    "text": row["text"],
-                    "answer": judgement.answer,
-                    "correct": judgement.correct,
-                    "format_failure": judgement.format_failure,
-                    "tokens": row["tokens"],
-                    "weights": row["weights"],
-                    "expert": row["expert"],
-                    "seconds": row["seconds"],
-                }
+                JudgedExample(
+                    method=method,
+                    prompt=example["prompt"],
+                    gold=example["answers"][0],
+                    answer=judgement.answer,
+                    correct=judgement.correct,
+                    format_failure=judgement.format_failure,
+                    **{key: row[key] for key in ("id", "text", "tokens", "weights", "expert", "seconds")},
+                )
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(map(vars, rows))

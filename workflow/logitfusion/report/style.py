@@ -1,42 +1,84 @@
-"""One look for all plots: colour-blind-safe colours, plain axes, text that stays text."""
+"""One look for all plots: colour-blind-safe colours, plain axes, text that stays text, and marks that recur."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 
 from logitfusion.files import whole
 
 # Okabe and Ito's palette, distinct for every common kind of colour vision; its yellow is too pale for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
-
-
-def use_style() -> None:
-    """Set matplotlib's defaults for this project."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "axes.axisbelow": True,
-            "svg.fonttype": "none",
-            "legend.frameon": False,
-            "axes.prop_cycle": plt.cycler(color=COLOURS),
-        }
-    )
+STYLE = {
+    "figure.dpi": 110,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+    "svg.fonttype": "none",
+    "legend.frameon": False,
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+}
 
 
 def colour(position: int) -> str:
     """The position-th colour, starting anew when they are used up."""
     return COLOURS[position % len(COLOURS)]
+
+
+def make_axes(
+    lines: int, columns: int, size: tuple[float, float], **sharing: bool | str
+) -> tuple[plt.Figure, np.ndarray]:
+    """A figure of ``size`` (width and height in inches) with axes ``[lines, columns]``."""
+    plt.rcParams.update(STYLE)
+    return plt.subplots(lines, columns, figsize=size, squeeze=False, **sharing)
+
+
+def make_panels(
+    count: int, most: int, size: tuple[float, float], margin: float = 0.0
+) -> tuple[plt.Figure, list[plt.Axes]]:
+    """``count`` axes with one vertical scale, each of ``size`` inches, at most ``most`` beside each other.
+
+    Args:
+        margin: inches of width for what is written beside them.
+    """
+    columns = min(most, count)
+    lines = -(-count // columns)
+    figure, axes = make_axes(lines, columns, (size[0] * columns + margin, size[1] * lines), sharey=True)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
+def draw_interval(
+    axis: plt.Axes, row: pd.Series, height: float, shade: str, marker: str = "o", cap: float = 3, **look: Any
+) -> None:
+    """A row of the tidy table as a mark at its value with its interval."""
+    errors = [[row["value"] - row["ci_low"]], [row["ci_high"] - row["value"]]]
+    look = {"markersize": 5} | look
+    axis.errorbar(row["value"], height, xerr=errors, fmt=marker, color=shade, capsize=cap, **look)
+
+
+def name_lines(axis: plt.Axes, names: Sequence[str]) -> None:
+    """Names down the vertical axis, the first on top."""
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+
+
+def show_percent(axis: matplotlib.axis.Axis) -> None:
+    """Shares as whole percents."""
+    axis.set_major_formatter(lambda value, _: f"{value:.0%}")
 
 
 def save_figure(

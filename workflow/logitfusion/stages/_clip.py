@@ -1,4 +1,4 @@
-"""What the stages of the few-shot track share: the encoders, and where an encoder's folder says what it is."""
+"""What the stages of the few-shot track share: the encoders, and the entry in an encoder's folder that opens it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENTRY = "entry.json"
 
 
 def write_entry(folder: Path, entry: dict[str, Any]) -> None:
-    """Keep in an encoder's folder how ``load_clip`` opens it; no path for what lies in the folder itself."""
+    """Keep in an encoder's folder how ``load_clip`` opens it; no path for what is in the folder itself."""
     write_json(folder / _ENTRY, entry)
 
 

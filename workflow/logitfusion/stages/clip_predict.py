@@ -1,4 +1,4 @@
-"""Let all heads of a data set answer on its test images and on those of its shifted sets. Only this job reads them."""
+"""Predictions of all heads of a data set on its test images and those of its shifted sets, which no other job reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pandas as pd
 
 from logitfusion.clip.predictions import EvaluationSet, predict
 from logitfusion.files import whole
-from logitfusion.stages._stage import logger, record, run_stage
+from logitfusion.provenance import record
+from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:

@@ -4,42 +4,42 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from logitfusion.config.experts import Expert, MergedExpert, TrainedExpert
+from logitfusion.config.training import Recipe
 from logitfusion.files import read_jsonl, remove, whole
-from logitfusion.models.adapters import LoRA
 from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
 from logitfusion.models.merge import merge_experts
-from logitfusion.stages._stage import fingerprint, logger, record, run_stage
+from logitfusion.provenance import fingerprint, record
+from logitfusion.stages._stage import logger, run_stage
 from logitfusion.training.curve import write_curve
 from logitfusion.training.finetune import finetune
-from logitfusion.training.loop import Recipe
 
 
-def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+def main(arguments: argparse.Namespace, expert: TrainedExpert | MergedExpert) -> None:
     use_threads()
     tokenizer = load_tokenizer(arguments.base)
     curve: list[dict[str, float]] = []
-    if "merge" in config:
-        model = merge_experts(arguments.base, arguments.parts, config["scale"])
+    if isinstance(expert, MergedExpert):
+        model = merge_experts(arguments.base, arguments.parts, expert.scale)
     else:
         examples = [row for path in arguments.text for row in read_jsonl(path)]
         model, curve = finetune(
             load_model(arguments.base),
             tokenizer,
             examples,
-            Recipe.from_config(config),
-            lora=LoRA(**config["lora"]) if config["method"] == "lora" else None,
+            expert.part(Recipe),
+            lora=expert.lora if expert.method == "lora" else None,
             checkpoints=arguments.checkpoints,
-            fingerprint=fingerprint(config, [arguments.base, *arguments.text]),
+            fingerprint=fingerprint(expert.dump(), [arguments.base, *arguments.text]),
             name=arguments.name,
         )
     with whole(arguments.output) as folder:
         folder.mkdir()
         save_model(model, tokenizer, folder)
         copy_tokenizer(arguments.base, folder)
-        record(folder / "record.json", config, checksum=checksum_weights(folder), **describe(model))
+        record(folder / "record.json", expert.dump(), checksum=checksum_weights(folder), **describe(model))
         write_curve(folder / "curve.csv", curve)
     remove(arguments.checkpoints)
     logger.info("%s: written", arguments.name)
@@ -53,4 +53,4 @@ if __name__ == "__main__":
     parser.add_argument("--parts", type=Path, nargs="*", default=[], help="experts to merge")
     parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder")
-    run_stage(main, parser)
+    run_stage(main, parser, Expert)

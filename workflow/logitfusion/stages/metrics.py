@@ -3,77 +3,46 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import subprocess
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from logitfusion.config.jobs.report import MetricsJob
 from logitfusion.evaluate.fewshot import tabulate_fewshot
+from logitfusion.evaluate.fusion import tabulate_fusion
 from logitfusion.evaluate.students import tabulate_students
-from logitfusion.evaluate.table import join_tables, tabulate_fusion
-from logitfusion.files import whole
+from logitfusion.evaluate.table import Provenance
+from logitfusion.provenance import find_commit
 from logitfusion.stages._stage import logger, run_stage
-from logitfusion.tables import read_table
+from logitfusion.tables import read_table, write_table
 
 
-def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
-    labels = {
-        "run": config["run"],
-        "config": hashlib.sha256(json.dumps(config["whole"], sort_keys=True).encode()).hexdigest()[:10],
-        "commit": _commit(),
-    }
-    common = {"metrics": config["metrics"], "settings": config["evaluate"]}
+def main(arguments: argparse.Namespace, job: MetricsJob) -> None:
+    provenance = partial(Provenance, run=job.run, config=job.config, commit=find_commit())
     tables = []
     if arguments.judged:
-        fusion = config["fusion"]
-        tables.append(
-            tabulate_fusion(
-                _read(arguments.judged),
-                seen=fusion["seen"],
-                labels=labels | {"seed": config["seed"], "split": fusion["split"]},
-                **common,
-            )
-        )
+        source = provenance(split=job.fusion.split, seed=job.seed)
+        judged = _read_tables(arguments.judged)
+        tables.append(tabulate_fusion(judged, job.metrics, job.fusion, job.evaluate, source))
     if arguments.students:
-        track = config["distill"]
-        tables.append(
-            tabulate_students(
-                _read(arguments.students), track=track, labels=labels | {"split": track["split"]}, **common
-            )
-        )
+        source = provenance(split=job.distill.split)
+        judged = _read_tables(arguments.students)
+        tables.append(tabulate_students(judged, job.metrics, job.distill, job.evaluate, source))
     for folder in arguments.fewshot:
-        track = config["clip"]
-        parts = {part: read_table(folder / f"{part}.parquet") for part in ("answers", "epochs", "fits")}
-        tables.append(
-            tabulate_fewshot(
-                **parts,
-                sets=track["sets"][folder.name],
-                track=track,
-                settings=config["evaluate"],
-                labels=labels | {"split": "test"},
-            )
-        )
-    table = join_tables(tables)
-    with whole(arguments.csv) as temporary:
-        table.to_csv(temporary, index=False)
-    with whole(arguments.parquet) as temporary:
-        table.to_parquet(temporary)
+        source = provenance(split="test")
+        parts = (read_table(folder / f"{part}.parquet") for part in ("answers", "epochs", "fits"))
+        tables.append(tabulate_fewshot(*parts, job.clip.sets[folder.name], job.clip, job.evaluate, source))
+    table = pd.concat(tables, ignore_index=True)
+    write_table(table, arguments.csv)
+    write_table(table, arguments.parquet)
     for track, group in table.groupby("track", sort=False):
         logger.info("%s: %d numbers of %d methods", track, len(group), group["method"].nunique())
 
 
-def _read(paths: list[Path]) -> dict[str, pd.DataFrame]:
+def _read_tables(paths: list[Path]) -> dict[str, pd.DataFrame]:
     """Task -> its judged examples."""
     return {path.stem: read_table(path) for path in paths}
-
-
-def _commit() -> str:
-    """The commit of the code, marked where files differ from it; ``unknown`` outside a checkout."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":
@@ -83,4 +52,4 @@ if __name__ == "__main__":
     parser.add_argument("--fewshot", type=Path, nargs="*", default=[], help="few-shot CLIP: .../<data set>")
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--parquet", type=Path, required=True)
-    run_stage(main, parser)
+    run_stage(main, parser, MetricsJob)

@@ -1,4 +1,4 @@
-"""Make a model's folder: fetched, copied, converted, drawn by chance, or pruned and healed."""
+"""Make a model's folder: fetched, copied, converted, randomly initialised, or pruned and healed."""
 
 from __future__ import annotations
 
@@ -6,56 +6,65 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from logitfusion.config.models import (
+    HubModel,
+    Model,
+    PartedModel,
+    PathModel,
+    PrunedModel,
+    RandomModel,
+    WholeModel,
+)
+from logitfusion.config.section import Section
 from logitfusion.files import read_jsonl, remove, whole
 from logitfusion.models import source
 from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
-from logitfusion.stages._stage import fingerprint, logger, record, run_stage
+from logitfusion.provenance import fingerprint, record
+from logitfusion.stages._stage import logger, run_stage
 from logitfusion.training import heal
 from logitfusion.training.curve import write_curve
-from logitfusion.training.loop import Recipe
 
 
-def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+def main(arguments: argparse.Namespace, entry: Section) -> None:
     use_threads()
     curve: list[dict[str, float]] = []
     with whole(arguments.output) as folder:
         folder.mkdir()
-        match config["source"]:
-            case "package":
-                model = source.from_package(config, arguments.package, folder)
-            case "hub":
-                model = source.from_hub(config, folder)
-            case "path":
-                model = source.from_path(config, folder)
-            case "random":
-                model = source.from_chance(config, folder)
-            case "pruned":
-                model, curve = _prune_and_heal(arguments, config, folder)
+        match entry:
+            case WholeModel() | PartedModel():
+                model = source.from_package(entry, arguments.package, folder)
+            case HubModel():
+                model = source.from_hub(entry, folder)
+            case PathModel():
+                model = source.from_path(entry, folder)
+            case RandomModel():
+                model = source.make_random(entry, folder)
+            case PrunedModel():
+                model, curve = _prune_and_heal(arguments, entry, folder)
         facts = describe(model)
-        if config.get("terms"):
-            logger.info("%s is used under terms of its own: %s", arguments.name, config["terms"])
+        if terms := getattr(entry, "terms", None):
+            logger.info("%s is used under terms of its own: %s", arguments.name, terms)
         logger.info("%s: %s", arguments.name, facts)
-        record(folder / "record.json", config, checksum=checksum_weights(folder), **facts)
+        record(folder / "record.json", entry.dump(), checksum=checksum_weights(folder), **facts)
         write_curve(folder / "curve.csv", curve)
     remove(arguments.checkpoints)
 
 
-def _prune_and_heal(arguments: argparse.Namespace, config: dict[str, Any], folder: Path) -> tuple[Any, list[Any]]:
-    model = source.prune(arguments.source, config["layers"])
+def _prune_and_heal(arguments: argparse.Namespace, entry: PrunedModel, folder: Path) -> tuple[Any, list[Any]]:
+    model = source.prune(arguments.source, entry.layers)
     tokenizer = load_tokenizer(arguments.source)
     curve: list[dict[str, float]] = []
-    if "heal" in config:
+    if entry.heal is not None:
         texts = [row["prompt"] + row["completion"] for path in arguments.text for row in read_jsonl(path)]
         model, curve = heal.heal(
             model,
             load_model(arguments.source),
             tokenizer,
             texts,
-            Recipe.from_config(config["heal"]),
-            logit_share=config["heal"]["logit_share"],
+            entry.heal,
             checkpoints=arguments.checkpoints,
-            fingerprint=fingerprint(config, [arguments.source, *arguments.text]),
+            fingerprint=fingerprint(entry.dump(), [arguments.source, *arguments.text]),
         )
     save_model(model, tokenizer, folder)
     copy_tokenizer(arguments.source, folder)
@@ -72,4 +81,4 @@ if __name__ == "__main__":
     parser.add_argument("--text", type=Path, nargs="*", default=[], help="training splits to heal on")
     parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder")
-    run_stage(main, parser)
+    run_stage(main, parser, Model)

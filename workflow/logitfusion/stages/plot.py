@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,95 +11,112 @@ import pandas as pd
 
 from logitfusion.clip.data import load_data
 from logitfusion.clip.data.images import thumbnail
-from logitfusion.files import read_json
-from logitfusion.report.clip import (
-    plot_ablation,
-    plot_shift,
-    plot_shots,
-    plot_uncertainty,
-    write_examples,
-    write_fewshot_summary,
+from logitfusion.config.section import Section
+from logitfusion.config.tracks import (
+    FewShotReport,
+    FusionReport,
+    LossesReport,
+    StudentsTrack,
+    TracesReport,
+    TuningReport,
 )
+from logitfusion.files import read_json
+from logitfusion.report.fewshot.ablation import plot_ablation
+from logitfusion.report.fewshot.examples import write_examples
+from logitfusion.report.fewshot.shared import Predictions
+from logitfusion.report.fewshot.shift import plot_shift
+from logitfusion.report.fewshot.shots import plot_shots
+from logitfusion.report.fewshot.summary import write_fewshot_summary
+from logitfusion.report.fewshot.uncertainty import plot_uncertainty
+from logitfusion.report.fusion.methods import plot_methods, write_fusion_summary
+from logitfusion.report.fusion.traces import plot_traces
+from logitfusion.report.fusion.tuning import TunedTask, plot_tuning
 from logitfusion.report.losses import plot_losses
-from logitfusion.report.methods import plot_methods, write_summary
 from logitfusion.report.students import plot_student_losses, plot_students, write_students_summary
-from logitfusion.report.traces import plot_traces
-from logitfusion.report.tuning import plot_tuning
 from logitfusion.stages._stage import run_stage
 from logitfusion.tables import read_table
 
 
 def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
-    first = arguments.output[0]
-    match arguments.what:
-        case "methods":
-            table = _track(arguments.input[0], "fusion")
-            plot_methods(table, config["methods"], config["base"], config["ceiling"], first)
-        case "summary":
-            write_summary(_track(arguments.input[0], "fusion"), config["methods"], config["seen"], *arguments.output)
-        case "traces":
-            title = f"Weights along the first examples of {config['task']}"
-            plot_traces(read_table(arguments.input[0]), dict(config["experts"]), config["examples"], title, first)
-        case "losses":
-            curves = {path.name: read_table(path / "curve.csv") for path in arguments.input}
-            plot_losses({name: curve for name, curve in curves.items() if len(curve)}, set(config["healed"]), first)
-        case "tuning":
-            plot_tuning({path.stem: read_json(path) for path in arguments.input}, first)
-        case "students":
-            plot_students(_track(arguments.input[0], "distill"), config, first)
-        case "students_summary":
-            write_students_summary(_track(arguments.input[0], "distill"), config, *arguments.output)
-        case "student_losses":
-            plot_student_losses({path.name: read_table(path / "curve.csv") for path in arguments.input}, config, first)
-        case "fewshot":
-            config["methods"] = dict(config["methods"])
-            table = _track(arguments.input[0], "clip")
-            shots, ablation, shift, *tables = arguments.output
-            plot_shots(table, config, shots)
-            plot_ablation(table, config, ablation)
-            plot_shift(table, config, shift)
-            write_fewshot_summary(table, config, *tables)
-        case "fewshot_answers":
-            config["methods"] = dict(config["methods"])
-            answers, images, classes = _read_answers(arguments.input)
-            plot_uncertainty(answers, images, config, first)
-            pictures = _Pictures(arguments.data)
-            write_examples(answers, images, pictures, config | {"classes": classes}, arguments.output[1])
+    section, draw = PLOTS[arguments.what]
+    draw(arguments, section.model_validate(config))
 
 
-def _read_answers(
-    folders: list[Path],
-) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame], dict[str, list[str]]]:
-    """Answers, images and classes of each data set, from .../<data set>."""
-    tables = [{f.name: read_table(f / f"{part}.parquet") for f in folders} for part in ("answers", "images")]
-    return *tables, {folder.name: read_json(folder / "stage.json")["classes"] for folder in folders}
+def _draw_table(track: str, *draw: Callable[..., None]) -> Callable[[argparse.Namespace, Section], None]:
+    """Plots of one track's rows of the metrics table, an output each; the last one gets all outputs that are left."""
+
+    def run(arguments: argparse.Namespace, section: Section) -> None:
+        table = read_table(arguments.input[0])
+        table = table[table["track"] == track]
+        outputs = arguments.output
+        for one, path in zip(draw[:-1], outputs, strict=False):
+            one(table, section, path)
+        draw[-1](table, section, *outputs[len(draw) - 1 :])
+
+    return run
 
 
-class _Pictures:
-    """Small PNGs of images, by data set and id, from the sets' tables."""
+def _draw_curves(draw: Callable[..., None]) -> Callable[[argparse.Namespace, Section], None]:
+    """A plot of the loss curves in folders, by their names."""
 
-    def __init__(self, tables: list[Path]) -> None:
-        self.rows = {path.parent.name: {row.id: row for row in load_data(path).test} for path in tables}
+    def run(arguments: argparse.Namespace, section: Section) -> None:
+        draw({path.name: read_table(path / "curve.csv") for path in arguments.input}, section, arguments.output[0])
 
-    def __call__(self, name: str, image: str) -> bytes | None:
-        return thumbnail(self.rows[name][image], 64)
+    return run
 
 
-def _track(path: Path, track: str) -> pd.DataFrame:
-    """One track's rows of the metrics table."""
-    table = read_table(path)
-    return table[table["track"] == track]
+def _draw_traces(arguments: argparse.Namespace, section: TracesReport) -> None:
+    plot_traces(read_table(arguments.input[0]), section, arguments.output[0])
 
+
+def _draw_tuning(arguments: argparse.Namespace, section: TuningReport) -> None:
+    found = {path.stem: read_json(path) for path in arguments.input}
+    tunings = {name: _read_tuning(**found[name]) for name in section.methods}
+    plot_tuning(tunings, arguments.output[0])
+
+
+def _read_tuning(
+    candidates: dict[str, list[dict[str, float]]], chosen: dict[str, dict[str, float]]
+) -> dict[str, TunedTask]:
+    """Task -> its candidates and the choice, which is its own or that of all tasks (``*``)."""
+    tuned = {}
+    for task, rows in candidates.items():
+        choice = chosen.get(task) or chosen["*"]
+        tuned[task] = TunedTask(pd.DataFrame(rows), choice["trust"], choice["anchor"])
+    return tuned
+
+
+def _draw_answers(arguments: argparse.Namespace, section: FewShotReport) -> None:
+    predictions = {folder.name: _read_predictions(folder) for folder in arguments.input}
+    images = {path.parent.name: {row.id: row for row in load_data(path).test} for path in arguments.data}
+    uncertainty, examples = arguments.output
+    plot_uncertainty(predictions, section, uncertainty)
+    write_examples(predictions, lambda name, image: thumbnail(images[name][image], 64), section, examples)
+
+
+def _read_predictions(folder: Path) -> Predictions:
+    answers, images = (read_table(folder / f"{part}.parquet") for part in ("answers", "images"))
+    return Predictions(answers, images, read_json(folder / "stage.json")["classes"])
+
+
+PLOTS: dict[str, tuple[type[Section], Callable[[argparse.Namespace, Any], None]]] = {
+    "methods": (FusionReport, _draw_table("fusion", plot_methods)),
+    "summary": (FusionReport, _draw_table("fusion", write_fusion_summary)),
+    "traces": (TracesReport, _draw_traces),
+    "tuning": (TuningReport, _draw_tuning),
+    "losses": (LossesReport, _draw_curves(plot_losses)),
+    "students": (StudentsTrack, _draw_table("distill", plot_students)),
+    "students_summary": (StudentsTrack, _draw_table("distill", write_students_summary)),
+    "student_losses": (StudentsTrack, _draw_curves(plot_student_losses)),
+    "fewshot": (FewShotReport, _draw_table("clip", plot_shots, plot_ablation, plot_shift, write_fewshot_summary)),
+    "fewshot_answers": (FewShotReport, _draw_answers),
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    # fmt: off
-    parser.add_argument("what", choices=[
-        "methods", "summary", "traces", "losses", "tuning", "students", "students_summary", "student_losses",
-        "fewshot", "fewshot_answers",
-    ])
-    # fmt: on
+    parser.add_argument("what", choices=PLOTS)
     parser.add_argument("--input", type=Path, nargs="+", required=True)
     parser.add_argument("--data", type=Path, nargs="*", default=[], help="few-shot data sets: .../<set>/<file>")
+    parser.add_argument("--images", type=Path, nargs="*", help="the folders that the data sets' images are in")
     parser.add_argument("--output", type=Path, nargs="+", required=True)
-    run_stage(main, parser)
+    run_stage(main, parser, dict[str, Any])

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from logitfusion.config.jobs.models import TaskJob
 from logitfusion.files import write_jsonl
-from logitfusion.stages._stage import logger, record, run_stage
+from logitfusion.provenance import record
+from logitfusion.stages._stage import logger, run_stage
 from logitfusion.tasks.sources import load_rows
 from logitfusion.tasks.split import SPLITS, make_examples, split_examples, split_seed
 
 
-def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
-    definition = config["definition"]
-    sizes = {name: config[name] for name in SPLITS}
-    rows = load_rows(definition["source"], size=sum(sizes.values()), package_file=arguments.package)
+def main(arguments: argparse.Namespace, job: TaskJob) -> None:
+    definition = job.definition
+    sizes = {name: getattr(job, name) for name in SPLITS}
+    rows = load_rows(definition.source, size=sum(sizes.values()), package_file=arguments.package)
     examples = make_examples(rows, definition)
     splits = split_examples(examples, sizes, seed=split_seed(definition), task=arguments.task)
     for name, split in splits.items():
-        write_jsonl(arguments.output / f"{name}.jsonl", split)
+        write_jsonl(getattr(arguments, name), split)
         logger.info("%s: %d %s examples", arguments.task, len(split), name)
-    record(arguments.output / "task.json", config, rows=len(rows), distinct=len(examples))
+    record(arguments.record, job.dump(), rows=len(rows), distinct=len(examples))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", required=True, help="its name, for messages")
     parser.add_argument("--package", type=Path, help="the downloaded package that holds the rows")
-    parser.add_argument("--output", type=Path, required=True, help="folder")
-    run_stage(main, parser)
+    parser.add_argument("--rows", type=Path, help="the file of rows, as the definition names it")
+    for name in (*SPLITS, "record"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    run_stage(main, parser, TaskJob)

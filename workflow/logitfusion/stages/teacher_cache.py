@@ -1,13 +1,13 @@
-"""Let a teacher read one shard of the training texts, and keep the top of its logits."""
+"""Cache a teacher's top-k predictions of one shard of the training texts."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from logitfusion.config.jobs.distill import TeacherJob
 from logitfusion.distill.encoding import encode_text
 from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.shard import hash_texts, read_manifest
@@ -19,18 +19,16 @@ from logitfusion.stages._distill import read_texts
 from logitfusion.stages._stage import Rate, logger, run_stage
 
 
-def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
     use_threads()
-    texts = read_texts(arguments.text, config["texts"])
+    texts = read_texts(arguments.text, job.texts)
     tokenizer = load_tokenizer(arguments.model)
-    encoded = [
-        encode_text(tokenizer, *text, template=config["template"], max_tokens=config["max_tokens"]) for text in texts
-    ]
-    half = config["precision"] == "bf16" or (config["precision"] == "auto" and bf16_helps(choose_device()))
+    encoded = [encode_text(tokenizer, *text, template=job.template, max_tokens=job.max_tokens) for text in texts]
+    half = job.precision == "bf16" or (job.precision == "auto" and bf16_helps(choose_device()))
     model = load_model(arguments.model, dtype=torch.bfloat16 if half else torch.float32)
     for finished in arguments.checkpoints.glob("*.safetensors"):
         remove(finished)  # an earlier job was killed between writing it and handing it over
-    mine = [encoded[number] for number in shard_range(len(texts), arguments.shard, config["shards"])]
+    mine = [encoded[number] for number in shard_range(len(texts), arguments.shard, job.shards)]
     rate = Rate(arguments.teacher, "response tokens", sum(len(text.labels) for text in mine))
     (path,) = cache_teacher(
         model,
@@ -39,13 +37,13 @@ def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
         source={
             "model_hash": hash_model(arguments.model),
             "tokenizer_hash": hash_tokenizer(arguments.model),
-            "template": config["template"],
+            "template": job.template,
             "data_hash": hash_texts(texts),
-            "max_tokens": config["max_tokens"],
+            "max_tokens": job.max_tokens,
         },
-        k=config["k"],
-        batch_size=config["batch_size"],
-        shards=config["shards"],
+        k=job.k,
+        batch_size=job.batch_size,
+        shards=job.shards,
         only=[arguments.shard + 1],
         on_batch=rate,
     )
@@ -64,4 +62,4 @@ if __name__ == "__main__":
     parser.add_argument("--shard", type=int, required=True, help="from 0 on")
     parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    run_stage(main, parser)
+    run_stage(main, parser, TeacherJob)

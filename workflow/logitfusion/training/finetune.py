@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from logitfusion.models.adapters import LoRA, add_adapters
+from logitfusion.config.training import LoRA, Recipe
+from logitfusion.models.adapters import add_adapters
 from logitfusion.models.padding import left_pad
-from logitfusion.training.loop import Recipe, order_rows, train, trainer_arguments
+from logitfusion.training.loop import train, trainer_arguments
+from logitfusion.training.order import order_rows
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +88,4 @@ def finetune(
         train_dataset=order_rows(encode_examples(examples, tokenizer, recipe.max_tokens), recipe),
         data_collator=CompletionCollator(tokenizer.pad_token_id),
     )
-    curve = train(trainer, name, recipe, checkpoints, fingerprint)
-    if lora is not None:
-        trained = trained.merge_and_unload()
-    return trained.eval(), curve
+    return train(trainer, name, recipe, checkpoints, fingerprint)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from logitfusion.config.training import HealRecipe
 from logitfusion.models.padding import left_pad
-from logitfusion.training.loop import Recipe, order_rows, train, trainer_arguments
+from logitfusion.training.loop import train, trainer_arguments
+from logitfusion.training.order import order_rows
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +45,16 @@ class HealingTrainer(Trainer):
     ) -> Tensor:
         real = inputs["attention_mask"].bool()
         with torch.no_grad():
-            wanted = self.teacher.model(**inputs, use_cache=False).last_hidden_state[real].float()
+            target = self.teacher.model(**inputs, use_cache=False).last_hidden_state[real].float()
         found = model.model(**inputs, use_cache=False).last_hidden_state[real].float()
         # Relative to the teacher's own variance, so that the two terms keep their proportion across models.
-        distance = (found - wanted).square().mean() / wanted.var()
+        distance = (found - target).square().mean() / target.var()
         chosen = torch.rand(len(found), device=found.device) < self.logit_share
         chosen[0] = True
         with torch.no_grad():
-            target = self.teacher.lm_head(wanted[chosen]).float().log_softmax(-1)
+            target_log_probs = self.teacher.lm_head(target[chosen]).float().log_softmax(-1)
         log_probs = model.lm_head(found[chosen]).float().log_softmax(-1)
-        divergence = nn.functional.kl_div(log_probs, target, log_target=True, reduction="batchmean")
+        divergence = nn.functional.kl_div(log_probs, target_log_probs, log_target=True, reduction="batchmean")
         return divergence + distance
 
 
@@ -61,9 +63,8 @@ def heal(
     teacher: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: list[str],
-    recipe: Recipe,
+    recipe: HealRecipe,
     *,
-    logit_share: float,
     checkpoints: Path,
     fingerprint: str,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
@@ -73,10 +74,9 @@ def heal(
     trainer = HealingTrainer(
         model=student,
         teacher=teacher,
-        logit_share=logit_share,
+        logit_share=recipe.logit_share,
         args=trainer_arguments(recipe, checkpoints),
         train_dataset=order_rows(rows, recipe),
         data_collator=TextCollator(tokenizer.pad_token_id),
     )
-    curve = train(trainer, "healing", recipe, checkpoints, fingerprint)
-    return student.eval(), curve
+    return train(trainer, "healing", recipe, checkpoints, fingerprint)

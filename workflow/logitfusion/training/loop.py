@@ -1,57 +1,33 @@
-"""What fine-tuning and healing share: one recipe, the Trainer's settings, progress, checkpoints that resume."""
+"""What fine-tuning, healing and distillation share: the Trainer's settings, progress, and a training that resumes."""
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
-import random
 import time
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
-from safetensors import SafetensorError, safe_open
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+import torch
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
+from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
-from logitfusion.files import find_disk_error, remove, write_json
+from logitfusion.files import find_disk_error
 from logitfusion.models.load import bf16_helps, choose_device
+from logitfusion.training.checkpoints import find_checkpoint, mark_checkpoints
+from logitfusion.training.order import micro_batch, processes
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. Every field has its value from the config; there are no defaults here.
-
-    Attributes:
-        steps: optimiser steps.
-        batch_size: sequences per optimiser step.
-        micro_batch: at most this many sequences per forward; gradients are accumulated up to ``batch_size``.
-        learning_rate: peak rate of AdamW, after a linear warm-up over a tenth of the steps, then cosine to 0.
-        weight_decay: AdamW's.
-        max_tokens: longer sequences lose tokens from the left.
-        checkpoint_minutes: a checkpoint is written about this often.
-        precision: ``auto`` (bf16 products where the machine has them), ``fp32`` or ``bf16``. Weights stay fp32.
-        seed: order of the data and any random initial values.
-    """
-
-    steps: int
-    batch_size: int
-    micro_batch: int
-    learning_rate: float
-    weight_decay: float
-    max_tokens: int
-    checkpoint_minutes: float
-    precision: str
-    seed: int
-
-    @classmethod
-    def from_config(cls, entry: dict[str, Any]) -> Recipe:
-        """The recipe in a config entry, which may hold other keys too."""
-        return cls(**{field.name: entry[field.name] for field in fields(cls)})
 
 
 def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
@@ -59,7 +35,7 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     device = choose_device()
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and bf16_helps(device))
     micro = micro_batch(recipe)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.steps,
         per_device_train_batch_size=micro,
@@ -74,6 +50,7 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         seed=recipe.seed,
         data_seed=recipe.seed,
         logging_steps=max(1, recipe.steps // 40),
+        logging_nan_inf_filter=False,  # it would hide that a training diverged
         save_strategy="no",  # the Progress callback asks for checkpoints by the clock
         save_total_limit=1,
         train_sampling_strategy="sequential",  # order_rows has already mixed the rows
@@ -82,11 +59,9 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         disable_tqdm=True,
         report_to="none",
     )
-
-
-def processes() -> int:
-    """How many processes train together (torchrun and accelerate say so)."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    # Where one process sees several GPUs, the Trainer would use all of them, and multiply the batch by their number.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def is_main_process() -> bool:
@@ -94,22 +69,23 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def micro_batch(recipe: Recipe) -> int:
-    """The largest divisor of a process's part of the batch that is at most the recipe's ``micro_batch``.
+_ADVICE = "lower the learning_rate (nothing was written, and the last checkpoint is a good one)."
+
+
+def check_weights(model: nn.Module, name: str) -> None:
+    """Refuse a model with a weight that is NaN or infinite.
 
     Raises:
-        UserError: the batch can't be parted equally.
+        UserError: it has one; ``name`` says which training made it.
     """
-    part, left = divmod(recipe.batch_size, processes())
-    if left:
-        raise UserError(
-            f"A batch_size of {recipe.batch_size} can't be parted among {processes()} processes; make it a multiple."
-        )
-    return max(size for size in range(1, recipe.micro_batch + 1) if part % size == 0)
+    finite = [value.isfinite().all() for value in model.parameters()]
+    broken = len(finite) - int(torch.stack(finite).sum())  # one transfer from the GPU
+    if broken:
+        raise UserError(f"{name}: the training diverged, {broken} of {len(finite)} tensors are not finite; {_ADVICE}")
 
 
 class Progress(TrainerCallback):
-    """A line every few seconds, a loss curve, and a checkpoint every few minutes."""
+    """A line every few seconds, a checkpoint every few minutes, and an end where the training diverged."""
 
     def __init__(self, name: str, checkpoint_minutes: float, interval: float = 5.0) -> None:
         self.name, self.interval, self.period = name, interval, 60 * checkpoint_minutes
@@ -120,18 +96,19 @@ class Progress(TrainerCallback):
         self.started = self.printed = self.saved = time.monotonic()
         self.first_step = state.global_step
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         now = time.monotonic()
         if now - self.saved > self.period and state.global_step < state.max_steps:
+            check_weights(model, self.name)  # a checkpoint that is not finite would replace a good one
             self.saved, control.should_save = now, True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         now = time.monotonic()
-        if (
-            not logs
-            or "loss" not in logs
-            or (now - self.printed < self.interval and state.global_step < state.max_steps)
-        ):
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise UserError(f"{self.name}: the loss is {logs['loss']} at step {state.global_step}; {_ADVICE}")
+        if now - self.printed < self.interval and state.global_step < state.max_steps:
             return
         self.printed = now
         done = state.global_step - self.first_step
@@ -143,20 +120,23 @@ class Progress(TrainerCallback):
         )  # fmt: skip
 
 
-def train(trainer: Trainer, name: str, recipe: Recipe, checkpoints: Path, fingerprint: str) -> list[dict[str, float]]:
+def train(
+    trainer: Trainer, name: str, recipe: Recipe, checkpoints: Path, fingerprint: str
+) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Train to the recipe's last step, from the newest checkpoint of the same fingerprint if there is one.
 
     Returns:
-        The loss curve: ``step, loss, learning_rate`` a row, and whatever parts of the loss the trainer logs.
+        The model, adapters merged, and its loss curve: ``step, loss, learning_rate`` a row, and whatever parts of the
+        loss the trainer logs.
 
     Raises:
-        UserError: the disk is full or can't be written.
+        UserError: the disk is full or can't be written, or the loss or a weight is not finite.
     """
     set_seed(recipe.seed)
     with trainer.args.main_process_first(local=False):
         resume = find_checkpoint(checkpoints, fingerprint)
         if is_main_process():
-            write_json(checkpoints / "fingerprint.json", {"fingerprint": fingerprint})
+            mark_checkpoints(checkpoints, fingerprint)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress(name, recipe.checkpoint_minutes))
     if resume is not None:
@@ -172,61 +152,8 @@ def train(trainer: Trainer, name: str, recipe: Recipe, checkpoints: Path, finger
             f"A checkpoint could not be written to {checkpoints}: {full}; a training goes on from the last whole one."
         ) from error
     logger.info("%s: trained in %.1f s", name, time.monotonic() - started)
+    model = trainer.model.merge_and_unload() if hasattr(trainer.model, "merge_and_unload") else trainer.model
+    check_weights(model, name)
     rows = [row for row in trainer.state.log_history if "loss" in row]
-    return [{key: value for key, value in row.items() if key not in ("epoch", "grad_norm")} for row in rows]
-
-
-def find_checkpoint(folder: Path, fingerprint: str) -> Path | None:
-    """The newest whole checkpoint, if the folder belongs to this very training; else the folder is emptied."""
-    try:
-        known = json.loads((folder / "fingerprint.json").read_text())["fingerprint"]
-    except (OSError, ValueError, KeyError):
-        known = None
-    if known != fingerprint:
-        remove(folder)
-        folder.mkdir(parents=True)
-        return None
-    numbered = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
-    for checkpoint in sorted(numbered, key=lambda path: -int(path.name.split("-")[1])):
-        if _is_whole(checkpoint):
-            return checkpoint
-        remove(checkpoint)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was completed (the Trainer writes its state last) and has all of its files' bytes.
-
-    A power cut can take the end of files that were written before the state.
-    """
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-        for path in checkpoint.glob("*.safetensors"):
-            with safe_open(path, framework="pt"):
-                pass  # compares the file's length with what its head says
-        return all(is_zipfile(path) for path in checkpoint.glob("*.pt*"))
-    except (OSError, ValueError, SafetensorError):
-        return False
-
-
-def order_rows(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
-    """The rows of the whole training in the order they are used.
-
-    Each micro-batch holds rows of similar length, because padding would be half of the work; the micro-batches of an
-    optimiser step are drawn from all lengths, so that a step sees every task.
-    """
-    if not rows:
-        raise UserError("There is no text to train on: the tasks' training splits are empty.")
-    micro = micro_batch(recipe)
-    needed = recipe.steps * (recipe.batch_size // micro)
-    rng = random.Random(recipe.seed)
-    batches: list[list[dict[str, Any]]] = []
-    while len(batches) < needed:
-        epoch = rng.sample(rows, len(rows))
-        # A last, shorter batch is filled up from the start of the epoch.
-        epoch += (epoch * micro)[: -len(epoch) % micro]
-        epoch.sort(key=lambda row: len(row["input_ids"]))
-        cut = [epoch[start : start + micro] for start in range(0, len(epoch), micro)]
-        rng.shuffle(cut)
-        batches += cut
-    return [row for batch in batches[:needed] for row in batch]
+    curve = [{key: value for key, value in row.items() if key not in ("epoch", "grad_norm")} for row in rows]
+    return model.eval(), curve

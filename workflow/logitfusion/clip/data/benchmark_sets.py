@@ -21,7 +21,7 @@ Listing = tuple[list[str], list[tuple[str, int]], list[tuple[str, int]] | None]
 
 
 def _keep_path(path: str | Path) -> str:
-    """In place of torchvision's image loader: the path is all we want."""
+    """In place of torchvision's image loader: only the path is needed."""
     return str(path)
 
 
@@ -115,7 +115,7 @@ def _words(name: str) -> str:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where a set lies and how it is asked for.
+    """Where a set is and how its classes are prompted.
 
     Attributes:
         read: lists its images, given the root (or the image folder, if ``from_images``).
@@ -179,20 +179,23 @@ def read_benchmark(entry: dict[str, Any]) -> DataSet:
     Raises:
         UserError: no such set, root or file, or files that don't fit the set.
     """
-    name, root = entry["name"], Path(entry["root"])
+    name, root, images, coop = entry["name"], Path(entry["root"]), entry.get("images"), entry.get("coop_split")
+    share, seed, prompts = entry.get("test_share"), entry.get("seed"), entry.get("prompts")
     if name not in BENCHMARKS:
         raise UserError(f"There is no benchmark set {name!r}; it is one of {', '.join(sorted(BENCHMARKS))}.")
     if not root.is_dir():
         raise UserError(f"The root {root} of {name} is not a folder; download the set there, nothing does it for you.")
     bench = BENCHMARKS[name]
-    prompts = entry.get("prompts") or list(bench.prompts)
-    if entry.get("coop_split"):
-        return _read_coop(name, Path(entry["coop_split"]), _image_folder(entry, bench), prompts)
-    place = _image_folder(entry, bench) if bench.from_images else root
+    prompts = prompts or list(bench.prompts)
+    place = root
+    if coop or bench.from_images:
+        place = Path(images) if images else _image_folder(name, root)
+    if coop:
+        return _read_coop(name, Path(coop), place, prompts)
     classes, train, test = _read_listing(name, place)
     rows = _rows(train, place)
     if test is None:
-        rows, tested, split = split_rows(name, rows, entry)
+        rows, tested, split = split_rows(name, rows, share, seed)
     else:
         tested, split = _rows(test, place), "official"
     return make_data(name, [one.replace("_", " ") for one in classes], prompts, rows, tested, split)
@@ -205,23 +208,19 @@ def _read_listing(name: str, place: Path) -> Listing:
         raise
     except (RuntimeError, OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(
-            f"{name} can't be read from {place} ({type(error).__name__}: {error}); it must lie there as torchvision"
+            f"{name} can't be read from {place} ({type(error).__name__}: {error}); it must be there as torchvision"
             " unpacks it, or give coop_split."
         ) from error
 
 
-def _image_folder(entry: dict[str, Any], bench: Benchmark) -> Path:
-    """The folder of the set's images: the entry's own, else the first usual one that exists."""
-    if entry.get("images"):
-        return Path(entry["images"])
-    usual = [Path(entry["root"]) / folder for folder in bench.images]
+def _image_folder(name: str, root: Path) -> Path:
+    """The first of the usual folders of a set's images that exists."""
+    usual = [root / folder for folder in BENCHMARKS[name].images]
     for folder in usual:
         # ImageNet's usual folders are parents of others: the one with the training images is meant.
-        if folder.is_dir() and (entry["name"] != "imagenet" or (folder / "train").is_dir()):
+        if folder.is_dir() and (name != "imagenet" or (folder / "train").is_dir()):
             return folder
-    raise UserError(
-        f"The images of {entry['name']} are in none of {', '.join(map(str, usual))}; correct root or give images."
-    )
+    raise UserError(f"The images of {name} are in none of {', '.join(map(str, usual))}; correct root or give images.")
 
 
 def _rows(items: list[tuple[str, int]], place: Path) -> list[ImageRow]:

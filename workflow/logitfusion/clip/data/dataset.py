@@ -23,7 +23,7 @@ class ImageRow:
     """One image.
 
     Attributes:
-        id: names the image within its data set; does not depend on where the data set lies.
+        id: names the image within its data set; does not depend on where the data set is.
         path: its file; with ``index``, an array file (.npy) of uint8 images ``[n, h, w]`` or ``[n, h, w, 3]``.
         label: its class, a place in ``DataSet.classes``.
         index: its place in the array file, or None.
@@ -45,7 +45,7 @@ class DataSet:
         train: the pool that support sets are drawn from; empty for a data set that is only tested on.
         test: the test images.
         split: who split them: ``official``, ``CoOp``, ``given`` (by the user's own files) or ``seeded S`` (by us, with
-            seed S: not to be compared with published numbers); a cut test set says so too.
+            seed S: not to be compared with published numbers); a cut test set is marked too.
     """
 
     classes: list[str]
@@ -91,17 +91,16 @@ def make_data(
 
 
 def split_rows(
-    name: str, rows: Sequence[ImageRow], entry: dict[str, Any]
+    name: str, rows: Sequence[ImageRow], share: float | None, seed: int | None
 ) -> tuple[list[ImageRow], list[ImageRow], str]:
-    """Train and test rows and the split's label: ``test_share`` of each class for the test, by ``seed`` and ids alone.
+    """Train and test rows and the split's label: ``share`` of each class for the test, by ``seed`` and ids alone.
 
     Raises:
-        UserError: the entry lacks one of the two keys, or its share is none.
+        UserError: the entry has no ``test_share`` or no ``seed``, or the share is out of range.
     """
-    missing = [key for key in ("test_share", "seed") if key not in entry]
-    if missing:
-        raise UserError(f"{name} has no split of its own; give its entry the key {missing[0]}.")
-    share, seed = entry["test_share"], entry["seed"]
+    if share is None or seed is None:
+        key = "test_share" if share is None else "seed"
+        raise UserError(f"{name} has no split of its own; give its entry the key {key}.")
     if not 0 < share <= 1:
         raise UserError(f"{name}: test_share is a share above 0, at most 1, not {share}.")
     tested = draw_share([row.id for row in rows], [row.label for row in rows], share, seed, "test")

@@ -36,13 +36,13 @@ def unpack_emoji(package: str | Path, vendor: str, folder: str | Path) -> None:
     """
     pictures = f"package/img/{vendor}/64/"
 
-    def wanted(name: str) -> bool:
+    def needed(name: str) -> bool:
         # Variants of skin colour have one of the five modifiers in their code points.
         return name == "package/emoji.json" or (name.startswith(pictures) and not _has_skin_colour(Path(name).stem))
 
     with whole(folder) as temporary:
         temporary.mkdir()
-        names = unpack_tar(package, wanted, temporary)
+        names = unpack_tar(package, needed, temporary)
         if "package/emoji.json" not in names or len(names) < 2:
             raise UserError(f"{package} has no emojis by {vendor!r}; it is not the package emoji-datasource-{vendor}.")
         (temporary / "package" / "emoji.json").rename(temporary / "emoji.json")
@@ -57,33 +57,37 @@ def _has_skin_colour(points: str) -> bool:
 SKIN_COLOURS = frozenset({"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"})
 
 
-def read_emoji(entry: dict[str, Any], folder: str | Path) -> DataSet:
-    """The few-shot data set in an unpacked ``folder``: the emojis of the classes that don't build the CLIP.
+def read_emoji(entry: dict[str, Any], package: str | Path, folder: str | Path) -> DataSet:
+    """The few-shot data set, unpacked to ``folder``: the emojis of the classes that don't build the CLIP.
 
     Keys: ``classes``, a mapping from a class's name to its subcategories; ``vendor``; ``build_share``, the share of
     each class that is left to ``emoji_pairs``; ``test_share``, the test's share of the rest; ``seed``; optional
     ``prompts``. The splits go by figure (a cook, be it a man or a woman, is one figure), the same for every vendor.
     """
+    vendor, classes, seed, prompts = entry["vendor"], entry["classes"], entry["seed"], entry.get("prompts") or PROMPTS
+    unpack_emoji(package, vendor, folder)
     listed, building, tested = _split(entry, Path(folder))
     rows: dict[bool, list[ImageRow]] = {False: [], True: []}
     for place, (emoji, label) in enumerate(listed):
         if place not in building:
-            rows[place in tested].append(ImageRow(_name(entry, emoji), _picture(folder, emoji), label))
-    name, prompts = f"The emoji set of {entry['vendor']}", entry.get("prompts") or PROMPTS
-    return make_data(name, list(entry["classes"]), prompts, rows[False], rows[True], f"seeded {entry['seed']}")
+            rows[place in tested].append(ImageRow(_name(vendor, emoji), _picture(folder, emoji), label))
+    return make_data(f"The emoji set of {vendor}", list(classes), prompts, rows[False], rows[True], f"seeded {seed}")
 
 
 def emoji_pairs(entry: dict[str, Any], folder: str | Path) -> list[Pair]:
     """Pictures and captions to build a CLIP from: all emojis that belong to no class, ``build_share`` of each class."""
+    vendor = entry["vendor"]
     listed, building, _ = _split(entry, Path(folder))
-    held_out = {_name(entry, emoji) for place, (emoji, _) in enumerate(listed) if place not in building}
-    pairs = [Pair(_name(entry, emoji), _picture(folder, emoji), caption(emoji)) for emoji in _read(Path(folder))]
+    held_out = {_name(vendor, emoji) for place, (emoji, _) in enumerate(listed) if place not in building}
+    pairs = [Pair(_name(vendor, emoji), _picture(folder, emoji), caption(emoji)) for emoji in _read(Path(folder))]
     return [pair for pair in pairs if pair.id not in held_out]
 
 
 def _split(entry: dict[str, Any], folder: Path) -> tuple[list[tuple[dict[str, Any], int]], set[int], set[int]]:
     """The classes' emojis with their labels, the places of those that build the CLIP, and of those of the test."""
-    label_of = _labels(entry["classes"])
+    classes, seed = entry["classes"], entry["seed"]
+    build_share, test_share = entry["build_share"], entry["test_share"]
+    label_of = _labels(classes)
     listed = [(emoji, label_of[emoji["subcategory"]]) for emoji in _read(folder) if emoji["subcategory"] in label_of]
     missing = set(label_of) - {emoji["subcategory"] for emoji, _ in listed}
     if missing:
@@ -91,9 +95,9 @@ def _split(entry: dict[str, Any], folder: Path) -> tuple[list[tuple[dict[str, An
     members: dict[tuple[int, str], list[int]] = {}
     for place, (emoji, label) in enumerate(listed):
         members.setdefault((label, figure(emoji["unified"])), []).append(place)
-    building = _draw(members, entry["build_share"], entry["seed"], "build")
+    building = _draw(members, build_share, seed, "build")
     rest = {key: places for key, places in members.items() if places[0] not in building}
-    return listed, building, _draw(rest, entry["test_share"], entry["seed"], "test")
+    return listed, building, _draw(rest, test_share, seed, "test")
 
 
 def _draw(members: dict[tuple[int, str], list[int]], share: float, seed: int, purpose: str) -> set[int]:
@@ -119,8 +123,8 @@ def _read(folder: Path) -> list[dict[str, Any]]:
     return sorted((emoji for emoji in emojis if emoji["image"] in have), key=lambda emoji: emoji["unified"])
 
 
-def _name(entry: dict[str, Any], emoji: dict[str, Any]) -> str:
-    return f"{entry['vendor']}/{emoji['unified']}"
+def _name(vendor: str, emoji: dict[str, Any]) -> str:
+    return f"{vendor}/{emoji['unified']}"
 
 
 def _picture(folder: str | Path, emoji: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ def read_fashion_mnist(entry: dict[str, Any], package: str | Path, folder: str |
     Raises:
         UserError: the package is not the data set's.
     """
-    parts = {}
+    prompts, parts = entry.get("prompts") or [PROMPT], {}
     with tempfile.TemporaryDirectory() as scratch:
         found = {Path(name).name: Path(scratch) / name for name in unpack_deb(package, _is_data, scratch)}
         for part, stem in FILES.items():
@@ -39,7 +39,6 @@ def read_fashion_mnist(entry: dict[str, Any], package: str | Path, folder: str |
             with whole(array) as temporary, temporary.open("wb") as file:
                 np.save(file, images)
             parts[part] = [ImageRow(f"{part}/{i}", str(array), int(label), i) for i, label in enumerate(labels)]
-    prompts = entry.get("prompts") or [PROMPT]
     return make_data("Fashion-MNIST", CLASSES, prompts, parts["train"], parts["test"], "official")
 
 

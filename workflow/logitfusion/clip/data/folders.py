@@ -1,4 +1,4 @@
-"""A user's own images: a folder of class folders, or a CSV of paths and labels."""
+"""A user's own images in one folder a class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.data.dataset import PROMPT, DataSet, ImageRow, make_data, split_rows
-from logitfusion.clip.data.tables import read_table
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
 
@@ -21,24 +20,26 @@ def read_folder(entry: dict[str, Any]) -> DataSet:
     set); optional ``class_names``, a mapping (or a JSON file of one) from folders to the names in prompts, whose order
     is the labels' order (else folder names, sorted, with spaces for underscores); optional ``prompts``.
     """
-    path, name = Path(entry["path"]), f"The image folder {entry['path']}"
-    classes = _read_class_names(entry.get("class_names")) or {folder: _plain(folder) for folder in class_folders(path)}
+    path, test_path, named = Path(entry["path"]), entry.get("test_path"), entry.get("class_names")
+    share, seed, prompts = entry.get("test_share"), entry.get("seed"), entry.get("prompts") or [PROMPT]
+    name = f"The image folder {path}"
+    classes = _read_class_names(named) or {folder: plain_name(folder) for folder in class_folders(path)}
     rows = list_images(path, list(classes))
-    if entry.get("test_path"):
+    if test_path:
         train, split = rows, "given"
         # Both folders may hold equal names: the folder is part of a test image's id.
-        test = list_images(Path(entry["test_path"]), list(classes), prefix="test/")
+        test = list_images(Path(test_path), list(classes), prefix="test/")
     else:
-        train, test, split = split_rows(name, rows, entry)
-    return make_data(name, list(classes.values()), entry.get("prompts") or [PROMPT], train, test, split)
+        train, test, split = split_rows(name, rows, share, seed)
+    return make_data(name, list(classes.values()), prompts, train, test, split)
 
 
 def _read_class_names(given: dict[str, str] | str | None) -> dict[str, str] | None:
     return read_json(given) if isinstance(given, str) else given
 
 
-def _plain(name: str) -> str:
-    """A folder's name as it goes into a prompt."""
+def plain_name(name: str) -> str:
+    """The name of a folder, or a label, as it goes into a prompt."""
     return name.replace("_", " ").strip()
 
 
@@ -78,47 +79,3 @@ def find_images(folder: Path) -> list[Path]:
     """All image files in a folder, nested ones too, sorted; nothing hidden (thumbnails, macOS' ``._`` files)."""
     files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-
-
-def read_csv(entry: dict[str, Any]) -> DataSet:
-    """Images listed in a CSV with the columns ``path``, ``label`` (a class's name) and perhaps ``split``.
-
-    Keys: ``path``; ``test_share`` and ``seed`` if there is no column ``split`` (``train`` or ``test``); optional
-    ``root`` (else the CSV's folder), which relative paths start from; optional ``prompts``.
-    """
-    path, name = Path(entry["path"]), f"The image list {entry['path']}"
-    listed = _read_listed(path)
-    classes = sorted({line["label"] for line in listed})
-    label_of = {one: label for label, one in enumerate(classes)}
-    root = Path(entry["root"]) if entry.get("root") else path.parent
-    rows = [ImageRow(line["path"], str(root / line["path"]), label_of[line["label"]]) for line in listed]
-    if "split" in listed[0]:
-        train, test = (
-            [row for row, line in zip(rows, listed, strict=True) if line["split"] == part] for part in SPLITS
-        )
-        split = "given"
-    else:
-        train, test, split = split_rows(name, rows, entry)
-    return make_data(name, [_plain(one) for one in classes], entry.get("prompts") or [PROMPT], train, test, split)
-
-
-SPLITS = ("train", "test")
-
-
-def _read_listed(path: Path) -> list[dict[str, str]]:
-    columns, lines = read_table(path, "image list")
-    missing = {"path", "label"} - set(columns)
-    if missing:
-        raise UserError(
-            f"The image list {path} has no column {sorted(missing)[0]!r}; its first line names the columns."
-        )
-    if not lines:
-        raise UserError(f"The image list {path} names no images.")
-    for number, line in enumerate(lines, start=1):
-        if not line["path"] or not line["label"]:
-            raise UserError(f"The image list {path}, image {number}, has no path or no label.")
-        if "split" in columns and line["split"] not in SPLITS:
-            raise UserError(
-                f"The image list {path}, image {number}: the split is {line['split']!r}, not train or test."
-            )
-    return lines

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.data.draws import group_places, shuffled
-from logitfusion.clip.data.tables import read_table
+from logitfusion.clip.data.tables import read_csv
 from logitfusion.errors import UserError
 from logitfusion.files import whole
 
@@ -83,7 +83,7 @@ def write_support(path: str | Path, support: SupportSet, classes: Sequence[str])
 
 
 def read_support(path: str | Path, pool: Sequence[ImageRow], classes: Sequence[str]) -> SupportSet:
-    """Read a manifest and hold it against the pool it was drawn from.
+    """Read a manifest and check it against the pool it was drawn from.
 
     The rows are the pool's own, so that a manifest written on another machine finds its images here.
 
@@ -93,9 +93,9 @@ def read_support(path: str | Path, pool: Sequence[ImageRow], classes: Sequence[s
     """
     known = {row.id: row for row in pool}
     rows, ranks, seeds, count = [], [], set(), Counter()
-    columns, lines = read_table(path, "support manifest")
+    columns, lines = read_csv(path, "support manifest")
     if tuple(columns) != COLUMNS:
-        raise UserError(f"The support manifest {path} has not the columns {', '.join(COLUMNS)}.")
+        raise UserError(f"The support manifest {path} needs the columns {', '.join(COLUMNS)}.")
     for number, line in enumerate(lines, start=1):
         where = f"The support manifest {path}, image {number},"
         row = known.get(line["id"])
@@ -119,12 +119,12 @@ def read_support(path: str | Path, pool: Sequence[ImageRow], classes: Sequence[s
 
 
 def read_draw(path: str | Path) -> list[tuple[str, int]]:
-    """The ids of a manifest with their ranks, for whoever fits: the pool and the test set are none of his business.
+    """The ids of a manifest with their ranks: all that a fit needs, which reads neither the pool nor the test set.
 
     Raises:
         UserError: no manifest.
     """
-    columns, lines = read_table(path, "support manifest")
+    columns, lines = read_csv(path, "support manifest")
     if tuple(columns) != COLUMNS or not all(line["rank"].isdigit() for line in lines):
-        raise UserError(f"The support manifest {path} has not the columns {', '.join(COLUMNS)}.")
+        raise UserError(f"The support manifest {path} needs the columns {', '.join(COLUMNS)}.")
     return [(line["id"], int(line["rank"])) for line in lines]

@@ -1,4 +1,4 @@
-"""CSV files that users write or read."""
+"""CSV files that users write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from logitfusion.errors import UserError
 
 
-def read_table(path: str | Path, what: str) -> tuple[list[str], list[dict[str, str]]]:
+def read_csv(path: str | Path, what: str) -> tuple[list[str], list[dict[str, str]]]:
     """The columns and the rows of a CSV in UTF-8, its first line being the columns; ``what`` is its name in messages.
 
     Raises:

@@ -13,7 +13,6 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,40 +27,12 @@ from torch.nn import functional as F
 
 from logitfusion.clip.encoders.load import ClipEncoder, load_clip, open_folder
 from logitfusion.clip.encoders.towers import TEXT_FILES, fill, read_sentence_weights
+from logitfusion.config.clip_recipe import ClipRecipe
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, whole, write_json
 from logitfusion.models.load import first_line
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ClipRecipe:
-    """How the MLP between the towers is trained.
-
-    Attributes:
-        steps: of AdamW.
-        batch_size: pairs a step, each of another concept; at most all that are trained on.
-        learning_rate: the peak, after a linear warm-up over a tenth of the steps, then cosine to 0.
-        weight_decay: AdamW's, of the matrices only.
-        dropout: of the MLP's hidden layer; without much of it a few thousand pairs are learnt by heart.
-        templates: sentences around a caption; each pair is seen with each of them, drawn anew every time.
-        held_out: share of the concepts that is left out of the training, for the retrieval figures.
-        image_size: side in pixels of what the image tower reads.
-        context_length: tokens a text is cut to.
-        seed: decides the held-out concepts, the MLP's first values, the batches and the dropout.
-    """
-
-    steps: int = 100
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.1
-    dropout: float = 0.6
-    templates: tuple[str, ...] = ("{}",)
-    held_out: float = 0.1
-    image_size: int = 128
-    context_length: int = 48
-    seed: int = 0
 
 
 def build_clip(
@@ -76,7 +47,7 @@ def build_clip(
     """Build a CLIP and write it as a folder that ``load_clip`` and open_clip (``local-dir:``) read.
 
     The folder holds ``open_clip_config.json``, ``open_clip_model.safetensors``, the tokenizer, and ``record.json``. It
-    names no path. open_clip's own calls work on it as they are when it is the working directory; ``load_clip`` and
+    names no path. open_clip's own calls work on it when it is the working directory; ``load_clip`` and
     ``open_folder`` read it from anywhere.
 
     Args:
@@ -114,7 +85,7 @@ def build_clip(
             "retrieval": measure_retrieval(clip.model, images, texts, held_out),
             "logit_scale": clip.scale,
             "loss": curve,
-            "recipe": asdict(recipe),
+            "recipe": recipe.dump(),
             "towers": {"image": image_tower[0], "text": read_json(Path(text_tower) / "config.json").get("model_type")},
         }
         save_file({name: value.cpu() for name, value in clip.model.state_dict().items()}, temporary / WEIGHTS)
@@ -200,12 +171,12 @@ def see_images(clip: ClipEncoder, paths: Sequence[str | Path], batch_size: int =
     """What the image tower makes of pictures before the MLP, ``[n, W]``; each file is read once."""
     distinct = list(dict.fromkeys(str(path) for path in paths))
     device = next(clip.model.parameters()).device
-    seen, told = [], time.monotonic()
+    seen, logged = [], time.monotonic()
     for start in range(0, len(distinct), batch_size):
         batch = torch.stack([clip.preprocess(_open_image(path)) for path in distinct[start : start + batch_size]])
         seen.append(clip.model.visual.trunk(batch.to(device)))
-        if time.monotonic() - told > 5:
-            told = time.monotonic()
+        if time.monotonic() - logged > 5:
+            logged = time.monotonic()
             logger.info("image tower: %d of %d pictures", start + len(batch), len(distinct))
     place = {path: number for number, path in enumerate(distinct)}
     return torch.cat(seen)[[place[str(path)] for path in paths]]
@@ -303,7 +274,7 @@ def measure_retrieval(
 ) -> dict[str, float | int]:
     """How often a held-out picture finds its own caption among all held-out ones, first or among five, and back.
 
-    One pair speaks for a concept, in the first template; a tie counts as not found.
+    One pair represents a concept, in the first template; a tie counts as not found.
     """
     chosen = [members[0] for members in concepts]
     figures: dict[str, float | int] = {"n": len(chosen)}

@@ -50,7 +50,7 @@ class ImageEncoder:
         size: height and width of what the model reads.
         mean: what is subtracted from each channel, of values from 0 to 1.
         std: what each channel is then divided by.
-        transform: says what ``preprocess`` and ``augment`` do, as JSON.
+        transform: what ``preprocess`` and ``augment`` do, as JSON.
     """
 
     name: str
@@ -73,7 +73,7 @@ class ImageEncoder:
     def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor:
         """One of AMU-Tuning's random views, ``[3, h, w]``: half to all of the area, bicubic, flipped half of the time.
 
-        All chance comes from ``generator``, so that threads don't disturb each other.
+        All randomness comes from ``generator``, so that threads don't disturb each other.
         """
         image = flatten(image)
         left, top, width, height = draw_crop(image.width, image.height, generator)
@@ -200,7 +200,7 @@ def _open_file(entry: dict[str, Any]) -> tuple[nn.Module, Any]:
     model, path = entry["model"], Path(entry["path"])
     if get_model_config(model) is None:
         raise UserError(f"open_clip has no model {model!r}; correct the entry's model key.")
-    read_weights(path)  # for its sentences: open_clip's own words for a bad file are a traceback
+    read_weights(path)  # for its errors: open_clip's own for a bad file is a traceback
     try:
         opened = open_clip.create_model(
             model, pretrained=str(path), force_quick_gelu=entry.get("quick_gelu", False), weights_only=True
@@ -215,7 +215,7 @@ def _open_file(entry: dict[str, Any]) -> tuple[nn.Module, Any]:
 def open_folder(folder: str | Path, *, load_weights: bool = True) -> tuple[nn.Module, Any]:
     """The CLIP in a folder of open_clip's ``local-dir:`` kind.
 
-    If its text tower is one of transformers, that tower's config lies in the same folder. The folder names no path, so
+    If its text tower is one of transformers, that tower's config is in the same folder. The folder names no path, so
     it can be moved; open_clip wants one for such a tower, which is given here.
 
     Raises:
@@ -317,14 +317,14 @@ def _open_torchvision(model: str, weights: str | None) -> tuple[nn.Module, dict[
         ) from error
     if chosen is None:
         return trunk, {}
-    wanted = chosen.transforms()
-    (crop,), (resize,) = wanted.crop_size, wanted.resize_size
+    seen = chosen.transforms()
+    (crop,), (resize,) = seen.crop_size, seen.resize_size
     return trunk, {
         "input_size": (3, crop, crop),
         "crop_pct": crop / resize,
-        "mean": tuple(wanted.mean),
-        "std": tuple(wanted.std),
-        "interpolation": wanted.interpolation.value,
+        "mean": tuple(seen.mean),
+        "std": tuple(seen.std),
+        "interpolation": seen.interpolation.value,
     }
 
 

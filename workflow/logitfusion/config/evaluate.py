@@ -1,0 +1,31 @@
+"""How scores are compared and what the report draws of them: the sections ``evaluate`` and ``report``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from logitfusion.config.section import Section, Whole
+
+
+class Evaluate(Section):
+    """Intervals of the scores (a percentile bootstrap), and the two methods that fusion is measured between."""
+
+    base: str = "large"
+    """The method that the scores start from; the gap begins here."""
+    ceiling: str = "ceiling"
+    """The method that the scores are held against; the gap ends here."""
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    """Bootstrap resamples."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Of the intervals."""
+    seed: Whole = 0
+    """Of the bootstrap."""
+
+
+class Report(Section):
+    """How much the report shows."""
+
+    trace_examples: Annotated[int, Field(ge=1, le=12)] = 4
+    """Test examples of each task whose weights are drawn along the text."""

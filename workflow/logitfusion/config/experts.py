@@ -1,0 +1,35 @@
+"""Experts and ceilings: trained on tasks, or merged from trained ones."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from logitfusion.config.section import Section, Some, either
+from logitfusion.config.training import LoRA, Recipe
+
+
+class MergedExpert(Section):
+    """Task arithmetic: the changes of several experts of one base, added (Ilharco et al. 2023, arXiv 2212.04089)."""
+
+    base: str
+    """The model that the merged experts were trained from."""
+    merge: Some[str]
+    """The experts whose changes are added."""
+    scale: float = 0.4
+    """Factor of the summed changes."""
+
+
+class TrainedExpert(Recipe):
+    """A model fine-tuned on tasks. A ceiling is an expert of the large model."""
+
+    base: str
+    """The model that is trained."""
+    tasks: Some[str]
+    """Tasks whose training splits are mixed."""
+    method: Literal["full", "lora"] = "full"
+    """All weights, or low-rank adapters, which are merged afterwards."""
+    lora: LoRA = LoRA()
+    """Of method: lora."""
+
+
+Expert = either("merge", having=MergedExpert, lacking=TrainedExpert)

@@ -1,0 +1,72 @@
+"""Dynamic Logits Fusion: the models, how they decode, and the methods that are compared."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from logitfusion.config.decoding import Decoding
+from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.section import Name, NonNegative, PositiveShare, Section, Share, Some, either
+
+Tasks = Some[str] | None
+
+
+class Tune(Section):
+    """What is tried on the validation split, before the test split is decoded."""
+
+    trusts: Some[Share] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """Candidates of trust; [0.0] chooses among fixed weights alone."""
+    anchors: Some[NonNegative] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+    """Candidates of anchor."""
+    steered_share: PositiveShare | None = None
+    """Set familiar so that this share of the validation prompts is steered."""
+
+
+class SingleMethod(Section):
+    """One model alone."""
+
+    model: str
+    """A model or expert that decodes alone; {task} is replaced by the task's name."""
+    tasks: Tasks = None
+    """The tasks that are decoded; all tasks (of which {task} has an expert) when left out."""
+
+
+class SteeredMethod(FusionOptions):
+    """The large model, steered by experts."""
+
+    experts: Some[str]
+    """The experts that steer; {task} is replaced by the task's name."""
+    tune: Tune | None = None
+    """Choose trust and anchor on the validation split, before the test split is decoded."""
+    tasks: Tasks = None
+    """The tasks that are decoded; all tasks (of which {task} has an expert) when left out."""
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> SteeredMethod:
+        if self.tune is not None and self.weights != "dynamic":
+            raise PydanticCustomError("cross", "has fixed weights, so there is nothing to tune; remove tune or weights")
+        if isinstance(self.weights, tuple) and len(self.weights) != len(self.experts):
+            counts = {"experts": len(self.experts), "weights": len(self.weights)}
+            raise PydanticCustomError("cross", "has {experts} experts and {weights} weights", counts)
+        return self
+
+
+Method = either("model", having=SingleMethod, lacking=SteeredMethod)
+
+
+class Fusion(Decoding):
+    """The fusion track."""
+
+    large: str
+    """The model that is steered."""
+    base: str
+    """The small model that the experts are compared with."""
+    split: Literal["test", "validation"] = "test"
+    """The split that is decoded; choose anything on validation, in a run of its own."""
+    shards: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Decoding jobs for each method."""
+    methods: Annotated[dict[Name, Method], Field(min_length=1)]
+    """Name -> one model alone, or the large model steered. "{task}" is replaced by the task's name."""

@@ -1,0 +1,52 @@
+"""Slices of the config for teachers' caches, students and their answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from logitfusion.config.decoding import Decoding
+from logitfusion.config.distill import Cache, DistillMethod, StudentTraining
+from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
+from logitfusion.config.run import RunConfig
+from logitfusion.config.section import Count, Section
+from logitfusion.config.training import LoRA
+
+
+class TeacherJob(Cache):
+    """Let a teacher read one shard of the texts."""
+
+    template: Literal["plain", "chat"]
+    texts: Count | None
+
+
+class StudentJob(Section):
+    """Train the student once."""
+
+    method: DistillMethod
+    training: StudentTraining
+    texts: Count | None
+
+
+def teacher_job(run: RunConfig, teacher: str) -> TeacherJob:
+    """How a teacher reads, and what is kept."""
+    entry = run.distill.teachers[teacher]
+    return TeacherJob(template=entry.template, texts=run.distill.texts, **dict(run.distill.cache))
+
+
+def student_job(run: RunConfig, method: str) -> StudentJob:
+    """A method and the training, without the settings of LoRA where it is in full."""
+    training = run.distill.training
+    if training.method == "full":
+        training = training.model_copy(update={"lora": LoRA()})
+    return StudentJob(method=run.distill.methods[method], training=training, texts=run.distill.texts)
+
+
+def answer_job(run: RunConfig, name: str) -> DecodeJob:
+    """One model alone on the tasks of distillation, greedily."""
+    return DecodeJob(
+        options=FusionOptions(),
+        decoding=Decoding(batch_size=run.distill.batch_size, seed=0),
+        shards=1,
+        tasks={task: decoded_task(run, task, [name]) for task in run.distill.tasks},
+    )

@@ -1,0 +1,138 @@
+"""Slices of the config for the metrics table, plots and summaries."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from logitfusion.clip.methods import METHODS
+from logitfusion.config.encoders import BuiltClip, RandomClip
+from logitfusion.config.evaluate import Evaluate
+from logitfusion.config.fusion import SteeredMethod
+from logitfusion.config.methods import expand, method_tasks, seen_tasks, tuned_methods
+from logitfusion.config.models import PrunedModel
+from logitfusion.config.names import fewshot_method
+from logitfusion.config.run import RunConfig
+from logitfusion.config.section import Section, Whole, canonical
+from logitfusion.config.tracks import (
+    FewShotReport,
+    FewShotTrack,
+    FusionReport,
+    FusionTrack,
+    LossesReport,
+    StudentsTrack,
+    TracesReport,
+    TuningReport,
+)
+
+
+class MetricsJob(Section):
+    """Put all numbers of a run into one table."""
+
+    run: str
+    seed: Whole
+    evaluate: Evaluate
+    metrics: dict[str, str]
+    """Task -> the name of its metric."""
+    fusion: FusionTrack | None
+    distill: StudentsTrack | None
+    clip: FewShotTrack | None
+    config: str
+    """Digest of the whole config but for the report's section."""
+
+
+def metrics_job(run: RunConfig) -> MetricsJob:
+    """All tracks, and which config their numbers are of."""
+    whole = canonical({key: value for key, value in run.dump().items() if key != "report"})
+    return MetricsJob(
+        run=run.run,
+        seed=run.seed,
+        evaluate=run.evaluate,
+        metrics={task: entry.definition.metric for task, entry in run.tasks.items()},
+        fusion=FusionTrack(split=run.fusion.split, seen=tuple(sorted(seen_tasks(run)))) if run.fusion else None,
+        distill=students_track(run) if run.distill else None,
+        clip=FewShotTrack(**_fewshot(run)) if run.clip else None,
+        config=hashlib.sha256(whole.encode()).hexdigest()[:10],
+    )
+
+
+def fusion_report(run: RunConfig) -> FusionReport:
+    """Methods in the config's order."""
+    gap = {"base": run.evaluate.base, "ceiling": run.evaluate.ceiling}
+    return FusionReport(methods=tuple(run.fusion.methods), seen=tuple(sorted(seen_tasks(run))), **gap)
+
+
+def traces_report(run: RunConfig, task: str) -> TracesReport:
+    """The steered methods of a task, in the config's order."""
+    steered = {
+        name: tuple(expand(entry.experts, task))
+        for name, entry in run.fusion.methods.items()
+        if isinstance(entry, SteeredMethod) and task in method_tasks(run, name)
+    }
+    return TracesReport(task=task, experts=steered, examples=run.report.trace_examples)
+
+
+def tuning_report(run: RunConfig) -> TuningReport:
+    """The tuned methods."""
+    return TuningReport(methods=tuple(tuned_methods(run)))
+
+
+def losses_report(run: RunConfig) -> LossesReport:
+    """The models that were healed."""
+    healed = [name for name, model in run.models.items() if isinstance(model, PrunedModel) and model.heal]
+    return LossesReport(healed=tuple(healed))
+
+
+def students_track(run: RunConfig) -> StudentsTrack:
+    """The distillation track."""
+    return StudentsTrack(
+        split=run.distill.split,
+        student=run.distill.student,
+        teachers={name: teacher.model for name, teacher in run.distill.teachers.items()},
+        methods=tuple(run.distill.methods),
+        seeds=run.distill.seeds,
+        baseline=run.distill.baseline,
+    )
+
+
+def fewshot_report(run: RunConfig) -> FewShotReport:
+    """The few-shot track; names of the config, sorted by what is behind them."""
+    methods = {name: METHODS[fewshot_method(run.clip, name)[0]] for name in run.clip.methods}
+    return FewShotReport(
+        **_fewshot(run),
+        methods=tuple(methods),
+        parts=tuple(name for name, method in methods.items() if method.family == "parts"),
+        ablation=tuple(name for name, method in methods.items() if method.family != "rivals"),
+        clip=next((name for name, method in methods.items() if method.name == "zero_shot"), None),
+        shown=run.clip.shown,
+        assisted=tuple(name for name, method in methods.items() if method.needs_auxiliary),
+        auxiliaries={name: entry.pretraining or "unknown" for name, entry in run.clip.auxiliaries.items()},
+        encoder=_describe(run.clip.encoder),
+    )
+
+
+def _fewshot(run: RunConfig) -> dict[str, Any]:
+    clip = run.clip
+    return {
+        "sets": {name: tuple(test_sets(run, name)) for name, entry in clip.datasets.items() if entry.shift_of is None},
+        "shots": tuple(sorted(clip.shots)),
+        "seeds": clip.seeds,
+        "baselines": clip.baselines,
+        "oracle": clip.oracle,
+    }
+
+
+def test_sets(run: RunConfig, name: str) -> list[str]:
+    """A data set that support sets are drawn from, and its shifted sets: all that its heads are tested on."""
+    return [name, *(other for other, entry in run.clip.datasets.items() if entry.shift_of == name)]
+
+
+def _describe(encoder: Any) -> str:
+    match encoder:
+        case BuiltClip():
+            words = f"built here of {encoder.image_tower.model} and {encoder.text_tower.package}"
+        case RandomClip():
+            words = "random weights"
+        case _:
+            words = " ".join(getattr(encoder, key, "") for key in ("model", "pretrained", "path")).strip()
+    return f"{words} ({encoder.pretraining})" if encoder.pretraining else words

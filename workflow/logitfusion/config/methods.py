@@ -1,0 +1,67 @@
+"""What a fusion method means for each task: its models, its tasks, and the tasks that share one tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from logitfusion.config.experts import MergedExpert
+from logitfusion.config.fusion import SingleMethod, SteeredMethod
+
+if TYPE_CHECKING:
+    from logitfusion.config.run import RunConfig
+
+
+def expand(names: Sequence[str], task: str) -> list[str]:
+    """Names of models with ``{task}`` replaced by the task's name."""
+    return [name.replace("{task}", task) for name in names]
+
+
+def method_tasks(run: RunConfig, method: str) -> list[str]:
+    """The tasks that a method decodes: those it names, else all for which its ``{task}`` experts exist."""
+    tasks = run.fusion.methods[method].tasks
+    if tasks is not None:
+        return list(tasks)
+    known = run.models.keys() | run.experts.keys()
+    return [task for task in run.tasks if set(method_models(run, method, task)) <= known]
+
+
+def method_models(run: RunConfig, method: str, task: str) -> list[str]:
+    """Every model that decoding a task with a method needs, the one that leads first."""
+    entry = run.fusion.methods[method]
+    if isinstance(entry, SingleMethod):
+        return expand([entry.model], task)
+    return [run.fusion.large, run.fusion.base, *expand(entry.experts, task)]
+
+
+def tuned_methods(run: RunConfig) -> list[str]:
+    """The methods whose trust and anchor are chosen on validation data."""
+    entries = run.fusion.methods.items()
+    tuned = [name for name, entry in entries if isinstance(entry, SteeredMethod) and entry.tune is not None]
+    return [name for name in tuned if method_tasks(run, name)]
+
+
+def tuning_groups(run: RunConfig, method: str) -> list[list[str]]:
+    """The tasks of a tuned method that share one choice.
+
+    Experts of a task (``{task}``) are tuned for it; experts that serve all tasks are tuned once, on the tasks that they
+    were trained on, because the others represent those that nobody has validation data of.
+    """
+    experts, tasks = run.fusion.methods[method].experts, method_tasks(run, method)
+    if any("{task}" in name for name in experts):
+        return [[task] for task in tasks]
+    trained = {task for name in experts for task in _trained_on(run, name)}
+    return [[task for task in tasks if task in trained] or tasks]
+
+
+def seen_tasks(run: RunConfig) -> list[str]:
+    """The tasks that an expert was trained on, in the config's order."""
+    trained = {task for name in run.experts for task in _trained_on(run, name)}
+    return [task for task in run.tasks if task in trained]
+
+
+def _trained_on(run: RunConfig, name: str) -> list[str]:
+    expert = run.experts.get(name)
+    if isinstance(expert, MergedExpert):
+        return [task for part in expert.merge for task in _trained_on(run, part)]
+    return [] if expert is None else list(expert.tasks)

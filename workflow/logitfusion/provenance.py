@@ -1,0 +1,65 @@
+"""What made an output: the record beside it, the hash of what decided it, and the commit of the code."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from logitfusion.files import sha256, write_json
+
+RECORDED = ("logitfusion", "torch", "transformers", "peft", "datasets", "reasoning-gym")
+
+
+def record(path: str | Path, config: dict[str, Any], **facts: Any) -> None:
+    """Write the resolved config, the versions and what the stage found out, beside its output."""
+    versions = {"python": platform.python_version()}
+    for package in RECORDED:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    write_json(path, {"config": config, "versions": versions, **facts})
+
+
+def hash_json(value: Any) -> str:
+    """The SHA-256 of a value as JSON with sorted keys, in hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint(config: dict[str, Any], inputs: Sequence[Path]) -> str:
+    """A hash of all that decides a training's outcome: its config and the bytes of its inputs."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for path in inputs:
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        for file in files:
+            digest.update(sha256(file).encode())
+    return digest.hexdigest()
+
+
+def find_commit(folder: Path = Path(__file__).parent) -> str:
+    """The commit of the checkout that holds ``folder``, by default this package's own, with a ``+`` if files differ.
+
+    ``unknown`` without git, outside a checkout, and where the checkout is another project's, which holds but does not
+    track the folder (an environment in somebody's repository).
+    """
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by hooks, and stronger than -C
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "--", ".")
+        return git("describe", "--always", "--dirty=+")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,1 @@
+"""The fusion track: scores of all methods, weights along texts, what tuning chose."""

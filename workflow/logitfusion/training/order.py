@@ -1,0 +1,54 @@
+"""The rows of a whole training in the order they are used, in micro-batches of like length."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+from logitfusion.config.training import Recipe
+from logitfusion.errors import UserError
+
+
+def processes() -> int:
+    """How many processes train together (torchrun and accelerate say so)."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def micro_batch(recipe: Recipe) -> int:
+    """The largest divisor of a process's part of the batch that is at most the recipe's ``micro_batch``.
+
+    Raises:
+        UserError: the batch can't be parted equally.
+    """
+    part, left = divmod(recipe.batch_size, processes())
+    if left:
+        raise UserError(
+            f"A batch_size of {recipe.batch_size} can't be parted among {processes()} processes; make it a multiple."
+        )
+    return max(size for size in range(1, recipe.micro_batch + 1) if part % size == 0)
+
+
+def order_rows(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
+    """The rows of the whole training in the order they are used.
+
+    Each micro-batch holds rows of similar length, because padding would be half of the work; the micro-batches of an
+    optimiser step are drawn from all lengths, so that a step sees every task.
+    """
+    if recipe.seed is None:
+        raise ValueError("the order of rows needs a seed")
+    if not rows:
+        raise UserError("There is no text to train on: the tasks' training splits are empty.")
+    micro = micro_batch(recipe)
+    needed = recipe.steps * (recipe.batch_size // micro)
+    rng = random.Random(recipe.seed)
+    batches: list[list[dict[str, Any]]] = []
+    while len(batches) < needed:
+        epoch = rng.sample(rows, len(rows))
+        # A last, shorter batch is filled up from the start of the epoch.
+        epoch += (epoch * micro)[: -len(epoch) % micro]
+        epoch.sort(key=lambda row: len(row["input_ids"]))
+        cut = [epoch[start : start + micro] for start in range(0, len(epoch), micro)]
+        rng.shuffle(cut)
+        batches += cut
+    return [row for batch in batches[:needed] for row in batch]

@@ -1,0 +1,84 @@
+# Which files there are: folders of models and tasks, and what each rule reads.
+
+
+def package_file(part):
+    """Where a package is; its suffix tells its registry, and the digest keeps a mistaken one from replacing the right one."""
+    return PACKAGES / f"{part.package.replace('==', '-')}-{part.sha256[:8]}.{part.suffix}"
+
+
+def model_folder(name):
+    """The folder of a model or an expert."""
+    kind = "models" if name in RUN.models else "experts"
+    return RESULTS / kind / name
+
+
+def trial_folder(name):
+    """The folder of a trained student (a dot can't be part of another name), or of an untrained model."""
+    return RESULTS / f"distill/students/{name}" if "." in name else model_folder(name)
+
+
+def task_file(task, split):
+    return RESULTS / "tasks" / task / f"{split}.jsonl"
+
+
+def model_inputs(wildcards):
+    """What a model is made from, by its source."""
+    entry = RUN.models[wildcards.model]
+    match entry.source:
+        case "package":
+            return {"package": list(map(package_file, entry.packages))}
+        case "pruned":
+            tasks = entry.heal.tasks if entry.heal else []
+            return {"source": model_folder(entry.from_), "text": [task_file(task, "train") for task in tasks]}
+        case _:
+            return {}
+
+
+def task_rows(wildcards):
+    """The package or the file that a task's rows come from, if they come from one."""
+    source = RUN.tasks[wildcards.task].definition.source
+    match source.kind:
+        case "package":
+            return {"package": list(map(package_file, source.packages))}
+        case "jsonl":
+            return {"rows": source.path}
+        case _:
+            return {}
+
+
+def expert_inputs(wildcards):
+    """An expert's base, and its training text or the experts it is merged from."""
+    entry = RUN.experts[wildcards.expert]
+    inputs = {"base": model_folder(entry.base)}
+    if isinstance(entry, TrainedExpert):
+        return inputs | {"text": [task_file(task, "train") for task in entry.tasks]}
+    return inputs | {"parts": list(map(model_folder, entry.merge))}
+
+
+def decode_models(wildcards):
+    """Every model that a method needs on any of its tasks, once."""
+    tasks = method_tasks(RUN, wildcards.method)
+    needed = [name for task in tasks for name in method_models(RUN, wildcards.method, task)]
+    return [model_folder(name) for name in dict.fromkeys(needed)]
+
+
+def tuning_examples(wildcards):
+    return [task_file(task, "validation") for group in tuning_groups(RUN, wildcards.method) for task in group]
+
+
+def data_package(wildcards):
+    """The package of an image data set: one that is fetched, one of this machine, or none."""
+    entry = RUN.clip.datasets[wildcards.dataset]
+    local = getattr(entry, "package", None)
+    return list(map(package_file, getattr(entry, "packages", ()))) or ([local] if local else [])
+
+
+def origin_table(wildcards):
+    """The table of the set that a shifted set takes its labels from."""
+    origin = RUN.clip.datasets[wildcards.dataset].shift_of
+    return [RESULTS / f"clip/data/{origin}/table.parquet"] if origin else []
+
+
+def feature_cache(wildcards, output):
+    """The folder of features by content, which all runs share: results/features, beside the run's own."""
+    return Path(output[0]).parents[3] / "features"
