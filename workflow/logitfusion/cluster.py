@@ -1,7 +1,8 @@
-"""What a SLURM user reads: that there is no SLURM here; which jobs it ended at a limit, and what to do about it."""
+"""Where jobs run: without the user's own packages; on SLURM, if there is one; and why SLURM ended some at a limit."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -38,6 +39,14 @@ class Block:
         """The rule, with its wildcards' values in parentheses."""
         values = re.findall(r"=([^,]+)", self.facts.get("wildcards", ""))
         return self.rule + (f" ({', '.join(values)})" if values else "")
+
+
+def hide_user_packages() -> None:
+    """Hide ``~/.local`` from jobs, and from the pip that fills a conda environment.
+
+    Its packages come before an environment's own, and pip skips what it finds there.
+    """
+    os.environ["PYTHONNOUSERSITE"] = "1"
 
 
 def check_executor(executor: str) -> None:

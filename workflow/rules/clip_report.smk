@@ -6,30 +6,10 @@ rule plot_clip:
     input:
         RESULTS / "metrics.parquet",
     output:
-        report(
-            RESULTS / "plots/clip_shots.svg",
-            caption="../report/clip_shots.rst",
-            category="Results",
-            labels={"what": "accuracy against shots", "track": "few-shot CLIP"},
-        ),
-        report(
-            RESULTS / "plots/clip_ablation.svg",
-            caption="../report/clip_ablation.rst",
-            category="Results",
-            labels={"what": "AMU without its parts", "track": "few-shot CLIP"},
-        ),
-        report(
-            RESULTS / "plots/clip_shift.svg",
-            caption="../report/clip_shift.rst",
-            category="Results",
-            labels={"what": "in and out of distribution", "track": "few-shot CLIP"},
-        ),
-        report(
-            RESULTS / "clip_summary.html",
-            caption="../report/clip_summary.rst",
-            category="Results",
-            labels={"what": "summary table", "track": "few-shot CLIP"},
-        ),
+        shown("plots/clip_shots.svg", "Results", what="accuracy against shots", track="few-shot CLIP"),
+        shown("plots/clip_ablation.svg", "Results", what="AMU without its parts", track="few-shot CLIP"),
+        shown("plots/clip_shift.svg", "Results", what="in and out of distribution", track="few-shot CLIP"),
+        shown("clip_summary.html", "Results", what="summary table", track="few-shot CLIP"),
         RESULTS / "clip_summary.md",
     log:
         LOGS / "plots/clip.log",
@@ -51,18 +31,8 @@ rule plot_clip_answers:
         data=expand(CLIP_RESULTS / "data/{dataset}/table.parquet", dataset=CLIP.datasets),
         images=expand(CLIP_RESULTS / "data/{dataset}/images", dataset=CLIP.datasets),
     output:
-        report(
-            RESULTS / "plots/clip_uncertainty.svg",
-            caption="../report/clip_uncertainty.rst",
-            category="Inside AMU",
-            labels={"what": "uncertainty against correctness", "track": "few-shot CLIP"},
-        ),
-        report(
-            RESULTS / "plots/clip_examples.html",
-            caption="../report/clip_examples.rst",
-            category="Inside AMU",
-            labels={"what": "answers that the bias changed", "track": "few-shot CLIP"},
-        ),
+        shown("plots/clip_uncertainty.svg", "Inside AMU", what="uncertainty against correctness", track="few-shot CLIP"),
+        shown("plots/clip_examples.html", "Inside AMU", what="answers that the bias changed", track="few-shot CLIP"),
     log:
         LOGS / "plots/clip_answers.log",
     conda:

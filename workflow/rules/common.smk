@@ -10,15 +10,14 @@ from snakemake.exceptions import WorkflowError
 SOURCE = Path(str(workflow.current_basedir)).parent
 sys.path.insert(0, str(SOURCE))
 
-from logitfusion.cluster import check_executor, explain_failures
+from logitfusion.cluster import check_executor, explain_failures, hide_user_packages
 from logitfusion.config.experts import TrainedExpert
 from logitfusion.config.methods import method_models, method_tasks, tuned_methods, tuning_groups
 from logitfusion.config.run import resolve_config, write_once
 from logitfusion.config.section import canonical
 from logitfusion.errors import UserError
 
-# Neither jobs nor the pip that fills a conda environment see packages in ~/.local, which come before the environment's.
-os.environ["PYTHONNOUSERSITE"] = "1"
+hide_user_packages()
 
 if not os.access(Path.cwd(), os.W_OK):
     raise WorkflowError(
@@ -90,6 +89,12 @@ def stage(name, arguments="", processes=1):
 def checkpoints(wildcards, output):
     """Where a training keeps its checkpoints: beside its output, which Snakemake deletes before a retry."""
     return f"{output[0]}.checkpoints"
+
+
+def shown(path, category, caption=None, **labels):
+    """An output that the report shows, with the text of workflow/report that has its name (or another)."""
+    text = f"../report/{caption or Path(path).stem}.rst"
+    return report(RESULTS / path, caption=text, category=category, labels=labels)
 
 
 def longer(minutes):

@@ -6,12 +6,7 @@ rule plot_students:
     input:
         RESULTS / "metrics.parquet",
     output:
-        report(
-            RESULTS / "plots/students.svg",
-            caption="../report/students.rst",
-            category="Results",
-            labels={"what": "students by task", "track": "distillation"},
-        ),
+        shown("plots/students.svg", "Results", what="students by task", track="distillation"),
     log:
         LOGS / "plots/students.log",
     conda:
@@ -30,12 +25,7 @@ rule summary_students:
     input:
         RESULTS / "metrics.parquet",
     output:
-        report(
-            RESULTS / "distill_summary.html",
-            caption="../report/students_summary.rst",
-            category="Results",
-            labels={"what": "summary table", "track": "distillation"},
-        ),
+        shown("distill_summary.html", "Results", caption="students_summary", what="summary table", track="distillation"),
         RESULTS / "distill_summary.md",
     log:
         LOGS / "plots/distill_summary.log",
@@ -55,12 +45,7 @@ rule plot_student_losses:
     input:
         [trial_folder(name) for name in TRIALS],
     output:
-        report(
-            RESULTS / "plots/student_losses.svg",
-            caption="../report/student_losses.rst",
-            category="Training",
-            labels={"what": "loss curves of students", "track": "distillation"},
-        ),
+        shown("plots/student_losses.svg", "Training", what="loss curves of students", track="distillation"),
     log:
         LOGS / "plots/student_losses.log",
     conda:

@@ -8,12 +8,7 @@ rule metrics:
         students=STUDENTS_JUDGED if RUN.distill else [],
         fewshot=CLIP_ANSWERS if RUN.clip else [],
     output:
-        csv=report(
-            RESULTS / "metrics.csv",
-            caption="../report/metrics.rst",
-            category="Results",
-            labels={"what": "every number, tidy", "track": "all"},
-        ),
+        csv=shown("metrics.csv", "Results", what="every number, tidy", track="all"),
         parquet=RESULTS / "metrics.parquet",
     log:
         LOGS / "metrics.log",

@@ -6,12 +6,7 @@ rule plot_methods:
     input:
         RESULTS / "metrics.parquet",
     output:
-        report(
-            RESULTS / "plots/methods.svg",
-            caption="../report/methods.rst",
-            category="Results",
-            labels={"what": "methods by task", "track": "fusion"},
-        ),
+        shown("plots/methods.svg", "Results", what="methods by task", track="fusion"),
     log:
         LOGS / "plots/methods.log",
     conda:
@@ -30,12 +25,7 @@ rule summary:
     input:
         RESULTS / "metrics.parquet",
     output:
-        report(
-            RESULTS / "summary.html",
-            caption="../report/summary.rst",
-            category="Results",
-            labels={"what": "summary table", "track": "fusion"},
-        ),
+        shown("summary.html", "Results", what="summary table", track="fusion"),
         RESULTS / "summary.md",
     log:
         LOGS / "plots/summary.log",
@@ -55,12 +45,7 @@ rule plot_traces:
     input:
         RESULTS / "evaluation/{task}.parquet",
     output:
-        report(
-            RESULTS / "plots/traces/{task}.svg",
-            caption="../report/traces.rst",
-            category="Weights along the text",
-            labels={"task": "{task}", "track": "fusion"},
-        ),
+        shown("plots/traces/{task}.svg", "Weights along the text", caption="traces", task="{task}", track="fusion"),
     log:
         LOGS / "plots/traces/{task}.log",
     conda:
@@ -79,12 +64,7 @@ rule plot_tuning:
     input:
         expand(RESULTS / "tuning/{method}.json", method=TUNED),
     output:
-        report(
-            RESULTS / "plots/tuning.svg",
-            caption="../report/tuning.rst",
-            category="Training",
-            labels={"what": "tuned trust", "track": "fusion"},
-        ),
+        shown("plots/tuning.svg", "Training", what="tuned trust", track="fusion"),
     log:
         LOGS / "plots/tuning.log",
     conda:

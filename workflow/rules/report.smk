@@ -8,12 +8,7 @@ rule plot_losses:
     input:
         list(map(model_folder, [*losses_report(RUN).healed, *TRAINED] or RUN.models)),
     output:
-        report(
-            RESULTS / "plots/losses.svg",
-            caption="../report/losses.rst",
-            category="Training",
-            labels={"what": "loss curves of models and experts", "track": "models"},
-        ),
+        shown("plots/losses.svg", "Training", what="loss curves of models and experts", track="models"),
     log:
         LOGS / "plots/losses.log",
     conda:
