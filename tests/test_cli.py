@@ -355,10 +355,10 @@ def test_an_evaluation_refuses_what_it_can_not_do(
     [
         (["--weights", "much"], "--weights can't be 'much'"),
         (["--weights", "1,2,3"], "3 were given"),
-        (["--rule", "guess"], "--rule is one of grid, newton, and not"),
-        (["--selection", "guess"], "--selection is one of"),
+        (["--rule", "guess"], "--rule must be one of grid, newton"),
+        (["--selection", "guess"], "--selection must be one of"),
         (["--bounds", "2", "1"], "--bounds must hold the lower weight first"),
-        (["--step", "0"], "--step must be greater than 0"),
+        (["--step", "0"], "--step must be more than 0"),
         (["--temperature", "-1"], "--temperature must be at least 0"),
         (["--top-p", "0"], "--top-p must be"),
         (["--batch-size", "0"], "--batch-size must be"),

@@ -88,7 +88,7 @@ def test_a_value_out_of_range_is_refused_by_the_name_of_its_option() -> None:
     for text, sentence in {
         "--top-p 1.5": "--top-p must be at most 1, and is 1.5.",
         "--max-new-tokens -1": "--max-new-tokens must be at least 0, and is -1.",
-        "--temperature nan": "--temperature can't be nan: input should be a finite number.",
+        "--temperature nan": "--temperature must be a finite number, and is nan.",
     }.items():
         with pytest.raises(UserError) as caught:
             read_section(DecodingOptions, parser.parse_args(text.split()))
@@ -138,11 +138,11 @@ def test_unknown_options_are_refused_with_a_suggestion(
     tiny_models: dict[str, Path], loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     fusion = FusedLM(loaded["large"], tokenizer=tokenizer)
-    with pytest.raises(UserError, match=r"no option selecton: did you mean selection\?"):
+    with pytest.raises(UserError, match=r"no option selecton: did you mean 'selection'\?"):
         FusedLM(loaded["large"], tokenizer=tokenizer, selecton="judged")
-    with pytest.raises(UserError, match=r"no option temprature: did you mean temperature\?"):
+    with pytest.raises(UserError, match=r"no option temprature: did you mean 'temperature'\?"):
         fusion.generate(PROMPTS, temprature=1.0)
-    with pytest.raises(UserError, match=r"no option anchors: did you mean anchor\?"):
+    with pytest.raises(UserError, match=r"no option anchors: did you mean 'anchor'\?"):
         FusedLMEval(large=tiny_models["large"], anchors=1.0)
 
 
@@ -151,13 +151,13 @@ def test_unknown_options_are_refused_with_a_suggestion(
     [
         ({"weights": "much"}, "weights must be"),
         ({"weights": True}, "weights must be"),
-        ({"bounds": (0.0,)}, "bounds can't be"),
+        ({"bounds": (0.0,)}, "bounds holds too few values"),
         ({"bounds": (2.0, 1.0)}, "bounds must hold the lower weight first"),
         ({"bounds": [(0.0, 1.0), (1.0, 0.5)]}, "bounds must hold the lower weight first"),
         ({"bounds": [(0.0, 1.0)] * 3, "selection": "matched"}, "2 experts need one pair of bounds"),
         ({"bounds": [(0.0, 1.0)] * 2}, "a pool of experts has one weight"),
-        ({"step": float("nan")}, "step can't be nan"),
-        ({"trust": "all"}, "trust can't be 'all'"),
+        ({"step": float("nan")}, "step must be a finite number"),
+        ({"trust": "all"}, "trust must be of type number, and is 'all'"),
     ],
 )
 def test_options_that_mean_nothing_are_refused_by_name(

@@ -25,10 +25,8 @@ def read_options(section: type[Options], given: Mapping[str, Any], spell: Callab
     """
     unknown = [name for name in given if name not in section.model_fields]
     if unknown:
-        known = map(spell, section.model_fields)
-        raise UserError(
-            f"There is no option {spell(unknown[0])}: {suggest(spell(unknown[0]), list(known), 'known are')}"
-        )
+        name, known = spell(unknown[0]), [spell(field) for field in section.model_fields]
+        raise UserError(f"There is no option {name}: {suggest(name, known, 'known are')}")
     try:
         return section(**given)
     except ValidationError as error:
