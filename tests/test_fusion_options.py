@@ -11,18 +11,20 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.cli import evaluate, generate, score
 from logitfusion.cli._options import add_options, read_section, spell
 from logitfusion.config.decoding import Decoding, DecodingOptions
-from logitfusion.config.fusion_options import FusionOptions, RuleName, SelectionName
+from logitfusion.config.fusion import SteeredMethod
+from logitfusion.config.fusion_options import FusionOptions, PoolName, RuleName, SelectionName
 from logitfusion.config.section import Section
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM, solve_weights
 from logitfusion.fusion.lm_eval import FusedLMEval
 from logitfusion.fusion.rules import RULES
-from logitfusion.fusion.selections import SELECTIONS
+from logitfusion.fusion.selections import POOLS, SELECTIONS
 from logitfusion.fusion.tuning import tune
 
 PROMPTS = ["Hello world", "a"]
@@ -100,6 +102,7 @@ def test_a_value_out_of_range_is_refused_by_the_name_of_its_option() -> None:
 
 def test_every_name_has_its_rule_or_selection() -> None:
     assert tuple(RULES) == get_args(RuleName) == get_args(FusionOptions.model_fields["rule"].annotation)
+    assert get_args(PoolName) == POOLS
     assert tuple(SELECTIONS) == get_args(SelectionName) == get_args(FusionOptions.model_fields["selection"].annotation)
 
 
@@ -155,7 +158,10 @@ def test_unknown_options_are_refused_with_a_suggestion(
         ({"bounds": (2.0, 1.0)}, "bounds must hold the lower weight first"),
         ({"bounds": [(0.0, 1.0), (1.0, 0.5)]}, "bounds must hold the lower weight first"),
         ({"bounds": [(0.0, 1.0)] * 3, "selection": "matched"}, "2 experts need one pair of bounds"),
-        ({"bounds": [(0.0, 1.0)] * 2}, "a pool of experts has one weight"),
+        (
+            {"bounds": [(0.0, 1.0)] * 2},
+            "bounds can't be given for each expert",
+        ),
         ({"step": float("nan")}, "step must be a finite number"),
         ({"trust": "all"}, "trust must be of type number, and is 'all'"),
     ],
@@ -165,6 +171,14 @@ def test_options_that_mean_nothing_are_refused_by_name(
 ) -> None:
     with pytest.raises(UserError, match=re.escape(words)):
         FusedLM(loaded["large"], loaded["base"], [loaded["expert_a"]] * 2, tokenizer=tokenizer, **options)
+
+
+def test_a_method_of_a_config_has_bounds_for_all_experts_or_for_each() -> None:
+    options = {"experts": ["a", "b"], "selection": "matched"}
+    for bounds in ([0.0, 1.0], [[0.0, 1.0], [0.5, 2.0]]):
+        assert SteeredMethod(**options, bounds=bounds).part(FusionOptions).dump()["bounds"] == bounds
+    with pytest.raises(ValidationError, match="2 experts and 3 pairs of bounds"):
+        SteeredMethod(**options, bounds=[[0.0, 1.0]] * 3)
 
 
 def test_a_call_completes_what_a_config_says() -> None:

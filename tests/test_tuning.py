@@ -175,7 +175,7 @@ def test_tuning_needs_validation_examples_and_solved_weights() -> None:
         resolve_config(config)
     config = small_config()
     config["fusion"]["methods"]["all"]["weights"] = 1.0
-    with pytest.raises(UserError, match=r"'all' has fixed weights"):
+    with pytest.raises(UserError, match=r"'fusion.methods.all' has fixed weights"):
         resolve_config(config)
 
 

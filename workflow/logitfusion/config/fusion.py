@@ -51,6 +51,9 @@ class SteeredMethod(FusionOptions):
         if isinstance(self.weights, tuple) and len(self.weights) != len(self.experts):
             counts = {"experts": len(self.experts), "weights": len(self.weights)}
             raise PydanticCustomError("cross", "has {experts} experts and {weights} weights", counts)
+        if isinstance(self.bounds[0], tuple) and len(self.bounds) != len(self.experts):
+            counts = {"experts": len(self.experts), "bounds": len(self.bounds)}
+            raise PydanticCustomError("cross", "has {experts} experts and {bounds} pairs of bounds", counts)
         return self
 
 

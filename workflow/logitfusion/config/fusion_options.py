@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Strict, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Strict, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.section import NonNegative, Positive, Section, Share, Some, tag
@@ -13,7 +13,8 @@ from logitfusion.config.section import NonNegative, Positive, Section, Share, So
 # The only lists of these names: a rule is the function of its name in ``fusion.rules``, a selection the object of its
 # name in ``fusion.selections``.
 RuleName = Literal["grid", "newton"]
-SelectionName = Literal["one_hot", "matched", "pooled", "judged"]
+PoolName = Literal["pooled", "judged"]  # the selections that give all experts together one weight
+SelectionName = Literal["one_hot", "matched", PoolName]
 
 
 def _read_weights(value: Any) -> Any:
@@ -65,3 +66,10 @@ class FusionOptions(Section):
     """The sum of the weights where solved ones are not trusted."""
     familiar: float | None = None
     """Steer only after prompts that the base reads at most this many nats a token worse than the large model."""
+
+    @model_validator(mode="after")
+    def _check_pool(self) -> FusionOptions:
+        if isinstance(self.bounds[0], tuple) and self.selection in get_args(PoolName):
+            words = "can't be given for each expert, because a pool of experts has one weight"
+            raise PydanticCustomError("cross", words, {"key": "bounds"})
+        return self
