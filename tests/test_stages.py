@@ -16,6 +16,7 @@ from checkout import copy_checkout, snakemake
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logitfusion.config.experts import TrainedExpert
 from logitfusion.config.jobs.models import TaskJob
 from logitfusion.config.models import PrunedModel
 from logitfusion.config.training import Recipe
@@ -257,12 +258,13 @@ def test_an_expert_that_diverges_leaves_the_earlier_one(tiny_models: dict[str, P
     write_json(output / "record.json", {"earlier": True})
     write_jsonl(tmp_path / "train.jsonl", [{"prompt": f"{number}", "completion": " yes"} for number in range(8)])
     recipe = Recipe(steps=4, batch_size=4, learning_rate=1e30, max_tokens=16, seed=0)
+    wild = TrainedExpert(base="base", tasks=("film",), **dict(recipe))
     arguments = Namespace(
         name="wild", base=tiny_models["base"], text=[tmp_path / "train.jsonl"], parts=[], output=output,
         checkpoints=tmp_path / "checkpoints",
     )  # fmt: skip
     with pytest.raises(UserError, match=r"wild: the loss is .* lower the learning_rate"):
-        expert.main(arguments, recipe.dump() | {"method": "full"})
+        expert.main(arguments, wild)
     assert read_json(output / "record.json") == {"earlier": True}
 
 
