@@ -8,7 +8,7 @@ are the class directions with noise. Three tables:
   encoder is timm's ``tf_efficientnet_lite0`` with random weights, so only its cost is meant; a few steps are
   measured and multiplied;
 * accuracy with 10 classes where CLIP, the auxiliary encoder or neither is much better than the other. It shows what
-  each method does with such features; it says nothing about real images.
+  each method does with such features; it implies nothing about real images.
 """
 
 from __future__ import annotations

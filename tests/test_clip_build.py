@@ -21,9 +21,9 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from logitfusion.clip.encoders.build import (
     build_clip,
     draw_pairs,
+    embed_texts,
     find_concepts,
     measure_retrieval,
-    read_texts,
     split_concepts,
 )
 from logitfusion.clip.encoders.load import ClipEncoder, load_clip
@@ -122,7 +122,7 @@ def test_a_text_is_the_mean_of_its_tokens(clip: ClipEncoder, text_tower: Path) -
     texts = ["red disc", "a picture of a blue bar and a white corner", "Green", "zebra and red"]
     ids = {word: place for place, word in enumerate(WORDS)}
     with torch.inference_mode():
-        for text, mine in zip(texts, read_texts(clip, texts), strict=True):
+        for text, mine in zip(texts, embed_texts(clip, texts), strict=True):
             tokens = [2, *[ids.get(word, 1) for word in text.lower().split()], 3][: RECIPE.context_length]
             states = bert(input_ids=torch.tensor([tokens])).last_hidden_state[0]
             mean = states.mean(dim=0)

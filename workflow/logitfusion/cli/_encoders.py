@@ -73,7 +73,7 @@ class Encoders:
     auxiliary: list[ImageEncoder]
 
     def by_role(self) -> dict[str, ImageEncoder]:
-        """``clip``, ``auxiliary 1``, ``auxiliary 2``, ...: the names under which a head file knows them."""
+        """``clip``, ``auxiliary 1``, ``auxiliary 2``, ...: their names in a head file."""
         return {"clip": self.clip} | {f"auxiliary {number}": one for number, one in enumerate(self.auxiliary, 1)}
 
     def fingerprints(self) -> dict[str, str]:
@@ -86,7 +86,7 @@ def load_encoders(clip: dict[str, Any], auxiliary: Sequence[dict[str, Any]]) -> 
 
 
 @dataclass(frozen=True)
-class Seen:
+class Encoded:
     """Features of the images that can be read.
 
     Attributes:
@@ -104,7 +104,7 @@ class Seen:
     skipped: dict[str, str]
 
 
-def see_images(
+def encode_images(
     rows: Sequence[ImageRow],
     encoders: Encoders,
     folder: Path | None,
@@ -113,7 +113,7 @@ def see_images(
     views: int = 1,
     seed: int = 0,
     max_skipped: float,
-) -> Seen:
+) -> Encoded:
     """The images' features, out of the cache ``folder`` where they are there; without one nothing is kept.
 
     Raises:
@@ -139,7 +139,7 @@ def see_images(
     if any(other.ids != clip.ids for other in others):
         raise UserError("Images changed while they were read; run again.")
     auxiliary = join_features([other.values for other in others]) if others else None
-    return Seen(clip.values, auxiliary, clip.labels, clip.ids, clip.skipped)
+    return Encoded(clip.values, auxiliary, clip.labels, clip.ids, clip.skipped)
 
 
 @contextmanager

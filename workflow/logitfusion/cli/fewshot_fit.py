@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from logitfusion import __version__
-from logitfusion.cli._encoders import Encoders, Seen, load_encoders, parse_auxiliary, parse_clip, see_images
+from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders, parse_auxiliary, parse_clip
 from logitfusion.cli._inputs import be_quiet, check_folder, check_output, check_text, read_text
 from logitfusion.cli._scores import format_score, print_skipped
 from logitfusion.cli._settings import parse_settings
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     use_threads()
     encoders = load_encoders(entries["clip"], entries["auxiliary"])
     started = time.monotonic()
-    seen = see_images(
+    encoded = encode_images(
         rows,
         encoders,
         arguments.features,
@@ -56,10 +56,10 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         max_skipped=arguments.max_skipped,
     )
-    seen_in = time.monotonic() - started
-    print_skipped(seen.skipped, len(rows))
-    counts = _count(seen, classes)
-    support = _support(seen, encoders, classes, arguments.prompts)
+    encoded_in = time.monotonic() - started
+    print_skipped(encoded.skipped, len(rows))
+    counts = _count(encoded, classes)
+    support = _support(encoded, encoders, classes, arguments.prompts)
     started = time.monotonic()
     head = _fit(arguments.method, support, settings, arguments.seed)
     fitted_in = time.monotonic() - started
@@ -80,8 +80,8 @@ def run(arguments: argparse.Namespace) -> None:
             "versions": {"logitfusion": __version__, **{name: version(name) for name in LIBRARIES}},
         },
     )
-    print(f"{len(classes)} classes, {len(seen.ids)} images: {_list_counts(classes, counts)}")
-    print(f"features in {seen_in:.1f} s, {head.method} fitted in {fitted_in:.1f} s")
+    print(f"{len(classes)} classes, {len(encoded.ids)} images: {_list_counts(classes, counts)}")
+    print(f"features in {encoded_in:.1f} s, {head.method} fitted in {fitted_in:.1f} s")
     _print_selection(head)
     _print_estimate(support, settings, arguments)
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1000:,.1f} kB")
@@ -185,9 +185,9 @@ def _draw(pool: list[ImageRow], classes: list[str], arguments: argparse.Namespac
     return drawn.rows
 
 
-def _count(seen: Seen, classes: list[str]) -> list[int]:
+def _count(encoded: Encoded, classes: list[str]) -> list[int]:
     """Readable images of each class, of which there is at least one."""
-    found = Counter(seen.labels.tolist())
+    found = Counter(encoded.labels.tolist())
     empty = [name for label, name in enumerate(classes) if not found[label]]
     if empty:
         raise UserError(f"No image of the class {empty[0]!r} can be read; repair one, or remove the class.")
@@ -200,9 +200,9 @@ def _list_counts(classes: list[str], counts: list[int]) -> str:
     return f"{min(counts)} to {max(counts)} of each"
 
 
-def _support(seen: Seen, encoders: Encoders, classes: list[str], prompts: list[str]) -> Support:
+def _support(encoded: Encoded, encoders: Encoders, classes: list[str], prompts: list[str]) -> Support:
     classifier = encoders.clip.classifier(classes, prompts).cpu()
-    return Support(seen.clip, seen.auxiliary, seen.labels, classifier, encoders.clip.scale)
+    return Support(encoded.clip, encoded.auxiliary, encoded.labels, classifier, encoders.clip.scale)
 
 
 def _fit(method: str, support: Support, settings: FewShotSettings, seed: int) -> Head:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logitfusion.cli._encoders import Encoders, Seen, load_encoders, parse_auxiliary, parse_clip, see_images
+from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders, parse_auxiliary, parse_clip
 from logitfusion.cli._inputs import be_quiet, check_folder, check_output
 from logitfusion.cli._scores import format_score, print_skipped
 from logitfusion.clip.confidence import uncertainty
@@ -40,11 +40,11 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     encoders = load_encoders(clip, auxiliary)
     load_head(arguments.head, encoders=encoders.fingerprints())
-    seen = see_images(rows, encoders, arguments.features, split="test", max_skipped=arguments.max_skipped)
-    answers = _answer(head, header, encoders, seen)
+    encoded = encode_images(rows, encoders, arguments.features, split="test", max_skipped=arguments.max_skipped)
+    answers = _answer(head, header, encoders, encoded)
     seconds = time.monotonic() - started
-    print_skipped(seen.skipped, len(rows))
-    lines = _lines(answers, header["class_names"], seen.ids, arguments.top)
+    print_skipped(encoded.skipped, len(rows))
+    lines = _lines(answers, header["class_names"], encoded.ids, arguments.top)
     if arguments.output is not None:
         write_jsonl(arguments.output, lines)
     else:
@@ -52,9 +52,9 @@ def run(arguments: argparse.Namespace) -> None:
             print(json.dumps(line, ensure_ascii=False))
     # Lines on the standard output stay alone there.
     place = sys.stderr if arguments.output is None else sys.stdout
-    print(f"{len(seen.ids)} images in {seconds:.1f} s; the probabilities are not calibrated", file=place)
+    print(f"{len(encoded.ids)} images in {seconds:.1f} s; the probabilities are not calibrated", file=place)
     if arguments.score:
-        for line in _score(answers, header["class_names"], seen.labels):
+        for line in _score(answers, header["class_names"], encoded.labels):
             print(line, file=place)
 
 
@@ -157,7 +157,7 @@ class Answers:
     factor: Tensor | None
 
 
-def _answer(head: Head, header: dict[str, Any], encoders: Encoders, seen: Seen) -> Answers:
+def _answer(head: Head, header: dict[str, Any], encoders: Encoders, encoded: Encoded) -> Answers:
     if isinstance(head, FusedHead | CacheHead):
         classifier, scale = head.classifier, head.scale
     else:
@@ -167,10 +167,10 @@ def _answer(head: Head, header: dict[str, Any], encoders: Encoders, seen: Seen) 
         classifier = encoders.clip.classifier(header["class_names"], prompts).cpu()
         scale = encoders.clip.scale
     parts = []
-    for some in torch.arange(len(seen.ids)).split(PIECE):
-        clip = seen.clip[some, 0]
-        parts.append(head.logits(clip, None if seen.auxiliary is None else seen.auxiliary[some, 0]))
-    alone = seen.clip[:, 0] @ (scale * classifier)
+    for some in torch.arange(len(encoded.ids)).split(PIECE):
+        clip = encoded.clip[some, 0]
+        parts.append(head.logits(clip, None if encoded.auxiliary is None else encoded.auxiliary[some, 0]))
+    alone = encoded.clip[:, 0] @ (scale * classifier)
     factor = None
     if isinstance(head, FusedHead) and head.kind != "none":
         factor = uncertainty(alone, head.kind, head.power, head.reference)[:, 0]

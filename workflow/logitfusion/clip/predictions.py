@@ -35,7 +35,7 @@ class EvaluationSet:
     def images(self) -> pd.DataFrame:
         """One row an image: ``set id label clip_answer clip_probability factor factor_classes``.
 
-        The factors are AMU's uncertainty, with the published reference and with the one that knows C.
+        The factors are AMU's uncertainty, with the published reference and with the one relative to C.
         """
         probabilities, answers = self.zero_shot.softmax(-1).max(-1)
         return pd.DataFrame(

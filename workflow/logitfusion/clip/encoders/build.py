@@ -74,8 +74,8 @@ def build_clip(
         _write_config(temporary, image_tower[0], Path(text_tower), recipe)
         _write_weights(temporary, image_tower, Path(text_tower), recipe.seed)
         clip = load_clip({"source": "built", "path": temporary}, device=device)
-        images = see_images(clip, [path for path, _ in pairs])
-        texts = read_texts(clip, [template.format(text) for _, text in pairs for template in recipe.templates])
+        images = run_image_tower(clip, [path for path, _ in pairs])
+        texts = embed_texts(clip, [template.format(text) for _, text in pairs for template in recipe.templates])
         texts = texts.unflatten(0, (len(pairs), len(recipe.templates)))
         logger.info("%d pairs through both towers in %.1f s", len(pairs), time.monotonic() - started)
         curve = train_head(clip.model, images, texts, training, recipe)
@@ -167,7 +167,7 @@ def _write_weights(folder: Path, image_tower: tuple[str, dict[str, Tensor]], tex
 
 
 @torch.inference_mode()
-def see_images(clip: ClipEncoder, paths: Sequence[str | Path], batch_size: int = 16) -> Tensor:
+def run_image_tower(clip: ClipEncoder, paths: Sequence[str | Path], batch_size: int = 16) -> Tensor:
     """What the image tower makes of pictures before the MLP, ``[n, W]``; each file is read once."""
     distinct = list(dict.fromkeys(str(path) for path in paths))
     device = next(clip.model.parameters()).device
@@ -192,7 +192,7 @@ def _open_image(path: str) -> Image.Image:
 
 
 @torch.inference_mode()
-def read_texts(clip: ClipEncoder, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+def embed_texts(clip: ClipEncoder, texts: Sequence[str], batch_size: int = 64) -> Tensor:
     """Unit-norm embeddings ``[n, D]`` of texts, each read once.
 
     Texts of like length go together and lose the padding that all of them have, which changes nothing but the time.

@@ -1,4 +1,4 @@
-"""A tiny random CLIP: for tests, it knows nothing."""
+"""A tiny CLIP of random initialisation, for tests."""
 
 from __future__ import annotations
 
