@@ -76,7 +76,7 @@ def check_weights(model: nn.Module, name: str) -> None:
     """Refuse a model with a weight that is NaN or infinite.
 
     Raises:
-        UserError: it has one; ``name`` says which training made it.
+        UserError: it has one; ``name`` is the training's.
     """
     finite = [value.isfinite().all() for value in model.parameters()]
     broken = len(finite) - int(torch.stack(finite).sum())  # one transfer from the GPU
