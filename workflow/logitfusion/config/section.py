@@ -138,7 +138,7 @@ Some = Annotated[tuple[Item, ...], Strict(False), Field(min_length=1)]
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
-        raise PydanticCustomError("distinct", "names something twice", {})
+        raise PydanticCustomError("cross", "names something twice")
     return values
 
 
