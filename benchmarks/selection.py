@@ -18,7 +18,7 @@ from torch import Tensor
 
 from logitfusion.files import write_json, write_text
 from logitfusion.fusion import fuse_logits, solve_weights
-from logitfusion.fusion.weights import SELECTIONS
+from logitfusion.fusion.selections import SELECTIONS
 
 POSITIONS, VOCABULARY = 200, 200
 

@@ -26,9 +26,10 @@ from test_fusion_lm import make_speller
 from logitfusion import cli
 from logitfusion.cli import evaluate, generate, score
 from logitfusion.cli.generate import Stream, name_experts
+from logitfusion.config.decoding import DecodingOptions
 from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM
-from logitfusion.fusion.decoding import Continuations, Options
+from logitfusion.fusion.decoding import Continuations
 from logitfusion.models.load import load_tokenizer
 from logitfusion.models.tiny import tiny_tokenizer
 
@@ -63,7 +64,7 @@ def test_drafts_of_any_length_are_the_same_text(
     asked = ["generate", *folders_of(tiny_models, "expert_a"), "--prompt", "Hello world", "--max-new-tokens", 9]
     plain = run(capsys, *asked)
     assert run(capsys, *asked, "--speculative", "--draft-tokens", 3) == plain
-    assert "draft_tokens" in refuse(capsys, *asked, "--speculative", "--draft-tokens", -1)
+    assert "--draft-tokens" in refuse(capsys, *asked, "--speculative", "--draft-tokens", -1)
 
 
 def give(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -244,7 +245,7 @@ def test_only_what_stays_is_streamed(text: str, cut: int, stop: list[str]) -> No
     stream = Stream(pieces, stop)
     ids = tokenizer.encode(text)
     ids = ids[: len(ids) - cut] or ids
-    options = Options(max(len(ids), 1), 0.0, 1.0, 0, tuple(stop))
+    options = DecodingOptions(max_new_tokens=max(len(ids), 1), stop=stop)
     rows = Continuations(1, options, tokenizer, {2}, lambda _, generation: stream.show(generation.text))
     for token in ids:
         if rows.append(0, token, [], -1):
@@ -293,8 +294,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The harness without its own thousands of definitions, which take ten seconds to read."""
     monkeypatch.setattr(
-        evaluate,
-        "TaskManager",
+        "lm_eval.tasks.TaskManager",
         lambda include_path, **_: TaskManager(include_path=include_path, include_defaults=False),
     )
 
@@ -353,15 +353,15 @@ def test_an_evaluation_refuses_what_it_can_not_do(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--weights", "much"], "much"),
+        (["--weights", "much"], "--weights can't be 'much'"),
         (["--weights", "1,2,3"], "3 were given"),
-        (["--rule", "guess"], "rule is one of"),
-        (["--selection", "guess"], "selection one of"),
-        (["--bounds", "2", "1"], "can't be searched"),
-        (["--step", "0"], "can't be searched"),
-        (["--temperature", "-1"], "temperature"),
-        (["--top-p", "0"], "top_p"),
-        (["--batch-size", "0"], "batch_size"),
+        (["--rule", "guess"], "--rule must be one of grid, newton"),
+        (["--selection", "guess"], "--selection must be one of"),
+        (["--bounds", "2", "1"], "--bounds must hold the lower weight first"),
+        (["--step", "0"], "--step must be more than 0"),
+        (["--temperature", "-1"], "--temperature must be at least 0"),
+        (["--top-p", "0"], "--top-p must be"),
+        (["--batch-size", "0"], "--batch-size must be"),
         (["--stop", ""], "stop string"),
         (["--prompt", ""], "Prompt 1 "),
         (["--prompt", "\udcff"], "not Unicode"),
@@ -487,15 +487,19 @@ def start(*argv: object) -> subprocess.Popen:
     )
 
 
-def test_help_needs_no_torch() -> None:
+@pytest.mark.parametrize(
+    ("command", "option"), [([], "fewshot"), *(([name], "--large") for name in ("generate", "score", "evaluate"))]
+)
+def test_help_needs_no_torch(command: list[str], option: str) -> None:
     program = (
         "import sys; from logitfusion.cli import main\n"
-        "try: main(['generate', '--help'])\n"
+        "try: main([*sys.argv[1:], '--help'])\n"
         "finally: print(sorted({'torch', 'transformers', 'lm_eval', 'numpy'} & sys.modules.keys()))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}
-    printed = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True).stdout
-    assert "--large" in printed
+    called = [sys.executable, "-c", program, *command]
+    printed = subprocess.run(called, env=environment, capture_output=True, text=True).stdout
+    assert option in printed
     assert printed.endswith("[]\n")
 
 

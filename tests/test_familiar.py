@@ -33,12 +33,12 @@ def read_alone(model: PreTrainedModel, ids: list[int]) -> float:
 
 
 @pytest.mark.parametrize("columns", [1, 3, 1000])
-def test_strangeness_is_the_difference_of_likelihoods(
+def test_the_gap_is_the_difference_of_likelihoods(
     loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, columns: int, monkeypatch
 ) -> None:
     """A few columns at a time or all, in batches of unequal prompts."""
     monkeypatch.setattr(decoding, "columns_at_once", lambda rows, vocabulary: columns)
-    found = make(loaded, tokenizer).strangeness(PROMPTS, batch_size=3)
+    found = make(loaded, tokenizer).likelihood_gap(PROMPTS, batch_size=3)
     for prompt, value in zip(PROMPTS, found, strict=True):
         ids = tokenizer.encode(prompt)
         assert value == pytest.approx(read_alone(loaded["large"], ids) - read_alone(loaded["base"], ids), abs=1e-4)
@@ -49,7 +49,7 @@ def test_strange_prompts_are_the_large_models_and_familiar_ones_the_fusions(
     loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, speculative: bool
 ) -> None:
     """In one batch, whose rows end at different places."""
-    values = make(loaded, tokenizer).strangeness(PROMPTS)
+    values = make(loaded, tokenizer).likelihood_gap(PROMPTS)
     limit = sorted(values)[2]
     options = {"max_new_tokens": 12, "stop": ["e", "!"]}
     alone = FusedLM(loaded["large"], tokenizer=tokenizer).generate(PROMPTS, **options)
@@ -62,7 +62,7 @@ def test_strange_prompts_are_the_large_models_and_familiar_ones_the_fusions(
 
 
 def test_scores_follow_the_same_rule(loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase) -> None:
-    values = make(loaded, tokenizer).strangeness(PROMPTS)
+    values = make(loaded, tokenizer).likelihood_gap(PROMPTS)
     limit = sorted(values)[2]
     contexts = [tokenizer.encode(prompt) for prompt in PROMPTS for _ in range(2)]
     continuations = [[5, 6], [7]] * len(PROMPTS)
@@ -80,11 +80,11 @@ def test_shared_adapters_read_prompts_as_well(
     base = load_model(tiny_models["base"], device=CPU)
     model = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"), "one").eval()
     fusion = FusedLM(loaded["large"], model, ["one"], tokenizer=tokenizer)
-    assert fusion.strangeness(PROMPTS) == pytest.approx(make(loaded, tokenizer).strangeness(PROMPTS), abs=1e-4)
+    assert fusion.likelihood_gap(PROMPTS) == pytest.approx(make(loaded, tokenizer).likelihood_gap(PROMPTS), abs=1e-4)
 
 
 def test_a_model_alone_finds_nothing_strange(
     loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     with pytest.raises(UserError, match="base"):
-        FusedLM(loaded["large"], tokenizer=tokenizer).strangeness(PROMPTS)
+        FusedLM(loaded["large"], tokenizer=tokenizer).likelihood_gap(PROMPTS)

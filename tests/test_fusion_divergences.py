@@ -14,7 +14,7 @@ from torch import Tensor
 from logitfusion.fusion import divergences as module
 from logitfusion.fusion import solve_weights
 from logitfusion.fusion.divergences import divergences_on_grid
-from logitfusion.fusion.weights import SELECTIONS
+from logitfusion.fusion.selections import SELECTIONS
 
 INF = torch.inf
 SMALL = settings(max_examples=25, deadline=None, derandomize=True)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from logitfusion.fusion import fuse_logits, solve_weights
-from logitfusion.fusion.weights import JUDGE_SHARPNESS, POOLS, RULES, SELECTIONS, make_grids
+from logitfusion.fusion.rules import RULES
+from logitfusion.fusion.selections import JUDGE_SHARPNESS, POOLS, SELECTIONS
+from logitfusion.fusion.weights import make_grids
 
 INF = torch.inf
 SMALL = settings(max_examples=25, deadline=None, derandomize=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from logitfusion.fusion import SolvedWeights, fuse_logits, solve_weights
 from logitfusion.fusion.divergences import Ray
 from logitfusion.fusion.logits import logit_shift
-from logitfusion.fusion.weights import RULES, make_grids
+from logitfusion.fusion.rules import RULES
+from logitfusion.fusion.weights import make_grids
 
 INF = torch.inf
 ONE_EXPERT = ("one_hot", "matched")  # the selections that let one expert steer at a time

@@ -217,10 +217,12 @@ def test_experts_change_the_answers(tiny_models: dict[str, Path], tasks: Path) -
 def test_model_args_are_passed_on(tiny_models: dict[str, Path]) -> None:
     text = "large={large},base={base},expert={expert_a};{expert_b},weights=1.5;0.5,rule=newton,selection=matched"
     ours = FusedLMEval.create_from_arg_string(text.format(**tiny_models), {"batch_size": "4", "device": None})
-    assert (ours.lm.steering.fixed, ours.lm.steering.rule, ours.batch_size) == ([1.5, 0.5], "newton", 4)
+    options = ours.lm.steering.options
+    assert (options.weights, options.rule, ours.decoding.batch_size) == ((1.5, 0.5), "newton", 4)
     text = "large={large},base={base},expert={expert_a},bounds=0.5;1,step=0.25,max_length=9"
     ours = FusedLMEval.create_from_arg_string(text.format(**tiny_models))
-    assert (ours.lm.steering.fixed, ours.lm.steering.bounds, ours.lm.steering.step) == (None, [0.5, 1.0], 0.25)
+    options = ours.lm.steering.options
+    assert (options.weights, options.bounds, options.step) == ("dynamic", (0.5, 1.0), 0.25)
     assert ours.max_length == 9
 
 

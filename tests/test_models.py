@@ -29,11 +29,11 @@ from logitfusion.models.padding import left_pad
 from logitfusion.models.source import from_path, make_random, prune
 from logitfusion.models.tiny import tiny_tokenizer
 from logitfusion.training import loop as training
+from logitfusion.training.batches import CompletionCollator, TextCollator, order_rows
 from logitfusion.training.checkpoints import find_checkpoint
-from logitfusion.training.finetune import CompletionCollator, CompletionTrainer, encode_examples, finetune
-from logitfusion.training.heal import HealingTrainer, TextCollator, heal
+from logitfusion.training.finetune import CompletionTrainer, encode_examples, finetune
+from logitfusion.training.heal import HealingTrainer, heal
 from logitfusion.training.loop import trainer_arguments
-from logitfusion.training.order import order_rows
 
 TOKENIZER = tiny_tokenizer()
 EMBEDDING = "model.embed_tokens.weight"

@@ -16,11 +16,13 @@ from checkout import copy_checkout, snakemake
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logitfusion.config.experts import TrainedExpert
 from logitfusion.config.jobs.models import TaskJob
 from logitfusion.config.models import PrunedModel
+from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, read_jsonl, write_json, write_jsonl
-from logitfusion.stages import decode, model
+from logitfusion.stages import decode, expert, model
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,8 +71,6 @@ TALKING = """
 import argparse, logging, sys
 import torch, transformers
 import logitfusion.stages._stage as stage
-from logitfusion.config.jobs.models import TaskJob
-from logitfusion.config.models import PrunedModel
 from logitfusion.errors import UserError
 logging.getLogger("strict").setLevel(logging.DEBUG)
 def main(arguments, config):
@@ -250,6 +250,22 @@ def test_a_model_is_written_with_its_record(tiny_models: dict[str, Path], tmp_pa
     assert expected <= {path.name for path in output.iterdir()}
     assert (output / "curve.csv").read_text().split() == ["step,loss,learning_rate"]
     assert not checkpoints.exists()
+
+
+def test_an_expert_that_diverges_leaves_the_earlier_one(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    output = tmp_path / "expert"
+    output.mkdir()
+    write_json(output / "record.json", {"earlier": True})
+    write_jsonl(tmp_path / "train.jsonl", [{"prompt": f"{number}", "completion": " yes"} for number in range(8)])
+    recipe = Recipe(steps=4, batch_size=4, learning_rate=1e30, max_tokens=16, seed=0)
+    wild = TrainedExpert(base="base", tasks=("film",), **dict(recipe))
+    arguments = Namespace(
+        name="wild", base=tiny_models["base"], text=[tmp_path / "train.jsonl"], parts=[], output=output,
+        checkpoints=tmp_path / "checkpoints",
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"wild: the loss is .* lower the learning_rate"):
+        expert.main(arguments, wild)
+    assert read_json(output / "record.json") == {"earlier": True}
 
 
 # ---- decoding -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ class UserError(Exception):
 
 
 def find_memory_error(error: BaseException | None) -> Literal["machine", "gpu"] | None:
-    """Whose memory ran out, if that is what any exception of a chain says."""
+    """Whose memory ran out, if any exception of a chain is about that."""
     while error is not None:
         text = str(error).lower()
         # torch raises a RuntimeError on the CPU, in its allocator's words.

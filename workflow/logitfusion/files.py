@@ -31,7 +31,7 @@ def remove(path: Path) -> None:
 def whole(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path; rename it to ``target`` only if the block succeeds.
 
-    Works for a file and for a folder (the block creates what it yields). A failure leaves ``target`` as it was.
+    Works for a file and for a folder (the block creates what it yields). A failure leaves ``target`` unchanged.
 
     Raises:
         UserError: the disk is full or the folder can't be written.
@@ -72,7 +72,7 @@ def _give_usual_modes(path: Path) -> None:
 
 
 def _remove_if_possible(path: Path) -> None:
-    """A disk that takes no file lets none go either; what it says of that is not the reason to tell."""
+    """A full or broken disk may refuse this too, but the first error is the one to report."""
     with suppress(OSError):
         remove(path)
 

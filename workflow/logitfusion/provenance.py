@@ -28,19 +28,20 @@ def record(path: str | Path, config: dict[str, Any], **facts: Any) -> None:
     write_json(path, {"config": config, "versions": versions, **facts})
 
 
+def hash_text(text: str) -> str:
+    """The SHA-256 of a text in UTF-8, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def hash_json(value: Any) -> str:
     """The SHA-256 of a value as JSON with sorted keys, in hex."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hash_text(json.dumps(value, sort_keys=True))
 
 
 def fingerprint(config: dict[str, Any], inputs: Sequence[Path]) -> str:
     """A hash of all that decides a training's outcome: its config and the bytes of its inputs."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for path in inputs:
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-        for file in files:
-            digest.update(sha256(file).encode())
-    return digest.hexdigest()
+    files = [file for path in inputs for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
+    return hash_json([config, *map(sha256, files)])
 
 
 def find_commit(folder: Path = Path(__file__).parent) -> str:

@@ -76,7 +76,7 @@ def as_options(files, default):
 def stage(name, arguments="", processes=1):
     """The shell command of a stage: its command line, with all it prints in the rule's log.
 
-    The stage takes the shell's place, so that signals reach it, and is told who its parent is, so that it ends with it.
+    The stage takes the shell's place, so that signals reach it, and gets its parent's number, so that it ends with it.
     It sees this checkout's code and its environment's packages, and no other (not those of the user's ~/.local).
     """
     torchrun = f"logitfusion.stages._torchrun --standalone --nproc-per-node {processes} -m "

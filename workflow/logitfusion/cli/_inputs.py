@@ -1,52 +1,20 @@
-"""What all subcommands read: the models of a fusion, and lines of text or JSON."""
+"""What subcommands read: texts, and lines of JSON; and where they may write."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
-
-import transformers
 
 from logitfusion.errors import UserError
-from logitfusion.fusion import FusedLM
-from logitfusion.fusion.options import parse_weights
-from logitfusion.fusion.steering import Steering
-from logitfusion.models.load import use_threads
-
-FUSION_OPTIONS = ("weights", "rule", "selection", "bounds", "step", "trust", "anchor", "familiar")
-
-
-def fusion_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of the fusion that the command line names, checked before anything is loaded.
-
-    Raises:
-        UserError: folders that are not there, experts without a base, or options that can't be used.
-    """
-    for folder in (arguments.large, arguments.base, *arguments.expert):
-        if folder is not None and not folder.is_dir():
-            raise UserError(f"The model folder {folder} does not exist.")
-    if bool(arguments.expert) != bool(arguments.base):
-        raise UserError("Experts steer by their difference from a small base: give both --base and --expert.")
-    named = {name: getattr(arguments, name) for name in FUSION_OPTIONS if getattr(arguments, name) is not None}
-    named["weights"] = parse_weights(named["weights"])
-    Steering(len(arguments.expert), **named)
-    return named
-
-
-def load_fusion(arguments: argparse.Namespace) -> FusedLM:
-    """The fusion that the command line names."""
-    options = fusion_options(arguments)
-    use_threads()
-    return FusedLM.from_folders(arguments.large, arguments.base, arguments.expert, **options)
 
 
 def be_quiet() -> None:
     """Leave the terminal to the results."""
+    import transformers
+
     for chatty in ("transformers", "accelerate", "datasets", "httpx", "urllib3", "torch", "lm_eval", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
@@ -114,7 +82,7 @@ def check_output(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder that is or lies in a file, as a ``UserError``; one that is not there yet is fine."""
+    """Refuse a folder that is a file or is in one, as a ``UserError``; one that is not there yet is fine."""
     there = next((one for one in (path, *path.parents) if one.exists()), None)
     if there is not None and not there.is_dir():
         raise UserError(f"{there} is a file, not a folder; name another place.")

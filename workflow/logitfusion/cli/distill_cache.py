@@ -7,21 +7,41 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from logitfusion.cli._inputs import be_quiet, read_fields, read_text
-from logitfusion.distill.cache import TeacherCache, find_shards
-from logitfusion.distill.encoding import EncodedText, encode_text
-from logitfusion.distill.offline import cache_teacher
-from logitfusion.distill.shard import hash_texts, read_manifest
 from logitfusion.errors import UserError
-from logitfusion.models.identity import hash_model, hash_tokenizer
-from logitfusion.models.load import load_model, load_tokenizer, use_threads
 from logitfusion.shards import shard_range
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+if TYPE_CHECKING:
+    from logitfusion.distill.encoding import EncodedText
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a cache."""
+    parser.description = (
+        "Write the k likeliest tokens of every response position, as a teacher predicts them, into a cache that"
+        " students are trained from. A killed run goes on where it was; shards that are there stay."
+    )
+    parser.add_argument("--teacher", type=Path, metavar="DIR", help="the model that reads the texts")
+    parser.add_argument(
+        "--texts", metavar="FILE.jsonl", help='JSON objects with "prompt" and "response" (- : stdin), one a line'
+    )
+    parser.add_argument("--k", type=int, metavar="K", help="tokens kept of each position")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="the cache")
+    parser.add_argument("--shards", type=int, default=1, metavar="N", help="files of the cache (default: 1)")
+    parser.add_argument("--shard", type=int, metavar="I", help="make only this one, from 1 to N (default: all)")
+    parser.add_argument(
+        "--template", choices=("plain", "chat"), default="plain", help="how prompt and response are put together"
+    )
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="longer texts are cut (default: none is)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="texts read together (default: 16)")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="of the teacher (default: fp32)")
+    parser.add_argument(
+        "--verify", type=Path, metavar="DIR", help="check all bytes of this cache and print what it is, nothing else"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -30,6 +50,13 @@ def run(arguments: argparse.Namespace) -> None:
         _verify(arguments.verify)
         return
     rows = _check(arguments)
+    import torch
+
+    from logitfusion.distill.offline import cache_teacher
+    from logitfusion.distill.shard import hash_texts
+    from logitfusion.models.identity import hash_model, hash_tokenizer
+    from logitfusion.models.load import load_model, use_threads
+
     texts = _encode(arguments, rows)
     source = {
         "model_hash": hash_model(arguments.teacher),
@@ -39,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         "max_tokens": arguments.max_tokens,
     }
     use_threads()
-    model = load_model(arguments.teacher, dtype=DTYPES[arguments.dtype])
+    model = load_model(arguments.teacher, dtype=getattr(torch, DTYPES[arguments.dtype]))
     progress = Progress(_count_tokens(texts, arguments.shards, arguments.shard))
     paths = cache_teacher(
         model,
@@ -76,6 +103,9 @@ def _check(arguments: argparse.Namespace) -> list[dict[str, str]]:
 
 
 def _encode(arguments: argparse.Namespace, rows: list[dict[str, str]]) -> list[EncodedText]:
+    from logitfusion.distill.encoding import encode_text
+    from logitfusion.models.load import load_tokenizer
+
     tokenizer = load_tokenizer(arguments.teacher)
     options: dict[str, Any] = {"template": arguments.template, "max_tokens": arguments.max_tokens}
     return [encode_text(tokenizer, row["prompt"], row["response"], **options) for row in rows]
@@ -117,6 +147,8 @@ class Progress:
 
 
 def _size(paths: Sequence[Path]) -> str:
+    from logitfusion.distill.shard import read_manifest
+
     manifests = [read_manifest(path) for path in paths]
     texts, tokens = (sum(manifest[name] for manifest in manifests) for name in ("texts", "tokens"))
     megabytes = sum(path.stat().st_size for path in paths) / 1e6
@@ -124,7 +156,9 @@ def _size(paths: Sequence[Path]) -> str:
 
 
 def _verify(folder: Path) -> None:
-    """Read all shards of a cache and say what it is."""
+    """Read all shards of a cache and print what it is."""
+    from logitfusion.distill.cache import TeacherCache, find_shards
+
     paths = find_shards(folder)
     cache = TeacherCache(paths)
     for name, value in cache.settings.items():

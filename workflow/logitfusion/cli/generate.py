@@ -7,29 +7,58 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
-from logitfusion.cli._inputs import be_quiet, check_text, load_fusion, read_fields, read_text
+from logitfusion.cli._fusion import add_fusion, load_fusion
+from logitfusion.cli._inputs import be_quiet, check_text, read_fields, read_text
+from logitfusion.cli._options import add_options, read_section
+from logitfusion.config.decoding import DecodingOptions
 from logitfusion.errors import UserError
 from logitfusion.files import write_jsonl
-from logitfusion.fusion import FusedLM, Generation
+
+if TYPE_CHECKING:
+    from logitfusion.fusion import FusedLM, Generation
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its own options and those of a fusion."""
+    parser.description = (
+        "Continue prompts. One prompt of --prompt or of the standard input streams its text; several prompts, and those"
+        " of a file, give one JSON object a line, in their order."
+    )
+    add_fusion(parser)
+    source = parser.add_argument_group(
+        "prompts", "by default the standard input is one prompt"
+    ).add_mutually_exclusive_group()
+    source.add_argument("--prompt", nargs="+", action="extend", metavar="TEXT")
+    source.add_argument(
+        "--prompts", metavar="FILE", help='a prompt a line: JSON with "prompt", or plain text (- : stdin)'
+    )
+    decoding = parser.add_argument_group("decoding")
+    add_options(decoding, DecodingOptions)
+    decoding.add_argument("--chat", action="store_true", help="prompts are messages of a user to a chat model")
+    files = parser.add_argument_group("files")
+    files.add_argument("--output", type=Path, metavar="FILE.jsonl", help="the continuations, one JSON object a line")
+    files.add_argument("--trace", type=Path, metavar="FILE.jsonl", help="the weights of all tokens, one token a line")
 
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
+    options = read_section(DecodingOptions, arguments)
     prompts = _read_prompts(arguments)
     if not prompts:
         raise UserError("There are no prompts; give --prompt, --prompts or text on the standard input.")
     lm = load_fusion(arguments)
+    inputs = _as_chats(lm, prompts) if arguments.chat else prompts
     if arguments.prompts is None and len(prompts) == 1:
-        stream = Stream(sys.stdout, arguments.stop)
-        generations = _generate(lm, prompts, arguments, on_token=lambda _, generation: stream.show(generation.text))
+        stream = Stream(sys.stdout, options.stop)
+        generations = lm.generate(inputs, options, on_token=lambda _, generation: stream.show(generation.text))
         stream.finish(generations[0].text)
     else:
         with tqdm(total=len(prompts), unit=" prompts", disable=None) as bar:  # None: only on a terminal
-            generations = _generate(lm, prompts, arguments, on_batch=bar.update)
+            generations = lm.generate(inputs, options, on_batch=bar.update)
         if arguments.output is None:
             for row in _rows(prompts, generations):
                 print(json.dumps(row, ensure_ascii=False))
@@ -50,22 +79,6 @@ def _read_prompts(arguments: argparse.Namespace) -> list[str]:
     if text.lstrip().startswith("{"):
         return [row["prompt"] for row in read_fields(arguments.prompts, text, ("prompt",))]
     return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
-
-
-def _generate(lm: FusedLM, prompts: list[str], arguments: argparse.Namespace, **callbacks: Any) -> list[Generation]:
-    names = (
-        "max_new_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "seed",
-        "stop",
-        "speculative",
-        "draft_tokens",
-        "batch_size",
-    )
-    options = {name: getattr(arguments, name) for name in names}
-    return lm.generate(_as_chats(lm, prompts) if arguments.chat else prompts, **options, **callbacks)
 
 
 def _as_chats(lm: FusedLM, prompts: list[str]) -> list[str]:

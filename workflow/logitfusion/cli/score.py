@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from logitfusion.cli._inputs import be_quiet, load_fusion, read_fields, read_text
+from logitfusion.cli._fusion import add_fusion, load_fusion
+from logitfusion.cli._inputs import be_quiet, read_fields, read_text
+from logitfusion.cli._options import add_options, read_section
+from logitfusion.config.decoding import Decoding
 from logitfusion.files import write_jsonl
-from logitfusion.fusion import FusedLM
+
+if TYPE_CHECKING:
+    from logitfusion.fusion import FusedLM
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its own options and those of a fusion."""
+    parser.description = "How likely continuations are after their contexts: natural log-likelihoods, as JSON lines."
+    add_fusion(parser)
+    add_options(parser, Decoding, "batch_size")
+    parser.add_argument(
+        "--pairs",
+        required=True,
+        metavar="FILE.jsonl",
+        help='JSON objects with "context" and "continuation" (- : stdin)',
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help="instead of the standard output")
 
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
+    batch_size = read_section(Decoding, arguments).batch_size
     pairs = read_fields(arguments.pairs, read_text(arguments.pairs), ("context", "continuation"))
-    rows = _score(load_fusion(arguments), pairs, arguments.batch_size)
+    rows = _score(load_fusion(arguments), pairs, batch_size)
     if arguments.output is not None:
         write_jsonl(arguments.output, rows)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,13 +35,19 @@ _LIMITS = {
 }
 
 
-def explain(error: ValidationError, filled: Collection[Place] = ()) -> str:
+def name_key(where: str) -> str:
+    """A place of a config in a sentence."""
+    return f"Config key {where!r}" if where else "The config"
+
+
+def explain(error: ValidationError, filled: Collection[Place] = (), name: Callable[[str], str] = name_key) -> str:
     """The most telling error of a config as a sentence.
 
     Unknown keys first, then the error that is deepest; what was filled in from elsewhere comes after it.
 
     Args:
         filled: places whose values the user did not write there.
+        name: a place, its keys joined by dots, as the user knows it.
     """
 
     def rank(one: dict[str, Any]) -> tuple[Any, ...]:
@@ -49,7 +55,7 @@ def explain(error: ValidationError, filled: Collection[Place] = ()) -> str:
         elsewhere = any(path[: len(place)] == place for place in filled)
         return one["type"] != "unknown_key", elsewhere, -len(path), path
 
-    return _sentence(min(map(dict, error.errors(include_url=False)), key=rank))
+    return _sentence(min(map(dict, error.errors(include_url=False)), key=rank), name)
 
 
 def explain_number(at: str, value: str) -> str:
@@ -94,10 +100,10 @@ def _path(error: dict[str, Any]) -> Place:
     return parts + tuple(filter(None, [error.get("ctx", {}).get("key") if error["type"] == "cross" else None]))
 
 
-def _sentence(error: dict[str, Any]) -> str:
+def _sentence(error: dict[str, Any], name: Callable[[str], str]) -> str:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     where = ".".join(_path(error))
-    at = f"Config key {where!r}" if where else "The config"
+    at = name(where)
     given = repr(value).replace("\n", " ")
     match kind:
         case "sentence":
@@ -110,7 +116,7 @@ def _sentence(error: dict[str, Any]) -> str:
         case "missing":
             return f"{at} lacks the key {error['loc'][-1]!r}; add it."
         case "one_of":
-            return _not_one_of(where, at, value, context)
+            return _not_one_of(name(f"{where}.{context['key']}"), at, value, context)
         case "literal_error":
             return _wrong_choice(at, value, re.findall(r"'([^']*)'", context["expected"]))
         case "form":
@@ -129,14 +135,14 @@ def _sentence(error: dict[str, Any]) -> str:
             return f"{at} can't be used ({error['msg']})."
 
 
-def _not_one_of(where: str, at: str, value: Any, context: dict[str, Any]) -> str:
+def _not_one_of(at_key: str, at: str, value: Any, context: dict[str, Any]) -> str:
     """The sentence for an entry whose own key does not say which kind of section it is."""
     key = context["key"]
     if not isinstance(value, dict):
         return f"{at} must be of type object, and is {value!r}."
     if key not in value:
         return f"{at} lacks the key {key!r}; add it."
-    return _wrong_choice(f"Config key {f'{where}.{key}'!r}", value[key], context["known"])
+    return _wrong_choice(at_key, value[key], context["known"])
 
 
 def _wrong_choice(at: str, value: Any, known: list[str]) -> str:

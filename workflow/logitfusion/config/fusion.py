@@ -7,18 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from logitfusion.config.decoding import Decoding
 from logitfusion.config.fusion_options import FusionOptions
-from logitfusion.config.section import (
-    Count,
-    Name,
-    NonNegative,
-    PositiveShare,
-    Section,
-    Share,
-    Some,
-    Whole,
-    either,
-)
+from logitfusion.config.section import Name, NonNegative, PositiveShare, Section, Share, Some, either
 
 Tasks = Some[str] | None
 
@@ -60,27 +51,13 @@ class SteeredMethod(FusionOptions):
         if isinstance(self.weights, tuple) and len(self.weights) != len(self.experts):
             counts = {"experts": len(self.experts), "weights": len(self.weights)}
             raise PydanticCustomError("cross", "has {experts} experts and {weights} weights", counts)
+        if isinstance(self.bounds[0], tuple) and len(self.bounds) != len(self.experts):
+            counts = {"experts": len(self.experts), "bounds": len(self.bounds)}
+            raise PydanticCustomError("cross", "has {experts} experts and {bounds} pairs of bounds", counts)
         return self
 
 
 Method = either("model", having=SingleMethod, lacking=SteeredMethod)
-
-
-class Decoding(Section):
-    """How texts are generated."""
-
-    batch_size: Count = 32
-    """Prompts that are decoded together."""
-    temperature: NonNegative = 0.0
-    """0 takes the likeliest token."""
-    top_p: PositiveShare = 1.0
-    """Nucleus sampling: the likeliest tokens of at least this probability together."""
-    top_k: Whole = 0
-    """Sampling among so many tokens; 0: all."""
-    speculative: bool = False
-    """An expert drafts, the other models verify: greedy texts are the same, fewer passes of the large model."""
-    seed: Whole | None = None
-    """Of sampling; the top-level seed when left out."""
 
 
 class Fusion(Decoding):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from logitfusion.config.section import Name, Section, Whole
 from logitfusion.config.tasks import Task
 from logitfusion.errors import UserError
 from logitfusion.files import write_text
+from logitfusion.provenance import hash_text
 
 
 class RunConfig(Section):
@@ -97,7 +97,7 @@ def write_once(folder: str | Path, run: RunConfig) -> Path:
         UserError: the disk is full or can't be written.
     """
     text = json.dumps(run.dump(), indent=2, ensure_ascii=False) + "\n"  # the order of keys is that of the plots
-    path = Path(folder) / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    path = Path(folder) / f"{hash_text(text)[:16]}.json"
     if not path.exists():
         write_text(path, text)
     return path

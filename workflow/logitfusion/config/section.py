@@ -54,7 +54,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _know_keys(cls, value: Any) -> Any:
-        """Unknown keys, told with those that are known."""
+        """Refuse unknown keys; the error carries those that are known."""
         known = [field.alias or name for name, field in cls.model_fields.items()]
         unknown = [key for key in value if key not in known] if isinstance(value, dict) else []
         if unknown and cls.model_config["extra"] == "forbid":
@@ -138,7 +138,7 @@ Some = Annotated[tuple[Item, ...], Strict(False), Field(min_length=1)]
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
-        raise PydanticCustomError("distinct", "names something twice", {})
+        raise PydanticCustomError("cross", "names something twice")
     return values
 
 

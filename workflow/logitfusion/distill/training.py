@@ -21,8 +21,8 @@ from logitfusion.distill.predictions import IGNORED, Predictions
 from logitfusion.errors import UserError
 from logitfusion.models.adapters import add_adapters
 from logitfusion.models.padding import left_pad
+from logitfusion.training.batches import order_rows
 from logitfusion.training.loop import train, trainer_arguments
-from logitfusion.training.order import order_rows
 
 logger = logging.getLogger(__name__)
 

@@ -29,8 +29,8 @@ def _named(archive: str | Path) -> Iterator[None]:
         raise UserError(f"{archive} is not a readable package ({reason}); delete it and fetch it again.") from None
 
 
-def unpack_tar(archive: str | Path, wanted: Callable[[str], bool], folder: str | Path) -> list[str]:
-    """Unpack a tar archive's wanted regular files into ``folder``, under their names in the archive.
+def unpack_tar(archive: str | Path, chosen: Callable[[str], bool], folder: str | Path) -> list[str]:
+    """Unpack a tar archive's chosen regular files into ``folder``, under their names in the archive.
 
     Returns:
         The names, in the archive's order.
@@ -39,22 +39,22 @@ def unpack_tar(archive: str | Path, wanted: Callable[[str], bool], folder: str |
         UserError: no such file, no readable archive, or a member that would land outside of ``folder``.
     """
     with _named(archive), tarfile.open(archive) as opened:
-        return _unpack(opened, wanted, folder)
+        return _unpack(opened, chosen, folder)
 
 
-def unpack_deb(archive: str | Path, wanted: Callable[[str], bool], folder: str | Path) -> list[str]:
+def unpack_deb(archive: str | Path, chosen: Callable[[str], bool], folder: str | Path) -> list[str]:
     """The same for the data of a Debian package: an ``ar`` archive that holds a tar archive ``data.tar.*``."""
     with _named(archive):
         data = _deb_data(Path(archive))
         with tarfile.open(fileobj=io.BytesIO(data)) as opened:
-            return _unpack(opened, wanted, folder)
+            return _unpack(opened, chosen, folder)
 
 
-def _unpack(opened: tarfile.TarFile, wanted: Callable[[str], bool], folder: str | Path) -> list[str]:
+def _unpack(opened: tarfile.TarFile, chosen: Callable[[str], bool], folder: str | Path) -> list[str]:
     names = []
     for member in opened:
         name = member.name.removeprefix("./")
-        if member.isreg() and wanted(name):
+        if member.isreg() and chosen(name):
             opened.extract(member, folder, filter="data")
             names.append(name)
     return names

@@ -8,17 +8,29 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from logitfusion.errors import UserError
+
 
 class CachedModel:
-    """One model and the keys and values of every token it has read."""
+    """One model and the keys and values of every token it has read.
 
-    members = 1
+    ``finite [members]`` says whether all logits so far were numbers that can be used (-inf excludes an entry).
+    """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.cache = model, DynamicCache(config=model.config)
+    def __init__(self, model: PreTrainedModel, names: Sequence[str] = ("the model",)) -> None:
+        self.model, self.names, self.cache = model, names, DynamicCache(config=model.config)
+        self.members = len(names)
+        self.finite = torch.ones(self.members, dtype=torch.bool, device=model.device)
 
     def read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
-        """Read new tokens ``ids [B, n]``: logits ``[1, B, keep, V]`` fp32 after the last ``keep`` of them."""
+        """Logits ``[members, B, keep, V]`` fp32 after the last ``keep`` of new tokens ``ids [B, n]``."""
+        logits = self._read(ids, mask, positions, keep)
+        # One pass over the entries: the greatest is NaN or infinite where any can't be used.
+        finite = logits.amax(-1).isfinite() | (mask[:, -keep:] == 0)
+        self.finite = self.finite & finite.flatten(1).all(-1)
+        return logits
+
+    def _read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
         output = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -52,13 +64,11 @@ class CachedAdapters(CachedModel):
     The weights of the base are read from memory once for all of them; each row adds its own adapter's product.
     """
 
-    def __init__(self, model: PreTrainedModel, adapters: Sequence[str]) -> None:
-        super().__init__(model)
+    def __init__(self, model: PreTrainedModel, adapters: Sequence[str], names: Sequence[str] = ()) -> None:
         self.adapters = ["__base__", *adapters]
-        self.members = len(self.adapters)
+        super().__init__(model, names or self.adapters)
 
-    def read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
-        """Logits ``[T + 1, B, keep, V]``, the base's first."""
+    def _read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
         members = self.members
         output = self.model(
             input_ids=ids.repeat(members, 1),
@@ -97,6 +107,7 @@ class Batch:
     def read(self, ids: Tensor, mask: Tensor, keep: int) -> list[Tensor]:
         """Let every model read ``ids [B, n]`` where ``mask [B, n]`` is 1: its logits after the last ``keep``."""
         logits = [self.read_ahead(model, ids, mask, keep) for model in self.models]
+        refuse_not_finite(self.models)
         self.commit(mask)
         return logits
 
@@ -135,3 +146,15 @@ class Batch:
         for model in self.models:
             model.select_slots(slots)
         self.mask = self.mask.gather(1, slots)
+
+
+def refuse_not_finite(models: Sequence[CachedModel]) -> None:
+    """Stop where any of the logits that were read can't be used.
+
+    Raises:
+        UserError: names the first model that gave NaN or infinite logits, or excludes all tokens.
+    """
+    finite = torch.cat([model.finite.to(models[0].finite.device) for model in models]).tolist()
+    if not all(finite):
+        name = [name for model in models for name in model.names][finite.index(False)]
+        raise UserError(f"The logits of {name} are not finite; its weights are damaged or overflow, so use others.")

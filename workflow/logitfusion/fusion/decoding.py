@@ -1,4 +1,4 @@
-"""Decoding a batch token by token: what all rows share, and what each row has said so far."""
+"""Decoding a batch token by token: what all rows share, and the continuation of each row so far."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from logitfusion.fusion.caches import Batch, CachedModel
+from logitfusion.config.decoding import DecodingOptions
+from logitfusion.fusion.caches import Batch, CachedModel, refuse_not_finite
 from logitfusion.fusion.sampling import pick_tokens
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.padding import left_pad
@@ -35,14 +36,12 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to decode; the fields are arguments of ``FusedLM.generate``."""
+class Fused:
+    """The models of a fusion with empty caches, the large one first; how they are fused; the entries they share."""
 
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    stop: tuple[str, ...]
+    models: Sequence[CachedModel]
+    steering: Steering
+    vocabulary: int
 
 
 class Continuations:
@@ -51,7 +50,7 @@ class Continuations:
     def __init__(
         self,
         rows: int,
-        options: Options,
+        options: DecodingOptions,
         tokenizer: PreTrainedTokenizerBase,
         ends: set[int],
         on_token: Callable[[int, Generation], None] | None,
@@ -102,23 +101,18 @@ class Continuations:
 
 
 def decode(
-    models: Sequence[CachedModel],
-    steering: Steering,
-    prompts: list[list[int]],
-    generators: list[torch.Generator],
-    continuations: Continuations,
-    vocabulary: int,
+    fused: Fused, prompts: list[list[int]], generators: list[torch.Generator], continuations: Continuations
 ) -> None:
     """Let the continuations of the prompts grow to their ends, one token of every row at a time."""
-    options, device = continuations.options, models[0].model.device
-    batch = Batch(models, len(prompts), device)
+    options, steering, device = continuations.options, fused.steering, fused.models[0].model.device
+    batch = Batch(fused.models, len(prompts), device)
     ids, mask, _ = (tensor.to(device) for tensor in left_pad(prompts, 0))
     steered_rows = None
     if steering.reads_prompts:
-        steered_rows = read_prompts(batch, ids, mask, vocabulary) <= steering.familiar
+        steered_rows = steering.steers(read_prompts(batch, ids, mask, fused.vocabulary))
         ids, mask = ids[:, -1:], mask[:, -1:]
     while continuations.active and options.max_new_tokens:
-        large, small = split_logits(batch.read(ids, mask, keep=1), vocabulary)
+        large, small = split_logits(batch.read(ids, mask, keep=1), fused.vocabulary)
         steered = steering.fuse(large[:, 0], small[:, :, 0], steered_rows)
         rows = [generators[number] for number in continuations.active]
         tokens = pick_tokens(
@@ -144,10 +138,11 @@ def split_logits(logits: list[Tensor], vocabulary: int) -> tuple[Tensor, Tensor]
 
 
 def read_prompts(batch: Batch, ids: Tensor, mask: Tensor, vocabulary: int) -> Tensor:
-    """Read all but the last tokens of the prompts ``[B, L]``: how much worse the base does than the large model.
+    """Read all but the last tokens of the prompts ``[B, L]``: how much worse the base predicts them.
 
     Returns:
-        ``[B]``, the difference of their log-likelihoods in nats a token; 0 for prompts of one token.
+        the likelihood gap ``[B]``: by how many nats a token the log-likelihood of the large model is above that of the
+        base; 0 for prompts of one token.
     """
     width = columns_at_once(len(ids), vocabulary)
     large, base = ids.new_zeros(2, len(ids), dtype=torch.float64)
@@ -162,6 +157,7 @@ def read_prompts(batch: Batch, ids: Tensor, mask: Tensor, vocabulary: int) -> Te
                 # What follows padding is a row's first token, and given.
                 (large, base)[place].add_((found * mask[:, columns]).sum(-1))
         batch.commit(mask[:, columns])
+    refuse_not_finite(batch.models)
     return (large - base) / (mask.sum(-1) - 1).clamp(min=1)
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from logitfusion.config.decoding import DECODING, DecodingOptions
+from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.keywords import given_options
 from logitfusion.errors import UserError
 from logitfusion.fusion.caches import Batch, CachedAdapters, CachedModel
-from logitfusion.fusion.decoding import Continuations, Generation, Options, decode, end_tokens, read_prompts
+from logitfusion.fusion.decoding import Continuations, Fused, Generation, decode, end_tokens, read_prompts
 from logitfusion.fusion.scoring import judge_steering, score_pairs
 from logitfusion.fusion.speculation import decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
-from logitfusion.fusion.weights import Bounds
 from logitfusion.models.adapters import is_adapter, load_adapters, load_merged
 from logitfusion.models.load import load_model
 from logitfusion.models.padding import left_pad
@@ -30,16 +33,13 @@ class FusedLM:
         experts: the small experts, or the names of LoRA adapters of ``base`` (then a peft model), which are read
             together with the base in one pass.
         tokenizer: the one tokenizer of all models.
-        weights: ``"dynamic"`` solves them at every step (see ``solve_weights``); a number or one number an expert keeps
-            them fixed (1.0 with one expert is proxy-tuning).
-        rule, selection, bounds, step: passed to ``solve_weights``.
-        trust, anchor: how far the sum of the solved weights is believed, and what it is drawn to instead; ``tune``
-            chooses them on validation data.
-        familiar: experts steer only after prompts that the base reads at most this many nats a token worse than the
-            large model does, and leave it alone after others. None: they steer after all.
+        options: how the experts steer. Weight 1.0 of one expert is proxy-tuning; rule, selection, bounds and step are
+            those of ``solve_weights``; ``tune`` chooses trust and anchor on validation data.
+        named: the fields of ``FusionOptions`` by name, instead of ``options``.
 
     Raises:
-        UserError: experts without a base, vocabularies of different sizes, or a wrong number of weights.
+        UserError: experts without a base, vocabularies of different sizes, an unknown option or one that can't be used,
+            or a wrong number of weights.
     """
 
     def __init__(
@@ -49,14 +49,8 @@ class FusedLM:
         experts: Sequence[PreTrainedModel] | Sequence[str] = (),
         *,
         tokenizer: PreTrainedTokenizerBase,
-        weights: str | float | Sequence[float] = "dynamic",
-        rule: str = "grid",
-        selection: str = "judged",
-        bounds: Bounds = (0.0, 2.0),
-        step: float = 0.1,
-        trust: float = 1.0,
-        anchor: float = 1.0,
-        familiar: float | None = None,
+        options: FusionOptions | None = None,
+        **named: Any,
     ) -> None:
         if experts and base is None:
             raise UserError("Experts steer by their difference from a small base: give the base as well.")
@@ -69,107 +63,84 @@ class FusedLM:
                 f"The models of a fusion need one vocabulary: the tokenizer has {len(tokenizer)} tokens, and the models"
                 f" have {sorted(set(sizes))} entries."
             )
-        self.steering = Steering(
-            len(experts),
-            weights=weights,
-            rule=rule,
-            selection=selection,
-            bounds=bounds,
-            step=step,
-            trust=trust,
-            anchor=anchor,
-            familiar=familiar,
-        )
+        self.steering = Steering(given_options(FusionOptions, options, named), len(experts))
         self.large, self.base, self.experts, self.tokenizer = large, base, list(experts), tokenizer
         self.device = large.device
 
     @classmethod
     def from_folders(
-        cls, large: str | Path, base: str | Path | None = None, experts: Sequence[str | Path] = (), **options: object
+        cls,
+        large: str | Path,
+        base: str | Path | None = None,
+        experts: Sequence[str | Path] = (),
+        *,
+        options: FusionOptions | None = None,
+        **named: Any,
     ) -> FusedLM:
         """Load the models of a fusion, refusing by name those that number their tokens differently.
 
         An expert's folder may hold a LoRA adapter of the base, as peft saves it. If all do, the base is in memory once,
-        and base and experts are read together in one pass.
+        and base and experts are read together in one pass. Options as in the class, checked before anything is loaded.
         """
+        options = given_options(FusionOptions, options, named)
         wholes = [folder for folder in experts if not is_adapter(folder)]
         folders = [large, *([base] if base and experts else []), *wholes]
         tokenizer = load_shared_tokenizer(folders)
         if not base or not experts:
-            return cls(
-                load_model(large), None, [load_model(expert) for expert in experts], tokenizer=tokenizer, **options
-            )
+            loaded = [load_model(expert) for expert in experts]
+            return cls(load_model(large), None, loaded, tokenizer=tokenizer, options=options)
         if not wholes:
             shared, names = load_adapters(load_model(base), experts)
-            return cls(load_model(large), shared, names, tokenizer=tokenizer, **options)
+            return cls(load_model(large), shared, names, tokenizer=tokenizer, options=options)
         loaded = [load_merged(load_model(base), path) if is_adapter(path) else load_model(path) for path in experts]
-        return cls(load_model(large), load_model(base), loaded, tokenizer=tokenizer, **options)
+        return cls(load_model(large), load_model(base), loaded, tokenizer=tokenizer, options=options)
 
     @torch.inference_mode()
     def generate(
         self,
         prompts: Sequence[str | Sequence[int]],
+        options: DecodingOptions | None = None,
         *,
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        speculative: bool = False,
-        draft_tokens: int | None = None,
-        batch_size: int = 16,
         on_batch: Callable[[int], None] | None = None,
         on_token: Callable[[int, Generation], None] | None = None,
+        **named: Any,
     ) -> list[Generation]:
         """Continue every prompt.
 
         Args:
             prompts: texts or token ids; each must have at least one token.
-            max_new_tokens: the most tokens of one continuation.
-            temperature: 0 decodes greedily, else the fused logits are divided by it before sampling.
-            top_p, top_k: nucleus and top-k filters of sampling (1.0 and 0: off).
-            seed: of the sampling; row i uses ``seed + i`` whatever the batch, so batches don't change the draws.
-            stop: a continuation ends before the first of these texts.
-            speculative: let an expert draft several tokens that the other models then read in one pass. Greedy
-                continuations are the same, sampled ones have the same distribution (but other draws from a seed).
-            draft_tokens: how many it drafts; left out, it adapts to how many are accepted.
-            batch_size: prompts decoded together; prompts of similar length share a batch.
+            options: how to decode. Row i draws with ``seed + i`` whatever the batch, so batches don't change the draws.
+                Speculative decoding gives the same greedy continuations, and sampled ones of the same distribution (but
+                other draws from a seed). Prompts of similar length share a batch.
+            named: the fields of ``DecodingOptions`` by name, instead of ``options``.
             on_batch: called with the number of prompts that a batch finished.
             on_token: called at each token with the prompt's number and its continuation so far (to stream it).
 
         Raises:
-            UserError: an empty prompt, or options that can't be used.
+            UserError: an empty prompt, options that can't be used, or a model whose logits are not finite.
         """
-        if temperature < 0 or not 0 < top_p <= 1 or min(top_k, max_new_tokens, draft_tokens or 0) < 0 or batch_size < 1:
-            raise UserError(
-                "Decoding needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, max_new_tokens >= 0, draft_tokens >= 0"
-                " and batch_size >= 1."
-            )
-        prompts, stop = _listed(prompts), _listed(stop)
-        if "" in stop:
-            raise UserError("A stop string is empty, and would end every continuation at once; remove it.")
+        options = given_options(DecodingOptions, options, named)
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         encoded = [self.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
         for number, ids in enumerate(encoded):
             if not ids:
                 raise UserError(f"Prompt {number} has no tokens; a continuation needs at least one.")
-        start = seed if seed is not None else torch.Generator().seed() % 2**31
+        start = options.seed if options.seed is not None else torch.Generator().seed() % 2**31
         order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
-        options = Options(max_new_tokens, temperature, top_p, top_k, tuple(stop))
         ends = end_tokens(self.large, self.tokenizer)
-        pace = make_pace(self.cached_models(), draft_tokens) if speculative else None
+        pace = make_pace(self.cached_models(), options.draft_tokens) if options.speculative else None
         results: dict[int, Generation] = {}
-        for first in range(0, len(order), batch_size):
-            batch = order[first : first + batch_size]
+        for first in range(0, len(order), options.batch_size):
+            batch = order[first : first + options.batch_size]
             generators = [torch.Generator().manual_seed(start + number) for number in batch]
-            told = on_token and (lambda row, generation, batch=batch: on_token(batch[row], generation))
-            continuations = Continuations(len(batch), options, self.tokenizer, ends, told)
-            prompts_ids = [encoded[number] for number in batch]
-            arguments = (self.cached_models(), self.steering, prompts_ids, generators, continuations, self.vocabulary)
+            notify = on_token and (lambda row, generation, batch=batch: on_token(batch[row], generation))
+            continuations = Continuations(len(batch), options, self.tokenizer, ends, notify)
+            batch_ids = [encoded[number] for number in batch]
+            fused = Fused(self.cached_models(), self.steering, self.vocabulary)
             if pace is not None:
-                decode_speculatively(*arguments, pace)
+                decode_speculatively(fused, batch_ids, generators, continuations, pace)
             else:
-                decode(*arguments)
+                decode(fused, batch_ids, generators, continuations)
             results.update(zip(batch, continuations.all, strict=True))
             if on_batch is not None:
                 on_batch(len(batch))
@@ -181,7 +152,7 @@ class FusedLM:
         contexts: Sequence[str | Sequence[int]],
         continuations: Sequence[str | Sequence[int]],
         *,
-        batch_size: int = 16,
+        batch_size: int = DECODING.batch_size,
         on_batch: Callable[[int], None] | None = None,
     ) -> list[tuple[float, bool]]:
         """How likely each continuation is after its context.
@@ -194,10 +165,11 @@ class FusedLM:
             on_batch: called with the number of pairs that a batch scored.
 
         Returns:
-            natural log-likelihood of each continuation, and whether greedy decoding would say it.
+            natural log-likelihood of each continuation, and whether greedy decoding would give it.
 
         Raises:
-            UserError: as many contexts as continuations are needed, and of the same kind; a batch size below 1.
+            UserError: as many contexts as continuations are needed, and of the same kind; a batch size below 1; a model
+                whose logits are not finite.
         """
         if batch_size < 1:
             raise UserError(f"Scoring needs batch_size >= 1, not {batch_size}.")
@@ -218,13 +190,13 @@ class FusedLM:
         return list(zip(total[:, 0].tolist(), greedy[:, 0].tolist(), strict=True))
 
     @torch.inference_mode()
-    def strangeness(self, prompts: Sequence[str], *, batch_size: int = 16) -> list[float]:
-        """By how many nats a token the small base reads each prompt worse than the large model does.
+    def likelihood_gap(self, prompts: Sequence[str], *, batch_size: int = DECODING.batch_size) -> list[float]:
+        """By how many nats a token the small base predicts each prompt worse than the large model does.
 
-        The experts are judged by the base that they were trained from: text that it can't read is not theirs to steer.
+        It stands for the experts, which were trained from it: text that the base can't predict is not theirs to steer.
         """
         if not self.experts:
-            raise UserError("Only a fusion with a small base and experts can tell what is strange to them.")
+            raise UserError("A likelihood gap needs a fusion with a small base and experts.")
         encoded = [self.encode(prompt) for prompt in prompts]
         found: list[float] = []
         for start in range(0, len(encoded), batch_size):
@@ -241,11 +213,18 @@ class FusedLM:
 
     def cached_models(self) -> list[CachedModel]:
         """The models with empty caches: the large one, the base, the experts (these two as one if they share)."""
+        large = CachedModel(self.large, [_title("the large model", self.large)])
         if not self.experts:
-            return [CachedModel(self.large)]
+            return [large]
+        base = _title("the base", self.base)
         if isinstance(self.experts[0], str):
-            return [CachedModel(self.large), CachedAdapters(self.base, self.experts)]
-        return [CachedModel(model) for model in (self.large, self.base, *self.experts)]
+            names = [base, *(f"expert {number} ({name})" for number, name in enumerate(self.experts, start=1))]
+            return [large, CachedAdapters(self.base, self.experts, names)]
+        experts = [
+            CachedModel(expert, [_title(f"expert {number}", expert)])
+            for number, expert in enumerate(self.experts, start=1)
+        ]
+        return [large, CachedModel(self.base, [base]), *experts]
 
     def encode_pair(
         self, context: str | Sequence[int], continuation: str | Sequence[int]
@@ -277,6 +256,6 @@ class FusedLM:
         return eos if bos is None else bos
 
 
-def _listed(texts: str | Sequence[str]) -> list[str]:
-    """A single text counts as a list of one."""
-    return [texts] if isinstance(texts, str) else list(texts)
+def _title(role: str, model: PreTrainedModel) -> str:
+    """The model in a message: its part in the fusion, and its folder."""
+    return f"{role} ({model.name_or_path})" if model.name_or_path else role

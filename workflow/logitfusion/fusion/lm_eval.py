@@ -24,9 +24,11 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
+from logitfusion.config.decoding import DECODING, Decoding, DecodingOptions
+from logitfusion.config.keywords import read_options
 from logitfusion.errors import UserError
 from logitfusion.fusion.lm import FusedLM
-from logitfusion.fusion.options import parse_folders, parse_numbers, parse_weights
+from logitfusion.fusion.options import parse_folders, parse_options
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
@@ -45,13 +47,12 @@ class FusedLMEval(TemplateLM):
         lm: the fusion; without it, ``large``, ``base`` and ``expert`` name model folders.
         large, base: model folders.
         expert: one folder or several, as a list or separated by semicolons.
-        weights, rule, selection, bounds, step: of ``FusedLM``; several numbers may be separated by semicolons.
-        speculative: decode speculatively.
-        batch_size: requests computed together.
+        speculative, batch_size: as in ``Decoding``.
         max_length: the most tokens that the models read at a time; longer inputs lose their beginning. By default the
             large model's own limit.
         device: only checked, because a fusion takes the GPU that the job was given, else the CPU.
         max_batch_size: of the harness's own command line; has no meaning here.
+        options: the fields of ``FusionOptions`` by name; several numbers may be separated by semicolons.
 
     Raises:
         UserError: options that can't be used, and what ``FusedLM`` refuses.
@@ -64,10 +65,8 @@ class FusedLMEval(TemplateLM):
         large: str | Path | None = None,
         base: str | Path | None = None,
         expert: str | Path | Sequence[str | Path] = (),
-        weights: str | float | Sequence[float] = "dynamic",
-        bounds: str | Sequence[float] = (0.0, 2.0),
-        speculative: bool = False,
-        batch_size: int | str = 16,
+        speculative: bool = DECODING.speculative,
+        batch_size: int | str = DECODING.batch_size,
         max_length: int | None = None,
         device: str | None = None,
         max_batch_size: int | None = None,
@@ -77,14 +76,12 @@ class FusedLMEval(TemplateLM):
         if (lm is None) == (large is None):
             raise UserError("A fusion is evaluated from lm or from large with its base and experts, one of the two.")
         if lm is None:
-            fusion = {"weights": parse_weights(weights), "bounds": parse_numbers(bounds, "bounds"), **options}
-            lm = FusedLM.from_folders(large, base, parse_folders(expert), **fusion)
+            lm = FusedLM.from_folders(large, base, parse_folders(expert), options=parse_options(options))
         self.lm, self.tokenizer, self._device = lm, lm.tokenizer, lm.device
         if device is not None and torch.device(device).type != lm.device.type:
             raise UserError(f"The fusion is on {lm.device}, not on {device}: CUDA_VISIBLE_DEVICES chooses the GPU.")
-        if not str(batch_size).isdigit() or int(batch_size) < 1:
-            raise UserError(f"batch_size is a whole number of requests, not {batch_size!r}.")
-        self.batch_size, self.speculative = int(batch_size), speculative
+        batch_size = int(batch_size) if str(batch_size).isdigit() else batch_size  # a text in the harness's model_args
+        self.decoding = read_options(Decoding, {"batch_size": batch_size, "speculative": speculative})
         self.max_length = int(max_length or resolve_max_length(lm.large.config, lm.tokenizer))
         self.max_gen_toks = 256
 
@@ -126,13 +123,13 @@ class FusedLMEval(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Natural log-likelihood of each continuation, and whether greedy decoding would say it."""
+        """Natural log-likelihood of each continuation, and whether greedy decoding would give it."""
         pairs = [self._fit(context, continuation) for _, context, continuation in requests]
         with tqdm(total=len(pairs), disable=disable_tqdm, desc="Running loglikelihood requests") as bar:
             scores = self.lm.score(
                 [context for context, _ in pairs],
                 [continuation for _, continuation in pairs],
-                batch_size=self.batch_size,
+                batch_size=self.decoding.batch_size,
                 on_batch=bar.update,
             )
         for (texts, _, _), score in zip(requests, scores, strict=True):
@@ -183,33 +180,32 @@ class FusedLMEval(TemplateLM):
 
     def _generate(self, contexts: list[str], asked: dict[str, Any], bar: tqdm) -> list[str]:
         options = self._decoding_options(asked)
-        room = self.max_length - options["max_new_tokens"]
+        room = self.max_length - options.max_new_tokens
         if room < 1:
             raise UserError(
-                f"{options['max_new_tokens']} tokens can't be generated by models that read {self.max_length}; lower"
+                f"{options.max_new_tokens} tokens can't be generated by models that read {self.max_length}; lower"
                 " the task's max_gen_toks."
             )
         generations = self.lm.generate(
             [self.tok_encode(context)[-room:] or [self.prefix_token_id] for context in contexts],
-            seed=int(torch.randint(2**31, ())),  # of torch's own generator, which the harness has seeded
-            speculative=self.speculative,
-            batch_size=self.batch_size,
+            options,
             on_batch=bar.update,
-            **options,
         )
         return [generation.text for generation in generations]
 
-    def _decoding_options(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """The harness's ``generation_kwargs`` as options of ``FusedLM.generate``."""
+    def _decoding_options(self, asked: dict[str, Any]) -> DecodingOptions:
+        """The harness's ``generation_kwargs`` as options of a call."""
         kwargs = dict(normalize_gen_kwargs(asked, self.max_gen_toks))
         sampled, temperature = kwargs.pop("do_sample"), float(kwargs.pop("temperature", 0.0))
         if sampled and temperature == 0:
             raise UserError("A task that asks for do_sample needs a temperature above 0.")
         end = None if self.eot_token_id is None else self.tokenizer.decode([self.eot_token_id])
         stop = [word for word in handle_stop_sequences(kwargs.pop("until"), end) if word]
-        options = {"max_new_tokens": kwargs.pop("max_gen_toks"), "temperature": temperature, "stop": stop}
-        options |= {"top_p": kwargs.pop("top_p", None) or 1.0, "top_k": kwargs.pop("top_k", None) or 0}
+        named = {"top_p": kwargs.pop("top_p", None), "top_k": kwargs.pop("top_k", None)}
+        named = {name: value for name, value in named.items() if value}
+        named |= {"max_new_tokens": kwargs.pop("max_gen_toks"), "temperature": temperature, "stop": stop}
         unknown = sorted(key for key, value in kwargs.items() if value is not None and value != _NEUTRAL.get(key))
         if unknown:
             raise UserError(f"The task's generation_kwargs {', '.join(unknown)} can't be used with a fusion.")
-        return options
+        seed = int(torch.randint(2**31, ()))  # of torch's own generator, which the harness has seeded
+        return read_options(DecodingOptions, {**self.decoding.model_dump(), **named, "seed": seed})

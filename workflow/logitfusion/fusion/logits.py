@@ -19,7 +19,7 @@ def logit_shift(base: Tensor, experts: Tensor) -> Tensor:
 
 
 def fuse_logits(large: Tensor, base: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-    """``large + sum_t w_t (expert_t - base)``: small experts steer the large model by what they learnt.
+    """``large + sum_t w_t (expert_t - base)``: small experts steer the large model by what they learned.
 
     With one expert and weight 1 this is proxy-tuning (Liu et al. 2024), with weight 0 it is the large model exactly.
 

@@ -1,37 +1,39 @@
-"""Options of a fusion out of the text of a command line."""
+"""Options of a fusion as the texts of a command line or of the harness's ``model_args``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.keywords import read_options
 from logitfusion.errors import UserError
 
 
-def parse_weights(weights: str | float | Sequence[float]) -> str | float | list[float]:
-    """``"dynamic"``, a number, or several separated by commas or semicolons; what is no text stays as it is.
+def parse_options(given: Mapping[str, Any], spell: Callable[[str], str] = str) -> FusionOptions:
+    """Options of which weights and bounds may be texts.
 
     Raises:
-        UserError: a text of something else.
+        UserError: an option that is unknown or can't be used; ``spell`` gives its name as the user writes it.
     """
-    if weights == "dynamic" or not isinstance(weights, str):
-        return weights
-    numbers = parse_numbers(weights, 'weights ("dynamic" or numbers)')
-    return numbers[0] if len(numbers) == 1 else numbers
+    texts = {name: value for name, value in given.items() if name in ("weights", "bounds") and isinstance(value, str)}
+    numbers = {name: _parse_numbers(text, spell(name)) for name, text in texts.items() if text != "dynamic"}
+    if len(numbers.get("weights", ())) == 1:
+        numbers["weights"] = numbers["weights"][0]
+    return read_options(FusionOptions, {**given, **numbers}, spell)
 
 
-def parse_numbers(text: str | Sequence[float], name: str) -> list[float]:
+def _parse_numbers(text: str, name: str) -> list[float]:
     """Numbers separated by commas or semicolons.
 
     Raises:
-        UserError: something else stands between the separators.
+        UserError: something else is between the separators.
     """
-    if not isinstance(text, str):
-        return list(text)
     try:
         return [float(number) for number in text.replace(";", ",").split(",")]
     except ValueError:
-        raise UserError(f"{name} can't be {text!r}; separate several numbers by commas, as in 1.0,0.5.") from None
+        raise UserError(f"{name} can't be {text!r}; write numbers separated by commas, as in 1.0,0.5.") from None
 
 
 def parse_folders(folders: str | Path | Sequence[str | Path]) -> list[str | Path]:

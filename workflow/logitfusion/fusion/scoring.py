@@ -14,33 +14,32 @@ from logitfusion.models.padding import left_pad
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
-
-# Of positions with logits large ``[N, V]`` and small ``[T + 1, N, V]``, the tokens that come next ``[N]`` and by how
-# much the base reads the context worse than the large model ``[N]``: the tokens' log-probabilities, and whether they
-# are the likeliest, both ``[N, C]`` for C ways to steer.
+# Of positions with logits large ``[N, V]`` and small ``[T + 1, N, V]``, the target tokens ``[N]`` and the likelihood
+# gaps of the contexts ``[N]``: the targets' log-probabilities, and whether they are the likeliest, both ``[N, C]``
+# for C ways to steer.
 Judge = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def judge_steering(steering: Steering) -> Judge:
     """The one way in which a fusion steers."""
 
-    def judge(large: Tensor, small: Tensor, wanted: Tensor, strangeness: Tensor) -> tuple[Tensor, Tensor]:
-        steered = strangeness <= steering.familiar if steering.reads_prompts else None
-        return judge_logits(steering.fuse(large, small, steered).logits, wanted)
+    def judge(large: Tensor, small: Tensor, targets: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
+        steered = steering.steers(gap) if steering.reads_prompts else None
+        return judge_logits(steering.fuse(large, small, steered).logits, targets)
 
     return judge
 
 
-def judge_logits(logits: Tensor, wanted: Tensor, ends: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Log-probability of the wanted tokens ``[N, 1]`` and whether they are the likeliest.
+def judge_logits(logits: Tensor, targets: Tensor, ends: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Log-probability of the target tokens ``[N, 1]`` and whether they are the likeliest.
 
-    Where the first of ``ends`` is wanted, any of them is as good.
+    Where the first of ``ends`` is the target, any of them is as good.
     """
-    wanted, norm, likeliest = wanted[:, None], logits.logsumexp(-1, keepdim=True), logits.argmax(-1, keepdim=True)
-    found, right = logits.gather(-1, wanted) - norm, likeliest == wanted
+    targets, norm, likeliest = targets[:, None], logits.logsumexp(-1, keepdim=True), logits.argmax(-1, keepdim=True)
+    found, right = logits.gather(-1, targets) - norm, likeliest == targets
     if ends is None or not len(ends):
         return found, right
-    at_end, any_end = wanted == ends[0], logits[:, ends].logsumexp(-1, keepdim=True) - norm
+    at_end, any_end = targets == ends[0], logits[:, ends].logsumexp(-1, keepdim=True) - norm
     return torch.where(at_end, any_end, found), torch.where(at_end, torch.isin(likeliest, ends), right)
 
 
@@ -54,13 +53,13 @@ def score_pairs(
     reads_contexts: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-likelihood of each continuation after its context, and whether greedy decoding would say it.
+    """Log-likelihood of each continuation after its context, and whether greedy decoding would give it.
 
     Args:
         make_models: gives the models with empty caches, the large one first.
-        judge: what is asked at every position of a continuation.
+        judge: what is computed at every position of a continuation.
         pairs: token ids of context (at least one) and continuation.
-        reads_contexts: whether the judge wants to know how well the contexts are read.
+        reads_contexts: whether the judge needs the likelihood gaps of the contexts (else they are 0).
 
     Returns:
         ``[pairs, C]`` float64 and bool.
@@ -87,22 +86,22 @@ def _score_batch(
     rows = torch.tensor([contexts.index(context) for context, _ in pairs], device=device)
     batch = Batch(models, len(contexts), device)
     ids, mask, _ = (tensor.to(device) for tensor in left_pad([list(context) for context in contexts], 0))
-    strangeness = torch.zeros(len(contexts), device=device)
+    gap = torch.zeros(len(contexts), device=device)
     if reads_contexts:
-        strangeness = read_prompts(batch, ids, mask, vocabulary)
+        gap = read_prompts(batch, ids, mask, vocabulary)
     elif ids.shape[1] > 1:
         batch.read(ids[:, :-1], mask[:, :-1], keep=1)
     batch.select_rows(rows)
     targets, counts = _right_pad([list(continuation) for _, continuation in pairs], device)
     # The last token of the context predicts the first of the continuation, and so on.
     given = torch.cat([ids[rows, -1:], targets[:, :-1]], dim=-1)
-    return _follow(batch, judge, strangeness[rows], given, targets, counts, vocabulary)
+    return _follow(batch, judge, gap[rows], given, targets, counts, vocabulary)
 
 
 def _follow(
     batch: Batch,
     judge: Judge,
-    strangeness: Tensor,
+    gap: Tensor,
     given: Tensor,
     targets: Tensor,
     counts: Tensor,
@@ -114,10 +113,10 @@ def _follow(
     width = columns_at_once(len(targets), vocabulary)
     for start in range(0, targets.shape[1], width):
         columns = slice(start, start + width)
-        counted, wanted = counts[:, columns], targets[:, columns]
-        large, small = split_logits(batch.read(given[:, columns], counted, keep=wanted.shape[1]), vocabulary)
+        counted, following = counts[:, columns], targets[:, columns]
+        large, small = split_logits(batch.read(given[:, columns], counted, keep=following.shape[1]), vocabulary)
         rows, places = counted.nonzero(as_tuple=True)
-        found, likeliest = judge(large[rows, places], small[:, rows, places], wanted[rows, places], strangeness[rows])
+        found, likeliest = judge(large[rows, places], small[:, rows, places], following[rows, places], gap[rows])
         rows, ways = rows.cpu(), found.shape[-1]
         total = total.expand(-1, ways).index_add(0, rows, found.double().cpu())
         wrong = wrong.expand(-1, ways).index_add(0, rows, (~likeliest).long().cpu())

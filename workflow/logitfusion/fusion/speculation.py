@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from logitfusion.config.decoding import DecodingOptions
 from logitfusion.errors import UserError
-from logitfusion.fusion.caches import Batch, CachedModel
-from logitfusion.fusion.decoding import Continuations, Options, read_prompts, split_logits
+from logitfusion.fusion.caches import Batch, CachedModel, refuse_not_finite
+from logitfusion.fusion.decoding import Continuations, Fused, read_prompts, split_logits
 from logitfusion.fusion.sampling import filter_logits, pick_tokens
-from logitfusion.fusion.steering import Steering
 from logitfusion.models.load import count_bytes
 from logitfusion.models.padding import left_pad
 
@@ -70,28 +70,26 @@ class Pace:
         if draft:
             new = sum(accepted), sum(min(number + 1, draft) for number in accepted)
             self.accepted, self.judged = 0.9 * self.accepted + new[0], 0.9 * self.judged + new[1]
-        else:  # without drafts nothing is learnt, so they are tried again after a while
+        else:  # without drafts nothing is learned, so they are tried again after a while
             self.accepted = 0.99 * self.accepted + 0.01 * _SHARE_BEFORE[0]
             self.judged = 0.99 * self.judged + 0.01 * _SHARE_BEFORE[1]
 
 
 def decode_speculatively(
-    models: Sequence[CachedModel],
-    steering: Steering,
+    fused: Fused,
     prompts: list[list[int]],
     generators: list[torch.Generator],
     continuations: Continuations,
-    vocabulary: int,
     pace: Pace,
 ) -> None:
     """Let the continuations of the prompts grow to their ends, several tokens of every row at a time."""
-    _check(models, steering)
-    options, device = continuations.options, models[0].model.device
-    batch = Batch(models, len(prompts), device)
+    _check(fused)
+    options, steering, device = continuations.options, fused.steering, fused.models[0].model.device
+    batch = Batch(fused.models, len(prompts), device)
     ids, mask, _ = (tensor.to(device) for tensor in left_pad(prompts, 0))
     steered_rows = None
     if steering.reads_prompts:
-        steered_rows = read_prompts(batch, ids, mask, vocabulary) <= steering.familiar
+        steered_rows = steering.steers(read_prompts(batch, ids, mask, fused.vocabulary))
     elif ids.shape[1] > 1:
         batch.read(ids[:, :-1], mask[:, :-1], keep=1)
     pending, drafter = ids[:, -1:], 0
@@ -99,12 +97,12 @@ def decode_speculatively(
         rows = [generators[number] for number in continuations.active]
         longest = max(options.max_new_tokens - len(continuations.all[row].token_ids) for row in continuations.active)
         draft = pace.length(len(rows), longest - 1)
-        drafted, proposals, logits = _draft(batch, drafter, pending, draft, rows, options, vocabulary)
+        drafted, proposals, logits = _draft(batch, drafter, pending, draft, rows, options, fused.vocabulary)
         everywhere = None if steered_rows is None else steered_rows[:, None]
-        steered = steering.fuse(*split_logits(logits, vocabulary), everywhere)
+        steered = steering.fuse(*split_logits(logits, fused.vocabulary), everywhere)
         tokens, accepted = _verify(steered.logits, drafted[:, 1:], proposals, rows, options)
         pace.learn(accepted.tolist(), draft)
-        drafter = int(steered.weights.flatten(1).sum(1).argmax())  # who steers most drafts next
+        drafter = int(steered.weights.flatten(1).sum(1).argmax())  # the one that steers most drafts next
         finished = _append(continuations, tokens, accepted, steered.weights, steered.expert)
         places = torch.arange(draft + 1, device=device)
         batch.commit((places <= accepted[:, None]).long())
@@ -118,10 +116,10 @@ def decode_speculatively(
             batch.close_gaps()
 
 
-def _check(models: Sequence[CachedModel], steering: Steering) -> None:
-    if not steering.experts:
+def _check(fused: Fused) -> None:
+    if not fused.steering.experts:
         raise UserError("Speculative decoding drafts with an expert, and there is none; leave it off.")
-    for cached in models:
+    for cached in fused.models:
         if any(layer.is_sliding or not layer.is_croppable for layer in cached.cache.layers):
             raise UserError(
                 f"Speculative decoding takes tokens back, which the cache of {cached.model.config.model_type!r} models"
@@ -141,7 +139,7 @@ def _draft(
     pending: Tensor,
     draft: int,
     generators: list[torch.Generator],
-    options: Options,
+    options: DecodingOptions,
     vocabulary: int,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Let the expert number ``drafter`` draft, then let the other models read what it drafted.
@@ -157,11 +155,12 @@ def _draft(
         drafted_logits.append(batch.read_ahead(model, newest, torch.ones_like(newest), keep=1, before=before))
         if place < draft:
             logits = drafted_logits[-1][member, :, 0, :vocabulary]
+            if options.temperature:
+                refuse_not_finite([model])  # no token can be drawn from NaN
+                proposals.append(_probabilities(logits, options))
             token = pick_tokens(
                 logits, generators, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
             )
-            if options.temperature:
-                proposals.append(_probabilities(logits, options))
             ids = torch.cat([ids, token[:, None]], dim=-1)
     read = [
         torch.cat(drafted_logits, dim=2)
@@ -169,6 +168,7 @@ def _draft(
         else batch.read_ahead(other, ids, torch.ones_like(ids), keep=draft + 1)
         for other in batch.models
     ]
+    refuse_not_finite(batch.models)
     return ids, proposals, read
 
 
@@ -182,40 +182,40 @@ def _find_member(models: Sequence[CachedModel], expert: int) -> tuple[CachedMode
     raise IndexError(expert)
 
 
-def _probabilities(logits: Tensor, options: Options) -> Tensor:
+def _probabilities(logits: Tensor, options: DecodingOptions) -> Tensor:
     filtered = filter_logits(logits, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
     return filtered.exp()
 
 
 def _verify(
-    fused: Tensor, drafted: Tensor, proposals: list[Tensor], generators: list[torch.Generator], options: Options
+    fused: Tensor, drafted: Tensor, proposals: list[Tensor], generators: list[torch.Generator], options: DecodingOptions
 ) -> tuple[Tensor, Tensor]:
-    """What to say after each place, ``[B, 1 + n]``, and how many drafted tokens hold, ``[B]``.
+    """The tokens after each place, ``[B, 1 + n]``, and how many drafted tokens are accepted, ``[B]``.
 
-    A row says its accepted tokens and one more; what follows that in its row of the result means nothing.
+    A row gets its accepted tokens and one more; what follows that in its row of the result means nothing.
     """
     if options.temperature == 0:
         tokens = fused.argmax(-1)
         return tokens, (drafted == tokens[:, :-1]).long().cumprod(-1).sum(-1)
-    wanted = _probabilities(fused, options).cpu()
-    offered = torch.stack(proposals, dim=1).cpu() if proposals else wanted[:, :0]
+    target = _probabilities(fused, options).cpu()
+    proposal = torch.stack(proposals, dim=1).cpu() if proposals else target[:, :0]
     tokens, accepted = [], []
     for row, generator in enumerate(generators):
-        held, last = _accept(wanted[row], offered[row], drafted[row].tolist(), generator)
+        held, last = _accept(target[row], proposal[row], drafted[row].tolist(), generator)
         accepted.append(held)
-        said = [*drafted[row, :held].tolist(), last]
-        tokens.append(said + [0] * (drafted.shape[1] + 1 - len(said)))
+        kept = [*drafted[row, :held].tolist(), last]
+        tokens.append(kept + [0] * (drafted.shape[1] + 1 - len(kept)))
     return torch.tensor(tokens, device=fused.device), torch.tensor(accepted, device=fused.device)
 
 
-def _accept(wanted: Tensor, offered: Tensor, drafted: list[int], generator: torch.Generator) -> tuple[int, int]:
-    """How many drafted tokens hold, and the token after them: one that the draft offered too rarely, if one fails."""
+def _accept(target: Tensor, proposal: Tensor, drafted: list[int], generator: torch.Generator) -> tuple[int, int]:
+    """How many drafted tokens are accepted, and the token after them, drawn from the residual if one is rejected."""
     for place, token in enumerate(drafted):
-        chance = torch.rand((), generator=generator)
-        if chance * offered[place, token] >= wanted[place, token]:
-            missing = (wanted[place] - offered[place]).clamp(min=0)
-            return place, int(torch.multinomial(missing, 1, generator=generator))
-    return len(drafted), int(torch.multinomial(wanted[len(drafted)], 1, generator=generator))
+        uniform = torch.rand((), generator=generator)
+        if uniform * proposal[place, token] >= target[place, token]:
+            residual = (target[place] - proposal[place]).clamp(min=0)
+            return place, int(torch.multinomial(residual, 1, generator=generator))
+    return len(drafted), int(torch.multinomial(target[len(drafted)], 1, generator=generator))
 
 
 def _append(
@@ -224,9 +224,9 @@ def _append(
     """Add every row's accepted tokens and the one after them; which rows are finished."""
     shares, experts = weights.permute(1, 2, 0).tolist(), expert.tolist()
     finished = []
-    for row, (said, held) in enumerate(zip(tokens.tolist(), accepted.tolist(), strict=True)):
+    for row, (kept, held) in enumerate(zip(tokens.tolist(), accepted.tolist(), strict=True)):
         places = range(held + 1)
         finished.append(
-            any(continuations.append(row, said[place], shares[row][place], experts[row][place]) for place in places)
+            any(continuations.append(row, kept[place], shares[row][place], experts[row][place]) for place in places)
         )
     return finished

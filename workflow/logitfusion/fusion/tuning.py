@@ -1,8 +1,8 @@
-"""Choosing on validation data how far solved weights are believed.
+"""Choosing on validation data how far solved weights are trusted.
 
-The paper's rule moves the large model as far as the small one moved, whether or not that is where the answer lies:
-where the large model already knows what the expert learnt, it is pushed beyond. A fixed weight never pushes far, and
-moves too little elsewhere. Between them lies ``trust * solved + (1 - trust) * anchor``. With trust 0 it is a fixed
+The paper's rule moves the large model as far as the small one moved, whether or not the answer is there: where the
+large model already knows what the expert learned, it is pushed beyond. A fixed weight never pushes far, and moves too
+little elsewhere. Between them is ``trust * solved + (1 - trust) * anchor``. With trust 0 it is a fixed
 weight, so the best of these is never below the best fixed weight on the data they are chosen on; on other data that
 remains to be measured.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logitfusion.config.decoding import DECODING
 from logitfusion.errors import UserError
 from logitfusion.fusion.decoding import end_tokens
 from logitfusion.fusion.lm import FusedLM
@@ -29,11 +30,11 @@ TRUSTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to believe solved weights, and how it does.
+    """One way to trust solved weights, and how it does.
 
     Attributes:
         trust, anchor: options of ``FusedLM``.
-        exact: share of the completions that greedy decoding would say, token for token, and then end.
+        exact: share of the completions that greedy decoding would give, token for token, and then end.
         log_likelihood: natural, of a completion and its end, mean over completions.
     """
 
@@ -52,7 +53,7 @@ def tune(
     trusts: Sequence[float] = TRUSTS,
     anchors: Sequence[float] = ANCHORS,
     stop: Sequence[str] = (),
-    batch_size: int = 16,
+    batch_size: int = DECODING.batch_size,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Candidate]:
     """How every combination does on examples, from one pass of the models over them.
@@ -68,7 +69,7 @@ def tune(
     Raises:
         UserError: no examples, or a fusion whose weights are fixed.
     """
-    if lm.steering.fixed is not None or not lm.experts:
+    if not lm.steering.solves or not lm.experts:
         raise UserError("Only solved weights can be tuned; use weights: dynamic and at least one expert.")
     if not prompts or len(prompts) != len(completions):
         raise UserError("Tuning needs validation examples, and as many completions as prompts.")
@@ -76,10 +77,10 @@ def tune(
 
     ends = _ends(lm, stop)
 
-    def judge(large: Tensor, small: Tensor, wanted: Tensor, strangeness: Tensor) -> tuple[Tensor, Tensor]:
+    def judge(large: Tensor, small: Tensor, targets: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
         solved = lm.steering.solve(large, small)
         judged = [
-            judge_logits(fuse_logits(large, small[0], small[1:], draw_to_anchor(solved, *way)), wanted, ends)
+            judge_logits(fuse_logits(large, small[0], small[1:], draw_to_anchor(solved, *way)), targets, ends)
             for way in ways
         ]
         return tuple(torch.cat(parts, dim=-1) for parts in zip(*judged, strict=True))

@@ -1,1 +1,1 @@
-"""Where models come from (a package, a hub, a path, chance, another model) and how small ones are trained."""
+"""Causal language models: loading, sources, adapters, merging, identity."""

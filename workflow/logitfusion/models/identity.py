@@ -1,4 +1,4 @@
-"""Which model and which tokenizer, and whether its weights are as they were written."""
+"""Which model and which tokenizer, and whether its weights are unchanged since they were written."""
 
 from __future__ import annotations
 

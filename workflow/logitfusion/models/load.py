@@ -1,4 +1,4 @@
-"""Loading and saving a model folder, and the device and precision that this machine offers."""
+"""Loading and saving a model folder, and this machine's device and precision."""
 
 from __future__ import annotations
 
@@ -123,6 +123,6 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another library says, short enough to be part of a sentence."""
+    """The message of another library's error, short enough to be part of a sentence."""
     text = str(error).strip().splitlines()
     return text[0][:200] if text else type(error).__name__

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.jobs.fusion import DecodeJob
+from logitfusion.config.keywords import read_options
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM, Generation
@@ -17,56 +20,57 @@ from logitfusion.shards import shard_range
 from logitfusion.stages._stage import Rate, logger, run_stage
 
 
-def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
-    logger.info("decoding %d tasks on %d threads", len(config["tasks"]), use_threads())
-    write_jsonl(arguments.output, _decode_tasks(arguments, config))
+def main(arguments: argparse.Namespace, job: DecodeJob) -> None:
+    logger.info("decoding %d tasks on %d threads", len(job.tasks), use_threads())
+    write_jsonl(arguments.output, _decode_tasks(arguments, job))
 
 
-def _decode_tasks(arguments: argparse.Namespace, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dict[str, Any]]:
     folders = {path.name: path for path in arguments.models}
     tokenizer = load_shared_tokenizer(arguments.models)
     splits = {path.parent.name: path for path in arguments.examples}
     tuned = read_json(arguments.tuned)["chosen"] if arguments.tuned else {}
     loaded: dict[str, Any] = {}
-    for task, entry in config["tasks"].items():
-        missing = {task} - splits.keys() | set(entry["models"]) - folders.keys()
+    for task, entry in job.tasks.items():
+        missing = {task} - splits.keys() | set(entry.models) - folders.keys()
         if missing:
             raise UserError(
                 f"Decoding {task!r} needs {', '.join(sorted(missing))}, which the command line does not give."
             )
         # Only the models that this task needs stay in memory.
-        loaded = {name: loaded.get(name) or load_model(folders[name]) for name in entry["models"]}
-        large, *others = (loaded[name] for name in entry["models"])
+        loaded = {name: loaded.get(name) or load_model(folders[name]) for name in entry.models}
+        large, *others = (loaded[name] for name in entry.models)
         lm = FusedLM(
             large,
             others[0] if others else None,
             others[1:],
             tokenizer=tokenizer,
-            **config["options"] | choice_for(task, tuned),
+            options=read_options(FusionOptions, dict(job.options) | choice_for(task, tuned)),
         )
-        yield from _decode_shard(lm, task, read_jsonl(splits[task]), arguments.shard, config)
+        yield from _decode_shard(lm, task, read_jsonl(splits[task]), arguments.shard, job)
 
 
 def choice_for(task: str, tuned: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Trust, anchor and what is familiar, as chosen for a task, or for all tasks."""
+    """Trust, anchor and familiar, as chosen for a task, or for all tasks."""
     chosen = tuned.get(task) or tuned.get("*") or {}
     return {key: chosen[key] for key in ("trust", "anchor", "familiar") if key in chosen}
 
 
 def _decode_shard(
-    lm: FusedLM, task: str, examples: list[dict[str, Any]], shard: int, config: dict[str, Any]
+    lm: FusedLM, task: str, examples: list[dict[str, Any]], shard: int, job: DecodeJob
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the shard's examples: the text, and each token with its weights and the expert that steered."""
-    chosen = shard_range(len(examples), shard, config["shards"])
-    entry, decoding = config["tasks"][task], config["decoding"]
+    """Rows of the shard's examples: the text, and each token with its weights and the expert that steered it."""
+    chosen = shard_range(len(examples), shard, job.shards)
+    options = job.decoding.complete(
+        max_new_tokens=job.tasks[task].max_new_tokens,
+        stop=job.tasks[task].stop,
+        seed=job.decoding.seed + chosen.start,
+        speculative=job.decoding.speculative and bool(lm.experts),
+    )
     started = time.monotonic()
     generations = lm.generate(
         [examples[number]["prompt"] for number in chosen],
-        max_new_tokens=entry["max_new_tokens"],
-        stop=entry["stop"],
-        seed=decoding["seed"] + chosen.start,
-        speculative=decoding["speculative"] and bool(lm.experts),
-        **{key: decoding[key] for key in ("batch_size", "temperature", "top_p", "top_k")},
+        options,
         on_batch=Rate(task, "examples", len(chosen)),
     )
     seconds = time.monotonic() - started
@@ -98,4 +102,4 @@ if __name__ == "__main__":
     parser.add_argument("--shard", type=int, required=True)
     parser.add_argument("--tuned", type=Path, help="what the stage tune chose")
     parser.add_argument("--output", type=Path, required=True)
-    run_stage(main, parser)
+    run_stage(main, parser, DecodeJob)

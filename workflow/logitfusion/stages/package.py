@@ -26,5 +26,5 @@ def main(arguments: argparse.Namespace, package: Package) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="its suffix says which registry")
+    parser.add_argument("--output", type=Path, required=True, help="its suffix tells the registry")
     run_stage(main, parser, Package)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from logitfusion.config.jobs.fusion import TuneJob
 from logitfusion.files import read_jsonl, write_json
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
@@ -16,46 +17,44 @@ from logitfusion.models.vocabulary import load_shared_tokenizer
 from logitfusion.stages._stage import logger, run_stage
 
 
-def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
-    logger.info("tuning on %d tasks on %d threads", len(config["models"]), use_threads())
+def main(arguments: argparse.Namespace, job: TuneJob) -> None:
+    logger.info("tuning on %d tasks on %d threads", len(job.models), use_threads())
     folders = {path.name: path for path in arguments.models}
     tokenizer = load_shared_tokenizer(arguments.models)
     splits = {path.parent.name: path for path in arguments.examples}
     loaded: dict[str, Any] = {}
     candidates: dict[str, list[Candidate]] = {}
-    strangeness: dict[str, list[float]] = {}
-    for task, names in config["models"].items():
+    gaps: dict[str, list[float]] = {}
+    for task, names in job.models.items():
         loaded = {name: loaded.get(name) or load_model(folders[name]) for name in names}
         large, base, *experts = (loaded[name] for name in names)
-        lm = FusedLM(large, base, experts, tokenizer=tokenizer, **config["options"])
+        lm = FusedLM(large, base, experts, tokenizer=tokenizer, options=job.options)
         rows = read_jsonl(splits[task])
         candidates[task] = tune(
             lm,
             [row["prompt"] for row in rows],
             [row["completion"] for row in rows],
-            trusts=config["tune"]["trusts"],
-            anchors=config["tune"]["anchors"],
-            stop=config["stop"][task],
-            batch_size=config["batch_size"],
+            trusts=job.tune.trusts,
+            anchors=job.tune.anchors,
+            stop=job.stop[task],
+            batch_size=job.batch_size,
         )
-        if config["tune"]["steered_share"] is not None:
-            strangeness[task] = lm.strangeness([row["prompt"] for row in rows], batch_size=config["batch_size"])
+        if job.tune.steered_share is not None:
+            gaps[task] = lm.likelihood_gap([row["prompt"] for row in rows], batch_size=job.batch_size)
         logger.info("%s: %d examples, %d candidates", task, len(rows), len(candidates[task]))
-    write_json(arguments.output, _chosen(config, candidates, strangeness))
+    write_json(arguments.output, _chosen(job, candidates, gaps))
 
 
-def _chosen(
-    config: dict[str, Any], candidates: dict[str, list[Candidate]], strangeness: dict[str, list[float]]
-) -> dict[str, Any]:
+def _chosen(job: TuneJob, candidates: dict[str, list[Candidate]], gaps: dict[str, list[float]]) -> dict[str, Any]:
     """The choice of each task, or of all (``*``) where they share one, and every candidate."""
     chosen = {}
-    for group in config["groups"]:
+    for group in job.groups:
         best = choose([candidates[task] for task in group])
         entry = as_rows([best])[0]
-        seen = [value for task in group for value in strangeness.get(task, [])]
+        seen = [value for task in group for value in gaps.get(task, [])]
         if seen:
-            entry["familiar"] = float(np.quantile(seen, config["tune"]["steered_share"]))
-        chosen[group[0] if len(config["groups"]) > 1 else "*"] = entry
+            entry["familiar"] = float(np.quantile(seen, job.tune.steered_share))
+        chosen[group[0] if len(job.groups) > 1 else "*"] = entry
         logger.info("%s: %s", ", ".join(group), entry)
     return {"chosen": chosen, "candidates": {task: as_rows(rows) for task, rows in candidates.items()}}
 
@@ -65,4 +64,4 @@ if __name__ == "__main__":
     parser.add_argument("--examples", type=Path, nargs="+", required=True, help="splits: .../<task>/validation.jsonl")
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="folders of all models, named by model")
     parser.add_argument("--output", type=Path, required=True)
-    run_stage(main, parser)
+    run_stage(main, parser, TuneJob)

@@ -39,7 +39,7 @@ def find_answers(row: dict[str, Any], target: Target) -> list[str]:
     """All accepted answers of a row, the preferred one first.
 
     ``target`` names a ``field``; with ``map`` its value is translated, with ``index`` the field is a list of choices
-    and ``index`` the field that says which (a number, or a letter found in the field ``labels``).
+    and ``index`` the field that holds its place (a number, or a letter found in the field ``labels``).
     """
     value = lookup(row, target.field)
     if target.index is not None:

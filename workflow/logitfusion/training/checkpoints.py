@@ -43,7 +43,7 @@ def _is_whole(checkpoint: Path) -> bool:
         json.loads((checkpoint / "trainer_state.json").read_text())
         for path in checkpoint.glob("*.safetensors"):
             with safe_open(path, framework="pt"):
-                pass  # compares the file's length with what its head says
+                pass  # compares the file's length with its header
         return all(is_zipfile(path) for path in checkpoint.glob("*.pt*"))
     except (OSError, ValueError, SafetensorError):
         return False

@@ -11,9 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.models.adapters import add_adapters
-from logitfusion.models.padding import left_pad
+from logitfusion.training.batches import CompletionCollator, order_rows
 from logitfusion.training.loop import train, trainer_arguments
-from logitfusion.training.order import order_rows
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +31,6 @@ def encode_examples(
         ids = (prompt + completion)[-max_tokens:]
         encoded.append({"input_ids": ids, "completion": min(len(completion), len(ids) - 1)})
     return encoded
-
-
-class CompletionCollator:
-    """Pads on the left, so that all completions end together and only the last columns need logits."""
-
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        ids, mask, positions = left_pad([row["input_ids"] for row in rows], self.pad)
-        # One column more than the longest completion: the Trainer counts labels from the second column on.
-        keep = max(row["completion"] for row in rows) + 1
-        labels = ids[:, -keep:].clone()
-        for number, row in enumerate(rows):
-            labels[number, : keep - row["completion"]] = -100
-        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
 
 
 class CompletionTrainer(Trainer):

@@ -15,22 +15,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from logitfusion.config.training import HealRecipe
-from logitfusion.models.padding import left_pad
+from logitfusion.training.batches import TextCollator, order_rows
 from logitfusion.training.loop import train, trainer_arguments
-from logitfusion.training.order import order_rows
 
 logger = logging.getLogger(__name__)
-
-
-class TextCollator:
-    """Left-padded batches of token lists."""
-
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-
-    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-        ids, mask, positions = left_pad([row["input_ids"] for row in rows], self.pad)
-        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
 
 
 class HealingTrainer(Trainer):

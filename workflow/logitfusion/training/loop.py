@@ -24,8 +24,8 @@ from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
 from logitfusion.files import find_disk_error
 from logitfusion.models.load import bf16_helps, choose_device
+from logitfusion.training.batches import micro_batch, processes
 from logitfusion.training.checkpoints import find_checkpoint, mark_checkpoints
-from logitfusion.training.order import micro_batch, processes
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def check_weights(model: nn.Module, name: str) -> None:
     """Refuse a model with a weight that is NaN or infinite.
 
     Raises:
-        UserError: it has one; ``name`` says which training made it.
+        UserError: it has one; ``name`` is the training's.
     """
     finite = [value.isfinite().all() for value in model.parameters()]
     broken = len(finite) - int(torch.stack(finite).sum())  # one transfer from the GPU

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from logitfusion.config.decoding import Decoding
 from logitfusion.config.distill import Cache, DistillMethod, StudentTraining
-from logitfusion.config.fusion import Decoding
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
 from logitfusion.config.run import RunConfig

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from logitfusion.config.fusion import Decoding, SteeredMethod, Tune
+from logitfusion.config.decoding import Decoding
+from logitfusion.config.fusion import SteeredMethod, Tune
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.methods import method_models, method_tasks, tuning_groups
 from logitfusion.config.run import RunConfig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from logitfusion.clip.methods import METHODS
@@ -13,7 +12,7 @@ from logitfusion.config.methods import expand, method_tasks, seen_tasks, tuned_m
 from logitfusion.config.models import PrunedModel
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
-from logitfusion.config.section import Section, Whole, canonical
+from logitfusion.config.section import Section, Whole
 from logitfusion.config.tracks import (
     FewShotReport,
     FewShotTrack,
@@ -24,6 +23,7 @@ from logitfusion.config.tracks import (
     TracesReport,
     TuningReport,
 )
+from logitfusion.provenance import hash_json
 
 
 class MetricsJob(Section):
@@ -43,7 +43,6 @@ class MetricsJob(Section):
 
 def metrics_job(run: RunConfig) -> MetricsJob:
     """All tracks, and which config their numbers are of."""
-    whole = canonical({key: value for key, value in run.dump().items() if key != "report"})
     return MetricsJob(
         run=run.run,
         seed=run.seed,
@@ -52,7 +51,7 @@ def metrics_job(run: RunConfig) -> MetricsJob:
         fusion=FusionTrack(split=run.fusion.split, seen=tuple(sorted(seen_tasks(run)))) if run.fusion else None,
         distill=students_track(run) if run.distill else None,
         clip=FewShotTrack(**_fewshot(run)) if run.clip else None,
-        config=hashlib.sha256(whole.encode()).hexdigest()[:10],
+        config=hash_json({key: value for key, value in run.dump().items() if key != "report"})[:10],
     )
 
 

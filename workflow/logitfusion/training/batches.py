@@ -1,4 +1,4 @@
-"""The rows of a whole training in the order they are used, in micro-batches of like length."""
+"""The batches of a training: rows in the order they are used, micro-batches of like length, padding on the left."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 import random
 from typing import Any
 
+from torch import Tensor
+
 from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
+from logitfusion.models.padding import left_pad
 
 
 def processes() -> int:
@@ -52,3 +55,27 @@ def order_rows(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any
         rng.shuffle(cut)
         batches += cut
     return [row for batch in batches[:needed] for row in batch]
+
+
+class TextCollator:
+    """Left-padded batches of token lists."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        ids, mask, positions = left_pad([row["input_ids"] for row in rows], self.pad)
+        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+
+
+class CompletionCollator(TextCollator):
+    """With labels for the completions, which all end together, so that only the last columns need logits."""
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        batch = super().__call__(rows)
+        # One column more than the longest completion: the Trainer counts labels from the second column on.
+        keep = max(row["completion"] for row in rows) + 1
+        labels = batch["input_ids"][:, -keep:].clone()
+        for number, row in enumerate(rows):
+            labels[number, : keep - row["completion"]] = -100
+        return batch | {"labels": labels}

@@ -1,0 +1,57 @@
+"""How texts are decoded: what a config says once for all tasks, and what each call adds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from logitfusion.config.section import Count, Listed, NonNegative, PositiveShare, Section, Whole
+
+
+def _list_texts(value: Any) -> Any:
+    """A single text counts as a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_stop(text: str) -> str:
+    if not text:
+        raise PydanticCustomError("cross", "has an empty stop string, which would end every text at once", {})
+    return text
+
+
+class Decoding(Section):
+    """How all texts of a run are decoded."""
+
+    batch_size: Count = 32
+    """Prompts (or pairs that are scored) computed together."""
+    temperature: NonNegative = 0.0
+    """0 takes the likeliest token, else the fused logits are divided by it before a token is drawn."""
+    top_p: PositiveShare = 1.0
+    """Nucleus sampling: among the likeliest tokens of at least this probability together; 1: all."""
+    top_k: Whole = 0
+    """Sampling among so many of the likeliest tokens; 0: all."""
+    speculative: bool = False
+    """An expert drafts, the other models verify: greedy texts are the same, in fewer passes of the large model."""
+    seed: Whole | None = None
+    """Of the draws, prompt number i draws with seed + i; left out, a config's top-level seed, else a random one."""
+
+    def complete(self, **call: Any) -> DecodingOptions:
+        """These options and those of one call, which may replace some."""
+        return DecodingOptions(**{name: getattr(self, name) for name in Decoding.model_fields} | call)
+
+
+class DecodingOptions(Decoding):
+    """All options of ``FusedLM.generate``."""
+
+    max_new_tokens: Whole = 256
+    """The most tokens of a continuation."""
+    stop: Annotated[Listed[Annotated[str, AfterValidator(_check_stop)]], BeforeValidator(_list_texts)] = ()
+    """A continuation ends before the first of these texts."""
+    draft_tokens: Whole | None = None
+    """Tokens of a speculative draft; left out, it adapts to how many are accepted."""
+
+
+# The defaults, for signatures that take some of these options by name.
+DECODING = Decoding()

@@ -1,0 +1,161 @@
+"""How the best weight on a ray is found.
+
+A rule is a function of this file whose name is in ``RuleName``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from logitfusion.config.fusion_options import RuleName
+from logitfusion.fusion.divergences import Ray, divergences_on_grid
+from logitfusion.fusion.selections import Selection
+
+# Divergences closer than this are the same number (fp32 terms, float64 sums); losses that differ by less are ties.
+_RESOLUTION = 1e-7
+# The fast pass over all candidates is exact to this much and four times as much of the divergence itself (measured: at
+# most two thirds of it): what it can't tell apart is computed anew, carefully.
+_FAST_RESOLUTION = 5e-6
+
+# Weight, loss and ray of each row, ``[n]``.
+Found = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rows to solve: logits large and base ``[n, V]`` fp32, directions ``[R, n, V]``, entries ``[n, V]`` left out."""
+
+    large: Tensor
+    base: Tensor
+    directions: Tensor
+    masked: Tensor
+
+    def select(self, rows: Tensor) -> Rays:
+        return Rays(self.large[rows], self.base[rows], self.directions[:, rows], self.masked[rows])
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched on each ray: candidates ``[K, R]`` (infinite where a ray has no further one) and their step."""
+
+    grids: Tensor
+    step: float
+    selection: Selection
+
+    def winner(self, losses: Tensor, tie: Tensor) -> tuple[Tensor, Tensor]:
+        """Grid position and ray ``[n]`` of the lowest of ``losses [K, R, n]``: of ties the lowest weight, then ray."""
+        order = self.grids.T.flatten().argsort(stable=True)  # rays that start at different weights are not in step
+        flat = losses.transpose(0, 1).flatten(0, 1)[order]
+        first = order[(flat <= flat.amin(0) + tie).int().argmax(0)]
+        return first % len(losses), first // len(losses)
+
+
+Rule = Callable[[Rays, Search], Found]
+
+
+def grid(rays: Rays, search: Search) -> Found:
+    """The paper's answer: the best candidate; of equal losses the lowest weight, then the lowest ray."""
+    weight, loss, ray, unsure = _search_fast(rays, search)
+    if len(unsure):
+        again = _Careful(rays.select(unsure), search)
+        weight[unsure], loss[unsure], ray[unsure] = again.weight, again.loss.float(), again.ray
+    return weight, loss, ray
+
+
+def newton(rays: Rays, search: Search) -> Found:
+    """The grid's answer, refined to a continuous one; never with a greater loss."""
+    careful = _Careful(rays, search)
+    weight, loss, ray = _refine(careful, search)
+    # Where the refinement gains nothing that can be told apart, the grid's order of ties holds.
+    gains = loss < careful.loss - _tie(careful.loss)
+    weight, loss = torch.where(gains, weight, careful.weight), torch.where(gains, loss, careful.loss)
+    return weight, loss.float(), torch.where(gains, ray, careful.ray)
+
+
+RULES: dict[str, Rule] = {name: globals()[name] for name in get_args(RuleName)}
+
+
+def _search_fast(rays: Rays, search: Search) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The grid's answer in fp32, ``[n]`` each, and the numbers of the rows in which that is not precise enough."""
+    large, directions = rays.large, rays.directions
+    count, low = len(search.grids), search.grids[0]
+    at_one = torch.ones(len(directions), device=large.device)
+    targets = tuple(part[0] for part in divergences_on_grid(rays.base, directions, at_one, search.step, 1))
+    found = divergences_on_grid(large, directions, low, search.step, count)
+    losses = search.selection.loss(found, targets)
+    finite = losses.isfinite().flatten(0, 1).all(0)
+    losses = losses.masked_fill(search.grids[..., None].isinf(), torch.inf)
+    position, ray = search.winner(losses, torch.zeros((), device=large.device))
+    rows = torch.arange(len(large), device=large.device)
+    loss = losses[position, ray, rows]
+    reached = loss.sqrt() + sum(part.amax(0) for part in targets)  # no divergence of the winner is greater
+    error = _FAST_RESOLUTION * (1 + 4 * reached)
+    slack = 4 * len(directions) * (loss.sqrt() * error + error.square())
+    close = (losses <= loss + slack).flatten(0, 1).sum(0)
+    unsure = ((close != 1) | ~finite).nonzero()[:, 0]
+    weight = search.grids[position, ray]
+    if len(unsure):  # experts that are equal to the base have no direction, and need no second look
+        nothing = unsure[(directions[:, unsure] == 0).all(-1).all(0)]
+        weight[nothing], loss[nothing], ray[nothing] = search.grids[0].min(), 0.0, search.grids[0].argmin()
+        unsure = unsure[~torch.isin(unsure, nothing)]
+    return weight, loss, ray, unsure
+
+
+class _Careful:
+    """The grid's answer, candidate by candidate with float64 sums: weight, loss and ray ``[n]``; ties are kept."""
+
+    def __init__(self, rays: Rays, search: Search) -> None:
+        ones = torch.ones(rays.directions.shape[:2], device=rays.large.device)
+        self.targets = Ray(rays.base, rays.directions, rays.masked).divergences(ones)
+        self.family = Ray(rays.large, rays.directions, rays.masked)
+        self.losses = torch.stack([self._loss(weight, search.selection) for weight in search.grids])
+        position, self.ray = search.winner(self.losses, _tie(self.losses.flatten(0, 1).amin(0)))
+        rows = torch.arange(len(rays.large), device=rays.large.device)
+        self.weight, self.loss = search.grids[position, self.ray], self.losses[position, self.ray, rows]
+
+    def _loss(self, weight: Tensor, selection: Selection) -> Tensor:
+        """Loss ``[R, n]`` of one candidate of each ray; infinite where a ray has no further one."""
+        missing = weight.isinf()
+        everywhere = weight.masked_fill(missing, 0.0)[:, None].expand(self.family.shift.shape[:2])
+        loss = selection.loss(self.family.divergences(everywhere), self.targets)
+        return loss.masked_fill(missing[:, None], torch.inf)
+
+
+def _tie(loss: Tensor) -> Tensor:
+    """How much two losses near ``loss`` may differ and still be equal: its change when a divergence does not change."""
+    return 2 * loss.sqrt() * _RESOLUTION + _RESOLUTION**2
+
+
+def _refine(careful: _Careful, search: Search, iterations: int = 12) -> Found:
+    """Gauss-Newton steps inside the bracket of each ray's best grid point, halving where a step leaves it."""
+    family, targets, selection = careful.family, careful.targets, search.selection
+    best_loss, position = careful.losses.min(0)  # [R, n]
+    grids = search.grids.where(search.grids.isfinite(), search.grids.masked_fill(search.grids.isinf(), 0.0).amax(0))
+    best = _at(grids, position)
+    low, high = _at(grids, (position - 1).clamp(min=0)), _at(grids, (position + 1).clamp(max=len(grids) - 1))
+    aims = [selection.aim(target) for target in targets]
+    weight = best.clone()
+    for _ in range(iterations):
+        forward, backward, forward_slope, backward_slope = family.divergences_and_slopes(weight)
+        loss = selection.loss((forward, backward), targets)
+        better = loss < best_loss
+        best, best_loss = torch.where(better, weight, best), torch.where(better, loss, best_loss)
+        slope = (forward - aims[0]) * forward_slope + (backward - aims[1]) * backward_slope
+        curvature = forward_slope.square() + backward_slope.square()
+        low = torch.where(slope < 0, weight, low)
+        high = torch.where(slope > 0, weight, high)
+        step = (weight.double() - slope / curvature.clamp(min=1e-30)).float()
+        inside = (step > low) & (step < high)
+        weight = torch.where(inside, step, (low + high) / 2)
+    ray = best_loss.argmin(0)[None]
+    return best.gather(0, ray)[0], best_loss.gather(0, ray)[0], ray[0]
+
+
+def _at(grids: Tensor, position: Tensor) -> Tensor:
+    """The weights ``[R, n]`` at grid positions ``[R, n]``."""
+    return grids.T.gather(1, position)
