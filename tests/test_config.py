@@ -17,9 +17,10 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from logitfusion.clip.methods import complete_settings
+from logitfusion.config.load import load_config, resolve_config
 from logitfusion.config.methods import method_models, method_tasks
 from logitfusion.config.names import fewshot_method
-from logitfusion.config.run import RunConfig, load_config, resolve_config
+from logitfusion.config.run import RunConfig
 from logitfusion.config.schema import make_reference, make_schema
 from logitfusion.config.section import Section
 from logitfusion.errors import UserError
@@ -750,7 +751,7 @@ def test_a_few_shot_method_has_all_settings_of_the_one_behind_its_name() -> None
 
 
 def test_a_config_is_checked_without_torch() -> None:
-    code = "import sys, logitfusion.config.run; sys.exit('torch' in sys.modules)"
+    code = "import sys, logitfusion.config.load; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

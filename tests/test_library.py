@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from logitfusion.config.run import load_config
+from logitfusion.config.load import load_config
 from logitfusion.config.tasks import Task
 from logitfusion.errors import UserError
 from logitfusion.fetch.pypi import download

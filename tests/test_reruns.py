@@ -16,8 +16,8 @@ import yaml
 from checkout import ROOT, copy_checkout, plans, snakemake
 from reruns import ROWS, Together, value_at
 
+from logitfusion.config.load import resolve_config
 from logitfusion.config.names import fewshot_method
-from logitfusion.config.run import resolve_config
 from logitfusion.tasks.definition import load_definition
 
 pytestmark = pytest.mark.workflow

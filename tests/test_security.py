@@ -24,7 +24,7 @@ import yaml
 from checkout import ROOT, copy_checkout, plans
 
 from logitfusion.clip.encoders.towers import read_weights, unpack_text_tower
-from logitfusion.config.run import resolve_config
+from logitfusion.config.load import resolve_config
 from logitfusion.config.tasks import PackageRows
 from logitfusion.errors import UserError
 from logitfusion.fetch.archives import unpack_deb, unpack_tar

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from test_fusion_lm import logits_after
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from logitfusion.config.load import resolve_config
 from logitfusion.config.methods import tuning_groups
-from logitfusion.config.run import resolve_config
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.steering import draw_to_anchor

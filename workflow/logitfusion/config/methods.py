@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from logitfusion.config.experts import MergedExpert
 from logitfusion.config.fusion import SingleMethod, SteeredMethod
-
-if TYPE_CHECKING:
-    from logitfusion.config.run import RunConfig
+from logitfusion.config.run import RunConfig
 
 
 def expand(names: Sequence[str], task: str) -> list[str]:

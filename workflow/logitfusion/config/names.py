@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from logitfusion.clip.methods import METHODS, complete_settings
 from logitfusion.config.clip import Clip
 from logitfusion.config.encoders import BuiltClip
@@ -12,11 +10,8 @@ from logitfusion.config.experts import MergedExpert, TrainedExpert
 from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.methods import expand, method_models, method_tasks, tuning_groups
 from logitfusion.config.models import PrunedModel
-from logitfusion.config.packages import find_packages
+from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
-
-if TYPE_CHECKING:
-    from logitfusion.config.run import RunConfig
 
 
 def check(run: RunConfig) -> None:
@@ -161,6 +156,6 @@ def fewshot_method(clip: Clip, name: str) -> tuple[str, dict]:
 def _check_packages(run: RunConfig) -> None:
     """One version of a package has one set of bytes: of two digests one is a mistake."""
     digests: dict[str, str] = {}
-    for part in find_packages(run):
+    for part in run.packages:
         if digests.setdefault(part.package, part.sha256) != part.sha256:
             raise UserError(f"The package {part.package!r} is given with two different sha256; correct one of them.")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from logitfusion.config.section import Requirement, Section, Sha256, Text
-
-if TYPE_CHECKING:
-    from logitfusion.config.run import RunConfig
 
 
 class Package(Section):
@@ -39,11 +36,3 @@ class PackageFile(Package):
 
     file: Text
     """The file inside the package."""
-
-
-def find_packages(run: RunConfig) -> list[Package]:
-    """Every package of a config: of models, of the rows of tasks, of encoders and image data sets."""
-    owners: list[Section] = [*run.models.values(), *(task.definition.source for task in run.tasks.values())]
-    if run.clip is not None:
-        owners += [run.clip.encoder, *run.clip.auxiliaries.values(), *run.clip.datasets.values()]
-    return [part for owner in owners for part in getattr(owner, "packages", ())]

@@ -1,0 +1,113 @@
+"""A config out of a file: defaults filled in, names that refer to something; and a copy of it that never changes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from logitfusion.config import errors, names
+from logitfusion.config.run import RunConfig
+from logitfusion.errors import UserError
+from logitfusion.files import write_text
+from logitfusion.provenance import hash_text
+
+
+def resolve_config(config: dict[str, Any]) -> RunConfig:
+    """The typed config of what a file holds: defaults filled in, every task's definition written out, names checked.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type or range, or a name that refers to nothing.
+    """
+    plain = _plain(config)
+    filled = _fill_shifts(plain) | _fill_seeds(plain)
+    try:
+        resolved = RunConfig.model_validate(plain)
+    except ValidationError as error:
+        raise UserError(errors.explain(error, filled)) from None
+    names.check(resolved)
+    return resolved
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read and resolve a config file.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or holds something wrong.
+    """
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no config file {path}.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a config file.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} must hold a mapping of keys to values.")
+    try:
+        return resolve_config(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def write_once(folder: str | Path, run: RunConfig) -> Path:
+    """Write a whole config under its digest, unless it is there: such a file never changes.
+
+    Raises:
+        UserError: the disk is full or can't be written.
+    """
+    text = json.dumps(run.dump(), indent=2, ensure_ascii=False) + "\n"  # the order of keys is that of the plots
+    path = Path(folder) / f"{hash_text(text)[:16]}.json"
+    if not path.exists():
+        write_text(path, text)
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """A deep copy made of dicts and lists alone (Snakemake hands over ordered mappings)."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _mappings(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The entries of a mapping that are mappings themselves."""
+    if isinstance(value, dict):
+        yield from ((key, inner) for key, inner in value.items() if isinstance(inner, dict))
+
+
+def _fill_shifts(config: dict[str, Any]) -> set[errors.Place]:
+    """Give a shifted data set the values of its origin where it has none; the places of those that were filled."""
+    track = config.get("clip")
+    datasets = track.get("datasets") if isinstance(track, dict) else None
+    filled = set()
+    for name, entry in datasets.items() if isinstance(datasets, dict) else ():
+        shift = entry.get("shift_of") if isinstance(entry, dict) else None
+        origin = datasets.get(shift) if isinstance(shift, str) else None
+        if isinstance(origin, dict) and entry.get("source", origin.get("source")) == origin.get("source"):
+            filled.add(("clip", "datasets", name))
+            for key in origin.keys() - entry.keys() - {"sha256"}:
+                entry[key] = copy.deepcopy(origin[key])
+    return filled
+
+
+def _fill_seeds(config: dict[str, Any]) -> set[errors.Place]:
+    """Give every training and draw without a seed of its own the top-level one; the places that were filled."""
+    owners = {(track,): config[track] for track in ("fusion", "clip") if isinstance(config.get(track), dict)}
+    owners |= {("experts", name): expert for name, expert in _mappings(config.get("experts")) if "merge" not in expert}
+    for name, model in _mappings(config.get("models")):
+        owners |= {("models", name, key): heal for key, heal in _mappings(model) if key == "heal"}
+    filled = {place for place, owner in owners.items() if owner.get("seed") is None}
+    for place in filled:
+        owners[place]["seed"] = config.get("seed", 0)
+    return {(*place, "seed") for place in filled}
