@@ -16,7 +16,9 @@ import yaml
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
+from logitfusion.clip.data.benchmark_sets import BENCHMARKS
 from logitfusion.clip.methods import complete_settings
+from logitfusion.config.datasets import BenchmarkSet
 from logitfusion.config.load import load_config, resolve_config
 from logitfusion.config.methods import method_models, method_tasks
 from logitfusion.config.names import fewshot_method
@@ -753,6 +755,10 @@ def test_a_few_shot_method_has_all_settings_of_the_one_behind_its_name() -> None
 def test_a_config_is_checked_without_torch() -> None:
     code = "import sys, logitfusion.config.load; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_benchmark_sets_of_the_config_are_those_that_can_be_read() -> None:
+    assert set(get_args(BenchmarkSet.model_fields["name"].annotation)) == set(BENCHMARKS)
 
 
 # ---- what is generated from the classes ---------------------------------------------------------------------------

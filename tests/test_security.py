@@ -487,7 +487,7 @@ def test_texts_of_a_config_reach_no_shell(
         hostile_words = {word for word in words if any(text in word for text in TEXTS)}
         assert hostile_words <= set(job["input"])
         carried |= hostile_words
-    assert len(carried) == 2, "the two packages; all else is data in the slices"
+    assert len(carried) == 3, "the two packages and the file of rows; all else is data in the slices"
     assert not list(tmp_path.rglob("ran"))
     told = "".join(slices)
     assert all(json.dumps(text, ensure_ascii=False)[1:-1] in told for text in places.values())

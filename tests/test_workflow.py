@@ -110,6 +110,12 @@ def test_fits_have_their_manifests_and_no_test_image(finished: Path) -> None:
     }
 
 
+def test_every_log_ends_with_the_stage_s_own_line(finished: Path) -> None:
+    logs = list((finished / "results/smoke/logs").rglob("*.log"))
+    assert len(logs) > 50
+    assert [log for log in logs if " INFO done in " not in log.read_text().splitlines()[-1]] == []
+
+
 def test_no_checkpoints_and_no_half_files_stay(finished: Path) -> None:
     assert not list((finished / "results").rglob("*.partial-*"))
     assert not list((finished / "results").rglob("*.checkpoints"))

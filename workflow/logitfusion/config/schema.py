@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from logitfusion.clip.methods import METHODS, FewShotMethod
 from logitfusion.config.run import RunConfig
 from logitfusion.files import write_text
 
@@ -38,7 +39,16 @@ def make_schema() -> dict[str, Any]:
 def make_reference() -> str:
     """A Markdown page with a table for each section, in the order in which a config reaches them."""
     schema = make_schema()
-    return "\n".join([_HEAD, *(_section(name, place, part, schema["$defs"]) for name, place, part in _reached(schema))])
+    sections = [_section(name, place, part, schema["$defs"]) for name, place, part in _reached(schema)]
+    return "\n".join([_HEAD, *sections, *map(_method, METHODS.values())])
+
+
+def _method(method: FewShotMethod) -> str:
+    """A few-shot method with its settings."""
+    first = " ".join((method.__doc__ or "").strip().partition("\n\n")[0].split())
+    head = f"`clip.methods.<name>` with `method: {method.name}`. {first}"
+    part = {"description": head, "properties": method.Settings.describe()}
+    return _section(f"Few-shot method {method.name}", "", part, {})
 
 
 def _reached(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

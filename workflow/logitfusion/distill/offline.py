@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from logitfusion.distill.shard import TeacherText, read_manifest, shard_path, wr
 from logitfusion.distill.teacher import check_k, count_vocabulary, read_teacher
 from logitfusion.errors import UserError
 from logitfusion.files import remove, write_json
+from logitfusion.provenance import hash_json
 from logitfusion.shards import shard_range
 
 # Where the texts come from; the other settings of a manifest follow from the call.
@@ -147,7 +147,7 @@ def _cut(texts: Sequence[EncodedText], tokens: int) -> list[Sequence[EncodedText
 
 def _resume(work: Path, decisive: dict[str, Any]) -> None:
     """Keep the pieces in a folder if they were made in the same way as the others will be; else empty it."""
-    fingerprint = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    fingerprint = hash_json(decisive)
     record = work / "fingerprint.json"
     try:
         known = json.loads(record.read_text())["fingerprint"]

@@ -25,6 +25,7 @@ from logitfusion.clip.features.files import Stored, read_description, read_store
 from logitfusion.clip.features.views import Encoder, Views, encode_rows, join
 from logitfusion.errors import UserError
 from logitfusion.files import remove
+from logitfusion.provenance import hash_json
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def describe_features(
 
 def feature_key(description: dict[str, Any]) -> str:
     """The hash of a description: 64 hex digits."""
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    return hash_json(description)
 
 
 def cache_features(
