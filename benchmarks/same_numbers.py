@@ -1,7 +1,7 @@
 """Whether two metrics tables hold the same numbers, to the last digit.
 
-``python benchmarks/same_numbers.py BEFORE/metrics.csv AFTER/metrics.csv``, for a change that must not move any: run, config,
-commit and what a clock decides (seconds, tokens a second) are left aside. Exit code 1 where they differ.
+``python benchmarks/same_numbers.py BEFORE/metrics.csv AFTER/metrics.csv``, for a change that must not move any: run,
+config, commit and what a clock decides (seconds, tokens a second) are left aside. Exit code 1 where they differ.
 """
 
 from __future__ import annotations
