@@ -218,9 +218,9 @@ def solver_share(run: Callable[[], Any], device: torch.device) -> float:
     return spent / total
 
 
-def same(found: list[list[int]], wanted: list[list[int]]) -> str:
+def same(found: list[list[int]], expected: list[list[int]]) -> str:
     """How many rows are token for token the same."""
-    return f"{sum(a == b for a, b in zip(found, wanted, strict=True))}/{len(wanted)}"
+    return f"{sum(a == b for a, b in zip(found, expected, strict=True))}/{len(expected)}"
 
 
 # ---- the solver alone -------------------------------------------------------------------------------------------

@@ -30,10 +30,10 @@ def targets(base: Tensor, shift: Tensor) -> Tensor:
 
 def losses(large: Tensor, base: Tensor, shift: Tensor, weights: list[float], selection: str = "matched") -> Tensor:
     """The loss of every candidate, ``[K, R, n]``: against the own target, or with ``one_hot`` against those of all."""
-    found, wanted = on_grid(large, shift, weights), targets(base, shift)
+    found, expected = on_grid(large, shift, weights), targets(base, shift)
     if selection == "one_hot":
-        return (found[:, :, :, None] - wanted[:, None, None]).square().sum((0, 3))
-    return (found - wanted[:, None]).square().sum(0)
+        return (found[:, :, :, None] - expected[:, None, None]).square().sum((0, 3))
+    return (found - expected[:, None]).square().sum(0)
 
 
 def opinions(large: Tensor, experts: Tensor) -> Tensor:

@@ -52,25 +52,25 @@ def test_shared_experts_are_the_merged_ones(
     assert [type(model) for model in shared.cached_models()][1:] == [CachedAdapters]
     stop = ["e", "!"]
     found = shared.generate(PROMPTS, max_new_tokens=15, batch_size=3, stop=stop, speculative=speculative)
-    wanted = merged.generate(PROMPTS, max_new_tokens=15, batch_size=3, stop=stop)
-    assert [row.token_ids for row in found] == [row.token_ids for row in wanted]
-    assert [row.expert for row in found] == [row.expert for row in wanted]
+    expected = merged.generate(PROMPTS, max_new_tokens=15, batch_size=3, stop=stop)
+    assert [row.token_ids for row in found] == [row.token_ids for row in expected]
+    assert [row.expert for row in found] == [row.expert for row in expected]
 
 
 def test_shared_experts_score_as_the_merged_ones(tiny_models: dict[str, Path], adapters: dict[str, list[Path]]) -> None:
     contexts, continuations = ["a b", "a b", "c", "d"], [" c", " dd e", " f", ""]
     found = make(tiny_models, adapters["adapter"]).score(contexts, continuations, batch_size=2)
-    wanted = make(tiny_models, adapters["merged"]).score(contexts, continuations)
-    assert [value for value, _ in found] == pytest.approx([value for value, _ in wanted], abs=1e-3)
-    assert [greedy for _, greedy in found] == [greedy for _, greedy in wanted]
+    expected = make(tiny_models, adapters["merged"]).score(contexts, continuations)
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-3)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
 def test_an_adapter_beside_a_whole_expert_is_merged(
     tiny_models: dict[str, Path], adapters: dict[str, list[Path]]
 ) -> None:
     mixed = make(tiny_models, [adapters["adapter"][0], adapters["merged"][1]])
-    wanted = make(tiny_models, adapters["merged"][:2])
-    tokens = [[row.token_ids for row in lm.generate(PROMPTS, max_new_tokens=8)] for lm in (mixed, wanted)]
+    expected = make(tiny_models, adapters["merged"][:2])
+    tokens = [[row.token_ids for row in lm.generate(PROMPTS, max_new_tokens=8)] for lm in (mixed, expected)]
     assert tokens[0] == tokens[1]
 
 

@@ -90,8 +90,8 @@ def test_one_prompt_prints_its_text(
     capsys: pytest.CaptureFixture[str], steered: FusedLM, steered_folders: list[str]
 ) -> None:
     found = run(capsys, "generate", *steered_folders, "--prompt", "Hello world", "--max-new-tokens", 12)
-    wanted = steered.generate(["Hello world"], max_new_tokens=12)[0].text
-    assert found == wanted.rstrip("\N{REPLACEMENT CHARACTER}") + "\n"
+    expected = steered.generate(["Hello world"], max_new_tokens=12)[0].text
+    assert found == expected.rstrip("\N{REPLACEMENT CHARACTER}") + "\n"
 
 
 def test_standard_input_is_one_prompt(
@@ -102,8 +102,8 @@ def test_standard_input_is_one_prompt(
 ) -> None:
     give(monkeypatch, "two\nlines\n")
     found = run(capsys, "generate", *steered_folders, "--max-new-tokens", 12)
-    wanted = steered.generate(["two\nlines"], max_new_tokens=12)[0].text
-    assert found == wanted.rstrip("\N{REPLACEMENT CHARACTER}") + "\n"
+    expected = steered.generate(["two\nlines"], max_new_tokens=12)[0].text
+    assert found == expected.rstrip("\N{REPLACEMENT CHARACTER}") + "\n"
 
 
 SAMPLED = {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "seed": 3}
@@ -117,11 +117,11 @@ def test_several_prompts_give_a_line_each_in_their_order(
     for name, value in options.items():
         flags += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [value])]
     found = run(capsys, "generate", *steered_folders, "--prompt", *PROMPTS, "--max-new-tokens", 6, *flags)
-    wanted = steered.generate(PROMPTS, max_new_tokens=6, **options)
+    expected = steered.generate(PROMPTS, max_new_tokens=6, **options)
     rows = [json.loads(line) for line in found.splitlines()]
     assert [row["prompt"] for row in rows] == PROMPTS
     assert [(row["text"], row["finish_reason"], row["tokens"]) for row in rows] == [
-        (row.text, row.finish_reason, len(row.token_ids)) for row in wanted
+        (row.text, row.finish_reason, len(row.token_ids)) for row in expected
     ]
 
 
@@ -157,16 +157,16 @@ def test_files_hold_the_continuations_and_every_token(
     output, trace = tmp_path / "made/output.jsonl", tmp_path / "made/trace.jsonl"
     files = ["--output", output, "--trace", trace]
     printed = run(capsys, "generate", *steered_folders, "--prompt", *PROMPTS, "--max-new-tokens", 5, *files)
-    wanted = steered.generate(PROMPTS, max_new_tokens=5)
+    expected = steered.generate(PROMPTS, max_new_tokens=5)
     assert printed == ""
-    assert [row["text"] for row in read_jsonl(output)] == [row.text for row in wanted]
+    assert [row["text"] for row in read_jsonl(output)] == [row.text for row in expected]
     rows = read_jsonl(trace)
     assert [(row["prompt"], row["position"]) for row in rows] == [
-        (number, position) for number, row in enumerate(wanted) for position in range(len(row.token_ids))
+        (number, position) for number, row in enumerate(expected) for position in range(len(row.token_ids))
     ]
     names = ["expert_a", "expert_b"]
     for row in rows:
-        generation, position = wanted[row["prompt"]], row["position"]
+        generation, position = expected[row["prompt"]], row["position"]
         assert row["token_id"] == generation.token_ids[position]
         assert row["token"] == steered.tokenizer.decode([row["token_id"]])
         assert row["weights"] == pytest.approx(dict(zip(names, generation.weights[position], strict=True)))
@@ -200,8 +200,8 @@ def test_a_chat_prompt_is_the_message_of_a_user(
     options = ["--prompt", "Hi", "Hey", "--max-new-tokens", 8]
     found = run(capsys, "generate", "--large", chatting, "--chat", *options).splitlines()
     large = FusedLM.from_folders(tiny_models["large"])
-    wanted = large.generate(["<s>[user]Hi[me]", "<s>[user]Hey[me]"], max_new_tokens=8)
-    assert [json.loads(line)["text"] for line in found] == [row.text for row in wanted]
+    expected = large.generate(["<s>[user]Hi[me]", "<s>[user]Hey[me]"], max_new_tokens=8)
+    assert [json.loads(line)["text"] for line in found] == [row.text for row in expected]
     assert [json.loads(line)["prompt"] for line in found] == ["Hi", "Hey"]
 
 
@@ -274,9 +274,9 @@ def test_scores_are_those_of_the_fusion(
     printed = run(capsys, "score", *steered_folders, "--pairs", pairs, "--batch-size", 2)
     rows = [json.loads(line) for line in printed.splitlines()]
     texts = read_jsonl(pairs)
-    wanted = steered.score([row["context"] for row in texts], [row["continuation"] for row in texts])
-    assert [row["logprob"] for row in rows] == pytest.approx([value for value, _ in wanted], abs=1e-3)
-    assert [row["is_greedy"] for row in rows] == [greedy for _, greedy in wanted]
+    expected = steered.score([row["context"] for row in texts], [row["continuation"] for row in texts])
+    assert [row["logprob"] for row in rows] == pytest.approx([value for value, _ in expected], abs=1e-3)
+    assert [row["is_greedy"] for row in rows] == [greedy for _, greedy in expected]
     assert [row["tokens"] for row in rows] == [6, 3, 2, 0]
     run(capsys, "score", *steered_folders, "--pairs", pairs, "--batch-size", 2, "--output", tmp_path / "scores.jsonl")
     assert read_jsonl(tmp_path / "scores.jsonl") == rows

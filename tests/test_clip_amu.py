@@ -91,8 +91,8 @@ def test_forward_is_the_definition(seed: int, classes: int, power: float, alpha:
     head = AMUHead(support.auxiliary[:, 0], support.labels, classes, **options)
     clip_logits, features = support.zero_shot()[:, 1], support.auxiliary[:, 1]
     found = head(clip_logits, features)
-    for part, wanted in zip(found, naive_logits(clip_logits, features @ head.weight.T, options), strict=True):
-        torch.testing.assert_close(part, wanted, rtol=1e-6, atol=1e-6)
+    for part, expected in zip(found, naive_logits(clip_logits, features @ head.weight.T, options), strict=True):
+        torch.testing.assert_close(part, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_initial_rows_are_class_means_and_at_one_shot_the_features() -> None:
@@ -101,16 +101,16 @@ def test_initial_rows_are_class_means_and_at_one_shot_the_features() -> None:
     torch.testing.assert_close(head.weight, support.auxiliary[:, 0], rtol=0, atol=0)
     features = normalize(torch.randn(5, 7, generator=torch.Generator().manual_seed(0)), dim=-1)
     head = AMUHead(features, torch.tensor([2, 0, 2, 2, 0]), 4)
-    wanted = torch.stack([features[[1, 4]].mean(0), torch.zeros(7), features[[0, 2, 3]].mean(0), torch.zeros(7)])
-    torch.testing.assert_close(head.weight.detach(), wanted)
+    expected = torch.stack([features[[1, 4]].mean(0), torch.zeros(7), features[[0, 2, 3]].mean(0), torch.zeros(7)])
+    torch.testing.assert_close(head.weight.detach(), expected)
     assert head.weight[2].norm() < 0.99  # not normalised again
 
 
 def test_alpha_zero_is_zero_shot_exactly() -> None:
     problem = make_problem(test=5)
     found = fit_method("amu", problem.support, SHORT | {"alpha": 0.0}, seed=0)
-    wanted = fit_method("zero_shot", problem.support, seed=0)
-    assert found.logits(problem.clip, problem.auxiliary).equal(wanted.logits(problem.clip))
+    expected = fit_method("zero_shot", problem.support, seed=0)
+    assert found.logits(problem.clip, problem.auxiliary).equal(expected.logits(problem.clip))
 
 
 def test_the_heads_size_does_not_matter() -> None:

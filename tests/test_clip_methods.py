@@ -59,11 +59,11 @@ def test_tip_adapter_is_its_formula(precise: Problem, alpha: float, beta: float)
     support = precise.support
     found = fit_method("tip_adapter", support, {"alpha": alpha, "beta": beta}, seed=0).logits(precise.clip)
     for row, feature in zip(found, precise.clip, strict=True):
-        wanted = 100.0 * feature @ support.classifier
+        expected = 100.0 * feature @ support.classifier
         for views, label in zip(support.clip, support.labels, strict=True):
             key = views.mean(0) / views.mean(0).norm()
-            wanted[label] += alpha * math.exp(-beta * (1 - float(feature @ key)))
-        torch.testing.assert_close(row, wanted)
+            expected[label] += alpha * math.exp(-beta * (1 - float(feature @ key)))
+        torch.testing.assert_close(row, expected)
 
 
 def test_tip_adapter_without_weight_is_zero_shot(problem: Problem) -> None:
@@ -82,16 +82,16 @@ def test_gda_is_scikit_learns_shrunk_discriminant(width: int, seed: int) -> None
     model.fit(rows.numpy(), support.labels.numpy())
     weight, bias = discriminant(rows, support.labels, 4)
     factor = width * (1 - shrinkage) / count
-    wanted = factor * torch.from_numpy(model.decision_function(rows.numpy()) - np.log(0.25))
-    torch.testing.assert_close(rows @ weight + bias, wanted, rtol=1e-6, atol=1e-6)
+    expected = factor * torch.from_numpy(model.decision_function(rows.numpy()) - np.log(0.25))
+    torch.testing.assert_close(rows @ weight + bias, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_gda_joins_the_zero_shot_classifier(precise: Problem) -> None:
     support = precise.support
     weight, bias = discriminant(*support.rows("clip", "all"), 6)
     found = fit_method("gda", support, {"alpha": 0.3}, seed=0).logits(precise.clip)
-    wanted = 100.0 * precise.clip @ support.classifier + 0.3 * (precise.clip @ weight + bias)
-    torch.testing.assert_close(found, wanted)
+    expected = 100.0 * precise.clip @ support.classifier + 0.3 * (precise.clip @ weight + bias)
+    torch.testing.assert_close(found, expected)
 
 
 def test_gda_without_a_spread_is_the_nearest_mean() -> None:
@@ -118,8 +118,8 @@ def test_logit_sum_is_a_sum(problem: Problem) -> None:
     def logits(name: str, **changes: float) -> Tensor:
         return fit_method(name, problem.support, changes, seed=0).logits(problem.clip, problem.auxiliary)
 
-    wanted = logits("zero_shot") + 0.5 * logits("auxiliary_probe")
-    torch.testing.assert_close(logits("logit_sum", alpha=0.5), wanted, rtol=1e-4, atol=1e-4)
+    expected = logits("zero_shot") + 0.5 * logits("auxiliary_probe")
+    torch.testing.assert_close(logits("logit_sum", alpha=0.5), expected, rtol=1e-4, atol=1e-4)
 
 
 # Trained ones
@@ -163,8 +163,8 @@ def test_taskres_is_trained_as_autograd_would() -> None:
 
     head = fit_method("taskres", support, {"epochs": 7}, seed=0)
     train(residual, logits, support, DEFAULTS["taskres"] | {"epochs": 7})
-    wanted = logits(residual, support.clip[:, 0]).detach()
-    torch.testing.assert_close(head.logits(support.clip[:, 0]), wanted, rtol=1e-8, atol=1e-8)
+    expected = logits(residual, support.clip[:, 0]).detach()
+    torch.testing.assert_close(head.logits(support.clip[:, 0]), expected, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("shots", [1, 8])
@@ -310,10 +310,10 @@ def test_every_grid_can_be_searched(name: str, problem: Problem) -> None:
     changes = quick(name, selection="cross_validation")
     head = fit_method(name, problem.support, changes, seed=0)
     assert head.settings["selected"]
-    wanted = GRIDS[name]
-    assert any(all(head.settings[key] == value for key, value in choice.items()) for choice in wanted)
+    expected = GRIDS[name]
+    assert any(all(head.settings[key] == value for key, value in choice.items()) for choice in expected)
     assert head.settings["held_out_loss"] > 0
-    chosen = {key: head.settings[key] for key in wanted[0]}
+    chosen = {key: head.settings[key] for key in expected[0]}
     alone = fit_method(name, problem.support, quick(name, selection="fixed") | chosen, seed=0)
     same = alone.logits(problem.clip, problem.auxiliary)
     assert head.logits(problem.clip, problem.auxiliary).equal(same)
@@ -435,8 +435,8 @@ def test_a_head_is_the_same_elsewhere(name: str, problem: Problem, tmp_path: Pat
     assert type(loaded) is type(head)
     assert (loaded.method, loaded.settings) == (head.method, head.settings)
     for field in fields(head):
-        if isinstance(wanted := getattr(head, field.name), Tensor):
-            assert getattr(loaded, field.name).equal(wanted)
+        if isinstance(expected := getattr(head, field.name), Tensor):
+            assert getattr(loaded, field.name).equal(expected)
     parts = [one.logits(problem.clip, problem.auxiliary) for one in (loaded, head)]
     torch.testing.assert_close(*parts, rtol=1e-5, atol=1e-4)  # the order of sums follows the layout in memory
     assert (header["class_names"], header["encoders"]) == (list("abcdef"), hashes)
@@ -448,8 +448,8 @@ def test_snapshots_come_back_and_share_what_does_not_change(problem: Problem, tm
     heads = []
     head = fit_method("amu", problem.support, {"epochs": 3}, seed=0, on_epoch=lambda _, part: heads.append(part))
     save_head(tmp_path / "head", head, class_names=list("abcdef"), encoders={}, snapshots=heads)
-    for found, wanted in zip(load_snapshots(tmp_path / "head"), heads, strict=True):
-        assert found.weight.equal(wanted.weight)
+    for found, expected in zip(load_snapshots(tmp_path / "head"), heads, strict=True):
+        assert found.weight.equal(expected.weight)
         assert found.classifier.equal(head.classifier)
     assert set(load_file(tmp_path / "head")) == {"classifier", "weight", "epoch_0.weight", "epoch_1.weight"}
 

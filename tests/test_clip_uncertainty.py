@@ -31,9 +31,9 @@ def one_hot_logits(classes: int) -> Tensor:
 @SMALL
 @given(classes=st.integers(2, 2000), power=st.floats(0, 2))
 def test_one_hot_closed_form(classes: int, power: float) -> None:
-    wanted = (250 * classes**3 / ((classes - 1) * ((classes - 1) ** 3 + 1))) ** power
+    expected = (250 * classes**3 / ((classes - 1) * ((classes - 1) ** 3 + 1))) ** power
     found = uncertainty(one_hot_logits(classes), power=power)
-    assert found.item() == pytest.approx(wanted, rel=1e-4)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
 
 
 @SMALL
@@ -43,9 +43,9 @@ def test_kurtosis_is_scipys_with_unbiased_std(
 ) -> None:
     logits = draw(seed, 4, classes, scale=scale)
     unbiased = ((classes - 1) / classes) ** 2
-    wanted = kurtosis(logits.softmax(-1).numpy(), axis=-1, fisher=False, bias=True) * unbiased
+    expected = kurtosis(logits.softmax(-1).numpy(), axis=-1, fisher=False, bias=True) * unbiased
     found = uncertainty(logits, power=power, reference=reference)
-    torch.testing.assert_close(found[:, 0], torch.from_numpy((reference / wanted) ** power), rtol=1e-9, atol=0)
+    torch.testing.assert_close(found[:, 0], torch.from_numpy((reference / expected) ** power), rtol=1e-9, atol=0)
 
 
 def test_the_table_of_class_counts() -> None:
@@ -87,8 +87,8 @@ def test_entropy_and_energy_are_scipys(seed: int, classes: int) -> None:
     chances, uniform, log = logits.softmax(-1)[0].numpy(), [1 / classes] * classes, math.log(classes)
     over = entropy(uniform, chances)
     for kind, certainty in (("entropy", 1 - entropy(chances) / log), ("energy", over / (over + log))):
-        wanted = largest_kurtosis(classes) * (1 + certainty * (classes - 1)) / classes
-        assert confidence(logits, kind).item() == pytest.approx(wanted, rel=1e-9)
+        expected = largest_kurtosis(classes) * (1 + certainty * (classes - 1)) / classes
+        assert confidence(logits, kind).item() == pytest.approx(expected, rel=1e-9)
 
 
 @SMALL
@@ -111,9 +111,9 @@ def test_two_classes_tell_kurtosis_nothing(reference: float | str, seed: int) ->
 def test_an_almost_uniform_softmax_has_the_kurtosis_of_its_logits(size: float) -> None:
     """Its probabilities differ in the last digits of fp32 only, or in none."""
     logits = size * draw(3, 5, 50, scale=1.0)
-    wanted = kurtosis(logits.numpy(), axis=-1, fisher=False) * (49 / 50) ** 2
+    expected = kurtosis(logits.numpy(), axis=-1, fisher=False) * (49 / 50) ** 2
     found = confidence(logits.float(), "kurtosis")[:, 0].double()
-    torch.testing.assert_close(found, torch.from_numpy(wanted), rtol=0.02, atol=0)
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("kind", tuple(KINDS))

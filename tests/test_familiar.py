@@ -70,8 +70,8 @@ def test_scores_follow_the_same_rule(loaded: dict[str, PreTrainedModel], tokeniz
     fused = make(loaded, tokenizer).score(contexts, continuations)
     found = make(loaded, tokenizer, familiar=limit + 1e-6).score(contexts, continuations, batch_size=3)
     for number, (score, _) in enumerate(found):
-        wanted = (fused if values[number // 2] <= limit else alone)[number][0]
-        assert score == pytest.approx(wanted, abs=1e-4)
+        expected = (fused if values[number // 2] <= limit else alone)[number][0]
+        assert score == pytest.approx(expected, abs=1e-4)
 
 
 def test_shared_adapters_read_prompts_as_well(

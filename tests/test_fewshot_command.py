@@ -112,10 +112,10 @@ def fit_by_hand(place: Path, paths: list[Path], labels: Tensor, name: str, setti
 
 def test_the_head_is_the_one_that_the_package_fits(place: Path, head: Path) -> None:
     found, header = load_head(head)
-    wanted = fit_by_hand(place, *list_by_hand(place / "train"), "amu", {"epochs": 3})
-    torch.testing.assert_close(found.weight, wanted.weight, atol=2e-4, rtol=0)
-    torch.testing.assert_close(found.classifier, wanted.classifier, atol=1e-6, rtol=0)
-    assert found.settings == wanted.settings
+    expected = fit_by_hand(place, *list_by_hand(place / "train"), "amu", {"epochs": 3})
+    torch.testing.assert_close(found.weight, expected.weight, atol=2e-4, rtol=0)
+    torch.testing.assert_close(found.classifier, expected.classifier, atol=1e-6, rtol=0)
+    assert found.settings == expected.settings
     assert header["class_names"] == CLASSES
     facts = header["metadata"]
     assert facts["prompts"] == PROMPTS
@@ -155,8 +155,8 @@ def test_files_and_folders_are_predicted_in_their_order_each_once(
 ) -> None:
     red, green = place / "test/red", place / "test/green"
     rows = predict(capsys, head, "--images", red / "2.png", green, "--images", red)
-    wanted = [red / "2.png", *(green / f"{n}.png" for n in range(4)), *(red / f"{n}.png" for n in (0, 1, 3))]
-    assert [row["path"] for row in rows] == [str(path) for path in wanted]
+    expected = [red / "2.png", *(green / f"{n}.png" for n in range(4)), *(red / f"{n}.png" for n in (0, 1, 3))]
+    assert [row["path"] for row in rows] == [str(path) for path in expected]
     assert len(rows[0]["top"]) == 3
 
 
@@ -311,9 +311,9 @@ def test_shots_are_drawn_by_the_seed(capsys: pytest.CaptureFixture[str], place: 
         chosen = [paths[number] for number in drawn]
         features, own = see(auxiliary, chosen)[:, None], see(clip, chosen)[:, None]
         support = Support(own, features, labels[drawn], clip.classifier(CLASSES, PROMPTS[:1]), clip.scale)
-        wanted = fit_method("amu", support, {"epochs": 3}, seed=seed)
-        assert found.settings == wanted.settings  # the seed too
-        torch.testing.assert_close(found.weight, wanted.weight, atol=2e-4, rtol=0)
+        expected = fit_method("amu", support, {"epochs": 3}, seed=seed)
+        assert found.settings == expected.settings  # the seed too
+        torch.testing.assert_close(found.weight, expected.weight, atol=2e-4, rtol=0)
         assert header["metadata"]["counts"] == [2, 2, 2]
     _, warned = run(capsys, *options(place, tmp_path / "head", *QUICK, "--shots", 9))
     assert "3 of 3 classes have fewer than 9: dark blue (5)" in warned
@@ -423,8 +423,8 @@ def test_unreadable_images_are_left_out_by_name(
     paths, labels = list_by_hand(damaged)
     broken = {damaged / "red/1.png", damaged / "green/3.png"}
     kept = [number for number, path in enumerate(paths) if path not in broken]
-    wanted = fit_by_hand(place, [paths[number] for number in kept], labels[kept], "amu", {"epochs": 3})
-    torch.testing.assert_close(load_head(output)[0].weight, wanted.weight, atol=2e-4, rtol=0)
+    expected = fit_by_hand(place, [paths[number] for number in kept], labels[kept], "amu", {"epochs": 3})
+    torch.testing.assert_close(load_head(output)[0].weight, expected.weight, atol=2e-4, rtol=0)
 
     predicting = ["fewshot", "predict", "--head", output, "--images", damaged, "--score"]
     lines, warned = run(capsys, *predicting, "--max-skipped", 0.2)
@@ -649,8 +649,8 @@ def test_settings_have_their_types() -> None:
 @given(count=st.integers(1, 300), data=st.data())
 def test_wilsons_interval_is_scipys(count: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, count))
-    wanted = stats.binomtest(successes, count).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(successes, count) == pytest.approx((wanted.low, wanted.high), abs=1e-9)
+    expected = stats.binomtest(successes, count).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(successes, count) == pytest.approx((expected.low, expected.high), abs=1e-9)
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 

@@ -44,9 +44,9 @@ def fast(base: Tensor, shift: Tensor, low: float = 0.0, step: float = 0.1, count
     return torch.stack(divergences_on_grid(base, shift, torch.full((len(shift),), low), step, count))
 
 
-def assert_right(found: Tensor, wanted: Tensor) -> None:
-    assert found.shape == wanted.shape
-    torch.testing.assert_close(found.double(), wanted, atol=ABSOLUTE, rtol=RELATIVE)
+def assert_right(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found.double(), expected, atol=ABSOLUTE, rtol=RELATIVE)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 21, 201])
@@ -88,9 +88,9 @@ def test_blocks_of_rows_and_of_the_vocabulary_add_up(
 def test_masked_entries_might_as_well_not_be_there(seed: int, masked: set[int], scale: float) -> None:
     base, shift = draw(seed, rays=2, scale=scale)
     kept = [entry for entry in range(12) if entry not in masked]
-    wanted = fast(base[:, kept], shift[..., kept])
+    expected = fast(base[:, kept], shift[..., kept])
     base[:, list(masked)], shift[..., list(masked)] = -INF, 0.0
-    torch.testing.assert_close(fast(base, shift), wanted, atol=ABSOLUTE, rtol=RELATIVE, equal_nan=True)
+    torch.testing.assert_close(fast(base, shift), expected, atol=ABSOLUTE, rtol=RELATIVE, equal_nan=True)
 
 
 @pytest.mark.parametrize("low", [0.0, 1.5])
@@ -100,9 +100,9 @@ def test_constants_change_nothing(vocabulary: int, constant: float, low: float) 
     """fp32 does not hold a mean of 1e4 to 1e-6, nor do its probabilities add up to 1 so well."""
     base, shift = draw(3, vocabulary=vocabulary)
     base, shift = (base * 64).round() / 64, (shift * 64).round() / 64  # sums with the constant are exact
-    wanted = exact.on_grid(base, shift, [low + tenth for tenth in PAPER])
-    assert_right(fast(base, shift + constant, low), wanted)
-    assert_right(fast(base + constant, shift, low), wanted)
+    expected = exact.on_grid(base, shift, [low + tenth for tenth in PAPER])
+    assert_right(fast(base, shift + constant, low), expected)
+    assert_right(fast(base + constant, shift, low), expected)
 
 
 @pytest.mark.parametrize("low", [0.0, 0.5])
@@ -125,18 +125,18 @@ def test_large_vocabularies_are_as_precise(rows: int, vocabulary: int, shift: fl
 def test_extremes_are_right_or_not_finite(gaps: list[int], jumps: list[int], low: float) -> None:
     """Probabilities that fp32 does not hold may be what a shift makes likely, and powers may overflow."""
     base, shift = torch.tensor([[0.0, *(-gap for gap in gaps)]]), torch.tensor([[jumps[: len(gaps) + 1]]]).float()
-    found, wanted = fast(base, shift, low), exact.on_grid(base, shift, [low + tenth for tenth in PAPER])
+    found, expected = fast(base, shift, low), exact.on_grid(base, shift, [low + tenth for tenth in PAPER])
     finite = found.isfinite()
-    assert_right(found[finite], wanted[finite])
+    assert_right(found[finite], expected[finite])
 
 
 @pytest.mark.parametrize("gap", [90.0, 100.0, 104.0, 110.0, 150.0])
 @pytest.mark.parametrize("jump", [50.0, 60.0, 80.0])
 def test_probabilities_that_fp32_loses_are_never_missed(gap: float, jump: float) -> None:
     base, shift = torch.tensor([[0.0, -gap]]), torch.tensor([[[0.0, jump]]])
-    found, wanted = fast(base, shift), exact.on_grid(base, shift, PAPER)
+    found, expected = fast(base, shift), exact.on_grid(base, shift, PAPER)
     finite = found.isfinite()
-    assert_right(found[finite], wanted[finite])
+    assert_right(found[finite], expected[finite])
     assert finite[:, 0].all()
 
 
@@ -145,9 +145,9 @@ def test_powers_beyond_the_precision_of_fp32_are_not_finite() -> None:
     generator = torch.Generator().manual_seed(5)
     base = -100 * torch.rand(12_000, 3, generator=generator)
     shift = 400 * (torch.rand(1, 12_000, 3, generator=generator) - 0.5)
-    found, wanted = fast(base, shift), exact.on_grid(base, shift, PAPER)
+    found, expected = fast(base, shift), exact.on_grid(base, shift, PAPER)
     finite = found.isfinite()
-    assert_right(found[finite], wanted[finite])
+    assert_right(found[finite], expected[finite])
     assert finite[:, :3].double().mean() > 0.9
 
 

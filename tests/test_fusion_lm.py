@@ -442,10 +442,10 @@ def test_first_tokens_are_drawn_from_the_fused_distribution(options: dict[str, f
     counts = np.bincount([row.token_ids[0] for row in found], minlength=8)
     ids = tokenizer.encode("a b d")
     fused = logits_after(large, ids) + logits_after(expert, ids) - logits_after(base, ids)
-    wanted = warped(fused[None], **options).softmax(-1)[0].double().numpy()
-    possible = wanted > 0
+    expected = warped(fused[None], **options).softmax(-1)[0].double().numpy()
+    possible = expected > 0
     assert counts[~possible].sum() == 0
-    assert chisquare(counts[possible], draws * wanted[possible] / wanted.sum()).pvalue > 1e-3
+    assert chisquare(counts[possible], draws * expected[possible] / expected.sum()).pvalue > 1e-3
     if options == {"temperature": 1.0}:  # and the test would notice the large model alone
         alone = logits_after(large, ids).softmax(-1).double().numpy()
         assert chisquare(counts, draws * alone / alone.sum()).pvalue < 1e-6
@@ -474,9 +474,9 @@ def test_filters_are_those_of_transformers(
     logits = 3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     logits = logits.round() if coarse else logits  # with ties
     found = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-    wanted = warped(logits, temperature, top_k, top_p).log_softmax(-1)
-    assert torch.equal(found.isfinite(), wanted.isfinite())
-    torch.testing.assert_close(found.exp(), wanted.exp(), rtol=1e-4, atol=1e-6)
+    expected = warped(logits, temperature, top_k, top_p).log_softmax(-1)
+    assert torch.equal(found.isfinite(), expected.isfinite())
+    torch.testing.assert_close(found.exp(), expected.exp(), rtol=1e-4, atol=1e-6)
 
 
 def edges() -> Iterator[tuple[int, float]]:
@@ -489,9 +489,9 @@ def test_ties_at_the_edge_of_the_nucleus_are_those_of_transformers() -> None:
     for tokens, top_p in edges():
         logits = torch.zeros(1, tokens)
         found = int(filter_logits(logits, temperature=1.0, top_p=top_p).isfinite().sum())
-        wanted = int(warped(logits, 1.0, top_p=top_p).isfinite().sum())
-        if found != wanted:
-            different.append((tokens, top_p, found, wanted))
+        expected = int(warped(logits, 1.0, top_p=top_p).isfinite().sum())
+        if found != expected:
+            different.append((tokens, top_p, found, expected))
     assert not different
 
 

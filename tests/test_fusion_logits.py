@@ -53,9 +53,9 @@ def test_one_expert_at_weight_1_is_proxy_tuning(seed: int, leading: tuple[int, .
 @given(seed=st.integers(0, 10**6), experts=st.integers(1, 4), leading=SHAPES)
 def test_every_expert_adds_its_weighted_shift(seed: int, experts: int, leading: tuple[int, ...]) -> None:
     large, base, others, weights = (part.double() for part in draw_models(seed, experts=experts, leading=leading))
-    wanted = large + (weights.unsqueeze(-1) * (others - base)).sum(0)
+    expected = large + (weights.unsqueeze(-1) * (others - base)).sum(0)
     found = fuse_logits(large.float(), base.float(), others.float(), weights.float())
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -45,10 +45,10 @@ def judged_shares(large: Tensor, experts: Tensor) -> Tensor:
     return (0.2 * exact.opinions(large, experts)).softmax(0)
 
 
-def assert_as_good(weights: Tensor, wanted: Tensor, loss: Tensor, other: Tensor) -> None:
+def assert_as_good(weights: Tensor, expected: Tensor, loss: Tensor, other: Tensor) -> None:
     """Equal losses, and equal weights but for a few candidates that are as good as each other."""
     torch.testing.assert_close(loss.sqrt(), other.sqrt(), rtol=2e-5, atol=1e-5)
-    assert ((weights - wanted).abs() > 1e-3).sum() <= 1
+    assert ((weights - expected).abs() > 1e-3).sum() <= 1
 
 
 # Pools
@@ -147,8 +147,8 @@ def test_the_more_plausible_expert_steers_more() -> None:
     assert (plausible[moved] > implausible[moved]).all()
     assert (implausible[moved] > 0).all()
     opinions = exact.opinions(large, experts)
-    wanted = (JUDGE_SHARPNESS * (opinions[0] - opinions[1])).exp()
-    torch.testing.assert_close((plausible / implausible).double()[moved], wanted[moved], rtol=1e-4, atol=0)
+    expected = (JUDGE_SHARPNESS * (opinions[0] - opinions[1])).exp()
+    torch.testing.assert_close((plausible / implausible).double()[moved], expected[moved], rtol=1e-4, atol=0)
 
 
 @SMALL
@@ -158,9 +158,9 @@ def test_opinions_leave_out_what_any_model_excludes(seed: int, masked: set[int],
     kept = [entry for entry in range(30) if entry not in masked]
     smaller = [part[..., kept].clone() for part in (large, base, experts)]
     (large, base, experts[0], experts)[who][..., list(masked)] = -INF
-    solved, wanted = (solve_weights(*models, selection="judged") for models in ((large, base, experts), smaller))
+    solved, expected = (solve_weights(*models, selection="judged") for models in ((large, base, experts), smaller))
     assert solved.weights.isfinite().all()
-    assert_as_good(solved.weights, wanted.weights, solved.loss, wanted.loss)
+    assert_as_good(solved.weights, expected.weights, solved.loss, expected.loss)
     moved = solved.weights.sum(0) > 0
     shares = (solved.weights / solved.weights.sum(0)).double()[:, moved]
     torch.testing.assert_close(shares, judged_shares(smaller[0], smaller[2])[:, moved], rtol=1e-4, atol=1e-6)
@@ -211,14 +211,14 @@ def test_bounds_of_each_expert_leave_the_best_of_what_they_allow(
 ) -> None:
     large, base, experts = draw(6, leading=(100,))
     solved = solve_weights(large, base, experts, selection=selection, bounds=bounds)
-    wanted = best_within(large, base, experts, bounds, selection)
-    torch.testing.assert_close(solved.loss.double().sqrt(), wanted.sqrt(), rtol=2e-5, atol=1e-5)
+    expected = best_within(large, base, experts, bounds, selection)
+    torch.testing.assert_close(solved.loss.double().sqrt(), expected.sqrt(), rtol=2e-5, atol=1e-5)
     rows = torch.arange(100)
     shift, weight, ray = exact.shift_of(base, experts), solved.weights.sum(0), solved.expert.clamp(min=0)
     for row in rows[weight > 0]:
         part = slice(int(row), int(row) + 1)
         own = exact.losses(large[part], base[part], shift[:, part], [float(weight[row])], selection)[0, ray[row], 0]
-        assert math.isclose(math.sqrt(own), math.sqrt(wanted[row]), rel_tol=2e-5, abs_tol=1e-5)
+        assert math.isclose(math.sqrt(own), math.sqrt(expected[row]), rel_tol=2e-5, abs_tol=1e-5)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -92,8 +92,8 @@ def test_scores_are_sums_of_steps(
     fusion, pairs = make_fusion(loaded, tokenizer, *experts, **options), encoded_pairs(tokenizer)
     found = fusion.score([context for context, _ in pairs], [continuation for _, continuation in pairs], batch_size=4)
     for (context, continuation), (likelihood, greedy) in zip(pairs, found, strict=True):
-        wanted, wanted_greedy, margin = score_by_steps(fusion, context, continuation, options)
-        assert likelihood == pytest.approx(wanted, abs=1e-3)
+        expected, wanted_greedy, margin = score_by_steps(fusion, context, continuation, options)
+        assert likelihood == pytest.approx(expected, abs=1e-3)
         assert greedy == wanted_greedy or margin < 1e-4
 
 

@@ -357,8 +357,8 @@ def test_divergences_are_those_of_the_softmaxes(seed: int, scales: tuple[float, 
     found = make_ray(large, experts[0] - base).divergences(torch.full((1, 1), weight))
     row, other, others = as_rows(large, base, experts)[0]
     log_large, log_fused = log_softmax(row), log_softmax(row + weight * (others[0] - other))
-    wanted = divergence(log_fused, log_large), divergence(log_large, log_fused)
-    assert [float(value) for value in found] == pytest.approx(wanted, rel=2e-6, abs=2e-6)
+    expected = divergence(log_fused, log_large), divergence(log_large, log_fused)
+    assert [float(value) for value in found] == pytest.approx(expected, rel=2e-6, abs=2e-6)
 
 
 @SMALL
@@ -371,8 +371,8 @@ def test_slopes_are_those_of_the_divergences(seed: int, scales: tuple[float, flo
     for near in (weight - 1e-4, weight + 1e-4):
         log_large, log_fused = log_softmax(row), log_softmax(row + near * (others[0] - other))
         ends.append((divergence(log_fused, log_large), divergence(log_large, log_fused)))
-    wanted = [(after - before) / 2e-4 for before, after in zip(*ends, strict=True)]
-    assert [float(slope) for slope in slopes] == pytest.approx(wanted, rel=1e-3, abs=1e-4)
+    expected = [(after - before) / 2e-4 for before, after in zip(*ends, strict=True)]
+    assert [float(slope) for slope in slopes] == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 # Invariances
@@ -420,10 +420,10 @@ def test_half_precision_is_solved_in_fp32(dtype: torch.dtype, rule: str) -> None
 @pytest.mark.parametrize("rule", RULES)
 def test_logits_with_gradients_are_solved_without(rule: str) -> None:
     models = draw_models(22, experts=2)
-    wanted = solve_weights(*models, rule=rule)
+    expected = solve_weights(*models, rule=rule)
     solved = solve_weights(*(part.clone().requires_grad_() for part in models), rule=rule)
     assert not solved.weights.requires_grad
-    assert torch.equal(solved.weights, wanted.weights)
+    assert torch.equal(solved.weights, expected.weights)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -460,9 +460,9 @@ def test_a_mask_of_any_model_leaves_the_entry_out(who: str, rule: str) -> None:
     for name, part in (("large", large), ("base", base), ("expert", experts)):
         if who in (name, "all"):
             part[..., 0] = -INF
-    solved, wanted = solve_weights(large, base, experts, rule=rule), solve_weights(*smaller, rule=rule)
-    torch.testing.assert_close(solved.weights, wanted.weights, rtol=0, atol=1e-3)
-    torch.testing.assert_close(solved.loss, wanted.loss, rtol=1e-3, atol=1e-8)
+    solved, expected = solve_weights(large, base, experts, rule=rule), solve_weights(*smaller, rule=rule)
+    torch.testing.assert_close(solved.weights, expected.weights, rtol=0, atol=1e-3)
+    torch.testing.assert_close(solved.loss, expected.loss, rtol=1e-3, atol=1e-8)
 
 
 def test_one_left_entry_gets_no_weight() -> None:

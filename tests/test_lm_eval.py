@@ -89,8 +89,8 @@ def test_likelihoods_are_those_of_the_large_model(fusion: FusedLM, max_length: i
     drawn = [(random_text(generator, 12), "x" + random_text(generator, 3)) for _ in range(20)]
     requests = requests_of("loglikelihood", AWKWARD_PAIRS + drawn)
     reference, ours = both(fusion, max_length)
-    wanted, found = (model.loglikelihood(requests, disable_tqdm=True) for model in (reference, ours))
-    for request, (likelihood, greedy), expected in zip(requests, found, wanted, strict=True):
+    oracle, found = (model.loglikelihood(requests, disable_tqdm=True) for model in (reference, ours))
+    for request, (likelihood, greedy), expected in zip(requests, found, oracle, strict=True):
         assert (likelihood, greedy) == (pytest.approx(expected[0], abs=1e-4), expected[1]), request.args
 
 
@@ -107,8 +107,8 @@ def test_rolling_likelihoods_are_those_of_the_large_model(fusion: FusedLM, max_l
     generator = random.Random(1)
     texts = ["", "a", "<s>a", "a" * 12, "a" * 13, *(random_text(generator, 30) for _ in range(10))]
     requests = requests_of("loglikelihood_rolling", [(text,) for text in texts])
-    wanted, found = (model.loglikelihood_rolling(requests, disable_tqdm=True) for model in both(fusion, max_length))
-    assert found == pytest.approx(wanted, rel=1e-5, abs=1e-4)
+    oracle, found = (model.loglikelihood_rolling(requests, disable_tqdm=True) for model in both(fusion, max_length))
+    assert found == pytest.approx(oracle, rel=1e-5, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_texts_are_those_of_the_large_model(fusion: FusedLM, asked: dict[str, An
     texts = ["Hello ", "2 + 2 =", "a" * 40, *(random_text(generator, 20) for _ in range(8)), "<s>given"]
     requests = requests_of("generate_until", [(text, dict(asked)) for text in texts])
     # One by one: the harness looks for a begin-of-text token only in the first text of a batch.
-    wanted, found = (model.generate_until(requests, disable_tqdm=True) for model in both(fusion, max_length, 1))
-    assert found == wanted
+    oracle, found = (model.generate_until(requests, disable_tqdm=True) for model in both(fusion, max_length, 1))
+    assert found == oracle
 
 
 def test_texts_end_after_256_tokens_unless_asked(fusion: FusedLM) -> None:
@@ -183,10 +183,10 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     indirect=["fusion"],
 )
 def test_every_metric_is_that_of_the_large_model(fusion: FusedLM, tasks: Path, options: dict[str, Any]) -> None:
-    wanted, found = (evaluate(tasks, model=model, **options) for model in both(fusion))
+    oracle, found = (evaluate(tasks, model=model, **options) for model in both(fusion))
     for name in TASKS:
-        assert metrics(found, name) == pytest.approx(metrics(wanted, name), rel=1e-5)
-        for row, expected in zip(found["samples"][name], wanted["samples"][name], strict=True):
+        assert metrics(found, name) == pytest.approx(metrics(oracle, name), rel=1e-5)
+        for row, expected in zip(found["samples"][name], oracle["samples"][name], strict=True):
             assert row["arguments"] == expected["arguments"]
             assert _numbers(row["filtered_resps"]) == pytest.approx(_numbers(expected["filtered_resps"]), abs=1e-4)
 
@@ -198,11 +198,11 @@ def _numbers(responses: list) -> list:
 
 @pytest.mark.parametrize("experts", ["", ",base={base},expert={expert_a};{expert_b},weights=0;0"])
 def test_model_args_name_the_folders(tiny_models: dict[str, Path], tasks: Path, experts: str) -> None:
-    wanted = evaluate(tasks, model="hf", model_args=f"pretrained={tiny_models['large']}", device="cpu", limit=3)
+    oracle = evaluate(tasks, model="hf", model_args=f"pretrained={tiny_models['large']}", device="cpu", limit=3)
     arguments = ("large={large},batch_size=2,max_length=2048" + experts).format(**tiny_models)
     found = evaluate(tasks, model="logitfusion", model_args=arguments, limit=3)
     for name in TASKS:
-        assert metrics(found, name) == pytest.approx(metrics(wanted, name), rel=1e-5)
+        assert metrics(found, name) == pytest.approx(metrics(oracle, name), rel=1e-5)
 
 
 def test_experts_change_the_answers(tiny_models: dict[str, Path], tasks: Path) -> None:

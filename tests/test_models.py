@@ -320,12 +320,12 @@ def test_accumulated_micro_batches_are_one_big_batch(
 ) -> None:
     model = load_model(tiny_models["base"])
     expected = direct_loss(model, EXAMPLES)
-    wanted = torch.autograd.grad(expected, list(model.parameters()))
+    reference = torch.autograd.grad(expected, list(model.parameters()))
     trainer, gradients = completion_trainer(model, tmp_path, micro_batch=micro_batch, steps=1), Gradients()
     trainer.add_callback(gradients)
     trainer.train()
     names = [name for name, _ in model.named_parameters()]
-    for name, value in zip(names, wanted, strict=True):
+    for name, value in zip(names, reference, strict=True):
         torch.testing.assert_close(gradients.found[name], value.cpu(), rtol=1e-3, atol=1e-5)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses == [pytest.approx(float(expected), rel=1e-3)]

@@ -89,10 +89,12 @@ def _dangers_of_call(node: ast.Call) -> Iterator[str]:
         yield f"{name} goes through a shell"
     if given.get("trust_remote_code") is True:
         yield f"{name} trusts code that comes with a model"
-    wanted = next((wanted for key, wanted in ARGUMENTS.items() if f".{name}".endswith(f".{key}") and "." in name), {})
+    expected = next(
+        (expected for key, expected in ARGUMENTS.items() if f".{name}".endswith(f".{key}") and "." in name), {}
+    )
     if "gguf_file" in ast.unparse(node) or any(word.arg is None for word in node.keywords):
-        wanted = {}  # not a pickle; or checked where it runs, below
-    for key, value in wanted.items():
+        expected = {}  # not a pickle; or checked where it runs, below
+    for key, value in expected.items():
         if given.get(key) != value:
             yield f"{name} lacks {key}={value}"
 

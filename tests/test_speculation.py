@@ -39,10 +39,14 @@ def test_greedy_tokens_are_those_of_plain_decoding(
     decoding = {"max_new_tokens": TOKENS, "stop": ["e", "!"], "batch_size": 4}
     plain = fusion.generate(PROMPTS, **decoding)
     found = fusion.generate(PROMPTS, speculative=True, draft_tokens=draft_tokens, **decoding)
-    for row, wanted in zip(found, plain, strict=True):
-        assert (row.token_ids, row.text, row.finish_reason) == (wanted.token_ids, wanted.text, wanted.finish_reason)
-        assert row.expert == wanted.expert
-        assert np.allclose(row.weights, wanted.weights, atol=0.11)  # a near tie of the grid may fall the other way
+    for row, reference in zip(found, plain, strict=True):
+        assert (row.token_ids, row.text, row.finish_reason) == (
+            reference.token_ids,
+            reference.text,
+            reference.finish_reason,
+        )
+        assert row.expert == reference.expert
+        assert np.allclose(row.weights, reference.weights, atol=0.11)  # a near tie of the grid may fall the other way
 
 
 @pytest.mark.parametrize("draft_tokens", [1, 5])
@@ -123,18 +127,18 @@ def test_a_draft_never_goes_beyond_the_last_token() -> None:
 def test_accepted_and_replaced_tokens_have_the_wanted_distribution(seed: int) -> None:
     """Leviathan et al. 2023, theorem 1 of appendix A.1, for drafts of two places."""
     generator = torch.Generator().manual_seed(seed)
-    wanted, offered = (torch.randn(places, 5, generator=generator).mul(1.5).softmax(-1) for places in (3, 2))
-    wanted[0, 1] = offered[0, 4] = offered[1, 0] = 0.0
-    wanted, offered = (part / part.sum(-1, keepdim=True) for part in (wanted, offered))
+    reference, offered = (torch.randn(places, 5, generator=generator).mul(1.5).softmax(-1) for places in (3, 2))
+    reference[0, 1] = offered[0, 4] = offered[1, 0] = 0.0
+    reference, offered = (part / part.sum(-1, keepdim=True) for part in (reference, offered))
     counts = np.zeros((3, 5))
     for _ in range(6000):
         drafted = torch.multinomial(offered, 1, generator=generator)[:, 0].tolist()
-        held, last = _accept(wanted, offered, drafted, generator)
+        held, last = _accept(reference, offered, drafted, generator)
         for place, token in enumerate([*drafted[:held], last]):
             counts[place, token] += 1
     for place in range(3):  # what stands at a place does not depend on what was said before, here
-        possible = wanted[place].numpy() > 0
-        expected = counts[place].sum() * wanted[place].double().numpy()
+        possible = reference[place].numpy() > 0
+        expected = counts[place].sum() * reference[place].double().numpy()
         assert counts[place][~possible].sum() == 0
         assert (
             chisquare(counts[place][possible], expected[possible] / expected.sum() * counts[place].sum()).pvalue > 1e-4
@@ -152,19 +156,19 @@ def test_samples_have_the_fused_distribution(options: dict[str, float], weights:
     found = fusion.generate(
         [prompt] * draws, max_new_tokens=2, seed=0, batch_size=draws, speculative=True, draft_tokens=1, **options
     )
-    counts, wanted = np.zeros((8, 8)), np.zeros((8, 8))
+    counts, reference = np.zeros((8, 8)), np.zeros((8, 8))
     for row in found:
         counts[row.token_ids[0], row.token_ids[-1] if len(row.token_ids) > 1 else 0] += 1
     ids = tokenizer.encode(prompt)
     first = exact(fusion, ids, options)
     for token in range(8):
         if token == large.config.eos_token_id:
-            wanted[token, 0] = first[token]
+            reference[token, 0] = first[token]
         else:
-            wanted[token] = first[token] * exact(fusion, [*ids, token], options)
-    possible = wanted * draws > 5  # rarer pairs count together
-    rare = counts[~possible].sum(), wanted[~possible].sum() * draws
-    observed, expected = np.append(counts[possible], rare[0]), np.append(wanted[possible] * draws, rare[1])
+            reference[token] = first[token] * exact(fusion, [*ids, token], options)
+    possible = reference * draws > 5  # rarer pairs count together
+    rare = counts[~possible].sum(), reference[~possible].sum() * draws
+    observed, expected = np.append(counts[possible], rare[0]), np.append(reference[possible] * draws, rare[1])
     observed, expected = observed[expected > 0], expected[expected > 0]
     assert chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-3
 

@@ -56,9 +56,9 @@ def follow(fusion: FusedLM, prompt: str, completion: str, stop: str) -> tuple[fl
         models = (fusion.large, fusion.base, *fusion.experts)
         large, *small = (logits_after(model, ids)[None] for model in models)
         logits = fusion.steering.fuse(large, torch.stack(small)).logits[0]
-        wanted = ends if token is None else [token]
-        total += float(logits.softmax(-1)[wanted].sum().log())
-        greedy &= int(logits.argmax()) in wanted
+        expected = ends if token is None else [token]
+        total += float(logits.softmax(-1)[expected].sum().log())
+        greedy &= int(logits.argmax()) in expected
         ids = [*ids, token]
     return total, greedy
 

@@ -22,19 +22,19 @@ def lease_gpus() -> None:
     Of the cards in ``CUDA_VISIBLE_DEVICES``, if that is set, as a cluster does for each job. Without the variable, or
     on a machine without NVIDIA's driver, nothing happens.
     """
-    wanted = int(os.environ.pop(GPUS, -1))  # not for the processes that this one starts
+    count = int(os.environ.pop(GPUS, -1))  # not for the processes that this one starts
     on_cluster = "SLURM_JOB_ID" in os.environ  # a site may give GPUs in words that the rule does not know
-    if wanted < 0 or (wanted == 0 and on_cluster):
+    if count < 0 or (count == 0 and on_cluster):
         return
-    if wanted == 0:
+    if count == 0:
         os.environ[VISIBLE] = ""
         return
     cards = visible_cards()
     if not cards:
         return
-    if len(cards) < wanted:
-        sys.exit(f"The job asks for {wanted} GPUs and sees {len(cards)}; lower the number of processes in the config.")
-    os.environ[VISIBLE] = ",".join(_wait_for(wanted, cards))
+    if len(cards) < count:
+        sys.exit(f"The job asks for {count} GPUs and sees {len(cards)}; lower the number of processes in the config.")
+    os.environ[VISIBLE] = ",".join(_wait_for(count, cards))
 
 
 def visible_cards() -> list[str]:
@@ -48,14 +48,14 @@ def visible_cards() -> list[str]:
     return [str(number) for number, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
 
 
-def _wait_for(wanted: int, cards: Sequence[str]) -> list[str]:
+def _wait_for(count: int, cards: Sequence[str]) -> list[str]:
     """Lock that many cards; never some while waiting for others, which could wait for these."""
     folder = Path(tempfile.gettempdir()) / f"logitfusion-gpus-{os.getuid()}-{os.environ.get('SLURM_JOB_ID', 'local')}"
     folder.mkdir(mode=0o700, exist_ok=True)
     parent, waiting = os.getppid(), False
-    while len(chosen := _try_locks(folder, cards, wanted)) < wanted:
+    while len(chosen := _try_locks(folder, cards, count)) < count:
         if not waiting:
-            print(f"waiting for {wanted} of {len(cards)} GPUs, which other jobs use", file=sys.stderr, flush=True)
+            print(f"waiting for {count} of {len(cards)} GPUs, which other jobs use", file=sys.stderr, flush=True)
         waiting = True
         time.sleep(1)
         if os.getppid() != parent:
@@ -64,11 +64,11 @@ def _wait_for(wanted: int, cards: Sequence[str]) -> list[str]:
     return list(chosen)
 
 
-def _try_locks(folder: Path, cards: Sequence[str], wanted: int) -> dict[str, int]:
-    """As many free cards as are wanted, each with its locked file; none if there are fewer."""
+def _try_locks(folder: Path, cards: Sequence[str], count: int) -> dict[str, int]:
+    """that many free cards, each with its locked file; none if there are fewer."""
     locks: dict[str, int] = {}
     for card in cards:
-        if len(locks) == wanted:
+        if len(locks) == count:
             break
         file = os.open(folder / card.replace("/", "_"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -76,7 +76,7 @@ def _try_locks(folder: Path, cards: Sequence[str], wanted: int) -> dict[str, int
             locks[card] = file
         except BlockingIOError:
             os.close(file)
-    if len(locks) == wanted:
+    if len(locks) == count:
         return locks
     for file in locks.values():
         os.close(file)
