@@ -7,7 +7,7 @@ DISTILL = RUN.distill
 TEACHERS = {name: entry.model for name, entry in DISTILL.teachers.items()}
 # One trial is a method with a seed; a dot can't be part of a name, so it tells trials from models.
 TRIALS = [f"{method}.{seed}" for method in DISTILL.methods for seed in DISTILL.seeds]
-UNTRAINED = list(dict.fromkeys([DISTILL.student, *TEACHERS.values()]))
+MODELS = list(dict.fromkeys([DISTILL.student, *TEACHERS.values()]))
 TEXT = [task_file(task, "train") for task in DISTILL.tasks]
 
 
@@ -100,7 +100,7 @@ rule answer:
 rule evaluate_students:
     input:
         examples=task_file("{task}", DISTILL.split),
-        shards=expand(RESULTS / "distill/answers/{student}/0.jsonl", student=[*TRIALS, *UNTRAINED]),
+        shards=expand(RESULTS / "distill/answers/{student}/0.jsonl", student=[*TRIALS, *MODELS]),
     output:
         RESULTS / "distill/evaluation/{task}.parquet",
     log:
@@ -114,7 +114,7 @@ rule evaluate_students:
         mem_mb=4000,
         runtime=longer(30),
     params:
-        **settings(lambda wildcards: judge_job(RUN, wildcards.task, [*TRIALS, *UNTRAINED])),
+        **settings(lambda wildcards: judge_job(RUN, wildcards.task, [*TRIALS, *MODELS])),
     shell:
         stage("evaluate", "--task {wildcards.task}")
 

@@ -13,7 +13,7 @@ def model_folder(name):
 
 
 def trial_folder(name):
-    """The folder of a trained student (a dot can't be part of another name), or of an untrained model."""
+    """The folder of a trained student (a dot can't be part of another name), or of another model."""
     return RESULTS / f"distill/students/{name}" if "." in name else model_folder(name)
 
 

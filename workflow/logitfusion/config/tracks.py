@@ -81,9 +81,9 @@ class StudentsTrack(Section):
 
     @property
     def trials(self) -> dict[str, list[str]]:
-        """Row of the table -> what was scored for it: an untrained model itself, a method once for each seed."""
-        untrained = {name: [name] for name in dict.fromkeys([self.student, *self.teachers.values()])}
-        return untrained | {name: [f"{name}.{seed}" for seed in self.seeds] for name in self.methods}
+        """Row of the table -> what was scored for it: student and teachers themselves, a method once for each seed."""
+        models = {name: [name] for name in dict.fromkeys([self.student, *self.teachers.values()])}
+        return models | {name: [f"{name}.{seed}" for seed in self.seeds] for name in self.methods}
 
 
 class FewShotTrack(Section):

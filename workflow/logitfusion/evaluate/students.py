@@ -28,7 +28,7 @@ def tabulate_students(
     the same ones for every method, so that gains (over the baseline method) keep their pairs.
 
     Args:
-        judged: task -> its judged examples; the column ``method`` holds ``<method>.<seed>``, and names of untrained
+        judged: task -> its judged examples; the column ``method`` holds ``<method>.<seed>``, and names of the
             models.
         metrics: task -> the name of its metric.
         track: the members of the table.

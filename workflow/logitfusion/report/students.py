@@ -27,7 +27,7 @@ PARTS = {
 
 
 def plot_students(table: pd.DataFrame, track: StudentsTrack, path: str | Path) -> None:
-    """A panel a task: every method's score with its interval, its seeds as small dots; grey: untrained models."""
+    """A panel a task: every method's score with its interval, its seeds as small dots; grey: models it did not train."""
     scores = table[table["metric"].isin(SCORES)]
     tasks, names = list(dict.fromkeys(scores["task"])), list(track.trials)
     figure, axes = make_panels(len(tasks), 3, (3.6, 0.32 * len(names) + 1.1), margin=1.6)
@@ -75,7 +75,7 @@ def write_students_summary(
     rows = []
     for name in track.trials:
         mine = table[table["method"] == name]
-        cells = {"method": name if name in track.methods else f"{name} (untrained)"}
+        cells = {"method": _label(name, track)}
         for task in tasks:
             cells[f"mean of {task}" if task == ALL_TASKS else task] = score_cell(mine[mine["task"] == task])
         gain = mine[(mine["metric"] == "gain") & (mine["task"] == overall)]
@@ -95,3 +95,10 @@ def write_students_summary(
         f" share with the same answer. Run {describe_source(table)}."
     )
     write_tables(rows, note, html_path, markdown_path)
+
+
+def _label(name: str, track: StudentsTrack) -> str:
+    """A row's name; models that no method of the track has trained are marked."""
+    if name in track.methods:
+        return name
+    return f"{name} (before training)" if name == track.student else f"{name} (teacher)"
