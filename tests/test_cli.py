@@ -425,6 +425,13 @@ def test_a_folder_is_no_file(capsys: pytest.CaptureFixture[str], tiny_models: di
     assert "is a directory" in refuse(capsys, "score", *folders_of(tiny_models), "--pairs", tmp_path)
 
 
+@pytest.mark.parametrize("options", [("--output",), ("--trace",)])
+def test_a_folder_as_output_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    assert "is a folder" in refuse(capsys, "generate", "--large", tmp_path, "--prompt", "a", *options, tmp_path)
+
+
 def test_pairs_need_both_texts(
     capsys: pytest.CaptureFixture[str], tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 import re
 import subprocess
@@ -17,7 +18,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from logitfusion.clip.data.benchmark_sets import BENCHMARKS
-from logitfusion.clip.methods import complete_settings
+from logitfusion.clip.methods import METHODS, complete_settings
 from logitfusion.config.datasets import BenchmarkSet
 from logitfusion.config.load import load_config, resolve_config
 from logitfusion.config.methods import method_models, method_tasks
@@ -456,6 +457,47 @@ def test_a_whole_number_is_never_left_a_float(path: str) -> None:
     assert isinstance(value, int)
 
 
+@pytest.mark.parametrize("value", [datetime.date(2020, 1, 1), float("inf"), float("nan"), {1, 2}, b"x"])
+def test_a_free_value_that_is_not_json_is_refused_at_its_key(value: Any) -> None:
+    """JSON, in which it reaches the stage, would make it another value without a word."""
+    message = refuse(set_at("tasks/generated/definition/source/arguments", {"deep": [1, {"start": value}]}))
+    assert "'tasks.generated.definition.source.arguments.deep.1.start'" in message
+
+
+@pytest.mark.parametrize("track", ["fusion", "distill", "clip"])
+def test_an_empty_track_is_refused(track: str) -> None:
+    assert f"{track!r} is empty" in refuse(set_at(track, None))
+
+
+@pytest.mark.parametrize("path", ["seed", "fusion/shards", "experts/small-lines/steps", "fusion/methods/fixed/weights"])
+@pytest.mark.parametrize("value", [2**63, 10**400, 10**5000], ids=["2^63", "10^400", "10^5000"])
+def test_an_integer_that_no_machine_holds_is_one_sentence(path: str, value: int) -> None:
+    if (path, value) == ("fusion/methods/fixed/weights", 2**63):
+        return
+    message = refuse(set_at(path, value))
+    assert path.replace("/", ".") in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize("change", [set_at("models/big/\ud800", 1), set_at("tasks/lines/definition/prompt", "\udc80")])
+def test_half_a_surrogate_pair_is_one_sentence(change: Change) -> None:
+    assert "not Unicode" in refuse(change)
+
+
+def test_a_mapping_that_contains_itself_is_one_sentence() -> None:
+    loop: dict[str, Any] = {}
+    loop["arguments"] = loop
+    message = refuse(set_at("tasks/generated/definition/source/arguments", loop))
+    assert "nested too deeply" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("seed", "write all of its digits"), ("fusion/methods/own/weights", "write 1.0e+3")]
+)
+def test_the_advice_on_a_number_that_is_text_fits_the_key(path: str, words: str) -> None:
+    assert words in refuse(set_at(path, "1e3"))
+
+
 def test_a_value_with_line_breaks_is_told_on_one_line() -> None:
     assert "models.big.source" in refuse(set_at("models/big/source", "a\nb"))
     assert "experts" in refuse(set_at("experts/small-lines/tasks", "a\nb"))
@@ -747,9 +789,19 @@ def test_a_shifted_set_is_like_its_origin_where_it_says_nothing() -> None:
 def test_a_few_shot_method_has_all_settings_of_the_one_behind_its_name() -> None:
     clip = resolve_config(full()).clip
     method, settings = fewshot_method(clip, "amu_strong")
-    assert method == "amu"
-    assert settings == complete_settings("amu", {}).dump() | {"alpha": 2.0, "reference": "classes"}
-    assert fewshot_method(clip, "zero_shot") == ("zero_shot", complete_settings("zero_shot", {}).dump())
+    assert method.name == "amu"
+    assert settings.dump() == complete_settings("amu", {}).dump() | {"alpha": 2.0, "reference": "classes"}
+    assert fewshot_method(clip, "zero_shot") == (METHODS["zero_shot"], complete_settings("zero_shot", {}))
+
+
+def test_a_method_needs_an_auxiliary_where_its_settings_read_one() -> None:
+    config = full()
+    config["clip"] |= {"auxiliaries": {}, "oracle": [], "shown": "own"}
+    config["clip"]["methods"] = {"zero_shot": {}, "own": {"method": "amu", "branch": "clip"}}
+    assert resolve(config)["clip"]["methods"]["own"]["branch"] == "clip"
+    config["clip"]["methods"]["own"] = {"method": "amu_no_a", "branch": "auxiliary"}
+    with pytest.raises(UserError, match="'own' needs an auxiliary"):
+        resolve_config(config)
 
 
 def test_a_config_is_checked_without_torch() -> None:

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.cli import evaluate, generate, score
-from logitfusion.cli._options import add_options, read_section, spell
+from logitfusion.cli._fusion import add_fusion
+from logitfusion.cli._options import add_options, given_values, read_section, spell
 from logitfusion.config.decoding import Decoding, DecodingOptions
 from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.fusion_options import FusionOptions, PoolName, RuleName, SelectionName
@@ -23,6 +24,7 @@ from logitfusion.config.section import Section
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM, solve_weights
 from logitfusion.fusion.lm_eval import FusedLMEval
+from logitfusion.fusion.options import parse_options
 from logitfusion.fusion.rules import RULES
 from logitfusion.fusion.selections import POOLS, SELECTIONS
 from logitfusion.fusion.tuning import tune
@@ -184,3 +186,18 @@ def test_a_method_of_a_config_has_bounds_for_all_experts_or_for_each() -> None:
 def test_a_call_completes_what_a_config_says() -> None:
     options = Decoding(batch_size=3, seed=5).complete(max_new_tokens=7, stop=["x"], seed=6)
     assert options == DecodingOptions(batch_size=3, seed=6, max_new_tokens=7, stop=("x",))
+
+
+@pytest.mark.parametrize(
+    ("words", "bounds"), [("0 1", (0.0, 1.0)), ("0 1 0.5 2", ((0.0, 1.0), (0.5, 2.0)))], ids=["all", "each"]
+)
+def test_bounds_on_the_command_line_are_one_pair_or_one_for_each_expert(words: str, bounds: Any) -> None:
+    parser = argparse.ArgumentParser()
+    add_fusion(parser)
+    arguments = parser.parse_args(["--large", ".", "--selection", "matched", "--bounds", *words.split()])
+    assert parse_options(given_values(FusionOptions, arguments), spell).bounds == bounds
+
+
+def test_an_odd_number_of_bounds_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="--bounds"):
+        parse_options({"bounds": [0.0, 1.0, 2.0], "selection": "matched"}, spell)

@@ -113,6 +113,8 @@ def test_more_gpus_than_there_are_end_the_job_with_a_sentence(start: Callable[..
     _, stderr = start(3).communicate(timeout=60)
     (line,) = stderr.splitlines()
     assert "asks for 3 GPUs and sees 2" in line
+    _, stderr = start(2, CUDA_VISIBLE_DEVICES="1,1").communicate(timeout=60)
+    assert "asks for 2 GPUs and sees 1" in stderr
 
 
 def test_the_processes_of_one_training_share_its_gpus(start: Callable[..., Job], tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def resolved() -> dict[str, Any]:
     run = resolve_config(demo())
     config = run.dump()
     for name, method in config["clip"]["methods"].items():
-        settings = fewshot_method(run.clip, name)[1]
+        settings = fewshot_method(run.clip, name)[1].dump()
         method |= {key: value for key, value in settings.items() if isinstance(value, (int, float))}
     return config
 

@@ -49,8 +49,12 @@ def settings(slice_of):
 
     def config(wildcards):
         text = canonical(slice_of(wildcards))
-        if len(text) > LARGEST_SLICE:
-            raise WorkflowError("A job's part of the config is too long for a command: move long mappings into files.")
+        size = len(shlex.quote(text).encode())
+        if size > LARGEST_SLICE:
+            of = ", ".join(f"{name} {value}" for name, value in wildcards.items())
+            raise WorkflowError(
+                f"The config of a job ({of}) is {size} bytes, too long for a command: shorten its texts."
+            )
         return text
 
     return {"config": config, "options": options, "gpus": gpus, "source": lambda wildcards, input: SOURCE}

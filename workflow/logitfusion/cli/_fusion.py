@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _FORMS = {
     "weights": {"metavar": "dynamic|NUMBER|N,N"},
-    "bounds": {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")},
+    "bounds": {"type": float, "nargs": "+", "metavar": "LOW HIGH"},
 }
 
 

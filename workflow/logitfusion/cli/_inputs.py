@@ -81,6 +81,13 @@ def check_output(path: Path) -> None:
     check_folder(path.parent)
 
 
+def check_outputs(*paths: Path | None) -> None:
+    """``check_output`` of those that are asked for."""
+    for path in paths:
+        if path is not None:
+            check_output(path)
+
+
 def check_folder(path: Path) -> None:
     """Refuse a folder that is a file or is in one, as a ``UserError``; one that is not there yet is fine."""
     there = next((one for one in (path, *path.parents) if one.exists()), None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitfusion.cli._fusion import add_fusion, read_fusion
-from logitfusion.cli._inputs import be_quiet
+from logitfusion.cli._inputs import be_quiet, check_outputs
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.config.decoding import Decoding
 from logitfusion.errors import UserError
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
+    check_outputs(arguments.output)
     settings = _settings(arguments)
     from lm_eval.utils import handle_non_serializable, make_table
 

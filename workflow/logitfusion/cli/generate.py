@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tqdm import tqdm
 
 from logitfusion.cli._fusion import add_fusion, load_fusion
-from logitfusion.cli._inputs import be_quiet, check_text, read_fields, read_text
+from logitfusion.cli._inputs import be_quiet, check_outputs, check_text, read_fields, read_text
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.config.decoding import DecodingOptions
 from logitfusion.errors import UserError
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
+    check_outputs(arguments.output, arguments.trace)
     options = read_section(DecodingOptions, arguments)
     prompts = _read_prompts(arguments)
     if not prompts:

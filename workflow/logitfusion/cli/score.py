@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from logitfusion.cli._fusion import add_fusion, load_fusion
-from logitfusion.cli._inputs import be_quiet, read_fields, read_text
+from logitfusion.cli._inputs import be_quiet, check_outputs, read_fields, read_text
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.config.decoding import Decoding
 from logitfusion.files import write_jsonl
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
+    check_outputs(arguments.output)
     batch_size = read_section(Decoding, arguments).batch_size
     pairs = read_fields(arguments.pairs, read_text(arguments.pairs), ("context", "continuation"))
     rows = _score(load_fusion(arguments), pairs, batch_size)

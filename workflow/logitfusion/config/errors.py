@@ -13,6 +13,7 @@ from logitfusion.errors import UserError
 
 Place = tuple[str, ...]
 
+LONGEST = 200  # characters of a value in a sentence
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _KINDS = {
     "int": "integer",
@@ -58,8 +59,10 @@ def explain(error: ValidationError, filled: Collection[Place] = (), name: Callab
     return _sentence(min(map(dict, error.errors(include_url=False)), key=rank), name)
 
 
-def explain_number(at: str, value: str) -> str:
-    """The sentence for a number that YAML reads as text."""
+def explain_number(at: str, value: str, *, whole: bool = False) -> str:
+    """The sentence for a number that YAML reads as text; ``whole``: where an integer is needed."""
+    if whole:
+        return f"{at} is the text {value!r}, not an integer: write all of its digits."
     mantissa, exponent = re.split("[eE]", value)
     mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
     fixed = f"{mantissa}e{exponent if exponent[0] in '+-' else '+' + exponent}"
@@ -86,8 +89,10 @@ def refer(name: str, known: Iterable[str], key: str, kind: str) -> None:
 
 def suggest(name: str, known: Iterable[str], words: str) -> str:
     """``did you mean ...?``, or all that is known."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"{words} {', '.join(known)}."
+    near = difflib.get_close_matches(name, known := list(known), n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"{words} {', '.join(known)}." if known else "there is none."
 
 
 def _path(error: dict[str, Any]) -> Place:
@@ -104,7 +109,7 @@ def _sentence(error: dict[str, Any], name: Callable[[str], str]) -> str:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     where = ".".join(_path(error))
     at = name(where)
-    given = repr(value).replace("\n", " ")
+    given = _short(value)
     match kind:
         case "sentence":
             return error["msg"]
@@ -116,11 +121,13 @@ def _sentence(error: dict[str, Any], name: Callable[[str], str]) -> str:
         case "missing":
             return f"{at} lacks the key {error['loc'][-1]!r}; add it."
         case "one_of":
-            return _not_one_of(name(f"{where}.{context['key']}"), at, value, context)
+            return _not_one_of(name(f"{where}.{context['key']}".lstrip(".")), at, value, context)
         case "literal_error":
             return _wrong_choice(at, value, re.findall(r"'([^']*)'", context["expected"]))
         case "form":
             return f"{at} is {context['value']}, which does not have the form {context['form']} ({context['meaning']})."
+        case "cross" if is_scientific(value):
+            return explain_number(at, value)
         case "cross":
             return f"{at} {error['msg']}."
         case "too_short":
@@ -128,11 +135,20 @@ def _sentence(error: dict[str, Any], name: Callable[[str], str]) -> str:
         case _ if kind in _LIMITS:
             return f"{at} {_LIMITS[kind].format(**context)}, and is {given}."
         case _ if kind.endswith("_type") and is_scientific(value) and kind.startswith(("int", "float")):
-            return explain_number(at, value)
+            return explain_number(at, value, whole=kind.startswith("int"))
         case _ if kind.endswith("_type"):
             return f"{at} must be of type {_KINDS.get(kind.removesuffix('_type'), kind)}, and is {given}."
         case _:
             return f"{at} can't be used ({error['msg']})."
+
+
+def _short(value: Any) -> str:
+    """A value on one line, cut where it is long."""
+    try:
+        text = repr(value).replace("\n", " ")
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        return "a number of too many digits"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _not_one_of(at_key: str, at: str, value: Any, context: dict[str, Any]) -> str:

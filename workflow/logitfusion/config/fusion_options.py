@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Strict, Tag, model_validator
@@ -17,6 +16,9 @@ PoolName = Literal["pooled", "judged"]  # the selections that give all experts t
 SelectionName = Literal["one_hot", "matched", PoolName]
 
 
+LARGEST = 1e300  # of a weight: beyond it, an integer may be no float
+
+
 def _read_weights(value: Any) -> Any:
     """``"dynamic"``, one number, or a tuple of numbers."""
     numbers = tuple(value) if isinstance(value, (list, tuple)) else (value,)
@@ -26,7 +28,7 @@ def _read_weights(value: Any) -> Any:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
 def _check_order(pair: tuple[float, float]) -> tuple[float, float]:

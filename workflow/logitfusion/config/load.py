@@ -17,6 +17,8 @@ from logitfusion.errors import UserError
 from logitfusion.files import write_text
 from logitfusion.provenance import hash_text
 
+DEEPEST = 50  # levels of a config
+
 
 def resolve_config(config: dict[str, Any]) -> RunConfig:
     """The typed config of what a file holds: defaults filled in, every task's definition written out, names checked.
@@ -25,6 +27,9 @@ def resolve_config(config: dict[str, Any]) -> RunConfig:
         UserError: an unknown key, a value of the wrong type or range, or a name that refers to nothing.
     """
     plain = _plain(config)
+    for track in ("fusion", "distill", "clip"):
+        if track in plain and plain[track] is None:
+            raise UserError(f"Config key {track!r} is empty: write its keys below it, or remove it.")
     filled = _fill_shifts(plain) | _fill_seeds(plain)
     try:
         resolved = RunConfig.model_validate(plain)
@@ -71,13 +76,28 @@ def write_once(folder: str | Path, run: RunConfig) -> Path:
     return path
 
 
-def _plain(value: Any) -> Any:
-    """A deep copy made of dicts and lists alone (Snakemake hands over ordered mappings)."""
+def _plain(value: Any, place: errors.Place = ()) -> Any:
+    """A deep copy made of dicts and lists alone (Snakemake hands over ordered mappings).
+
+    Raises:
+        UserError: a text with characters that are not Unicode, or values that are nested without end.
+    """
+    if len(place) > DEEPEST:
+        raise UserError(f"Config key {'.'.join(place[:3])!r} is nested too deeply; does an alias contain itself?")
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        names = [_check_text(str(key), place) for key in value]
+        return {name: _plain(inner, (*place, name)) for name, inner in zip(names, value.values(), strict=True)}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return value
+        return [_plain(inner, (*place, str(number))) for number, inner in enumerate(value)]
+    return _check_text(value, place) if isinstance(value, str) else value
+
+
+def _check_text(text: str, place: errors.Place) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"Config key {'.'.join(place)!r} has characters that are not Unicode; rewrite them.") from None
+    return text
 
 
 def _mappings(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from logitfusion.clip.methods import METHODS, complete_settings
+from logitfusion.clip.methods import METHODS, FewShotMethod, FewShotSettings, complete_settings
 from logitfusion.config.clip import Clip
 from logitfusion.config.encoders import BuiltClip
 from logitfusion.config.errors import explain_number, is_scientific, refer
@@ -123,19 +123,19 @@ def _check_clip(clip: Clip) -> None:
         if entry.shift_of is not None:
             refer(entry.shift_of, origins, f"clip.datasets.{name}.shift_of", "data set (no shifted one)")
     for name in clip.methods:
-        method, _ = fewshot_method(clip, name)
-        if METHODS[method].needs_auxiliary and not clip.auxiliaries:
+        method, settings = fewshot_method(clip, name)
+        if method.reads_auxiliary(settings) and not clip.auxiliaries:
             raise UserError(f"Method {name!r} needs an auxiliary encoder; name one in clip.auxiliaries.")
     for key in ("baselines", "oracle"):
         for name in getattr(clip, key):
             refer(name, clip.methods, f"clip.{key}", "few-shot method of this config")
     refer(clip.shown, clip.methods, "clip.shown", "few-shot method of this config")
     for name in clip.oracle:
-        if not METHODS[fewshot_method(clip, name)[0]].by_epochs:
+        if not fewshot_method(clip, name)[0].by_epochs:
             raise UserError(f"Config key 'clip.oracle' names {name!r}, which is not trained by epochs; leave it out.")
 
 
-def fewshot_method(clip: Clip, name: str) -> tuple[str, dict]:
+def fewshot_method(clip: Clip, name: str) -> tuple[FewShotMethod, FewShotSettings]:
     """The few-shot method behind a name of the config, and all of its settings.
 
     Raises:
@@ -148,7 +148,7 @@ def fewshot_method(clip: Clip, name: str) -> tuple[str, dict]:
         if is_scientific(value):
             raise UserError(explain_number(f"Config key '{where}.{key}'", value))
     try:
-        return method, complete_settings(method, entry.settings).dump()
+        return METHODS[method], complete_settings(method, entry.settings)
     except UserError as error:
         raise UserError(f"Config key {where!r}: {error}") from None
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from pydantic import model_serializer
+
 from logitfusion.config.clip import Clip
 from logitfusion.config.distill import Distill
 from logitfusion.config.evaluate import Evaluate, Report
@@ -36,6 +40,12 @@ class RunConfig(Section):
     """Scores, their intervals, and the gap."""
     report: Report = Report()
     """The report."""
+
+    @model_serializer(mode="wrap")
+    def _leave_tracks_out(self, serialize: Any) -> dict[str, Any]:
+        """A track that is not there is left out, because an empty one is an error in a file."""
+        tracks = ("fusion", "distill", "clip")
+        return {key: value for key, value in serialize(self).items() if key not in tracks or value is not None}
 
     @property
     def packages(self) -> tuple[Package, ...]:

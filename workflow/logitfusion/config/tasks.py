@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from types import NoneType
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from logitfusion.config.packages import Package
 from logitfusion.config.section import (
@@ -39,13 +42,24 @@ class PackageRows(Section):
         return (Package(package=self.package, sha256=self.sha256),)
 
 
+def _check_json(value: Any, key: str = "") -> Any:
+    """Free values reach a stage as JSON, which would turn dates into texts and infinities into nothing."""
+    if isinstance(value, (dict, list)):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_json(inner, f"{key}.{name}".lstrip("."))
+    elif not isinstance(value, (str, bool, int, NoneType)) and not (isinstance(value, float) and math.isfinite(value)):
+        words = "must be a text, a finite number, true, false or nothing, and is {value}"
+        raise PydanticCustomError("cross", words, {"key": key, "value": repr(value)})
+    return value
+
+
 class GeneratedRows(Section):
     """Rows that reasoning-gym generates."""
 
     kind: Literal["reasoning_gym"]
     generator: str
     """Name of a reasoning-gym data set."""
-    arguments: dict[str, Any] = {}
+    arguments: Annotated[dict[str, Any], AfterValidator(_check_json)] = {}
     """Passed to the generator."""
     seed: Whole = 0
     """Of the generator."""

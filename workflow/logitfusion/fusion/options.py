@@ -21,7 +21,16 @@ def parse_options(given: Mapping[str, Any], spell: Callable[[str], str] = str) -
     numbers = {name: _parse_numbers(text, spell(name)) for name, text in texts.items() if text != "dynamic"}
     if len(numbers.get("weights", ())) == 1:
         numbers["weights"] = numbers["weights"][0]
-    return read_options(FusionOptions, {**given, **numbers}, spell)
+    options = {**given, **numbers}
+    if "bounds" in options and len(options["bounds"]) > 2:
+        options["bounds"] = _in_pairs(options["bounds"])
+    return read_options(FusionOptions, options, spell)
+
+
+def _in_pairs(bounds: Sequence[Any]) -> Sequence[Any]:
+    """Numbers in a row as the bounds of one expert after another; pairs stay what they are."""
+    numbers = all(isinstance(bound, (int, float)) for bound in bounds)
+    return [bounds[place : place + 2] for place in range(0, len(bounds), 2)] if numbers else bounds
 
 
 def _parse_numbers(text: str, name: str) -> list[float]:

@@ -27,7 +27,7 @@ PARTS = {
 
 
 def plot_students(table: pd.DataFrame, track: StudentsTrack, path: str | Path) -> None:
-    """A panel a task: every method's score with its interval, its seeds as small dots; grey: models it did not train."""
+    """A panel a task: every method's score with its interval, seeds as small dots; grey: models it did not train."""
     scores = table[table["metric"].isin(SCORES)]
     tasks, names = list(dict.fromkeys(scores["task"])), list(track.trials)
     figure, axes = make_panels(len(tasks), 3, (3.6, 0.32 * len(names) + 1.1), margin=1.6)

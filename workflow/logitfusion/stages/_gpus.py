@@ -40,7 +40,7 @@ def lease_gpus() -> None:
 def visible_cards() -> list[str]:
     """The cards that this process may use, by number or by name, in CUDA's words."""
     if VISIBLE in os.environ:
-        return [card.strip() for card in os.environ[VISIBLE].split(",") if card.strip()]
+        return list(dict.fromkeys(card.strip() for card in os.environ[VISIBLE].split(",") if card.strip()))
     try:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from logitfusion.clip.data import load_data
 from logitfusion.clip.data.images import thumbnail
-from logitfusion.config.section import Section
+from logitfusion.config.section import Section, parse
 from logitfusion.config.tracks import (
     FewShotReport,
     FusionReport,
@@ -37,9 +37,9 @@ from logitfusion.stages._stage import run_stage
 from logitfusion.tables import read_table
 
 
-def main(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
+def main(arguments: argparse.Namespace, _: Any) -> None:
     section, draw = PLOTS[arguments.what]
-    draw(arguments, section.model_validate(config))
+    draw(arguments, parse(section, arguments.config))
 
 
 def _draw_table(track: str, *draw: Callable[..., None]) -> Callable[[argparse.Namespace, Section], None]:

@@ -84,15 +84,15 @@ def fit_job(run: RunConfig, name: str) -> FitJob:
     return FitJob(
         shots=_sorted(run.clip.shots),
         seeds=_sorted(run.clip.seeds),
-        method=method,
-        settings=settings,
+        method=method.name,
+        settings=settings.dump(),
         oracle=name in run.clip.oracle,
     )
 
 
 def predict_job(run: RunConfig, sets: list[str]) -> PredictJob:
     """The methods and the test sets of a data set."""
-    return PredictJob(methods=_sorted(run.clip.methods), sets=tuple(sets))
+    return PredictJob(methods=_sorted(run.clip.methods), sets=_sorted(sets))
 
 
 def _encoding(clip: Clip) -> dict[str, Any]:

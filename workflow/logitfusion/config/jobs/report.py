@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from logitfusion.clip.methods import METHODS
 from logitfusion.config.encoders import BuiltClip, RandomClip
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.fusion import SteeredMethod
@@ -96,7 +95,8 @@ def students_track(run: RunConfig) -> StudentsTrack:
 
 def fewshot_report(run: RunConfig) -> FewShotReport:
     """The few-shot track; names of the config, sorted by what is behind them."""
-    methods = {name: METHODS[fewshot_method(run.clip, name)[0]] for name in run.clip.methods}
+    found = {name: fewshot_method(run.clip, name) for name in run.clip.methods}
+    methods = {name: method for name, (method, _) in found.items()}
     return FewShotReport(
         **_fewshot(run),
         methods=tuple(methods),
@@ -104,7 +104,7 @@ def fewshot_report(run: RunConfig) -> FewShotReport:
         ablation=tuple(name for name, method in methods.items() if method.family != "rivals"),
         clip=next((name for name, method in methods.items() if method.name == "zero_shot"), None),
         shown=run.clip.shown,
-        assisted=tuple(name for name, method in methods.items() if method.needs_auxiliary),
+        assisted=tuple(name for name, (method, settings) in found.items() if method.reads_auxiliary(settings)),
         auxiliaries={name: entry.pretraining or "unknown" for name, entry in run.clip.auxiliaries.items()},
         encoder=_describe(run.clip.encoder),
     )
