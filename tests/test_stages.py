@@ -17,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitfusion.config.experts import TrainedExpert
+from logitfusion.config.jobs.fusion import DecodeJob
 from logitfusion.config.jobs.models import TaskJob
 from logitfusion.config.models import PrunedModel
+from logitfusion.config.section import parse
 from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, read_jsonl, write_json, write_jsonl
@@ -301,7 +303,7 @@ def decode_here(folder: Path, models: list[Path], shard: int, shards: int) -> li
     output = folder / f"{shard}-{shards}.jsonl"
     examples = [folder / task / "test.jsonl" for task in ("spelling", "alone")]
     arguments = Namespace(examples=examples, models=models, shard=shard, output=output, tuned=None)
-    decode.main(arguments, decode_config(shards))
+    decode.main(arguments, parse(DecodeJob, json.dumps(decode_config(shards))))
     return read_jsonl(output)
 
 

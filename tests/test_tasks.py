@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from logitfusion.config.section import parse
 from logitfusion.config.tasks import Answer, Definition, Examples, JsonLines, Source, Target
@@ -401,8 +400,7 @@ def test_a_missing_jsonl_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_source_of_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValidationError):
-        source({"kind": "ftp"})
+    assert "'ftp'" in refused(source, {"kind": "ftp"})
     with pytest.raises(TypeError):
         load_rows({"kind": "jsonl", "path": "rows.jsonl"}, size=1)
 
