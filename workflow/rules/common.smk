@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.jobs import Job
 
 # This checkout's code, also where it is a module of another workflow.
 SOURCE = Path(str(workflow.current_basedir)).parent
@@ -133,14 +134,16 @@ onstart:
         workflow.config_settings.configfiles = [write_once(RESULTS / "config", RUN).absolute()]
     except UserError as error:
         raise WorkflowError(str(error)) from None
-    # Snakemake notes a failed job like a finished one, with the inputs it had (snakemake/snakemake#3808): the next call would
-    # then take what was made from its earlier output, now deleted, for up to date. To go when that is fixed.
-    note_finished = workflow.persistence.finished
+    # Snakemake notes a failed job like a finished one (snakemake/snakemake#3808): the next call would find the new config in the
+    # note, and take what was made from the job's earlier output, now deleted, for up to date. To go when that is fixed.
+    note_finished, postprocess, failed = workflow.persistence.finished, Job.postprocess, set()
 
-    async def note_if_finished(job):
-        if all(Path(path).exists() for path in job.output):
+    async def remember_failure(job, *arguments, error=False, **options):
+        (failed.add if error else failed.discard)(job)
+        await postprocess(job, *arguments, error=error, **options)
+
+    async def note_unless_failed(job):
+        if job not in failed:
             await note_finished(job)
-        else:
-            workflow.persistence.cleanup(job)
 
-    workflow.persistence.finished = note_if_finished
+    Job.postprocess, workflow.persistence.finished = remember_failure, note_unless_failed

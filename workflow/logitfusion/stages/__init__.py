@@ -1,10 +1,8 @@
-"""One thin command line for each rule: read the frozen config and the inputs, call the package, write the outputs."""
+"""One thin command line for each rule: read the config and the inputs, call the package, write the outputs."""
 
 import gc
 import os
 import signal
-
-from logitfusion.stages._gpus import lease_gpus
 
 # Before anything imports tqdm or tokenizers: progress bars fill a log file, so stages write lines instead, and the
 # tokenizer's own threads would compete with torch's.
@@ -23,5 +21,7 @@ if "LOGITFUSION_PARENT" in os.environ:
     # A stage that still imports ends at Ctrl-C without a traceback; run_stage takes over.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from logitfusion.stages._gpus import lease_gpus  # noqa: E402, once Ctrl-C is heeded
 
 lease_gpus()  # before torch counts them
