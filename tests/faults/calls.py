@@ -90,6 +90,11 @@ def find_stage(name: str, folder: Path) -> psutil.Process | None:
     return None
 
 
+def has_loaded(library: str, process: psutil.Process) -> bool:
+    """Whether a process has a shared library of that name in memory."""
+    return any(library in part.path for part in process.memory_maps())
+
+
 def hold_after_a_checkpoint(name: str, folder: Path, checkpoints: Path) -> psutil.Process:
     """Stop a training's process once it has a whole checkpoint, so that no machine is too fast for a test."""
     stage = wait_for(lambda: find_stage(name, folder), f"the stage {name}")

@@ -82,7 +82,7 @@ def test_a_training_that_fills_the_disk_goes_on_once_there_is_room(
 
 
 def test_a_new_run_on_a_full_disk_ends_in_a_sentence(small_disk: Path) -> None:
-    """First nothing can be frozen, then the model can't be written."""
+    """First the config can't be kept, then the model can't be written."""
 
     def rename(config: dict[str, Any]) -> None:
         config["run"] = "other"
@@ -93,7 +93,7 @@ def test_a_new_run_on_a_full_disk_ends_in_a_sentence(small_disk: Path) -> None:
     assert code == 1
     assert "Traceback" not in said
     assert "json could not be written: no space left on the disk, free some and run again" in said
-    resize(small_disk, 300_000)
+    resize(small_disk, 100_000)
     code, said = call(small_disk, target, *config)
     assert code == 1
     assert "Traceback" not in said

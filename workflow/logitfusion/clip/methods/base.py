@@ -149,10 +149,10 @@ def in_words(schema: Mapping[str, Any]) -> str:
             return f"one of {', '.join(names)}"
         case {"const": name}:
             return f'"{name}"'
-        case {"minimum": low, "maximum": high}:
-            return f"a number from {low:g} to {high:g}"
         case {"type": "integer", "minimum": low}:
             return f"a whole number of at least {low}"
+        case {"minimum": low, "maximum": high}:
+            return f"a number from {low:g} to {high:g}"
         case {"minimum": low}:
             return f"a number of at least {low:g}"
         case {"exclusiveMinimum": 0}:
