@@ -271,6 +271,30 @@ def test_a_config_edited_during_a_run_waits_for_the_next_one(moved: Path, tmp_pa
     assert "answer" not in jobs, "students are tested on sums alone"
 
 
+FAILING = """\
+#!/bin/sh
+case "$*" in *stages.clip_fit*)
+    {}
+    exit 1
+esac
+exec {} "$@"
+"""
+
+
+@pytest.mark.parametrize("work", ["", '{python} "$@"'], ids=["before its work", "after its work"])
+def test_what_follows_from_a_failed_job_is_not_up_to_date(moved: Path, tmp_path: Path, work: str) -> None:
+    """A job in the middle fails with a new value, while all that was made from its earlier output is still there."""
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    real = shlex.quote(sys.executable)
+    python.write_text(FAILING.format(work.format(python=real), real))
+    python.chmod(0o755)
+    config = write_config(moved, "changed.yaml", clip__methods__amu__alpha=0.7)
+    done = snakemake(moved, "--configfile", config, "--cores", "2", programs=python.parent)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert {"clip_fit", "clip_predict", "metrics"} <= planned(moved, config).keys()
+
+
 def test_a_config_edited_before_a_queued_job_starts_is_not_the_job_s(moved: Path) -> None:
     """Jobs that are processes of their own, as on a cluster, read the config when they start."""
     config = write_config(moved, "edited.yaml")
