@@ -17,11 +17,10 @@ from logitfusion.distill.alignment import align, share, truncate
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.objective import CachedTeacher, DistillLoss, distill_loss
-from logitfusion.distill.predictions import IGNORED, Predictions
+from logitfusion.distill.predictions import Predictions
 from logitfusion.errors import UserError
 from logitfusion.models.adapters import add_adapters
-from logitfusion.models.padding import left_pad
-from logitfusion.training.batches import order_rows
+from logitfusion.training.batches import CompletionCollator, order_rows
 from logitfusion.training.loop import train, trainer_arguments
 
 logger = logging.getLogger(__name__)
@@ -131,23 +130,17 @@ def pair_texts(texts: Sequence[EncodedText], teachers: dict[str, TeacherCache], 
     return rows
 
 
-class DistillationCollator:
-    """Batches padded on the left, and each teacher's predictions of their responses."""
+class DistillationCollator(CompletionCollator):
+    """With each teacher's predictions of the completions."""
 
     def __init__(self, pad: int, caches: list[TeacherCache]) -> None:
-        self.pad, self.caches = pad, caches
+        super().__init__(pad)
+        self.caches = caches
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        ids, mask, positions = left_pad([row["input_ids"] for row in rows], self.pad)
-        # One column more than the longest response: the label of a column belongs to the logits before it.
-        keep = max(row["completion"] for row in rows) + 1
-        labels = ids[:, -keep:].clone()
-        for number, row in enumerate(rows):
-            labels[number, : keep - row["completion"]] = IGNORED
-        teachers = [self._of_teacher(place, rows) for place in range(len(self.caches))]
-        return {
-            "input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels, "teachers": teachers,
-        }  # fmt: skip
+        return super().__call__(rows) | {
+            "teachers": [self._of_teacher(place, rows) for place in range(len(self.caches))]
+        }
 
     def _of_teacher(self, place: int, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         texts = [self.caches[place][row["text"]] for row in rows]
