@@ -71,8 +71,11 @@ class Steering:
     def solve(self, large: Tensor, small: Tensor) -> Tensor:
         """The experts' weights ``[T, ...]``, fixed or solved, before they are drawn to the anchor."""
         if self.solves:
-            options = self.options.model_dump(include={"rule", "selection", "bounds", "step"})
-            return solve_weights(large, small[0], small[1:], **options).weights
+            options = self.options
+            return solve_weights(
+                large, small[0], small[1:],
+                rule=options.rule, selection=options.selection, bounds=options.bounds, step=options.step,
+            ).weights  # fmt: skip
         fixed = torch.tensor(self.fixed, device=large.device)
         return fixed.view(-1, *[1] * (large.ndim - 1)).expand(-1, *large.shape[:-1])
 
