@@ -1,0 +1,91 @@
+"""What differs between architectures of causal language models: sizes, limits, caches, position encodings.
+
+Multimodal models keep what is about text in a config of their own (``text_config``), so nobody reads these numbers from
+``model.config`` directly.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+from torch import nn
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+def text_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """The config of the decoder that reads text."""
+    return model.config.get_text_config(decoder=True)
+
+
+def count_vocabulary(model: PreTrainedModel) -> int:
+    """Entries of a model's logits; may be more than its tokenizer has tokens."""
+    return text_config(model).vocab_size
+
+
+def context_length(model: PreTrainedModel) -> float:
+    """The most tokens that a model reads; infinite where its config names no limit (ALiBi, recurrent models).
+
+    "Dynamic" rotary encodings stretch with the text, so they have no limit either.
+    """
+    config = text_config(model)
+    if any("dynamic" in kind for kind, _ in _rope_kinds(config)):
+        return math.inf
+    found = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"))
+    return next((length for length in found if isinstance(length, int) and length > 0), math.inf)
+
+
+def has_key_value_cache(model: PreTrainedModel) -> bool:
+    """Whether what a model keeps of the tokens it read is their keys and values alone.
+
+    Recurrent and hybrid models (Mamba, RWKV, ...) keep a state, in which padding leaves its mark and from which no
+    token can be taken back.
+    """
+    if model._is_stateful or "past_key_values" not in inspect.signature(model.forward).parameters:
+        return False
+    layers = DynamicCache(config=model.config).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+def rope_limit(model: PreTrainedModel) -> float:
+    """Rows that are longer than this many tokens change how the positions of *all* rows of a batch are encoded.
+
+    Two kinds of rotary encodings look at the longest row: dynamic NTK and LongRoPE. Infinite for all others.
+    """
+    limits = [limit for kind, limit in _rope_kinds(text_config(model)) if "dynamic" in kind or kind == "longrope"]
+    return min(limits, default=math.inf)
+
+
+def reads_rows_alone(model: PreTrainedModel, longest: int) -> bool:
+    """Whether rows of up to ``longest`` tokens can't share a batch with padding, because one would change another."""
+    return not has_key_value_cache(model) or longest > rope_limit(model)
+
+
+def reset_rope(model: PreTrainedModel) -> None:
+    """Forget how long the texts were that a dynamic rotary encoding has seen, as a fresh model would.
+
+    transformers keeps the frequencies of the longest text until one comes that is within the original length.
+    """
+    for module in model.modules():
+        if hasattr(module, "max_seq_len_cached") and hasattr(module, "original_max_seq_len"):
+            _reset(module)
+
+
+def _reset(module: nn.Module) -> None:
+    for name in [name for name, _ in module.named_buffers(recurse=False) if name.endswith("inv_freq")]:
+        original = getattr(module, name.replace("inv_freq", "original_inv_freq"), None)
+        if original is not None and not name.endswith("original_inv_freq"):
+            module.register_buffer(name, original.to(getattr(module, name).device).clone(), persistent=False)
+    for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+        setattr(module, name, module.original_max_seq_len)
+
+
+def _rope_kinds(config: PreTrainedConfig) -> list[tuple[str, float]]:
+    """The kinds of rotary encoding of a model (some have one for each type of layer), and their original lengths."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    each = [parameters] if "rope_type" in parameters else [one for one in parameters.values() if isinstance(one, dict)]
+    length = getattr(config, "max_position_embeddings", None) or math.inf
+    return [
+        (one["rope_type"], one.get("original_max_position_embeddings") or length) for one in each if "rope_type" in one
+    ]
