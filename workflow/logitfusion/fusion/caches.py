@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from logitfusion.errors import UserError
+from logitfusion.models.architecture import reset_rope, rope_limit
 
 
 class CachedModel:
@@ -18,9 +20,19 @@ class CachedModel:
     """
 
     def __init__(self, model: PreTrainedModel, names: Sequence[str] = ("the model",)) -> None:
-        self.model, self.names, self.cache = model, names, DynamicCache(config=model.config)
+        self.model, self.names, self.cache = model, names, self._new_cache(model)
+        if math.isfinite(rope_limit(model)):
+            reset_rope(model)  # it would go on with the frequencies of an earlier, longer text
         self.members = len(names)
         self.finite = torch.ones(self.members, dtype=torch.bool, device=model.device)
+
+    def _new_cache(self, model: PreTrainedModel) -> DynamicCache | None:
+        return DynamicCache(config=model.config)
+
+    @property
+    def takes_back(self) -> bool:
+        """Whether the newest tokens can be forgotten at little cost, as speculation does at every step."""
+        return all(not layer.is_sliding and layer.is_croppable for layer in self.cache.layers)
 
     def read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
         """Logits ``[members, B, keep, V]`` fp32 after the last ``keep`` of new tokens ``ids [B, n]``."""

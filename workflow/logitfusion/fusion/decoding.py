@@ -25,7 +25,8 @@ class Generation:
         token_ids: every token that was generated, the last one included even if it ended the text.
         weights: the experts' weights at each token, ``[tokens][T]``; empty lists where no expert takes part.
         expert: index of the expert that steered each token, -1 where none did.
-        finish_reason: ``"eos"``, ``"stop"`` (a stop string) or ``"length"``.
+        finish_reason: ``"eos"``, ``"stop"`` (a stop string) or ``"length"`` (``max_new_tokens``, or all that the models
+            read).
     """
 
     text: str = ""
@@ -37,11 +38,12 @@ class Generation:
 
 @dataclass(frozen=True)
 class Fused:
-    """The models of a fusion with empty caches, the large one first; how they are fused; the entries they share."""
+    """The models of a fusion with empty caches, the large one first; how they are fused; what they share."""
 
     models: Sequence[CachedModel]
     steering: Steering
     vocabulary: int
+    max_length: float
 
 
 class Continuations:
@@ -49,14 +51,15 @@ class Continuations:
 
     def __init__(
         self,
-        rows: int,
+        limits: Sequence[int],
         options: DecodingOptions,
         tokenizer: PreTrainedTokenizerBase,
         ends: set[int],
         on_token: Callable[[int, Generation], None] | None,
     ) -> None:
-        self.all = [Generation() for _ in range(rows)]
-        self.active = list(range(rows))
+        self.all = [Generation() for _ in limits]
+        self.active = [row for row, limit in enumerate(limits) if limit]
+        self.limits = limits  # the most tokens of each row
         self.options, self.tokenizer, self.ends, self.on_token = options, tokenizer, ends, on_token
         # A stop string can only end inside the newest token, and no token is less than a byte.
         self.tail = max((len(word.encode()) for word in options.stop), default=0) + 8
@@ -68,7 +71,7 @@ class Continuations:
         generation.token_ids.append(token)
         generation.weights.append(weights)
         generation.expert.append(expert)
-        finished = self._finished(generation)
+        finished = self._finished(generation, self.limits[number])
         if finished or self.on_token is not None:
             generation.text = self._text(generation)
         if self.on_token is not None:
@@ -81,7 +84,7 @@ class Continuations:
         self.active = [self.active[row] for row in remaining]
         return remaining
 
-    def _finished(self, generation: Generation) -> bool:
+    def _finished(self, generation: Generation, limit: int) -> bool:
         """Whether the newest token ends the continuation; notes why."""
         if generation.token_ids[-1] in self.ends:
             generation.finish_reason = "eos"
@@ -91,7 +94,7 @@ class Continuations:
             if any(word in text for word in self.options.stop):
                 generation.finish_reason = "stop"
                 return True
-        return len(generation.token_ids) == self.options.max_new_tokens
+        return len(generation.token_ids) == limit
 
     def _text(self, generation: Generation) -> str:
         ids = [token for token in generation.token_ids if token not in self.ends]
@@ -111,7 +114,7 @@ def decode(
     if steering.reads_prompts:
         steered_rows = steering.steers(read_prompts(batch, ids, mask, fused.vocabulary))
         ids, mask = ids[:, -1:], mask[:, -1:]
-    while continuations.active and options.max_new_tokens:
+    while continuations.active:
         large, small = split_logits(batch.read(ids, mask, keep=1), fused.vocabulary)
         steered = steering.fuse(large[:, 0], small[:, :, 0], steered_rows)
         rows = [generators[number] for number in continuations.active]

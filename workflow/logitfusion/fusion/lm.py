@@ -15,10 +15,12 @@ from logitfusion.config.keywords import given_options
 from logitfusion.errors import UserError
 from logitfusion.fusion.caches import Batch, CachedAdapters, CachedModel
 from logitfusion.fusion.decoding import Continuations, Fused, Generation, decode, end_tokens, read_prompts
-from logitfusion.fusion.scoring import judge_steering, score_pairs
-from logitfusion.fusion.speculation import decode_speculatively, make_pace
+from logitfusion.fusion.rereading import open_model
+from logitfusion.fusion.scoring import Pair, group_rows, judge_steering, score_pairs
+from logitfusion.fusion.speculation import Pace, decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.adapters import is_adapter, load_adapters, load_merged
+from logitfusion.models.architecture import context_length, rope_limit
 from logitfusion.models.load import load_model
 from logitfusion.models.padding import left_pad
 from logitfusion.models.vocabulary import load_shared_tokenizer
@@ -66,6 +68,9 @@ class FusedLM:
         self.steering = Steering(given_options(FusionOptions, options, named), len(experts))
         self.large, self.base, self.experts, self.tokenizer = large, base, list(experts), tokenizer
         self.device = large.device
+        self.max_length = min(context_length(model) for model in models)
+        # Longer rows would change how the others are read, so they are read alone.
+        self.shared_length = min(rope_limit(model) for model in models)
 
     @classmethod
     def from_folders(
@@ -125,18 +130,22 @@ class FusedLM:
         for number, ids in enumerate(encoded):
             if not ids:
                 raise UserError(f"Prompt {number} has no tokens; a continuation needs at least one.")
+            self.check_length(f"Prompt {number}", len(ids))
         start = options.seed if options.seed is not None else torch.Generator().seed() % 2**31
-        order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
+        # The last token is not read.
+        limits = [int(min(options.max_new_tokens, self.max_length - len(ids) + 1)) for ids in encoded]
+        lengths = [len(ids) + limit - 1 for ids, limit in zip(encoded, limits, strict=True)]
         ends = end_tokens(self.large, self.tokenizer)
-        pace = make_pace(self.cached_models(), options.draft_tokens) if options.speculative else None
+        pace = self._make_pace(options, max(lengths, default=0)) if options.speculative else None
         results: dict[int, Generation] = {}
-        for first in range(0, len(order), options.batch_size):
-            batch = order[first : first + options.batch_size]
+        order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
+        for batch in group_rows(order, lengths, options.batch_size, self.shared_length):
             generators = [torch.Generator().manual_seed(start + number) for number in batch]
             notify = on_token and (lambda row, generation, batch=batch: on_token(batch[row], generation))
-            continuations = Continuations(len(batch), options, self.tokenizer, ends, notify)
+            rows = [limits[number] for number in batch]
+            continuations = Continuations(rows, options, self.tokenizer, ends, notify)
             batch_ids = [encoded[number] for number in batch]
-            fused = Fused(self.cached_models(), self.steering, self.vocabulary)
+            fused = Fused(self.cached_models(), self.steering, self.vocabulary, self.max_length)
             if pace is not None:
                 decode_speculatively(fused, batch_ids, generators, continuations, pace)
             else:
@@ -178,12 +187,14 @@ class FusedLM:
         pairs = [self.encode_pair(*pair) for pair in zip(contexts, continuations, strict=True)]
         if not pairs:
             return []
+        self.check_pairs(pairs)
         total, greedy = score_pairs(
             self.cached_models,
             judge_steering(self.steering),
             pairs,
             vocabulary=self.vocabulary,
             batch_size=batch_size,
+            shared_length=self.shared_length,
             reads_contexts=self.steering.reads_prompts,
             on_batch=on_batch,
         )
@@ -198,12 +209,28 @@ class FusedLM:
         if not self.experts:
             raise UserError("A likelihood gap needs a fusion with a small base and experts.")
         encoded = [self.encode(prompt) for prompt in prompts]
-        found: list[float] = []
-        for start in range(0, len(encoded), batch_size):
-            ids, mask, _ = (tensor.to(self.device) for tensor in left_pad(encoded[start : start + batch_size], 0))
+        for number, ids in enumerate(encoded):
+            self.check_length(f"Prompt {number}", len(ids))
+        found: dict[int, float] = {}
+        for numbers in group_rows(range(len(encoded)), list(map(len, encoded)), batch_size, self.shared_length):
+            ids, mask, _ = (tensor.to(self.device) for tensor in left_pad([encoded[number] for number in numbers], 0))
             batch = Batch(self.cached_models()[:2], len(ids), self.device)
-            found += read_prompts(batch, ids, mask, self.vocabulary).tolist()
-        return found
+            found.update(zip(numbers, read_prompts(batch, ids, mask, self.vocabulary).tolist(), strict=True))
+        return [found[number] for number in range(len(encoded))]
+
+    def check_length(self, name: str, tokens: int) -> None:
+        """Refuse a text that is longer than the shortest context of all models.
+
+        Raises:
+            UserError: ``name`` is the text's.
+        """
+        if tokens > self.max_length:
+            raise UserError(f"{name} has {tokens} tokens, and the models read at most {self.max_length}; shorten it.")
+
+    def check_pairs(self, pairs: Sequence[Pair]) -> None:
+        """``check_length`` of contexts with their continuations, whose last tokens are predicted and not read."""
+        for number, (context, continuation) in enumerate(pairs):
+            self.check_length(f"Pair {number}", len(context) + len(continuation) - 1)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text. One that begins with the begin-of-text token, as chat templates do, gets no second."""
@@ -213,7 +240,7 @@ class FusedLM:
 
     def cached_models(self) -> list[CachedModel]:
         """The models with empty caches: the large one, the base, the experts (these two as one if they share)."""
-        large = CachedModel(self.large, [_title("the large model", self.large)])
+        large = open_model(self.large, [_title("the large model", self.large)])
         if not self.experts:
             return [large]
         base = _title("the base", self.base)
@@ -221,10 +248,19 @@ class FusedLM:
             names = [base, *(f"expert {number} ({name})" for number, name in enumerate(self.experts, start=1))]
             return [large, CachedAdapters(self.base, self.experts, names)]
         experts = [
-            CachedModel(expert, [_title(f"expert {number}", expert)])
+            open_model(expert, [_title(f"expert {number}", expert)])
             for number, expert in enumerate(self.experts, start=1)
         ]
-        return [large, CachedModel(self.base, [base]), *experts]
+        return [large, open_model(self.base, [base]), *experts]
+
+    def _make_pace(self, options: DecodingOptions, longest: int) -> Pace:
+        """The pace of a speculation; a row that is read alone can't be read ahead."""
+        if longest > self.shared_length:
+            raise UserError(
+                f"Speculative decoding reads several tokens at once, but the positions of texts of more than"
+                f" {self.shared_length} tokens are encoded by their length at every token; leave it off."
+            )
+        return make_pace(self.cached_models(), options.draft_tokens)
 
     def encode_pair(
         self, context: str | Sequence[int], continuation: str | Sequence[int]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ def score_pairs(
     *,
     vocabulary: int,
     batch_size: int,
+    shared_length: float = math.inf,
     reads_contexts: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -59,6 +61,7 @@ def score_pairs(
         make_models: gives the models with empty caches, the large one first.
         judge: what is computed at every position of a continuation.
         pairs: token ids of context (at least one) and continuation.
+        shared_length: pairs of more tokens are read alone, in one pass.
         reads_contexts: whether the judge needs the likelihood gaps of the contexts (else they are 0).
 
     Returns:
@@ -66,16 +69,50 @@ def score_pairs(
     """
     # Sorted by context, so that equal contexts share a batch and are read once, and rows have similar lengths.
     order = sorted(range(len(pairs)), key=lambda number: (len(pairs[number][0]), pairs[number]))
-    parts = []
-    for first in range(0, len(order), batch_size):
-        numbers = order[first : first + batch_size]
-        parts.append(
-            _score_batch(make_models(), judge, [pairs[number] for number in numbers], vocabulary, reads_contexts)
-        )
+    lengths = [len(context) + len(continuation) - 1 for context, continuation in pairs]
+    parts, done = [], []
+    for numbers in group_rows(order, lengths, batch_size, shared_length):
+        some = [pairs[number] for number in numbers]
+        if lengths[numbers[0]] > shared_length:
+            parts.append(_score_alone(make_models, judge, some[0], vocabulary, reads_contexts))
+        else:
+            parts.append(_score_batch(make_models(), judge, some, vocabulary, reads_contexts))
+        done += numbers
         if on_batch is not None:
             on_batch(len(numbers))
-    places = torch.tensor(order).argsort()
+    places = torch.tensor(done).argsort()
     return torch.cat([part[0] for part in parts])[places], torch.cat([part[1] for part in parts])[places]
+
+
+def group_rows(
+    order: Sequence[int], lengths: Sequence[int], batch_size: int, shared_length: float
+) -> Iterator[list[int]]:
+    """Numbers of rows in batches, in order; those of more than ``shared_length`` tokens come last, each alone."""
+    shared = [number for number in order if lengths[number] <= shared_length]
+    for first in range(0, len(shared), batch_size):
+        yield shared[first : first + batch_size]
+    for number in order:
+        if lengths[number] > shared_length:
+            yield [number]
+
+
+def _score_alone(
+    make_models: Callable[[], Sequence[CachedModel]], judge: Judge, pair: Pair, vocabulary: int, reads_contexts: bool
+) -> tuple[Tensor, Tensor]:
+    """One pair in one pass, as a plain forward reads it: its length decides how all of its positions are encoded."""
+    models = make_models()
+    device = models[0].model.device
+    context, continuation = (torch.tensor(ids, dtype=torch.long, device=device)[None] for ids in pair)
+    gap = torch.zeros(1, device=device)
+    if reads_contexts:
+        gap = read_prompts(Batch(models, 1, device), context, torch.ones_like(context), vocabulary)
+        models = make_models()
+    batch = Batch(models, 1, device)
+    given = torch.cat([context, continuation[:, :-1]], dim=-1)
+    count = continuation.shape[1]
+    large, small = split_logits(batch.read(given, torch.ones_like(given), keep=count), vocabulary)
+    found, likeliest = judge(large[0], small[:, 0], continuation[0], gap.expand(count))
+    return found.double().sum(0, keepdim=True).cpu(), likeliest.all(0, keepdim=True).cpu()
 
 
 def _score_batch(

@@ -7,6 +7,7 @@ arXiv 2211.17192, algorithm 1, with the fused distribution as the target).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -93,9 +94,11 @@ def decode_speculatively(
     elif ids.shape[1] > 1:
         batch.read(ids[:, :-1], mask[:, :-1], keep=1)
     pending, drafter = ids[:, -1:], 0
-    while continuations.active and options.max_new_tokens:
+    while continuations.active:
         rows = [generators[number] for number in continuations.active]
-        longest = max(options.max_new_tokens - len(continuations.all[row].token_ids) for row in continuations.active)
+        longest = max(continuations.limits[row] - len(continuations.all[row].token_ids) for row in continuations.active)
+        if math.isfinite(fused.max_length):  # a row near the models' limit holds the others back
+            longest = min(longest, int(fused.max_length) - int(batch.lengths.max()))
         draft = pace.length(len(rows), longest - 1)
         drafted, proposals, logits = _draft(batch, drafter, pending, draft, rows, options, fused.vocabulary)
         everywhere = None if steered_rows is None else steered_rows[:, None]
@@ -120,7 +123,7 @@ def _check(fused: Fused) -> None:
     if not fused.steering.experts:
         raise UserError("Speculative decoding drafts with an expert, and there is none; leave it off.")
     for cached in fused.models:
-        if any(layer.is_sliding or not layer.is_croppable for layer in cached.cache.layers):
+        if not cached.takes_back:
             raise UserError(
                 f"Speculative decoding takes tokens back, which the cache of {cached.model.config.model_type!r} models"
                 " (sliding window or recurrent) can't; leave it off."

@@ -90,8 +90,15 @@ def tune(
         (tuple(lm.encode(prompt)), (*lm.tokenizer.encode(completion, add_special_tokens=False), *end))
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
+    lm.check_pairs(pairs)
     found, greedy = score_pairs(
-        lm.cached_models, judge, pairs, vocabulary=lm.vocabulary, batch_size=batch_size, on_batch=on_batch
+        lm.cached_models,
+        judge,
+        pairs,
+        vocabulary=lm.vocabulary,
+        batch_size=batch_size,
+        shared_length=lm.shared_length,
+        on_batch=on_batch,
     )
     means = zip(greedy.double().mean(0).tolist(), found.mean(0).tolist(), strict=True)
     return [Candidate(*way, *mean) for way, mean in zip(ways, means, strict=True)]

@@ -10,8 +10,11 @@ import inspect
 import math
 
 from torch import nn
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+# Linear biases (ALiBi), which come from the attention mask.
+_POSITIONS_BY_MASK = ("bloom", "mpt")
 
 
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -37,15 +40,26 @@ def context_length(model: PreTrainedModel) -> float:
 
 
 def has_key_value_cache(model: PreTrainedModel) -> bool:
-    """Whether what a model keeps of the tokens it read is their keys and values alone.
+    """Whether a padded batch of a model can be read through a cache of keys and values.
 
-    Recurrent and hybrid models (Mamba, RWKV, ...) keep a state, in which padding leaves its mark and from which no
-    token can be taken back.
+    Three kinds of models can't: recurrent and hybrid ones (Mamba, RWKV, ...) keep a state, in which padding leaves its
+    mark and from which no token can be taken back; others keep more than keys and values (sparse attention's indices);
+    and some number their positions themselves, counting padding (BART's decoder) or from another place on (RoBERTa).
     """
-    if model._is_stateful or "past_key_values" not in inspect.signature(model.forward).parameters:
+    parameters = inspect.signature(model.forward).parameters
+    if model._is_stateful or "past_key_values" not in parameters:
+        return False
+    if "position_ids" not in parameters and text_config(model).model_type not in _POSITIONS_BY_MASK:
+        return False
+    if any(_counts_padding(name, module) for name, module in model.named_modules()):
         return False
     layers = DynamicCache(config=model.config).layers
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+def _counts_padding(name: str, module: nn.Module) -> bool:
+    """Whether a table of positions has an entry for padding, so that the first token is not number 0."""
+    return isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None
 
 
 def rope_limit(model: PreTrainedModel) -> float:
@@ -60,6 +74,23 @@ def rope_limit(model: PreTrainedModel) -> float:
 def reads_rows_alone(model: PreTrainedModel, longest: int) -> bool:
     """Whether rows of up to ``longest`` tokens can't share a batch with padding, because one would change another."""
     return not has_key_value_cache(model) or longest > rope_limit(model)
+
+
+def restart_length(model: PreTrainedModel) -> int | None:
+    """Where ``generate`` reads a growing text anew, because its longer form encodes all positions otherwise, or None.
+
+    Phi-3 and its relatives with LongRoPE do.
+    """
+    config = text_config(model)
+    if not any(kind == "longrope" for kind, _ in _rope_kinds(config)):
+        return None
+    own = type(model).prepare_inputs_for_generation is not GenerationMixin.prepare_inputs_for_generation
+    return getattr(config, "original_max_position_embeddings", None) if own else None
+
+
+def has_position_table(model: PreTrainedModel) -> bool:
+    """Whether positions beyond ``context_length`` have no encoding at all (learned ones, as GPT-2's or OPT's)."""
+    return math.isfinite(context_length(model)) and not _rope_kinds(text_config(model))
 
 
 def reset_rope(model: PreTrainedModel) -> None:
