@@ -39,14 +39,16 @@ SIZES = SPECIAL | {
     "attention_heads": 4, "num_key_value_heads": 2, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2,
     "head_dim": 8, "dim_head": 8, "swa_head_dim": 8, "v_head_dim": 8, "kda_head_dim": 8, "rotary_dim": 4,
     "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "index_head_dim": 8,
-    "index_n_heads": 2, "index_topk": 8,
+    "index_n_heads": 2, "index_topk": 64,
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
     "moe_k": 2, "moe_topk": 2, "zero_expert_num": 2, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
     "num_shared_experts": 1, "first_k_dense_replace": 1, "moe_layer_freq": 1, "num_dense_layers": 1,
     "mamba_n_heads": 4, "mamba_d_state": 8, "mamba_num_heads": 4, "mamba_head_dim": 16, "mamba_n_groups": 1,
     "mamba_d_head": 16, "n_mamba_heads": 2, "mamba_dt_rank": 4, "ssm_state_size": 8, "state_size": 8, "n_groups": 1,
     "time_step_rank": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8, "attention_window_size": 16,
+    "linear_value_head_dim": 8,
+    "sliding_window": 4, "attention_window_size": 4, "window_size": 4, "attention_chunk_size": 8, "floor_scale": 4,
+    "local_attention": 8, "use_sliding_window": True, "max_window_layers": 1,
     "is_decoder": True,
 }  # fmt: skip
 HYBRID = ["linear_attention", "full_attention", "linear_attention"]
@@ -233,7 +235,11 @@ def teaches(model: PreTrainedModel) -> bool:
 def fuse(models: Sequence[PreTrainedModel]) -> FusedLM:
     """The large model alone, or steered by one expert at weight 1."""
     large, *small = models
-    return FusedLM(large, *(small[:1]), [*small[1:]], tokenizer=TOKENIZER, weights=1.0) if small else FusedLM(large, tokenizer=TOKENIZER)
+    return (
+        FusedLM(large, *(small[:1]), [*small[1:]], tokenizer=TOKENIZER, weights=1.0)
+        if small
+        else FusedLM(large, tokenizer=TOKENIZER)
+    )
 
 
 @dataclass(frozen=True)

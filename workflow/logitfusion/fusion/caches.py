@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from logitfusion.errors import UserError
-from logitfusion.models.architecture import reset_rope, rope_limit
+from logitfusion.models.architecture import counts_slots, reset_rope, rope_limit
 
 
 class CachedModel:
@@ -32,7 +32,8 @@ class CachedModel:
     @property
     def takes_back(self) -> bool:
         """Whether the newest tokens can be forgotten at little cost, as speculation does at every step."""
-        return all(not layer.is_sliding and layer.is_croppable for layer in self.cache.layers)
+        croppable = all(not layer.is_sliding and layer.is_croppable for layer in self.cache.layers)
+        return croppable and not counts_slots(self.model)
 
     def read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
         """Logits ``[members, B, keep, V]`` fp32 after the last ``keep`` of new tokens ``ids [B, n]``."""

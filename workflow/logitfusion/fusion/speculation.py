@@ -126,7 +126,7 @@ def _check(fused: Fused) -> None:
         if not cached.takes_back:
             raise UserError(
                 f"Speculative decoding takes tokens back, which the cache of {cached.model.config.model_type!r} models"
-                " (sliding window or recurrent) can't; leave it off."
+                " can't (a sliding window, a recurrent state, or distances that count every slot); leave it off."
             )
 
 

@@ -15,6 +15,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 # Linear biases (ALiBi), which come from the attention mask.
 _POSITIONS_BY_MASK = ("bloom", "mpt")
+# Attention that looks at how many slots of the cache are between two tokens, whether or not the slots still count.
+_DISTANCES_BY_SLOT = ("gpt_neo", "mpt")
 
 
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -55,6 +57,11 @@ def has_key_value_cache(model: PreTrainedModel) -> bool:
         return False
     layers = DynamicCache(config=model.config).layers
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+def counts_slots(model: PreTrainedModel) -> bool:
+    """Whether a token that was taken back goes on counting in the distances of the tokens around it."""
+    return text_config(model).model_type in _DISTANCES_BY_SLOT
 
 
 def _counts_padding(name: str, module: nn.Module) -> bool:
