@@ -1,4 +1,4 @@
-"""Models whose cache can't serve a padded batch: they read a row's tokens again, all of them or from one place on.
+"""Models whose cache can't serve a padded batch.
 
 What ``CachedModel`` does with keys and values (padding that is masked, rows that leave, tokens taken back) has no
 counterpart in the state of a recurrent model, and keys that were rotated for a short text are wrong in a long one.
@@ -6,24 +6,89 @@ counterpart in the state of a recurrent model, and keys that were rotated for a 
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from logitfusion.fusion.caches import CachedModel
-from logitfusion.models.architecture import has_key_value_cache, restart_length
+from logitfusion.models.architecture import has_key_value_cache, restart_length, state_argument
 
 
 def open_model(model: PreTrainedModel, names: Sequence[str]) -> CachedModel:
     """A model that has read nothing yet, in the form that its architecture needs."""
+    if state_argument(model) is not None:
+        return StatefulModel(model, names)
     if not has_key_value_cache(model):
         return UncachedModel(model, names)
     if restart_length(model) is not None:
         return RestartingModel(model, names)
     return CachedModel(model, names)
+
+
+class StatefulModel(CachedModel):
+    """A recurrent or hybrid model: every row has a cache of its own, and reads none of the padding.
+
+    A row's first tokens are read in one pass, later ones one by one: transformers' recurrent layers take a state for
+    one token, and begin anew for several.
+    """
+
+    def __init__(self, model: PreTrainedModel, names: Sequence[str] = ("the model",)) -> None:
+        super().__init__(model, names)
+        self.caches: list[DynamicCache | None] = []  # None: the row has read nothing
+        self.argument = state_argument(model)
+        self.parameters = inspect.signature(model.forward).parameters
+
+    def _new_cache(self, model: PreTrainedModel) -> None:
+        return None
+
+    @property
+    def takes_back(self) -> bool:
+        return False
+
+    def _read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
+        self.caches = self.caches or [None] * len(ids)
+        real = mask[:, -ids.shape[1] :].bool()
+        logits: Tensor | None = None
+        for row in range(len(ids)):
+            places = real[row, -keep:].nonzero()[:, 0]
+            if real[row].any():
+                read = self._read_row(row, ids[row][real[row]], positions[row][real[row]], keep)
+                if logits is None:
+                    logits = read.new_zeros(len(ids), keep, read.shape[-1])
+                if len(places):
+                    logits[row, places] = read[-len(places) :]
+        if logits is None:
+            raise ValueError("a batch needs a row with a token")
+        return logits[None]
+
+    def _read_row(self, row: int, ids: Tensor, positions: Tensor, keep: int) -> Tensor:
+        """Logits ``[<= keep, V]`` fp32 after the last tokens of ``ids [n]``."""
+        size = 1
+        if self.caches[row] is None:
+            self.caches[row], size = DynamicCache(config=self.model.config), len(ids)
+        arguments = {self.argument: self.caches[row], "use_cache": True, "logits_to_keep": keep}
+        read = []
+        for some, places in zip(ids[None].split(size, dim=-1), positions[None].split(size, dim=-1), strict=True):
+            given = arguments | {"input_ids": some, "position_ids": places}
+            known = {name: value for name, value in given.items() if name in self.parameters}
+            read.append(self.model(**known).logits[0])
+        return torch.cat(read)[-keep:].float()
+
+    def select_rows(self, rows: Tensor) -> None:
+        if self.caches:
+            taken: set[int] = set()
+            chosen = rows.tolist()
+            self.caches = [
+                copy.deepcopy(self.caches[row]) if row in taken or taken.add(row) else self.caches[row]
+                for row in chosen
+            ]
+
+    def drop_last(self, slots: int) -> None:
+        """Padding behind all rows, which none of them has read."""
 
 
 class UncachedModel(CachedModel):

@@ -11,12 +11,14 @@ import math
 
 from torch import nn
 from transformers import DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 
 # Linear biases (ALiBi), which come from the attention mask.
 _POSITIONS_BY_MASK = ("bloom", "mpt")
 # Attention that looks at how many slots of the cache are between two tokens, whether or not the slots still count.
 _DISTANCES_BY_SLOT = ("gpt_neo", "mpt")
+# Recurrent models that keep their state elsewhere than in transformers' cache.
+_OWN_STATE = ("minimax", "recurrent_gemma")
 
 
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -57,6 +59,16 @@ def has_key_value_cache(model: PreTrainedModel) -> bool:
         return False
     layers = DynamicCache(config=model.config).layers
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+def state_argument(model: PreTrainedModel) -> str | None:
+    """What a recurrent or hybrid model calls its cache, if that is one of transformers' own; None of all others."""
+    parameters = inspect.signature(model.forward).parameters
+    layers = DynamicCache(config=model.config).layers
+    recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+    if not recurrent or text_config(model).model_type in _OWN_STATE:
+        return None
+    return next((name for name in ("past_key_values", "cache_params") if name in parameters), None)
 
 
 def counts_slots(model: PreTrainedModel) -> bool:
