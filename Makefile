@@ -9,7 +9,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
 
-.PHONY: help setup demo report test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format reference lock envs dag clean
+.PHONY: help setup demo report test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format reference architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -72,6 +72,9 @@ format: setup ## ruff and snakefmt, in place
 
 reference: setup ## the config's JSON schema and its page of keys anew: workflow/schemas, docs/config.md
 	@$(RUN) python -m logitfusion.config.schema workflow/schemas/config.schema.json docs/config.md
+
+architectures: setup ## docs/architectures.md anew: every family of transformers against its plain forward, two minutes
+	@$(RUN) python tests/architectures.py
 
 lock: ## requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --all-extras pyproject.toml -o requirements.lock

@@ -7,11 +7,18 @@ ids. ``python tests/architectures.py`` sweeps all families in two minutes and wr
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -96,9 +103,10 @@ OTHERS: dict[str, dict[str, object]] = {
     "falcon_h1": {"mamba_d_ssm": 64},
 }  # fmt: skip
 LARGEST = 6e6  # parameters
+SLOW = ("kimi_linear",)  # on a CPU
 
 
-class NotBuilt(Exception):
+class NotBuiltError(Exception):
     """A family that these sizes do not make a tiny model of."""
 
 
@@ -106,7 +114,7 @@ def make_config(family: str) -> PreTrainedConfig:
     """A config of tiny sizes.
 
     Raises:
-        NotBuilt: the family takes other ones.
+        NotBuiltError: the family takes other ones.
     """
     kind = CONFIG_MAPPING[family]
     parts = getattr(kind, "sub_configs", None) or {}
@@ -123,10 +131,10 @@ def make_config(family: str) -> PreTrainedConfig:
             named = re.search(r"setting of `(\w+)`", str(error))
             name = named.group(1) if named else "max_position_embeddings"
             if name not in settings:
-                raise NotBuilt(_short(error)) from error
+                raise NotBuiltError(_short(error)) from error
             del settings[name]
         except Exception as error:
-            raise NotBuilt(_short(error)) from error
+            raise NotBuiltError(_short(error)) from error
 
 
 def _sizes_for(kind: type[PreTrainedConfig], family: str) -> dict[str, object]:
@@ -142,20 +150,22 @@ def build(family: str, seed: int) -> PreTrainedModel:
     """A model of random weights, fp32, large enough that greedy choices are clear.
 
     Raises:
-        NotBuilt: see ``make_config``; or it would be too large.
+        NotBuiltError: see ``make_config``; or it would be too large.
     """
+    if family in SLOW:
+        raise NotBuiltError("takes minutes")
     config = make_config(family)
     torch.manual_seed(seed)
     try:
         with torch.device("meta"):
             size = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
         if size > LARGEST:
-            raise NotBuilt(f"{size / 1e6:.0f} M parameters at the sizes given")
+            raise NotBuiltError(f"{size / 1e6:.0f} M parameters at the sizes given")
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    except NotBuilt:
+    except NotBuiltError:
         raise
     except Exception as error:
-        raise NotBuilt(_short(error)) from error
+        raise NotBuiltError(_short(error)) from error
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -166,7 +176,7 @@ def build(family: str, seed: int) -> PreTrainedModel:
     try:
         plain(model, [5, 6, 7, 8])
     except Exception as error:
-        raise NotBuilt(f"transformers' own forward fails: {_short(error)}") from error
+        raise NotBuiltError(f"transformers' own forward fails: {_short(error)}") from error
     return model
 
 
@@ -254,7 +264,7 @@ def judge(family: str) -> Iterator[Verdict]:
     """All uses of a family.
 
     Raises:
-        NotBuilt: there is no tiny model of it.
+        NotBuiltError: there is no tiny model of it.
     """
     models = [build(family, seed) for seed in range(3)]
     uses: dict[str, Callable[[], bool]] = {
@@ -277,3 +287,56 @@ def _short(error: Exception) -> str:
 
 
 FAMILIES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+# The page
+
+USES = ("generate", "fused", "speculative", "score", "teacher")
+HEAD = f"""# Architectures
+
+Made by `make architectures` with transformers {transformers.__version__}: tiny random models of every family of causal
+language models that transformers has, each use compared with plain forwards of unpadded rows. `generate` is of a model
+alone, `fused`, `speculative` and `score` of one that an expert of the same family steers, `teacher` of a distillation's
+cache.
+
+| family | {" | ".join(USES)} |
+| --- |{" --- |" * len(USES)}
+"""
+
+
+def write_page(path: Path, families: Sequence[str]) -> bool:
+    """Sweep families into a table; whether nothing is wrong."""
+    rows, sentences, left_out = [], dict[str, int](), []
+    for number, family in enumerate(families, start=1):
+        started = time.monotonic()
+        try:
+            found = {verdict.use: verdict.result for verdict in judge(family)}
+        except NotBuiltError as error:
+            left_out.append(f"* `{family}`: {error}")
+            continue
+        cells = [_cell(found[use], family, sentences) for use in USES]
+        rows.append(f"| `{family}` | {' | '.join(cells)} |")
+        print(f"{number} of {len(families)}: {family} {found} {time.monotonic() - started:.1f} s", flush=True)
+    notes = [f"{number}. {sentence}" for sentence, number in sentences.items()]
+    sections = ["\n".join(rows), "## Refusals", "\n".join(notes), "## Not tried", NOT_TRIED, "\n".join(left_out)]
+    path.write_text(HEAD + "\n\n".join(sections) + "\n")
+    return not any("WRONG" in row for row in rows)
+
+
+NOT_TRIED = "Families of which these sizes make no tiny model, and what transformers says about it:"
+
+
+def _cell(result: str, family: str, sentences: dict[str, int]) -> str:
+    if not result.startswith("refused: "):
+        return result
+    sentence = result.removeprefix("refused: ").replace(repr(family), "...")
+    return f"refused ({sentences.setdefault(sentence, len(sentences) + 1)})"
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    page = Path(__file__).parent.parent / "docs" / "architectures.md"
+    chosen = sys.argv[1:]
+    if not write_page(Path(os.devnull) if chosen else page, chosen or FAMILIES):
+        sys.exit("A family is wrong, see above.")

@@ -135,7 +135,7 @@ def test_the_familiar_gap_does_not_depend_on_neighbours() -> None:
     [("dynamic", 16, float("inf")), ("longrope, read again", 16, 128), ("plain", float("inf"), 128)],
 )
 def test_limits_come_from_the_config(kind: str, limit: float, context: float) -> None:
-    assert rope_limit(build(kind)) == limit and context_length(build(kind)) == context
+    assert (rope_limit(build(kind)), context_length(build(kind))) == (limit, context)
 
 
 # Where contexts end
@@ -150,7 +150,9 @@ def test_a_fusion_reads_as_much_as_the_shortest_of_its_models(lengths: tuple[int
     prompts = ["a" * 16, "b" * 10, "c"]
     found = lm.generate(prompts, max_new_tokens=9, speculative=speculative)
     ended = [len(one.token_ids) for one in found if one.finish_reason == "length"]
-    assert len(found[0].token_ids) == 1 and len(found[1].token_ids) <= 7 and max(ended) <= 9
+    assert len(found[0].token_ids) == 1
+    assert len(found[1].token_ids) <= 7
+    assert max(ended) <= 9
     alone = [lm.generate([prompt], max_new_tokens=9)[0].token_ids for prompt in prompts]
     assert [one.token_ids for one in found] == alone
     with pytest.raises(UserError, match="Prompt 1 has 17 tokens, and the models read at most 16"):
