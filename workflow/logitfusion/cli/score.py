@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _score(lm: FusedLM, pairs: list[dict[str, str]], batch_size: int) -> list[dict[str, Any]]:
     """One row a pair, in their order; ``tokens`` counts the continuation's."""
-    encoded = [lm.encode_pair(pair["context"], pair["continuation"]) for pair in pairs]
+    encoded = lm.encode_pairs(*([pair[field] for pair in pairs] for field in ("context", "continuation")))
     contexts, continuations = [context for context, _ in encoded], [continuation for _, continuation in encoded]
     with tqdm(total=len(pairs), unit=" pairs", disable=None) as bar:  # None: only on a terminal
         scores = lm.score(contexts, continuations, batch_size=batch_size, on_batch=bar.update)

@@ -101,11 +101,20 @@ class FusedLMEval(TemplateLM):
     def tokenizer_name(self) -> str:
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids; by default with the special tokens that the tokenizer adds, unless the text has them already."""
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Token ids; by default with what the tokenizer puts before a text, unless the text has it already."""
         if add_special_tokens is None:
-            return self.lm.encode(string)
-        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+            ids = self.lm.encode(string)
+        else:
+            ids = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        return ids[-left_truncate_len:] if left_truncate_len else ids
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """A context and its continuation, at least one token of each; see ``FusedLM.score``."""
+        context_ids, continuation_ids = self.lm.encode_pair(context, continuation)
+        return list(context_ids), list(continuation_ids)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The text of a chat, ending where the model should speak (or go on with the last message)."""
@@ -119,6 +128,13 @@ class FusedLMEval(TemplateLM):
         )
 
     # Likelihoods
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Natural log-likelihood of each continuation after its context, and whether greedy decoding would give it."""
+        texts = [request.args for request in requests]
+        pairs = self.lm.encode_pairs([context for context, _ in texts], [continuation for _, continuation in texts])
+        encoded = [(text, list(before), list(after)) for text, (before, after) in zip(texts, pairs, strict=True)]
+        return self._loglikelihood_tokens(encoded, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, **kwargs: Any
