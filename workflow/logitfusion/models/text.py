@@ -66,8 +66,8 @@ class TextEncoder:
         if self.prefix:
             return self.prefix
         raise UserError(
-            f"An empty text needs a begin-of-text or end-of-text token, and the {name_tokenizer(self.tokenizer)} has neither; set its"
-            " bos_token."
+            "An empty text needs a begin-of-text or end-of-text token, and the"
+            f" {name_tokenizer(self.tokenizer)} has neither; set its bos_token."
         )
 
     @property
@@ -79,7 +79,8 @@ class TextEncoder:
         """
         if self.tokenizer.eos_token_id is None:
             raise UserError(
-                f"The {name_tokenizer(self.tokenizer)} has no end-of-text token to close a response with; set its eos_token."
+                f"The {name_tokenizer(self.tokenizer)} has no end-of-text token to close a response with; set its"
+                " eos_token."
             )
         return self.tokenizer.eos_token_id
 
@@ -134,7 +135,8 @@ class TextEncoder:
                 after = self._continue(text, before, special=True).ids
         if not after:
             raise UserError(
-                f"{name} has the continuation {continuation!r}, of which the {name_tokenizer(self.tokenizer)} leaves no token; leave it out."
+                f"{name} has the continuation {continuation!r}, of which the {name_tokenizer(self.tokenizer)} leaves"
+                " no token; leave it out."
             )
         return before, after
 
