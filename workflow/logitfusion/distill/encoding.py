@@ -99,36 +99,28 @@ def encode_texts(
         )
     encoder = TextEncoder(tokenizer)
     if template == "plain":
-        closing = encoder.end
-        return [
-            _encode(encoder, encoder.prompt(prompt) or encoder.start, response, 0, closing, max_tokens)
-            for prompt, response in texts
-        ]
+        return [_encode_plain(encoder, *text, max_tokens) for text in texts]
     chat = ChatTemplate(tokenizer, arguments=arguments, otherwise="use a chat model or template: plain")
-    closing = chat.closing_token() or encoder.end
-    return [
-        _encode(encoder, _chat_prompt(chat, prompt), response, _leading_space(response), closing, max_tokens)
-        for prompt, response in texts
-    ]
+    return [_encode_chat(encoder, chat, *text, max_tokens) for text in texts]
 
 
-def _chat_prompt(chat: ChatTemplate, prompt: str) -> list[int]:
-    return chat.encode([{"role": "user", "content": prompt}])
+def _encode_plain(encoder: TextEncoder, prompt: str, response: str, max_tokens: int | None) -> EncodedText:
+    closing, before = encoder.end, encoder.prompt(prompt) or encoder.start
+    ids, ends = _encode_response(encoder, response, before, encoder.lost_space(prompt))
+    return _cut(before, [*ids, closing], [*ends, len(response.encode()) + 1], max_tokens)
 
 
-def _leading_space(text: str) -> int:
-    return len(text) - len(text.lstrip())
-
-
-def _encode(
-    encoder: TextEncoder, before: list[int], response: str, stripped: int, closing: int, max_tokens: int | None
+def _encode_chat(
+    encoder: TextEncoder, chat: ChatTemplate, prompt: str, response: str, max_tokens: int | None
 ) -> EncodedText:
-    """A response after its prompt, without its first ``stripped`` characters, whose bytes still count."""
-    text = response[stripped:]
-    ids, ends = _encode_response(encoder, text, before)
-    size = len(response[:stripped].encode())
-    ends = [*(size + end for end in ends), len(response.encode()) + 1]
-    return _cut(before, [*ids, closing], ends, max_tokens)
+    text, messages = response.lstrip(), [{"role": "user", "content": prompt}]
+    before = chat.encode(messages)
+    ids, ends = _encode_response(encoder, text, before, encoder.lost_space(chat.render(messages)))
+    size = len(response.encode())
+    stripped = size - len(text.encode())
+    closing = chat.closing_token
+    ends = [*(stripped + end for end in ends), size + 1]
+    return _cut(before, [*ids, encoder.end if closing is None else closing], ends, max_tokens)
 
 
 def _cut(before: list[int], response: list[int], ends: list[int], max_tokens: int | None) -> EncodedText:
@@ -142,9 +134,9 @@ def _cut(before: list[int], response: list[int], ends: list[int], max_tokens: in
     return EncodedText(tuple(before + response[:kept]), len(before), tuple(ends[:kept]))
 
 
-def _encode_response(encoder: TextEncoder, text: str, before: list[int]) -> tuple[list[int], list[int]]:
+def _encode_response(encoder: TextEncoder, text: str, before: list[int], space: str) -> tuple[list[int], list[int]]:
     """The tokens of a text and the byte where each ends."""
-    ids, offsets = encoder.completion(text, before)
+    ids, offsets = encoder.completion(text, before, space=space)
     tokens = encoder.tokenizer.convert_ids_to_tokens(ids)
     spellings = [[spell(token) for token in tokens] for spell in (_byte_level, _sentencepiece)]
     ends = _exact_ends(spellings, text)

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
@@ -75,14 +76,16 @@ class ChatTemplate:
             self._check_mentioned(field, "field")
         if continues is None:
             continues = bool(messages) and messages[-1]["role"] == "assistant"
+        return self._apply(messages, add_generation_prompt=not continues, continue_final_message=continues)
+
+    def _apply(self, messages: Sequence[Message], **options: bool) -> str:
         try:
             return self.tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
                 chat_template=self.text,
                 tokenize=False,
-                add_generation_prompt=not continues,
-                continue_final_message=continues,
                 **self.arguments,
+                **options,
             )
         except (TemplateError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -94,11 +97,12 @@ class ChatTemplate:
         """The token ids of a chat, ending where the model should speak: the template writes all special tokens."""
         return list(self.tokenizer.encode(self.render(messages), add_special_tokens=False))
 
+    @cached_property
     def closing_token(self) -> int | None:
         """The token that the template puts after an assistant's message, else end of text."""
         answer = "answer"
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
-        whole = self.tokenizer.apply_chat_template(turns, chat_template=self.text, tokenize=False, **self.arguments)
+        whole = self._apply(turns)
         ids = self.tokenizer.encode(whole.rpartition(answer)[2].strip(), add_special_tokens=False)
         return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else self.tokenizer.eos_token_id
 

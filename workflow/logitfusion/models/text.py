@@ -93,19 +93,29 @@ class TextEncoder:
         ids = self._encode(text).ids
         return ids if ids[: len(self.prefix)] == self.prefix else [*self.prefix, *ids]
 
-    def completion(self, text: str, after: Sequence[int]) -> Tokens:
+    def completion(self, text: str, after: Sequence[int], *, space: str = "") -> Tokens:
         """A text that is learned, or read by a teacher, after the ids of its prompt.
 
         It is encoded alone, as it is generated, but without a space that the tokenizer puts before texts. The texts of
         special tokens are ordinary text, so that data can't end a turn; only a tokenizer whose algorithm itself finds
         that text in the vocabulary, as word-level and unigram ones may, still makes the special token of it.
+
+        Args:
+            space: white space that the prompt has lost (``lost_space``); it is in front of the completion then.
         """
-        return self._continue(text, after, special=False)
+        ids, offsets = self._continue(space + text, after, special=False)
+        return Tokens(ids, _shift(offsets, len(space)))
+
+    def lost_space(self, prompt: str) -> str:
+        """White space at the end of a prompt that the tokenizer leaves out, as those do that strip texts."""
+        bare = prompt.rstrip()
+        lost = self._loses_space and self._encode(bare).ids == self._encode(prompt).ids
+        return prompt[len(bare) :] if lost else ""
 
     def example(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
         """A prompt (at least one id) and its completion, without an end."""
         before = self.prompt(prompt) or self.start
-        return before, self.completion(completion, before).ids
+        return before, self.completion(completion, before, space=self.lost_space(prompt)).ids
 
     def pair(self, context: str, continuation: str, name: str = "The pair") -> tuple[list[int], list[int]]:
         """A context (at least one id) and a continuation (at least one id) whose likelihood is asked for.
@@ -160,8 +170,7 @@ class TextEncoder:
             ids, offsets = self._encode(anchor + text, special=special)
             size = len(expected)
             if ids[:size] == expected:
-                shifted = [(max(0, a - len(anchor)), max(0, b - len(anchor))) for a, b in offsets[size:]]
-                return Tokens(ids[size:], shifted)
+                return Tokens(ids[size:], _shift(offsets[size:], len(anchor)))
         return None
 
     @cached_property
@@ -185,6 +194,10 @@ class TextEncoder:
                 if longer != shorter and longer.endswith(shorter):
                     return True
         return False
+
+    @cached_property
+    def _loses_space(self) -> bool:
+        return any(self._encode(f"a{space}").ids == self._encode("a").ids for space in " \n")
 
     def _spell(self, ids: list[int]) -> str:
         return "".join(self.tokenizer.convert_ids_to_tokens(ids))
@@ -211,3 +224,7 @@ class TextEncoder:
         if last < 0 or ids[last] != self.tokenizer.unk_token_id or not offsets:
             return False
         return offsets[last][1] > len(context)
+
+
+def _shift(offsets: list[tuple[int, int]], by: int) -> list[tuple[int, int]]:
+    return [(max(0, first - by), max(0, end - by)) for first, end in offsets]

@@ -31,9 +31,10 @@ def encode_examples(
         UserError: the tokenizer has no end-of-text token.
     """
     encoder, encoded = TextEncoder(tokenizer), []
+    end = encoder.end
     for example in examples:
         prompt, completion = encoder.example(example["prompt"], example["completion"])
-        ids = [*prompt, *completion, encoder.end][-max_tokens:]
+        ids = [*prompt, *completion, end][-max_tokens:]
         encoded.append({"input_ids": ids, "completion": min(len(completion) + 1, len(ids) - 1)})
     return encoded
 
