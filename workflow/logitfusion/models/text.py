@@ -47,7 +47,7 @@ class TextEncoder:
     def prefix(self) -> list[int]:
         """What the tokenizer puts before every text: mostly begin-of-text, or nothing."""
         for probe in ("a", "0", ".", "the", "\n"):
-            plain, whole = self._encode(probe).ids, self.tokenizer.encode(probe)
+            plain, whole = self._ids(probe), self.tokenizer.encode(probe)
             for place in range(len(whole) - len(plain) + 1):
                 if plain and whole[place : place + len(plain)] == plain:
                     return whole[:place]
@@ -90,7 +90,7 @@ class TextEncoder:
         It has what the tokenizer puts before a text once, whether or not it is in the text (as in rendered chats), and
         nothing of what the tokenizer puts after one. The texts of special tokens are these tokens.
         """
-        ids = self._encode(text).ids
+        ids = self._ids(text)
         return ids if ids[: len(self.prefix)] == self.prefix else [*self.prefix, *ids]
 
     def completion(self, text: str, after: Sequence[int], *, space: str = "") -> Tokens:
@@ -109,7 +109,7 @@ class TextEncoder:
     def lost_space(self, prompt: str) -> str:
         """White space at the end of a prompt that the tokenizer leaves out, as those do that strip texts."""
         bare = prompt.rstrip()
-        lost = self._loses_space and self._encode(bare).ids == self._encode(prompt).ids
+        lost = self._loses_space and self._ids(bare) == self._ids(prompt)
         return prompt[len(bare) :] if lost else ""
 
     def example(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
@@ -136,12 +136,12 @@ class TextEncoder:
         text = context[len(bare) :] + continuation
         before = self.prompt(bare) if context else []
         if not before:  # nothing to condition on, as in an unconditional likelihood
-            before, after = self.start, self._encode(text).ids
+            before, after = self.start, self._ids(text)
             after = after[len(before) :] if after[: len(before)] == before else after
         else:
             whole = self.prompt(bare + text)
             after = whole[len(before) :]
-            if not after or whole[: len(before)] != before or self._spans(bare, text, len(after)):
+            if not after or whole[: len(before)] != before or self._hides_border(bare, text, whole, len(after)):
                 after = self._continue(text, before, special=True).ids
         if not after:
             raise UserError(
@@ -149,6 +149,10 @@ class TextEncoder:
                 " no token; leave it out."
             )
         return before, after
+
+    def _ids(self, text: str) -> list[int]:
+        """A text alone, nothing around it; the texts of special tokens are these tokens."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _encode(self, text: str, *, special: bool = True) -> Tokens:
         """A text alone, nothing around it. ``special``: the texts of special tokens are these tokens."""
@@ -175,7 +179,7 @@ class TextEncoder:
 
     @cached_property
     def _anchors(self) -> list[tuple[str, list[int]]]:
-        found = [(anchor, self._encode(anchor).ids) for anchor in _ANCHORS]
+        found = [(anchor, self._ids(anchor)) for anchor in _ANCHORS]
         # An unknown sign would be one token with an unknown one after it.
         return [(anchor, ids) for anchor, ids in found if ids and self.tokenizer.unk_token_id not in ids]
 
@@ -189,7 +193,7 @@ class TextEncoder:
         for probe in ("a", " a"):
             anchored = self._anchor(probe)
             if anchored is not None:
-                alone, inside = map(self._spell, (self._encode(probe).ids, anchored.ids))
+                alone, inside = map(self._spell, (self._ids(probe), anchored.ids))
                 longer, shorter = (alone, inside) if probe == "a" else (inside, alone)
                 if longer != shorter and longer.endswith(shorter):
                     return True
@@ -197,7 +201,7 @@ class TextEncoder:
 
     @cached_property
     def _loses_space(self) -> bool:
-        return any(self._encode(f"a{space}").ids == self._encode("a").ids for space in " \n")
+        return any(self._ids(f"a{space}") == self._ids("a") for space in " \n")
 
     def _spell(self, ids: list[int]) -> str:
         return "".join(self.tokenizer.convert_ids_to_tokens(ids))
@@ -211,19 +215,20 @@ class TextEncoder:
         """Whether the tokenizer reads what follows this token as a new text, as some do after any special one."""
         if token not in self._restarts:
             added = self.tokenizer.added_tokens_decoder.get(token)
-            self._restarts[token] = added is not None and self._encode(f"{added}a").ids == [
+            self._restarts[token] = added is not None and self._ids(f"{added}a") == [
                 token,
-                *self._encode("a").ids,
+                *self._ids("a"),
             ]
         return self._restarts[token]
 
-    def _spans(self, context: str, text: str, count: int) -> bool:
-        """Whether the token before the last ``count`` ones is of both texts; its id tells, unless it is unknown."""
-        ids, offsets = self._encode(context + text)
-        last = len(ids) - count - 1
-        if last < 0 or ids[last] != self.tokenizer.unk_token_id or not offsets:
+    def _hides_border(self, context: str, text: str, whole: list[int], count: int) -> bool:
+        """Whether the token before the last ``count`` ones is of both texts though its id is the context's own.
+
+        Only an unknown token is the same for whatever it stands for.
+        """
+        if whole[-count - 1] != self.tokenizer.unk_token_id or not self.tokenizer.is_fast:
             return False
-        return offsets[last][1] > len(context)
+        return self._encode(context + text).offsets[-count - 1][1] > len(context)
 
 
 def _shift(offsets: list[tuple[int, int]], by: int) -> list[tuple[int, int]]:
