@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import refuse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.models.huggingface import HFLM
@@ -285,6 +287,16 @@ def test_a_continuation_without_tokens_is_refused_by_its_number(continuation: st
     requests = [type("Request", (), {"args": ("", continuation)})]
     with pytest.raises(UserError, match=r"Pair 0 .*continuation"):
         FusedLMEval(fusion).loglikelihood(requests, disable_tqdm=True)
+
+
+def test_the_command_names_the_line_of_a_pair_without_a_continuation(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    save_model(make_model(ALONE["tiny"]), ALONE["tiny"], tmp_path / "model")
+    rows = [{"context": "a", "continuation": text} for text in ("b", "", "c")]
+    (tmp_path / "pairs.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+    sentence = refuse(capsys, "score", "--large", tmp_path / "model", "--pairs", tmp_path / "pairs.jsonl")
+    assert "pairs.jsonl, line 3, has an empty continuation" in sentence
 
 
 def test_white_space_alone_is_scored_after_the_first_token() -> None:
