@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ FRAMES = {
     "two before": (["[gMASK]", "<sop>"], []),
     "as of BERT": (["[CLS]"], ["[SEP]"]),
 }
-SLOW = ByT5Tokenizer()
+SLOW = ByT5Tokenizer()  # puts </s> after texts
 
 
 def make(kind: str, frame: str = "nothing") -> PreTrainedTokenizerBase:
@@ -86,11 +87,8 @@ def make_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
 # Prompts
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-@pytest.mark.parametrize("kind", [*KINDS, "slow"])
+@pytest.mark.parametrize(("kind", "frame"), [*product(KINDS, FRAMES), ("slow", "end")])
 def test_all_read_the_same_ids(kind: str, frame: str) -> None:
-    if kind == "slow" and frame != "end":
-        pytest.skip("ByT5 puts </s> after texts")
     tokenizer = SLOW if kind == "slow" else make(kind, frame)
     fusion = FusedLM(make_model(tokenizer), tokenizer=tokenizer)
     before = tokenizer.convert_tokens_to_ids(FRAMES[frame][0])

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _score(lm: FusedLM, pairs: list[tuple[str, str, str]], batch_size: int) -> list[dict[str, Any]]:
-    """One row a pair (context, continuation, place in the file), in their order; ``tokens`` counts the continuation's."""
+    """One row a pair (context, continuation, its place), in their order; ``tokens`` counts the continuation's."""
     encoded = [lm.encode_pair(context, continuation, name=place) for context, continuation, place in pairs]
     contexts, continuations = [context for context, _ in encoded], [continuation for _, continuation in encoded]
     with tqdm(total=len(pairs), unit=" pairs", disable=None) as bar:  # None: only on a terminal
