@@ -70,6 +70,51 @@ def sentencepiece(*, prefix: str = "never") -> PreTrainedTokenizerFast:
     )
 
 
+def llama_2() -> PreTrainedTokenizerFast:
+    """As of Llama 2's old files: the normalizer puts a space before every piece of text between special tokens."""
+    parts = json.loads(sentencepiece().backend_tokenizer.to_str())
+    parts["pre_tokenizer"] = None
+    tokenizer = Tokenizer.from_str(json.dumps(parts))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="<s>", unk_token="<unk>"
+    )
+
+
+def t5() -> PreTrainedTokenizerFast:
+    """Unigram pieces of words, as of T5's old files: all white space is one space, and </s> comes after texts."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    _train(tokenizer, trainers.UnigramTrainer, vocab_size=120, special_tokens=["<unk>", "</s>"], unk_token="<unk>")
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
+
+
+def stripping(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """A tokenizer that also strips every text."""
+    backend = tokenizer.backend_tokenizer
+    backend.normalizer = normalizers.Sequence(
+        [*([backend.normalizer] if backend.normalizer else []), normalizers.Strip()]
+    )
+    return tokenizer
+
+
+def framed(tokenizer: PreTrainedTokenizerFast, before: list[str], after: list[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer that puts these tokens before and after every text."""
+    tokenizer.add_tokens(
+        [token for token in (*before, *after) if token not in tokenizer.get_vocab()], special_tokens=True
+    )
+    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys((*before, *after))]
+    template = processors.TemplateProcessing(single=[*before, "$A", *after], special_tokens=ids)
+    tokenizer.backend_tokenizer.post_processor = template
+    return tokenizer
+
+
 def wordpiece() -> PreTrainedTokenizerFast:
     """Lower-cased and NFKC-normalised pieces of words, as of BERT; what it never saw is unknown."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))

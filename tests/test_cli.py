@@ -263,7 +263,7 @@ def test_only_what_stays_is_streamed(text: str, cut: int, stop: list[str]) -> No
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     file = tmp_path / "pairs.jsonl"
-    texts = [("Hello", " world"), ("", "abc"), ("2 + 2 = ", "4"), ("a", "")]
+    texts = [("Hello", " world"), ("", "abc"), ("2 + 2 = ", "4"), ("a", "b")]
     write_jsonl(file, [{"context": context, "continuation": text, "id": 7} for context, text in texts])
     return file
 
@@ -277,7 +277,7 @@ def test_scores_are_those_of_the_fusion(
     expected = steered.score([row["context"] for row in texts], [row["continuation"] for row in texts])
     assert [row["logprob"] for row in rows] == pytest.approx([value for value, _ in expected], abs=1e-3)
     assert [row["is_greedy"] for row in rows] == [greedy for _, greedy in expected]
-    assert [row["tokens"] for row in rows] == [6, 3, 2, 0]
+    assert [row["tokens"] for row in rows] == [6, 3, 2, 1]
     run(capsys, "score", *steered_folders, "--pairs", pairs, "--batch-size", 2, "--output", tmp_path / "scores.jsonl")
     assert read_jsonl(tmp_path / "scores.jsonl") == rows
 

@@ -177,9 +177,13 @@ def test_the_sign_for_a_space_in_a_text_keeps_its_three_bytes() -> None:
 def test_a_space_put_before_the_text_takes_no_end_of_its_own() -> None:
     # The tokenizer maps its added space to the "G", and the unknown word all of "GRÖ".
     tokenizer = CHANGING["unigram"]
-    encoded = encode_text(tokenizer, "the", "GRÖ")
+    encoded = encode_text(tokenizer, "", "GRÖ")
     assert tokenizer.convert_ids_to_tokens(encoded.labels) == ["\u2581", "<unk>", "</s>"]
     assert encoded.ends == (4, 4, 5)
+    # Not where the text continues another.
+    encoded = encode_text(tokenizer, "the", "GRÖ")
+    assert tokenizer.convert_ids_to_tokens(encoded.labels) == ["<unk>", "</s>"]
+    assert encoded.ends == (4, 5)
 
 
 @pytest.mark.parametrize("name", ["byte level", "sentencepiece", "byte level after NFC", "wordpiece"])

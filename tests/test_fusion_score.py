@@ -147,8 +147,8 @@ def test_a_likelihood_is_the_sum_of_its_parts(dynamic: FusedLM, tokenizer: PreTr
     assert whole == pytest.approx(sum(part for part, _ in parts), abs=1e-3)
 
 
-def test_an_empty_continuation_is_certain(dynamic: FusedLM) -> None:
-    assert dynamic.score([[5], [5, 6], ""], [[], [], ""]) == [(0.0, True)] * 3
+def test_no_tokens_are_certain(dynamic: FusedLM) -> None:
+    assert dynamic.score([[5], [5, 6]], [[], []]) == [(0.0, True)] * 2
     assert dynamic.score([], []) == []
 
 

@@ -6,7 +6,9 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from logitfusion.errors import UserError
 
@@ -42,19 +44,37 @@ def read_fields(path: str, text: str, fields: tuple[str, ...]) -> list[dict[str,
         UserError: names the line that is something else.
     """
     rows = []
+    for place, row in read_rows(path, text):
+        for field in fields:
+            read_field(row, field, place)
+        rows.append(row)
+    return rows
+
+
+def read_rows(path: str, text: str) -> Iterator[tuple[str, Any]]:
+    """JSON, one value a line, each with its place for messages.
+
+    Raises:
+        UserError: names the line that is something else.
+    """
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{_name(path)}, line {number},"
             try:
-                row = json.loads(line)
+                yield place, json.loads(line)
             except ValueError as error:
                 raise UserError(f"{place} is not JSON ({getattr(error, 'msg', error)}).") from None
-            for field in fields:
-                if not isinstance(row, dict) or not isinstance(row.get(field), str):
-                    raise UserError(f'{place} needs a text under "{field}".')
-                check_text(row[field], place)
-            rows.append(row)
-    return rows
+
+
+def read_field(row: Any, field: str, place: str) -> str:
+    """The text that an object has under a name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not isinstance(row, dict) or not isinstance(row.get(field), str):
+        raise UserError(f'{place} needs a text under "{field}".')
+    return check_text(row[field], place)
 
 
 def check_text(text: str, place: str) -> str:

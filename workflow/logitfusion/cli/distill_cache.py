@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from logitfusion.cli._chat import add_chat_arguments, read_chat_arguments
 from logitfusion.cli._inputs import be_quiet, read_fields, read_text
 from logitfusion.errors import UserError
 from logitfusion.shards import shard_range
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template", choices=("plain", "chat"), default="plain", help="how prompt and response are put together"
     )
+    add_chat_arguments(parser)
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longer texts are cut (default: none is)")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="texts read together (default: 16)")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="of the teacher (default: fp32)")
@@ -61,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     source = {
         "model_hash": hash_model(arguments.teacher),
         "tokenizer_hash": hash_tokenizer(arguments.teacher),
-        "template": arguments.template,
+        "template": _name_template(arguments),
         "data_hash": hash_texts((row["prompt"], row["response"]) for row in rows),
         "max_tokens": arguments.max_tokens,
     }
@@ -96,6 +99,8 @@ def _check(arguments: argparse.Namespace) -> list[dict[str, str]]:
         raise UserError("--batch-size, --shards and --k are at least 1.")
     if arguments.max_tokens is not None and arguments.max_tokens < 2:
         raise UserError("--max-tokens is at least 2, a token of the prompt and one of the response.")
+    if read_chat_arguments(arguments) and arguments.template != "chat":
+        raise UserError("--chat-arguments needs --template chat.")
     rows = read_fields(arguments.texts, read_text(arguments.texts), ("prompt", "response"))
     if not rows:
         raise UserError(f"{arguments.texts} holds no texts.")
@@ -103,12 +108,24 @@ def _check(arguments: argparse.Namespace) -> list[dict[str, str]]:
 
 
 def _encode(arguments: argparse.Namespace, rows: list[dict[str, str]]) -> list[EncodedText]:
-    from logitfusion.distill.encoding import encode_text
+    from logitfusion.distill.encoding import encode_texts
     from logitfusion.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(arguments.teacher)
-    options: dict[str, Any] = {"template": arguments.template, "max_tokens": arguments.max_tokens}
-    return [encode_text(tokenizer, row["prompt"], row["response"], **options) for row in rows]
+    texts = [(row["prompt"], row["response"]) for row in rows]
+    return encode_texts(
+        tokenizer,
+        texts,
+        template=arguments.template,
+        arguments=read_chat_arguments(arguments),
+        max_tokens=arguments.max_tokens,
+    )
+
+
+def _name_template(arguments: argparse.Namespace) -> str:
+    """The template as a cache's manifest tells it apart from others."""
+    given = read_chat_arguments(arguments)
+    return f"{arguments.template} {json.dumps(given, sort_keys=True)}" if given else arguments.template
 
 
 def _count_tokens(texts: Sequence[EncodedText], shards: int, shard: int | None) -> int:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
+from logitfusion.cli._chat import Prompt, add_chat, check_chat, encode_chats, read_prompt
 from logitfusion.cli._fusion import add_fusion, load_fusion
-from logitfusion.cli._inputs import be_quiet, check_outputs, check_text, read_fields, read_text
+from logitfusion.cli._inputs import be_quiet, check_outputs, check_text, read_rows, read_text
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.config.decoding import DecodingOptions
 from logitfusion.errors import UserError
@@ -34,11 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ).add_mutually_exclusive_group()
     source.add_argument("--prompt", nargs="+", action="extend", metavar="TEXT")
     source.add_argument(
-        "--prompts", metavar="FILE", help='a prompt a line: JSON with "prompt", or plain text (- : stdin)'
+        "--prompts",
+        metavar="FILE",
+        help='a prompt a line: JSON with "prompt" (or, with --chat, "messages"), or plain text (- : stdin)',
     )
     decoding = parser.add_argument_group("decoding")
     add_options(decoding, DecodingOptions)
-    decoding.add_argument("--chat", action="store_true", help="prompts are messages of a user to a chat model")
+    add_chat(parser.add_argument_group("chat"))
     files = parser.add_argument_group("files")
     files.add_argument("--output", type=Path, metavar="FILE.jsonl", help="the continuations, one JSON object a line")
     files.add_argument("--trace", type=Path, metavar="FILE.jsonl", help="the weights of all tokens, one token a line")
@@ -47,12 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
     check_outputs(arguments.output, arguments.trace)
+    check_chat(arguments)
     options = read_section(DecodingOptions, arguments)
     prompts = _read_prompts(arguments)
     if not prompts:
         raise UserError("There are no prompts; give --prompt, --prompts or text on the standard input.")
     lm = load_fusion(arguments)
-    inputs = _as_chats(lm, prompts) if arguments.chat else prompts
+    if arguments.chat:
+        inputs: Sequence[Any] = encode_chats(lm.tokenizer, prompts, arguments)
+    else:
+        inputs = [prompt.row["prompt"] for prompt in prompts]
     if arguments.prompts is None and len(prompts) == 1:
         stream = Stream(sys.stdout, options.stop)
         generations = lm.generate(inputs, options, on_token=lambda _, generation: stream.show(generation.text))
@@ -69,31 +76,25 @@ def run(arguments: argparse.Namespace) -> None:
         write_jsonl(arguments.trace, _trace(lm, generations, name_experts(arguments.expert)))
 
 
-def _read_prompts(arguments: argparse.Namespace) -> list[str]:
+def _read_prompts(arguments: argparse.Namespace) -> list[Prompt]:
     """The prompts; blank lines of a file are none."""
     if arguments.prompt is not None:
-        return [check_text(prompt, "A prompt") for prompt in arguments.prompt]
-    if arguments.prompts is None:
+        texts = [check_text(prompt, "A prompt") for prompt in arguments.prompt]
+    elif arguments.prompts is None:
         text = read_text("-").removesuffix("\n").removesuffix("\r")
-        return [text] if text else []
-    text = read_text(arguments.prompts)
-    if text.lstrip().startswith("{"):
-        return [row["prompt"] for row in read_fields(arguments.prompts, text, ("prompt",))]
-    return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+        texts = [text] if text else []
+    else:
+        text = read_text(arguments.prompts)
+        if text.lstrip().startswith("{"):
+            rows = read_rows(arguments.prompts, text)
+            return [read_prompt(row, place, chat=arguments.chat) for place, row in rows]
+        texts = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+    return [Prompt(f"Prompt {number}", {"prompt": text}) for number, text in enumerate(texts)]
 
 
-def _as_chats(lm: FusedLM, prompts: list[str]) -> list[str]:
-    """Each prompt as a user's message, ending where the model should answer."""
-    if not lm.tokenizer.chat_template:
-        raise UserError("The large model's tokenizer has no chat template; leave --chat out.")
-    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    return [lm.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
-
-
-def _rows(prompts: list[str], generations: list[Generation]) -> Iterator[dict[str, Any]]:
+def _rows(prompts: list[Prompt], generations: list[Generation]) -> Iterator[dict[str, Any]]:
     for prompt, generation in zip(prompts, generations, strict=True):
-        yield {
-            "prompt": prompt,
+        yield prompt.row | {
             "text": generation.text,
             "finish_reason": generation.finish_reason,
             "tokens": len(generation.token_ids),

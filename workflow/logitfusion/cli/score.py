@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from logitfusion.cli._fusion import add_fusion, load_fusion
-from logitfusion.cli._inputs import be_quiet, check_outputs, read_fields, read_text
+from logitfusion.cli._inputs import be_quiet, check_outputs, read_field, read_rows, read_text
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.config.decoding import Decoding
 from logitfusion.files import write_jsonl
@@ -37,7 +37,10 @@ def run(arguments: argparse.Namespace) -> None:
     be_quiet()
     check_outputs(arguments.output)
     batch_size = read_section(Decoding, arguments).batch_size
-    pairs = read_fields(arguments.pairs, read_text(arguments.pairs), ("context", "continuation"))
+    pairs = [
+        (read_field(row, "context", place), read_field(row, "continuation", place), place)
+        for place, row in read_rows(arguments.pairs, read_text(arguments.pairs))
+    ]
     rows = _score(load_fusion(arguments), pairs, batch_size)
     if arguments.output is not None:
         write_jsonl(arguments.output, rows)
@@ -46,9 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(row, ensure_ascii=False))
 
 
-def _score(lm: FusedLM, pairs: list[dict[str, str]], batch_size: int) -> list[dict[str, Any]]:
-    """One row a pair, in their order; ``tokens`` counts the continuation's."""
-    encoded = [lm.encode_pair(pair["context"], pair["continuation"]) for pair in pairs]
+def _score(lm: FusedLM, pairs: list[tuple[str, str, str]], batch_size: int) -> list[dict[str, Any]]:
+    """One row a pair (context, continuation, its place), in their order; ``tokens`` counts the continuation's."""
+    encoded = [lm.encode_pair(context, continuation, name=place) for context, continuation, place in pairs]
     contexts, continuations = [context for context, _ in encoded], [continuation for _, continuation in encoded]
     with tqdm(total=len(pairs), unit=" pairs", disable=None) as bar:  # None: only on a terminal
         scores = lm.score(contexts, continuations, batch_size=batch_size, on_batch=bar.update)

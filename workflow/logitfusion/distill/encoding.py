@@ -7,13 +7,16 @@ token is known by the byte where it ends, exact even inside a character that sev
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
+from logitfusion.models.chat import ChatTemplate
+from logitfusion.models.text import TextEncoder
 
 TEMPLATES = ("plain", "chat")
 
@@ -46,21 +49,36 @@ def encode_text(
     response: str,
     *,
     template: str = "plain",
+    arguments: Mapping[str, Any] | None = None,
     max_tokens: int | None = None,
 ) -> EncodedText:
-    """Prompt and response, encoded separately as at decoding time, so that the boundary between them is exact.
+    """``encode_texts`` of one text."""
+    return encode_texts(tokenizer, [(prompt, response)], template=template, arguments=arguments, max_tokens=max_tokens)[
+        0
+    ]
 
-    The text of a special token inside the response (``"<|im_end|>"``) is ordinary text, so that data can't end a turn.
-    Only a tokenizer whose algorithm itself finds that text in the vocabulary, as word-level and unigram ones may, still
-    makes the special token of it. In the prompt it is the special token, as at decoding time.
+
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[tuple[str, str]],
+    *,
+    template: str = "plain",
+    arguments: Mapping[str, Any] | None = None,
+    max_tokens: int | None = None,
+) -> list[EncodedText]:
+    """Prompts and responses, encoded separately as at decoding time, so that the boundary between them is exact.
+
+    A response is what ``TextEncoder.completion`` makes of it: the text of a special token inside (``"<|im_end|>"``) is
+    ordinary text, so that data can't end a turn. In the prompt it is the special token, as at decoding time.
 
     Args:
         tokenizer: a fast one.
-        prompt: the text before the response; an empty one becomes the tokenizer's first token (or its end of text).
-        response: what is learned; its end of text comes after it.
+        texts: prompts and what is learned after them; an end of text comes after it. An empty prompt becomes the
+            tokenizer's first token (or its end of text).
         template: ``"plain"``: prompt and response as they are. ``"chat"``: the prompt is a user's message in the
             tokenizer's chat template, the response the assistant's, without its leading whitespace (whose bytes still
             count), closed by the one token that the template closes it with, else by end of text.
+        arguments: of the chat template.
         max_tokens: at least 2; None for no limit. The prompt is cut first, from the left, down to one token; then the
             response, from the right, not between tokens that end at the same byte: that may leave none.
 
@@ -72,49 +90,37 @@ def encode_text(
         raise ValueError(f"template is one of {TEMPLATES}, not {template!r}")
     if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens is at least 2, a token of the prompt and one of the response, not {max_tokens}")
+    if arguments and template == "plain":
+        raise UserError("Chat arguments need template: chat.")
     if not tokenizer.is_fast:
         raise UserError(
             f"The tokenizer of {tokenizer.name_or_path!r} is a slow one, which can't say what text its tokens cover;"
             " use a model that has a tokenizer.json."
         )
+    encoder = TextEncoder(tokenizer)
     if template == "plain":
-        before, closing, text = _plain_prompt(tokenizer, prompt), tokenizer.eos_token_id, response
-    else:
-        before, closing, text = _chat_prompt(tokenizer, prompt), _end_of_turn(tokenizer), response.lstrip()
-    if closing is None:
-        raise UserError(
-            f"The tokenizer of {tokenizer.name_or_path!r} has no end-of-text token to close a response with; set its"
-            " eos_token."
-        )
-    ids, ends = _encode_response(tokenizer, text)
+        return [_encode_plain(encoder, *text, max_tokens) for text in texts]
+    chat = ChatTemplate(tokenizer, arguments=arguments, otherwise="use a chat model or template: plain")
+    return [_encode_chat(encoder, chat, *text, max_tokens) for text in texts]
+
+
+def _encode_plain(encoder: TextEncoder, prompt: str, response: str, max_tokens: int | None) -> EncodedText:
+    closing, before = encoder.end, encoder.prompt(prompt) or encoder.start
+    ids, ends = _encode_response(encoder, response, before, encoder.lost_space(prompt))
+    return _cut(before, [*ids, closing], [*ends, len(response.encode()) + 1], max_tokens)
+
+
+def _encode_chat(
+    encoder: TextEncoder, chat: ChatTemplate, prompt: str, response: str, max_tokens: int | None
+) -> EncodedText:
+    text, messages = response.lstrip(), [{"role": "user", "content": prompt}]
+    before = chat.encode(messages)
+    ids, ends = _encode_response(encoder, text, before, encoder.lost_space(chat.render(messages)))
     size = len(response.encode())
     stripped = size - len(text.encode())
+    closing = chat.closing_token
     ends = [*(stripped + end for end in ends), size + 1]
-    return _cut(before, [*ids, closing], ends, max_tokens)
-
-
-def _plain_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return tokenizer.encode(prompt) or [first]
-
-
-def _chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"The tokenizer of {tokenizer.name_or_path!r} has no chat template; use a chat model or template: plain."
-        )
-    message = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    return tokenizer.encode(text, add_special_tokens=False)  # the template writes them itself
-
-
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that the chat template puts after an assistant's message."""
-    answer = "answer"
-    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
-    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(answer)[2]
-    ids = tokenizer.encode(after.strip(), add_special_tokens=False)
-    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else tokenizer.eos_token_id
+    return _cut(before, [*ids, encoder.end if closing is None else closing], ends, max_tokens)
 
 
 def _cut(before: list[int], response: list[int], ends: list[int], max_tokens: int | None) -> EncodedText:
@@ -128,14 +134,13 @@ def _cut(before: list[int], response: list[int], ends: list[int], max_tokens: in
     return EncodedText(tuple(before + response[:kept]), len(before), tuple(ends[:kept]))
 
 
-def _encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+def _encode_response(encoder: TextEncoder, text: str, before: list[int], space: str) -> tuple[list[int], list[int]]:
     """The tokens of a text and the byte where each ends."""
-    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-    ids = encoded["input_ids"]
-    tokens = tokenizer.convert_ids_to_tokens(ids)
+    ids, offsets = encoder.completion(text, before, space=space)
+    tokens = encoder.tokenizer.convert_ids_to_tokens(ids)
     spellings = [[spell(token) for token in tokens] for spell in (_byte_level, _sentencepiece)]
     ends = _exact_ends(spellings, text)
-    return ids, _ends_from_offsets(encoded["offset_mapping"], spellings, text) if ends is None else ends
+    return ids, _ends_from_offsets(offsets, spellings, text) if ends is None else ends
 
 
 # How byte-level BPE (GPT-2) writes bytes as characters: those that print in Latin-1 as themselves, the others from

@@ -23,6 +23,7 @@ from logitfusion.models.adapters import is_adapter, load_adapters, load_merged
 from logitfusion.models.architecture import context_length, rope_limit
 from logitfusion.models.load import load_model
 from logitfusion.models.padding import left_pad
+from logitfusion.models.text import TextEncoder
 from logitfusion.models.vocabulary import load_shared_tokenizer
 
 
@@ -67,6 +68,7 @@ class FusedLM:
             )
         self.steering = Steering(given_options(FusionOptions, options, named), len(experts))
         self.large, self.base, self.experts, self.tokenizer = large, base, list(experts), tokenizer
+        self.encoder = TextEncoder(tokenizer)
         self.device = large.device
         self.max_length = min(context_length(model) for model in models)
         # Longer rows would change how the others are read, so they are read alone.
@@ -169,7 +171,9 @@ class FusedLM:
         Args:
             contexts: texts or token ids. An empty one stands for the begin-of-text (or end-of-text) token.
             continuations: one for each context, both texts or both token ids. Texts are encoded together with their
-                contexts, and white space between them belongs to the continuation, as in lm-evaluation-harness.
+                contexts, and white space between them belongs to the continuation, as in lm-evaluation-harness; where
+                a token spans the border, the continuation is encoded alone. Its log-likelihood is 0 where token ids
+                are none; a text must have some.
             batch_size: pairs scored together; equal contexts are read once.
             on_batch: called with the number of pairs that a batch scored.
 
@@ -177,14 +181,14 @@ class FusedLM:
             natural log-likelihood of each continuation, and whether greedy decoding would give it.
 
         Raises:
-            UserError: as many contexts as continuations are needed, and of the same kind; a batch size below 1; a model
-                whose logits are not finite.
+            UserError: as many contexts as continuations are needed, and of the same kind; a text without
+                tokens; a batch size below 1; a model whose logits are not finite.
         """
         if batch_size < 1:
             raise UserError(f"Scoring needs batch_size >= 1, not {batch_size}.")
         if len(contexts) != len(continuations) or isinstance(contexts, str) or isinstance(continuations, str):
             raise UserError("Scoring needs a list of contexts and as many continuations.")
-        pairs = [self.encode_pair(*pair) for pair in zip(contexts, continuations, strict=True)]
+        pairs = self.encode_pairs(contexts, continuations)
         if not pairs:
             return []
         self.check_pairs(pairs)
@@ -233,10 +237,8 @@ class FusedLM:
             self.check_length(f"Pair {number}", len(context) + len(continuation) - 1)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text. One that begins with the begin-of-text token, as chat templates do, gets no second."""
-        first = self._find_first_token()
-        doubled = first is not None and text.startswith(self.tokenizer.decode([first]))
-        return self.tokenizer.encode(text, add_special_tokens=not doubled)
+        """Token ids of a prompt. One that begins with the begin-of-text token, as chat templates do, gets no second."""
+        return self.encoder.prompt(text)
 
     def cached_models(self) -> list[CachedModel]:
         """The models with empty caches: the large one, the base, the experts (these two as one if they share)."""
@@ -262,34 +264,27 @@ class FusedLM:
             )
         return make_pace(self.cached_models(), options.draft_tokens)
 
+    def encode_pairs(
+        self, contexts: Sequence[str | Sequence[int]], continuations: Sequence[str | Sequence[int]]
+    ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """``encode_pair`` of all; a message names the pair by its number, from 0 on."""
+        pairs = enumerate(zip(contexts, continuations, strict=True))
+        return [self.encode_pair(*pair, name=f"Pair {number}") for number, pair in pairs]
+
     def encode_pair(
-        self, context: str | Sequence[int], continuation: str | Sequence[int]
+        self, context: str | Sequence[int], continuation: str | Sequence[int], *, name: str = "The pair"
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Token ids of a context (at least one) and its continuation; see ``score``."""
+        """Token ids of a context (at least one) and its continuation (at least one of a text); see ``score``.
+
+        Args:
+            name: of the pair in messages.
+        """
         if isinstance(context, str) != isinstance(continuation, str):
             raise UserError("A context and its continuation must both be texts or both be token ids.")
-        if not isinstance(context, str):
-            return tuple(context) or self._first_token(), tuple(continuation)
-        bare = context.rstrip()
-        whole = self.encode(context + continuation)
-        first = self.encode(bare) if bare else []
-        if not first:  # nothing to condition on, as in an unconditional likelihood
-            start = self._first_token()
-            ids = tuple(self.tokenizer.encode(context + continuation, add_special_tokens=False))
-            return start, ids[1:] if ids[:1] == start else ids
-        return tuple(first), tuple(whole[len(first) :])
-
-    def _first_token(self) -> tuple[int]:
-        token = self._find_first_token()
-        if token is None:
-            raise UserError(
-                "An empty context needs a begin-of-text or end-of-text token, and the tokenizer has neither."
-            )
-        return (token,)
-
-    def _find_first_token(self) -> int | None:
-        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        return eos if bos is None else bos
+        if isinstance(context, str):
+            before, after = self.encoder.pair(context, continuation, name)
+            return tuple(before), tuple(after)
+        return tuple(context) or tuple(self.encoder.start), tuple(continuation)
 
 
 def _title(role: str, model: PreTrainedModel) -> str:

@@ -8,7 +8,9 @@ a model's ``generation_config.json`` adds to decoding (penalties, a top-k) is no
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ from logitfusion.config.keywords import read_options
 from logitfusion.errors import UserError
 from logitfusion.fusion.lm import FusedLM
 from logitfusion.fusion.options import parse_folders, parse_options
+from logitfusion.models.chat import ChatTemplate, TemplateRefusedError
+
+logger = logging.getLogger(__name__)
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
@@ -52,6 +57,8 @@ class FusedLMEval(TemplateLM):
             large model's own limit.
         device: only checked, because a fusion takes the GPU that the job was given, else the CPU.
         max_batch_size: of the harness's own command line; has no meaning here.
+        chat_template_args: what the chat template is given besides the messages (``enable_thinking``, say).
+        chat_template_name: which one of a tokenizer's several templates.
         options: the fields of ``FusionOptions`` by name; several numbers may be separated by semicolons.
 
     Raises:
@@ -70,6 +77,8 @@ class FusedLMEval(TemplateLM):
         max_length: int | None = None,
         device: str | None = None,
         max_batch_size: int | None = None,
+        chat_template_args: dict[str, Any] | None = None,
+        chat_template_name: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -84,6 +93,8 @@ class FusedLMEval(TemplateLM):
         self.decoding = read_options(Decoding, {"batch_size": batch_size, "speculative": speculative})
         self.max_length = int(max_length or resolve_max_length(lm.large.config, lm.tokenizer))
         self.max_gen_toks = 256
+        self.chat_template_args, self._template_name = chat_template_args or {}, chat_template_name
+        self._warned = False
 
     # What the harness asks about the tokenizer
 
@@ -101,24 +112,58 @@ class FusedLMEval(TemplateLM):
     def tokenizer_name(self) -> str:
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids; by default with the special tokens that the tokenizer adds, unless the text has them already."""
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Token ids; by default with what the tokenizer puts before a text, unless the text has it already."""
         if add_special_tokens is None:
-            return self.lm.encode(string)
-        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+            ids = self.lm.encode(string)
+        else:
+            ids = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        return ids[-left_truncate_len:] if left_truncate_len else ids
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """A context and its continuation, at least one token of each; see ``FusedLM.score``."""
+        context_ids, continuation_ids = self.lm.encode_pair(context, continuation)
+        return list(context_ids), list(continuation_ids)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The text of a chat, ending where the model should speak (or go on with the last message)."""
-        if not self.tokenizer.chat_template:
-            raise UserError("The model's tokenizer has no chat template; evaluate it without one.")
-        return self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
+        continues = not add_generation_prompt
+        try:
+            return self._chat.render(chat_history, continues=continues)
+        except TemplateRefusedError as error:
+            rest = [message for message in chat_history if message["role"] != "system"]
+            if len(rest) == len(chat_history):
+                raise
+            text = self._chat.render(rest, continues=continues)
+            if not self._warned:
+                logger.warning("%s The system message is left out.", error)
+            self._warned = True
+            return text
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The text of the template that chats are written in from now on: the tokenizer's, or one of this name."""
+        if isinstance(chat_template, str):
+            self._template_name = chat_template
+            self.__dict__.pop("_chat", None)
+        return self._chat.text if chat_template else None
+
+    @cached_property
+    def _chat(self) -> ChatTemplate:
+        otherwise = "evaluate it without one"
+        return ChatTemplate(
+            self.tokenizer, name=self._template_name, arguments=self.chat_template_args, otherwise=otherwise
         )
 
     # Likelihoods
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Natural log-likelihood of each continuation after its context, and whether greedy decoding would give it."""
+        texts = [request.args for request in requests]
+        pairs = self.lm.encode_pairs([context for context, _ in texts], [continuation for _, continuation in texts])
+        encoded = [(text, list(before), list(after)) for text, (before, after) in zip(texts, pairs, strict=True)]
+        return self._loglikelihood_tokens(encoded, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, **kwargs: Any

@@ -86,10 +86,8 @@ def tune(
         return tuple(torch.cat(parts, dim=-1) for parts in zip(*judged, strict=True))
 
     end = tuple(ends[:1].tolist())  # stands for all of them
-    pairs = [
-        (tuple(lm.encode(prompt)), (*lm.tokenizer.encode(completion, add_special_tokens=False), *end))
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
+    examples = [lm.encoder.example(*example) for example in zip(prompts, completions, strict=True)]
+    pairs = [(tuple(prompt), (*completion, *end)) for prompt, completion in examples]
     lm.check_pairs(pairs)
     found, greedy = score_pairs(
         lm.cached_models,

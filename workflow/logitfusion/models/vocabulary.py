@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
 from logitfusion.models.load import load_tokenizer
+from logitfusion.models.text import TextEncoder
 
 
 def load_shared_tokenizer(folders: Sequence[str | Path]) -> PreTrainedTokenizerBase:
@@ -23,7 +24,23 @@ def load_shared_tokenizer(folders: Sequence[str | Path]) -> PreTrainedTokenizerB
         distinct.setdefault(file.read_bytes() if file.is_file() else str(folder).encode(), folder)
     tokenizers = {str(folder): load_tokenizer(folder) for folder in distinct.values()}
     check_same_vocabulary(tokenizers)
+    _check_same_prefix(tokenizers)
     return next(iter(tokenizers.values()))
+
+
+def _check_same_prefix(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    """Refuse models that read the same text differently: with begin-of-text, and without."""
+    prefixes = {
+        name: tokenizer.convert_ids_to_tokens(TextEncoder(tokenizer).prefix) for name, tokenizer in tokenizers.items()
+    }
+    (first, reference), *others = prefixes.items()
+    for name, prefix in others:
+        if prefix != reference:
+            raise UserError(
+                f"Models {first!r} and {name!r} can't be fused: their tokenizers put different tokens before a text"
+                f" ({reference or 'none'} and {prefix or 'none'}); set add_bos_token alike in their"
+                " tokenizer_config.json."
+            )
 
 
 def check_same_vocabulary(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:

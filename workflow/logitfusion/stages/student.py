@@ -8,7 +8,7 @@ from pathlib import Path
 from logitfusion.config.jobs.distill import StudentJob
 from logitfusion.config.training import Recipe, Training
 from logitfusion.distill.cache import TeacherCache
-from logitfusion.distill.encoding import encode_text
+from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.shard import hash_texts
 from logitfusion.distill.training import distill
 from logitfusion.files import remove, whole
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace, job: StudentJob) -> None:
     model, curve = distill(
         load_model(arguments.base),
         tokenizer,
-        [encode_text(tokenizer, *text, max_tokens=recipe.max_tokens) for text in texts],
+        encode_texts(tokenizer, texts, max_tokens=recipe.max_tokens),
         caches,
         job.method,
         recipe,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from logitfusion.config.jobs.distill import TeacherJob
-from logitfusion.distill.encoding import encode_text
+from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.shard import hash_texts, read_manifest
 from logitfusion.files import remove, whole
@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
     use_threads()
     texts = read_texts(arguments.text, job.texts)
     tokenizer = load_tokenizer(arguments.model)
-    encoded = [encode_text(tokenizer, *text, template=job.template, max_tokens=job.max_tokens) for text in texts]
+    encoded = encode_texts(tokenizer, texts, template=job.template, max_tokens=job.max_tokens)
     half = job.precision == "bf16" or (job.precision == "auto" and bf16_helps(choose_device()))
     model = load_model(arguments.model, dtype=torch.bfloat16 if half else torch.float32)
     for finished in arguments.checkpoints.glob("*.safetensors"):

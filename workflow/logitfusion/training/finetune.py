@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.models.adapters import add_adapters
+from logitfusion.models.text import TextEncoder
 from logitfusion.training.batches import CompletionCollator, order_rows
 from logitfusion.training.loop import train, trainer_arguments
 
@@ -22,14 +23,19 @@ def encode_examples(
 ) -> list[dict[str, Any]]:
     """``input_ids`` of prompt and completion, and how many of them the ``completion`` has, its end-of-text included.
 
-    Prompt and completion are encoded separately, as they are at decoding time, so the boundary is the same.
+    Prompt and completion are encoded separately, as they are at decoding time, so the boundary is the same: see
+    ``TextEncoder``. The text of a special token in a completion is ordinary text, in a prompt it is the token. An
+    example that is too long loses its beginning.
+
+    Raises:
+        UserError: the tokenizer has no end-of-text token.
     """
-    encoded = []
+    encoder, encoded = TextEncoder(tokenizer), []
+    end = encoder.end
     for example in examples:
-        completion = tokenizer.encode(example["completion"], add_special_tokens=False) + [tokenizer.eos_token_id]
-        prompt = tokenizer.encode(example["prompt"])
-        ids = (prompt + completion)[-max_tokens:]
-        encoded.append({"input_ids": ids, "completion": min(len(completion), len(ids) - 1)})
+        prompt, completion = encoder.example(example["prompt"], example["completion"])
+        ids = [*prompt, *completion, end][-max_tokens:]
+        encoded.append({"input_ids": ids, "completion": min(len(completion) + 1, len(ids) - 1)})
     return encoded
 
 

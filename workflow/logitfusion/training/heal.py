@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from logitfusion.config.training import HealRecipe
+from logitfusion.models.text import TextEncoder
 from logitfusion.training.batches import TextCollator, order_rows
 from logitfusion.training.loop import train, trainer_arguments
 
@@ -57,7 +58,8 @@ def heal(
     fingerprint: str,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Distil ``teacher`` into ``student`` on ``texts``; returns the student and its loss curve."""
-    rows = [{"input_ids": tokenizer.encode(text)[: recipe.max_tokens - 1] + [tokenizer.eos_token_id]} for text in texts]
+    encoder = TextEncoder(tokenizer)
+    rows = [{"input_ids": [*encoder.prompt(text)[: recipe.max_tokens - 1], encoder.end]} for text in texts]
     logger.info("healing: %d texts, %d tokens", len(rows), sum(len(row["input_ids"]) for row in rows))
     trainer = HealingTrainer(
         model=student,

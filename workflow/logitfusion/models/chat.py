@@ -1,0 +1,131 @@
+"""Chats in the words of a tokenizer's own template: one place for decoding, teachers and the harness."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from logitfusion.errors import UserError
+from logitfusion.models.text import name_tokenizer
+
+Message = Mapping[str, Any]
+
+# What else a template is given by its reader; these are not ours to set.
+_OURS = {"messages", "conversation", "add_generation_prompt", "continue_final_message"}
+_OPTIONS = {
+    name
+    for name, parameter in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters.items()
+    if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+}
+_DATA = {"tools", "documents"}
+
+
+class TemplateRefusedError(UserError):
+    """A template can't write these messages: it has no system role, say, or wants users and assistants in turns."""
+
+
+class ChatTemplate:
+    """A tokenizer's chat template and its arguments.
+
+    Args:
+        tokenizer: of a chat model.
+        name: of one of several templates; by default the one named ``default`` (with tools, ``tool_use``).
+        arguments: what the template is given besides the messages (``enable_thinking``, say).
+        otherwise: what a message advises where there is no template.
+
+    Raises:
+        UserError: no template, none of this name, or an argument that the template doesn't mention.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        otherwise: str = "use a chat model",
+    ) -> None:
+        self.tokenizer, self.arguments = tokenizer, dict(arguments or {})
+        self._owner = name_tokenizer(tokenizer)
+        self.text = self._choose(name, otherwise)
+        ours = sorted(self.arguments.keys() & (_OURS | _OPTIONS - _DATA))
+        if ours:
+            raise UserError(f"The chat argument {ours[0]} can't be set; it is no argument of a template.")
+        for argument in self.arguments.keys() - _DATA:
+            self._check_mentioned(argument, "argument")
+
+    def render(self, messages: Sequence[Message], *, continues: bool | None = None) -> str:
+        """The text of a chat, ending where the model should speak.
+
+        Args:
+            messages: each with ``role`` and ``content``; further fields must be known to the template.
+            continues: whether the model goes on with the last message; by default it does with an assistant's.
+
+        Raises:
+            TemplateRefusedError: the template can't write these messages.
+            UserError: a field that the template doesn't mention.
+        """
+        for field in {field for message in messages for field in message} - {"role", "content"}:
+            self._check_mentioned(field, "field")
+        if continues is None:
+            continues = bool(messages) and messages[-1]["role"] == "assistant"
+        return self._apply(messages, add_generation_prompt=not continues, continue_final_message=continues)
+
+    def _apply(self, messages: Sequence[Message], **options: bool) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                chat_template=self.text,
+                tokenize=False,
+                **self.arguments,
+                **options,
+            )
+        except (TemplateError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise TemplateRefusedError(
+                f"The chat template of the {self._owner} refuses the messages ({reason})."
+            ) from error
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of a chat, ending where the model should speak: the template writes all special tokens."""
+        return list(self.tokenizer.encode(self.render(messages), add_special_tokens=False))
+
+    @cached_property
+    def closing_token(self) -> int | None:
+        """The token that the template puts after an assistant's message, else end of text."""
+        answer = "answer"
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
+        whole = self._apply(turns)
+        ids = self.tokenizer.encode(whole.rpartition(answer)[2].strip(), add_special_tokens=False)
+        return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else self.tokenizer.eos_token_id
+
+    def _choose(self, name: str | None, otherwise: str) -> str:
+        """The template's own text."""
+        found = self.tokenizer.chat_template
+        if not found:
+            raise UserError(f"The {self._owner} has no chat template; {otherwise}.")
+        if isinstance(found, str):
+            if name not in (None, "default"):
+                raise UserError(f"The {self._owner} has one chat template and none named {name!r}.")
+            return found
+        wanted = name or ("tool_use" if self.arguments.get("tools") and "tool_use" in found else "default")
+        if wanted not in found:
+            raise UserError(
+                f"The {self._owner} has no chat template named {wanted!r}; it has {', '.join(sorted(found))}."
+            )
+        return found[wanted]
+
+    def _check_mentioned(self, name: str, kind: str) -> None:
+        words = set(re.findall(r"[^\W\d]\w*", self.text))
+        if name in words:
+            return
+        close = difflib.get_close_matches(name, words, n=1)
+        hint = f"did you mean {close[0]}?" if close else "leave it out."
+        raise UserError(f"The chat template of the {self._owner} has no {kind} {name!r}: {hint}")
