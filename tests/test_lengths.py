@@ -92,6 +92,7 @@ def test_a_score_does_not_depend_on_its_neighbours(kind: str) -> None:
     models = [build(kind, seed) for seed in range(3)]
     lm = FusedLM(models[0], models[1], models[2:], tokenizer=TOKENIZER, weights=1.0)
     found = lm.score(*zip(*pairs, strict=True))
+    assert lm.score([lm.encode(LONG)], [[]]) == [(0.0, True)]  # as of a short context
     for pair, (score, _) in zip(pairs, found, strict=True):
         fresh = [build(kind, seed) for seed in range(3)]
         assert score == pytest.approx(score_alone(fresh, lm, *pair), abs=1e-3)

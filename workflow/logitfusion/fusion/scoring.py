@@ -110,8 +110,10 @@ def _score_alone(
     batch = Batch(models, 1, device)
     given = torch.cat([context, continuation[:, :-1]], dim=-1)
     count = continuation.shape[1]
-    large, small = split_logits(batch.read(given, torch.ones_like(given), keep=count), vocabulary)
-    found, likeliest = judge(large[0], small[:, 0], continuation[0], gap.expand(count))
+    keep = max(1, count)  # token ids may be none
+    large, small = split_logits(batch.read(given, torch.ones_like(given), keep=keep), vocabulary)
+    places = slice(keep - count, None)
+    found, likeliest = judge(large[0, places], small[:, 0, places], continuation[0], gap.expand(count))
     return found.double().sum(0, keepdim=True).cpu(), likeliest.all(0, keepdim=True).cpu()
 
 
