@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from logitfusion.config.decoding import DecodingOptions
 from logitfusion.fusion.caches import Batch, CachedModel, refuse_not_finite
+from logitfusion.fusion.ends import StopStrings
 from logitfusion.fusion.sampling import pick_tokens
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.padding import left_pad
@@ -21,12 +22,13 @@ class Generation:
     """One continuation.
 
     Attributes:
-        text: the decoded continuation, cut before the stop string, without special tokens.
+        text: the decoded continuation, cut before the stop string, without special tokens. While it grows: as far as it
+            is certain, without half characters and what a stop string may still cut.
         token_ids: every token that was generated, the last one included even if it ended the text.
         weights: the experts' weights at each token, ``[tokens][T]``; empty lists where no expert takes part.
         expert: index of the expert that steered each token, -1 where none did.
-        finish_reason: ``"eos"``, ``"stop"`` (a stop string) or ``"length"`` (``max_new_tokens``, or all that the models
-            read).
+        finish_reason: ``"eos"`` (an end token of one of the models), ``"stop"`` (a stop string) or ``"length"``
+            (``max_new_tokens``, or all that the models read).
     """
 
     text: str = ""
@@ -54,15 +56,15 @@ class Continuations:
         limits: Sequence[int],
         options: DecodingOptions,
         tokenizer: PreTrainedTokenizerBase,
-        ends: set[int],
+        ends: Collection[int],
         on_token: Callable[[int, Generation], None] | None,
+        criterion: Callable[[list[int]], bool] | None = None,
     ) -> None:
         self.all = [Generation() for _ in limits]
         self.active = [row for row, limit in enumerate(limits) if limit]
         self.limits = limits  # the most tokens of each row
-        self.options, self.tokenizer, self.ends, self.on_token = options, tokenizer, ends, on_token
-        # A stop string can only end inside the newest token, and no token is less than a byte.
-        self.tail = max((len(word.encode()) for word in options.stop), default=0) + 8
+        self.options, self.ends, self.on_token, self.criterion = options, ends, on_token, criterion
+        self.stops = StopStrings(options.stop, tokenizer)
 
     def append(self, row: int, token: int, weights: list[float], expert: int) -> bool:
         """Add a token to the active row number ``row``; whether it was its last."""
@@ -71,10 +73,10 @@ class Continuations:
         generation.token_ids.append(token)
         generation.weights.append(weights)
         generation.expert.append(expert)
-        finished = self._finished(generation, self.limits[number])
-        if finished or self.on_token is not None:
-            generation.text = self._text(generation)
+        finished = self._finish(generation, self.limits[number])
         if self.on_token is not None:
+            if not finished:
+                generation.text = self._certain_text(generation.token_ids)
             self.on_token(number, generation)
         return finished
 
@@ -84,23 +86,22 @@ class Continuations:
         self.active = [self.active[row] for row in remaining]
         return remaining
 
-    def _finished(self, generation: Generation, limit: int) -> bool:
-        """Whether the newest token ends the continuation; notes why."""
-        if generation.token_ids[-1] in self.ends:
-            generation.finish_reason = "eos"
-            return True
-        if self.options.stop:
-            text = self.tokenizer.decode(generation.token_ids[-self.tail :], skip_special_tokens=True)
-            if any(word in text for word in self.options.stop):
-                generation.finish_reason = "stop"
-                return True
-        return len(generation.token_ids) == limit
+    def _finish(self, generation: Generation, limit: int) -> bool:
+        """Whether the newest token ends the continuation; notes why, and its text."""
+        ids = generation.token_ids
+        ended, stopped = ids[-1] in self.ends, self.stops.find(ids)
+        complete = self.criterion is not None and self.criterion(ids)
+        if not (ended or stopped or complete or len(ids) == limit):
+            return False
+        generation.finish_reason = "eos" if ended else "stop" if stopped or complete else "length"
+        # An end is no part of the text, whether or not the tokenizer calls it special.
+        generation.text = self.stops.text_before(ids[:-1] if ended and not stopped else ids, stopped)
+        return True
 
-    def _text(self, generation: Generation) -> str:
-        ids = [token for token in generation.token_ids if token not in self.ends]
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        cuts = [text.find(word) for word in self.options.stop if word in text]
-        return text[: min(cuts)] if cuts else text
+    def _certain_text(self, ids: list[int]) -> str:
+        """The text so far that no later token changes: no half characters, nothing that a stop string may cut."""
+        text = self.stops.text_before(ids, self.stops.held_back(ids))
+        return text.rstrip("\N{REPLACEMENT CHARACTER}")  # what a character is whose last bytes are still to come
 
 
 def decode(
@@ -167,12 +168,3 @@ def read_prompts(batch: Batch, ids: Tensor, mask: Tensor, vocabulary: int) -> Te
 def columns_at_once(rows: int, vocabulary: int) -> int:
     """How many positions of every row may have logits in memory at a time: about 256 MB a model."""
     return max(1, 2**26 // (rows * vocabulary))
-
-
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Every token that ends a text."""
-    found = [model.config.eos_token_id, tokenizer.eos_token_id]
-    if model.generation_config is not None:  # chat models may list further ends only here
-        found.append(model.generation_config.eos_token_id)
-    several = [tokens if isinstance(tokens, Iterable) else [tokens] for tokens in found]
-    return {token for tokens in several for token in tokens if token is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.keywords import given_options
 from logitfusion.errors import UserError
 from logitfusion.fusion.caches import Batch, CachedAdapters, CachedModel
-from logitfusion.fusion.decoding import Continuations, Fused, Generation, decode, end_tokens, read_prompts
+from logitfusion.fusion.decoding import Continuations, Fused, Generation, decode, read_prompts
+from logitfusion.fusion.ends import end_tokens, folder_ends
 from logitfusion.fusion.rereading import open_model
 from logitfusion.fusion.scoring import Pair, group_rows, judge_steering, score_pairs
 from logitfusion.fusion.speculation import Pace, decode_speculatively, make_pace
@@ -38,6 +39,8 @@ class FusedLM:
         tokenizer: the one tokenizer of all models.
         options: how the experts steer. Weight 1.0 of one expert is proxy-tuning; rule, selection, bounds and step are
             those of ``solve_weights``; ``tune`` chooses trust and anchor on validation data.
+        ends: tokens that end a text besides those that ``tokenizer`` and the models' configs name; ``folder_ends``
+            reads those of the tokenizers that base and experts were saved with.
         named: the fields of ``FusionOptions`` by name, instead of ``options``.
 
     Raises:
@@ -53,6 +56,7 @@ class FusedLM:
         *,
         tokenizer: PreTrainedTokenizerBase,
         options: FusionOptions | None = None,
+        ends: Iterable[int] = (),
         **named: Any,
     ) -> None:
         if experts and base is None:
@@ -73,6 +77,20 @@ class FusedLM:
         self.max_length = min(context_length(model) for model in models)
         # Longer rows would change how the others are read, so they are read alone.
         self.shared_length = min(rope_limit(model) for model in models)
+        self._further_ends = frozenset(ends)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a text: those of every model of the fusion, whatever its weight is.
+
+        Experts may be chat models that end their turns by another token than base and large model, and which of them
+        steers changes from token to token. A large model alone ends by its own ones.
+        """
+        models = [self.large]
+        if self.experts:
+            models += [self.base, *(expert for expert in self.experts if not isinstance(expert, str))]
+        found = end_tokens(models, self.tokenizer) | self._further_ends
+        return frozenset(token for token in found if 0 <= token < self.vocabulary)
 
     @classmethod
     def from_folders(
@@ -93,14 +111,15 @@ class FusedLM:
         wholes = [folder for folder in experts if not is_adapter(folder)]
         folders = [large, *([base] if base and experts else []), *wholes]
         tokenizer = load_shared_tokenizer(folders)
+        ends = folder_ends([large, *([base, *experts] if base and experts else [])])
         if not base or not experts:
             loaded = [load_model(expert) for expert in experts]
-            return cls(load_model(large), None, loaded, tokenizer=tokenizer, options=options)
+            return cls(load_model(large), None, loaded, tokenizer=tokenizer, options=options, ends=ends)
         if not wholes:
             shared, names = load_adapters(load_model(base), experts)
-            return cls(load_model(large), shared, names, tokenizer=tokenizer, options=options)
+            return cls(load_model(large), shared, names, tokenizer=tokenizer, options=options, ends=ends)
         loaded = [load_merged(load_model(base), path) if is_adapter(path) else load_model(path) for path in experts]
-        return cls(load_model(large), load_model(base), loaded, tokenizer=tokenizer, options=options)
+        return cls(load_model(large), load_model(base), loaded, tokenizer=tokenizer, options=options, ends=ends)
 
     @torch.inference_mode()
     def generate(
@@ -110,9 +129,13 @@ class FusedLM:
         *,
         on_batch: Callable[[int], None] | None = None,
         on_token: Callable[[int, Generation], None] | None = None,
+        stopping_criterion: Callable[[list[int]], bool] | None = None,
         **named: Any,
     ) -> list[Generation]:
-        """Continue every prompt.
+        """Continue every prompt, until an end token of one of the models (``ends``), a stop string or the length.
+
+        What else the models' generation configs ask for (penalties, suppressed or forced tokens, a least length, a
+        temperature) is not applied: ``options`` are all.
 
         Args:
             prompts: texts or token ids; each must have at least one token.
@@ -121,7 +144,10 @@ class FusedLM:
                 other draws from a seed). Prompts of similar length share a batch.
             named: the fields of ``DecodingOptions`` by name, instead of ``options``.
             on_batch: called with the number of prompts that a batch finished.
-            on_token: called at each token with the prompt's number and its continuation so far (to stream it).
+            on_token: called at each token with the prompt's number and its continuation so far, to stream it: its text
+                is what no later token changes.
+            stopping_criterion: called with a continuation's tokens at each of them; where it says so, it ends there, as
+                it does with a stop string, and its text is not cut.
 
         Raises:
             UserError: an empty prompt, options that can't be used, or a model whose logits are not finite.
@@ -137,7 +163,7 @@ class FusedLM:
         # The last token is not read.
         limits = [int(min(options.max_new_tokens, self.max_length - len(ids) + 1)) for ids in encoded]
         lengths = [len(ids) + limit - 1 for ids, limit in zip(encoded, limits, strict=True)]
-        ends = end_tokens(self.large, self.tokenizer)
+        ends = self.ends
         pace = self._make_pace(options, max(lengths, default=0)) if options.speculative else None
         results: dict[int, Generation] = {}
         order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
@@ -145,7 +171,7 @@ class FusedLM:
             generators = [torch.Generator().manual_seed(start + number) for number in batch]
             notify = on_token and (lambda row, generation, batch=batch: on_token(batch[row], generation))
             rows = [limits[number] for number in batch]
-            continuations = Continuations(rows, options, self.tokenizer, ends, notify)
+            continuations = Continuations(rows, options, self.tokenizer, ends, notify, stopping_criterion)
             batch_ids = [encoded[number] for number in batch]
             fused = Fused(self.cached_models(), self.steering, self.vocabulary, self.max_length)
             if pace is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from logitfusion.config.decoding import DECODING
 from logitfusion.errors import UserError
-from logitfusion.fusion.decoding import end_tokens
+from logitfusion.fusion.ends import TokenBytes
 from logitfusion.fusion.lm import FusedLM
 from logitfusion.fusion.logits import fuse_logits
 from logitfusion.fusion.scoring import judge_logits, score_pairs
@@ -104,9 +104,9 @@ def tune(
 
 def _ends(lm: FusedLM, stop: Sequence[str]) -> Tensor:
     """Tokens that end a continuation."""
-    texts = lm.tokenizer.batch_decode([[token] for token in range(lm.vocabulary)]) if stop else []
-    stopping = {token for token, text in enumerate(texts) if text.startswith(tuple(stop))}
-    ending = {token for token in end_tokens(lm.large, lm.tokenizer) if token < lm.vocabulary}
+    pieces, words = TokenBytes(lm.tokenizer), tuple(word.encode() for word in stop)
+    stopping = {token for token in range(lm.vocabulary) if words and pieces[token].startswith(words)}
+    ending = lm.ends
     return torch.tensor([*sorted(ending), *sorted(stopping - ending)], dtype=torch.long, device=lm.device)
 
 

@@ -14,6 +14,7 @@ from logitfusion.config.keywords import read_options
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM, Generation
+from logitfusion.fusion.ends import folder_ends
 from logitfusion.models.load import load_model, use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
 from logitfusion.shards import shard_range
@@ -46,6 +47,7 @@ def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dic
             others[1:],
             tokenizer=tokenizer,
             options=read_options(FusionOptions, dict(job.options) | choice_for(task, tuned)),
+            ends=folder_ends(folders[name] for name in entry.models),
         )
         yield from _decode_shard(lm, task, read_jsonl(splits[task]), arguments.shard, job)
 

@@ -11,6 +11,7 @@ import numpy as np
 from logitfusion.config.jobs.fusion import TuneJob
 from logitfusion.files import read_jsonl, write_json
 from logitfusion.fusion import FusedLM
+from logitfusion.fusion.ends import folder_ends
 from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
 from logitfusion.models.load import load_model, use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
@@ -28,7 +29,8 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     for task, names in job.models.items():
         loaded = {name: loaded.get(name) or load_model(folders[name]) for name in names}
         large, base, *experts = (loaded[name] for name in names)
-        lm = FusedLM(large, base, experts, tokenizer=tokenizer, options=job.options)
+        ends = folder_ends(folders[name] for name in names)
+        lm = FusedLM(large, base, experts, tokenizer=tokenizer, options=job.options, ends=ends)
         rows = read_jsonl(splits[task])
         candidates[task] = tune(
             lm,
