@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from logitfusion.files import read_json
 from logitfusion.models.architecture import text_config
 from logitfusion.models.load import load_tokenizer
 
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _NO_TEXT = b"\xff"  # in no UTF-8 text, so no stop string spans an entry that the tokenizer has no token for
 
 
@@ -74,13 +76,28 @@ class TokenBytes:
         """Whether texts without special tokens lack this one."""
         return not self.tokenizer.decode([token], skip_special_tokens=True)
 
+    def count_unsettled(self, ids: Sequence[int]) -> int:
+        """How many of the last bytes are tokens of one byte: all of such a run is unreadable if a later one is."""
+        count = 0
+        for token in reversed(ids if self.falls_back else ()):
+            if not self._is_byte(token) and not self.hides(token):
+                break
+            count += len(self[token])
+        return count
+
+    def _is_byte(self, token: int) -> bool:
+        return _BYTE.fullmatch(self._name(token) or "") is not None
+
+    def _name(self, token: int) -> str | None:
+        return self.tokenizer.convert_ids_to_tokens(token) if token < len(self.tokenizer) else None
+
     def _read(self, token: int) -> bytes:
-        name = self.tokenizer.convert_ids_to_tokens(token) if token < len(self.tokenizer) else None
+        name = self._name(token)
         if name is None:
             return _NO_TEXT
         if self.alphabet and all(letter in self.alphabet for letter in name):
             return bytes(self.alphabet[letter] for letter in name)
-        if self.falls_back and len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+        if self.falls_back and self._is_byte(token):
             return bytes.fromhex(name[3:5])
         text = self.tokenizer.convert_tokens_to_string([*self.before, name])
         return text.removeprefix(self.tokenizer.convert_tokens_to_string(self.before)).encode()
@@ -112,10 +129,11 @@ class StopStrings:
         return len(tail) - min(starts) if starts else 0
 
     def held_back(self, ids: Sequence[int]) -> int:
-        """How many of the last bytes may turn out to begin a stop string."""
+        """How many of the last bytes may yet change, or turn out to begin a stop string."""
         tail = self._tail(ids, self.longest - 1)
         beginnings = (word[:length] for word in self.words for length in range(1, len(word)))
-        return max((len(beginning) for beginning in beginnings if tail.endswith(beginning)), default=0)
+        begun = max((len(beginning) for beginning in beginnings if tail.endswith(beginning)), default=0)
+        return max(begun, self.pieces.count_unsettled(ids))
 
     def text_before(self, ids: Sequence[int], count: int) -> str:
         """The text without its last ``count`` bytes and without special tokens."""
