@@ -246,7 +246,9 @@ def test_only_what_stays_is_streamed(text: str, cut: int, stop: list[str]) -> No
     ids = tokenizer.encode(text)
     ids = ids[: len(ids) - cut] or ids
     options = DecodingOptions(max_new_tokens=max(len(ids), 1), stop=stop)
-    rows = Continuations([max(len(ids), 1)], options, tokenizer, {2}, lambda _, generation: stream.show(generation.text))
+    rows = Continuations(
+        [max(len(ids), 1)], options, tokenizer, {2}, lambda _, generation: stream.show(generation.text)
+    )
     for token in ids:
         if rows.append(0, token, [], -1):
             break

@@ -77,6 +77,7 @@ class FusedLM:
         self.max_length = min(context_length(model) for model in models)
         # Longer rows would change how the others are read, so they are read alone.
         self.shared_length = min(rope_limit(model) for model in models)
+        self.models = models  # those that have weights of their own
         self._further_ends = frozenset(ends)
 
     @property
@@ -86,10 +87,7 @@ class FusedLM:
         Experts may be chat models that end their turns by another token than base and large model, and which of them
         steers changes from token to token. A large model alone ends by its own ones.
         """
-        models = [self.large]
-        if self.experts:
-            models += [self.base, *(expert for expert in self.experts if not isinstance(expert, str))]
-        found = end_tokens(models, self.tokenizer) | self._further_ends
+        found = end_tokens(self.models, self.tokenizer) | self._further_ends
         return frozenset(token for token in found if 0 <= token < self.vocabulary)
 
     @classmethod

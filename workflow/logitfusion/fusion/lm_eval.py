@@ -2,14 +2,17 @@
 
 Importing this module registers the model ``logitfusion``. With all weights 0, or without experts, its answers are
 those of ``hf`` on the large model, with two exceptions: fusions are computed in fp32 whatever the folder says, and what
-a model's ``generation_config.json`` adds to decoding (penalties, a top-k) is not applied unless a task asks for it.
+a model's ``generation_config.json`` adds to decoding (penalties, suppressed or forced tokens, a least length, values
+for sampling) is not applied unless a task asks for it. In a batch, ``hf`` generates until one stop string has ended all
+of its rows, and looks for the begin-of-text token in the first of them; here every row is as if it were alone.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.models.utils import (
-    handle_stop_sequences,
-    normalize_gen_kwargs,
-    resolve_max_length,
-)
+from lm_eval.models.utils import postprocess_generated_text, resolve_max_length
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
@@ -30,15 +29,14 @@ from logitfusion.config.decoding import DECODING, Decoding, DecodingOptions
 from logitfusion.config.keywords import read_options
 from logitfusion.errors import UserError
 from logitfusion.fusion.lm import FusedLM
+from logitfusion.fusion.lm_eval_arguments import read_fusion_arguments, read_generation, read_template_arguments
 from logitfusion.fusion.options import parse_folders, parse_options
 from logitfusion.models.chat import ChatTemplate, TemplateRefusedError
-
-logger = logging.getLogger(__name__)
+from logitfusion.models.load import count_parameters
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
-# Options of transformers' generate that tasks name at the value that changes nothing.
-_NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0, "typical_p": 1.0}
+logger = logging.getLogger(__name__)
 
 
 @register_model("logitfusion")
@@ -54,15 +52,18 @@ class FusedLMEval(TemplateLM):
         expert: one folder or several, as a list or separated by semicolons.
         speculative, batch_size: as in ``Decoding``.
         max_length: the most tokens that the models read at a time; longer inputs lose their beginning. By default the
-            large model's own limit.
+            least limit of all models.
+        max_gen_toks: the most tokens of a text where the task says nothing.
+        chat_template_args, enable_thinking, think_end_token: as in ``hf``: what the chat template is given besides the
+            messages, by name or as JSON; and the token, as text or number, whose last occurrence ends what is no answer.
+        chat_template_name: which one of a tokenizer's several templates.
         device: only checked, because a fusion takes the GPU that the job was given, else the CPU.
         max_batch_size: of the harness's own command line; has no meaning here.
-        chat_template_args: what the chat template is given besides the messages (``enable_thinking``, say).
-        chat_template_name: which one of a tokenizer's several templates.
-        options: the fields of ``FusionOptions`` by name; several numbers may be separated by semicolons.
+        options: the fields of ``FusionOptions`` by name; several numbers may be separated by semicolons. Arguments of
+            ``hf`` may have the values that change nothing.
 
     Raises:
-        UserError: options that can't be used, and what ``FusedLM`` refuses.
+        UserError: options that can't be used, named, and what ``FusedLM`` refuses.
     """
 
     def __init__(
@@ -73,28 +74,42 @@ class FusedLMEval(TemplateLM):
         base: str | Path | None = None,
         expert: str | Path | Sequence[str | Path] = (),
         speculative: bool = DECODING.speculative,
-        batch_size: int | str = DECODING.batch_size,
-        max_length: int | None = None,
+        batch_size: int | str | None = None,
+        max_length: int | str | None = None,
+        max_gen_toks: int | str = 256,
         device: str | None = None,
         max_batch_size: int | None = None,
-        chat_template_args: dict[str, Any] | None = None,
+        chat_template_args: Mapping[str, Any] | str | None = None,
         chat_template_name: str | None = None,
+        enable_thinking: bool | None = None,
+        think_end_token: str | int | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
+        named = read_fusion_arguments(options, inspect.signature(FusedLMEval).parameters)
         if (lm is None) == (large is None):
             raise UserError("A fusion is evaluated from lm or from large with its base and experts, one of the two.")
         if lm is None:
-            lm = FusedLM.from_folders(large, base, parse_folders(expert), options=parse_options(options))
+            lm = FusedLM.from_folders(large, base, parse_folders(expert), options=parse_options(named))
+        elif named or base is not None or expert:
+            raise UserError("A fusion that is given as lm has its models and options already; leave theirs out.")
         self.lm, self.tokenizer, self._device = lm, lm.tokenizer, lm.device
         if device is not None and torch.device(device).type != lm.device.type:
             raise UserError(f"The fusion is on {lm.device}, not on {device}: CUDA_VISIBLE_DEVICES chooses the GPU.")
-        batch_size = int(batch_size) if str(batch_size).isdigit() else batch_size  # a text in the harness's model_args
-        self.decoding = read_options(Decoding, {"batch_size": batch_size, "speculative": speculative})
-        self.max_length = int(max_length or resolve_max_length(lm.large.config, lm.tokenizer))
-        self.max_gen_toks = 256
-        self.chat_template_args, self._template_name = chat_template_args or {}, chat_template_name
-        self._warned = False
+        self.decoding = read_options(Decoding, {"batch_size": _read_batch_size(batch_size), "speculative": speculative})
+        limits = [resolve_max_length(model.config, lm.tokenizer) for model in lm.models]
+        self.max_length = int(min([*limits, lm.max_length]))
+        if max_length is not None:
+            self.max_length = _read_count("max_length", max_length)
+        self.max_gen_toks = _read_count("max_gen_toks", max_gen_toks)
+        self.chat_template_args = read_template_arguments(chat_template_args, enable_thinking)
+        self._template_name, self._warned = chat_template_name, False
+        self.enable_thinking = enable_thinking
+        self.think_end_token = int(think_end_token) if str(think_end_token).isdigit() else think_end_token
+        if enable_thinking and think_end_token is None:
+            raise UserError("enable_thinking needs a think_end_token, which ends what is no answer.")
+        if chat_template_name is not None:
+            self.chat_template(chat_template_name)  # known, or refused before anything is evaluated
 
     # What the harness asks about the tokenizer
 
@@ -156,6 +171,14 @@ class FusedLMEval(TemplateLM):
             self.tokenizer, name=self._template_name, arguments=self.chat_template_args, otherwise=otherwise
         )
 
+    def get_model_info(self) -> dict[str, Any]:
+        """What the harness keeps of the model with its results."""
+        return {
+            "model_num_parameters": sum(count_parameters(model) for model in self.lm.models),
+            "model_dtype": str(self.lm.large.dtype),
+            "fusion": self.lm.steering.options.dump(),
+        }
+
     # Likelihoods
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -169,6 +192,11 @@ class FusedLMEval(TemplateLM):
         self, requests: Sequence[Request], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
         """Natural log-likelihood of each continuation, and whether greedy decoding would give it."""
+        if self.enable_thinking and any(texts is not None for texts, _, _ in requests):
+            raise UserError(
+                "enable_thinking is for tasks that generate; leave it out for those that compare likelihoods."
+            )
+        self._warn(sum(len(before) + len(after) > self.max_length + 1 for _, before, after in requests), len(requests))
         pairs = [self._fit(context, continuation) for _, context, continuation in requests]
         with tqdm(total=len(pairs), disable=disable_tqdm, desc="Running loglikelihood requests") as bar:
             scores = self.lm.score(
@@ -224,33 +252,62 @@ class FusedLMEval(TemplateLM):
         return texts
 
     def _generate(self, contexts: list[str], asked: dict[str, Any], bar: tqdm) -> list[str]:
-        options = self._decoding_options(asked)
+        end = None if self.eot_token_id is None else self.tokenizer.decode([self.eot_token_id])
+        read = read_generation(asked, self.max_gen_toks, end)
+        seed = int(torch.randint(2**31, ()))  # of torch's own generator, which the harness has seeded
+        options = read_options(DecodingOptions, {**self.decoding.model_dump(), **read.options, "seed": seed})
         room = self.max_length - options.max_new_tokens
         if room < 1:
             raise UserError(
                 f"{options.max_new_tokens} tokens can't be generated by models that read {self.max_length}; lower"
                 " the task's max_gen_toks."
             )
+        encoded = [self.tok_encode(context) for context in contexts]
+        self._warn(sum(len(ids) > room for ids in encoded), len(encoded))
         generations = self.lm.generate(
-            [self.tok_encode(context)[-room:] or [self.prefix_token_id] for context in contexts],
+            [ids[-room:] or [self.prefix_token_id] for ids in encoded],
             options,
             on_batch=bar.update,
+            stopping_criterion=self._make_criterion(read.until),
         )
-        return [generation.text for generation in generations]
+        return [self._text(generation.token_ids, read.until) for generation in generations]
 
-    def _decoding_options(self, asked: dict[str, Any]) -> DecodingOptions:
-        """The harness's ``generation_kwargs`` as options of a call."""
-        kwargs = dict(normalize_gen_kwargs(asked, self.max_gen_toks))
-        sampled, temperature = kwargs.pop("do_sample"), float(kwargs.pop("temperature", 0.0))
-        if sampled and temperature == 0:
-            raise UserError("A task that asks for do_sample needs a temperature above 0.")
-        end = None if self.eot_token_id is None else self.tokenizer.decode([self.eot_token_id])
-        stop = [word for word in handle_stop_sequences(kwargs.pop("until"), end) if word]
-        named = {"top_p": kwargs.pop("top_p", None), "top_k": kwargs.pop("top_k", None)}
-        named = {name: value for name, value in named.items() if value}
-        named |= {"max_new_tokens": kwargs.pop("max_gen_toks"), "temperature": temperature, "stop": stop}
-        unknown = sorted(key for key, value in kwargs.items() if value is not None and value != _NEUTRAL.get(key))
-        if unknown:
-            raise UserError(f"The task's generation_kwargs {', '.join(unknown)} can't be used with a fusion.")
-        seed = int(torch.randint(2**31, ()))  # of torch's own generator, which the harness has seeded
-        return read_options(DecodingOptions, {**self.decoding.model_dump(), **named, "seed": seed})
+    def _make_criterion(self, until: list[str]) -> Callable[[list[int]], bool]:
+        """Whether a text is complete, by the rule of ``hf``: a stop string is in the last tokens' text.
+
+        It is looked for in two tokens more than it has by itself, special ones included.
+        """
+        widths = [(word, len(self.tokenizer.encode(word, add_special_tokens=False)) + 2) for word in until]
+        return lambda ids: any(word in self.tokenizer.decode(ids[-width:]) for word, width in widths)
+
+    def _text(self, ids: list[int], until: list[str]) -> str:
+        """The answer in a text, by the rule of ``hf``: before the first stop string, after the last thought."""
+        mark = self.think_end_token
+        if isinstance(mark, int):
+            thought = next((place for place in range(len(ids), 0, -1) if ids[place - 1] == mark), 0)
+            return postprocess_generated_text(
+                self.tokenizer.decode(ids[thought:], skip_special_tokens=True).lstrip(), until, None
+            )
+        return postprocess_generated_text(self.tokenizer.decode(ids, skip_special_tokens=True), until, mark)
+
+    def _warn(self, cut: int, total: int) -> None:
+        if cut:
+            logger.warning(
+                "%d of %d contexts lose their beginning: the models read %d tokens.", cut, total, self.max_length
+            )
+
+
+def _read_count(name: str, value: int | str) -> int:
+    """A number of tokens; a text in the harness's model_args."""
+    if isinstance(value, bool) or not str(value).isdigit() or int(value) < 1:
+        raise UserError(f"{name} must be a whole number of tokens, at least 1, not {value!r}.")
+    return int(value)
+
+
+def _read_batch_size(value: int | str | None) -> Any:
+    """Of the harness's model_args, where it is a text and may be missing."""
+    if value is None:
+        return DECODING.batch_size
+    if str(value).startswith("auto"):
+        raise UserError(f"A fusion finds no batch_size by itself ({value!r}); give a number.")
+    return int(value) if str(value).isdigit() else value
