@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitfusion.cli._fusion import add_fusion, read_fusion
+from logitfusion.cli._harness import add_evaluation, explain_unsafe, read_evaluation, read_pairs, refuse_unsafe
 from logitfusion.cli._inputs import be_quiet, check_outputs
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.config.decoding import Decoding
-from logitfusion.errors import UserError
+from logitfusion.errors import UserError, find_memory_error
 from logitfusion.files import find_disk_error, write_json
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
+
+PACKAGE = Path(__file__).parents[1]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,31 +30,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks", required=True, metavar="A,B", help="tasks, groups or patterns of lm-evaluation-harness"
     )
-    parser.add_argument("--include-path", type=Path, metavar="DIR", help="with definitions of further tasks (YAML)")
-    parser.add_argument("--limit", type=float, metavar="N", help="examples of each task (below 1: a share of them)")
-    parser.add_argument(
-        "--num-fewshot", type=int, metavar="N", help="examples in each prompt (default: the task's own)"
-    )
-    parser.add_argument("--apply-chat-template", action="store_true", help="examples are messages to a chat model")
     parser.add_argument(
         "--max-length", type=int, metavar="N", help="tokens that are read at most (default: the model's)"
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE.json", help="all results and the settings that led to them"
     )
+    parser.add_argument(
+        "--log-samples", action="store_true", help='with every prompt and answer, under "samples" in the output'
+    )
+    add_evaluation(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
     check_outputs(arguments.output)
-    settings = _settings(arguments)
+    settings, options = _settings(arguments), read_evaluation(arguments)
+    metadata = read_pairs("--metadata", arguments.metadata)
     from lm_eval.utils import handle_non_serializable, make_table
 
     from logitfusion.models.load import use_threads
 
-    tasks, manager = _find_tasks(arguments.tasks, arguments.include_path)
+    tasks, manager = _find_tasks(arguments.tasks, arguments.include_path, metadata and settings | metadata)
+    if not arguments.confirm_run_unsafe_code:
+        refuse_unsafe(tasks, manager)
     use_threads()
-    results = _evaluate(arguments, settings, tasks, manager)
+    results = _evaluate(settings, tasks, manager, options)
     print(make_table(results))
     if results.get("groups"):
         print(make_table(results, "groups"))
@@ -66,11 +71,24 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     decoding = read_section(Decoding, arguments).dump(include={"batch_size", "speculative"})
     if arguments.max_length is not None and arguments.max_length < 1:
         raise UserError("--max-length must be at least 1.")
-    return {**folders, **read_fusion(arguments).dump(), **decoding, "max_length": arguments.max_length}
+    settings = {**folders, **read_fusion(arguments).dump(), **decoding, "max_length": arguments.max_length}
+    if isinstance(arguments.apply_chat_template, str):
+        settings["chat_template"] = arguments.apply_chat_template
+    if arguments.chat_template_args is not None:
+        from logitfusion.fusion.lm_eval_arguments import read_template_arguments
+
+        settings["chat_template_args"] = read_template_arguments(arguments.chat_template_args, None)
+    return settings
 
 
-def _find_tasks(text: str, include_path: Path | None) -> tuple[list[str], TaskManager]:
-    """The names of the tasks that are asked for, and what knows their definitions."""
+def _find_tasks(
+    text: str, include_path: Path | None, metadata: dict[str, Any] | None = None
+) -> tuple[list[str], TaskManager]:
+    """The names of the tasks that are asked for, and what knows their definitions.
+
+    Args:
+        metadata: what tasks may read that make their data.
+    """
     from lm_eval.tasks import TaskManager
 
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -80,10 +98,10 @@ def _find_tasks(text: str, include_path: Path | None) -> tuple[list[str], TaskMa
         if not include_path.is_dir():
             raise UserError(f"The folder of task definitions {include_path} does not exist.")
         # The harness's own definitions are thousands, and take ten seconds to read.
-        manager = TaskManager(include_path=str(include_path), include_defaults=False)
+        manager = TaskManager(include_path=str(include_path), include_defaults=False, metadata=metadata)
         if set(names) <= set(manager.all_subtasks):
             return names, manager
-    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    manager = TaskManager(include_path=None if include_path is None else str(include_path), metadata=metadata)
     return [name for pattern in names for name in _match(pattern, manager)], manager
 
 
@@ -97,25 +115,43 @@ def _match(pattern: str, manager: TaskManager) -> list[str]:
 
 
 def _evaluate(
-    arguments: argparse.Namespace, settings: dict[str, Any], tasks: list[str], manager: TaskManager
+    settings: dict[str, Any], tasks: list[str], manager: TaskManager, options: dict[str, Any]
 ) -> dict[str, Any]:
     import lm_eval
 
     import logitfusion.fusion.lm_eval  # noqa: F401, its model is registered by the import
-    from logitfusion.models.load import first_line
 
     try:
         return lm_eval.simple_evaluate(
-            model="logitfusion",
-            model_args=settings,
-            tasks=tasks,
-            task_manager=manager,
-            num_fewshot=arguments.num_fewshot,
-            limit=arguments.limit,
-            apply_chat_template=arguments.apply_chat_template,
-            log_samples=False,
+            model="logitfusion", model_args=settings, tasks=tasks, task_manager=manager, **options
         )
-    except OSError as error:  # of data that has to be downloaded, mostly
-        if find_disk_error(error) is not None:
+    except UserError:
+        raise
+    except Exception as error:
+        sentence = _explain(error, ", ".join(tasks))
+        if sentence is None:
             raise
-        raise UserError(f"The data of {', '.join(tasks)} can't be read ({first_line(error)}).") from error
+        raise UserError(sentence) from error
+
+
+def _explain(error: Exception, tasks: str) -> str | None:
+    """The sentence for what is wrong with tasks or their data, None for an error of ours."""
+    from logitfusion.models.load import first_line
+
+    if find_disk_error(error) is not None or find_memory_error(error) is not None or _is_ours(error):
+        return None
+    if "which is marked as unsafe" in str(error):
+        return explain_unsafe(f"task {str(error).split('task: ')[-1].split()[0]}")
+    if "HF_ALLOW_CODE_EVAL" in str(error):
+        return f"A metric of {tasks} runs the code that the model writes: set HF_ALLOW_CODE_EVAL=1 if it may."
+    if isinstance(error, OSError):  # of data that has to be downloaded, mostly
+        return f"The data of {tasks} can't be read ({first_line(error)})."
+    if isinstance(error, ImportError):
+        return f"{tasks} needs a package that is not installed ({first_line(error)})."
+    return f"lm-eval can't run {tasks} with these options ({first_line(error)})."
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error comes from a model, and not from the harness and its tasks."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).is_relative_to(PACKAGE) for frame in frames if frame.filename != __file__)

@@ -1,0 +1,174 @@
+"""Options of an evaluation as lm-evaluation-harness spells them, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logitfusion.errors import UserError
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+_SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+
+
+def add_evaluation(parser: argparse.ArgumentParser) -> None:
+    """Options of which examples are asked, how prompts are made, how texts are generated, and what is kept."""
+    examples = parser.add_argument_group("examples")
+    examples.add_argument("--include-path", type=Path, metavar="DIR", help="with definitions of further tasks (YAML)")
+    examples.add_argument(
+        "--metadata", nargs="+", metavar="KEY=VALUE", help="what some tasks need to make their data; or one JSON object"
+    )
+    examples.add_argument("--limit", type=float, metavar="N", help="examples of each task (below 1: a share of them)")
+    examples.add_argument(
+        "--num-fewshot", type=int, metavar="N", help="examples in each prompt (default: the task's own)"
+    )
+    examples.add_argument(
+        "--seed",
+        metavar="N|N,N,N,N",
+        help="of Python, NumPy, torch and the choice of examples in prompts; None leaves one unset"
+        " (default: 0,1234,1234,1234)",
+    )
+    _add_prompts(parser.add_argument_group("prompts"))
+    texts = parser.add_argument_group("generated texts")
+    texts.add_argument(
+        "--gen-kwargs",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="replace the tasks' own generation_kwargs: temperature=0.7,do_sample=true, or one JSON object",
+    )
+    texts.add_argument(
+        "--predict-only", action="store_true", help="keep the answers (as --log-samples) and measure nothing"
+    )
+    texts.add_argument(
+        "--confirm-run-unsafe-code", action="store_true", help="allow tasks that run the code that the model writes"
+    )
+
+
+def _add_prompts(prompts: argparse._ArgumentGroup) -> None:
+    prompts.add_argument("--system-instruction", metavar="TEXT", help="goes before the task's own description")
+    prompts.add_argument(
+        "--apply-chat-template",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="NAME",
+        help="examples are messages to a chat model (NAME: one of several templates of its tokenizer)",
+    )
+    prompts.add_argument(
+        "--fewshot-as-multiturn",
+        nargs="?",
+        const="true",
+        choices=("true", "false"),
+        metavar="true|false",
+        help="examples in prompts are turns of their own in a chat (default: true)",
+    )
+    prompts.add_argument("--chat-template-args", metavar="JSON", help='for the template: {"enable_thinking": false}')
+
+
+def read_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of ``lm_eval.simple_evaluate``.
+
+    Raises:
+        UserError: names the option that can't be used.
+    """
+    if arguments.num_fewshot is not None and arguments.num_fewshot < 0:
+        raise UserError("--num-fewshot must be at least 0.")
+    chat = arguments.apply_chat_template is not False
+    for name in ("fewshot_as_multiturn", "chat_template_args"):
+        if getattr(arguments, name) is not None and not chat:
+            raise UserError(f"--{name.replace('_', '-')} is about chats: give --apply-chat-template too.")
+    samples = arguments.log_samples or arguments.predict_only
+    if samples and arguments.output is None:
+        option = "--log-samples" if arguments.log_samples else "--predict-only"
+        raise UserError(f"{option} keeps the answers in the results: give --output too.")
+    return {
+        "num_fewshot": arguments.num_fewshot,
+        "limit": _read_limit(arguments.limit),
+        **_read_seeds(arguments.seed),
+        "system_instruction": arguments.system_instruction,
+        "apply_chat_template": arguments.apply_chat_template,
+        "fewshot_as_multiturn": chat and arguments.fewshot_as_multiturn != "false",
+        "gen_kwargs": _read_generation(arguments.gen_kwargs),
+        "predict_only": arguments.predict_only,
+        "confirm_run_unsafe_code": arguments.confirm_run_unsafe_code,
+        "log_samples": samples,
+    }
+
+
+def _read_limit(limit: float | None) -> float | None:
+    """A number of examples, or a share."""
+    if limit is None:
+        return None
+    if not math.isfinite(limit) or limit <= 0:
+        raise UserError(f"--limit must be a number of examples or a share of them, more than 0, not {limit:g}.")
+    if limit > 1 and limit != int(limit):
+        raise UserError(f"--limit must be a whole number, or below 1 for a share of the examples, not {limit:g}.")
+    return limit
+
+
+def _read_seeds(text: str | None) -> dict[str, int | None]:
+    """One seed for all generators, or one for each; the harness's own are kept where none is given."""
+    if text is None:
+        return {}
+    words = [word.strip() for word in text.split(",")]
+    if len(words) not in (1, len(_SEEDS) - 1, len(_SEEDS)) or not all(map(_is_seed, words)):
+        raise UserError(
+            f"--seed must be one whole number, or {len(_SEEDS)} (Python, NumPy, torch, examples in prompts) with commas"
+            f" between them, each below 2^32 or None, not {text!r}."
+        )
+    seeds = [None if word.lower() == "none" else int(word) for word in words]
+    return dict(zip(_SEEDS, seeds * len(_SEEDS) if len(seeds) == 1 else seeds, strict=False))
+
+
+def _is_seed(word: str) -> bool:
+    return word.lower() == "none" or (word.isdecimal() and int(word) < 2**32)
+
+
+def _read_generation(words: Sequence[str] | None) -> dict[str, Any] | None:
+    if words is None:
+        return None
+    from logitfusion.fusion.lm_eval_arguments import check_generation
+
+    found = read_pairs("--gen-kwargs", words)
+    check_generation(found)
+    return found
+
+
+def read_pairs(option: str, words: Sequence[str] | None) -> dict[str, Any]:
+    """``key=value`` with commas or spaces between them, or one JSON object, as the harness reads them.
+
+    Raises:
+        UserError: neither.
+    """
+    from lm_eval._cli.utils import key_val_to_dict, try_parse_json
+
+    found: dict[str, Any] = {}
+    for word in words or ():
+        try:
+            read = try_parse_json(word)
+            found |= read if isinstance(read, dict) else key_val_to_dict(word)
+        except ValueError as error:
+            raise UserError(f"{option} can't be read at {word!r} ({error}).") from None
+    return found
+
+
+def refuse_unsafe(tasks: Sequence[str], manager: TaskManager) -> None:
+    """Refuse tasks that run code, as far as their definitions say so themselves.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name in tasks:
+        entry = manager.task_index.get(name)
+        if entry is not None and (entry.cfg or {}).get("unsafe_code"):
+            raise UserError(explain_unsafe(f"task {name}"))
+
+
+def explain_unsafe(what: str) -> str:
+    """The sentence for a task that runs code."""
+    return f"The {what} runs the code that the model writes: give --confirm-run-unsafe-code if it may."
