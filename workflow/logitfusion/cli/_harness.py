@@ -29,6 +29,7 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     )
     examples.add_argument(
         "--seed",
+        dest="seeds",
         metavar="N|N,N,N,N",
         help="of Python, NumPy, torch and the choice of examples in prompts; None leaves one unset"
         " (default: 0,1234,1234,1234)",
@@ -89,7 +90,7 @@ def read_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "num_fewshot": arguments.num_fewshot,
         "limit": _read_limit(arguments.limit),
-        **_read_seeds(arguments.seed),
+        **_read_seeds(arguments.seeds),
         "system_instruction": arguments.system_instruction,
         "apply_chat_template": arguments.apply_chat_template,
         "fewshot_as_multiturn": chat and arguments.fewshot_as_multiturn != "false",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -169,8 +170,8 @@ def read_generation(asked: Mapping[str, Any], tokens: int, end: str | None) -> A
     sampled, temperature = kwargs["do_sample"], float(kwargs.get("temperature", 0.0))
     if not isinstance(sampled, (bool, int)):
         raise UserError(f"The task's do_sample must be true or false, not {sampled!r}.")
-    if sampled and temperature == 0:
-        raise UserError("A task that asks for do_sample needs a temperature above 0.")
+    if not 0 <= temperature < math.inf or (sampled and temperature == 0):
+        raise UserError(f"A task that asks for do_sample needs a temperature above 0, not {temperature:g}.")
     options: dict[str, Any] = {"max_new_tokens": kwargs["max_gen_toks"], "temperature": temperature if sampled else 0.0}
     if sampled:
         options |= {"top_k": _TOP_K} | {name: kwargs[name] for name in ("top_p", "top_k") if name in kwargs}
