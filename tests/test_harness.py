@@ -344,6 +344,18 @@ def _evaluated(capsys: pytest.CaptureFixture[str], command: list, output: Path) 
     return read_json(output)
 
 
+@pytest.mark.parametrize("name", ["max_gen_toks", "max_new_tokens", "max_tokens"])
+def test_the_command_line_wins_against_the_task(
+    capsys: pytest.CaptureFixture[str], command: list, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "results.json"
+    options = ["--gen-kwargs", f"{name}=1,until=[]", "temperature=0.5", "--log-samples", "--output", output]
+    run(capsys, *command, "toy_words", *options)
+    (row, *_) = read_json(output)["samples"]["toy_words"]
+    assert row["arguments"][0][1] == {"max_gen_toks": 1, "until": [], "do_sample": False, "temperature": 0.5}
+    assert "do_sample=true" in caplog.text
+
+
 def test_answers_alone_are_kept(capsys: pytest.CaptureFixture[str], command: list, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     run(capsys, *command, "toy_words", "--predict-only", "--output", output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from logitfusion.errors import UserError
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
+
+logger = logging.getLogger(__name__)
 
 _SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
 
@@ -133,10 +136,16 @@ def _is_seed(word: str) -> bool:
 def _read_generation(words: Sequence[str] | None) -> dict[str, Any] | None:
     if words is None:
         return None
-    from logitfusion.fusion.lm_eval_arguments import check_generation
+    from logitfusion.fusion.lm_eval_arguments import LENGTHS, check_generation
 
     found = read_pairs("--gen-kwargs", words)
     check_generation(found)
+    # The tasks' own max_gen_toks would win against its other names.
+    lengths = [found.pop(name) for name in LENGTHS if found.get(name) is not None]
+    if lengths:
+        found["max_gen_toks"] = lengths[0]
+    if found.get("temperature") and "do_sample" not in found:
+        logger.warning("--gen-kwargs temperature draws nothing in tasks that say do_sample: false; add do_sample=true.")
     return found
 
 

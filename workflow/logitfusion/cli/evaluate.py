@@ -106,6 +106,10 @@ def _find_tasks(
 
 
 def _match(pattern: str, manager: TaskManager) -> list[str]:
+    if pattern.endswith((".yaml", ".yml")):
+        raise UserError(
+            f"--tasks names tasks, not files: give the folder of {pattern} as --include-path, and its task."
+        )
     found = manager.match_tasks([pattern])
     if not found:
         close = difflib.get_close_matches(pattern, manager.all_tasks, n=3)

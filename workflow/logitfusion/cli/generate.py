@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its own options and those of a fusion."""
     parser.description = (
         "Continue prompts. One prompt of --prompt or of the standard input streams its text; several prompts, and those"
-        " of a file, give one JSON object a line, in their order."
+        " of a file, give one JSON object a line, in their order. A text ends by the end token of any of the models;"
+        " what else their generation_config.json asks for (penalties, sampling) is not applied."
     )
     add_fusion(parser)
     source = parser.add_argument_group(

@@ -48,7 +48,7 @@ class DecodingOptions(Decoding):
     max_new_tokens: Whole = 256
     """The most tokens of a continuation."""
     stop: Annotated[Listed[Annotated[str, AfterValidator(_check_stop)]], BeforeValidator(_list_texts)] = ()
-    """A continuation ends before the first of these texts."""
+    """A continuation ends before the first of these texts, which special tokens may be part of."""
     draft_tokens: Whole | None = None
     """Tokens of a speculative draft; left out, it adapts to how many are accepted."""
 

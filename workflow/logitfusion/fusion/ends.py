@@ -25,7 +25,7 @@ def end_tokens(models: Iterable[PreTrainedModel], tokenizer: PreTrainedTokenizer
     """
     found = [tokenizer.eos_token_id]
     for model in models:
-        configs = (model.config, text_config(model), model.generation_config)
+        configs = (model.config, text_config(model), getattr(model, "generation_config", None))
         found += [getattr(config, "eos_token_id", None) for config in configs]
     return _flatten(found)
 
@@ -89,7 +89,10 @@ class TokenBytes:
         return _BYTE.fullmatch(self._name(token) or "") is not None
 
     def _name(self, token: int) -> str | None:
-        return self.tokenizer.convert_ids_to_tokens(token) if token < len(self.tokenizer) else None
+        try:
+            return self.tokenizer.convert_ids_to_tokens(token)
+        except (IndexError, KeyError):  # how tokenizers that are written in Python say it
+            return None
 
     def _read(self, token: int) -> bytes:
         name = self._name(token)

@@ -72,12 +72,8 @@ _NEUTRAL = {
     "min_new_tokens": 0,
     "guidance_scale": 1.0,
 }
-_READ = {"until", "do_sample", "temperature", "top_p", "top_k"} | {
-    "max_gen_toks",
-    "max_new_tokens",
-    "max_tokens",
-    "max_completion_tokens",
-}
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is given counts
+_READ = {"until", "do_sample", "temperature", "top_p", "top_k", *LENGTHS}
 _TOP_K = 50  # what transformers' generate samples among where nobody says
 
 
@@ -134,7 +130,7 @@ def check_generation(asked: Mapping[str, Any]) -> None:
         if name not in _READ and value is not None and value != _NEUTRAL.get(name) and name != "max_length"
     )
     if wrong:
-        raise UserError(f"The task's generation_kwargs {', '.join(wrong)} can't be used with a fusion.")
+        raise UserError(f"The generation_kwargs {', '.join(wrong)} can't be used with a fusion.")
 
 
 @dataclass(frozen=True)
