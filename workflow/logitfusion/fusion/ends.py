@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from logitfusion.files import read_json
 from logitfusion.models.architecture import text_config
 from logitfusion.models.load import load_tokenizer
 
@@ -41,8 +41,8 @@ def folder_ends(folders: Iterable[str | Path]) -> set[int]:
         files = (folder / "tokenizer_config.json", folder / "special_tokens_map.json")  # which name the end of a text
         if any(file.is_file() for file in files):
             distinct.setdefault(tuple(file.read_bytes() if file.is_file() else b"" for file in files), folder)
-        if (folder / "generation_config.json").is_file():
-            found.append(read_json(folder / "generation_config.json").get("eos_token_id"))
+        with suppress(OSError):  # not there or not readable, which transformers takes for the same
+            found.append(GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id)
     return _flatten([*found, *(load_tokenizer(folder).eos_token_id for folder in distinct.values())])
 
 

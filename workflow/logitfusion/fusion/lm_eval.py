@@ -74,7 +74,7 @@ class FusedLMEval(TemplateLM):
         base: str | Path | None = None,
         expert: str | Path | Sequence[str | Path] = (),
         speculative: bool = DECODING.speculative,
-        batch_size: int | str | None = None,
+        batch_size: int | str | None = DECODING.batch_size,
         max_length: int | str | None = None,
         max_gen_toks: int | str = 256,
         device: str | None = None,
