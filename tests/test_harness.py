@@ -18,6 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from small_tokenizers import byte_level, sentencepiece
+from sqlitedict import SqliteDict
 from test_fusion_lm import make_chain
 from test_stops import draw_stops, llama3_like, make_random
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
@@ -297,6 +298,8 @@ def test_evaluations_are_those_of_hf(chat_model: Path, tasks: Path, options: dic
                 assert ours["resps"] == expected["resps"]
     for key in ("fewshot_seed", "gen_kwargs", "limit"):
         assert found["config"][key] == oracle["config"][key]
+    cached, expected = (set(SqliteDict(str(tmp_path / f"{name}_rank0.db"))) for name in ("logitfusion", "hf"))
+    assert cached == expected != set()
 
 
 # The command

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Pre
 from transformers.generation.stopping_criteria import StopStringCriteria
 
 from logitfusion.config.decoding import DecodingOptions
+from logitfusion.errors import UserError
 from logitfusion.files import read_json, write_json
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.fusion.decoding import Continuations
@@ -158,6 +159,11 @@ def test_entries_without_a_token_are_in_no_stop_string() -> None:
     a, b = tokenizer.encode("ab")
     found, _ = feed(tokenizer, [a, len(tokenizer) + 3, b], ["ab", REPLACEMENT])
     assert found.finish_reason == "length"
+
+
+def test_what_no_text_can_have_is_refused() -> None:
+    with pytest.raises(UserError, match="not Unicode"):
+        FusedLM(make_chain({}), tokenizer=tiny_tokenizer()).generate(["a"], stop=["a", "\udc80"])
 
 
 def test_long_texts_are_looked_at_by_their_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,9 +83,10 @@ def read_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.num_fewshot is not None and arguments.num_fewshot < 0:
         raise UserError("--num-fewshot must be at least 0.")
     chat = arguments.apply_chat_template is not False
-    for name in ("fewshot_as_multiturn", "chat_template_args"):
-        if getattr(arguments, name) is not None and not chat:
-            raise UserError(f"--{name.replace('_', '-')} is about chats: give --apply-chat-template too.")
+    if not chat and arguments.fewshot_as_multiturn == "true":
+        raise UserError("--fewshot-as-multiturn is about chats: give --apply-chat-template too.")
+    if not chat and arguments.chat_template_args is not None:
+        raise UserError("--chat-template-args is about chats: give --apply-chat-template too.")
     samples = arguments.log_samples or arguments.predict_only
     if samples and arguments.output is None:
         option = "--log-samples" if arguments.log_samples else "--predict-only"

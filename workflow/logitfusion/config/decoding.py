@@ -18,6 +18,10 @@ def _list_texts(value: Any) -> Any:
 def _check_stop(text: str) -> str:
     if not text:
         raise PydanticCustomError("cross", "has an empty stop string, which would end every text at once", {})
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, or bytes of a command line that are no characters
+        raise PydanticCustomError("cross", "has a stop string with characters that are not Unicode", {}) from None
     return text
 
 
