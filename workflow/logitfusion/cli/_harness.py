@@ -71,7 +71,9 @@ def _add_prompts(prompts: argparse._ArgumentGroup) -> None:
         metavar="true|false",
         help="examples in prompts are turns of their own in a chat (default: true)",
     )
-    prompts.add_argument("--chat-template-args", metavar="JSON", help='for the template: {"enable_thinking": false}')
+    prompts.add_argument(
+        "--chat-template-args", "--chat-arguments", metavar="JSON", help='of the template: {"enable_thinking": false}'
+    )
 
 
 def read_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--max-length must be at least 1.")
     settings = {**folders, **read_fusion(arguments).dump(), **decoding, "max_length": arguments.max_length}
     if isinstance(arguments.apply_chat_template, str):
-        settings["chat_template"] = arguments.apply_chat_template
+        settings["chat_template_name"] = arguments.apply_chat_template
     if arguments.chat_template_args is not None:
         from logitfusion.fusion.lm_eval_arguments import read_template_arguments
 

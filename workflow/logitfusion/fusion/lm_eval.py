@@ -54,8 +54,9 @@ class FusedLMEval(TemplateLM):
         max_length: the most tokens that the models read at a time; longer inputs lose their beginning. By default the
             least limit of all models.
         max_gen_toks: the most tokens of a text where the task says nothing.
-        chat_template_args, enable_thinking, think_end_token: as in ``hf``: what the chat template is given besides the
-            messages, by name or as JSON; and the token, as text or number, whose last occurrence ends what is no answer.
+        chat_template_args, enable_thinking: as in ``hf``, what the chat template is given besides the messages, by name
+            or as JSON.
+        think_end_token: as in ``hf``, the token, as text or number, whose last occurrence ends what is no answer.
         chat_template_name: which one of a tokenizer's several templates.
         device: only checked, because a fusion takes the GPU that the job was given, else the CPU.
         max_batch_size: of the harness's own command line; has no meaning here.
