@@ -57,6 +57,19 @@ def test_texts_end_where_those_of_hf_end(make: Any) -> None:
     assert len({len(text) for text in found}) > 2
 
 
+SPECIAL = [["<|im_end|>"], ["<|im_end|>c"], ["b<|im_end|>"], ["im_end|>"], ["bc"], ["m"], ["<|im_end|>x", "d"], ["→"]]
+
+
+def test_special_tokens_stop_where_they_stop_hf() -> None:
+    tokenizer = llama3_like()
+    ids = [*tokenizer.encode("ab"), 260, *tokenizer.encode("cd→ef"), 259, 2]
+    reference, ours = both(make_chain(dict(itertools.pairwise(ids)), len(tokenizer)), tokenizer)
+    requests = asks([("a", {"until": until, "max_gen_toks": 12}) for until in SPECIAL])
+    oracle, found = (lm.generate_until(requests, disable_tqdm=True) for lm in (reference, ours))
+    assert found == oracle
+    assert found[:2] == ["b", "bc"]  # the second holds what hf does not cut: its text has no special tokens
+
+
 @pytest.mark.parametrize("mark", ["→", 60, "60", "xyz"])
 def test_thoughts_are_cut_as_hf_cuts_them(mark: str | int) -> None:
     tokenizer = tiny_tokenizer()
