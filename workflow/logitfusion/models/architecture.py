@@ -9,9 +9,12 @@ from __future__ import annotations
 import inspect
 import math
 
+import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from logitfusion.errors import UserError, find_memory_error, first_line
 
 
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -36,12 +39,47 @@ def context_length(model: PreTrainedModel) -> float:
     return next((length for length in found if isinstance(length, int) and length > 0), math.inf)
 
 
+@torch.no_grad()
+def refuse_not_causal(model: PreTrainedModel, title: str) -> None:
+    """Refuse a model whose logits at a place depend on what follows, or which needs other input than token ids.
+
+    transformers loads BERT and its like as causal models too, and reads both sides unless ``is_decoder`` is set.
+
+    Args:
+        model: it reads two texts of three tokens that differ in the last one.
+        title: the model, as the beginning of a sentence.
+
+    Raises:
+        UserError: names the architecture.
+    """
+    ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=model.device) % count_vocabulary(model)
+    name = type(model).__name__
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    except Exception as error:  # whatever an architecture raises that lacks an input
+        if find_memory_error(error) is not None:
+            raise
+        raise UserError(
+            f"{title} ({name}) can't read a plain text ({first_line(error)}); use a causal language model of text."
+        ) from error
+    if logits.shape[:2] != (2, 2):
+        raise UserError(f"{title} ({name}) does not read a text token by token; use a causal language model of text.")
+    tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2  # experts of a mixture may round differently
+    if (logits[0] - logits[1]).abs().max() > tolerance * logits.std():  # never true of NaN, which decoding refuses
+        raise UserError(
+            f"{title} ({name}) reads a text in both directions, so it can't continue one; use a causal language model"
+            " (or set is_decoder in its config.json if it was trained as one)."
+        )
+
+
 def has_key_value_cache(model: PreTrainedModel) -> bool:
     """Whether what a model keeps of the tokens it read is their keys and values alone.
 
     Recurrent and hybrid models (Mamba, RWKV, ...) keep a state, in which padding leaves its mark and from which no
     token can be taken back.
     """
+    if hasattr(model, "get_base_model"):  # a peft model forwards whatever it is given
+        model = model.get_base_model()
     if model._is_stateful or "past_key_values" not in inspect.signature(model.forward).parameters:
         return False
     layers = DynamicCache(config=model.config).layers

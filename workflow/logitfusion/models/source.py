@@ -9,12 +9,15 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from logitfusion.config.models import HubModel, PartedModel, PathModel, RandomModel, WholeModel
-from logitfusion.errors import UserError, find_memory_error
+from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.fetch.hub import ask_hub
 from logitfusion.fetch.pypi import unpack_file
 from logitfusion.files import find_disk_error
+from logitfusion.models.architecture import refuse_not_causal
+from logitfusion.models.checkpoint import refuse_misfit
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer, save_model
 from logitfusion.models.tiny import tiny_tokenizer
@@ -38,21 +41,34 @@ def from_hub(entry: HubModel, folder: str | Path) -> PreTrainedModel:
     """Download a model of the hub at a fixed revision.
 
     Raises:
-        UserError: no such model, no network, or code that would have to be trusted.
+        UserError: no such model, no network, an adapter, weights that don't fit, or a model that needs code of its own.
     """
-    arguments = {"revision": entry.revision, "trust_remote_code": entry.trust_remote_code}
+    title = f"The model {entry.id!r} (revision {entry.revision})"
     ask_hub()
     try:
-        model = AutoModelForCausalLM.from_pretrained(entry.id, dtype=torch.float32, use_safetensors=True, **arguments)
-        tokenizer = AutoTokenizer.from_pretrained(entry.id, **arguments)
+        adapter = find_adapter_config_file(entry.id, revision=entry.revision)
+        if adapter is None:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                entry.id,
+                revision=entry.revision,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are in the report
+            )
+            tokenizer = AutoTokenizer.from_pretrained(entry.id, revision=entry.revision, trust_remote_code=False)
     except Exception as error:  # the hub client raises a dozen unrelated types
         if find_memory_error(error) is not None or find_disk_error(error) is not None:
             raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"The model {entry.id!r} (revision {entry.revision}) could not be loaded from the hub ({lines[0]});"
-            " check the id, the revision and the network."
+            f"{title} could not be loaded from the hub ({first_line(error)}); check the id, the revision and the"
+            " network, and that it needs no code of its own."
         ) from error
+    if adapter is not None:  # transformers would fetch the adapter's base too, and return that with the adapter in it
+        raise UserError(f"{title} is an adapter, not a model; name the model that it belongs to.")
+    refuse_misfit(title, type(model).__name__, report)
+    refuse_not_causal(model.eval(), title)
     save_model(model, tokenizer, folder)
     return model
 
