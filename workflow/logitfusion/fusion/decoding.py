@@ -13,6 +13,7 @@ from logitfusion.config.decoding import DecodingOptions
 from logitfusion.fusion.caches import Batch, CachedModel, refuse_not_finite
 from logitfusion.fusion.sampling import pick_tokens
 from logitfusion.fusion.steering import Steering
+from logitfusion.models.architecture import text_config
 from logitfusion.models.padding import left_pad
 
 
@@ -168,7 +169,7 @@ def columns_at_once(rows: int, vocabulary: int) -> int:
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Every token that ends a text."""
-    found = [model.config.eos_token_id, tokenizer.eos_token_id]
+    found = [text_config(model).eos_token_id, tokenizer.eos_token_id]
     if model.generation_config is not None:  # chat models may list further ends only here
         found.append(model.generation_config.eos_token_id)
     several = [tokens if isinstance(tokens, Iterable) else [tokens] for tokens in found]

@@ -18,7 +18,10 @@ from logitfusion.fusion.decoding import Continuations, Fused, Generation, decode
 from logitfusion.fusion.scoring import judge_steering, score_pairs
 from logitfusion.fusion.speculation import decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
-from logitfusion.models.adapters import is_adapter, load_adapters, load_merged
+from logitfusion.models.adapters import load_adapted, load_sharing
+from logitfusion.models.architecture import count_vocabulary
+from logitfusion.models.checkpoint import is_adapter
+from logitfusion.models.identity import has_tokenizer
 from logitfusion.models.load import load_model
 from logitfusion.models.padding import left_pad
 from logitfusion.models.vocabulary import load_shared_tokenizer
@@ -33,6 +36,8 @@ class FusedLM:
         experts: the small experts, or the names of LoRA adapters of ``base`` (then a peft model), which are read
             together with the base in one pass.
         tokenizer: the one tokenizer of all models.
+        entries: how many entries of the logits mean the same in all models, where some have tokens of their own behind
+            them; these are never predicted.
         options: how the experts steer. Weight 1.0 of one expert is proxy-tuning; rule, selection, bounds and step are
             those of ``solve_weights``; ``tune`` chooses trust and anchor on validation data.
         named: the fields of ``FusionOptions`` by name, instead of ``options``.
@@ -49,19 +54,25 @@ class FusedLM:
         experts: Sequence[PreTrainedModel] | Sequence[str] = (),
         *,
         tokenizer: PreTrainedTokenizerBase,
+        entries: int | None = None,
         options: FusionOptions | None = None,
         **named: Any,
     ) -> None:
         if experts and base is None:
             raise UserError("Experts steer by their difference from a small base: give the base as well.")
         models = [large, *([base] if experts else []), *(expert for expert in experts if not isinstance(expert, str))]
-        sizes = [model.config.vocab_size for model in models]
+        sizes = [count_vocabulary(model) for model in models]
         # Families pad their output layers to different sizes; the entries beyond the tokenizer mean nothing.
-        self.vocabulary = min(sizes)
-        if self.vocabulary != max(sizes) and self.vocabulary < len(tokenizer):
+        self.vocabulary = min([*sizes, *([entries] if entries and experts else [])])
+        if entries is None and self.vocabulary != max(sizes) and self.vocabulary < len(tokenizer):
             raise UserError(
                 f"The models of a fusion need one vocabulary: the tokenizer has {len(tokenizer)} tokens, and the models"
                 f" have {sorted(set(sizes))} entries."
+            )
+        if experts and (tokenizer.eos_token_id or 0) >= self.vocabulary:
+            raise UserError(
+                f"The large model ends a text with {tokenizer.eos_token!r} (number {tokenizer.eos_token_id}), and not"
+                f" all models of the fusion have it: they share {self.vocabulary} entries; use models of one family."
             )
         self.steering = Steering(given_options(FusionOptions, options, named), len(experts))
         self.large, self.base, self.experts, self.tokenizer = large, base, list(experts), tokenizer
@@ -79,21 +90,20 @@ class FusedLM:
     ) -> FusedLM:
         """Load the models of a fusion, refusing by name those that number their tokens differently.
 
-        An expert's folder may hold a LoRA adapter of the base, as peft saves it. If all do, the base is in memory once,
-        and base and experts are read together in one pass. Options as in the class, checked before anything is loaded.
+        An expert's folder may hold an adapter of the base, as peft saves it. If all hold plain LoRA, the base is in
+        memory once, and base and experts are read together in one pass; other adapters are a model each. Options as in
+        the class, checked before anything is loaded.
         """
         options = given_options(FusionOptions, options, named)
-        wholes = [folder for folder in experts if not is_adapter(folder)]
-        folders = [large, *([base] if base and experts else []), *wholes]
-        tokenizer = load_shared_tokenizer(folders)
+        with_tokenizer = [folder for folder in experts if not is_adapter(folder) or has_tokenizer(folder)]
+        tokenizer, entries = load_shared_tokenizer([large, *([base] if base and experts else []), *with_tokenizer])
+        arguments = {"tokenizer": tokenizer, "entries": entries, "options": options}
         if not base or not experts:
-            loaded = [load_model(expert) for expert in experts]
-            return cls(load_model(large), None, loaded, tokenizer=tokenizer, options=options)
-        if not wholes:
-            shared, names = load_adapters(load_model(base), experts)
-            return cls(load_model(large), shared, names, tokenizer=tokenizer, options=options)
-        loaded = [load_merged(load_model(base), path) if is_adapter(path) else load_model(path) for path in experts]
-        return cls(load_model(large), load_model(base), loaded, tokenizer=tokenizer, options=options)
+            return cls(load_model(large), None, [load_model(expert) for expert in experts], **arguments)
+        if all(map(is_adapter, experts)) and (sharing := load_sharing(base, experts)):
+            return cls(load_model(large), *sharing, **arguments)
+        loaded = [load_adapted(base, path) if is_adapter(path) else load_model(path) for path in experts]
+        return cls(load_model(large), load_model(base), loaded, **arguments)
 
     @torch.inference_mode()
     def generate(
@@ -125,6 +135,7 @@ class FusedLM:
         for number, ids in enumerate(encoded):
             if not ids:
                 raise UserError(f"Prompt {number} has no tokens; a continuation needs at least one.")
+            self._refuse_unknown_tokens(ids)
         start = options.seed if options.seed is not None else torch.Generator().seed() % 2**31
         order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
         ends = end_tokens(self.large, self.tokenizer)
@@ -178,6 +189,8 @@ class FusedLM:
         pairs = [self.encode_pair(*pair) for pair in zip(contexts, continuations, strict=True)]
         if not pairs:
             return []
+        for context, continuation in pairs:
+            self._refuse_unknown_tokens((*context, *continuation))
         total, greedy = score_pairs(
             self.cached_models,
             judge_steering(self.steering),
@@ -242,6 +255,16 @@ class FusedLM:
             ids = tuple(self.tokenizer.encode(context + continuation, add_special_tokens=False))
             return start, ids[1:] if ids[:1] == start else ids
         return tuple(first), tuple(whole[len(first) :])
+
+    def _refuse_unknown_tokens(self, ids: Sequence[int]) -> None:
+        """Refuse numbers that not all models have in their vocabularies: an embedding would read beyond its end."""
+        wrong = next((token for token in ids if not 0 <= token < self.vocabulary), None)
+        if wrong is not None:
+            name = self.tokenizer.convert_ids_to_tokens(wrong) if 0 <= wrong < len(self.tokenizer) else None
+            raise UserError(
+                f"A text has the token {'' if name is None else f'{name!r}, '}number {wrong}, and the models"
+                f" {'share' if self.experts else 'have'} only {self.vocabulary} entries; leave it out of the text."
+            )
 
     def _first_token(self) -> tuple[int]:
         token = self._find_first_token()

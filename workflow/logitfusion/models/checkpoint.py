@@ -78,7 +78,7 @@ def refuse_no_checkpoint(folder: Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"The model in {folder} has no config.json; {how_to_mend(folder, 'config.json and weights as safetensors')}."
+            f"The model in {folder} has no config.json; {how_to_mend(folder, 'one beside weights as safetensors')}."
         )
     _refuse_no_safetensors(folder)
     if read_config(folder).get("is_encoder_decoder"):

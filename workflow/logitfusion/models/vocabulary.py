@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,8 +12,18 @@ from logitfusion.errors import UserError
 from logitfusion.models.load import load_tokenizer
 
 
-def load_shared_tokenizer(folders: Sequence[str | Path]) -> PreTrainedTokenizerBase:
+class SharedTokenizer(NamedTuple):
+    """The tokenizer of the first of several models, and how many entries all of them share."""
+
+    tokenizer: PreTrainedTokenizerBase
+    entries: int | None
+    """Tokens from this number on are not those of all; None where all have the same."""
+
+
+def load_shared_tokenizer(folders: Sequence[str | Path]) -> SharedTokenizer:
     """The one tokenizer of several model folders. Experts carry a copy of their base's file: equal files are read once.
+
+    Only the numbers matter: texts are cut by the first one, however the others would cut them.
 
     Raises:
         UserError: two folders number their tokens differently.
@@ -22,28 +33,41 @@ def load_shared_tokenizer(folders: Sequence[str | Path]) -> PreTrainedTokenizerB
         file = folder / "tokenizer.json"
         distinct.setdefault(file.read_bytes() if file.is_file() else str(folder).encode(), folder)
     tokenizers = {str(folder): load_tokenizer(folder) for folder in distinct.values()}
-    check_same_vocabulary(tokenizers)
-    return next(iter(tokenizers.values()))
+    return SharedTokenizer(next(iter(tokenizers.values())), check_same_vocabulary(tokenizers))
 
 
-def check_same_vocabulary(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+def check_same_vocabulary(tokenizers: dict[str, PreTrainedTokenizerBase]) -> int | None:
     """Refuse a fusion whose models number their tokens differently.
+
+    Tokens that only some have are ignored where they stand behind all others, as added ones do.
 
     Args:
         tokenizers: model name -> tokenizer; the first is the one the others are held against.
+
+    Returns:
+        the number of the first token that not all have; None where all have the same.
 
     Raises:
         UserError: names the two models and an example of a token that differs.
     """
     (first, reference), *others = tokenizers.items()
     expected = reference.get_vocab()
+    ends = []
     for name, tokenizer in others:
         found = tokenizer.get_vocab()
         if found == expected:
             continue
-        example = next(token for token in expected.keys() | found.keys() if expected.get(token) != found.get(token))
-        raise UserError(
-            f"Models {first!r} and {name!r} can't be fused: their vocabularies differ ({len(expected)} and"
-            f" {len(found)} tokens; {example!r} is number {expected.get(example)} in {first!r} and"
-            f" {found.get(example)} in {name!r}); use models of one family, or distil instead of fusing."
-        )
+        common = expected.keys() & found.keys()
+        last = max((expected[token] for token in common), default=-1)
+        single = {token: (expected | found)[token] for token in expected.keys() ^ found.keys()}
+        wrong = [token for token in common if expected[token] != found[token]]
+        wrong += [token for token, number in single.items() if number <= last]
+        if wrong or not common:
+            example = min(wrong or single)
+            raise UserError(
+                f"Models {first!r} and {name!r} can't be fused: their vocabularies differ ({len(expected)} and"
+                f" {len(found)} tokens; {example!r} is number {expected.get(example)} in {first!r} and"
+                f" {found.get(example)} in {name!r}); use models of one family, or distil instead of fusing."
+            )
+        ends.append(min(single.values()))
+    return min(ends, default=None)

@@ -20,7 +20,6 @@ from logitfusion.stages._stage import logger, run_stage
 def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     logger.info("tuning on %d tasks on %d threads", len(job.models), use_threads())
     folders = {path.name: path for path in arguments.models}
-    tokenizer = load_shared_tokenizer(arguments.models)
     splits = {path.parent.name: path for path in arguments.examples}
     loaded: dict[str, Any] = {}
     candidates: dict[str, list[Candidate]] = {}
@@ -28,7 +27,8 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     for task, names in job.models.items():
         loaded = {name: loaded.get(name) or load_model(folders[name]) for name in names}
         large, base, *experts = (loaded[name] for name in names)
-        lm = FusedLM(large, base, experts, tokenizer=tokenizer, options=job.options)
+        tokenizer, entries = load_shared_tokenizer([folders[name] for name in names])
+        lm = FusedLM(large, base, experts, tokenizer=tokenizer, entries=entries, options=job.options)
         rows = read_jsonl(splits[task])
         candidates[task] = tune(
             lm,
