@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +15,11 @@ from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.fetch.hub import ask_hub
 from logitfusion.fetch.pypi import unpack_file
 from logitfusion.files import find_disk_error
-from logitfusion.models.architecture import refuse_not_causal
+from logitfusion.models.architecture import refuse_not_causal, text_config
 from logitfusion.models.checkpoint import refuse_misfit
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer, save_model
+from logitfusion.models.pruning import keep_layers
 from logitfusion.models.tiny import tiny_tokenizer
 
 
@@ -115,18 +115,11 @@ def prune(source: str | Path, layers: Sequence[int]) -> PreTrainedModel:
     """A copy of a model that keeps only some decoder layers, in the given order.
 
     Raises:
-        UserError: a layer that the model doesn't have.
+        UserError: a layer that the model doesn't have, or an architecture that can't be pruned.
     """
     model = load_model(source, device=torch.device("cpu"))
-    deepest = model.config.num_hidden_layers
+    deepest = text_config(model).num_hidden_layers
     wrong = [layer for layer in layers if not 0 <= layer < deepest]
     if wrong:
         raise UserError(f"Layers {wrong} can't be kept: the model in {source} has layers 0 to {deepest - 1}.")
-    # Copies, so that a layer that is kept twice is two layers.
-    model.model.layers = torch.nn.ModuleList([copy.deepcopy(model.model.layers[layer]) for layer in layers])
-    for position, layer in enumerate(model.model.layers):
-        layer.self_attn.layer_idx = position  # the KV cache finds its place by this number
-    model.config.num_hidden_layers = len(layers)
-    if getattr(model.config, "layer_types", None):
-        model.config.layer_types = [model.config.layer_types[layer] for layer in layers]
-    return model
+    return keep_layers(model, layers)
