@@ -39,6 +39,10 @@ def context_length(model: PreTrainedModel) -> float:
     return next((length for length in found if isinstance(length, int) and length > 0), math.inf)
 
 
+# Decoders that transformers runs without what they describe.
+_OTHER_INPUT = {"whisper": "speech", "moshi": "speech", "musicgen_decoder": "sound", "trocr": "pictures"}
+
+
 @torch.no_grad()
 def refuse_not_causal(model: PreTrainedModel, title: str) -> None:
     """Refuse a model whose logits at a place depend on what follows, or which needs other input than token ids.
@@ -54,6 +58,10 @@ def refuse_not_causal(model: PreTrainedModel, title: str) -> None:
     """
     ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=model.device) % count_vocabulary(model)
     name = type(model).__name__
+    if other := _OTHER_INPUT.get(text_config(model).model_type):
+        raise UserError(
+            f"{title} ({name}) writes down {other}, not texts that go on; use a causal language model of text."
+        )
     try:
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     except Exception as error:  # whatever an architecture raises that lacks an input

@@ -15,6 +15,10 @@ from logitfusion.files import read_json
 
 _INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
+# Towers and their projectors, which a text model leaves out.
+_OTHER_SENSES = (
+    r"(^|\.)(vision|visual|image|video|audio|speech)(_|\.)|(^|\.)(multi_modal|multimodal|mm|embed_vision|embed_audio)"
+)
 # A part of a tensor's name, and what such checkpoints are; the first that is found.
 _KINDS = {
     r"^(module\.)?_orig_mod\.": "it was saved from a compiled module, so take the prefix '_orig_mod.' off the names",
@@ -25,8 +29,7 @@ _KINDS = {
     r"^pretrained_model\.|^v_head\.": "it was saved with a value head, so save the language model alone",
     r"(^|\.)(score|classifier|classification_head|qa_outputs|reward_head|value_head|regression_head)\.": "it is a"
     " classifier or reward model, not a language model",
-    r"vision|visual|image|audio|speech|multi_modal|mm_projector": "it is a multimodal model, of which only a language"
-    " model can be used",
+    _OTHER_SENSES: "it is a multimodal model whose text model lies elsewhere, so save that alone",
     r"(^|\.)encoder\.(block|layers?)\.": "it is an encoder or an encoder-decoder model, which can't be used",
     r"\.(qweight|qzeros|scales|absmax|weight_scale|weight_packed)": "its weights are quantised and its config does not"
     " say how, so use others",
@@ -105,7 +108,7 @@ def _refuse_no_safetensors(folder: Path) -> None:
         if absent:
             raise UserError(
                 f"The model in {folder} is not whole: {len(absent)} of its {len(shards)} files of weights are not there"
-                f" (such as {absent[0]}); fetch or copy them as well."
+                f" (such as {absent[0]}); {how_to_mend(folder, 'them as well')}."
             )
 
 
@@ -158,6 +161,8 @@ def refuse_misfit(title: str, architecture: str, report: Mapping[str, Collection
     """
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     reshaped = sorted(report["mismatched_keys"], key=str)
+    if not missing and not reshaped:  # the text model of a multimodal one is whole
+        unexpected = [name for name in unexpected if not re.search(_OTHER_SENSES, name)]
     found = []
     if missing:
         found.append(f"{_count(missing)} missing (such as {missing[0]})")
