@@ -80,10 +80,11 @@ def _put_on(model: PreTrainedModel, folder: str | Path, name: str) -> PreTrained
         if find_memory_error(error) is not None:
             raise
         raise _misfit(folder, model, _reason(error)) from error
-    # VB-LoRA lists its one bank of vectors under each layer too; of an embedding that is trained as a whole, peft may
-    # save a second copy.
+    # VB-LoRA lists its one bank of vectors under each layer too. Of embeddings that are trained, peft may save a second
+    # copy; it raises an error where the first is missing.
     missing = sorted(key for key in result.missing_keys if "vblora_vector_bank" not in key)
-    unexpected = sorted(key for key in result.unexpected_keys if not key.endswith(".modules_to_save.weight"))
+    copies = (".modules_to_save.weight", ".token_adapter.trainable_tokens_delta")
+    unexpected = sorted(key for key in result.unexpected_keys if not key.endswith(copies))
     found = []
     if unexpected:
         found.append(f"{len(unexpected)} of its tensors meet nothing there, such as {unexpected[0]}")

@@ -39,7 +39,7 @@ def load_shared_tokenizer(folders: Sequence[str | Path]) -> SharedTokenizer:
 def check_same_vocabulary(tokenizers: dict[str, PreTrainedTokenizerBase]) -> int | None:
     """Refuse a fusion whose models number their tokens differently.
 
-    Tokens that only some have are ignored where they stand behind all others, as added ones do.
+    Tokens that only some have are ignored where they were added behind all others, as a padding token often is.
 
     Args:
         tokenizers: model name -> tokenizer; the first is the one the others are held against.
@@ -60,8 +60,9 @@ def check_same_vocabulary(tokenizers: dict[str, PreTrainedTokenizerBase]) -> int
         common = expected.keys() & found.keys()
         last = max((expected[token] for token in common), default=-1)
         single = {token: (expected | found)[token] for token in expected.keys() ^ found.keys()}
+        added = reference.get_added_vocab() | tokenizer.get_added_vocab()
         wrong = [token for token in common if expected[token] != found[token]]
-        wrong += [token for token, number in single.items() if number <= last]
+        wrong += [token for token, number in single.items() if number <= last or token not in added]
         if wrong or not common:
             example = min(wrong or single)
             raise UserError(
