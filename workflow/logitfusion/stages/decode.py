@@ -14,6 +14,7 @@ from logitfusion.config.keywords import read_options
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM, Generation
+from logitfusion.models.checkpoint import refuse_no_checkpoint
 from logitfusion.models.load import load_model, use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
 from logitfusion.shards import shard_range
@@ -26,6 +27,8 @@ def main(arguments: argparse.Namespace, job: DecodeJob) -> None:
 
 
 def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dict[str, Any]]:
+    for folder in arguments.models:
+        refuse_no_checkpoint(folder)
     folders = {path.name: path for path in arguments.models}
     splits = {path.parent.name: path for path in arguments.examples}
     tuned = read_json(arguments.tuned)["chosen"] if arguments.tuned else {}
