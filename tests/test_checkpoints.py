@@ -299,6 +299,9 @@ def test_what_comes_from_the_hub_must_fit_as_well(whole: Path, tmp_path: Path, m
     assert_reads_alike(from_hub(monkeypatch, whole, tmp_path / "kept").eval(), load_model(whole))
     with pytest.raises(UserError, match="without its output layer"):
         from_hub(monkeypatch, changed(whole, tmp_path / "bare", without("lm_head")), tmp_path / "not")
+    own = {"model_type": "mine", "auto_map": {"AutoConfig": "a.B", "AutoModelForCausalLM": "a.C"}}
+    with pytest.raises(UserError, match="needs Python code that comes with it, which is never run"):
+        from_hub(monkeypatch, changed(whole, tmp_path / "own", **own), tmp_path / "not")
     adapter = changed(whole, tmp_path / "adapter")
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
     with pytest.raises(UserError, match="is an adapter"):

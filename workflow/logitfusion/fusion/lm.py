@@ -64,9 +64,10 @@ class FusedLM:
         sizes = [count_vocabulary(model) for model in models]
         # Families pad their output layers to different sizes; the entries beyond the tokenizer mean nothing.
         self.vocabulary = min([*sizes, *([entries] if entries and experts else [])])
-        if entries is None and self.vocabulary != max(sizes) and self.vocabulary < len(tokenizer):
+        shared = len(tokenizer) if entries is None else entries
+        if self.vocabulary != max(sizes) and self.vocabulary < shared:
             raise UserError(
-                f"The models of a fusion need one vocabulary: the tokenizer has {len(tokenizer)} tokens, and the models"
+                f"The models of a fusion need one vocabulary: the tokenizer has {shared} tokens, and the models"
                 f" have {sorted(set(sizes))} entries."
             )
         if experts and (tokenizer.eos_token_id or 0) >= self.vocabulary:

@@ -61,9 +61,14 @@ def from_hub(entry: HubModel, folder: str | Path) -> PreTrainedModel:
     except Exception as error:  # the hub client raises a dozen unrelated types
         if find_memory_error(error) is not None or find_disk_error(error) is not None:
             raise
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{title} needs Python code that comes with it, which is never run; use a model of an architecture that"
+                " transformers has."
+            ) from error
         raise UserError(
             f"{title} could not be loaded from the hub ({first_line(error)}); check the id, the revision and the"
-            " network, and that it needs no code of its own."
+            " network."
         ) from error
     if adapter is not None:  # transformers would fetch the adapter's base too, and return that with the adapter in it
         raise UserError(f"{title} is an adapter, not a model; name the model that it belongs to.")

@@ -87,7 +87,8 @@ def heal(
     fingerprint: str,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Distil ``teacher`` into ``student`` on ``texts``; returns the student and its loss curve."""
-    rows = [{"input_ids": tokenizer.encode(text)[: recipe.max_tokens - 1] + [tokenizer.eos_token_id]} for text in texts]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    rows = [{"input_ids": tokenizer.encode(text)[: recipe.max_tokens - 1] + end} for text in texts]
     logger.info("healing: %d texts, %d tokens", len(rows), sum(len(row["input_ids"]) for row in rows))
     trainer = HealingTrainer(
         model=student,
@@ -95,6 +96,6 @@ def heal(
         logit_share=recipe.logit_share,
         args=trainer_arguments(recipe, checkpoints),
         train_dataset=order_rows(rows, recipe),
-        data_collator=TextCollator(tokenizer.pad_token_id),
+        data_collator=TextCollator(tokenizer.pad_token_id or 0),  # masked, so any number will do
     )
     return train(trainer, "healing", recipe, checkpoints, fingerprint)
