@@ -75,9 +75,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {**folders, "tied": tied, "large": make(root / "large", "llama", 0, intermediate_size=48)}
 
 
+@cache
+def load_once(folder: Path) -> PreTrainedModel:
+    return load_model(folder, device=CPU)
+
+
 def train(base: Path, config: PeftConfig, folder: Path, seed: int = 3, tokens: int | None = None) -> Path:
     """An adapter with random weights, as peft saves it, of a base that may have got more tokens first."""
-    model = load_model(base, device=CPU)
+    model = copy.deepcopy(load_once(base))
     if tokens is not None:
         model.resize_token_embeddings(tokens, mean_resizing=False)
     adapted = get_peft_model(model, config)
@@ -89,18 +94,13 @@ def train(base: Path, config: PeftConfig, folder: Path, seed: int = 3, tokens: i
     return folder
 
 
-@cache
-def load_once(folder: Path) -> PreTrainedModel:
-    return load_model(folder, device=CPU)
-
-
 def lora(**options: Any) -> LoraConfig:
     return LoraConfig(**{"r": 4, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options)
 
 
 def alone(base: Path, adapter: Path, tokens: int | None = None) -> PreTrainedModel:
     """The oracle: peft's own."""
-    model = load_model(base, device=CPU)
+    model = copy.deepcopy(load_once(base))
     if tokens is not None:
         model.resize_token_embeddings(tokens, mean_resizing=False)
     return PeftModel.from_pretrained(model, adapter).eval()
