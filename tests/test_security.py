@@ -206,26 +206,32 @@ def test_code_beside_a_model_does_not_run(
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("said", [None, False, True])
-def test_code_of_a_hub_s_model_is_trusted_only_where_the_config_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bool | None
-) -> None:
+def test_code_of_a_hub_s_model_is_never_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def record(*_: Any, **options: Any) -> None:
+    def record(*_: Any, **options: Any) -> tuple[torch.nn.Module, dict[str, Any]]:
         asked.append(options["trust_remote_code"])
         if len(asked) == 2:
             raise OSError("enough")
+        return torch.nn.Module(), {}
 
+    monkeypatch.setattr(source, "find_adapter_config_file", lambda *_, **__: None)
     for loader in (source.AutoModelForCausalLM, source.AutoTokenizer):
         monkeypatch.setattr(loader, "from_pretrained", record)
     config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
     config["models"]["far"] = {"source": "hub", "id": "owner/name", "revision": "main"}
-    if said is not None:
-        config["models"]["far"]["trust_remote_code"] = said
     with pytest.raises(UserError, match="enough"):
         source.from_hub(resolve_config(config).models["far"], tmp_path)
-    assert asked == [bool(said), bool(said)]
+    assert asked == [False, False]
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_trust_in_code_of_a_model_is_refused_where_it_is_written(said: bool) -> None:
+    config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    far = {"source": "hub", "id": "owner/name", "revision": "main", "trust_remote_code": said}
+    config["models"]["far"] = far
+    with pytest.raises(UserError, match=r"'models\.far\.trust_remote_code' .* never run; remove it"):
+        resolve_config(config)
 
 
 # ---- archives -----------------------------------------------------------------------------------------------------

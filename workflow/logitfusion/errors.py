@@ -21,3 +21,9 @@ def find_memory_error(error: BaseException | None) -> Literal["machine", "gpu"] 
             return "gpu"
         error = error.__cause__ or error.__context__
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """The message of another library's error, short enough to be part of a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(" .:")[:200] if lines else type(error).__name__

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from logitfusion.config.packages import PackageFile
 from logitfusion.config.section import (
@@ -68,8 +69,16 @@ class HubModel(Section):
     """owner/name on the hub."""
     revision: Revision
     """A commit (best) or a tag."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _run_no_code(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (key := "trust_remote_code") in value:
+            words = "can't be set, because Python code that comes with a model is never run; remove it"
+            raise PydanticCustomError(
+                "cross", f"{words}, and use models whose architecture transformers has", {"key": key}
+            )
+        return value
 
 
 class PathModel(Section):

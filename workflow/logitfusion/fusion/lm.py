@@ -20,8 +20,10 @@ from logitfusion.fusion.rereading import open_model
 from logitfusion.fusion.scoring import Pair, group_rows, judge_steering, score_pairs
 from logitfusion.fusion.speculation import Pace, decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
-from logitfusion.models.adapters import is_adapter, load_adapters, load_merged
-from logitfusion.models.architecture import context_length, rope_limit
+from logitfusion.models.adapters import load_adapted, load_sharing
+from logitfusion.models.architecture import context_length, count_vocabulary, rope_limit
+from logitfusion.models.checkpoint import is_adapter
+from logitfusion.models.identity import has_tokenizer
 from logitfusion.models.load import load_model
 from logitfusion.models.padding import left_pad
 from logitfusion.models.text import TextEncoder
@@ -37,6 +39,8 @@ class FusedLM:
         experts: the small experts, or the names of LoRA adapters of ``base`` (then a peft model), which are read
             together with the base in one pass.
         tokenizer: the one tokenizer of all models.
+        entries: how many entries of the logits mean the same in all models, where some have tokens of their own behind
+            them; these are never predicted.
         options: how the experts steer. Weight 1.0 of one expert is proxy-tuning; rule, selection, bounds and step are
             those of ``solve_weights``; ``tune`` chooses trust and anchor on validation data.
         ends: tokens that end a text besides those that ``tokenizer`` and the models' configs name; ``folder_ends``
@@ -55,6 +59,7 @@ class FusedLM:
         experts: Sequence[PreTrainedModel] | Sequence[str] = (),
         *,
         tokenizer: PreTrainedTokenizerBase,
+        entries: int | None = None,
         options: FusionOptions | None = None,
         ends: Iterable[int] = (),
         **named: Any,
@@ -62,13 +67,19 @@ class FusedLM:
         if experts and base is None:
             raise UserError("Experts steer by their difference from a small base: give the base as well.")
         models = [large, *([base] if experts else []), *(expert for expert in experts if not isinstance(expert, str))]
-        sizes = [model.config.vocab_size for model in models]
+        sizes = [count_vocabulary(model) for model in models]
         # Families pad their output layers to different sizes; the entries beyond the tokenizer mean nothing.
-        self.vocabulary = min(sizes)
-        if self.vocabulary != max(sizes) and self.vocabulary < len(tokenizer):
+        self.vocabulary = min([*sizes, *([entries] if entries and experts else [])])
+        shared = len(tokenizer) if entries is None else entries
+        if self.vocabulary != max(sizes) and self.vocabulary < shared:
             raise UserError(
-                f"The models of a fusion need one vocabulary: the tokenizer has {len(tokenizer)} tokens, and the models"
+                f"The models of a fusion need one vocabulary: the tokenizer has {shared} tokens, and the models"
                 f" have {sorted(set(sizes))} entries."
+            )
+        if experts and (tokenizer.eos_token_id or 0) >= self.vocabulary:
+            raise UserError(
+                f"The large model ends a text with {tokenizer.eos_token!r} (number {tokenizer.eos_token_id}), and not"
+                f" all models of the fusion have it: they share {self.vocabulary} entries; use models of one family."
             )
         self.steering = Steering(given_options(FusionOptions, options, named), len(experts))
         self.large, self.base, self.experts, self.tokenizer = large, base, list(experts), tokenizer
@@ -102,22 +113,22 @@ class FusedLM:
     ) -> FusedLM:
         """Load the models of a fusion, refusing by name those that number their tokens differently.
 
-        An expert's folder may hold a LoRA adapter of the base, as peft saves it. If all do, the base is in memory once,
-        and base and experts are read together in one pass. Options as in the class, checked before anything is loaded.
+        An expert's folder may hold an adapter of the base, as peft saves it. If all hold plain LoRA, the base is in
+        memory once, and base and experts are read together in one pass; other adapters are a model each. Options as in
+        the class, checked before anything is loaded.
         """
         options = given_options(FusionOptions, options, named)
-        wholes = [folder for folder in experts if not is_adapter(folder)]
-        folders = [large, *([base] if base and experts else []), *wholes]
-        tokenizer = load_shared_tokenizer(folders)
-        ends = folder_ends([large, *([base, *experts] if base and experts else [])])
+        with_tokenizer = [folder for folder in experts if not is_adapter(folder) or has_tokenizer(folder)]
+        folders = [large, *([base] if base and experts else [])]
+        tokenizer, entries = load_shared_tokenizer([*folders, *with_tokenizer])
+        arguments = {"tokenizer": tokenizer, "entries": entries, "options": options}
+        arguments["ends"] = folder_ends([*folders, *experts])
         if not base or not experts:
-            loaded = [load_model(expert) for expert in experts]
-            return cls(load_model(large), None, loaded, tokenizer=tokenizer, options=options, ends=ends)
-        if not wholes:
-            shared, names = load_adapters(load_model(base), experts)
-            return cls(load_model(large), shared, names, tokenizer=tokenizer, options=options, ends=ends)
-        loaded = [load_merged(load_model(base), path) if is_adapter(path) else load_model(path) for path in experts]
-        return cls(load_model(large), load_model(base), loaded, tokenizer=tokenizer, options=options, ends=ends)
+            return cls(load_model(large), None, [load_model(expert) for expert in experts], **arguments)
+        if all(map(is_adapter, experts)) and (sharing := load_sharing(base, experts)):
+            return cls(load_model(large), *sharing, **arguments)
+        loaded = [load_adapted(base, path) if is_adapter(path) else load_model(path) for path in experts]
+        return cls(load_model(large), load_model(base), loaded, **arguments)
 
     @torch.inference_mode()
     def generate(
@@ -157,6 +168,7 @@ class FusedLM:
             if not ids:
                 raise UserError(f"Prompt {number} has no tokens; a continuation needs at least one.")
             self.check_length(f"Prompt {number}", len(ids))
+            self._refuse_unknown_tokens(ids)
         start = options.seed if options.seed is not None else torch.Generator().seed() % 2**31
         # The last token is not read.
         limits = [int(min(options.max_new_tokens, self.max_length - len(ids) + 1)) for ids in encoded]
@@ -259,6 +271,7 @@ class FusedLM:
         """``check_length`` of contexts with their continuations, whose last tokens are predicted and not read."""
         for number, (context, continuation) in enumerate(pairs):
             self.check_length(f"Pair {number}", len(context) + len(continuation) - 1)
+            self._refuse_unknown_tokens((*context, *continuation))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt. One that begins with the begin-of-text token, as chat templates do, gets no second."""
@@ -309,6 +322,16 @@ class FusedLM:
             before, after = self.encoder.pair(context, continuation, name)
             return tuple(before), tuple(after)
         return tuple(context) or tuple(self.encoder.start), tuple(continuation)
+
+    def _refuse_unknown_tokens(self, ids: Sequence[int]) -> None:
+        """Refuse numbers that not all models have in their vocabularies: an embedding would read beyond its end."""
+        wrong = next((token for token in ids if not 0 <= token < self.vocabulary), None)
+        if wrong is not None:
+            name = self.tokenizer.convert_ids_to_tokens(wrong) if 0 <= wrong < len(self.tokenizer) else None
+            raise UserError(
+                f"A text has the token {'' if name is None else f'{name!r}, '}number {wrong}, and the models"
+                f" {'share' if self.experts else 'have'} only {self.vocabulary} entries; leave it out of the text."
+            )
 
 
 def _title(role: str, model: PreTrainedModel) -> str:

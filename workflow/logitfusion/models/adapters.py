@@ -1,4 +1,4 @@
-"""LoRA adapters: new ones to train, and trained ones as experts, several on one base that is in memory once."""
+"""Adapters: new ones to train, and trained ones as experts, several on one base where peft can mix them in a batch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from transformers import PreTrainedModel
 
 from logitfusion.config.training import LoRA
-from logitfusion.errors import UserError
-from logitfusion.models.load import first_line
+from logitfusion.errors import UserError, find_memory_error, first_line
+from logitfusion.models.adapter_kinds import is_plain, read_adapter, read_shapes
+from logitfusion.models.architecture import has_key_value_cache, refuse_not_causal
+from logitfusion.models.load import load_model
 
 
 def add_adapters(model: PreTrainedModel, lora: LoRA | None, seed: int) -> PreTrainedModel:
@@ -30,36 +32,121 @@ def add_adapters(model: PreTrainedModel, lora: LoRA | None, seed: int) -> PreTra
     return get_peft_model(model, settings)
 
 
-def is_adapter(folder: str | Path) -> bool:
-    """Whether a folder holds a LoRA adapter, as peft saves it, and no model of its own."""
-    return (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "config.json").is_file()
+def load_sharing(base: str | Path, folders: Sequence[str | Path]) -> tuple[PreTrainedModel, list[str]] | None:
+    """The base with the adapters of all folders, none merged (a peft model), and the adapters' names in it.
 
-
-def load_adapters(base: PreTrainedModel, folders: Sequence[str | Path]) -> tuple[PreTrainedModel, list[str]]:
-    """The base with the adapters of all folders, none merged, and the adapters' names in it.
+    Returns:
+        None where the adapters can't be mixed in a batch: one is not plain LoRA, the model has no cache of keys and
+        values, or it does not pass whole rows through the layers that are adapted (experts of a mixture see tokens of
+        all rows).
 
     Raises:
-        UserError: an adapter that can't be read or does not fit the base.
+        UserError: an adapter that can't be read, is of a kind that is not computed, or does not fit the base.
     """
+    plain = [is_plain(folder) for folder in folders]  # all of them: it refuses what can't be computed
+    if not all(plain):
+        return None
+    shared, model = load_model(base), None
+    if not has_key_value_cache(shared):
+        return None
+    names = [f"expert_{place}" for place in range(len(folders))]
+    for name, folder in zip(names, folders, strict=True):
+        model = _put_on(shared if model is None else model, folder, name)
+    return (model, names) if _mixes_rows(model, names) else None
+
+
+def load_adapted(base: str | Path, folder: str | Path) -> PreTrainedModel:
+    """A model of its own: a fresh base with one adapter, merged into it where nothing else changes by that.
+
+    Raises:
+        UserError: an adapter that can't be read, is of a kind that is not computed, or does not fit the base.
+    """
+    config, plain = read_adapter(folder), is_plain(folder)
+    model = load_model(base)
+    _resize_vocabulary(model, folder)
+    adapted = _put_on(model, folder, "expert_0")
+    if plain and not config.lora_bias and not _adapts_tied(adapted):
+        return adapted.merge_and_unload().eval()
+    refuse_not_causal(model, f"The model with the adapter in {folder}")
+    return model  # its layers are replaced in place, so that it is the adapted model itself
+
+
+def _put_on(model: PreTrainedModel, folder: str | Path, name: str) -> PreTrainedModel:
+    """The peft model with one adapter more, every tensor of which has found its place."""
     from peft import PeftModel
 
-    names = [f"expert_{place}" for place in range(len(folders))]
-    model: PeftModel | None = None
-    for name, folder in zip(names, folders, strict=True):
-        try:
-            if model is None:
-                model = PeftModel.from_pretrained(base, str(folder), adapter_name=name)
-            else:
-                model.load_adapter(str(folder), adapter_name=name)
-        except Exception as error:  # peft, safetensors and torch each have their own types
-            raise UserError(
-                f"The adapter in {folder} can't be put on the small base ({first_line(error)});"
-                " was it trained from this base?"
-            ) from error
-    return model.eval(), names
+    try:
+        if not isinstance(model, PeftModel):
+            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+        result = model.load_adapter(str(folder), adapter_name=name)
+    except Exception as error:  # peft, safetensors and torch each have their own types
+        if find_memory_error(error) is not None:
+            raise
+        raise _misfit(folder, model, _reason(error)) from error
+    # VB-LoRA lists its one bank of vectors under each layer too. Of embeddings that are trained, peft may save a second
+    # copy; it raises an error where the first is missing.
+    missing = sorted(key for key in result.missing_keys if "vblora_vector_bank" not in key)
+    copies = (".modules_to_save.weight", ".token_adapter.trainable_tokens_delta")
+    unexpected = sorted(key for key in result.unexpected_keys if not key.endswith(copies))
+    found = []
+    if unexpected:
+        found.append(f"{len(unexpected)} of its tensors meet nothing there, such as {unexpected[0]}")
+    if missing:
+        found.append(f"{len(missing)} tensors are missing, such as {missing[0].replace(f'.{name}', '')}")
+    if found:
+        raise _misfit(folder, model, " and ".join(found))
+    return model.eval()
 
 
-def load_merged(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
-    """A model of its own: the base, which is used up, with one adapter merged into it."""
-    model, _ = load_adapters(base, [folder])
-    return model.merge_and_unload().eval()
+def _misfit(folder: str | Path, model: PreTrainedModel, reason: str) -> UserError:
+    return UserError(
+        f"The adapter in {folder} can't be put on the small base {model.name_or_path} ({reason}); was it trained from"
+        " this base?"
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it lacks the tensor {error.args[0]}"
+    mismatch = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), None)
+    if mismatch is None:
+        return first_line(error)
+    if "torch.Size([0])" in mismatch:
+        return f"{mismatch.partition(':')[0]}: it is empty, as DeepSpeed and FSDP save what they did not gather"
+    return mismatch.rstrip(".")
+
+
+def _mixes_rows(model: PreTrainedModel, names: Sequence[str]) -> bool:
+    rows = ["__base__", *names]
+    ids = torch.tensor([[3, 4]], device=model.device).expand(len(rows), -1)
+    try:
+        with torch.no_grad():
+            model(input_ids=ids, use_cache=False, adapter_names=rows)
+    except ValueError:  # peft's, for a layer whose input is not as long as the batch
+        return False
+    return True
+
+
+def _adapts_tied(model: PreTrainedModel) -> bool:
+    """Whether an adapter is on the embedding or the output layer while these share their weights."""
+    base = model.get_base_model()
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    tied = base.config.get_text_config(decoder=True).tie_word_embeddings
+    return tied and any(hasattr(layer, "base_layer") for layer in ends)
+
+
+def _resize_vocabulary(base: PreTrainedModel, folder: str | Path) -> None:
+    """Give the base as many tokens as the adapter was trained with, which may have added some.
+
+    Whatever the new rows hold that are not in the adapter: a fusion predicts and reads only what its base has as well.
+    """
+    shapes = read_shapes(folder)
+    rows: set[int] = set()
+    for layer in (base.get_input_embeddings(), base.get_output_embeddings()):
+        name = next((name for name, module in base.named_modules() if module is layer), None)
+        parts = {key.partition(f"base_model.model.{name}.")[2]: shape for key, shape in shapes.items()}
+        rows |= {shape[0] for part, shape in parts.items() if part in ("weight", "lora_B.weight")}
+        rows |= {shape[0] for part, shape in parts.items() if part.endswith("base_layer.weight")}
+        rows |= {shape[-1] for part, shape in parts.items() if part == "lora_embedding_A"}
+    if rows - {base.get_input_embeddings().weight.shape[0]}:
+        base.resize_token_embeddings(max(rows), mean_resizing=False)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from logitfusion.models.checkpoint import refuse_misfit
+
 
 class _PlainReader(gguf.GGUFReader):
     """gguf's reader on a plain view of the mapped file: a `memmap` takes three times as long to slice, once a token."""
@@ -40,11 +42,17 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model of a GGUF file, its weights as float32, and its tokenizer.
 
     transformers refuses to save a model it read from GGUF, so its tensors move into a fresh one of the same shape.
+
+    Raises:
+        UserError: the tensors don't fit the architecture.
     """
     loading = {"gguf_file": file.name, "trust_remote_code": False}
     with _metadata_read_once():
-        read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **loading)
+        read, report = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=torch.float32, output_loading_info=True, **loading
+        )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **loading)
+    refuse_misfit(f"The GGUF file {file.name}", type(read).__name__, report)
     settings = read.config.to_dict()
     settings.pop("quantization_config", None)
     model = AutoModelForCausalLM.from_config(type(read.config)(**settings), dtype=torch.float32)

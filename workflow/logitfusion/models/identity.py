@@ -36,6 +36,12 @@ def checksum_weights(folder: str | Path) -> str:
     return f"{value:08x}"
 
 
+def has_tokenizer(folder: str | Path) -> bool:
+    """Whether a folder holds a whole tokenizer; adapters may come with one of their own."""
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+    return any((Path(folder) / name).is_file() for name in names)
+
+
 def hash_tokenizer(folder: str | Path) -> str:
     """A hash of the files that decide how a text is cut into tokens, chat templates included.
 

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from logitfusion.errors import UserError, find_memory_error
+from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.files import read_json
+from logitfusion.models.architecture import count_vocabulary, refuse_not_causal, text_config
+from logitfusion.models.checkpoint import explain_failure, how_to_mend, refuse_misfit, refuse_no_checkpoint
 from logitfusion.models.identity import checksum_weights
 
 
@@ -44,20 +46,30 @@ def load_model(
     """A causal language model from a folder of safetensors, in evaluation mode.
 
     Raises:
-        UserError: the folder holds no readable model, or its weights are not those that its record is of.
+        UserError: the folder holds no readable model, one that its weights do not fit, one that reads a text in both
+            directions, or its weights are not those that its record is of.
     """
-    _refuse_damaged(Path(folder))
+    folder = Path(folder)
+    refuse_no_checkpoint(folder)
+    _refuse_damaged(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are in the report
         )
     except Exception as error:  # safetensors, json and transformers each have their own types
         if find_memory_error(error) is not None:
             raise
-        raise UserError(
-            f"The model in {folder} can't be read ({first_line(error)}); delete the folder and run again."
-        ) from error
-    return model.to(device or choose_device()).eval()
+        raise UserError(explain_failure(folder, error)) from error
+    refuse_misfit(f"The model in {folder}", type(model).__name__, report)
+    model = model.to(device or choose_device()).eval()
+    refuse_not_causal(model, f"The model in {folder}")
+    return model
 
 
 def _refuse_damaged(folder: Path) -> None:
@@ -77,9 +89,8 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise UserError(
-            f"The tokenizer in {folder} can't be read ({first_line(error)}); delete the folder and run again."
-        ) from error
+        mend = how_to_mend(folder, "the tokenizer's files, as save_pretrained writes them")
+        raise UserError(f"The tokenizer in {folder} can't be read ({first_line(error)}); {mend}.") from error
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -117,12 +128,6 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
     """What the log and the report say about a model."""
     return {
         "parameters": count_parameters(model),
-        "layers": model.config.num_hidden_layers,
-        "vocabulary": model.config.vocab_size,
+        "layers": text_config(model).num_hidden_layers,
+        "vocabulary": count_vocabulary(model),
     }
-
-
-def first_line(error: Exception) -> str:
-    """The message of another library's error, short enough to be part of a sentence."""
-    text = str(error).strip().splitlines()
-    return text[0][:200] if text else type(error).__name__

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from logitfusion.errors import UserError
 from logitfusion.models.load import load_model
 
 
 @torch.no_grad()
 def merge_experts(base: str | Path, experts: list[str | Path], scale: float) -> PreTrainedModel:
-    """``base + scale * sum_t (expert_t - base)`` over all weights, fp32."""
+    """``base + scale * sum_t (expert_t - base)`` over all weights, fp32.
+
+    Raises:
+        UserError: an expert whose tensors have other names or shapes than those of the base.
+    """
     merged = load_model(base, device=torch.device("cpu"))
     original = {name: value.clone() for name, value in merged.state_dict().items()}
     sums = merged.state_dict()
@@ -21,6 +28,21 @@ def merge_experts(base: str | Path, experts: list[str | Path], scale: float) -> 
     names = [name for name, value in sums.items() if not (value.data_ptr() in seen or seen.add(value.data_ptr()))]
     for expert in experts:
         values = load_model(expert, device=torch.device("cpu")).state_dict()
+        _refuse_other_shapes(base, original, expert, values)
         for name in names:
             sums[name].add_(scale * (values[name] - original[name]))
     return merged
+
+
+def _refuse_other_shapes(
+    base: str | Path, original: Mapping[str, Tensor], expert: str | Path, values: Mapping[str, Tensor]
+) -> None:
+    shapes, found = ({name: list(value.shape) for name, value in part.items()} for part in (original, values))
+    wrong = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"The expert in {expert} can't be merged with the base in {base}: {len(wrong)} of its tensors are others"
+            f" (such as {name}: {found.get(name, 'absent')}, not {shapes.get(name, 'there')}); merge experts that were"
+            " trained from this base."
+        )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from logitfusion.config.models import HubModel, PartedModel, PathModel, RandomModel, WholeModel
-from logitfusion.errors import UserError, find_memory_error
+from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.fetch.hub import ask_hub
 from logitfusion.fetch.pypi import unpack_file
 from logitfusion.files import find_disk_error
+from logitfusion.models.architecture import refuse_not_causal, text_config
+from logitfusion.models.checkpoint import refuse_misfit
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer, save_model
+from logitfusion.models.pruning import keep_layers
 from logitfusion.models.tiny import tiny_tokenizer
 
 
@@ -38,21 +41,39 @@ def from_hub(entry: HubModel, folder: str | Path) -> PreTrainedModel:
     """Download a model of the hub at a fixed revision.
 
     Raises:
-        UserError: no such model, no network, or code that would have to be trusted.
+        UserError: no such model, no network, an adapter, weights that don't fit, or a model that needs code of its own.
     """
-    arguments = {"revision": entry.revision, "trust_remote_code": entry.trust_remote_code}
+    title = f"The model {entry.id!r} (revision {entry.revision})"
     ask_hub()
     try:
-        model = AutoModelForCausalLM.from_pretrained(entry.id, dtype=torch.float32, use_safetensors=True, **arguments)
-        tokenizer = AutoTokenizer.from_pretrained(entry.id, **arguments)
+        adapter = find_adapter_config_file(entry.id, revision=entry.revision)
+        if adapter is None:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                entry.id,
+                revision=entry.revision,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are in the report
+            )
+            tokenizer = AutoTokenizer.from_pretrained(entry.id, revision=entry.revision, trust_remote_code=False)
     except Exception as error:  # the hub client raises a dozen unrelated types
         if find_memory_error(error) is not None or find_disk_error(error) is not None:
             raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{title} needs Python code that comes with it, which is never run; use a model of an architecture that"
+                " transformers has."
+            ) from error
         raise UserError(
-            f"The model {entry.id!r} (revision {entry.revision}) could not be loaded from the hub ({lines[0]});"
-            " check the id, the revision and the network."
+            f"{title} could not be loaded from the hub ({first_line(error)}); check the id, the revision and the"
+            " network."
         ) from error
+    if adapter is not None:  # transformers would fetch the adapter's base too, and return that with the adapter in it
+        raise UserError(f"{title} is an adapter, not a model; name the model that it belongs to.")
+    refuse_misfit(title, type(model).__name__, report)
+    refuse_not_causal(model.eval(), title)
     save_model(model, tokenizer, folder)
     return model
 
@@ -99,18 +120,11 @@ def prune(source: str | Path, layers: Sequence[int]) -> PreTrainedModel:
     """A copy of a model that keeps only some decoder layers, in the given order.
 
     Raises:
-        UserError: a layer that the model doesn't have.
+        UserError: a layer that the model doesn't have, or an architecture that can't be pruned.
     """
     model = load_model(source, device=torch.device("cpu"))
-    deepest = model.config.num_hidden_layers
+    deepest = text_config(model).num_hidden_layers
     wrong = [layer for layer in layers if not 0 <= layer < deepest]
     if wrong:
         raise UserError(f"Layers {wrong} can't be kept: the model in {source} has layers 0 to {deepest - 1}.")
-    # Copies, so that a layer that is kept twice is two layers.
-    model.model.layers = torch.nn.ModuleList([copy.deepcopy(model.model.layers[layer]) for layer in layers])
-    for position, layer in enumerate(model.model.layers):
-        layer.self_attn.layer_idx = position  # the KV cache finds its place by this number
-    model.config.num_hidden_layers = len(layers)
-    if getattr(model.config, "layer_types", None):
-        model.config.layer_types = [model.config.layer_types[layer] for layer in layers]
-    return model
+    return keep_layers(model, layers)

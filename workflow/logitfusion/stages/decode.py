@@ -15,6 +15,7 @@ from logitfusion.errors import UserError
 from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.fusion.ends import folder_ends
+from logitfusion.models.checkpoint import refuse_no_checkpoint
 from logitfusion.models.load import load_model, use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
 from logitfusion.shards import shard_range
@@ -27,17 +28,23 @@ def main(arguments: argparse.Namespace, job: DecodeJob) -> None:
 
 
 def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dict[str, Any]]:
+    for folder in arguments.models:
+        refuse_no_checkpoint(folder)
     folders = {path.name: path for path in arguments.models}
-    tokenizer = load_shared_tokenizer(arguments.models)
     splits = {path.parent.name: path for path in arguments.examples}
     tuned = read_json(arguments.tuned)["chosen"] if arguments.tuned else {}
-    loaded: dict[str, Any] = {}
     for task, entry in job.tasks.items():
         missing = {task} - splits.keys() | set(entry.models) - folders.keys()
         if missing:
             raise UserError(
                 f"Decoding {task!r} needs {', '.join(sorted(missing))}, which the command line does not give."
             )
+    shared = {
+        names: load_shared_tokenizer([folders[name] for name in names])
+        for names in {entry.models for entry in job.tasks.values()}
+    }
+    loaded: dict[str, Any] = {}
+    for task, entry in job.tasks.items():
         # Only the models that this task needs stay in memory.
         loaded = {name: loaded.get(name) or load_model(folders[name]) for name in entry.models}
         large, *others = (loaded[name] for name in entry.models)
@@ -45,7 +52,8 @@ def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dic
             large,
             others[0] if others else None,
             others[1:],
-            tokenizer=tokenizer,
+            tokenizer=shared[entry.models].tokenizer,
+            entries=shared[entry.models].entries,
             options=read_options(FusionOptions, dict(job.options) | choice_for(task, tuned)),
             ends=folder_ends(folders[name] for name in entry.models),
         )

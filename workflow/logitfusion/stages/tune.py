@@ -21,7 +21,6 @@ from logitfusion.stages._stage import logger, run_stage
 def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     logger.info("tuning on %d tasks on %d threads", len(job.models), use_threads())
     folders = {path.name: path for path in arguments.models}
-    tokenizer = load_shared_tokenizer(arguments.models)
     splits = {path.parent.name: path for path in arguments.examples}
     loaded: dict[str, Any] = {}
     candidates: dict[str, list[Candidate]] = {}
@@ -29,8 +28,9 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     for task, names in job.models.items():
         loaded = {name: loaded.get(name) or load_model(folders[name]) for name in names}
         large, base, *experts = (loaded[name] for name in names)
+        tokenizer, entries = load_shared_tokenizer([folders[name] for name in names])
         ends = folder_ends(folders[name] for name in names)
-        lm = FusedLM(large, base, experts, tokenizer=tokenizer, options=job.options, ends=ends)
+        lm = FusedLM(large, base, experts, tokenizer=tokenizer, entries=entries, options=job.options, ends=ends)
         rows = read_jsonl(splits[task])
         candidates[task] = tune(
             lm,

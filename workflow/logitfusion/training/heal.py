@@ -33,18 +33,48 @@ class HealingTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         real = inputs["attention_mask"].bool()
+        found, log_probs, chosen = _read(model, inputs, real, self.logit_share)
         with torch.no_grad():
-            target = self.teacher.model(**inputs, use_cache=False).last_hidden_state[real].float()
-        found = model.model(**inputs, use_cache=False).last_hidden_state[real].float()
+            target, target_log_probs, _ = _read(self.teacher, inputs, real, chosen)
         # Relative to the teacher's own variance, so that the two terms keep their proportion across models.
         distance = (found - target).square().mean() / target.var()
-        chosen = torch.rand(len(found), device=found.device) < self.logit_share
-        chosen[0] = True
-        with torch.no_grad():
-            target_log_probs = self.teacher.lm_head(target[chosen]).float().log_softmax(-1)
-        log_probs = model.lm_head(found[chosen]).float().log_softmax(-1)
         divergence = nn.functional.kl_div(log_probs, target_log_probs, log_target=True, reduction="batchmean")
         return divergence + distance
+
+
+def _read(
+    model: PreTrainedModel, inputs: dict[str, Tensor], real: Tensor, share: float | Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a model's own forward gives its output layer, and what it makes of it (scales and caps included).
+
+    Args:
+        model: the student or the teacher.
+        inputs: ids, mask and positions ``[B, L]``.
+        real: the places ``[B, L]`` that count, n in all.
+        share: of the places that get logits, drawn here; or which do, ``[n]``.
+
+    Returns:
+        last hidden states ``[n, H]``, log-probabilities ``[m, V]`` at the chosen places, and which these are ``[n]``.
+    """
+    kept: list[Tensor] = []
+
+    def choose(_: nn.Module, arguments: tuple[Tensor]) -> Tensor:
+        found = arguments[0][real].float()
+        if isinstance(share, Tensor):
+            chosen = share
+        else:
+            chosen = torch.rand(len(found), device=found.device) < share
+            chosen[0] = True
+        kept.extend((found, chosen))
+        return found[chosen]
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        # The class's forward, because that of an object may be wrapped for bf16: healing is in the weights' precision.
+        logits = type(model).forward(model, **inputs, use_cache=False).logits
+    finally:
+        hook.remove()
+    return kept[0], logits.float().log_softmax(-1), kept[1]
 
 
 def heal(
@@ -59,7 +89,8 @@ def heal(
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Distil ``teacher`` into ``student`` on ``texts``; returns the student and its loss curve."""
     encoder = TextEncoder(tokenizer)
-    rows = [{"input_ids": [*encoder.prompt(text)[: recipe.max_tokens - 1], encoder.end]} for text in texts]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    rows = [{"input_ids": encoder.prompt(text)[: recipe.max_tokens - 1] + end} for text in texts]
     logger.info("healing: %d texts, %d tokens", len(rows), sum(len(row["input_ids"]) for row in rows))
     trainer = HealingTrainer(
         model=student,
@@ -67,6 +98,6 @@ def heal(
         logit_share=recipe.logit_share,
         args=trainer_arguments(recipe, checkpoints),
         train_dataset=order_rows(rows, recipe),
-        data_collator=TextCollator(tokenizer.pad_token_id),
+        data_collator=TextCollator(tokenizer.pad_token_id or 0),  # masked, so any number will do
     )
     return train(trainer, "healing", recipe, checkpoints, fingerprint)
