@@ -58,7 +58,7 @@ def test_shared_experts_are_the_merged_ones(
 
 
 def test_shared_experts_score_as_the_merged_ones(tiny_models: dict[str, Path], adapters: dict[str, list[Path]]) -> None:
-    contexts, continuations = ["a b", "a b", "c", "d"], [" c", " dd e", " f", ""]
+    contexts, continuations = ["a b", "a b", "c", "d"], [" c", " dd e", " f", "g"]
     found = make(tiny_models, adapters["adapter"]).score(contexts, continuations, batch_size=2)
     expected = make(tiny_models, adapters["merged"]).score(contexts, continuations)
     assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-3)

@@ -81,7 +81,7 @@ LOSSLESS = [kind for kind in KINDS if kind not in ("unigram", "t5", "wordpiece",
 
 def make_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes)).eval()
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **sizes)).eval()
 
 
 # Prompts
