@@ -109,8 +109,9 @@ def test_logits_are_made_of_response_positions_a_few_at_a_time(rows: int, monkey
     expected = [read_alone(model, text) for text in TEXTS]
     monkeypatch.setattr(teacher, "_CHUNK", rows * VOCABULARY)
     monkeypatch.setattr(teacher, "_WINDOW", 1)
+    found = read_teacher(model, TEXTS, k=4, batch_size=3)  # has tried the model on a few tokens
     model.lm_head.register_forward_hook(lambda _, __, logits: seen.append(logits.numel() // VOCABULARY))
-    for one, text, scores in zip(read_teacher(model, TEXTS, k=4, batch_size=3), TEXTS, expected, strict=True):
+    for one, text, scores in zip(found, TEXTS, expected, strict=True):
         assert_read(one, scores, text, k=4)
     assert sum(seen) == sum(len(text.labels) for text in TEXTS)
     assert max(seen) <= rows

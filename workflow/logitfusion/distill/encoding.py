@@ -6,9 +6,11 @@ token is known by the byte where it ends, exact even inside a character that sev
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from logitfusion.errors import UserError
 
 TEMPLATES = ("plain", "chat")
+# In place of the digest of a text that nobody named.
+UNKNOWN_TEXT = bytes(8)
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,13 @@ class EncodedText:
         ends: for each token from ``start`` on, the byte of the response (UTF-8) where it ends, not descending. What
             closes a response of n bytes (end of text, end of turn) ends at n + 1, so that it never belongs to the text.
             A response that was cut has nothing that closes it.
+        digest: of prompt and response as they were given, 8 bytes, equal for all models.
     """
 
     ids: tuple[int, ...]
     start: int
     ends: tuple[int, ...]
+    digest: bytes = UNKNOWN_TEXT
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -90,7 +96,12 @@ def encode_text(
     size = len(response.encode())
     stripped = size - len(text.encode())
     ends = [*(stripped + end for end in ends), size + 1]
-    return _cut(before, [*ids, closing], ends, max_tokens)
+    return replace(_cut(before, [*ids, closing], ends, max_tokens), digest=digest_text(prompt, response))
+
+
+def digest_text(prompt: str, response: str) -> bytes:
+    """By which texts are told apart, the start of a SHA-256."""
+    return hashlib.sha256(json.dumps([prompt, response]).encode()).digest()[:8]
 
 
 def _plain_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

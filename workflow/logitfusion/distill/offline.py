@@ -14,9 +14,11 @@ from transformers import PreTrainedModel
 from logitfusion.distill.cache import TeacherCache, differing
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.shard import TeacherText, read_manifest, shard_path, write_shard
-from logitfusion.distill.teacher import check_k, count_vocabulary, read_teacher
+from logitfusion.distill.teacher import check_k, read_teacher
 from logitfusion.errors import UserError
 from logitfusion.files import remove, write_json
+from logitfusion.models.architecture import count_vocabulary
+from logitfusion.models.forward import check_lengths
 from logitfusion.provenance import hash_json
 from logitfusion.shards import shard_range
 
@@ -72,6 +74,7 @@ def cache_teacher(
     numbers = range(1, shards + 1) if only is None else sorted(set(only))
     if not set(numbers) <= set(range(1, shards + 1)):
         raise UserError(f"The shards are numbered from 1 to {shards}, and {', '.join(map(str, numbers))} is asked for.")
+    check_lengths(model, (len(text.ids) for text in texts), type(model).__name__, "max_tokens")
     dtype = str(model.dtype).removeprefix("torch.")
     settings = {**source, "k": k, "vocabulary": count_vocabulary(model), "dtype": dtype, "shards": shards}
     refuse_other_cache(folder, settings)
