@@ -35,7 +35,9 @@ def read_teacher(
 ) -> Iterator[TeacherText]:
     """A teacher's predictions of texts, in their order.
 
-    Every text is read as if it were alone: shorter ones are padded behind their end, where no causal model looks.
+    Every text is read as if it were alone: shorter ones are padded behind their end, where no causal model looks. The
+    model is tried first; where padding shows all the same, or its output can't be taken apart, texts are read one by
+    one, with the logits of all their positions in memory.
 
     Args:
         model: any causal language model of transformers; it stays where and in the precision it is.
@@ -48,7 +50,8 @@ def read_teacher(
         results on the CPU, in fp32; the log-softmax is taken in fp32 (float64 for float64 logits).
 
     Raises:
-        UserError: k is larger than the vocabulary, the model's output can't be taken apart, or it gives NaN.
+        UserError: k is larger than the vocabulary, a text is longer than the model reads, the model is not causal, or it
+            gives NaN.
     """
     check_k(model, k)
     if batch_size < 1:
@@ -68,7 +71,7 @@ def read_teacher(
 def _reads_padding(split: SplitModel, ids: list[int]) -> bool:
     """Whether a text's logits stay the same beside a longer one, as they should with padding behind its end."""
     whole = torch.tensor([ids], device=split.model.device)
-    short = whole[:, : (len(ids) + 1) // 2]
+    short = whole.flip(1)[:, : (len(ids) + 1) // 2]  # of other tokens than its neighbour
     padded = nn.functional.pad(short, (0, len(ids) - short.shape[1]))
     with evaluating(split.model):
         together = split.logits(split.hidden_states(torch.cat([whole, padded]))[1, : short.shape[1]])

@@ -15,11 +15,12 @@ from logitfusion.config.objective import Objective
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.alignment import align, share, truncate
 from logitfusion.distill.cache import TeacherCache
-from logitfusion.distill.encoding import EncodedText
+from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText
 from logitfusion.distill.objective import CachedTeacher, DistillLoss, distill_loss
 from logitfusion.distill.predictions import Predictions
 from logitfusion.errors import UserError
 from logitfusion.models.adapters import add_adapters
+from logitfusion.models.architecture import count_vocabulary
 from logitfusion.training.batches import INPUTS, CompletionCollator, order_rows
 from logitfusion.training.loop import StepTrainer, train, trainer_arguments
 from logitfusion.training.padding import plan_padding
@@ -88,8 +89,10 @@ def distill(
         teachers: name -> its cache of the same texts; none for plain fine-tuning.
 
     Raises:
-        UserError: a cache of other texts, or with too few entries a position.
+        UserError: a cache of other texts, or with too few entries a position; a k that the student can't fill.
     """
+    if objective.k > count_vocabulary(student):
+        raise UserError(f"k is {objective.k}, and the student {name} has {count_vocabulary(student)} tokens; lower k.")
     for teacher, cache in teachers.items():
         check_cache(teacher, cache, texts, objective.k)
     rows = pair_texts(texts, teachers, objective.alignment)
@@ -124,6 +127,10 @@ def check_cache(teacher: str, cache: TeacherCache, texts: Sequence[EncodedText],
                 f"Text {number} in the cache of teacher {teacher!r} is not the student's text {number}; make the cache"
                 " of the same texts in the same order."
             )
+    if UNKNOWN_TEXT in cache.digests:
+        logger.warning(
+            "the cache of teacher %s has texts without a digest; they may be others than the student's", teacher
+        )
     if cache.k < k:
         raise UserError(f"The cache of teacher {teacher!r} holds the top {cache.k}, not {k}; raise cache.k.")
 

@@ -70,8 +70,11 @@ def check_causal(model: PreTrainedModel, ids: list[int]) -> None:
 
 
 def agree(found: Tensor, expected: Tensor) -> bool:
-    """Whether logits are the same but for rounding; those that are not numbers are for others to refuse."""
-    tolerance = 1e-4 if torch.finfo(expected.dtype).bits >= 32 else 0.03
+    """Whether logits are the same but for rounding; those that are not numbers are for others to refuse.
+
+    In half precision a mixture's router may choose other experts by rounding alone.
+    """
+    tolerance = 1e-4 if torch.finfo(expected.dtype).bits >= 32 else 0.1
     found, expected = found.detach().double(), expected.detach().double()
     distance = torch.where(found == expected, 0, found - expected).abs().mean()
     known = expected[expected.isfinite()]
