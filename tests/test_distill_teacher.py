@@ -460,6 +460,25 @@ def test_a_cache_of_other_settings_stays(
     assert [path.read_bytes() for path in find_shards(tmp_path)] == [path.read_bytes() for path in whole_cache]
 
 
+def test_a_shard_of_other_texts_stays(model: PreTrainedModel, whole_cache: list[Path], tmp_path: Path) -> None:
+    """Their settings are the same: what names the texts is up to the caller."""
+    for path in whole_cache:
+        shutil.copy(path, tmp_path)
+    others = [*MANY[:-1], replace(MANY[-1], digest=b"another.")]
+    with pytest.raises(UserError, match=r"teacher-00002-of-00002\.safetensors is of other texts"):
+        cache_teacher(model, others, tmp_path, shards=2, **OPTIONS)
+    assert [path.read_bytes() for path in find_shards(tmp_path)] == [path.read_bytes() for path in whole_cache]
+
+
+def test_pieces_of_other_texts_are_not_resumed(model: PreTrainedModel, tmp_path: Path) -> None:
+    make_until(45, model, MANY, tmp_path, **OPTIONS)
+    others = [replace(text, digest=bytes(7) + bytes([number + 1])) for number, text in enumerate(MANY)]
+    computed: list[int] = []
+    paths = cache_teacher(model, others, tmp_path, on_batch=computed.append, **OPTIONS)
+    assert sum(computed) == count(MANY)
+    assert TeacherCache(paths).digests == [text.digest for text in others]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -50,7 +50,7 @@ def read_teacher(
         results on the CPU, in fp32; the log-softmax is taken in fp32 (float64 for float64 logits).
 
     Raises:
-        UserError: k is larger than the vocabulary, a text is longer than the model reads, the model is not causal, or it
+        UserError: k is larger than the vocabulary, a text is longer than the model reads, or the model is not causal or
             gives NaN.
     """
     check_k(model, k)

@@ -128,9 +128,7 @@ def check_cache(teacher: str, cache: TeacherCache, texts: Sequence[EncodedText],
                 " of the same texts in the same order."
             )
     if UNKNOWN_TEXT in cache.digests:
-        logger.warning(
-            "the cache of teacher %s has texts without a digest; they may be others than the student's", teacher
-        )
+        logger.warning("teacher %s: texts have no digest in its cache, and may be others than the student's", teacher)
     if cache.k < k:
         raise UserError(f"The cache of teacher {teacher!r} holds the top {cache.k}, not {k}; raise cache.k.")
 
