@@ -76,7 +76,7 @@ class StepTrainer(Trainer):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        # Else it does not count the tokens of a step for models that don't make a loss by them themselves (Gemma 3).
+        # Else it counts no tokens of a step for models that don't divide by them themselves (Gemma 3n, Gemma 4).
         self.model_accepts_loss_kwargs = True
         self._base = unwrap_peft_model(self.model)
         self._forgets = rope_limit(self._base) < math.inf
