@@ -14,11 +14,10 @@ from transformers import PreTrainedModel
 from logitfusion.distill.cache import TeacherCache, differing
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.shard import VERSION, Shard, TeacherText, read_manifest, shard_path, write_shard
-from logitfusion.distill.teacher import check_k, read_teacher
+from logitfusion.distill.teacher import check_k, read_teacher, try_reading
 from logitfusion.errors import UserError
 from logitfusion.files import remove, write_json
 from logitfusion.models.architecture import count_vocabulary
-from logitfusion.models.forward import check_lengths
 from logitfusion.provenance import hash_json
 from logitfusion.shards import shard_range
 
@@ -75,11 +74,11 @@ def cache_teacher(
     numbers = range(1, shards + 1) if only is None else sorted(set(only))
     if not set(numbers) <= set(range(1, shards + 1)):
         raise UserError(f"The shards are numbered from 1 to {shards}, and {', '.join(map(str, numbers))} is asked for.")
-    check_lengths(model, (len(text.ids) for text in texts), type(model).__name__, "max_tokens")
+    reading = try_reading(model, texts)
     dtype = str(model.dtype).removeprefix("torch.")
     settings = {**source, "k": k, "vocabulary": count_vocabulary(model), "dtype": dtype, "shards": shards}
     refuse_other_cache(folder, settings)
-    read = partial(read_teacher, model, k=k, batch_size=batch_size, on_batch=on_batch)
+    read = partial(read_teacher, model, k=k, batch_size=batch_size, on_batch=on_batch, reading=reading)
     paths = [shard_path(folder, shard, shards) for shard in numbers]
     for shard, path in zip(numbers, paths, strict=True):
         mine = shard_range(len(texts), shard - 1, shards)

@@ -6,6 +6,7 @@ The vocabulary-sized logits are made of those positions only, a few at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ def read_teacher(
     k: int,
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
+    reading: Reading | None = None,
 ) -> Iterator[TeacherText]:
     """A teacher's predictions of texts, in their order.
 
@@ -45,6 +47,7 @@ def read_teacher(
         k: tokens kept of each position.
         batch_size: texts read together.
         on_batch: called with the number of response tokens of each batch that is done.
+        reading: of ``try_reading``, where the model has been tried.
 
     Returns:
         results on the CPU, in fp32; the log-softmax is taken in fp32 (float64 for float64 logits).
@@ -56,16 +59,30 @@ def read_teacher(
     check_k(model, k)
     if batch_size < 1:
         raise UserError("The batch size is at least 1.")
+    reading = reading or try_reading(model, texts)
+    return _read(reading, texts, k, batch_size, on_batch or (lambda _: None))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a teacher is read: the halves of its forward, and the length above which texts are read one by one."""
+
+    split: SplitModel
+    limit: float
+
+
+def try_reading(model: PreTrainedModel, texts: Sequence[EncodedText]) -> Reading:
+    """Try a model on the start of the longest text.
+
+    Raises:
+        UserError: a text is longer than the model reads, or the model is not causal.
+    """
     check_lengths(model, (len(text.ids) for text in texts), type(model).__name__, "max_tokens")
-    split, limit = None, rope_limit(model)
-    read = [text.ids for text in texts if text.labels]
-    if read:
-        first = probe(model, read)
-        check_causal(model, first)
-        split = SplitModel(model, first)
-        if split.body is None or not _reads_padding(split, first):
-            limit = 0  # each text alone
-    return _read(split, texts, k, batch_size, limit, on_batch or (lambda _: None))
+    first = probe(model, [text.ids for text in texts if text.labels] or [[0, 0]])
+    check_causal(model, first)
+    split = SplitModel(model, first)
+    alone = split.body is None or not _reads_padding(split, first)
+    return Reading(split, 0 if alone else rope_limit(model))
 
 
 def _reads_padding(split: SplitModel, ids: list[int]) -> bool:
@@ -85,19 +102,14 @@ def check_k(model: PreTrainedModel, k: int) -> None:
 
 
 def _read(
-    split: SplitModel | None,
-    texts: Sequence[EncodedText],
-    k: int,
-    batch_size: int,
-    limit: float,
-    on_batch: Callable[[int], None],
+    reading: Reading, texts: Sequence[EncodedText], k: int, batch_size: int, on_batch: Callable[[int], None]
 ) -> Iterator[TeacherText]:
     window = batch_size * _WINDOW
     for start in range(0, len(texts), window):
         some = texts[start : start + window]
         found = [no_tokens(k, text.digest) for text in some]
-        for batch in _batches(some, batch_size, limit):
-            results = _read_batch(split, [some[number] for number in batch], k)
+        for batch in _batches(some, batch_size, reading.limit):
+            results = _read_batch(reading.split, [some[number] for number in batch], k)
             for number, result in zip(batch, results, strict=True):
                 found[number] = result
             on_batch(sum(len(result) for result in results))
