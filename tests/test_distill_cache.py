@@ -48,12 +48,15 @@ def make_text(n: int, k: int = 3, vocabulary: int = 50, seed: int = 0) -> Teache
         tail=1 - top.values.sum(-1),
         label_log_probs=probabilities.gather(1, labels).log().squeeze(1),
         ends=torch.arange(1, n + 1) * 3,
+        digest=seed.to_bytes(8, "big"),
     )
 
 
 def assert_same(found: TeacherText, expected: TeacherText) -> None:
     """Equal but for log-probabilities, which are as exact as fp16 is."""
-    assert {field.name: getattr(found, field.name).dtype for field in fields(found)} == {
+    assert found.digest == expected.digest
+    names = [field.name for field in fields(found) if field.name != "digest"]
+    assert {name: getattr(found, name).dtype for name in names} == {
         "log_probs": torch.float32,
         "ids": torch.int64,
         "tail": torch.float32,
@@ -104,7 +107,8 @@ def caches(draw: st.DrawFn) -> tuple[list[TeacherText], int, int]:
         tail = draw(arrays.arrays(np.float32, n, elements=probability))
         own = draw(arrays.arrays(np.float32, n, elements=log_probability))
         parts = (-np.sort(-log_probs), ids, tail, own, np.sort(ends))
-        texts.append(TeacherText(*(torch.from_numpy(part.copy()) for part in parts)))
+        digest = draw(st.binary(min_size=8, max_size=8))
+        texts.append(TeacherText(*(torch.from_numpy(part.copy()) for part in parts), digest))
     return texts, k, vocabulary
 
 
@@ -145,7 +149,7 @@ def test_a_token_takes_few_bytes(tmp_path: Path, k: int, vocabulary: int) -> Non
     path, n = tmp_path / "x.safetensors", 7
     write_shard(path, [make_text(n, k, vocabulary)], {**MANIFEST, "k": k, "vocabulary": vocabulary})
     columns = load_file(path)
-    taken = sum(column.nbytes for name, column in columns.items() if name != "offsets")
+    taken = sum(column.nbytes for name, column in columns.items() if name not in ("offsets", "digests"))
     assert taken == n * TeacherCache([path]).bytes_per_token
     assert taken <= n * ((4 if vocabulary <= 2**16 else 5) * k + 12) <= n * (6 * k + 16)
 
@@ -268,8 +272,9 @@ def test_other_files_are_no_shards(tmp_path: Path) -> None:
     assert "model.safetensors is not of a teacher cache" in refuse([path])
     save_file({"weight": np.zeros(3)}, path, {"manifest": "{}"})
     assert "model.safetensors is not a whole shard" in refuse([path])
-    save_file({"weight": np.zeros(3)}, path, {"manifest": '{"version": 2}'})
-    assert "model.safetensors has the format version 2" in refuse([path])
+    for other in (1, 3):
+        save_file({"weight": np.zeros(3)}, path, {"manifest": f'{{"version": {other}}}'})
+        assert f"model.safetensors has the format version {other}" in refuse([path])
     assert "is not a whole shard" in refuse([tmp_path])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no teacher cache"):

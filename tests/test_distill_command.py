@@ -14,11 +14,11 @@ from commands import refuse, run
 
 from logitfusion.cli.distill_cache import Progress
 from logitfusion.distill.cache import TeacherCache, find_shards
-from logitfusion.distill.encoding import encode_text
+from logitfusion.distill.encoding import digest_text, encode_text
 from logitfusion.distill.shard import hash_texts
 from logitfusion.distill.teacher import read_teacher
 from logitfusion.errors import UserError
-from logitfusion.files import write_jsonl
+from logitfusion.files import read_json, write_jsonl
 from logitfusion.models.identity import hash_model, hash_tokenizer
 from logitfusion.models.load import load_model, load_tokenizer
 
@@ -75,6 +75,7 @@ def test_the_cache_is_what_the_package_makes(
         torch.testing.assert_close(found.log_probs, expected.log_probs.half().float())
         assert torch.equal(found.ids, expected.ids)
         assert torch.equal(found.ends, expected.ends)
+    assert cache.digests == [digest_text(row["prompt"], row["response"]) for row in ROWS]
     tokens = sum(len(text.labels) for text in encoded)
     assert summary.startswith(f"3 texts, {tokens} tokens, 32 bytes/token, ")
     assert summary.endswith(" tokens/s")
@@ -160,6 +161,18 @@ def test_texts_that_can_not_be_used_are_refused(
     sentence = refuse(capsys, *asked)
     assert words in sentence
     assert "texts.jsonl" in sentence
+
+
+def test_a_text_that_the_teacher_can_not_read_is_refused(
+    capsys: pytest.CaptureFixture[str], tiny_models: dict[str, Path], asked: list[object], tmp_path: Path
+) -> None:
+    limit = read_json(tiny_models["base"] / "config.json")["max_position_embeddings"]
+    write_jsonl(tmp_path / "texts.jsonl", [*ROWS, {"prompt": "a" * limit, "response": "b"}])
+    sentence = refuse(capsys, *asked)
+    assert f"Text 4 has {limit + 2} tokens" in sentence
+    assert f"{tiny_models['base']} reads at most {limit}; lower --max-tokens to {limit}." in sentence
+    assert not (tmp_path / "out").exists()
+    assert run(capsys, *asked, "--max-tokens", limit)
 
 
 def test_all_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from logitfusion.distill import offline, teacher
 from logitfusion.distill.cache import TeacherCache, find_shards
@@ -20,6 +28,8 @@ from logitfusion.distill.shard import TeacherText, read_manifest
 from logitfusion.distill.teacher import read_teacher
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
+from logitfusion.models.architecture import reset_rope
+from logitfusion.models.split import SplitModel
 
 VOCABULARY = 60
 SHARED = {
@@ -40,7 +50,8 @@ LONGROPE = {
     "short_factor": [1.0] * 4,
     "long_factor": [3.0] * 4,
 }
-# What comes after the output matrix differs, and what padding could disturb.
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+# What comes before and after the output matrix differs, and what padding could disturb.
 MODELS = {
     "llama": {},
     "gemma2": {"final_logit_softcapping": 0.5, "sliding_window": 4},
@@ -50,13 +61,34 @@ MODELS = {
     "mixtral": {"num_local_experts": 3, "output_router_logits": True, "experts_implementation": "eager"},
     "phi3": {"rope_parameters": LONGROPE, "original_max_position_embeddings": 8},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    "opt": {"word_embed_proj_dim": 8, "ffn_dim": 24},
+    "bert": {"is_decoder": True},
+    "roberta": {"is_decoder": True, "pad_token_id": 1},
+    "bloom": {},
+    "whisper": {"d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 16},
+    "xlm": {"causal": True, "emb_dim": 16, "n_layers": 2, "n_heads": 2, "asm": False},
+    "mamba": {"state_size": 4},
+    "rwkv": {"attention_hidden_size": 16},
+    "recurrent_gemma": {"lru_width": 16, "attention_window_size": 4, "num_hidden_layers": 3},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "xlstm": {"num_heads": 2, "num_blocks": 2, "chunk_size": 8},
+    "qwen3_5_text": {
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_value_heads": 2,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    },
+    "llama dynamic": {"rope_parameters": DYNAMIC, "max_position_embeddings": 8},
 }
+# In a batch of 1 nothing is padded, in one of 16 all is.
+BATCHES = [(name, size) for name in MODELS for size in (1, 3, 16) if size != 16 or name in ("llama", "phi3", "gpt2")]
 
 
 def make_model(name: str = "llama", **others: Any) -> PreTrainedModel:
     """A tiny random model in float64, of an unlikely preference for some tokens."""
     torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **SHARED | MODELS[name] | others))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name.split()[0], **SHARED | MODELS[name] | others))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return model.double().eval()
@@ -78,7 +110,8 @@ TEXTS = make_texts((9, 6), (5, 1), (21, 20), (4, 0), (2, 1), (13, 3), (9, 8), (5
 @torch.no_grad()
 def read_alone(model: PreTrainedModel, text: EncodedText) -> Tensor:
     """Log-probabilities ``[n, V]`` of the ordinary forward of one text, by definition."""
-    scores = model(torch.tensor([text.ids])).logits[0].double()
+    reset_rope(model)
+    scores = model(torch.tensor([text.ids]), use_cache=False).logits[0].double()
     rows = [scores[position - 1] for position in range(text.start, len(text.ids))]
     return torch.stack([row - row.exp().sum().log() for row in rows]) if rows else torch.zeros(0, VOCABULARY).double()
 
@@ -94,12 +127,95 @@ def assert_read(found: TeacherText, expected: Tensor, text: EncodedText, k: int)
     assert found.ends.tolist() == list(text.ends)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.parametrize(("name", "batch_size"), BATCHES)
 def test_a_batch_is_read_as_each_text_alone(name: str, batch_size: int) -> None:
     model = make_model(name)
     found = list(read_teacher(model, TEXTS, k=4, batch_size=batch_size))
     for one, text in zip(found, TEXTS, strict=True):
+        assert_read(one, read_alone(model, text), text, k=4)
+
+
+def test_neither_order_nor_history_is_seen() -> None:
+    """Dynamic rotary frequencies are kept from the longest text that was read."""
+    model, fresh = make_model("llama dynamic"), make_model("llama dynamic")
+    list(read_teacher(model, TEXTS, k=4, batch_size=3))
+    order = sorted(TEXTS, key=lambda text: len(text.ids))
+    for one, text in zip(read_teacher(model, order, k=4, batch_size=3), order, strict=True):
+        if text.labels:
+            fresh = make_model("llama dynamic")  # which reads nothing else
+            assert_read(one, read_alone(fresh, text), text, k=4)
+
+
+def test_a_model_of_text_and_images_is_read() -> None:
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    text = SHARED | {"final_logit_softcapping": 0.5, "sliding_window": 4}
+    config = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=59, boi_token_index=58
+    )
+    model = Gemma3ForConditionalGeneration(config).double().eval()
+    texts = [replace(text, ids=tuple(one % 50 for one in text.ids)) for text in TEXTS]
+    for one, text in zip(read_teacher(model, texts, k=4, batch_size=3), texts, strict=True):
+        assert_read(one, read_alone(model, text), text, k=4)
+
+
+class Biased(LlamaForCausalLM):
+    """What its logits are depends on the position, behind the output matrix."""
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        output = super().forward(*arguments, **named)
+        output.logits = output.logits * torch.arange(1, output.logits.shape[1] + 1)[None, :, None]
+        return output
+
+
+def test_what_can_not_be_taken_apart_is_read_plainly_and_alone() -> None:
+    torch.manual_seed(3)
+    model = Biased(AutoConfig.for_model("llama", **SHARED)).double().eval()
+    assert SplitModel(model, list(TEXTS[0].ids)).body is None
+    sizes: list[int] = []
+    found = read_teacher(model, TEXTS, k=4, batch_size=3)
+    model.model.register_forward_hook(lambda _, __, output: sizes.append(len(output[0])))
+    found = list(found)
+    assert set(sizes) == {1}
+    for one, text in zip(found, TEXTS, strict=True):
+        assert_read(one, read_alone(model, text), text, k=4)
+
+
+class Neighbours(LlamaForCausalLM):
+    """What a row's logits are depends on the other rows."""
+
+    def forward(self, input_ids: Tensor, **named: Any) -> Any:
+        embedded = self.model.embed_tokens(input_ids)
+        named["inputs_embeds"] = embedded + embedded.mean(0)
+        return super().forward(**named)
+
+
+def test_a_model_that_sees_neighbours_reads_each_text_alone() -> None:
+    torch.manual_seed(3)
+    model = Neighbours(AutoConfig.for_model("llama", **SHARED)).double().eval()
+    for one, text in zip(read_teacher(model, TEXTS, k=4, batch_size=3), TEXTS, strict=True):
+        assert_read(one, read_alone(model, text), text, k=4)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_an_encoder_is_no_teacher(name: str) -> None:
+    """It sees the tokens that it is asked for, which would come out as certain."""
+    model = make_model(name, is_decoder=False)
+    with pytest.raises(UserError, match=r"is not a causal language model here.*is_decoder: true"):
+        read_teacher(model, TEXTS, k=4, batch_size=2)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("gpt2", 12), ("opt", 12), ("roberta", 10), ("llama", 12)])
+def test_longer_texts_than_the_teacher_reads_are_refused_before_work(name: str, limit: int, tmp_path: Path) -> None:
+    model = make_model(name, **{"max_position_embeddings": 12, "n_positions": 12} if name == "gpt2" else
+                       {"max_position_embeddings": 12})  # fmt: skip
+    words = rf"Text 3 has 21 tokens, and \w+ reads at most {limit}; lower max_tokens to {limit}\."
+    with pytest.raises(UserError, match=words):
+        read_teacher(model, TEXTS, k=4, batch_size=2)
+    with pytest.raises(UserError, match=words):
+        cache_teacher(model, TEXTS, tmp_path, only=[1], shards=4, **OPTIONS)
+    assert not list(tmp_path.iterdir())
+    for one, text in zip(read_teacher(model, TEXTS[:2], k=4, batch_size=2), TEXTS[:2], strict=True):
         assert_read(one, read_alone(model, text), text, k=4)
 
 
@@ -109,8 +225,9 @@ def test_logits_are_made_of_response_positions_a_few_at_a_time(rows: int, monkey
     expected = [read_alone(model, text) for text in TEXTS]
     monkeypatch.setattr(teacher, "_CHUNK", rows * VOCABULARY)
     monkeypatch.setattr(teacher, "_WINDOW", 1)
+    found = read_teacher(model, TEXTS, k=4, batch_size=3)  # has tried the model on a few tokens
     model.lm_head.register_forward_hook(lambda _, __, logits: seen.append(logits.numel() // VOCABULARY))
-    for one, text, scores in zip(read_teacher(model, TEXTS, k=4, batch_size=3), TEXTS, expected, strict=True):
+    for one, text, scores in zip(found, TEXTS, expected, strict=True):
         assert_read(one, scores, text, k=4)
     assert sum(seen) == sum(len(text.labels) for text in TEXTS)
     assert max(seen) <= rows
@@ -341,6 +458,25 @@ def test_a_cache_of_other_settings_stays(
     with pytest.raises(UserError, match=rf"teacher-00001-of-00002.*\({field} is .*another folder"):
         cache_teacher(other, MANY, tmp_path, **options)
     assert [path.read_bytes() for path in find_shards(tmp_path)] == [path.read_bytes() for path in whole_cache]
+
+
+def test_a_shard_of_other_texts_stays(model: PreTrainedModel, whole_cache: list[Path], tmp_path: Path) -> None:
+    """Their settings are the same: what names the texts is up to the caller."""
+    for path in whole_cache:
+        shutil.copy(path, tmp_path)
+    others = [*MANY[:-1], replace(MANY[-1], digest=b"another.")]
+    with pytest.raises(UserError, match=r"teacher-00002-of-00002\.safetensors is of other texts"):
+        cache_teacher(model, others, tmp_path, shards=2, **OPTIONS)
+    assert [path.read_bytes() for path in find_shards(tmp_path)] == [path.read_bytes() for path in whole_cache]
+
+
+def test_pieces_of_other_texts_are_not_resumed(model: PreTrainedModel, tmp_path: Path) -> None:
+    make_until(45, model, MANY, tmp_path, **OPTIONS)
+    others = [replace(text, digest=bytes(7) + bytes([number + 1])) for number, text in enumerate(MANY)]
+    computed: list[int] = []
+    paths = cache_teacher(model, others, tmp_path, on_batch=computed.append, **OPTIONS)
+    assert sum(computed) == count(MANY)
+    assert TeacherCache(paths).digests == [text.digest for text in others]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from logitfusion.config.models import RandomModel
 from logitfusion.config.objective import Objective
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.cache import TeacherCache
-from logitfusion.distill.encoding import EncodedText, encode_text
+from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText, digest_text, encode_text
 from logitfusion.distill.objective import distill_loss
 from logitfusion.distill.offline import cache_teacher
-from logitfusion.distill.training import DistillationCollator, _cached_teacher, distill, pair_texts
+from logitfusion.distill.training import DistillationCollator, _cached_teacher, check_cache, distill, pair_texts
 from logitfusion.errors import UserError
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.source import make_random
@@ -198,6 +199,51 @@ def test_a_cache_that_does_not_fit_is_refused(
     more = BOTH.model_copy(update={"k": 9})
     with pytest.raises(UserError, match="'twin' holds the top 8, not 9"):
         distill(model, tokenizer, encoded(tokenizer), {"twin": caches["twin"]}, more, RECIPE, **common)
+
+
+def change(texts: list[EncodedText], how: str) -> list[EncodedText]:
+    """Other texts, as many: in another order, one twice, one with another prompt but the same response."""
+    if how == "order":
+        return [*texts[:3], texts[4], texts[3], *texts[5:]]
+    if how == "twice":
+        return [*texts[:3], texts[2], *texts[4:]]
+    return [*texts[:3], replace(texts[3], digest=digest_text("Another:", TEXTS[3][1])), *texts[4:]]
+
+
+@pytest.mark.parametrize("how", ["order", "twice", "prompt"])
+@pytest.mark.parametrize("teacher", ["twin", "stranger"])
+def test_a_cache_of_other_texts_is_refused(
+    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path, how: str, teacher: str
+) -> None:
+    """Counts are the same, and so is what the source says of itself."""
+    tokenizer, model = load_tokenizer(folders["student"]), load_model(folders["student"], device=CPU)
+    texts = change(encoded(tokenizer), how)
+    words = rf"Text 4 in the cache of teacher '{teacher}' is not the student's text 4; .* the same order\."
+    with pytest.raises(UserError, match=words):
+        distill(model, tokenizer, texts, {teacher: caches[teacher]}, BOTH, RECIPE, lora=None, checkpoints=tmp_path,
+                fingerprint="x", name="test")  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_are_the_same_in_other_tokens(folders: dict[str, Path], caches: dict[str, TeacherCache]) -> None:
+    """Cut, in a chat template, or by another tokenizer: it is what was given that counts."""
+    tokenizer = load_tokenizer(folders["stranger"])
+    options: list[dict[str, Any]] = [{}, {"max_tokens": 9}, {"max_tokens": 2}, {"template": "chat"}]
+    for chosen in options:
+        texts = [encode_text(tokenizer, *text, **chosen) for text in TEXTS]
+        for name, cache in caches.items():
+            check_cache(name, cache, texts, 5)
+
+
+def test_texts_that_nobody_named_are_warned_of(
+    folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [replace(text, digest=UNKNOWN_TEXT) for text in encoded(load_tokenizer(folders["twin"]))]
+    source = dict.fromkeys(("model_hash", "tokenizer_hash", "template", "data_hash", "max_tokens"), "x")
+    model = load_model(folders["twin"], device=CPU)
+    cache = TeacherCache(cache_teacher(model, texts, tmp_path, source=source, k=8, batch_size=4))
+    check_cache("twin", cache, texts, 5)
+    assert "teacher twin: texts have no digest" in caplog.text
 
 
 def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from logitfusion.distill.offline import cache_teacher
     from logitfusion.distill.shard import hash_texts
+    from logitfusion.models.forward import check_lengths
     from logitfusion.models.identity import hash_model, hash_tokenizer
     from logitfusion.models.load import load_model, use_threads
 
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
     }
     use_threads()
     model = load_model(arguments.teacher, dtype=getattr(torch, DTYPES[arguments.dtype]))
+    lengths = [len(text.ids) for text in texts]
+    check_lengths(model, lengths, f"the model in {arguments.teacher}", "--max-tokens")
     progress = Progress(_count_tokens(texts, arguments.shards, arguments.shard))
     paths = cache_teacher(
         model,

@@ -18,8 +18,9 @@ class TeacherCache(Sequence[TeacherText]):
         k: tokens kept of each position.
         vocabulary: of the teacher.
         tokens: of all responses.
-        bytes_per_token: on the disk, without the 8 bytes of a text.
+        bytes_per_token: on the disk, without the 16 bytes of a text.
         settings: the part of the manifest that is of all shards alike.
+        digests: by which its texts are known, in their order (``EncodedText.digest``).
     """
 
     def __init__(self, paths: Iterable[str | Path], expected: dict[str, Any] | None = None, *, verify: bool = True):
@@ -43,6 +44,7 @@ class TeacherCache(Sequence[TeacherText]):
         self.vocabulary: int = self.settings["vocabulary"]
         self.tokens = sum(shard.manifest["tokens"] for shard in self.shards)
         self.bytes_per_token: int = self.shards[0].manifest["bytes_per_token"]
+        self.digests = [digest for shard in self.shards for digest in shard.digests]
         self._firsts = [shard.manifest["first_text"] for shard in self.shards]
         self._length = sum(len(shard) for shard in self.shards)
 

@@ -6,9 +6,11 @@ token is known by the byte where it ends, exact even inside a character that sev
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -19,6 +21,8 @@ from logitfusion.models.chat import ChatTemplate
 from logitfusion.models.text import TextEncoder
 
 TEMPLATES = ("plain", "chat")
+# In place of the digest of a text that nobody named.
+UNKNOWN_TEXT = bytes(8)
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,13 @@ class EncodedText:
         ends: for each token from ``start`` on, the byte of the response (UTF-8) where it ends, not descending. What
             closes a response of n bytes (end of text, end of turn) ends at n + 1, so that it never belongs to the text.
             A response that was cut has nothing that closes it.
+        digest: of prompt and response as they were given, 8 bytes, equal for all models.
     """
 
     ids: tuple[int, ...]
     start: int
     ends: tuple[int, ...]
+    digest: bytes = UNKNOWN_TEXT
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -99,9 +105,11 @@ def encode_texts(
         )
     encoder = TextEncoder(tokenizer)
     if template == "plain":
-        return [_encode_plain(encoder, *text, max_tokens) for text in texts]
-    chat = ChatTemplate(tokenizer, arguments=arguments, otherwise="use a chat model or template: plain")
-    return [_encode_chat(encoder, chat, *text, max_tokens) for text in texts]
+        found = [(text, _encode_plain(encoder, *text, max_tokens)) for text in texts]
+    else:
+        chat = ChatTemplate(tokenizer, arguments=arguments, otherwise="use a chat model or template: plain")
+        found = [(text, _encode_chat(encoder, chat, *text, max_tokens)) for text in texts]
+    return [replace(encoded, digest=digest_text(*text)) for text, encoded in found]
 
 
 def _encode_plain(encoder: TextEncoder, prompt: str, response: str, max_tokens: int | None) -> EncodedText:
@@ -121,6 +129,11 @@ def _encode_chat(
     closing = chat.closing_token
     ends = [*(stripped + end for end in ends), size + 1]
     return _cut(before, [*ids, encoder.end if closing is None else closing], ends, max_tokens)
+
+
+def digest_text(prompt: str, response: str) -> bytes:
+    """By which texts are told apart, the start of a SHA-256."""
+    return hashlib.sha256(json.dumps([prompt, response]).encode()).digest()[:8]
 
 
 def _cut(before: list[int], response: list[int], ends: list[int], max_tokens: int | None) -> EncodedText:

@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 
 from logitfusion.distill.cache import TeacherCache, differing
 from logitfusion.distill.encoding import EncodedText
-from logitfusion.distill.shard import TeacherText, read_manifest, shard_path, write_shard
-from logitfusion.distill.teacher import check_k, count_vocabulary, read_teacher
+from logitfusion.distill.shard import VERSION, Shard, TeacherText, read_manifest, shard_path, write_shard
+from logitfusion.distill.teacher import check_k, read_teacher, try_reading
 from logitfusion.errors import UserError
 from logitfusion.files import remove, write_json
+from logitfusion.models.architecture import count_vocabulary
 from logitfusion.provenance import hash_json
 from logitfusion.shards import shard_range
 
@@ -62,7 +63,8 @@ def cache_teacher(
         The files of the shards of ``only``.
 
     Raises:
-        UserError: options that can't be used, or the folder holds a cache of other settings.
+        UserError: options that can't be used, texts that are longer than the model reads, or the folder holds a cache
+            of other settings or texts.
     """
     if source.keys() != set(SOURCE):
         raise ValueError(f"a source has exactly {', '.join(SOURCE)}, not {', '.join(source)}")
@@ -72,19 +74,23 @@ def cache_teacher(
     numbers = range(1, shards + 1) if only is None else sorted(set(only))
     if not set(numbers) <= set(range(1, shards + 1)):
         raise UserError(f"The shards are numbered from 1 to {shards}, and {', '.join(map(str, numbers))} is asked for.")
+    reading = try_reading(model, texts)
     dtype = str(model.dtype).removeprefix("torch.")
     settings = {**source, "k": k, "vocabulary": count_vocabulary(model), "dtype": dtype, "shards": shards}
     refuse_other_cache(folder, settings)
-    read = partial(read_teacher, model, k=k, batch_size=batch_size, on_batch=on_batch)
+    read = partial(read_teacher, model, k=k, batch_size=batch_size, on_batch=on_batch, reading=reading)
     paths = [shard_path(folder, shard, shards) for shard in numbers]
     for shard, path in zip(numbers, paths, strict=True):
+        mine = shard_range(len(texts), shard - 1, shards)
+        part = texts[mine.start : mine.stop]
         if path.exists():
+            _refuse_other_texts(path, part)
             _report(on_found, path)
             continue
-        mine = shard_range(len(texts), shard - 1, shards)
         work = path.parent / "checkpoints" / path.stem
-        _resume(work, {**settings, "shard": shard, "batch_size": batch_size, "piece_tokens": piece_tokens})
-        pieces = _make_pieces(read, _cut(texts[mine.start : mine.stop], piece_tokens), work, settings, on_found)
+        made_with = {"shard": shard, "batch_size": batch_size, "piece_tokens": piece_tokens, "version": VERSION}
+        _resume(work, {**settings, **made_with, "texts": [text.digest.hex() for text in part]})
+        pieces = _make_pieces(read, _cut(part, piece_tokens), work, settings, on_found)
         write_shard(path, TeacherCache(pieces), {**settings, "shard": shard, "first_text": mine.start})
         remove(work)
     with suppress(OSError):  # another job's shard may be at work there
@@ -106,6 +112,12 @@ def refuse_other_cache(folder: str | Path, settings: dict[str, Any]) -> None:
                 f"{path} is of a cache with other settings ({field} is {manifest[field]!r}, and {settings[field]!r} is"
                 " asked for); give another folder, or delete that cache."
             )
+
+
+def _refuse_other_texts(path: Path, texts: Sequence[EncodedText]) -> None:
+    """Leave a shard alone that was made of other texts, whatever its settings say."""
+    if Shard(path, verify=False).digests != [text.digest for text in texts]:
+        raise UserError(f"{path} is of other texts than those that are given; give another folder.")
 
 
 def _make_pieces(

@@ -11,9 +11,10 @@ in the file's metadata, so that the two cannot be separated:
 ``label_log_probs``          fp32 [N]       log-probability of the response's own token
 ``ends``                     uint32 [N]     the byte of the response where that token ends
 ``offsets``                  int64 [T + 1]  text t has the rows ``offsets[t]`` up to ``offsets[t + 1]``
+``digests``                  uint8 [T, 8]   of prompt and response (``EncodedText.digest``), whatever the tokens
 ============================ ============== ==================================================================
 
-That is 4k + 12 bytes a token, or 5k + 12 for large vocabularies.
+That is 4k + 12 bytes a token, or 5k + 12 for large vocabularies, and 16 bytes a text.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from logitfusion.distill.encoding import UNKNOWN_TEXT
 from logitfusion.errors import UserError
 from logitfusion.files import whole
 
-VERSION = 1
+# Version 1 had no digests, by which a cache is held against the texts that it is used with.
+VERSION = 2
 # Of all shards of a cache alike. ``data_hash`` covers the prompts and responses of all of them.
 SETTINGS = (
     "model_hash",
@@ -66,6 +69,7 @@ class TeacherText:
         tail: ``[n]`` fp32, the probability of all tokens that are not among ``ids``.
         label_log_probs: ``[n]`` fp32, of the response's own tokens.
         ends: ``[n]`` int64, the bytes of the response where its tokens end (``EncodedText.ends``).
+        digest: 8 bytes, by which the text is known (``EncodedText.digest``).
     """
 
     log_probs: Tensor
@@ -73,15 +77,16 @@ class TeacherText:
     tail: Tensor
     label_log_probs: Tensor
     ends: Tensor
+    digest: bytes = UNKNOWN_TEXT
 
     def __len__(self) -> int:
         return len(self.ends)
 
 
-def no_tokens(k: int) -> TeacherText:
+def no_tokens(k: int, digest: bytes = UNKNOWN_TEXT) -> TeacherText:
     """What a teacher makes of a response without tokens."""
     numbers, ids = torch.zeros(0), torch.zeros(0, dtype=torch.long)
-    return TeacherText(numbers.reshape(0, k), ids.reshape(0, k), numbers, numbers, ids)
+    return TeacherText(numbers.reshape(0, k), ids.reshape(0, k), numbers, numbers, ids, digest)
 
 
 def hash_texts(texts: Iterable[tuple[str, str]]) -> str:
@@ -138,13 +143,17 @@ def write_shard(path: str | Path, texts: Sequence[TeacherText], manifest: dict[s
     counted = {"texts": len(offsets) - 1, "tokens": int(offsets[-1]), "bytes_per_token": row_bytes(k, vocabulary)}
     manifest = {"version": VERSION, **manifest, **counted}
     header, places = _lay_out(manifest, offsets)
+    digests: list[bytes] = []
     with whole(path) as temporary, temporary.open("w+b") as file:
         file.write(header)
         file.write(offsets.tobytes())
         for text, first in zip(texts, offsets[:-1], strict=True):
+            digests.append(text.digest)
             for name, rows in _pack(text, k, vocabulary).items():
                 file.seek(places[name] + int(first) * rows[:1].nbytes)
                 file.write(rows.tobytes())
+        file.seek(places["digests"])
+        file.write(b"".join(digests))
         manifest["digest"] = _digest(file, _NO_DIGEST)
         file.seek(0)
         file.write(_lay_out(manifest, offsets)[0])
@@ -156,6 +165,10 @@ def _lay_out(manifest: dict[str, Any], offsets: np.ndarray) -> tuple[bytes, dict
     shapes = {"offsets": (offsets.dtype, offsets.shape)}
     for name, (dtype, shape) in _columns(manifest["k"], manifest["vocabulary"]).items():
         shapes[name] = (dtype, (manifest["tokens"], *shape))
+    shapes["digests"] = (
+        np.dtype("|u1"),
+        (manifest["texts"], len(UNKNOWN_TEXT)),
+    )  # last: others stay aligned
     tensors, places, end = {}, {}, 0
     for name, (dtype, shape) in shapes.items():
         places[name], end = end, end + dtype.itemsize * math.prod(shape)
@@ -170,6 +183,8 @@ def _pack(text: TeacherText, k: int, vocabulary: int) -> dict[str, np.ndarray]:
     """The tensors of a text as they are in the file."""
     n = len(text)
     shapes = [tuple(part.shape) for part in (text.log_probs, text.ids, text.tail, text.label_log_probs, text.ends)]
+    if len(text.digest) != len(UNKNOWN_TEXT):
+        raise ValueError(f"the digest of a text has {len(UNKNOWN_TEXT)} bytes, not {len(text.digest)}")
     if shapes != [(n, k), (n, k), (n,), (n,), (n,)]:
         raise ValueError(f"a text of {n} tokens and k = {k} has the shapes {shapes}")
     if (text.log_probs.diff(dim=1) > 0).any():
@@ -230,6 +245,7 @@ class Shard:
             columns = _columns(self.manifest["k"], self.manifest["vocabulary"])
             self.slices = {name: file.get_slice(name) for name in columns}
             self.offsets = file.get_tensor("offsets")
+            self.digests = [row.tobytes() for row in file.get_tensor("digests")]
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; make the cache with logitfusion distill-cache.") from None
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -244,7 +260,7 @@ class Shard:
         """The text of this number, from 0 on."""
         rows = slice(int(self.offsets[number]), int(self.offsets[number + 1]))
         if rows.start == rows.stop:  # safetensors refuses some empty slices
-            return no_tokens(self.manifest["k"])
+            return no_tokens(self.manifest["k"], self.digests[number])
         parts = {name: torch.from_numpy(self.slices[name][rows]) for name in self.slices}
         ids = parts["ids"].long()
         if "ids_high" in parts:
@@ -255,6 +271,7 @@ class Shard:
             tail=parts["tail"],
             label_log_probs=parts["label_log_probs"],
             ends=parts["ends"].long(),
+            digest=self.digests[number],
         )
 
 

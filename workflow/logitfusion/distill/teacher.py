@@ -6,9 +6,7 @@ The vocabulary-sized logits are made of those positions only, a few at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +16,9 @@ from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.selection import top_k, working_dtype
 from logitfusion.distill.shard import TeacherText, no_tokens
 from logitfusion.errors import UserError
+from logitfusion.models.architecture import count_vocabulary, rope_limit
+from logitfusion.models.forward import agree, check_causal, check_lengths, evaluating, plain_logits, probe
+from logitfusion.models.split import SplitModel
 
 # Logits made together: 128 MB of fp32. Each chunk reads the whole output matrix, so it is not smaller.
 _CHUNK = 2**25
@@ -32,10 +33,13 @@ def read_teacher(
     k: int,
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
+    reading: Reading | None = None,
 ) -> Iterator[TeacherText]:
     """A teacher's predictions of texts, in their order.
 
-    Every text is read as if it were alone: shorter ones are padded behind their end, where no causal model looks.
+    Every text is read as if it were alone: shorter ones are padded behind their end, where no causal model looks. The
+    model is tried first; where padding shows all the same, or its output can't be taken apart, texts are read one by
+    one, with the logits of all their positions in memory.
 
     Args:
         model: any causal language model of transformers; it stays where and in the precision it is.
@@ -43,24 +47,52 @@ def read_teacher(
         k: tokens kept of each position.
         batch_size: texts read together.
         on_batch: called with the number of response tokens of each batch that is done.
+        reading: of ``try_reading``, where the model has been tried.
 
     Returns:
         results on the CPU, in fp32; the log-softmax is taken in fp32 (float64 for float64 logits).
 
     Raises:
-        UserError: k is larger than the vocabulary, the model's output can't be taken apart, or it gives NaN.
+        UserError: k is larger than the vocabulary, a text is longer than the model reads, or the model is not causal or
+            gives NaN.
     """
     check_k(model, k)
     if batch_size < 1:
         raise UserError("The batch size is at least 1.")
-    if model.base_model is model or model.get_output_embeddings() is None:
-        raise UserError(f"{type(model).__name__} is not a causal language model whose last layer can be called alone.")
-    return _read(model, texts, k, batch_size, on_batch or (lambda _: None))
+    reading = reading or try_reading(model, texts)
+    return _read(reading, texts, k, batch_size, on_batch or (lambda _: None))
 
 
-def count_vocabulary(model: PreTrainedModel) -> int:
-    """Entries of a model's logits; may be more than its tokenizer has tokens."""
-    return model.config.get_text_config().vocab_size
+@dataclass(frozen=True)
+class Reading:
+    """How a teacher is read: the halves of its forward, and the length above which texts are read one by one."""
+
+    split: SplitModel
+    limit: float
+
+
+def try_reading(model: PreTrainedModel, texts: Sequence[EncodedText]) -> Reading:
+    """Try a model on the start of the longest text.
+
+    Raises:
+        UserError: a text is longer than the model reads, or the model is not causal.
+    """
+    check_lengths(model, (len(text.ids) for text in texts), type(model).__name__, "max_tokens")
+    first = probe(model, [text.ids for text in texts if text.labels] or [[0, 0]])
+    check_causal(model, first)
+    split = SplitModel(model, first)
+    alone = split.body is None or not _reads_padding(split, first)
+    return Reading(split, 0 if alone else rope_limit(model))
+
+
+def _reads_padding(split: SplitModel, ids: list[int]) -> bool:
+    """Whether a text's logits stay the same beside a longer one, as they should with padding behind its end."""
+    whole = torch.tensor([ids], device=split.model.device)
+    short = whole.flip(1)[:, : (len(ids) + 1) // 2]  # of other tokens than its neighbour
+    padded = nn.functional.pad(short, (0, len(ids) - short.shape[1]))
+    with evaluating(split.model):
+        together = split.logits(split.hidden_states(torch.cat([whole, padded]))[1, : short.shape[1]])
+        return agree(together, plain_logits(split.model, short)[0])
 
 
 def check_k(model: PreTrainedModel, k: int) -> None:
@@ -70,77 +102,49 @@ def check_k(model: PreTrainedModel, k: int) -> None:
 
 
 def _read(
-    model: PreTrainedModel, texts: Sequence[EncodedText], k: int, batch_size: int, on_batch: Callable[[int], None]
+    reading: Reading, texts: Sequence[EncodedText], k: int, batch_size: int, on_batch: Callable[[int], None]
 ) -> Iterator[TeacherText]:
     window = batch_size * _WINDOW
     for start in range(0, len(texts), window):
         some = texts[start : start + window]
-        found = [no_tokens(k)] * len(some)
-        for batch in _batches(some, batch_size, _rope_limit(model.config)):
-            results = _read_batch(model, [some[number] for number in batch], k)
+        found = [no_tokens(k, text.digest) for text in some]
+        for batch in _batches(some, batch_size, reading.limit):
+            results = _read_batch(reading.split, [some[number] for number in batch], k)
             for number, result in zip(batch, results, strict=True):
                 found[number] = result
             on_batch(sum(len(result) for result in results))
         yield from found
 
 
-def _batches(texts: Sequence[EncodedText], batch_size: int, limit: int) -> Iterator[list[int]]:
-    """Numbers of texts of similar length, the longest first, so that too little memory shows at once."""
+def _batches(texts: Sequence[EncodedText], batch_size: int, limit: float) -> Iterator[list[int]]:
+    """Numbers of texts of similar length, the longest first, so that too little memory shows at once.
+
+    Texts of more than ``limit`` tokens are alone.
+    """
     order = [number for number, text in enumerate(texts) if text.labels]
     order.sort(key=lambda number: -len(texts[number].ids))
-    for part in (
-        [number for number in order if len(texts[number].ids) > limit],
-        [number for number in order if len(texts[number].ids) <= limit],
-    ):
-        for start in range(0, len(part), batch_size):
-            yield part[start : start + batch_size]
-
-
-def _rope_limit(config: Any) -> int:
-    """Beyond this many tokens "longrope" turns all of a batch another way; 0 for models that have no such limit."""
-    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    return rope["original_max_position_embeddings"] if rope.get("rope_type") == "longrope" else 0
+    alone = sum(len(texts[number].ids) > limit for number in order)
+    yield from ([number] for number in order[:alone])
+    for start in range(alone, len(order), batch_size):
+        yield order[start : start + batch_size]
 
 
 @torch.no_grad()
-def _read_batch(model: PreTrainedModel, texts: list[EncodedText], k: int) -> list[TeacherText]:
+def _read_batch(split: SplitModel, texts: list[EncodedText], k: int) -> list[TeacherText]:
     counts = [len(text.labels) for text in texts]
-    ids = nn.utils.rnn.pad_sequence([torch.tensor(text.ids) for text in texts], batch_first=True).to(model.device)
-    outputs = model.base_model(input_ids=ids, use_cache=False)
+    rows_of_ids = [torch.tensor(text.ids) for text in texts]
+    ids = nn.utils.rnn.pad_sequence(rows_of_ids, batch_first=True).to(split.model.device)
     places = [(row, text.start - 1 + n) for row, text in enumerate(texts) for n in range(len(text.labels))]
     rows, columns = torch.tensor(places, dtype=torch.long, device=ids.device).T
-    hidden, labels = outputs.last_hidden_state[rows, columns], ids[rows, columns + 1]
-    step = max(1, _CHUNK // count_vocabulary(model))
+    hidden, labels = split.hidden_states(ids)[rows, columns], ids[rows, columns + 1]
+    step = max(1, _CHUNK // count_vocabulary(split.model))
     chunks = [
-        _summarise(_logits(model, outputs, hidden[start : start + step]), labels[start : start + step], k)
+        _summarise(split.logits(hidden[start : start + step]), labels[start : start + step], k)
         for start in range(0, len(hidden), step)
     ]
-    parts = [torch.cat(part).cpu() for part in zip(*chunks, strict=True)]
+    parts = [torch.cat(part).cpu().split(counts) for part in zip(*chunks, strict=True)]
     ends = [torch.tensor(text.ends, dtype=torch.long) for text in texts]
-    return [TeacherText(*fields) for fields in zip(*(part.split(counts) for part in parts), ends, strict=True)]
-
-
-def _logits(model: PreTrainedModel, outputs: Any, hidden: Tensor) -> Tensor:
-    """``[n, D] -> [n, V]``: the model's own forward behind its last hidden states.
-
-    So whatever it does with its logits after the output matrix (caps, scales) is done here too.
-    """
-    given = replace(outputs, last_hidden_state=hidden[None])
-    with _answering(model.base_model, given):
-        return model(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)).logits[0]
-
-
-@contextmanager
-def _answering(module: nn.Module, answer: Any) -> Iterator[None]:
-    """Let a module give a known answer instead of computing one."""
-    before = module.__dict__.get("forward")
-    module.forward = lambda *_, **__: answer
-    try:
-        yield
-    finally:
-        del module.forward
-        if before is not None:
-            module.forward = before
+    return [TeacherText(*fields) for fields in zip(*parts, ends, [text.digest for text in texts], strict=True)]
 
 
 def _summarise(logits: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -9,19 +9,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.config.objective import Objective
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.alignment import align, share, truncate
 from logitfusion.distill.cache import TeacherCache
-from logitfusion.distill.encoding import EncodedText
+from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText
 from logitfusion.distill.objective import CachedTeacher, DistillLoss, distill_loss
 from logitfusion.distill.predictions import Predictions
 from logitfusion.errors import UserError
 from logitfusion.models.adapters import add_adapters
-from logitfusion.training.batches import CompletionCollator, order_rows
-from logitfusion.training.loop import train, trainer_arguments
+from logitfusion.models.architecture import count_vocabulary
+from logitfusion.training.batches import INPUTS, CompletionCollator, order_rows
+from logitfusion.training.loop import StepTrainer, train, trainer_arguments
+from logitfusion.training.padding import plan_padding
 
 logger = logging.getLogger(__name__)
 
@@ -87,30 +89,48 @@ def distill(
         teachers: name -> its cache of the same texts; none for plain fine-tuning.
 
     Raises:
-        UserError: a cache of other texts, or with too few entries a position.
+        UserError: a cache of other texts, or with too few entries a position; a k that the student can't fill.
     """
+    if objective.k > count_vocabulary(student):
+        raise UserError(f"k is {objective.k}, and the student {name} has {count_vocabulary(student)} tokens; lower k.")
     for teacher, cache in teachers.items():
-        if len(cache) != len(texts):
-            raise UserError(
-                f"The cache of teacher {teacher!r} holds {len(cache)} texts and the student reads {len(texts)};"
-                " make it anew."
-            )
-        if cache.k < objective.k:
-            raise UserError(
-                f"The cache of teacher {teacher!r} holds the top {cache.k}, not {objective.k}; raise cache.k."
-            )
+        check_cache(teacher, cache, texts, objective.k)
     rows = pair_texts(texts, teachers, objective.alignment)
     logger.info("%s: %d texts, %d steps of %d", name, len(rows), recipe.steps, recipe.batch_size)
+    padding = plan_padding(student, tokenizer, rows, recipe, name)
     trained = add_adapters(student, lora, recipe.seed)
     trainer = DistillationTrainer(
         objective=objective,
         texts=recipe.batch_size,
         model=trained,
-        args=trainer_arguments(recipe, checkpoints),
-        train_dataset=order_rows(rows, recipe),
-        data_collator=DistillationCollator(tokenizer.pad_token_id, list(teachers.values())),
+        args=trainer_arguments(padding.recipe, checkpoints),
+        train_dataset=order_rows(rows, padding.recipe),
+        data_collator=DistillationCollator(padding.pad, list(teachers.values()), padding.inputs),
     )
     return train(trainer, name, recipe, checkpoints, fingerprint)
+
+
+def check_cache(teacher: str, cache: TeacherCache, texts: Sequence[EncodedText], k: int) -> None:
+    """Refuse a cache of other texts than the student's, or of another order, or with too few entries a position.
+
+    Raises:
+        UserError: names the teacher and the first text that differs.
+    """
+    if len(cache) != len(texts):
+        raise UserError(
+            f"The cache of teacher {teacher!r} holds {len(cache)} texts and the student reads {len(texts)};"
+            " make it anew."
+        )
+    for number, (found, text) in enumerate(zip(cache.digests, texts, strict=True), 1):
+        if found != text.digest:
+            raise UserError(
+                f"Text {number} in the cache of teacher {teacher!r} is not the student's text {number}; make the cache"
+                " of the same texts in the same order."
+            )
+    if UNKNOWN_TEXT in cache.digests:
+        logger.warning("teacher %s: texts have no digest in its cache, and may be others than the student's", teacher)
+    if cache.k < k:
+        raise UserError(f"The cache of teacher {teacher!r} holds the top {cache.k}, not {k}; raise cache.k.")
 
 
 def pair_texts(texts: Sequence[EncodedText], teachers: dict[str, TeacherCache], alignment: str) -> list[dict[str, Any]]:
@@ -133,8 +153,8 @@ def pair_texts(texts: Sequence[EncodedText], teachers: dict[str, TeacherCache], 
 class DistillationCollator(CompletionCollator):
     """With each teacher's predictions of the completions."""
 
-    def __init__(self, pad: int, caches: list[TeacherCache]) -> None:
-        super().__init__(pad)
+    def __init__(self, pad: int, caches: list[TeacherCache], inputs: Sequence[str] = INPUTS) -> None:
+        super().__init__(pad, inputs)
         self.caches = caches
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -157,14 +177,8 @@ class DistillationCollator(CompletionCollator):
         }
 
 
-class DistillationTrainer(Trainer):
-    """The objective over the response positions; the vocabulary-sized product is made at the last columns only.
-
-    All parts are divided by the numbers of the whole optimiser step, so accumulation and several processes give what
-    one large batch gives.
-    """
-
-    loss_is_scaled_for_ga = True
+class DistillationTrainer(StepTrainer):
+    """The objective over the response positions, all of its parts divided by the numbers of the whole step."""
 
     def __init__(self, *, objective: Objective, texts: int, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -175,7 +189,7 @@ class DistillationTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         labels, cached = inputs.pop("labels"), inputs.pop("teachers")
-        logits = model(**inputs, logits_to_keep=labels.shape[1], use_cache=False).logits
+        logits = self.last_logits(model, inputs, labels.shape[1])
         weights = self.objective.weights or (1.0,) * len(cached)
         teachers = [_cached_teacher(one, weight) for one, weight in zip(cached, weights, strict=True)]
         tokens = int(num_items_in_batch) if num_items_in_batch is not None else None

@@ -16,7 +16,11 @@ from logitfusion.models.load import load_model
 
 
 def add_adapters(model: PreTrainedModel, lora: LoRA | None, seed: int) -> PreTrainedModel:
-    """The model with fresh adapters, which alone are trained; the model itself where ``lora`` is None."""
+    """The model with fresh adapters, which alone are trained; the model itself where ``lora`` is None.
+
+    Raises:
+        UserError: an architecture that can't be trained so.
+    """
     if lora is None:
         return model
     from peft import LoraConfig, get_peft_model
@@ -29,7 +33,12 @@ def add_adapters(model: PreTrainedModel, lora: LoRA | None, seed: int) -> PreTra
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, settings)
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:  # peft knows layers whose adapters would do nothing (Mamba's)
+        raise UserError(
+            f"{type(model).__name__} can't be trained by LoRA ({first_line(error)}); train it with method: full."
+        ) from error
 
 
 def load_sharing(base: str | Path, folders: Sequence[str | Path]) -> tuple[PreTrainedModel, list[str]] | None:

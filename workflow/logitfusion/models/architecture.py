@@ -45,7 +45,16 @@ def context_length(model: PreTrainedModel) -> float:
     if any("dynamic" in kind for kind, _ in _rope_kinds(config)):
         return math.inf
     found = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"))
-    return next((length for length in found if isinstance(length, int) and length > 0), math.inf)
+    length = next((length for length in found if isinstance(length, int) and length > 0), math.inf)
+    return length - _positions_of_padding(model)
+
+
+def _positions_of_padding(model: PreTrainedModel) -> int:
+    """Learned positions up to that of padding, which RoBERTa and its kin keep for it: texts begin behind them."""
+    for name, module in model.named_modules():
+        if name.endswith("embeddings.position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.padding_idx + 1
+    return 0
 
 
 @torch.no_grad()

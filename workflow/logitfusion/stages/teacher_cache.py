@@ -12,6 +12,7 @@ from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.shard import hash_texts, read_manifest
 from logitfusion.files import remove, whole
+from logitfusion.models.forward import check_lengths
 from logitfusion.models.identity import hash_model, hash_tokenizer
 from logitfusion.models.load import bf16_helps, choose_device, load_model, load_tokenizer, use_threads
 from logitfusion.shards import shard_range
@@ -26,6 +27,8 @@ def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
     encoded = encode_texts(tokenizer, texts, template=job.template, max_tokens=job.max_tokens)
     half = job.precision == "bf16" or (job.precision == "auto" and bf16_helps(choose_device()))
     model = load_model(arguments.model, dtype=torch.bfloat16 if half else torch.float32)
+    lengths = [len(text.ids) for text in encoded]
+    check_lengths(model, lengths, f"teacher {arguments.teacher!r}", "the cache's max_tokens")
     for finished in arguments.checkpoints.glob("*.safetensors"):
         remove(finished)  # an earlier job was killed between writing it and handing it over
     mine = [encoded[number] for number in shard_range(len(texts), arguments.shard, job.shards)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
 from logitfusion.models.padding import left_pad
+
+# What a model may be told of padding.
+INPUTS = ("attention_mask", "position_ids")
 
 
 def processes() -> int:
@@ -60,12 +64,14 @@ def order_rows(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any
 class TextCollator:
     """Left-padded batches of token lists."""
 
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
+    def __init__(self, pad: int, inputs: Sequence[str] = INPUTS) -> None:
+        """``inputs`` are the ``INPUTS`` that the model is given beside its tokens."""
+        self.pad, self.inputs = pad, inputs
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        ids, mask, positions = left_pad([row["input_ids"] for row in rows], self.pad)
-        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        ids, *others = left_pad([row["input_ids"] for row in rows], self.pad)
+        made = dict(zip(INPUTS, others, strict=True))
+        return {"input_ids": ids} | {name: made[name] for name in self.inputs}
 
 
 class CompletionCollator(TextCollator):

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.models.adapters import add_adapters
 from logitfusion.models.text import TextEncoder
 from logitfusion.training.batches import CompletionCollator, order_rows
-from logitfusion.training.loop import train, trainer_arguments
+from logitfusion.training.loop import StepTrainer, train, trainer_arguments
+from logitfusion.training.padding import plan_padding
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +40,14 @@ def encode_examples(
     return encoded
 
 
-class CompletionTrainer(Trainer):
+class CompletionTrainer(StepTrainer):
     """Cross-entropy of the completion tokens; the vocabulary-sized product is made at their positions only."""
-
-    loss_is_scaled_for_ga = True  # by the number of tokens of the whole step
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         labels = inputs.pop("labels")
-        logits = model(**inputs, logits_to_keep=labels.shape[1], use_cache=False).logits[:, :-1].float()
+        logits = self.last_logits(model, inputs, labels.shape[1])[:, :-1].float()
         total = nn.functional.cross_entropy(
             logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
         )
@@ -68,13 +67,15 @@ def finetune(
     name: str,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Train on ``examples`` (``prompt``, ``completion``) and return the model, adapters merged, with its loss curve."""
+    rows = encode_examples(examples, tokenizer, recipe.max_tokens)
+    padding = plan_padding(model, tokenizer, rows, recipe, name)
     trained = add_adapters(model, lora, recipe.seed)
     active = sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad)
     logger.info("%s: %d examples, %d steps, %.2f M trained parameters", name, len(examples), recipe.steps, active / 1e6)
     trainer = CompletionTrainer(
         model=trained,
-        args=trainer_arguments(recipe, checkpoints),
-        train_dataset=order_rows(encode_examples(examples, tokenizer, recipe.max_tokens), recipe),
-        data_collator=CompletionCollator(tokenizer.pad_token_id),
+        args=trainer_arguments(padding.recipe, checkpoints),
+        train_dataset=order_rows(rows, padding.recipe),
+        data_collator=CompletionCollator(padding.pad, padding.inputs),
     )
     return train(trainer, name, recipe, checkpoints, fingerprint)

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from logitfusion.config.training import HealRecipe
+from logitfusion.models.architecture import reset_rope
 from logitfusion.models.text import TextEncoder
 from logitfusion.training.batches import TextCollator, order_rows
 from logitfusion.training.loop import train, trainer_arguments
+from logitfusion.training.padding import plan_padding
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,10 @@ class HealingTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        real = inputs["attention_mask"].bool()
+        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))  # none where a row is alone
+        real = mask.bool()
+        for one in (self.teacher, model):
+            reset_rope(one)
         found, log_probs, chosen = _read(model, inputs, real, self.logit_share)
         with torch.no_grad():
             target, target_log_probs, _ = _read(self.teacher, inputs, real, chosen)
@@ -92,12 +97,13 @@ def heal(
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     rows = [{"input_ids": encoder.prompt(text)[: recipe.max_tokens - 1] + end} for text in texts]
     logger.info("healing: %d texts, %d tokens", len(rows), sum(len(row["input_ids"]) for row in rows))
+    padding = plan_padding(student, tokenizer, rows, recipe, "healing")
     trainer = HealingTrainer(
         model=student,
         teacher=teacher,
         logit_share=recipe.logit_share,
-        args=trainer_arguments(recipe, checkpoints),
-        train_dataset=order_rows(rows, recipe),
-        data_collator=TextCollator(tokenizer.pad_token_id or 0),  # masked, so any number will do
+        args=trainer_arguments(padding.recipe, checkpoints),
+        train_dataset=order_rows(rows, padding.recipe),
+        data_collator=TextCollator(padding.pad, padding.inputs),
     )
     return train(trainer, "healing", recipe, checkpoints, fingerprint)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -19,10 +19,12 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import unwrap_peft_model
 
 from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
 from logitfusion.files import find_disk_error
+from logitfusion.models.architecture import reset_rope, rope_limit
 from logitfusion.models.load import bf16_helps, choose_device
 from logitfusion.training.batches import micro_batch, processes
 from logitfusion.training.checkpoints import find_checkpoint, mark_checkpoints
@@ -62,6 +64,28 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     # Where one process sees several GPUs, the Trainer would use all of them, and multiply the batch by their number.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+class StepTrainer(Trainer):
+    """A Trainer of losses that are divided by the numbers of the whole optimiser step.
+
+    So accumulation and several processes give what one large batch gives.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # Else it counts no tokens of a step for models that don't divide by them themselves (Gemma 3n, Gemma 4).
+        self.model_accepts_loss_kwargs = True
+        self._base = unwrap_peft_model(self.model)
+        self._forgets = rope_limit(self._base) < math.inf
+
+    def last_logits(self, model: nn.Module, inputs: dict[str, Tensor], columns: int) -> Tensor:
+        """``[B, columns, V]``: the vocabulary-sized product is made at the last columns only, where the model can."""
+        if self._forgets:
+            reset_rope(self._base)
+        return model(**inputs, logits_to_keep=columns, use_cache=False).logits[:, -columns:]
 
 
 def is_main_process() -> bool:
