@@ -65,7 +65,6 @@ MODELS = {
     "bert": {"is_decoder": True},
     "roberta": {"is_decoder": True, "pad_token_id": 1},
     "bloom": {},
-    "whisper": {"d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 16},
     "xlm": {"causal": True, "emb_dim": 16, "n_layers": 2, "n_heads": 2, "asm": False},
     "mamba": {"state_size": 4},
     "rwkv": {"attention_hidden_size": 16},

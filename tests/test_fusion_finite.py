@@ -25,7 +25,7 @@ USES: dict[str, Callable[[FusedLM], Any]] = {
     "sampled": lambda lm: lm.generate(PROMPTS, max_new_tokens=4, **SAMPLED),
     "speculative": lambda lm: lm.generate(PROMPTS, max_new_tokens=4, speculative=True),
     "speculative, sampled": lambda lm: lm.generate(PROMPTS, max_new_tokens=4, speculative=True, **SAMPLED),
-    "score": lambda lm: lm.score(PROMPTS, ["x", "yz", ""]),
+    "score": lambda lm: lm.score(PROMPTS, ["x", "yz", "x"]),
     "tune": lambda lm: tune(lm, PROMPTS, ["x", "yz", "4"], trusts=[0.5], anchors=[1.0]),
 }
 

@@ -228,6 +228,9 @@ class NoPad:
     def __getattr__(self, name: str) -> Any:
         return getattr(TOKENIZER, name)
 
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return TOKENIZER(*arguments, **options)
+
 
 @pytest.mark.parametrize("pad", [None, len(TOKENIZER)])
 def test_a_padding_token_is_not_needed(pad: int | None, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from logitfusion.distill.selection import top_k, working_dtype
 from logitfusion.distill.shard import TeacherText, no_tokens
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import count_vocabulary, rope_limit
-from logitfusion.models.forward import agree, check_causal, check_lengths, evaluating, plain_logits, probe
+from logitfusion.models.forward import agree, check_lengths, evaluating, plain_logits, probe, refuse_not_causal
 from logitfusion.models.split import SplitModel
 
 # Logits made together: 128 MB of fp32. Each chunk reads the whole output matrix, so it is not smaller.
@@ -79,7 +79,7 @@ def try_reading(model: PreTrainedModel, texts: Sequence[EncodedText]) -> Reading
     """
     check_lengths(model, (len(text.ids) for text in texts), type(model).__name__, "max_tokens")
     first = probe(model, [text.ids for text in texts if text.labels] or [[0, 0]])
-    check_causal(model, first)
+    refuse_not_causal(model, "The teacher")
     split = SplitModel(model, first)
     alone = split.body is None or not _reads_padding(split, first)
     return Reading(split, 0 if alone else rope_limit(model))

@@ -23,6 +23,7 @@ from logitfusion.fusion.steering import Steering
 from logitfusion.models.adapters import load_adapted, load_sharing
 from logitfusion.models.architecture import context_length, count_vocabulary, rope_limit
 from logitfusion.models.checkpoint import is_adapter
+from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import has_tokenizer
 from logitfusion.models.load import load_model
 from logitfusion.models.padding import left_pad
@@ -67,6 +68,8 @@ class FusedLM:
         if experts and base is None:
             raise UserError("Experts steer by their difference from a small base: give the base as well.")
         models = [large, *([base] if experts else []), *(expert for expert in experts if not isinstance(expert, str))]
+        for model in models:
+            refuse_not_causal(model)
         sizes = [count_vocabulary(model) for model in models]
         # Families pad their output layers to different sizes; the entries beyond the tokenizer mean nothing.
         self.vocabulary = min([*sizes, *([entries] if entries and experts else [])])

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from logitfusion.config.training import LoRA
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.models.adapter_kinds import is_plain, read_adapter, read_shapes
-from logitfusion.models.architecture import has_key_value_cache, refuse_not_causal
+from logitfusion.models.architecture import has_key_value_cache
+from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.load import load_model
 
 

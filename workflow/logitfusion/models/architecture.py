@@ -9,12 +9,9 @@ from __future__ import annotations
 import inspect
 import math
 
-import torch
 from torch import nn
 from transformers import DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
-
-from logitfusion.errors import UserError, find_memory_error, first_line
 
 # Linear biases (ALiBi), which come from the attention mask.
 _POSITIONS_BY_MASK = ("bloom", "mpt")
@@ -22,8 +19,6 @@ _POSITIONS_BY_MASK = ("bloom", "mpt")
 _DISTANCES_BY_SLOT = ("gpt_neo", "mpt")
 # Recurrent models that keep their state elsewhere than in transformers' cache.
 _OWN_STATE = ("minimax", "recurrent_gemma")
-# Decoders that transformers runs without what they describe.
-_OTHER_INPUT = {"whisper": "speech", "moshi": "speech", "musicgen_decoder": "sound", "trocr": "pictures"}
 
 
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -55,43 +50,6 @@ def _positions_of_padding(model: PreTrainedModel) -> int:
         if name.endswith("embeddings.position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return module.padding_idx + 1
     return 0
-
-
-@torch.no_grad()
-def refuse_not_causal(model: PreTrainedModel, title: str) -> None:
-    """Refuse a model whose logits at a place depend on what follows, or which needs other input than token ids.
-
-    transformers loads BERT and its like as causal models too, and reads both sides unless ``is_decoder`` is set.
-
-    Args:
-        model: it reads two texts of three tokens that differ in the last one.
-        title: the model, as the beginning of a sentence.
-
-    Raises:
-        UserError: names the architecture.
-    """
-    ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=model.device) % count_vocabulary(model)
-    name = type(model).__name__
-    if other := _OTHER_INPUT.get(text_config(model).model_type):
-        raise UserError(
-            f"{title} ({name}) writes down {other}, not texts that go on; use a causal language model of text."
-        )
-    try:
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    except Exception as error:  # whatever an architecture raises that lacks an input
-        if find_memory_error(error) is not None:
-            raise
-        raise UserError(
-            f"{title} ({name}) can't read a plain text ({first_line(error)}); use a causal language model of text."
-        ) from error
-    if logits.shape[:2] != (2, 2):
-        raise UserError(f"{title} ({name}) does not read a text token by token; use a causal language model of text.")
-    tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2  # experts of a mixture may round differently
-    if (logits[0] - logits[1]).abs().max() > tolerance * logits.std():  # never true of NaN, which decoding refuses
-        raise UserError(
-            f"{title} ({name}) reads a text in both directions, so it can't continue one; use a causal language model"
-            " (or set is_decoder in its config.json if it was trained as one)."
-        )
 
 
 def has_key_value_cache(model: PreTrainedModel) -> bool:

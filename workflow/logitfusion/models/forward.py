@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from logitfusion.errors import UserError
-from logitfusion.models.architecture import context_length, reset_rope, rope_limit
+from logitfusion.errors import UserError, find_memory_error, first_line
+from logitfusion.models.architecture import context_length, count_vocabulary, reset_rope, rope_limit, text_config
 
 # Tokens of the texts that checks read.
 _PROBE = 16
+# Decoders that transformers runs without what they describe.
+_OTHER_INPUT = {"whisper": "speech", "moshi": "speech", "musicgen_decoder": "sound", "trocr": "pictures"}
+# Where what follows shows too little in some weights for one try.
+_LOOKS_AHEAD = ("prophetnet",)
+_CAUSAL: WeakSet[PreTrainedModel] = WeakSet()
 
 
 def plain_logits(model: PreTrainedModel, input_ids: Tensor, **others: Tensor) -> Tensor:
@@ -49,24 +55,43 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
 
 
-def check_causal(model: PreTrainedModel, ids: list[int]) -> None:
-    """Refuse a model whose predictions look at the tokens that they predict, as encoders do.
+def refuse_not_causal(model: PreTrainedModel, title: str = "The model") -> None:
+    """Refuse a model whose predictions look at the tokens that they predict, or that reads something else than text.
+
+    transformers loads BERT and its like as causal models too, and reads both sides unless ``is_decoder`` is set. A
+    model is tried once, on two texts of eight tokens that differ in the last two.
 
     Args:
-        model: with logits.
-        ids: at least two tokens.
+        title: the model, as the beginning of a sentence.
 
     Raises:
         UserError: names the architecture.
     """
-    text = torch.tensor([ids], device=model.device)
-    with evaluating(model):
-        causal = agree(plain_logits(model, text[:, :-1]), plain_logits(model, text)[:, :-1])
-    if not causal:
+    if hasattr(model, "get_base_model"):  # of peft, with adapters in its layers
+        model = model.get_base_model()
+    if model in _CAUSAL:
+        return
+    name, kind = f"{title} ({type(model).__name__})", text_config(model).model_type
+    if other := _OTHER_INPUT.get(kind):
+        raise UserError(f"{name} writes down {other}, not texts that go on; use a causal language model of text.")
+    ids = torch.tensor([[*range(3, 11)], [*range(3, 9), 11, 12]], device=model.device) % count_vocabulary(model)
+    try:
+        with evaluating(model):
+            logits = plain_logits(model, ids)[:, :-2]
+    except UserError:
+        raise
+    except Exception as error:  # whatever an architecture raises that lacks an input
+        if find_memory_error(error) is not None:
+            raise
         raise UserError(
-            f"{type(model).__name__} is not a causal language model here: its predictions depend on later tokens (some"
-            " encoders need is_decoder: true in their config.json)."
+            f"{name} can't read a plain text ({first_line(error)}); use a causal language model of text."
+        ) from error
+    if kind in _LOOKS_AHEAD or not agree(logits[1], logits[0]):
+        raise UserError(
+            f"{name} is not a causal language model here: it reads a text in both directions, so it can't continue one"
+            " (some encoders need is_decoder: true in their config.json)."
         )
+    _CAUSAL.add(model)
 
 
 def agree(found: Tensor, expected: Tensor) -> bool:

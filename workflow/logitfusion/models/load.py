@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.files import read_json
-from logitfusion.models.architecture import count_vocabulary, refuse_not_causal, text_config
+from logitfusion.models.architecture import count_vocabulary, text_config
 from logitfusion.models.checkpoint import explain_failure, how_to_mend, refuse_misfit, refuse_no_checkpoint
+from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import checksum_weights
 
 

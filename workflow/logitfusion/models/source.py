@@ -15,8 +15,9 @@ from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.fetch.hub import ask_hub
 from logitfusion.fetch.pypi import unpack_file
 from logitfusion.files import find_disk_error
-from logitfusion.models.architecture import refuse_not_causal, text_config
+from logitfusion.models.architecture import text_config
 from logitfusion.models.checkpoint import refuse_misfit
+from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer, save_model
 from logitfusion.models.pruning import keep_layers

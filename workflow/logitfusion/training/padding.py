@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import count_vocabulary, reads_rows_alone
-from logitfusion.models.forward import agree, check_causal, check_lengths, evaluating, plain_logits, probe
+from logitfusion.models.forward import agree, check_lengths, evaluating, plain_logits, probe, refuse_not_causal
 from logitfusion.models.load import first_line
 from logitfusion.training.batches import INPUTS, TextCollator
 
@@ -55,7 +55,7 @@ def plan_padding(
     if longest < 2:
         return Padding(recipe, pad, INPUTS)
     ids = probe(model, texts)
-    check_causal(model, ids)
+    refuse_not_causal(model, f"The model of {name}")
     _check_trainable(model, ids, name)
     if not reads_rows_alone(model, longest):
         for inputs in (INPUTS, INPUTS[:1]):
