@@ -312,7 +312,7 @@ def write_page(path: Path, families: Sequence[str]) -> bool:
         except NotBuiltError as error:
             left_out.append(f"* `{family}`: {error}")
             continue
-        cells = [_cell(found[use], family, sentences) for use in USES]
+        cells = [_cell(found[use], sentences) for use in USES]
         rows.append(f"| `{family}` | {' | '.join(cells)} |")
         print(f"{number} of {len(families)}: {family} {found} {time.monotonic() - started:.1f} s", flush=True)
     notes = [f"{number}. {sentence}" for sentence, number in sentences.items()]
@@ -324,10 +324,11 @@ def write_page(path: Path, families: Sequence[str]) -> bool:
 NOT_TRIED = "Families of which these sizes make no tiny model, and what transformers says about it:"
 
 
-def _cell(result: str, family: str, sentences: dict[str, int]) -> str:
+def _cell(result: str, sentences: dict[str, int]) -> str:
     if not result.startswith("refused: "):
         return result
-    sentence = result.removeprefix("refused: ").replace(repr(family), "...")
+    sentence = re.sub(r"The (model|teacher) \(\w+\)", "The model", result.removeprefix("refused: "))
+    sentence = re.sub(r"'[^']+' models", "these models", sentence)
     return f"refused ({sentences.setdefault(sentence, len(sentences) + 1)})"
 
 
