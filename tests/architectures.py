@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import peft
 import torch
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -26,6 +27,7 @@ from logitfusion.distill.encoding import encode_text
 from logitfusion.distill.teacher import read_teacher
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM
+from logitfusion.models.adapter_kinds import IN_PLACE, REFUSED
 from logitfusion.models.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -290,7 +292,7 @@ FAMILIES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 # The page
 
 USES = ("generate", "fused", "speculative", "score", "teacher")
-HEAD = f"""# Architectures
+HEAD = f"""# Architectures and adapters
 
 Made by `make architectures` with transformers {transformers.__version__}: tiny random models of every family of causal
 language models that transformers has, each use compared with plain forwards of unpadded rows. `generate` is of a model
@@ -317,11 +319,23 @@ def write_page(path: Path, families: Sequence[str]) -> bool:
         print(f"{number} of {len(families)}: {family} {found} {time.monotonic() - started:.1f} s", flush=True)
     notes = [f"{number}. {sentence}" for sentence, number in sentences.items()]
     sections = ["\n".join(rows), "## Refusals", "\n".join(notes), "## Not tried", NOT_TRIED, "\n".join(left_out)]
+    sections += ["## Adapters", ADAPTERS, "\n".join(_adapter_rows())]
     path.write_text(HEAD + "\n\n".join(sections) + "\n")
     return not any("WRONG" in row for row in rows)
 
 
 NOT_TRIED = "Families of which these sizes make no tiny model, and what transformers says about it:"
+
+
+ADAPTERS = f"""An expert may be an adapter of the base, as peft {peft.__version__} saves it. Plain LoRA experts share
+one base in memory and are read in one pass with it; every other kind is a model of its own on a copy of the base, and
+equals peft's own `PeftModel` (`tests/test_adapter_kinds.py`)."""
+
+
+def _adapter_rows() -> list[str]:
+    refused = {kind: f"refused: {reason}" for kind, reason in REFUSED.items()}
+    found = dict.fromkeys(IN_PLACE, "right") | refused
+    return ["| kind | |", "| --- | --- |", *(f"| `{kind}` | {found[kind]} |" for kind in sorted(found))]
 
 
 def _cell(result: str, sentences: dict[str, int]) -> str:

@@ -42,7 +42,7 @@ KINDS = {
 
 def build(kind: str, seed: int = 0, **others: object) -> PreTrainedModel:
     family, settings = KINDS[kind]
-    config = AutoConfig.for_model(family, vocab_size=len(TOKENIZER), **SIZES | settings | others)
+    config = AutoConfig.for_model(family, vocab_size=len(TOKENIZER), **(SIZES | settings | others))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -174,3 +174,16 @@ def test_the_last_token_need_not_be_read() -> None:
             assert int(model(torch.tensor([ids])).logits[0, -1].argmax()) == token
             ids.append(token)
     assert len(ids) == 17 or found.finish_reason == "eos"
+
+
+def test_a_limit_can_be_moved_where_positions_go_on() -> None:
+    lm = FusedLM(build("plain", max_position_embeddings=16), tokenizer=TOKENIZER)
+    fixed = FusedLM(positions(16), tokenizer=TOKENIZER)
+    with pytest.raises(UserError, match="max_length of 20 is more than the 16 tokens that GPT2LMHeadModel"):
+        fixed.extend(20)
+    with pytest.raises(UserError, match="Pair 0 has 20 tokens"):
+        lm.score(["a" * 20], ["b"])
+    lm.extend(20)
+    assert lm.score(["a" * 20], ["b"])[0][0] == pytest.approx(
+        score_alone([build("plain", max_position_embeddings=16)], lm, "a" * 20, "b"), abs=1e-4
+    )

@@ -21,7 +21,7 @@ from logitfusion.fusion.scoring import Pair, group_rows, judge_steering, score_p
 from logitfusion.fusion.speculation import Pace, decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.adapters import load_adapted, load_sharing
-from logitfusion.models.architecture import context_length, count_vocabulary, rope_limit
+from logitfusion.models.architecture import context_length, count_vocabulary, has_position_table, rope_limit
 from logitfusion.models.checkpoint import is_adapter
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import has_tokenizer
@@ -260,6 +260,20 @@ class FusedLM:
             batch = Batch(self.cached_models()[:2], len(ids), self.device)
             found.update(zip(numbers, read_prompts(batch, ids, mask, self.vocabulary).tolist(), strict=True))
         return [found[number] for number in range(len(encoded))]
+
+    def extend(self, tokens: int) -> None:
+        """Let texts be longer than the models' configs say, which rotary encodings allow and learned positions don't.
+
+        Raises:
+            UserError: a model has no positions beyond its own limit.
+        """
+        for model in self.models:
+            if tokens > context_length(model) and has_position_table(model):
+                raise UserError(
+                    f"A max_length of {tokens} is more than the {context_length(model)} tokens that"
+                    f" {type(model).__name__} has positions for; lower it."
+                )
+        self.max_length = max(self.max_length, tokens)
 
     def check_length(self, name: str, tokens: int) -> None:
         """Refuse a text that is longer than the shortest context of all models.

@@ -102,6 +102,7 @@ class FusedLMEval(TemplateLM):
         self.max_length = int(min([*limits, lm.max_length]))
         if max_length is not None:
             self.max_length = _read_count("max_length", max_length)
+            lm.extend(self.max_length)
         self.max_gen_toks = _read_count("max_gen_toks", max_gen_toks)
         self.chat_template_args = read_template_arguments(chat_template_args, enable_thinking)
         self._template_name, self._warned = chat_template_name, False
