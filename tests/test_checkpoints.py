@@ -307,6 +307,9 @@ def test_what_comes_from_the_hub_must_fit_as_well(whole: Path, tmp_path: Path, m
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
     with pytest.raises(UserError, match="is an adapter"):
         from_hub(monkeypatch, adapter, tmp_path / "not")
+    quantised = changed(whole, tmp_path / "gptq", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(UserError, match=r"GPTQ.*; use a causal language model that transformers has, in full"):
+        from_hub(monkeypatch, quantised, tmp_path / "not")
     assert not (tmp_path / "not").exists()
 
 

@@ -67,10 +67,10 @@ def from_hub(entry: HubModel, folder: str | Path) -> PreTrainedModel:
                 f"{title} needs Python code that comes with it, which is never run; use a model of an architecture that"
                 " transformers has."
             ) from error
-        raise UserError(
-            f"{title} could not be loaded from the hub ({first_line(error)}); check the id, the revision and the"
-            " network."
-        ) from error
+        advice = "check the id, the revision and the network"
+        if isinstance(error, (ImportError, ValueError)) and not isinstance(error, OSError):  # it was there
+            advice = "use a causal language model that transformers has, in full precision"
+        raise UserError(f"{title} could not be loaded from the hub ({first_line(error)}); {advice}.") from error
     if adapter is not None:  # transformers would fetch the adapter's base too, and return that with the adapter in it
         raise UserError(f"{title} is an adapter, not a model; name the model that it belongs to.")
     refuse_misfit(title, type(model).__name__, report)
