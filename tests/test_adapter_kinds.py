@@ -33,6 +33,15 @@ SIZES: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 32, "intermediate_size": 64} | HEADS,
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
     "mixtral": {"hidden_size": 32, "intermediate_size": 32, "num_local_experts": 4} | HEADS,
+    "jamba": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_experts": 2,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "mamba_dt_rank": 4,
+    }
+    | HEADS,
     "opt": {"hidden_size": 32, "ffn_dim": 64, "num_attention_heads": 4, "word_embed_proj_dim": 32},
 }
 NEEDS: dict[str, dict[str, Any]] = {
@@ -188,6 +197,7 @@ def test_a_kind_that_is_not_computed_is_refused_by_name(models: dict[str, Path],
         ({"task_type": "SEQ_CLS"}, "SEQ_CLS"),
         ({"alora_invocation_tokens": [5, 6]}, "aLoRA"),
         ({"use_what_is_new": True}, "use_what_is_new"),
+        ({"init_lora_weights": "pissa_niter_4"}, "random decomposition"),
     ],
 )
 def test_an_option_that_can_not_be_followed_is_refused(
@@ -234,6 +244,7 @@ def test_lora_with_any_option_fuses_as_peft_computes_it(models: dict[str, Path],
     [
         ("gpt2", {"target_modules": ["c_attn", "c_proj", "wte"], "fan_in_fan_out": True}, True),
         ("gpt2", {"target_modules": ["c_attn"], "fan_in_fan_out": True, "use_dora": True}, False),
+        ("jamba", {}, False),  # it reads the weights of a layer past its adapter
         ("opt", {}, None),  # its layers may see the tokens of all rows in one list
         ("mixtral", {"target_modules": ["q_proj", "gate"]}, None),
         ("mixtral", {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]}, False),
@@ -293,6 +304,25 @@ def test_what_a_trainer_leaves_beside_an_adapter_does_not_matter(models: dict[st
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "no/such-model"}))
     assert_fuses(models, "llama", [adapter], [alone(models["llama"], adapter)])
+
+
+def test_special_tokens_beside_an_adapter_are_no_tokenizer(models: dict[str, Path], tmp_path: Path) -> None:
+    adapter = train(models["llama"], lora(), tmp_path / "a")
+    (adapter / "special_tokens_map.json").write_text('{"eos_token": "</s>"}')
+    assert_fuses(models, "llama", [adapter], [alone(models["llama"], adapter)])
+
+
+def test_a_folder_of_named_adapters_names_them(models: dict[str, Path], tmp_path: Path) -> None:
+    adapted = get_peft_model(copy.deepcopy(load_once(models["llama"])), lora(), adapter_name="mathematics")
+    adapted.add_adapter("code", lora())
+    adapted.save_pretrained(tmp_path / "both")
+    assert "code, mathematics in it do: give the one that is meant" in refused(models, tmp_path / "both")
+
+
+def test_an_adapter_that_can_not_read_a_text_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    """peft gives the mask to an adapter of OPT's positions as if it were a text."""
+    config = lora(target_modules=["embed_positions"])
+    assert "can't read a plain text" in refused(models, train(models["opt"], config, tmp_path / "a"), "opt")
 
 
 def test_a_folder_with_an_adapter_and_a_model_is_refused(models: dict[str, Path], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from logitfusion.config.models import HubModel
+from logitfusion.config.models import HubModel, PathModel
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM
 from logitfusion.models import source
@@ -121,6 +121,7 @@ def beside(*names: str) -> Callable[[Weights], Weights]:
         (beside("model.layers.0.self_attn.q_proj.bias"), {}, r"not part of it \(such as .*q_proj.bias"),
         (beside("model.layers.0.mlp.up_proj.qweight"), {}, "quantised"),
         (without("lm_head"), {"model_type": "qwen2"}, "are missing"),
+        (lambda weights: {name: torch.empty(0) for name in weights}, {}, "without gathering its weights"),
         (None, {"num_hidden_layers": 3}, "9 tensors are missing"),
         (None, {"num_hidden_layers": 1}, "9 tensors are not part of it"),
         (None, {"vocab_size": 300}, r"\[259, 32\], not \[300, 32\]"),
@@ -306,6 +307,9 @@ def test_what_comes_from_the_hub_must_fit_as_well(whole: Path, tmp_path: Path, m
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
     with pytest.raises(UserError, match="is an adapter"):
         from_hub(monkeypatch, adapter, tmp_path / "not")
+    quantised = changed(whole, tmp_path / "gptq", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(UserError, match=r"GPTQ.*; use a causal language model that transformers has, in full"):
+        from_hub(monkeypatch, quantised, tmp_path / "not")
     assert not (tmp_path / "not").exists()
 
 
@@ -313,3 +317,42 @@ def test_an_expert_of_another_shape_is_not_merged(whole: Path, tmp_path: Path) -
     save_model(AutoModelForCausalLM.from_config(LlamaConfig(**TEXT | {"vocab_size": 260})), TOKENIZER, tmp_path)
     with pytest.raises(UserError, match=r"can't be merged .* \[260, 32\], not \[259, 32\]"):
         merge_experts(whole, [tmp_path], 1.0)
+
+
+def test_an_expert_that_unties_what_its_base_ties_is_not_merged(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**TEXT | {"tie_word_embeddings": True}))
+    save_model(model, TOKENIZER, tmp_path / "base")
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight + 1)
+    save_model(model, TOKENIZER, tmp_path / "expert")
+    with pytest.raises(UserError, match=r"which ties lm_head\.weight to model\.embed_tokens\.weight"):
+        merge_experts(tmp_path / "base", [tmp_path / "expert"], 1.0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="quantised weights stay so on a GPU")
+def test_a_quantised_model_is_copied_in_full_precision(whole: Path, tmp_path: Path) -> None:
+    """Where transformers can dequantise it; later stages read the copy as any other model."""
+    shutil.copytree(whole, tmp_path / "fp8")
+    weights: Weights = {}
+    for name, value in load_file(whole / "model.safetensors").items():
+        weights[name] = value
+        if "proj" in name:
+            scales = 0.5 + torch.rand(value.shape[0] // 16, value.shape[1] // 16)
+            weights[name] = (value / spread(scales)).to(torch.float8_e4m3fn)
+            weights[f"{name}_scale_inv"] = scales
+    save_file(weights, tmp_path / "fp8" / "model.safetensors")
+    config = json.loads((whole / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+    (tmp_path / "fp8" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "copy").mkdir()
+    source.from_path(PathModel(source="path", path=str(tmp_path / "fp8")), tmp_path / "copy")
+    for name, value in load_model(tmp_path / "copy").state_dict().items():
+        expected = weights[name].float()
+        if "proj" in name:
+            expected = expected * spread(weights[f"{name}_scale_inv"])
+        torch.testing.assert_close(value, expected)
+
+
+def spread(scales: Tensor) -> Tensor:
+    """Each scale over its block of weights."""
+    return scales.repeat_interleave(16, 0).repeat_interleave(16, 1)

@@ -371,7 +371,7 @@ def test_an_evaluation_refuses_what_it_can_not_do(
         (["--base", "nowhere"], "nowhere"),
         (["--expert", "nowhere"], "nowhere"),
         (["--large", "nowhere"], "nowhere"),
-        (["--large", "."], "can't be read"),
+        (["--large", "."], "has no config.json"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(

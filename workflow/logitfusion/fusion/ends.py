@@ -12,6 +12,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from logitfusion.models.architecture import text_config
+from logitfusion.models.checkpoint import is_adapter
+from logitfusion.models.identity import has_tokenizer
 from logitfusion.models.load import load_tokenizer
 
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
@@ -39,9 +41,10 @@ def folder_ends(folders: Iterable[str | Path]) -> set[int]:
     found = []
     for folder in map(Path, folders):
         files = (folder / "tokenizer_config.json", folder / "special_tokens_map.json")  # which name the end of a text
-        if any(file.is_file() for file in files):
+        # Adapters may come with such files and no tokenizer.
+        if any(file.is_file() for file in files) and (has_tokenizer(folder) or not is_adapter(folder)):
             distinct.setdefault(tuple(file.read_bytes() if file.is_file() else b"" for file in files), folder)
-        with suppress(OSError):  # not there or not readable, which transformers takes for the same
+        with suppress(OSError, AttributeError, TypeError, ValueError):  # not there, or no config, which loading says
             found.append(GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id)
     return _flatten([*found, *(load_tokenizer(folder).eos_token_id for folder in distinct.values())])
 

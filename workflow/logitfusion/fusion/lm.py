@@ -22,7 +22,7 @@ from logitfusion.fusion.speculation import Pace, decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.adapters import load_adapted, load_sharing
 from logitfusion.models.architecture import context_length, count_vocabulary, has_position_table, rope_limit
-from logitfusion.models.checkpoint import is_adapter
+from logitfusion.models.checkpoint import is_adapter, refuse_no_checkpoint
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import has_tokenizer
 from logitfusion.models.load import load_model
@@ -123,6 +123,8 @@ class FusedLM:
         options = given_options(FusionOptions, options, named)
         with_tokenizer = [folder for folder in experts if not is_adapter(folder) or has_tokenizer(folder)]
         folders = [large, *([base] if base and experts else [])]
+        for folder in [*folders, *(path for path in experts if not is_adapter(path))]:
+            refuse_no_checkpoint(Path(folder))
         tokenizer, entries = load_shared_tokenizer([*folders, *with_tokenizer])
         arguments = {"tokenizer": tokenizer, "entries": entries, "options": options}
         arguments["ends"] = folder_ends([*folders, *experts])

@@ -95,6 +95,12 @@ def _refuse_options(folder: Path, config: PeftConfig, given: dict[str, object]) 
     ):
         if getattr(config, option, None):
             raise UserError(f"The adapter in {folder} sets {option!r} and can't be an expert: {reason}.")
+    start = getattr(config, "init_lora_weights", None)
+    if isinstance(start, str) and start.startswith("pissa_niter"):
+        raise UserError(
+            f"The adapter in {folder} starts from a random decomposition of its base ({start}), so the base that it was"
+            " trained with is not known; save it with peft's path_initial_model_for_weight_conversion."
+        )
 
 
 def read_shapes(folder: str | Path) -> dict[str, list[int]]:

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from logitfusion.config.training import LoRA
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.models.adapter_kinds import is_plain, read_adapter, read_shapes
-from logitfusion.models.architecture import has_key_value_cache
-from logitfusion.models.forward import refuse_not_causal
+from logitfusion.models.architecture import count_vocabulary, has_key_value_cache
+from logitfusion.models.forward import agree, plain_logits, refuse_not_causal
 from logitfusion.models.load import load_model
 
 
@@ -65,6 +65,7 @@ def load_sharing(base: str | Path, folders: Sequence[str | Path]) -> tuple[PreTr
     return (model, names) if _mixes_rows(model, names) else None
 
 
+@torch.no_grad()
 def load_adapted(base: str | Path, folder: str | Path) -> PreTrainedModel:
     """A model of its own: a fresh base with one adapter, merged into it where nothing else changes by that.
 
@@ -75,9 +76,9 @@ def load_adapted(base: str | Path, folder: str | Path) -> PreTrainedModel:
     model = load_model(base)
     _resize_vocabulary(model, folder)
     adapted = _put_on(model, folder, "expert_0")
-    if plain and not config.lora_bias and not _adapts_tied(adapted):
-        return adapted.merge_and_unload().eval()
-    refuse_not_causal(model, f"The model with the adapter in {folder}")
+    refuse_not_causal(model, f"The model with the adapter in {folder}", anew=True)
+    if plain and not config.lora_bias and not _adapts_tied(adapted) and _merge_alike(adapted):
+        return adapted.unload().eval()
     return model  # its layers are replaced in place, so that it is the adapted model itself
 
 
@@ -132,9 +133,25 @@ def _mixes_rows(model: PreTrainedModel, names: Sequence[str]) -> bool:
     try:
         with torch.no_grad():
             model(input_ids=ids, use_cache=False, adapter_names=rows)
-    except ValueError:  # peft's, for a layer whose input is not as long as the batch
+    except Exception as error:  # peft's, for a layer whose input is not as long as the batch or is not of numbers
+        if find_memory_error(error) is not None:
+            raise
         return False
     return True
+
+
+def _merge_alike(model: PreTrainedModel) -> bool:
+    """Merge the adapter into its base, and undo it where that computes something else.
+
+    Some architectures (Jamba) read the weights of an adapted layer past its adapter, which is without effect then.
+    """
+    ids = torch.arange(3, 19, device=model.device)[None] % count_vocabulary(model)
+    expected = plain_logits(model, ids)
+    model.merge_adapter()
+    if agree(plain_logits(model, ids), expected):
+        return True
+    model.unmerge_adapter()
+    return False
 
 
 def _adapts_tied(model: PreTrainedModel) -> bool:

@@ -31,8 +31,8 @@ _KINDS = {
     " classifier or reward model, not a language model",
     _OTHER_SENSES: "it is a multimodal model whose text model lies elsewhere, so save that alone",
     r"(^|\.)encoder\.(block|layers?)\.": "it is an encoder or an encoder-decoder model, which can't be used",
-    r"\.(qweight|qzeros|scales|absmax|weight_scale|weight_packed)": "its weights are quantised and its config does not"
-    " say how, so use others",
+    r"\.(qweight|qzeros|scales|absmax|SCB|weight_scale|weight_packed)": "its weights are quantised and its config does"
+    " not say how, so use others",
 }
 
 
@@ -80,6 +80,11 @@ def refuse_no_checkpoint(folder: Path) -> None:
             " is meant: keep each in a folder of its own."
         )
     if not (folder / "config.json").is_file():
+        if inner := _inner_folders(folder):
+            raise UserError(
+                f"The folder {folder} holds no model or adapter itself, but {', '.join(inner)} in it {_does(inner)}:"
+                " give the one that is meant."
+            )
         raise UserError(
             f"The model in {folder} has no config.json; {how_to_mend(folder, 'one beside weights as safetensors')}."
         )
@@ -89,6 +94,16 @@ def refuse_no_checkpoint(folder: Path) -> None:
             f"The model in {folder} is an encoder-decoder model, which does not continue a text; use a causal language"
             " model."
         )
+
+
+def _inner_folders(folder: Path) -> list[str]:
+    """Where trainers put their checkpoints, and peft its named adapters; three at most."""
+    found = {path.parent.name for name in ("config.json", "adapter_config.json") for path in folder.glob(f"*/{name}")}
+    return sorted(found)[:3]
+
+
+def _does(names: Collection[str]) -> str:
+    return "does" if len(names) == 1 else "do"
 
 
 def _refuse_no_safetensors(folder: Path) -> None:
@@ -176,7 +191,7 @@ def refuse_misfit(title: str, architecture: str, report: Mapping[str, Collection
     if found:
         raise UserError(
             f"{title} does not fit its architecture {architecture}: {' and '.join(found)};"
-            f" {_guess(missing, unexpected, bool(reshaped))}."
+            f" {_guess(missing, unexpected, reshaped)}."
         )
 
 
@@ -184,12 +199,14 @@ def _count(names: Collection[Any]) -> str:
     return "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
 
 
-def _guess(missing: list[str], unexpected: list[str], reshaped: bool) -> str:
+def _guess(missing: list[str], unexpected: list[str], reshaped: list[Any]) -> str:
     for pattern, kind in _KINDS.items():
         if any(re.search(pattern, name) for name in unexpected):
             return f"probably {kind}"
     if missing and not unexpected and all(re.search(r"head|embed_out|output", name) for name in missing):
         return "probably it was saved without its output layer, so save it from AutoModelForCausalLM"
+    if any(0 in stored for _, stored, _ in reshaped):
+        return "probably DeepSpeed or FSDP saved it without gathering its weights, so save it whole"
     if reshaped:
         return "probably its config.json is of another model"
     return "probably files are lacking, or its config.json is of another model"

@@ -20,8 +20,8 @@ from logitfusion.models.architecture import context_length, count_vocabulary, re
 _PROBE = 16
 # Decoders that transformers runs without what they describe.
 _OTHER_INPUT = {"whisper": "speech", "moshi": "speech", "musicgen_decoder": "sound", "trocr": "pictures"}
-# Where what follows shows too little in some weights for one try.
-_LOOKS_AHEAD = ("prophetnet",)
+# Where what follows shows too little in some weights for one try, or some weights are left to chance (CPM-Ant).
+_LOOKS_AHEAD = ("cpmant", "prophetnet")
 _CAUSAL: WeakSet[PreTrainedModel] = WeakSet()
 
 
@@ -55,7 +55,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
 
 
-def refuse_not_causal(model: PreTrainedModel, title: str = "The model") -> None:
+def refuse_not_causal(model: PreTrainedModel, title: str = "The model", *, anew: bool = False) -> None:
     """Refuse a model whose predictions look at the tokens that they predict, or that reads something else than text.
 
     transformers loads BERT and its like as causal models too, and reads both sides unless ``is_decoder`` is set. A
@@ -63,13 +63,14 @@ def refuse_not_causal(model: PreTrainedModel, title: str = "The model") -> None:
 
     Args:
         title: the model, as the beginning of a sentence.
+        anew: the model has changed since it was tried.
 
     Raises:
         UserError: names the architecture.
     """
     if hasattr(model, "get_base_model"):  # of peft, with adapters in its layers
         model = model.get_base_model()
-    if model in _CAUSAL:
+    if model in _CAUSAL and not anew:
         return
     name, kind = f"{title} ({type(model).__name__})", text_config(model).model_type
     if other := _OTHER_INPUT.get(kind):

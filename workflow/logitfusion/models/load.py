@@ -68,6 +68,7 @@ def load_model(
             raise
         raise UserError(explain_failure(folder, error)) from error
     refuse_misfit(f"The model in {folder}", type(model).__name__, report)
+    forget_quantisation(model)
     model = model.to(device or choose_device()).eval()
     refuse_not_causal(model, f"The model in {folder}")
     return model
@@ -98,8 +99,28 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def forget_quantisation(model: PreTrainedModel) -> None:
+    """Let a model whose weights were dequantised while loading be saved as it is.
+
+    transformers would write the tensors under the names of the quantised ones, and a config that says nothing of it.
+    """
+    conversions = getattr(model, "_weight_conversions", None) or []
+    operations = [operation for conversion in conversions for operation in getattr(conversion, "operations", [])]
+    if any("Dequantize" in type(operation).__name__ for operation in operations):
+        del model._weight_conversions  # its architecture's own are used then
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write a model as fp32 safetensors with its tokenizer."""
+    """Write a model as fp32 safetensors with its tokenizer.
+
+    Raises:
+        UserError: its weights are quantised.
+    """
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise UserError(
+            f"The model {model.name_or_path} is quantised and can't be saved in full precision; use its weights before"
+            " quantisation."
+        )
     model.float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

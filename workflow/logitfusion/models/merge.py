@@ -24,11 +24,17 @@ def merge_experts(base: str | Path, experts: list[str | Path], scale: float) -> 
     original = {name: value.clone() for name, value in merged.state_dict().items()}
     sums = merged.state_dict()
     # Tied weights share memory and are listed under each of their names: add to each memory once.
-    seen: set[int] = set()
-    names = [name for name, value in sums.items() if not (value.data_ptr() in seen or seen.add(value.data_ptr()))]
+    first: dict[int, str] = {}
+    names = [name for name, value in sums.items() if first.setdefault(value.data_ptr(), name) == name]
     for expert in experts:
         values = load_model(expert, device=torch.device("cpu")).state_dict()
         _refuse_other_shapes(base, original, expert, values)
+        ties = {name: first[value.data_ptr()] for name, value in sums.items()}
+        if untied := [name for name, tied in ties.items() if not torch.equal(values[name], values[tied])]:
+            raise UserError(
+                f"The expert in {expert} can't be merged with the base in {base}, which ties {untied[0]} to"
+                f" {ties[untied[0]]} as the expert does not; merge experts that were trained from this base."
+            )
         for name in names:
             sums[name].add_(scale * (values[name] - original[name]))
     return merged

@@ -19,7 +19,7 @@ from logitfusion.models.architecture import text_config
 from logitfusion.models.checkpoint import refuse_misfit
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.gguf_file import read_gguf
-from logitfusion.models.load import load_model, load_tokenizer, save_model
+from logitfusion.models.load import forget_quantisation, load_model, load_tokenizer, save_model
 from logitfusion.models.pruning import keep_layers
 from logitfusion.models.tiny import tiny_tokenizer
 
@@ -67,13 +67,14 @@ def from_hub(entry: HubModel, folder: str | Path) -> PreTrainedModel:
                 f"{title} needs Python code that comes with it, which is never run; use a model of an architecture that"
                 " transformers has."
             ) from error
-        raise UserError(
-            f"{title} could not be loaded from the hub ({first_line(error)}); check the id, the revision and the"
-            " network."
-        ) from error
+        advice = "check the id, the revision and the network"
+        if isinstance(error, (ImportError, ValueError)) and not isinstance(error, OSError):  # it was there
+            advice = "use a causal language model that transformers has, in full precision"
+        raise UserError(f"{title} could not be loaded from the hub ({first_line(error)}); {advice}.") from error
     if adapter is not None:  # transformers would fetch the adapter's base too, and return that with the adapter in it
         raise UserError(f"{title} is an adapter, not a model; name the model that it belongs to.")
     refuse_misfit(title, type(model).__name__, report)
+    forget_quantisation(model)
     refuse_not_causal(model.eval(), title)
     save_model(model, tokenizer, folder)
     return model
