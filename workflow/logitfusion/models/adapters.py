@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from logitfusion.config.training import LoRA
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.models.adapter_kinds import is_plain, read_adapter, read_shapes
-from logitfusion.models.architecture import has_key_value_cache
-from logitfusion.models.forward import refuse_not_causal
+from logitfusion.models.architecture import count_vocabulary, has_key_value_cache, restart_length
+from logitfusion.models.forward import agree, plain_logits, refuse_not_causal
 from logitfusion.models.load import load_model
 
 
@@ -47,8 +48,8 @@ def load_sharing(base: str | Path, folders: Sequence[str | Path]) -> tuple[PreTr
 
     Returns:
         None where the adapters can't be mixed in a batch: one is not plain LoRA, the model has no cache of keys and
-        values, or it does not pass whole rows through the layers that are adapted (experts of a mixture see tokens of
-        all rows).
+        values or forgets it at some length, or it does not pass whole rows through the layers that are adapted
+        (experts of a mixture see tokens of all rows).
 
     Raises:
         UserError: an adapter that can't be read, is of a kind that is not computed, or does not fit the base.
@@ -57,7 +58,7 @@ def load_sharing(base: str | Path, folders: Sequence[str | Path]) -> tuple[PreTr
     if not all(plain):
         return None
     shared, model = load_model(base), None
-    if not has_key_value_cache(shared):
+    if not has_key_value_cache(shared) or restart_length(shared) is not None:
         return None
     names = [f"expert_{place}" for place in range(len(folders))]
     for name, folder in zip(names, folders, strict=True):
@@ -72,13 +73,29 @@ def load_adapted(base: str | Path, folder: str | Path) -> PreTrainedModel:
         UserError: an adapter that can't be read, is of a kind that is not computed, or does not fit the base.
     """
     config, plain = read_adapter(folder), is_plain(folder)
+    adapted = _adapt(base, folder)
+    if plain and not config.lora_bias and not _adapts_tied(adapted):
+        expected = _read_probe(adapted.get_base_model())
+        merged = adapted.merge_and_unload().eval()
+        if agree(_read_probe(merged), expected):
+            return merged
+        adapted = _adapt(
+            base, folder
+        )  # some layers' weights are read past peft (Mamba's dt_proj), which adapts nothing
+    return adapted.get_base_model()  # its layers are replaced in place, so that it is the adapted model itself
+
+
+def _adapt(base: str | Path, folder: str | Path) -> PreTrainedModel:
     model = load_model(base)
     _resize_vocabulary(model, folder)
     adapted = _put_on(model, folder, "expert_0")
-    if plain and not config.lora_bias and not _adapts_tied(adapted):
-        return adapted.merge_and_unload().eval()
     refuse_not_causal(model, f"The model with the adapter in {folder}")
-    return model  # its layers are replaced in place, so that it is the adapted model itself
+    return adapted
+
+
+@torch.no_grad()
+def _read_probe(model: PreTrainedModel) -> Tensor:
+    return plain_logits(model, torch.arange(3, 11, device=model.device)[None] % count_vocabulary(model))
 
 
 def _put_on(model: PreTrainedModel, folder: str | Path, name: str) -> PreTrainedModel:
