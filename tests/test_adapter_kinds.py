@@ -43,7 +43,15 @@ SIZES: dict[str, dict[str, Any]] = {
     }
     | HEADS,
     "opt": {"hidden_size": 32, "ffn_dim": 64, "num_attention_heads": 4, "word_embed_proj_dim": 32},
-}
+    "mamba": {"hidden_size": 32, "state_size": 8},
+    "phi3": {  # whose keys are made anew behind the text that the tests read
+        "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 128,
+        "original_max_position_embeddings": IDS.shape[1],
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [3.0] * 4,
+        },
+    } | HEADS,
+}  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {
     "ADALORA": {"total_step": 10},
     "BOFT": {"boft_block_size": 4},
@@ -246,6 +254,13 @@ def test_lora_with_any_option_fuses_as_peft_computes_it(models: dict[str, Path],
         ("gpt2", {"target_modules": ["c_attn"], "fan_in_fan_out": True, "use_dora": True}, False),
         ("jamba", {}, False),  # it reads the weights of a layer past its adapter
         ("opt", {}, None),  # its layers may see the tokens of all rows in one list
+        ("mamba", {"target_modules": ["in_proj"]}, False),
+        (
+            "mamba",
+            {"target_modules": ["dt_proj"], "lora_alpha": 1024},
+            False,
+        ),  # whose weights the model reads past peft
+        ("phi3", {}, False),
         ("mixtral", {"target_modules": ["q_proj", "gate"]}, None),
         ("mixtral", {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]}, False),
     ],

@@ -131,6 +131,19 @@ def test_the_familiar_gap_does_not_depend_on_neighbours() -> None:
     assert lm.likelihood_gap([SHORT, LONG, MIDDLE]) == pytest.approx(alone, abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_that_was_read_for_its_gap_is_continued_as_without(kind: str) -> None:
+    """Also one that is longer than the original length by the one token that the gap leaves out."""
+    models = [build(kind, seed) for seed in range(3)]
+    prompts = [[seed, *range(4, ORIGINAL + 4)] for seed in range(20, 30)]
+    plain, familiar = (
+        FusedLM(models[0], models[1], models[2:], tokenizer=TOKENIZER, weights=1.0, familiar=limit)
+        for limit in (None, 1e9)
+    )
+    found = familiar.generate(prompts, max_new_tokens=2)
+    assert [one.token_ids for one in found] == [one.token_ids for one in plain.generate(prompts, max_new_tokens=2)]
+
+
 @pytest.mark.parametrize(
     ("kind", "limit", "context"),
     [("dynamic", 16, float("inf")), ("longrope, read again", 16, 128), ("plain", float("inf"), 128)],

@@ -40,12 +40,17 @@ class Generation:
 
 @dataclass(frozen=True)
 class Fused:
-    """The models of a fusion with empty caches, the large one first; how they are fused; what they share."""
+    """The models of a fusion with empty caches, the large one first; how they are fused; what they share.
+
+    ``remake`` gives the models with empty caches once more, for a prompt that must be read in one pass because its
+    length decides how its positions are encoded; None for others.
+    """
 
     models: Sequence[CachedModel]
     steering: Steering
     vocabulary: int
     max_length: float
+    remake: Callable[[], Sequence[CachedModel]] | None = None
 
 
 class Continuations:
@@ -114,7 +119,10 @@ def decode(
     steered_rows = None
     if steering.reads_prompts:
         steered_rows = steering.steers(read_prompts(batch, ids, mask, fused.vocabulary))
-        ids, mask = ids[:, -1:], mask[:, -1:]
+        if fused.remake is None:
+            ids, mask = ids[:, -1:], mask[:, -1:]
+        else:
+            batch = Batch(fused.remake(), len(prompts), device)
     while continuations.active:
         large, small = split_logits(batch.read(ids, mask, keep=1), fused.vocabulary)
         steered = steering.fuse(large[:, 0], small[:, :, 0], steered_rows)

@@ -23,12 +23,15 @@ _NO_TEXT = b"\xff"  # in no UTF-8 text, so no stop string spans an entry that th
 def end_tokens(models: Iterable[PreTrainedModel], tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Every token that ends a text for one of the models.
 
-    Chat models may name their ends in the generation config alone, multimodal ones in the config of their text.
+    Chat models may name their ends in the generation config alone, multimodal ones in the config of their text. A
+    generation config of its own is the last word, as in transformers: the model's config may hold its class's default.
     """
     found = [tokenizer.eos_token_id]
     for model in models:
-        configs = (model.config, text_config(model), getattr(model, "generation_config", None))
-        found += [getattr(config, "eos_token_id", None) for config in configs]
+        own = getattr(model, "generation_config", None)
+        found.append(getattr(own, "eos_token_id", None))
+        if found[-1] is None or own._from_model_config:
+            found += [getattr(config, "eos_token_id", None) for config in (model.config, text_config(model))]
     return _flatten(found)
 
 

@@ -188,7 +188,8 @@ class FusedLM:
             rows = [limits[number] for number in batch]
             continuations = Continuations(rows, options, self.tokenizer, ends, notify, stopping_criterion)
             batch_ids = [encoded[number] for number in batch]
-            fused = Fused(self.cached_models(), self.steering, self.vocabulary, self.max_length)
+            remake = self.cached_models if lengths[batch[0]] > self.shared_length else None
+            fused = Fused(self.cached_models(), self.steering, self.vocabulary, self.max_length, remake)
             if pace is not None:
                 decode_speculatively(fused, batch_ids, generators, continuations, pace)
             else:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from logitfusion.config.training import LoRA
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.models.adapter_kinds import is_plain, read_adapter, read_shapes
-from logitfusion.models.architecture import count_vocabulary, has_key_value_cache
+from logitfusion.models.architecture import count_vocabulary, has_key_value_cache, restart_length
 from logitfusion.models.forward import agree, plain_logits, refuse_not_causal
 from logitfusion.models.load import load_model
 
@@ -47,8 +47,8 @@ def load_sharing(base: str | Path, folders: Sequence[str | Path]) -> tuple[PreTr
 
     Returns:
         None where the adapters can't be mixed in a batch: one is not plain LoRA, the model has no cache of keys and
-        values, or it does not pass whole rows through the layers that are adapted (experts of a mixture see tokens of
-        all rows).
+        values or forgets it at some length, or it does not pass whole rows through the layers that are adapted
+        (experts of a mixture see tokens of all rows).
 
     Raises:
         UserError: an adapter that can't be read, is of a kind that is not computed, or does not fit the base.
@@ -57,7 +57,7 @@ def load_sharing(base: str | Path, folders: Sequence[str | Path]) -> tuple[PreTr
     if not all(plain):
         return None
     shared, model = load_model(base), None
-    if not has_key_value_cache(shared):
+    if not has_key_value_cache(shared) or restart_length(shared) is not None:
         return None
     names = [f"expert_{place}" for place in range(len(folders))]
     for name, folder in zip(names, folders, strict=True):
