@@ -201,7 +201,47 @@ def test_a_template_that_is_missing_or_unnamed_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"no chat template named 'default'; it has rag, tool_use"):
         ChatTemplate(make_tokenizer({"rag": CHATML, "tool_use": CHATML}))
     tools = {"tools": [{"type": "function", "function": {"name": "add"}}]}
-    assert ChatTemplate(make_tokenizer({"default": TURNS, "tool_use": CHATML}), arguments=tools).text == CHATML
+    knowing = CHATML + "{{ tools }}"
+    assert ChatTemplate(make_tokenizer({"default": TURNS, "tool_use": knowing}), arguments=tools).text == knowing
+
+
+@pytest.mark.parametrize("name", ["tools", "documents"])
+def test_a_template_that_ignores_tools_or_documents_is_one_sentence(name: str) -> None:
+    with pytest.raises(UserError, match=f"no argument '{name}'"):
+        ChatTemplate(make_tokenizer(CHATML), arguments={name: [{"title": "a", "text": "b"}]})
+
+
+@pytest.mark.parametrize("fault", ["1 // 0", "messages.clear()", "messages[9].content", "[].index(1)", "'a' + 1"])
+def test_a_template_may_fail_in_any_way(fault: str) -> None:
+    with pytest.raises(UserError, match="refuses the messages"):
+        ChatTemplate(make_tokenizer(f"{TURNS}{{{{ {fault} }}}}")).encode(CHATS[0])
+
+
+def test_fields_that_are_null_are_not_there() -> None:
+    template = ChatTemplate(make_tokenizer(CHATML))
+    assert template.encode([CHATS[0][0] | {"tool_calls": None, "refusal": None}]) == expect(CHATML, CHATS[0])
+
+
+# Files of prompts
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(
+    capsys: pytest.CaptureFixture[str], folder: Path, asked: list[list[int]], tmp_path: Path
+) -> None:
+    for text in ('{"prompt": "Hi"}', "Hi"):
+        (tmp_path / "prompts").write_bytes(f"\ufeff{text}\n".encode())
+        run(capsys, "generate", "--large", folder, "--prompts", tmp_path / "prompts", *SHORT)
+    assert asked == ["Hi", "Hi"]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("chat", [[], ["--chat"]])
+def test_a_list_of_objects_is_no_list_of_prompts(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, indent: int | None, chat: list[str]
+) -> None:
+    (tmp_path / "prompts").write_text(json.dumps(CHATS[0], indent=indent))
+    sentence = refuse(capsys, "generate", "--large", folder, "--prompts", tmp_path / "prompts", *chat)
+    assert "one object a line" in sentence
 
 
 # The harness

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
@@ -24,7 +23,7 @@ _OPTIONS = {
     for name, parameter in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters.items()
     if parameter.kind is not inspect.Parameter.VAR_KEYWORD
 }
-_DATA = {"tools", "documents"}
+_DATA = {"tools", "documents"}  # of both
 
 
 class TemplateRefusedError(UserError):
@@ -58,21 +57,22 @@ class ChatTemplate:
         ours = sorted(self.arguments.keys() & (_OURS | _OPTIONS - _DATA))
         if ours:
             raise UserError(f"The chat argument {ours[0]} can't be set; it is no argument of a template.")
-        for argument in self.arguments.keys() - _DATA:
+        for argument in self.arguments:
             self._check_mentioned(argument, "argument")
 
     def render(self, messages: Sequence[Message], *, continues: bool | None = None) -> str:
         """The text of a chat, ending where the model should speak.
 
         Args:
-            messages: each with ``role`` and ``content``; further fields must be known to the template.
+            messages: each with ``role`` and ``content``; further fields must be known to the template, or null.
             continues: whether the model goes on with the last message; by default it does with an assistant's.
 
         Raises:
             TemplateRefusedError: the template can't write these messages.
             UserError: a field that the template doesn't mention.
         """
-        for field in {field for message in messages for field in message} - {"role", "content"}:
+        given = {field for message in messages for field, value in message.items() if value is not None}
+        for field in given - {"role", "content"}:
             self._check_mentioned(field, "field")
         if continues is None:
             continues = bool(messages) and messages[-1]["role"] == "assistant"
@@ -87,7 +87,7 @@ class ChatTemplate:
                 **self.arguments,
                 **options,
             )
-        except (TemplateError, ValueError, TypeError) as error:
+        except Exception as error:  # a template is a program, which may fail in any way
             reason = " ".join(str(error).split())[:200]
             raise TemplateRefusedError(
                 f"The chat template of the {self._owner} refuses the messages ({reason})."
