@@ -34,6 +34,7 @@ TEMPLATES = {
     "without begin": TURNS + PROMPTED,
     "chatml": CHATML,
     "no system": "{{ bos_token }}" + NO_SYSTEM + TURNS + PROMPTED,
+    "drops system": TURNS.replace("%}<", "if m['role'] != 'system' %}<") + PROMPTED,
 }
 SYSTEM = {"role": "system", "content": "Be brief."}
 CHATS = [
@@ -189,10 +190,11 @@ def test_messages_without_chat_are_refused(capsys: pytest.CaptureFixture[str], f
 
 
 def test_a_template_without_a_system_role_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    folder = save(tmp_path / "model", TEMPLATES["no system"])
-    sentence = refuse(capsys, "generate", "--large", folder, "--chat", "--system", "Brief.", "--prompt", "Hi")
-    assert "Prompt 0 can't be a chat" in sentence
-    assert "System role not supported" in sentence
+    for name, words in (("no system", "System role not supported"), ("drops system", "no place for a system message")):
+        folder = save(tmp_path / name, TEMPLATES[name])
+        sentence = refuse(capsys, "generate", "--large", folder, "--chat", "--system", "Brief.", "--prompt", "Hi")
+        assert "Prompt 0 can't be a chat" in sentence
+        assert words in sentence
 
 
 def test_a_template_that_is_missing_or_unnamed_is_one_sentence() -> None:
@@ -269,7 +271,7 @@ def test_the_harness_model_writes_and_reads_chats_as_hf_does(
     assert ours.apply_chat_template(CONTINUED, False) == theirs.apply_chat_template(CONTINUED, False)
     assert ours.chat_template(True) == theirs.chat_template(True)
     left_out = [row for row in caplog.records if "system message is left out" in row.getMessage()]
-    assert len(left_out) == (name == "no system")
+    assert len(left_out) == (name in ("no system", "drops system"))
 
 
 def test_the_harness_model_uses_the_template_that_is_named() -> None:

@@ -76,7 +76,21 @@ class ChatTemplate:
             self._check_mentioned(field, "field")
         if continues is None:
             continues = bool(messages) and messages[-1]["role"] == "assistant"
-        return self._apply(messages, add_generation_prompt=not continues, continue_final_message=continues)
+        options = {"add_generation_prompt": not continues, "continue_final_message": continues}
+        text = self._apply(messages, **options)
+        if self._drops_system(messages, text, **options):
+            raise TemplateRefusedError(f"The chat template of the {self._owner} has no place for a system message.")
+        return text
+
+    def _drops_system(self, messages: Sequence[Message], text: str, **options: bool) -> bool:
+        """Whether the text is the same without what the system says, as templates write it that know no such role."""
+        rest = [message for message in messages if message["role"] != "system" or not message["content"]]
+        if not rest or len(rest) == len(messages):
+            return False
+        try:
+            return self._apply(rest, **options) == text
+        except TemplateRefusedError:  # a system has to speak
+            return False
 
     def _apply(self, messages: Sequence[Message], **options: bool) -> str:
         try:
