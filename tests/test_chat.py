@@ -34,6 +34,7 @@ TEMPLATES = {
     "without begin": TURNS + PROMPTED,
     "chatml": CHATML,
     "no system": "{{ bos_token }}" + NO_SYSTEM + TURNS + PROMPTED,
+    "drops system": TURNS.replace("%}<", "if m['role'] != 'system' %}<") + PROMPTED,
 }
 SYSTEM = {"role": "system", "content": "Be brief."}
 CHATS = [
@@ -189,10 +190,11 @@ def test_messages_without_chat_are_refused(capsys: pytest.CaptureFixture[str], f
 
 
 def test_a_template_without_a_system_role_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    folder = save(tmp_path / "model", TEMPLATES["no system"])
-    sentence = refuse(capsys, "generate", "--large", folder, "--chat", "--system", "Brief.", "--prompt", "Hi")
-    assert "Prompt 0 can't be a chat" in sentence
-    assert "System role not supported" in sentence
+    for name, words in (("no system", "System role not supported"), ("drops system", "no place for a system message")):
+        folder = save(tmp_path / name, TEMPLATES[name])
+        sentence = refuse(capsys, "generate", "--large", folder, "--chat", "--system", "Brief.", "--prompt", "Hi")
+        assert "Prompt 0 can't be a chat" in sentence
+        assert words in sentence
 
 
 def test_a_template_that_is_missing_or_unnamed_is_one_sentence() -> None:
@@ -201,7 +203,47 @@ def test_a_template_that_is_missing_or_unnamed_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"no chat template named 'default'; it has rag, tool_use"):
         ChatTemplate(make_tokenizer({"rag": CHATML, "tool_use": CHATML}))
     tools = {"tools": [{"type": "function", "function": {"name": "add"}}]}
-    assert ChatTemplate(make_tokenizer({"default": TURNS, "tool_use": CHATML}), arguments=tools).text == CHATML
+    knowing = CHATML + "{{ tools }}"
+    assert ChatTemplate(make_tokenizer({"default": TURNS, "tool_use": knowing}), arguments=tools).text == knowing
+
+
+@pytest.mark.parametrize("name", ["tools", "documents"])
+def test_a_template_that_ignores_tools_or_documents_is_one_sentence(name: str) -> None:
+    with pytest.raises(UserError, match=f"no argument '{name}'"):
+        ChatTemplate(make_tokenizer(CHATML), arguments={name: [{"title": "a", "text": "b"}]})
+
+
+@pytest.mark.parametrize("fault", ["1 // 0", "messages.clear()", "messages[9].content", "[].index(1)", "'a' + 1"])
+def test_a_template_may_fail_in_any_way(fault: str) -> None:
+    with pytest.raises(UserError, match="refuses the messages"):
+        ChatTemplate(make_tokenizer(f"{TURNS}{{{{ {fault} }}}}")).encode(CHATS[0])
+
+
+def test_fields_that_are_null_are_not_there() -> None:
+    template = ChatTemplate(make_tokenizer(CHATML))
+    assert template.encode([CHATS[0][0] | {"tool_calls": None, "refusal": None}]) == expect(CHATML, CHATS[0])
+
+
+# Files of prompts
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(
+    capsys: pytest.CaptureFixture[str], folder: Path, asked: list[list[int]], tmp_path: Path
+) -> None:
+    for text in ('{"prompt": "Hi"}', "Hi"):
+        (tmp_path / "prompts").write_bytes(f"\ufeff{text}\n".encode())
+        run(capsys, "generate", "--large", folder, "--prompts", tmp_path / "prompts", *SHORT)
+    assert asked == ["Hi", "Hi"]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("chat", [[], ["--chat"]])
+def test_a_list_of_objects_is_no_list_of_prompts(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, indent: int | None, chat: list[str]
+) -> None:
+    (tmp_path / "prompts").write_text(json.dumps(CHATS[0], indent=indent))
+    sentence = refuse(capsys, "generate", "--large", folder, "--prompts", tmp_path / "prompts", *chat)
+    assert "one object a line" in sentence
 
 
 # The harness
@@ -229,7 +271,7 @@ def test_the_harness_model_writes_and_reads_chats_as_hf_does(
     assert ours.apply_chat_template(CONTINUED, False) == theirs.apply_chat_template(CONTINUED, False)
     assert ours.chat_template(True) == theirs.chat_template(True)
     left_out = [row for row in caplog.records if "system message is left out" in row.getMessage()]
-    assert len(left_out) == (name == "no system")
+    assert len(left_out) == (name in ("no system", "drops system"))
 
 
 def test_the_harness_model_uses_the_template_that_is_named() -> None:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from small_tokenizers import byte_level, sentencepiece
+from small_tokenizers import byte_level, framed, sentencepiece
 from test_fusion_lm import make_chain
 from test_stops import draw_stops, llama3_like, make_random
+from test_text import make_model
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
@@ -215,6 +216,21 @@ def test_model_args_that_change_nothing_are_taken(tiny_models: dict[str, Path]) 
     assert (ours.max_gen_toks, ours.max_length, ours.decoding.batch_size) == (7, 99, 3)
     assert ours.chat_template_args == {"enable_thinking": False}
     assert ours.get_model_info()["model_num_parameters"] == sum(part.numel() for part in ours.lm.large.parameters())
+
+
+@pytest.mark.parametrize("frame", [[], ["[gMASK]", "<sop>"]])
+def test_an_empty_text_follows_what_the_tokenizer_puts_before_texts(frame: list[str]) -> None:
+    tokenizer = framed(tiny_tokenizer(), frame, [])
+    tokenizer.bos_token = tokenizer.eos_token = None
+    model = FusedLMEval(FusedLM(make_model(tokenizer), tokenizer=tokenizer))
+    empty = Instance("generate_until", {}, ("", {"until": ["b"], "max_gen_toks": 2}), 0)
+    whole = Instance("loglikelihood_rolling", {}, ("a",), 0)
+    for answer, request in ((model.generate_until, empty), (model.loglikelihood_rolling, whole)):
+        if frame:
+            assert len(answer([request], disable_tqdm=True)) == 1
+            continue
+        with pytest.raises(UserError, match="neither; set its bos_token"):
+            answer([request], disable_tqdm=True)
 
 
 def test_a_fusion_has_its_options_already(tiny_models: dict[str, Path]) -> None:

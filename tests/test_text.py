@@ -190,6 +190,14 @@ def test_what_follows_nothing_or_a_special_token_begins_as_a_text_does(kind: str
         assert tokenizer.encode(prompt + "the cat", add_special_tokens=False)[-len(begun) :] == begun
 
 
+@pytest.mark.parametrize("kind", ["unigram", "t5"])
+def test_no_space_comes_after_an_unknown_sign(kind: str) -> None:
+    tokenizer = ALONE[kind]
+    before, after = TextEncoder(tokenizer).example("the \u16a0", "cat")
+    assert before[-1] == tokenizer.unk_token_id
+    assert before + after == tokenizer.encode("the \u16a0cat", add_special_tokens=False)
+
+
 def test_an_empty_prompt_is_the_first_token() -> None:
     assert encode_examples([{"prompt": "", "completion": "a"}], tiny_tokenizer(), 9)[0]["input_ids"][0] == 1
 

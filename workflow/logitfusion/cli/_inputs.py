@@ -24,13 +24,13 @@ def be_quiet() -> None:
 
 
 def read_text(path: str) -> str:
-    """A text file, or the standard input (``-``).
+    """A text file, or the standard input (``-``), without a byte order mark.
 
     Raises:
         UserError: it can't be read, or is not UTF-8.
     """
     try:
-        return sys.stdin.buffer.read().decode() if path == "-" else Path(path).read_bytes().decode()
+        return (sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{_name(path)} is not UTF-8 text; save it as UTF-8.") from None
     except OSError as error:

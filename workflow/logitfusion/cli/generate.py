@@ -89,8 +89,19 @@ def _read_prompts(arguments: argparse.Namespace) -> list[Prompt]:
         if text.lstrip().startswith("{"):
             rows = read_rows(arguments.prompts, text)
             return [read_prompt(row, place, chat=arguments.chat) for place, row in rows]
+        _refuse_list(arguments.prompts, text)
         texts = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     return [Prompt(f"Prompt {number}", {"prompt": text}) for number, text in enumerate(texts)]
+
+
+def _refuse_list(path: str, text: str) -> None:
+    """Refuse a JSON list of objects, each line of which would be a prompt."""
+    try:
+        first, _ = json.JSONDecoder().raw_decode(text.lstrip())
+    except ValueError:
+        return
+    if isinstance(first, list) and first and all(isinstance(row, dict) for row in first):
+        raise UserError(f"{path} has a JSON list of objects; write one object a line, without the list around them.")
 
 
 def _rows(prompts: list[Prompt], generations: list[Generation]) -> Iterator[dict[str, Any]]:

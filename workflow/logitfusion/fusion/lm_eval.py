@@ -1,10 +1,12 @@
 """A fusion as a model of lm-evaluation-harness: any of its tasks measures it, by the rules of its ``hf`` model.
 
 Importing this module registers the model ``logitfusion``. With all weights 0, or without experts, its answers are
-those of ``hf`` on the large model, with two exceptions: fusions are computed in fp32 whatever the folder says, and what
+those of ``hf`` on the large model, with three exceptions: fusions are computed in fp32 whatever the folder says; what
 a model's ``generation_config.json`` adds to decoding (penalties, suppressed or forced tokens, a least length, values
-for sampling) is not applied unless a task asks for it. In a batch, ``hf`` generates until one stop string has ended all
-of its rows, and looks for the begin-of-text token in the first of them; here every row is as if it were alone.
+for sampling) is not applied unless a task asks for it; and where a token spans the border of context and continuation,
+``hf`` scores only what is left behind it, and here the continuation is encoded alone. In a batch, ``hf`` generates
+until one stop string has ended all of its rows, and looks for the begin-of-text token in the first of them; here every
+row is as if it were alone.
 """
 
 from __future__ import annotations
@@ -120,10 +122,9 @@ class FusedLMEval(TemplateLM):
         return self.tokenizer.eos_token_id
 
     @property
-    def prefix_token_id(self) -> int | None:
-        """What a text without a context is conditioned on."""
-        bos = self.tokenizer.bos_token_id
-        return self.tokenizer.eos_token_id if bos is None else bos
+    def prefix_token_id(self) -> int:
+        """What a text without a context is conditioned on; a ``UserError`` if the tokenizer has nothing for it."""
+        return self.lm.encoder.start[-1]
 
     @property
     def tokenizer_name(self) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
@@ -24,7 +23,7 @@ _OPTIONS = {
     for name, parameter in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters.items()
     if parameter.kind is not inspect.Parameter.VAR_KEYWORD
 }
-_DATA = {"tools", "documents"}
+_DATA = {"tools", "documents"}  # of both
 
 
 class TemplateRefusedError(UserError):
@@ -58,25 +57,40 @@ class ChatTemplate:
         ours = sorted(self.arguments.keys() & (_OURS | _OPTIONS - _DATA))
         if ours:
             raise UserError(f"The chat argument {ours[0]} can't be set; it is no argument of a template.")
-        for argument in self.arguments.keys() - _DATA:
+        for argument in self.arguments:
             self._check_mentioned(argument, "argument")
 
     def render(self, messages: Sequence[Message], *, continues: bool | None = None) -> str:
         """The text of a chat, ending where the model should speak.
 
         Args:
-            messages: each with ``role`` and ``content``; further fields must be known to the template.
+            messages: each with ``role`` and ``content``; further fields must be known to the template, or null.
             continues: whether the model goes on with the last message; by default it does with an assistant's.
 
         Raises:
             TemplateRefusedError: the template can't write these messages.
             UserError: a field that the template doesn't mention.
         """
-        for field in {field for message in messages for field in message} - {"role", "content"}:
+        given = {field for message in messages for field, value in message.items() if value is not None}
+        for field in given - {"role", "content"}:
             self._check_mentioned(field, "field")
         if continues is None:
             continues = bool(messages) and messages[-1]["role"] == "assistant"
-        return self._apply(messages, add_generation_prompt=not continues, continue_final_message=continues)
+        options = {"add_generation_prompt": not continues, "continue_final_message": continues}
+        text = self._apply(messages, **options)
+        if self._drops_system(messages, text, **options):
+            raise TemplateRefusedError(f"The chat template of the {self._owner} has no place for a system message.")
+        return text
+
+    def _drops_system(self, messages: Sequence[Message], text: str, **options: bool) -> bool:
+        """Whether the text is the same without what the system says, as templates write it that know no such role."""
+        rest = [message for message in messages if message["role"] != "system" or not message["content"]]
+        if not rest or len(rest) == len(messages):
+            return False
+        try:
+            return self._apply(rest, **options) == text
+        except TemplateRefusedError:  # a system has to speak
+            return False
 
     def _apply(self, messages: Sequence[Message], **options: bool) -> str:
         try:
@@ -87,7 +101,7 @@ class ChatTemplate:
                 **self.arguments,
                 **options,
             )
-        except (TemplateError, ValueError, TypeError) as error:
+        except Exception as error:  # a template is a program, which may fail in any way
             reason = " ".join(str(error).split())[:200]
             raise TemplateRefusedError(
                 f"The chat template of the {self._owner} refuses the messages ({reason})."

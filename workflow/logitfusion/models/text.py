@@ -212,10 +212,14 @@ class TextEncoder:
         return list(after) in nothing or self._restarts_after(after[-1])
 
     def _restarts_after(self, token: int) -> bool:
-        """Whether the tokenizer reads what follows this token as a new text, as some do after any special one."""
+        """Whether the tokenizer reads what follows this token as a new text, as some do after any special one.
+
+        The unknown token stands for signs of a text, and these are followed as others are.
+        """
         if token not in self._restarts:
             added = self.tokenizer.added_tokens_decoder.get(token)
-            self._restarts[token] = added is not None and self._ids(f"{added}a") == [
+            known = added is not None and token != self.tokenizer.unk_token_id
+            self._restarts[token] = known and self._ids(f"{added}a") == [
                 token,
                 *self._ids("a"),
             ]
