@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -89,8 +90,18 @@ def _read_prompts(arguments: argparse.Namespace) -> list[Prompt]:
         if text.lstrip().startswith("{"):
             rows = read_rows(arguments.prompts, text)
             return [read_prompt(row, place, chat=arguments.chat) for place, row in rows]
+        _refuse_list(arguments.prompts, text)
         texts = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     return [Prompt(f"Prompt {number}", {"prompt": text}) for number, text in enumerate(texts)]
+
+
+def _refuse_list(path: str, text: str) -> None:
+    """A whole list of objects is no plain text, though it begins like none of the lines that are JSON."""
+    if text.lstrip().startswith("["):
+        with suppress(ValueError):
+            found = json.loads(text)
+            if isinstance(found, list) and any(isinstance(item, dict) for item in found):
+                raise UserError(f"{path} is one JSON list; write its objects one a line, without commas between them.")
 
 
 def _rows(prompts: list[Prompt], generations: list[Generation]) -> Iterator[dict[str, Any]]:
