@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from commands import refuse, run
 from harness_tasks import TASKS, write_tasks
 from hypothesis import given, settings
@@ -349,6 +350,36 @@ def test_an_evaluation_refuses_what_it_can_not_do(
     assert "gone.jsonl" in refuse(capsys, *options, moved)
 
 
+@pytest.mark.usefixtures("few_tasks")
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"test_split": "nowhere"}, "there is no 'nowhere'"),
+        ({"metric_list": [{"metric": "nonsense"}]}, "one of its metrics is unknown"),
+        ({"filter_list": [{"name": "a", "filter": [{"function": "nonsense"}]}]}, "Unknown filter 'nonsense'"),
+        ({"num_fewshot": 99}, "lower --num-fewshot"),
+        ({"num_fewshot": 99, "fewshot_config": {"sampler": "first_n"}}, "lower --num-fewshot"),
+        ({"doc_to_text": "{{'a\\ud800' ~ word}}"}, "not Unicode"),
+        ({"output_type": "loglikelihood_rolling", "doc_to_target": "answer", "metric_list": []}, "of type int"),
+    ],
+)
+def test_what_is_wrong_with_a_task_is_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+    tiny_models: dict[str, Path],
+    tasks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, Any],
+    words: str,
+) -> None:
+    monkeypatch.setattr("evaluate.load", None)  # asks the network
+    definition = yaml.safe_load((tasks / "toy_words.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "toy_words.yaml").write_text(yaml.safe_dump(definition | changed), encoding="utf-8")
+    options = ["evaluate", *folders_of(tiny_models), "--tasks", "toy_words", "--include-path", tmp_path]
+    assert cli.main([str(part) for part in options]) == 1
+    assert words in capsys.readouterr().err.strip().split("\n")[-1]
+
+
 # Bad input
 
 
@@ -356,6 +387,7 @@ def test_an_evaluation_refuses_what_it_can_not_do(
     ("flags", "words"),
     [
         (["--weights", "much"], "--weights can't be 'much'"),
+        (["--weights", "1e31"], "--weights must be"),
         (["--weights", "1,2,3"], "3 were given"),
         (["--rule", "guess"], "--rule must be one of grid, newton"),
         (["--selection", "guess"], "--selection must be one of"),
@@ -405,6 +437,7 @@ def test_experts_and_their_base_come_together(
         (b'{"prompt": "\\ud800"}\n', "line 1, has characters"),
         (b"\xff\xfe", "not UTF-8"),
         (b"\n\n", "no prompts"),
+        (b'[{"prompt": "a"},\n{"prompt": "b"}]', "one JSON list"),
         (None, "no such file"),
     ],
 )
@@ -421,6 +454,30 @@ def test_files_that_can_not_be_used_are_refused(
     sentence = refuse(capsys, "generate", *folders_of(tiny_models), "--prompts", file)
     assert words in sentence
     assert "prompts.jsonl" in sentence or content == b"\n\n"
+
+
+def test_a_byte_order_mark_is_no_text(
+    capsys: pytest.CaptureFixture[str], tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    printed = []
+    for content in (b'{"prompt": "a"}', b'\xef\xbb\xbf{"prompt": "a"}', b"\xef\xbb\xbfa\n"):
+        file.write_bytes(content)
+        printed.append(run(capsys, "generate", *folders_of(tiny_models), "--prompts", file, "--max-new-tokens", 2))
+    assert printed[0] == printed[1] == printed[2]
+
+
+def test_two_files_have_two_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    same = ["--output", tmp_path / "a", "--trace", tmp_path / "b" / ".." / "a"]
+    assert "two files" in refuse(capsys, "generate", "--large", tmp_path, "--prompt", "a", *same)
+
+
+def test_a_folder_that_can_not_be_written_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    output = ["--output", tmp_path / "new" / "results.json"]
+    assert "Nothing can be written into" in refuse(capsys, "evaluate", "--large", tmp_path, "--tasks", "sst2", *output)
 
 
 def test_a_folder_is_no_file(capsys: pytest.CaptureFixture[str], tiny_models: dict[str, Path], tmp_path: Path) -> None:

@@ -308,3 +308,18 @@ def test_the_command_names_the_line_of_a_pair_without_a_continuation(
 def test_white_space_alone_is_scored_after_the_first_token() -> None:
     tokenizer = make("tiny", "begin")
     assert TextEncoder(tokenizer).pair("  ", "a") == ([1], tokenizer.encode("  a", add_special_tokens=False))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("a\ud800", "not Unicode"), (None, "of type NoneType"), (3, "of type int")]
+)
+def test_what_is_no_text_is_refused(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        TextEncoder(tiny_tokenizer()).prompt(text)
+
+
+def test_half_a_character_is_refused_wherever_texts_are_encoded() -> None:
+    encoder = TextEncoder(tiny_tokenizer())
+    for encode in (lambda text: encoder.completion(text, [5]), lambda text: encoder.pair("a", text)):
+        with pytest.raises(UserError, match="not Unicode"):
+            encode("a\ud800")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ def read_text(path: str) -> str:
         UserError: it can't be read, or is not UTF-8.
     """
     try:
-        return (sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()).decode("utf-8-sig")
+        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return content.decode("utf-8-sig")  # some editors begin a file with a byte order mark, which is no text
     except UnicodeDecodeError:
         raise UserError(f"{_name(path)} is not UTF-8 text; save it as UTF-8.") from None
     except OSError as error:
@@ -102,17 +104,21 @@ def check_output(path: Path) -> None:
 
 
 def check_outputs(*paths: Path | None) -> None:
-    """``check_output`` of those that are asked for."""
-    for path in paths:
-        if path is not None:
-            check_output(path)
+    """``check_output`` of those that are asked for, each another one."""
+    given = [path for path in paths if path is not None]
+    for path in given:
+        check_output(path)
+    if len({path.resolve() for path in given}) < len(given):
+        raise UserError(f"{given[0]} is named for two files; name another one for each.")
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder that is a file or is in one, as a ``UserError``; one that is not there yet is fine."""
+    """Refuse a folder that is a file or is in one, or can't be written; one that is not there yet is fine."""
     there = next((one for one in (path, *path.parents) if one.exists()), None)
     if there is not None and not there.is_dir():
         raise UserError(f"{there} is a file, not a folder; name another place.")
+    if there is not None and not os.access(there, os.W_OK):
+        raise UserError(f"Nothing can be written into {there}; name another place.")
 
 
 def _name(path: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from logitfusion.cli._chat import add_chat_arguments, read_chat_arguments
-from logitfusion.cli._inputs import be_quiet, read_fields, read_text
+from logitfusion.cli._inputs import be_quiet, check_folder, read_fields, read_text
 from logitfusion.errors import UserError
 from logitfusion.shards import shard_range
 
@@ -98,6 +98,7 @@ def _check(arguments: argparse.Namespace) -> list[dict[str, str]]:
         raise UserError(f"A cache needs {', '.join(f'--{name}' for name in missing)} too; --verify DIR checks one.")
     if not arguments.teacher.is_dir():
         raise UserError(f"The model folder {arguments.teacher} does not exist.")
+    check_folder(arguments.output)
     if min(arguments.batch_size, arguments.shards, arguments.k) < 1:
         raise UserError("--batch-size, --shards and --k are at least 1.")
     if arguments.max_tokens is not None and arguments.max_tokens < 2:

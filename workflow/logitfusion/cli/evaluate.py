@@ -77,7 +77,9 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.chat_template_args is not None:
         from logitfusion.fusion.lm_eval_arguments import read_template_arguments
 
-        settings["chat_template_args"] = read_template_arguments(arguments.chat_template_args, None)
+        settings["chat_template_args"] = read_template_arguments(
+            arguments.chat_template_args, None, "--chat-template-args"
+        )
     return settings
 
 
@@ -152,7 +154,19 @@ def _explain(error: Exception, tasks: str) -> str | None:
         return f"The data of {tasks} can't be read ({first_line(error)})."
     if isinstance(error, ImportError):
         return f"{tasks} needs a package that is not installed ({first_line(error)})."
-    return f"lm-eval can't run {tasks} with these options ({first_line(error)})."
+    if "Sample larger than population" in str(error) or "fewshot samples requested exceeds" in str(error):
+        return f"{tasks} has fewer examples for its prompts than num_fewshot asks for; lower --num-fewshot."
+    return f"lm-eval can't run {tasks} with these options ({_reason(error)})."
+
+
+def _reason(error: Exception) -> str:
+    """What an error says; the harness says nothing of a metric that it can't load, and keys say only themselves."""
+    from logitfusion.models.load import first_line
+
+    key = error.args[0] if isinstance(error, KeyError) and error.args else error
+    if key is None:
+        return "one of its metrics is unknown, or can't be loaded without a package or a network"
+    return first_line(Exception(key)) if key is error or " " in str(key) else f"there is no {key!r}"
 
 
 def _is_ours(error: Exception) -> bool:

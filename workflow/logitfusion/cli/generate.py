@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -95,13 +96,12 @@ def _read_prompts(arguments: argparse.Namespace) -> list[Prompt]:
 
 
 def _refuse_list(path: str, text: str) -> None:
-    """Refuse a JSON list of objects, each line of which would be a prompt."""
-    try:
-        first, _ = json.JSONDecoder().raw_decode(text.lstrip())
-    except ValueError:
-        return
-    if isinstance(first, list) and first and all(isinstance(row, dict) for row in first):
-        raise UserError(f"{path} has a JSON list of objects; write one object a line, without the list around them.")
+    """A whole list of objects is no plain text, though it begins like none of the lines that are JSON."""
+    if text.lstrip().startswith("["):
+        with suppress(ValueError):
+            found = json.loads(text)
+            if isinstance(found, list) and any(isinstance(item, dict) for item in found):
+                raise UserError(f"{path} is one JSON list; write its objects one a line, without commas between them.")
 
 
 def _rows(prompts: list[Prompt], generations: list[Generation]) -> Iterator[dict[str, Any]]:

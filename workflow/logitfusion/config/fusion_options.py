@@ -16,7 +16,7 @@ PoolName = Literal["pooled", "judged"]  # the selections that give all experts t
 SelectionName = Literal["one_hot", "matched", PoolName]
 
 
-LARGEST = 1e300  # of a weight: beyond it, an integer may be no float
+LARGEST = 1e30  # of a weight: far beyond it, fused logits overflow fp32
 
 
 def _read_weights(value: Any) -> Any:

@@ -97,12 +97,15 @@ def read_fusion_arguments(given: Mapping[str, Any], known: Iterable[str]) -> dic
     return {name: value for name, value in given.items() if name in FusionOptions.model_fields}
 
 
-def read_template_arguments(given: Mapping[str, Any] | str | None, enable_thinking: bool | None) -> dict[str, Any]:
+def read_template_arguments(
+    given: Mapping[str, Any] | str | None, enable_thinking: bool | None, option: str = "chat_template_args"
+) -> dict[str, Any]:
     """What a chat template is rendered with, besides the messages.
 
     Args:
         given: by name, or as JSON.
         enable_thinking: an argument of its own, as of ``hf``.
+        option: what ``given`` is called in messages.
 
     Raises:
         UserError: a text that is no JSON object.
@@ -110,9 +113,9 @@ def read_template_arguments(given: Mapping[str, Any] | str | None, enable_thinki
     try:
         found = json.loads(given) if isinstance(given, str) else given or {}
     except ValueError as error:
-        raise UserError(f"chat_template_args must be a JSON object, not {given!r} ({error}).") from None
+        raise UserError(f"{option} must be a JSON object, not {given!r} ({error}).") from None
     if not isinstance(found, Mapping):
-        raise UserError(f"chat_template_args must be a JSON object, not {given!r}.")
+        raise UserError(f"{option} must be a JSON object, not {given!r}.")
     return dict(found) if enable_thinking is None else {**found, "enable_thinking": enable_thinking}
 
 

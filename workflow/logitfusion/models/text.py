@@ -25,6 +25,21 @@ def name_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     return f"tokenizer of {name!r}" if name else f"tokenizer ({type(tokenizer).__name__})"
 
 
+def check_text(text: str) -> str:
+    """The text, if a tokenizer can read it.
+
+    Raises:
+        UserError: it is something else, or has a half of a surrogate pair.
+    """
+    if not isinstance(text, str):
+        raise UserError(f"A text is needed where {str(text)[:40]!r} is given, which is of type {type(text).__name__}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"The text {text[:40]!r} has a character that is not Unicode, {text[error.start]!r}.") from None
+    return text
+
+
 class Tokens(NamedTuple):
     """Token ids, and the characters of the text that each stands for (empty if the tokenizer is a slow one)."""
 
@@ -152,13 +167,13 @@ class TextEncoder:
 
     def _ids(self, text: str) -> list[int]:
         """A text alone, nothing around it; the texts of special tokens are these tokens."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return self.tokenizer.encode(check_text(text), add_special_tokens=False)
 
     def _encode(self, text: str, *, special: bool = True) -> Tokens:
         """A text alone, nothing around it. ``special``: the texts of special tokens are these tokens."""
         options = {} if special else {"split_special_tokens": True}
         fast = self.tokenizer.is_fast
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=fast, **options)
+        encoded = self.tokenizer(check_text(text), add_special_tokens=False, return_offsets_mapping=fast, **options)
         return Tokens(list(encoded["input_ids"]), list(encoded["offset_mapping"]) if fast else [])
 
     def _continue(self, text: str, after: Sequence[int], *, special: bool) -> Tokens:
