@@ -243,7 +243,7 @@ def test_a_list_of_objects_is_no_list_of_prompts(
 ) -> None:
     (tmp_path / "prompts").write_text(json.dumps(CHATS[0], indent=indent))
     sentence = refuse(capsys, "generate", "--large", folder, "--prompts", tmp_path / "prompts", *chat)
-    assert "one object a line" in sentence
+    assert "is one JSON list; write its objects one a line" in sentence
 
 
 # The harness

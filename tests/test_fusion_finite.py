@@ -105,7 +105,8 @@ def test_what_a_model_makes_of_padding_does_not_matter(
 
     def put(_: Any, __: Any, kwargs: dict[str, Any], output: Any) -> Any:
         keep = output.logits.shape[1]
-        output.logits[kwargs["attention_mask"][:, -keep:] == 0] = torch.nan
+        if "attention_mask" in kwargs:
+            output.logits[kwargs["attention_mask"][:, -keep:] == 0] = torch.nan
         return output
 
     large = copy.deepcopy(loaded["large"])
