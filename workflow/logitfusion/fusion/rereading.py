@@ -29,7 +29,22 @@ def open_model(model: PreTrainedModel, names: Sequence[str]) -> CachedModel:
     return CachedModel(model, names)
 
 
-class StatefulModel(CachedModel):
+class _UnpaddedModel(CachedModel):
+    """A model that reads each row without its padding, and takes nothing back."""
+
+    def __init__(self, model: PreTrainedModel, names: Sequence[str] = ("the model",)) -> None:
+        super().__init__(model, names)
+        self.parameters = inspect.signature(model.forward).parameters
+
+    def _new_cache(self, model: PreTrainedModel) -> None:
+        return None
+
+    @property
+    def takes_back(self) -> bool:
+        return False
+
+
+class StatefulModel(_UnpaddedModel):
     """A recurrent or hybrid model: every row has a cache of its own, and reads none of the padding.
 
     A row's first tokens are read in one pass, later ones one by one: transformers' recurrent layers take a state for
@@ -40,14 +55,6 @@ class StatefulModel(CachedModel):
         super().__init__(model, names)
         self.caches: list[DynamicCache | None] = []  # None: the row has read nothing
         self.argument = state_argument(model)
-        self.parameters = inspect.signature(model.forward).parameters
-
-    def _new_cache(self, model: PreTrainedModel) -> None:
-        return None
-
-    @property
-    def takes_back(self) -> bool:
-        return False
 
     def _read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
         self.caches = self.caches or [None] * len(ids)
@@ -91,7 +98,7 @@ class StatefulModel(CachedModel):
         """Padding behind all rows, which none of them has read."""
 
 
-class UncachedModel(CachedModel):
+class UncachedModel(_UnpaddedModel):
     """A model that reads each row from its first token at every step, unpadded: right for any causal architecture.
 
     n new tokens cost a pass over all tokens of the row, so a text takes time that grows with the square of its length.
@@ -100,16 +107,6 @@ class UncachedModel(CachedModel):
     def __init__(self, model: PreTrainedModel, names: Sequence[str] = ("the model",)) -> None:
         super().__init__(model, names)
         self.ids: Tensor | None = None  # [B, S], the slots of ``Batch.mask``
-        parameters = inspect.signature(model.forward).parameters
-        self.keeps_last = "logits_to_keep" in parameters
-        self.arguments = {"use_cache": False} if "use_cache" in parameters else {}
-
-    def _new_cache(self, model: PreTrainedModel) -> None:
-        return None
-
-    @property
-    def takes_back(self) -> bool:
-        return False
 
     def _read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
         self.ids = ids if self.ids is None else torch.cat([self.ids, ids], dim=-1)
@@ -131,8 +128,9 @@ class UncachedModel(CachedModel):
 
     def _read_whole(self, ids: Tensor, keep: int) -> Tensor:
         """Logits ``[n, <= keep, V]`` fp32 after the last tokens of rows of equal length."""
-        arguments = self.arguments | ({"logits_to_keep": keep} if self.keeps_last else {})
-        return self.model(input_ids=ids, **arguments).logits[:, -keep:].float()
+        given = {"use_cache": False, "logits_to_keep": keep}
+        known = {name: value for name, value in given.items() if name in self.parameters}
+        return self.model(input_ids=ids, **known).logits[:, -keep:].float()
 
     def select_rows(self, rows: Tensor) -> None:
         if self.ids is not None:
