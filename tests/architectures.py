@@ -297,7 +297,8 @@ HEAD = f"""# Architectures and adapters
 Made by `make architectures` with transformers {transformers.__version__}: tiny random models of every family of causal
 language models that transformers has, each use compared with plain forwards of unpadded rows. `generate` is of a model
 alone, `fused`, `speculative` and `score` of one that an expert of the same family steers, `teacher` of a distillation's
-cache.
+cache. Families that may have sliding windows are built with short ones (without them, as Qwen2 and Qwen3 mostly are,
+speculation works), encoders with `is_decoder: true` (without it they are refused).
 
 | family | {" | ".join(USES)} |
 | --- |{" --- |" * len(USES)}
