@@ -43,6 +43,7 @@ def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dic
         names: load_shared_tokenizer([folders[name] for name in names])
         for names in {entry.models for entry in job.tasks.values()}
     }
+    ends = {names: folder_ends(folders[name] for name in names) for names in shared}
     loaded: dict[str, Any] = {}
     for task, entry in job.tasks.items():
         # Only the models that this task needs stay in memory.
@@ -55,7 +56,7 @@ def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dic
             tokenizer=shared[entry.models].tokenizer,
             entries=shared[entry.models].entries,
             options=read_options(FusionOptions, dict(job.options) | choice_for(task, tuned)),
-            ends=folder_ends(folders[name] for name in entry.models),
+            ends=ends[entry.models],
         )
         yield from _decode_shard(lm, task, read_jsonl(splits[task]), arguments.shard, job)
 
