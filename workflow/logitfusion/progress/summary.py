@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from logitfusion.progress.duration import format_duration, format_memory
-from logitfusion.progress.lines import wrap
+from logitfusion.progress.lines import GLUE, wrap
 from logitfusion.progress.record import JobRecord, RunRecord
 
 MARGIN = 10
@@ -50,7 +50,10 @@ def stage_times(jobs: Iterable[JobRecord]) -> str:
         named.append(("all others", sum(value for _, value in others)))
     else:
         named += others
-    return ", ".join(f"{rule} {format_duration(value)}" for rule, value in named) + " (jobs' times added up)"
+    return (
+        ", ".join(f"{rule} {format_duration(value)}".replace(" ", GLUE) for rule, value in named)
+        + " (jobs' times added up)"
+    )
 
 
 def peak_memory(jobs: Iterable[JobRecord]) -> float:
@@ -99,4 +102,4 @@ def _track_line(rows: list[dict[str, str]]) -> str:
     right = {method: sum(own[task] for task in tasks) / len(tasks) for method, own in scores.items()}
     on = f"mean of {', '.join(tasks)}" if len(tasks) > 1 else tasks[0]
     at = "" if shots is None else f", {shots} shots"
-    return f"% right ({on}{at}): " + ", ".join(f"{method} {100 * value:.1f}" for method, value in right.items())
+    return f"% right ({on}{at}): " + ", ".join(f"{method}{GLUE}{100 * value:.1f}" for method, value in right.items())
