@@ -106,7 +106,12 @@ def _outlook(now: Progress) -> str:
     if now.done == now.planned:
         return "100 %"
     failed = f", {now.failed} failed" if now.failed else ""
-    return f"{min(99, int(100 * now.share)):>3} %, about {format_duration(now.left)} left{failed}"
+    return f"{min(99, int(100 * now.share)):>3} %, about {format_duration(_round(now.left))} left{failed}"
+
+
+def _round(seconds: float) -> float:
+    """To tens where a guess is no better."""
+    return 10 * round(seconds / 10) if seconds > 30 else seconds
 
 
 def failed(failure: Failure, *, again: bool = False) -> list[str]:
@@ -139,7 +144,7 @@ def after_failure(now: Progress, failures: Sequence[Failure], seconds: float, co
     lines = ["", *wrap(head)]
     for failure in failures:
         lines += failed(replace(failure, tail=()))
-    return [*lines, *wrap(f"What is finished stays; to go on: {command}")]
+    return [*lines, f"What is finished stays; to go on: {command}"]
 
 
 def wrap(text: str, indent: str = "") -> list[str]:

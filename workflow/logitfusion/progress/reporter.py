@@ -75,8 +75,8 @@ class Reporter:
             self.failures.pop(number, None)
             self._tell([lines.finished(attempt, self.monitor.progress())])
 
-    def succeed(self, metrics: Path, pages: Sequence[Path]) -> None:
-        """Say the key numbers, and end."""
+    def succeed(self, metrics: Path | None, pages: Sequence[Path]) -> None:
+        """Say the key numbers, and end. ``metrics``: the table, if this call was asked for it."""
         self._stop("finished")
         self._tell(after_success(self._record, where=self.where, metrics=metrics, pages=pages))
 

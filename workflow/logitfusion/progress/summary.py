@@ -15,8 +15,8 @@ MARGIN = 10
 STAGES = 8  # that are named with their time
 
 
-def after_success(record: RunRecord, *, where: str, metrics: Path, pages: Sequence[Path]) -> list[str]:
-    """About twelve lines; files that were not made are left out."""
+def after_success(record: RunRecord, *, where: str, metrics: Path | None, pages: Sequence[Path]) -> list[str]:
+    """About twelve lines; files that are not there, or were not asked for (None), are left out."""
     if record.planned == record.total:
         jobs = f"{record.finished} of {record.total} jobs"
     else:
@@ -25,12 +25,12 @@ def after_success(record: RunRecord, *, where: str, metrics: Path, pages: Sequen
     memory = f", at most {format_memory(peak)} of memory at a time" if peak else ""
     head = f"Finished: {jobs}, in {format_duration(record.seconds)} on {where}{memory}."
     lines = ["", *wrap(head), ""]
-    for track, text in key_numbers(metrics):
-        lines += _entry(track, text)
-    lines += _entry("time", stage_times(record.jobs))
-    lines += _entry("numbers", str(metrics)) if metrics.exists() else []
-    for page in pages:
-        lines += _entry("report", str(page)) if page.exists() else []
+    numbers = [] if metrics is None else key_numbers(metrics)
+    files = [("numbers", metrics), *(("report", page) for page in pages)]
+    entries = [*numbers, ("time", stage_times(record.jobs))]
+    entries += [(name, str(path)) for name, path in files if path is not None and path.exists()]
+    for entry in entries:
+        lines += _entry(*entry)
     return lines
 
 
