@@ -437,4 +437,6 @@ def test_the_reporter_s_thread_speaks_by_itself_and_ends(tmp_path: Path, monkeyp
     assert re.match(r"0 of 1  decode \(m0\) for 30 s", screen.said[1][1])
     reporter.fail("again")
     assert not reporter.thread.is_alive()
-    assert read_record(reporter.path).jobs[0].state == "failed", "what still ran was stopped"
+    kept = read_record(reporter.path)
+    assert (kept.state, kept.jobs[0].state) == ("stopped", "stopped")
+    assert "0 of 1 jobs finished, none failed, 1 left" in screen.said[-1][1]

@@ -83,10 +83,10 @@ def start_report():
     )
     told = {"quietness": Quietness.PROGRESS}
     voice = Voice(lambda text: logger.info(text, extra=told), logger.error)
-    cores = f"{plan.slots} core{'s' * (plan.slots > 1)}"
-    where = cores if workflow.local_exec else f"{executor}, up to {plan.slots} jobs at a time"
+    several = "s" * (plan.slots > 1)
+    cores, jobs = f"{plan.slots} core{several}", f"{executor}, up to {plan.slots} job{several} at a time"
     monitor = Monitor(plan, queues=not workflow.local_exec)
-    reporter = Reporter(monitor, record, record_path(RECORDS, started), voice, where=where)
+    reporter = Reporter(monitor, record, record_path(RECORDS, started), voice, where=cores if workflow.local_exec else jobs)
     logger.addHandler(Listener(reporter))
     reporter.begin()
     return reporter

@@ -52,7 +52,7 @@ class Reporter:
         """Say what is planned, and say something at least every half minute from now on."""
         self._tell(lines.before(self.monitor.plan, where=self.where))
         self.thread.start()
-        atexit.register(self._stop, "failed")  # a call that an exception ends
+        atexit.register(self._stop, "stopped")  # a call that an exception ends
 
     def started(self, number: int) -> None:
         """A job starts."""
@@ -82,7 +82,7 @@ class Reporter:
 
     def fail(self, command: str) -> None:
         """Say what is left and how to go on, and end."""
-        self._stop("failed")
+        self._stop("failed" if self.failures else "stopped")
         failures = list(self.failures.values())
         text = lines.after_failure(self.monitor.progress(), failures, self._record.seconds, command)
         self.voice.complain("\n".join(text))
