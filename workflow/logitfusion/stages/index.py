@@ -10,6 +10,7 @@ from logitfusion.config.jobs.page import PageJob
 from logitfusion.report.index.facts import Facts, RunFiles, gather_facts
 from logitfusion.report.index.overview import overview_section
 from logitfusion.report.index.page import PageSection, write_page
+from logitfusion.report.index.tables import tables_section
 from logitfusion.stages._stage import logger, run_stage
 
 
@@ -28,7 +29,7 @@ def make_sections(facts: Facts, bounded: bool = False) -> list[PageSection]:
     Args:
         bounded: leave out what makes the page too large for a frame of the report (2 MiB as a data URI).
     """
-    return [overview_section(facts)]
+    return [overview_section(facts), tables_section(facts)]
 
 
 if __name__ == "__main__":
