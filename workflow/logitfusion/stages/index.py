@@ -7,9 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from logitfusion.config.jobs.page import PageJob
+from logitfusion.report.index.cost import cost_section
 from logitfusion.report.index.facts import Facts, RunFiles, gather_facts
 from logitfusion.report.index.overview import overview_section
 from logitfusion.report.index.page import PageSection, write_page
+from logitfusion.report.index.settings import settings_section
 from logitfusion.report.index.tables import tables_section
 from logitfusion.stages._stage import logger, run_stage
 
@@ -29,7 +31,7 @@ def make_sections(facts: Facts, bounded: bool = False) -> list[PageSection]:
     Args:
         bounded: leave out what makes the page too large for a frame of the report (2 MiB as a data URI).
     """
-    return [overview_section(facts), tables_section(facts)]
+    return [overview_section(facts), tables_section(facts), cost_section(facts), settings_section(facts)]
 
 
 if __name__ == "__main__":

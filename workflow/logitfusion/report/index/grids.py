@@ -23,12 +23,14 @@ class Cell:
         more: of a second, smaller one: an interval, a spread.
         value: that it sorts by; its text where there is none.
         mark: ``best`` of its column, ``tied`` with the best (the interval of their difference holds 0), or nothing.
+        bar: share of the column's largest value, drawn under the text.
     """
 
     text: str = ""
     more: str = ""
     value: float | None = None
     mark: Literal["", "best", "tied"] = ""
+    bar: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,20 +108,23 @@ def _header(column: Column) -> str:
 
 
 def _cells(grid: Grid, row: Sequence[Cell]) -> str:
-    return "".join(
-        _cell(cell, column, place < grid.heads)
-        for place, (cell, column) in enumerate(zip(row, grid.columns, strict=True))
-    )
+    pairs = zip(row, grid.columns, strict=True)
+    return "".join(_cell(cell, column, place < grid.heads) for place, (cell, column) in enumerate(pairs))
 
 
 def _cell(cell: Cell, column: Column, head: bool) -> str:
     name, scope = ("th", ' scope="row"') if head else ("td", "")
-    order = f' data-order="{cell.value!r}"' if cell.value is not None else ' data-order=""' if not cell.text else ""
-    marks = {
-        "best": '<span class="unseen"> (best)</span>',
-        "tied": '<span class="tie" title="not told apart from the best">≈</span>',
-    }
-    text = escape(cell.text) + marks.get(cell.mark, "")
-    more = f" <small>{escape(cell.more)}</small>" if cell.more else ""
+    order = f' data-order="{cell.value!r}"' if cell.value is not None else "" if cell.text else ' data-order=""'
     kinds = " ".join(filter(None, [cell.mark, "number" if cell.value is not None else ""]))
-    return f'<{name}{scope} class="{kinds}" data-label="{escape(column.title)}"{order}>{text}{more}</{name}>'
+    text = escape(cell.text) + _MARKS[cell.mark]
+    more = f" <small>{escape(cell.more)}</small>" if cell.more else ""
+    bar = f'<i class="share" style="width:{100 * cell.bar:.1f}%"></i>' if cell.bar is not None else ""
+    inside = f"<span>{text}</span>{more}{bar}" if cell.text else ""
+    return f'<{name}{scope} class="{kinds}" data-label="{escape(column.title)}"{order}>{inside}</{name}>'
+
+
+_MARKS = {
+    "": "",
+    "best": '<span class="unseen"> (best)</span>',
+    "tied": '<span class="tie" title="not told apart from the best">≈</span>',
+}

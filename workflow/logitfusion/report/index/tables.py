@@ -19,7 +19,7 @@ from logitfusion.report.index.results import make_grids
 from logitfusion.report.index.words import escape
 
 # What most readers filter by comes first; columns that are the same in every row are left out.
-FILTERED = ("track", "task", "method", "metric", "shots")
+FILTERED = ("method", "track", "task", "metric", "shots")
 
 
 def tables_section(facts: Facts) -> PageSection:
