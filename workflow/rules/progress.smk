@@ -128,4 +128,5 @@ onsuccess:
 onerror:
     for sentence in explain_failures(log):
         print(sentence, file=sys.stderr)
+    show_what_there_is()
     tell("fail", shlex.join(["snakemake", *sys.argv[1:]]))
