@@ -89,7 +89,7 @@ def packed_size(value: Any) -> int:
 
 
 def _find_most(parts: Sequence[Part], most_bytes: int) -> int:
-    """The largest number of examples of each part with which all fit: doubled while they fit, then halved in between."""
+    """The largest number of examples of each part with which all fit."""
 
     def fits(most: int) -> bool:
         return sum(packed_size(part.cut(most)) for part in parts) <= most_bytes

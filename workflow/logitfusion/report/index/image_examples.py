@@ -93,9 +93,7 @@ def encode_images(source: ImageExamples, task: str) -> dict[str, Any]:
 def cut_images(columns: dict[str, Any], most: int) -> dict[str, Any]:
     """The first images of what `encode_images` made."""
     answers = {
-        method: {
-            shots: {seed: given[:most] for seed, given in by_seed.items()} for shots, by_seed in by_shots.items()
-        }
+        method: {shots: {seed: given[:most] for seed, given in by_seed.items()} for shots, by_seed in by_shots.items()}
         for method, by_shots in columns["answers"].items()
     }
     first = {key: columns[key][:most] for key in ("id", "picture", "label", "clip", "factor")}
