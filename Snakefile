@@ -49,6 +49,9 @@ if RUN.clip:
     include: "workflow/rules/clip_report.smk"
 
 
+include: "workflow/rules/index.smk"
+
+
 report: "workflow/report/workflow.rst"
 
 
@@ -61,8 +64,10 @@ rule all:
         FUSION_REPORT if RUN.fusion else [],
         STUDENTS_REPORT if RUN.distill else [],
         CLIP_REPORT if RUN.clip else [],
+        list(PAGE.values()),
 
 
 onerror:
     for sentence in explain_failures(log):
         print(sentence, file=sys.stderr)
+    show_what_there_is()
