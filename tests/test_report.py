@@ -41,7 +41,7 @@ def test_rules_ask_for_plots_that_there_are() -> None:
 def test_the_order_of_methods_teachers_and_sets_survives_sorted_keys() -> None:
     sets = {"pets": ("pets", "drawn"), "birds": ("birds",)}
     fewshot = FewShotTrack(sets=sets, shots=(1,), seeds=(0,))
-    traces = TracesReport(task="t", experts={"two": ("b", "a"), "one": ("a",)}, examples=1)
+    traces = TracesReport(task="t", experts={"two": ("b", "a"), "one": ("a",)}, examples=1, steering=("a", "b"))
     students = StudentsTrack(
         split="test", student="s", teachers={"z": "m", "a": "m"}, methods=("b", "a"), seeds=(1, 0), baseline="b"
     )
@@ -77,7 +77,9 @@ def test_pictures_of_fusion_name_methods_tasks_and_counts(tmp_path: Path) -> Non
 
 
 def test_traces_show_the_first_examples_of_steered_methods(tmp_path: Path) -> None:
-    track = TracesReport(task="one", experts={"proxy": ("expert",), "absent": ("other",)}, examples=2)
+    track = TracesReport(
+        task="one", experts={"proxy": ("expert",), "absent": ("other",)}, examples=2, steering=("expert", "other")
+    )
     plot_traces(judged(), track, tmp_path / "traces.svg")
     text = (tmp_path / "traces.svg").read_text()
     assert text.count("gold: ") == 2

@@ -28,11 +28,8 @@ rule plot_clip:
 rule plot_clip_answers:
     input:
         CLIP_ANSWERS,
-        data=expand(CLIP_RESULTS / "data/{dataset}/table.parquet", dataset=CLIP.datasets),
-        images=expand(CLIP_RESULTS / "data/{dataset}/images", dataset=CLIP.datasets),
     output:
         shown("plots/clip_uncertainty.svg", "Inside AMU", what="uncertainty against correctness", track="few-shot CLIP"),
-        shown("plots/clip_examples.html", "Inside AMU", what="answers that the bias changed", track="few-shot CLIP"),
     log:
         LOGS / "plots/clip_answers.log",
     conda:

@@ -16,6 +16,10 @@ PAGE_PARTS = {
         for teacher in used_teachers(RUN)
         for shard in range(RUN.distill.cache.shards)
     ],
+    "judged": JUDGED_FILES if RUN.fusion else [],
+    "answered": STUDENTS_JUDGED if RUN.distill else [],
+    "predictions": CLIP_ANSWERS if RUN.clip else [],
+    "images": expand(CLIP_RESULTS / "data/{dataset}/table.parquet", dataset=CLIP.datasets) if RUN.clip else [],
     "parts": [
         *([RESULTS / "plots/losses.svg"] if RUN.models else []),
         *(FUSION_REPORT if RUN.fusion else []),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,12 @@ import pandas as pd
 
 from logitfusion.files import whole
 
-# Okabe and Ito's palette, distinct for every common kind of colour vision; its yellow is too pale for lines on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette, distinct for every common kind of colour vision (its yellow is too pale for lines on white),
+# then what is farthest from it in Tol's muted palette.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+    *("#882255", "#999933", "#332288", "#44AA99", "#AA4499"),
+)
 GREY = "#777777"
 STYLE = {
     "figure.dpi": 110,
@@ -35,6 +39,11 @@ STYLE = {
 def colour(position: int) -> str:
     """The position-th colour, starting anew when they are used up."""
     return COLOURS[position % len(COLOURS)]
+
+
+def assign_colours(names: Iterable[str]) -> dict[str, str]:
+    """Name -> its colour, by its place: the same names in the same order have the same colours in the whole report."""
+    return {name: colour(position) for position, name in enumerate(dict.fromkeys(names))}
 
 
 def make_axes(

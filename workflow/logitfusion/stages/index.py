@@ -7,18 +7,28 @@ from dataclasses import fields
 from pathlib import Path
 
 from logitfusion.config.jobs.page import PageJob
+from logitfusion.report.index.examples import examples_sections
 from logitfusion.report.index.facts import Facts, RunFiles, gather_facts
 from logitfusion.report.index.overview import overview_section
-from logitfusion.report.index.page import PageSection, write_page
+from logitfusion.report.index.page import PageSection, render_page, write_page
+from logitfusion.stages._examples import read_examples
 from logitfusion.stages._stage import logger, run_stage
+
+# The report shows the page in a frame, as a data URI in base64, of which Chromium opens 2 MiB; this leaves room for the
+# script and style that come with the examples.
+MOST_BYTES = 1_450_000
 
 
 def main(arguments: argparse.Namespace, job: PageJob) -> None:
     files = RunFiles(**{one.name: getattr(arguments, one.name) for one in fields(RunFiles)})
     facts = gather_facts(job, files)
     title = f"logitfusion: {facts.run.run}"
-    write_page(make_sections(facts), title, arguments.full)
-    write_page(make_sections(facts, bounded=True), title, arguments.entry)
+    examples = read_examples(job, files)
+    write_page([*make_sections(facts), *examples_sections(examples, full_page=str(files.full))], title, arguments.full)
+    bounded = make_sections(facts, bounded=True)
+    room = MOST_BYTES - len(render_page(bounded, title).encode())
+    cut = examples_sections(examples, full_page=str(files.full), most_bytes=room)
+    write_page([*bounded, *cut], title, arguments.entry)
     logger.info("wrote %s and %s; %d parts are missing", arguments.full, arguments.entry, len(files.missing))
 
 
@@ -43,6 +53,10 @@ if __name__ == "__main__":
     parser.add_argument("--encoder", **one, help="the folder of the CLIP")
     parser.add_argument("--caches", **many, help="teachers' caches: .../<teacher>/<shard>.safetensors")
     parser.add_argument("--packages", **many, help="packages that models were taken from")
+    parser.add_argument("--judged", **many, help="judged examples of fusion: .../<task>.parquet")
+    parser.add_argument("--answered", **many, help="judged examples of distillation: .../<task>.parquet")
+    parser.add_argument("--predictions", **many, help="folders of answers on test images: .../<data set>")
+    parser.add_argument("--images", **many, help="tables of image data sets: .../<data set>/table.parquet")
     parser.add_argument("--parts", **many, help="everything else that a whole run has")
     parser.add_argument("--benchmarks", **one, help="the folder of Snakemake's measurements")
     parser.add_argument("--runs", **one, help="the folder of records of calls")

@@ -37,7 +37,7 @@ class ImageExamples:
     @property
     def names(self) -> list[str]:
         """The test sets."""
-        return [task for tasks in self.track.sets.values() for task in tasks]
+        return [task for origin, tasks in self.track.sets.items() if origin in self.predictions for task in tasks]
 
     def count(self, task: str) -> int:
         """How many images a test set has."""

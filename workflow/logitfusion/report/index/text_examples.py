@@ -85,7 +85,8 @@ def cut_texts(columns: dict[str, Any], most: int) -> dict[str, Any]:
 def _encode_method(rows: pd.DataFrame, experts: Sequence[str]) -> dict[str, Any]:
     """``text answer outcome`` and, of a steered method, ``tokens weights expert``.
 
-    A text that its tokens spell is None; ``outcome`` is a letter an example; ``weights`` are thousandths, token by token and expert by expert.
+    A text that its tokens spell is None; ``outcome`` is a letter an example; ``weights`` are thousandths, token by
+    token and expert by expert.
     """
     outcomes = np.where(rows["format_failure"], NO_ANSWER, np.where(rows["correct"], RIGHT, WRONG))
     answers = [None if pd.isna(answer) else str(answer) for answer in rows["answer"]]
