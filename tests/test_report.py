@@ -26,7 +26,7 @@ METHODS = {"large": [1, 0, 0, 0], "proxy": [1, 1, 0, 0], "ceiling": [1, 1, 1, 0]
 
 def judged() -> pd.DataFrame:
     rows = [
-        {"method": method, "id": number, "gold": "a $1", "correct": bool(right), "format_failure": False,
+        {"method": method, "id": number, "prompt": "q", "gold": "a $1", "correct": bool(right), "format_failure": False,
          "tokens": ["a", " b"], "weights": [[0.5], [1.5]] if method == "proxy" else [[], []], "seconds": 0.5}
         for method, marks in METHODS.items() for number, right in enumerate(marks)
     ]  # fmt: skip
@@ -82,8 +82,8 @@ def test_traces_show_the_first_examples_of_steered_methods(tmp_path: Path) -> No
     )
     plot_traces(judged(), track, tmp_path / "traces.svg")
     text = (tmp_path / "traces.svg").read_text()
-    assert text.count("gold: ") == 2
-    assert "first examples of one" in text
+    assert text.count("right answer: ") == 2
+    assert "first 2 examples of one" in text
     assert "absent" not in text
 
 
