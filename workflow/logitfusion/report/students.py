@@ -83,7 +83,7 @@ def plot_student_losses(curves: dict[str, pd.DataFrame], track: StudentsTrack, p
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for axis, part in zip(axes[0], parts, strict=True):
         axis.set_title(PARTS[part])
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.05 * max(curve[part].max() for curve in shown.values()))
     for axis in axes[-1]:
         axis.set_xlabel("optimiser step")
     description = (

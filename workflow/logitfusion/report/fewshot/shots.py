@@ -22,8 +22,10 @@ def plot_shots(table: pd.DataFrame, track: FewShotReport, path: str | Path) -> N
     """
     tasks = list(dict.fromkeys(table["task"]))
     names = [name for name in track.methods if name != track.clip] or list(track.methods)
-    lines = -(-len(names) // COLUMNS)
-    figure, axes = make_axes(lines * len(tasks), COLUMNS, (WIDTH, 2.1 * lines * len(tasks) + 0.4), sharex=True)
+    columns = min(COLUMNS, len(names))
+    lines = -(-len(names) // columns)
+    size = (1 + (WIDTH - 1) / COLUMNS * columns, 2.1 * lines * len(tasks) + 0.4)
+    figure, axes = make_axes(lines * len(tasks), columns, size, sharex=True)
     for place, task in enumerate(tasks):
         mine = table[table["task"] == task]
         block = axes[lines * place : lines * (place + 1)]
@@ -73,6 +75,9 @@ def _means(table: pd.DataFrame, name: str) -> tuple[pd.Index, pd.Series]:
 
 
 def _limits(table: pd.DataFrame) -> tuple[float, float]:
-    values = table[table["metric"] == "accuracy"]["value"]
-    room = 0.06 * max(values.max() - values.min(), 0.05)
-    return max(values.min() - room, 0.0), min(values.max() + room, 1.0)
+    """Room for all means and their bands."""
+    means = select_means(table).set_index(["method", "shots"])["value"]
+    spread = table[table["metric"] == "accuracy_std"].set_index(["method", "shots"])["value"].reindex(means.index)
+    low, high = (means - spread.fillna(0.0)).min(), (means + spread.fillna(0.0)).max()
+    room = 0.06 * max(high - low, 0.05)
+    return max(low - room, 0.0), min(high + room, 1.0)

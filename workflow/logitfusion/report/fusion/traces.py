@@ -29,7 +29,7 @@ def plot_traces(judged: pd.DataFrame, track: TracesReport, path: str | Path) -> 
     shades = assign_colours(track.steering)
     steered = judged[judged["method"].isin(methods) & judged["id"].isin(ids)]
     tokens = {number: _longest(steered[steered["id"] == number]) for number in ids}
-    heights = [0.24 * tokens[number] + 1.5 for number in ids for _ in range(lines)]
+    heights = [0.24 * tokens[number] + (0.8 if line else 1.5) for number in ids for line in range(lines)]
     size = (WIDTH, sum(heights) + 0.6 if heights else 1.5)
     ratios = {"height_ratios": heights} if heights else None
     figure, axes = make_axes(max(len(heights), 1), COLUMNS, size, gridspec_kw=ratios)
@@ -42,8 +42,7 @@ def plot_traces(judged: pd.DataFrame, track: TracesReport, path: str | Path) -> 
             _draw(axis, row, track.experts[method], shades, tokens[number])
         prompt = textwrap.fill(_show(str(row["prompt"]), 160), 100)
         title = f"Example {number}: {prompt}\nright answer: {_show(str(row['gold']), 60)}"
-        block[0, 0].set_title(f"{title}\n\n{block[0, 0].get_title()}", loc="left")
-        block[0, 0].set_title("")
+        block[0, 0].set_title(f"{title}\n\n{block[0, 0].get_title('left')}", loc="left")
     if not methods:
         figure.text(0.5, 0.5, "No method steers this task.", ha="center", color=GREY)
     names = list(dict.fromkeys(name for method in methods for name in track.experts[method]))
@@ -68,12 +67,12 @@ def _draw(axis: plt.Axes, row: pd.Series, experts: Sequence[str], shades: dict[s
             axis.barh(step, weight, left=left, color=shades[expert], height=0.75)
             left += max(weight, 0.0)
     axis.axvline(1.0, color=GREY, linewidth=0.8, linestyle=":")
-    axis.set_yticks(range(min(len(row["tokens"]), tokens)), [_show(token, 14) for token in row["tokens"][:tokens]])
+    axis.set_yticks(range(min(len(row["tokens"]), tokens)), [_show(token, 14, "␣") for token in row["tokens"][:tokens]])
     axis.set_ylim(tokens - 0.4, -0.6)
     axis.set_xlim(0, 2.1)
     verdict = "right" if row["correct"] else "no answer" if row["format_failure"] else "wrong"
     more = len(row["tokens"]) - tokens
-    axis.set_title(f"{row['method']}: {verdict}" + (f" ({more} more tokens)" if more > 0 else ""))
+    axis.set_title(f"{row['method']}: {verdict}" + (f" ({more} more tokens)" if more > 0 else ""), loc="left")
 
 
 def _show(text: str, most: int) -> str:
