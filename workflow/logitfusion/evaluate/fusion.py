@@ -82,10 +82,11 @@ def _compare(writer: TableWriter, task: str, scores: dict[str, Score], examples:
 
 
 def _add_gains(writer: TableWriter, task: str, scores: dict[str, Score], examples: int, rival: str | None) -> None:
-    """Paired differences of each method to the untouched large model, to the fixed weight, and to the task's best."""
+    """Paired differences to the untouched large model, to the fixed weight, and to the best (the ceiling aside)."""
     for metric, other in (("gain", writer.settings.base), (f"gain_over_{rival}", rival)):
         if other in scores:
             for method, score in scores.items():
                 if method != other:
                     writer.add(metric, score - scores[other], method=method, task=task, n=examples)
-    compare_with_best(writer, scores, task=task, n=examples)
+    compared = {method: score for method, score in scores.items() if method != writer.settings.ceiling}
+    compare_with_best(writer, compared, task=task, n=examples)

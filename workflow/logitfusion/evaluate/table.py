@@ -112,6 +112,6 @@ def compare_with_best(writer: TableWriter, scores: dict[str, Score], **cells: An
 
     The best is chosen on the data that it is compared on, so the interval says what is not told apart, and no more.
     """
-    best = max(scores.values(), key=lambda score: score.value)
+    best = max(scores.values(), key=lambda score: score.value, default=None)
     for method, score in scores.items():
         writer.add("behind_best", score - best, method=method, **cells)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from logitfusion.config.jobs.page import PageJob
+from logitfusion.report.index.cost import cost_section
 from logitfusion.report.index.examples import examples_sections
 from logitfusion.report.index.facts import Facts, RunFiles, gather_facts
 from logitfusion.report.index.overview import overview_section
 from logitfusion.report.index.page import PageSection, render_page, write_page
+from logitfusion.report.index.settings import settings_section
+from logitfusion.report.index.tables import tables_section
 from logitfusion.stages._examples import read_examples
 from logitfusion.stages._stage import logger, run_stage
 
@@ -23,22 +27,17 @@ def main(arguments: argparse.Namespace, job: PageJob) -> None:
     files = RunFiles(**{one.name: getattr(arguments, one.name) for one in fields(RunFiles)})
     facts = gather_facts(job, files)
     title = f"logitfusion: {facts.run.run}"
-    examples = read_examples(job, files)
-    write_page([*make_sections(facts), *examples_sections(examples, full_page=str(files.full))], title, arguments.full)
-    bounded = make_sections(facts, bounded=True)
-    room = MOST_BYTES - len(render_page(bounded, title).encode())
-    cut = examples_sections(examples, full_page=str(files.full), most_bytes=room)
-    write_page([*bounded, *cut], title, arguments.entry)
+    sources, full = read_examples(job, files), str(files.full)
+    write_page(make_sections(facts, examples_sections(sources, full_page=full)), title, arguments.full)
+    room = MOST_BYTES - len(render_page(make_sections(facts), title).encode())
+    cut = examples_sections(sources, full_page=full, most_bytes=room)
+    write_page(make_sections(facts, cut), title, arguments.entry)
     logger.info("wrote %s and %s; %d parts are missing", arguments.full, arguments.entry, len(files.missing))
 
 
-def make_sections(facts: Facts, bounded: bool = False) -> list[PageSection]:
-    """The sections in the order of the page.
-
-    Args:
-        bounded: leave out what makes the page too large for a frame of the report (2 MiB as a data URI).
-    """
-    return [overview_section(facts)]
+def make_sections(facts: Facts, examples: Sequence[PageSection] = ()) -> list[PageSection]:
+    """The sections in the order of the page, with those of the examples."""
+    return [overview_section(facts), tables_section(facts), *examples, cost_section(facts), settings_section(facts)]
 
 
 if __name__ == "__main__":
