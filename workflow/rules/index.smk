@@ -29,7 +29,7 @@ PAGE_PARTS = {
 }
 # Shown where they are there; nothing is made anew for them.
 PAGE_EXTRAS = {
-    "packages": list(map(package_file, RUN.packages)),
+    "packages": sorted(set(map(package_file, RUN.packages))),
     "benchmarks": [BENCHMARKS],
     "runs": [RESULTS / "runs"],
     "lock": [SOURCE.parent / "requirements.lock"],

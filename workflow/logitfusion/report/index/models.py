@@ -42,6 +42,7 @@ def list_models(facts: Facts) -> list[ModelRow]:
         )
         for name in used_models(run)
     ]
+    rows.sort(key=lambda row: min(map(_rank, row.roles), default=len(_ROLES)))
     if facts.job.clip is not None:
         rows.append(ModelRow(name="CLIP", real=facts.job.clip.encoder, parameters=None, roles=["few-shot: CLIP"]))
         for name, entry in run.clip.auxiliaries.items():
@@ -88,6 +89,26 @@ def _roles(run: RunConfig, name: str) -> list[str]:
         teachers = run.distill.teachers.items()
         roles += [f"distillation: teacher {teacher}" for teacher, entry in teachers if entry.model == name]
     return roles
+
+
+# Who leads comes first; a config's own order is lost on its way here.
+_ROLES = ("large", "small base", "student", "teacher", "expert", "ceiling")
+
+
+def _rank(role: str) -> int:
+    return next(place for place, words in enumerate(_ROLES) if words in role)
+
+
+def describe_sources(facts: Facts) -> list[str]:
+    """The models that come from elsewhere, and the CLIP: all others are made from them."""
+    run = facts.run
+    made = {*run.experts, *(name for name, entry in run.models.items() if isinstance(entry, PrunedModel))}
+    found = []
+    for row in list_models(facts):
+        if row.name not in made:
+            size = f", {say_size(row.parameters)}" if row.parameters else ""
+            found.append(f"{row.name} = {row.real.partition(' (')[0]}{size}")
+    return found
 
 
 def say_size(parameters: int | None) -> str:

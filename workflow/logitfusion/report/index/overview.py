@@ -12,7 +12,7 @@ from logitfusion.provenance import find_commit
 from logitfusion.report.index.comparisons import Comparison, make_comparisons
 from logitfusion.report.index.facts import Facts
 from logitfusion.report.index.forest import choose_scale, draw_forest
-from logitfusion.report.index.models import list_models, say_size
+from logitfusion.report.index.models import describe_sources, list_models, say_size
 from logitfusion.report.index.page import PageSection, read_asset
 from logitfusion.report.index.problems import find_problems
 from logitfusion.report.index.verdicts import tell_other_tasks, write_verdicts
@@ -20,16 +20,14 @@ from logitfusion.report.index.words import counted, escape, listed
 
 
 def overview_section(facts: Facts) -> PageSection:
-    """The first section: problems if any, verdicts, differences, what ran, models."""
+    """The first section: what ran, problems if any, verdicts with their differences, models."""
     comparisons = make_comparisons(facts)
     body = [
+        _show_run(facts),
         _show_problems(facts),
         *map(_show_track, comparisons),
-        '<div class="columns"><div><h3>What ran</h3>',
-        _show_run(facts),
-        "</div><div><h3>Models</h3>",
+        "<h3>Models</h3>",
         _show_models(facts),
-        "</div></div>",
     ]
     return PageSection("overview", "Overview", "\n".join(body), style=read_asset("overview.css"))
 
@@ -73,10 +71,8 @@ def _stress(sentence: str) -> str:
 
 
 def _show_run(facts: Facts) -> str:
-    items = {"run": f"<b>{escape(facts.run.run)}</b>"} | {
-        name: escape(text) for name, text in _run_facts(facts).items()
-    }
-    return '<dl class="facts">' + "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in items.items()) + "</dl>"
+    pairs = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in _run_facts(facts).items())
+    return f'<dl class="facts">{pairs}</dl>'
 
 
 def _run_facts(facts: Facts) -> dict[str, str]:
@@ -88,6 +84,7 @@ def _run_facts(facts: Facts) -> dict[str, str]:
     if run.clip:
         seeds["few-shot"] = list(run.clip.seeds)
     found = {
+        "models": "; ".join(describe_sources(facts)),
         "jobs": _say_jobs(records[0]) if records else "no record of the call",
         "machine": _say_machine(records[0]) if records else "",
         "date": _say_date(facts, records),
