@@ -121,7 +121,7 @@ def write_students_summary(
         " gains are paired. Answers as a teacher: of the examples that this teacher answers in the asked form, the"
         f" share with the same answer. Run {describe_source(table)}."
     )
-    write_tables(rows, note, html_path, markdown_path)
+    write_tables("Distillation: students and their teachers", rows, note, html_path, markdown_path)
 
 
 def _label(name: str, track: StudentsTrack) -> str:

@@ -14,7 +14,7 @@ from logitfusion.report.index.facts import Facts, RunFiles, gather_facts
 from logitfusion.report.index.overview import overview_section
 from logitfusion.report.index.page import PageSection, render_page, write_page
 from logitfusion.report.index.settings import settings_section
-from logitfusion.report.index.tables import tables_section
+from logitfusion.report.index.tables import numbers_section, tables_section
 from logitfusion.stages._examples import read_examples
 from logitfusion.stages._stage import logger, run_stage
 
@@ -32,6 +32,7 @@ def main(arguments: argparse.Namespace, job: PageJob) -> None:
     room = MOST_BYTES - len(render_page(make_sections(facts), title).encode())
     cut = examples_sections(sources, full_page=full, most_bytes=room)
     write_page(make_sections(facts, cut), title, arguments.entry)
+    write_page([numbers_section(facts)], f"{title}, every number", arguments.numbers)
     logger.info("wrote %s and %s; %d parts are missing", arguments.full, arguments.entry, len(files.missing))
 
 
@@ -62,4 +63,5 @@ if __name__ == "__main__":
     parser.add_argument("--lock", **one, help="the file of exact versions")
     parser.add_argument("--full", type=Path, required=True, help="the page with everything")
     parser.add_argument("--entry", type=Path, required=True, help="the page for the report")
+    parser.add_argument("--numbers", type=Path, required=True, help="the page with the tidy table")
     run_stage(main, parser, PageJob)

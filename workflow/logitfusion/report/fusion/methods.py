@@ -64,4 +64,4 @@ def write_fusion_summary(
         f" asked form, if any. {describe_sizes(table)}; {first['split']} split; training seed {first['seed']};"
         f" {first['confidence']:.0%} bootstrap intervals over examples; run {describe_source(table)}."
     )
-    write_tables(rows, note, html_path, markdown_path)
+    write_tables("Fusion: every method on every task", rows, note, html_path, markdown_path)

@@ -75,10 +75,9 @@ def _draw(axis: plt.Axes, row: pd.Series, experts: Sequence[str], shades: dict[s
     axis.set_title(f"{row['method']}: {verdict}" + (f" ({more} more tokens)" if more > 0 else ""), loc="left")
 
 
-def _show(text: str, most: int) -> str:
+def _show(text: str, most: int, blank: str = " ") -> str:
     """A text as a label: visible line ends, printable, and no mathematics where it has a dollar."""
-    text = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text.replace("\n", "\\n")
-    )
+    text = text.replace("\n", "\\n")
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     short = text if len(text) <= most else text[: most - 1] + "…"
-    return short.replace("$", r"\$")
+    return short.replace(" ", blank).replace("$", r"\$")
