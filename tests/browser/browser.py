@@ -61,7 +61,7 @@ class Visit:
     def faults(self) -> list[str]:
         """Everything that is wrong with the page as it is now."""
         found = [*self.problems, *self.check("smallText", LEAST_TEXT)]
-        for name in ("brokenPictures", "emptyDrawings", "tables", "overflow", "duplicateIds"):
+        for name in ("brokenPictures", "emptyDrawings", "cutText", "tables", "overflow", "duplicateIds"):
             found += self.check(name)
         return found + self.unnamed()
 

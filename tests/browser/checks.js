@@ -33,6 +33,17 @@
       .filter((one) => one.getBBox().width === 0).map((one) => `empty drawing: ${one.id || one.outerHTML.slice(0, 60)}`);
   },
 
+  // Text that a drawing has beyond its edge.
+  cutText() {
+    const problems = [];
+    for (const text of document.querySelectorAll("svg text")) {
+      const [inner, outer] = [text.getBoundingClientRect(), text.ownerSVGElement.getBoundingClientRect()];
+      const out = inner.left < outer.left - 1 || inner.right > outer.right + 1 || inner.top < outer.top - 1 || inner.bottom > outer.bottom + 1;
+      if (out && inner.width) problems.push(`cut off: "${text.textContent.trim().slice(0, 40)}"`);
+    }
+    return problems;
+  },
+
   tables() {
     const problems = [];
     for (const table of document.querySelectorAll("table")) {
@@ -54,5 +65,4 @@
     return shared.map((id) => `two labelled elements have the id ${id}`);
   },
 
-  pagination() { return document.querySelectorAll("*").length; },
 })
