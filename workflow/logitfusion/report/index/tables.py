@@ -22,6 +22,10 @@ from logitfusion.report.index.words import escape
 FILTERED = ("method", "track", "task", "metric", "shots")
 
 
+# About 40 bytes of the page each; a run with more has its metrics.csv.
+MOST_ROWS = 12_000
+
+
 def tables_section(facts: Facts) -> PageSection:
     """The second section."""
     grids = make_grids(facts)
@@ -68,8 +72,9 @@ def _published(track: str) -> str:
 
 def _tidy(facts: Facts) -> str:
     rows = len(facts.metrics)
+    shown = f"The first {MOST_ROWS} of {rows} rows" if rows > MOST_ROWS else f"{rows} rows"
     return (
-        f'<article><h3>Every number, tidy</h3><p class="note">{rows} rows, one number each, as in'
+        f'<article><h3>Every number, tidy</h3><p class="note">{shown}, one number each, as in'
         f" <code>{escape(facts.files.metrics.with_suffix('.csv'))}</code>.</p>"
         '<div class="table-box" role="region" aria-label="Every number, tidy" tabindex="0">'
         '<table class="results tidy" id="table-tidy" data-name="metrics" data-rows="metrics">'
@@ -80,7 +85,7 @@ def _tidy(facts: Facts) -> str:
 def _tidy_data(table: pd.DataFrame) -> dict[str, Any]:
     """Columns and rows as the script takes them."""
     same = [name for name in table.columns if table[name].nunique(dropna=False) == 1 and name not in FILTERED]
-    kept = table.drop(columns=same)
+    kept = table.drop(columns=same).head(MOST_ROWS)
     order = [*FILTERED, *(name for name in kept.columns if name not in FILTERED)]
     rows = kept[order].astype(object).where(kept[order].notna(), None).to_numpy().tolist()
     return {"columns": order, "filtered": list(FILTERED), "rows": rows}
