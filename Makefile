@@ -9,7 +9,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
 
-.PHONY: help setup demo report test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format reference architectures lock envs dag clean
+.PHONY: help setup demo report test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format reference docs architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,10 +70,13 @@ lint: setup ## ruff, snakefmt and snakemake --lint, changing nothing
 format: setup ## ruff and snakefmt, in place
 	@$(RUN) ruff check --fix . && $(RUN) ruff format . && $(RUN) snakefmt Snakefile workflow/rules
 
-reference: setup ## the config's JSON schema and its page of keys anew: workflow/schemas, docs/config.md
-	@$(RUN) python -m logitfusion.config.schema workflow/schemas/config.schema.json docs/config.md
+reference: setup ## the config's JSON schema and its page of keys anew: workflow/schemas, docs/reference/config.md
+	@$(RUN) python -m logitfusion.config.schema workflow/schemas/config.schema.json docs/reference/config.md
 
-architectures: setup ## docs/architectures.md anew: every family of transformers against its plain forward, two minutes
+docs: setup ## the pages of docs/ as HTML in docs/_build/html; a warning is an error
+	@$(RUN) sphinx-build -W --keep-going -q docs docs/_build/html && echo "Open docs/_build/html/index.html"
+
+architectures: setup ## docs/reference/architectures.md anew: every family of transformers against its plain forward, two minutes
 	@$(RUN) python tests/architectures.py
 
 lock: ## requirements.lock anew from pyproject.toml

@@ -819,7 +819,7 @@ def test_the_benchmark_sets_of_the_config_are_those_that_can_be_read() -> None:
 def test_the_schema_and_the_reference_page_are_current() -> None:
     """``make reference`` writes them."""
     assert json.loads((ROOT / "workflow/schemas/config.schema.json").read_text()) == make_schema()
-    assert (ROOT / "docs/config.md").read_text() == make_reference()
+    assert (ROOT / "docs/reference/config.md").read_text() == make_reference()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: path.name)
