@@ -1,8 +1,8 @@
 """Tiny random models of the families that transformers has, and whether this package computes with them what they say.
 
 The oracle is the plain forward of transformers on one unpadded row, which knows no cache, batch, padding or position
-ids. ``python tests/architectures.py`` sweeps all families in two minutes and writes ``docs/reference/architectures.md``;
-``make test`` takes a sample.
+ids. ``python tests/architectures.py`` sweeps all families in two minutes and writes the page
+``docs/reference/architectures.md``; ``make test`` takes a sample.
 """
 
 from __future__ import annotations
