@@ -9,7 +9,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
 
-.PHONY: help setup demo report test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format reference docs architectures lock envs dag clean
+.PHONY: help setup demo report test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format reference docs results bench-results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,11 +70,18 @@ lint: setup ## ruff, snakefmt and snakemake --lint, changing nothing
 format: setup ## ruff and snakefmt, in place
 	@$(RUN) ruff check --fix . && $(RUN) ruff format . && $(RUN) snakefmt Snakefile workflow/rules
 
-reference: setup ## the config's JSON schema and its page of keys anew: workflow/schemas, docs/reference/config.md
+reference: setup ## the config's JSON schema and the pages of its keys and of the commands anew: workflow/schemas, docs/reference
 	@$(RUN) python -m logitfusion.config.schema workflow/schemas/config.schema.json docs/reference/config.md
+	@$(RUN) python docs/generate/command_line.py
 
 docs: setup ## the pages of docs/ as HTML in docs/_build/html; a warning is an error
 	@$(RUN) sphinx-build -W --keep-going -q docs docs/_build/html && echo "Open docs/_build/html/index.html"
+
+results: setup ## a finished run into docs/results, and README.md's numbers (STORED=results/demo)
+	@$(RUN) python docs/generate/results.py $(or $(STORED),results/demo)
+
+bench-results: setup ## tables of results/bench into docs/benchmarks.md
+	@$(RUN) python docs/generate/benchmarks.py results/bench
 
 architectures: setup ## docs/reference/architectures.md anew: every family of transformers against its plain forward, two minutes
 	@$(RUN) python tests/architectures.py
@@ -85,7 +92,7 @@ lock: ## requirements.lock anew from pyproject.toml
 envs: setup ## envs/*.yaml anew from requirements.lock
 	@$(RUN) python envs/export.py
 
-dag: setup ## the picture of the stages in README.md, as Mermaid text
+dag: setup ## the graph of the stages, as Mermaid text
 	@$(RUN) snakemake --configfile $(CONFIG) --rulegraph mermaid-js
 
 clean: ## results and reports, not the environment

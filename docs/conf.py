@@ -28,7 +28,7 @@ author = copyright = "The logitfusion developers"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "generate.mathml"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "generate"]
 nitpicky = False  # types in signatures are torch's and others': their pages are not asked
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]

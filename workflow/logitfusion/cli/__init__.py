@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code: 0, 1 for bad input (2 for a command line that argparse refuses), 130 for Ctrl-C, 141 where the
         reader of a pipe has gone.
     """
-    arguments = _make_parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals that don't know all characters
     try:
@@ -72,7 +72,8 @@ def _explain(error: Exception) -> str | None:
     return full and f"A file could not be written: {full}; nothing earlier was changed."
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; nothing is computed for it."""
     parser = argparse.ArgumentParser(
         prog="logitfusion", description="A large language model steered by small experts.", allow_abbrev=False
     )
