@@ -350,7 +350,7 @@ def test_a_number_that_yaml_reads_as_text_is_explained(written: str, fix: str) -
         ("tasks", "tasks", "config"),
         ("clip/encoder", "encoder", "clip"),
         ("clip/encoder/pairs", "pairs", "clip.encoder"),
-        ("clip/auxiliaries/timm/pretraining", "pretraining", "clip.auxiliaries.timm"),
+        ("clip/auxiliaries/timm/model", "model", "clip.auxiliaries.timm"),
         ("clip/datasets/emoji/classes", "classes", "clip.datasets.emoji"),
         ("clip/datasets/emoji/sha256", "sha256", "clip.datasets.emoji"),
         ("tasks/lines/test", "test", "tasks.lines"),

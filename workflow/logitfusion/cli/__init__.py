@@ -23,6 +23,7 @@ from logitfusion.files import find_disk_error
 os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
 
 COMMANDS = {
+    "init": "write a small config to start from",
     "generate": "continue prompts",
     "score": "how likely given continuations are",
     "evaluate": "measure tasks of lm-evaluation-harness",

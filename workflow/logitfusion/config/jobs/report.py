@@ -7,8 +7,7 @@ from typing import Any
 from logitfusion.config.encoders import BuiltClip, RandomClip
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.fusion import SteeredMethod
-from logitfusion.config.methods import expand, method_tasks, seen_tasks, tuned_methods
-from logitfusion.config.models import PrunedModel
+from logitfusion.config.methods import expand, method_tasks, seen_tasks, trained_models, tuned_methods
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import Section, Whole
@@ -77,8 +76,7 @@ def tuning_report(run: RunConfig) -> TuningReport:
 
 def losses_report(run: RunConfig) -> LossesReport:
     """The models that were healed."""
-    healed = [name for name, model in run.models.items() if isinstance(model, PrunedModel) and model.heal]
-    return LossesReport(healed=tuple(healed))
+    return LossesReport(healed=tuple(name for name in trained_models(run) if name in run.models))
 
 
 def students_track(run: RunConfig) -> StudentsTrack:
@@ -133,5 +131,5 @@ def _describe(encoder: Any) -> str:
         case RandomClip():
             words = "random weights"
         case _:
-            words = " ".join(getattr(encoder, key, "") for key in ("model", "pretrained", "path")).strip()
+            words = " ".join(filter(None, (getattr(encoder, key, None) for key in ("model", "pretrained", "path"))))
     return f"{words} ({encoder.pretraining})" if encoder.pretraining else words
