@@ -29,7 +29,9 @@ author = copyright = "The logitfusion developers"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "generate.mathml"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "generate"]
-nitpicky = False  # types in signatures are torch's and others': their pages are not asked
+nitpicky = True  # a reference that leads nowhere is an error
+# But for types in signatures: other projects' pages are not asked, and not every type of ours has a page.
+nitpick_ignore_regex = [(r"py:.*", r"(collections|logitfusion|numpy|os|pathlib|tokenizers|torch|transformers)\..*")]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -44,5 +46,7 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = "logitfusion"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_math_renderer = "mathml"
 html_copy_source = False

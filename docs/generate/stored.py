@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from logitfusion.errors import UserError
-from logitfusion.evaluate.table import COLUMNS
+from logitfusion.evaluate.table import COLUMNS, DTYPES
 from logitfusion.files import read_json, sha256, write_json
 from logitfusion.progress.record import latest_jobs, read_records
 from logitfusion.tables import read_table, write_table
@@ -82,7 +82,7 @@ def collect(results: Path) -> StoredRun:
     whole = table["seed"].isna()
     table = table[whole | ~whole.groupby([table[key] for key in _KEYS], dropna=False).transform("any")]
     first = table.iloc[0]
-    table = pd.concat([table, *map(_steering, _examples(results, table))], ignore_index=True)
+    table = pd.concat([table, *map(_steering, _examples(results, table))], ignore_index=True).astype(DTYPES)
     records = read_records(results / "runs")
     complete = next((one for one in records if one.state == "finished" and one.planned == one.total), None)
     facts = Facts(
@@ -109,7 +109,7 @@ def read(name: str, folder: Path = FOLDER) -> StoredRun:
     """A run that was kept."""
     value = read_json(folder / f"{name}.json")
     value["stages"] = tuple(Stage(**stage) for stage in value["stages"])
-    return StoredRun(Facts(**value), read_table(folder / f"{name}.csv"))
+    return StoredRun(Facts(**value), read_table(folder / f"{name}.csv").astype(DTYPES))
 
 
 def _stages(benchmarks: Path) -> tuple[Stage, ...]:
