@@ -9,6 +9,7 @@ if not workflow.config_settings.configfiles:  # a config file given on the comma
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/progress.smk"
 include: "workflow/rules/files.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/data.smk"
@@ -61,8 +62,3 @@ rule all:
         FUSION_REPORT if RUN.fusion else [],
         STUDENTS_REPORT if RUN.distill else [],
         CLIP_REPORT if RUN.clip else [],
-
-
-onerror:
-    for sentence in explain_failures(log):
-        print(sentence, file=sys.stderr)

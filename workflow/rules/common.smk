@@ -141,9 +141,12 @@ onstart:
     async def remember_failure(job, *arguments, error=False, **options):
         (failed.add if error else failed.discard)(job)
         await postprocess(job, *arguments, error=error, **options)
+        again = error and job.restart_times > job.attempt - 1
+        tell("ended", workflow.dag.jobid(job), failed=error, again=again)
 
     async def note_unless_failed(job):
         if job not in failed:
             await note_finished(job)
 
     Job.postprocess, workflow.persistence.finished = remember_failure, note_unless_failed
+    begin_report()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -37,8 +39,8 @@ class JobRecord:
     """Wall time, from its start (on a cluster: its submission) to its end; None while it runs."""
     state: State
     threads: int
-    shared: bool
-    """Whether another job ran at the same time on the same machine, so that both took longer than alone."""
+    shared: bool | None
+    """Whether another job ran on this machine at the same time, so that it took longer; None on a cluster."""
     memory_mb: float | None = None
     """Peak of its resident memory, where it was measured."""
     planned_seconds: float | None = None
@@ -92,6 +94,12 @@ class RunRecord:
     def done(self) -> int:
         """Jobs of the workflow that are up to date: those before this call, and those it finished."""
         return self.total - self.planned + self.finished
+
+
+def find_machine() -> Machine:
+    """This machine."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return Machine(os.cpu_count() or 1, float(round(memory)), f"{platform.system()} {platform.machine()}")
 
 
 def name_job(rule: str, wildcards: Mapping[str, str]) -> str:

@@ -1,0 +1,102 @@
+"""What a terminal is told after a call that succeeded: key numbers, where the time went, where the results are."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from logitfusion.progress.duration import format_duration, format_memory
+from logitfusion.progress.lines import wrap
+from logitfusion.progress.record import JobRecord, RunRecord
+
+MARGIN = 10
+STAGES = 8  # that are named with their time
+
+
+def after_success(record: RunRecord, *, where: str, metrics: Path, pages: Sequence[Path]) -> list[str]:
+    """About twelve lines; files that were not made are left out."""
+    if record.planned == record.total:
+        jobs = f"{record.finished} of {record.total} jobs"
+    else:
+        jobs = f"{record.finished} jobs, and all {record.total} are up to date"
+    peak = peak_memory(record.jobs)
+    memory = f", at most {format_memory(peak)} of memory at a time" if peak else ""
+    head = f"Finished: {jobs}, in {format_duration(record.seconds)} on {where}{memory}."
+    lines = ["", *wrap(head), ""]
+    for track, text in key_numbers(metrics):
+        lines += _entry(track, text)
+    lines += _entry("time", stage_times(record.jobs))
+    lines += _entry("numbers", str(metrics)) if metrics.exists() else []
+    for page in pages:
+        lines += _entry("report", str(page)) if page.exists() else []
+    return lines
+
+
+def _entry(name: str, text: str) -> list[str]:
+    lines = wrap(text, indent=" " * MARGIN)
+    return [f"{name:<{MARGIN}}{lines[0][MARGIN:]}", *lines[1:]]
+
+
+def stage_times(jobs: Iterable[JobRecord]) -> str:
+    """Seconds of each stage's jobs together, the longest first."""
+    seconds: dict[str, float] = defaultdict(float)
+    for job in jobs:
+        seconds[job.rule] += job.seconds or 0.0
+    ordered = sorted(seconds.items(), key=lambda item: -item[1])
+    named, others = ordered[:STAGES], ordered[STAGES:]
+    if len(others) > 1:
+        named.append(("all others", sum(value for _, value in others)))
+    else:
+        named += others
+    return ", ".join(f"{rule} {format_duration(value)}" for rule, value in named) + " (jobs' times added up)"
+
+
+def peak_memory(jobs: Iterable[JobRecord]) -> float:
+    """The most that jobs at work at the same time had at their peaks (MB): no less than what they had together."""
+    events = []
+    for job in jobs:
+        if job.seconds is not None and job.memory_mb:
+            events += [(job.start, job.memory_mb), (job.start + job.seconds, -job.memory_mb)]
+    most = now = 0.0
+    for _, change in sorted(events):
+        now += change
+        most = max(most, now)
+    return most
+
+
+def key_numbers(metrics: Path) -> list[tuple[str, str]]:
+    """A line for each track: the share of right answers of every method, over tasks, or on a data set at most shots.
+
+    Only what every method was scored on is averaged, so that the numbers of a line can be compared.
+    """
+    try:
+        with metrics.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if _is_score(row)]
+    except OSError:
+        return []
+    tracks = list(dict.fromkeys(row["track"] for row in rows))
+    return [(track, _track_line([row for row in rows if row["track"] == track])) for track in tracks]
+
+
+def _is_score(row: dict[str, str]) -> bool:
+    """Of all seeds together, which is what has an interval."""
+    return row["metric"] in ("accuracy", "exact_match") and bool(row["ci_low"])
+
+
+def _track_line(rows: list[dict[str, str]]) -> str:
+    shots = max((int(row["shots"]) for row in rows if row["shots"]), default=None)
+    rows = [row for row in rows if shots is None or row["shots"] == str(shots)]
+    scores: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        scores[row["method"]][row["task"]] = float(row["value"])
+    tasks = [task for task in dict.fromkeys(row["task"] for row in rows) if all(task in own for own in scores.values())]
+    if shots is not None:
+        tasks = tasks[:1]  # the others may be shifts of the first
+    if not tasks:
+        return "no task was given to all methods; see the table"
+    right = {method: sum(own[task] for task in tasks) / len(tasks) for method, own in scores.items()}
+    on = f"mean of {', '.join(tasks)}" if len(tasks) > 1 else tasks[0]
+    at = "" if shots is None else f", {shots} shots"
+    return f"% right ({on}{at}): " + ", ".join(f"{method} {100 * value:.1f}" for method, value in right.items())

@@ -1,0 +1,139 @@
+"""Rough seconds of every stage by counted work, for a machine that has measured nothing yet.
+
+The constants are of two shared cores of a laptop's kind and of models of about a hundred million parameters, because
+the size of a model is not known before it is there. They are good for a first guess between half and twice the time;
+from the first run on, what was measured counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from logitfusion.config.experts import TrainedExpert
+from logitfusion.config.jobs.distill import answer_job
+from logitfusion.config.jobs.fusion import DecodeJob, decode_job, tune_job
+from logitfusion.config.models import PrunedModel, RandomModel
+from logitfusion.config.run import RunConfig
+
+LOAD = 6.0  # imports, reading models
+TRAINED = 0.1  # a training sequence, forth and back
+READ = 0.05  # a sequence that is read once
+TOKEN = 0.015  # a generated token, of each model that takes part
+IMAGE = 0.02  # a view of an image through an encoder
+FIT = 1.0  # a few-shot head
+CLASSES, IMAGES = 15, 1000  # of a data set that is not unpacked yet
+USUAL = 5.0  # plots, tables, files
+
+Wildcards = Mapping[str, str]
+
+
+def rough_seconds(run: RunConfig, rule: str, wildcards: Wildcards) -> float:
+    """What a job would take; a stage without a formula is one of small files."""
+    return _STAGES[rule](run, wildcards) if rule in _STAGES else USUAL
+
+
+def _size(run: RunConfig, name: str) -> float:
+    """Of a model, in those that the constants are of: a tiny random one is almost nothing, a pruned one is a part."""
+    if name in run.experts:
+        return _size(run, run.experts[name].base)
+    match run.models.get(name):
+        case RandomModel():
+            return 0.05
+        case PrunedModel() as entry:
+            return 0.5 * _size(run, entry.from_)
+    return 1.0
+
+
+def _model(run: RunConfig, wildcards: Wildcards) -> float:
+    entry = run.models[wildcards["model"]]
+    size = _size(run, wildcards["model"])
+    healing = getattr(entry, "heal", None)
+    if healing is None:
+        return LOAD + 10 * size
+    return LOAD + TRAINED * healing.steps * healing.batch_size * (size + _size(run, entry.from_)) / 2
+
+
+def _expert(run: RunConfig, wildcards: Wildcards) -> float:
+    entry = run.experts[wildcards["expert"]]
+    if not isinstance(entry, TrainedExpert):
+        return LOAD
+    return LOAD + TRAINED * entry.steps * entry.batch_size * _size(run, entry.base)
+
+
+def _tune(run: RunConfig, wildcards: Wildcards) -> float:
+    job = tune_job(run, wildcards["method"])
+    read = sum(run.tasks[task].validation * _sizes(run, models) for task, models in job.models.items())
+    return 2 * LOAD + READ * read
+
+
+def _sizes(run: RunConfig, models: Iterable[str]) -> float:
+    return sum(_size(run, name) for name in models)
+
+
+def _generation(run: RunConfig, job: DecodeJob, split: str) -> float:
+    tokens = sum(
+        math.ceil(getattr(run.tasks[task], split) / job.shards) * entry.max_new_tokens * _sizes(run, entry.models)
+        for task, entry in job.tasks.items()
+    )
+    return LOAD + TOKEN * tokens
+
+
+def _decode(run: RunConfig, wildcards: Wildcards) -> float:
+    return _generation(run, decode_job(run, wildcards["method"]), run.fusion.split)
+
+
+def _answer(run: RunConfig, wildcards: Wildcards) -> float:
+    name = wildcards["student"]
+    job = answer_job(run, run.distill.student if "." in name else name)  # a trial is as large as the student
+    return _generation(run, job, run.distill.split)
+
+
+def _texts(run: RunConfig) -> int:
+    most = run.distill.texts or math.inf
+    return int(sum(min(most, run.tasks[task].train) for task in run.distill.tasks))
+
+
+def _teacher_cache(run: RunConfig, wildcards: Wildcards) -> float:
+    model = run.distill.teachers[wildcards["teacher"]].model
+    return LOAD + READ * _texts(run) / run.distill.cache.shards * _size(run, model)
+
+
+def _student(run: RunConfig, _: Wildcards) -> float:
+    training = run.distill.training
+    return LOAD + 2 * TRAINED * training.steps * training.batch_size * _size(run, run.distill.student)
+
+
+def _clip_encoder(run: RunConfig, _: Wildcards) -> float:
+    return {"built": 60.0, "random": LOAD}.get(run.clip.encoder.source, 2 * LOAD)
+
+
+def _clip_support(run: RunConfig, _: Wildcards) -> float:
+    images = max(run.clip.shots) * len(run.clip.seeds) * CLASSES * run.clip.views
+    return LOAD + IMAGE * images * (1 + len(run.clip.auxiliaries))
+
+
+def _clip_test(run: RunConfig, wildcards: Wildcards) -> float:
+    images = run.clip.datasets[wildcards["dataset"]].test_images or IMAGES
+    return LOAD + IMAGE * images * (1 + len(run.clip.auxiliaries))
+
+
+def _clip_fit(run: RunConfig, _: Wildcards) -> float:
+    return LOAD + FIT * len(run.clip.shots) * len(run.clip.seeds)
+
+
+_STAGES: dict[str, Callable[[RunConfig, Wildcards], float]] = {
+    "package": lambda *_: 20.0,
+    "model": _model,
+    "task": lambda *_: 2.0,
+    "expert": _expert,
+    "tune": _tune,
+    "decode": _decode,
+    "teacher_cache": _teacher_cache,
+    "student": _student,
+    "answer": _answer,
+    "clip_encoder": _clip_encoder,
+    "clip_support": _clip_support,
+    "clip_test": _clip_test,
+    "clip_fit": _clip_fit,
+}

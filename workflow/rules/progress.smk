@@ -1,0 +1,128 @@
+# What a terminal is told: a line for each finished job instead of Snakemake's paragraphs, which stay in its log; and the record of the run.
+import logging
+from datetime import UTC, datetime
+
+from snakemake import __version__ as SNAKEMAKE
+from snakemake.logging import logger
+from snakemake.settings.enums import Quietness
+
+from logitfusion.progress.events import Listener, Retold
+from logitfusion.progress.history import History
+from logitfusion.progress.monitor import Monitor
+from logitfusion.progress.plan import Plan, PlannedJob
+from logitfusion.progress.record import RunRecord, find_machine, record_path
+from logitfusion.progress.reporter import Reporter, Voice
+from logitfusion.progress.work import rough_seconds
+from logitfusion.provenance import find_commit
+
+RECORDS = RESULTS / "runs"
+
+
+def is_told():
+    """Whether jobs of this call are told line by line: they run, in this workflow itself, and nobody asked for more."""
+    settings = workflow.execution_settings
+    return (
+        workflow.is_main_process
+        and not (workflow.dryrun or workflow.touch or workflow.output_settings.verbose)
+        and settings is not None
+        and not settings.no_hooks
+    )
+
+
+def planned_job(job, history):
+    """A job of Snakemake's, with what it is expected to take."""
+    wildcards = dict(job.wildcards_dict)
+    rough = rough_seconds(RUN, job.rule.name, wildcards)
+    benchmark = Path(job.benchmark) if job.benchmark else None
+    expected = history.expect(job.rule.name, wildcards, rough, benchmark)
+    reserved = job.resources.get("mem_mb", 0)
+    return PlannedJob(
+        workflow.dag.jobid(job),
+        job.rule.name,
+        wildcards,
+        threads=job.threads,
+        slots=job.threads if workflow.local_exec else 1,
+        seconds=expected.seconds,
+        basis=expected.basis,
+        rough_seconds=rough,
+        memory_mb=expected.memory_mb,
+        reserved_mb=reserved if isinstance(reserved, int) else 0,
+        priority=job.priority,
+        needs=frozenset(workflow.dag.jobid(needed) for needed in workflow.dag.dependencies[job]),
+        log=Path(job.log[0]) if job.log else None,
+        benchmark=benchmark,
+    )
+
+
+def plan_call(machine):
+    """All jobs that write something; the others, like `all`, only collect."""
+    history = History.read(RECORDS, [path for path in RESULTS.parent.glob("*/runs") if path != RECORDS], machine)
+    jobs = tuple(planned_job(job, history) for job in workflow.dag.needrun_jobs() if job.output)
+    slots = workflow.cores if workflow.local_exec else min(workflow.nodes, max(1, len(jobs)))
+    return Plan(jobs, sum(bool(job.output) for job in workflow.dag.jobs), slots)
+
+
+def start_report():
+    """The reporter of this call, which has begun to tell."""
+    machine, started = find_machine(), datetime.now(UTC)
+    plan = plan_call(machine)
+    executor = workflow.executor_plugin.name
+    record = RunRecord(
+        run=RUN.run,
+        started=started.isoformat(timespec="seconds"),
+        seconds=0.0,
+        state="running",
+        machine=machine,
+        cores=plan.slots if workflow.local_exec else None,
+        executor=executor,
+        snakemake=SNAKEMAKE,
+        commit=find_commit(),
+        total=plan.total,
+        planned=len(plan.jobs),
+    )
+    told = {"quietness": Quietness.PROGRESS}
+    voice = Voice(lambda text: logger.info(text, extra=told), logger.error)
+    cores = f"{plan.slots} core{'s' * (plan.slots > 1)}"
+    where = cores if workflow.local_exec else f"{executor}, up to {plan.slots} jobs at a time"
+    monitor = Monitor(plan, queues=not workflow.local_exec)
+    reporter = Reporter(monitor, record, record_path(RECORDS, started), voice, where=where)
+    logger.addHandler(Listener(reporter))
+    reporter.begin()
+    return reporter
+
+
+REPORTERS = []  # one, once the call has begun
+
+
+def tell(action, *arguments, **options):
+    """Do something with the reporter, if there is one. Whatever goes wrong with it must not end a run."""
+    for reporter in REPORTERS:
+        try:
+            getattr(reporter, action)(*arguments, **options)
+        except Exception as error:
+            logger.warning(f"Progress can't be shown: {error!r}")
+
+
+def begin_report():
+    """Begin to tell how this call goes."""
+    try:
+        REPORTERS.extend([start_report()] if is_told() else [])
+    except Exception as error:
+        logger.warning(f"Progress can't be shown: {error!r}")
+
+
+if workflow.is_main_process and workflow.modifier.is_main_snakefile():
+    for handler in logger.handlers:
+        if handler.name == "DefaultStreamHandler":
+            handler.addFilter(Retold(is_told))
+
+
+onsuccess:
+    pages = [Path("reports") / RUN.run / "index.html"]
+    tell("succeed", RESULTS / "metrics.csv", pages)
+
+
+onerror:
+    for sentence in explain_failures(log):
+        print(sentence, file=sys.stderr)
+    tell("fail", shlex.join(["snakemake", *sys.argv[1:]]))
