@@ -11,7 +11,7 @@ CORES ?= all
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
-.PHONY: help setup demo report test slurm-test report-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format reference architectures lock envs dag clean
+.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,12 @@ report: setup ## reports/report.html from what has been made, if anything change
 test: setup ## all tests
 	@$(RUN) python -m pytest
 
+start-test: setup ## what `logitfusion init` writes, run to its end for each track: minutes
+	@$(RUN) python -m pytest tests/test_init.py -m start -rs
+
+conda-test: setup ## a run with every stage in conda's environments, its weights against this environment's (skipped without conda)
+	@$(RUN) python -m pytest tests/test_conda.py -m conda -rs
+
 slurm-test: setup ## the profile slurm on a one-node cluster made for it (root on Debian installs SLURM)
 	@$(RUN) python -m pytest tests/slurm -m slurm -rs
 
@@ -70,16 +76,26 @@ bench-fewshot: setup ## few-shot heads: fits, cached features against re-encodin
 	@$(RUN) python benchmarks/fewshot.py
 
 lint: setup ## ruff, snakefmt and snakemake --lint, changing nothing
-	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check Snakefile workflow/rules
+	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check Snakefile workflow/Snakefile workflow/rules
 	@$(RUN) snakemake --lint --configfile config/smoke.yaml
 
 format: setup ## ruff and snakefmt, in place
-	@$(RUN) ruff check --fix . && $(RUN) ruff format . && $(RUN) snakefmt Snakefile workflow/rules
+	@$(RUN) ruff check --fix . && $(RUN) ruff format . && $(RUN) snakefmt Snakefile workflow/Snakefile workflow/rules
 
-reference: setup ## the config's JSON schema and its page of keys anew: workflow/schemas, docs/config.md
-	@$(RUN) python -m logitfusion.config.schema workflow/schemas/config.schema.json docs/config.md
+reference: setup ## the config's JSON schema and the pages of its keys and of the commands anew: workflow/schemas, docs/reference
+	@$(RUN) python -m logitfusion.config.schema workflow/schemas/config.schema.json docs/reference/config.md
+	@$(RUN) python docs/generate/command_line.py
 
-architectures: setup ## docs/architectures.md anew: every family of transformers against its plain forward, two minutes
+docs: setup ## the pages of docs/ as HTML in docs/_build/html; a warning is an error
+	@$(RUN) sphinx-build -W --keep-going -q docs docs/_build/html && echo "Open docs/_build/html/index.html"
+
+results: setup ## a finished run into docs/results, and README.md's numbers (STORED=results/demo)
+	@$(RUN) python docs/generate/results.py $(or $(STORED),results/demo)
+
+bench-results: setup ## tables of results/bench into docs/benchmarks.md
+	@$(RUN) python docs/generate/benchmarks.py results/bench
+
+architectures: setup ## docs/reference/architectures.md anew: every family of transformers against its plain forward, two minutes
 	@$(RUN) python tests/architectures.py
 
 lock: ## requirements.lock anew from pyproject.toml
@@ -88,7 +104,7 @@ lock: ## requirements.lock anew from pyproject.toml
 envs: setup ## envs/*.yaml anew from requirements.lock
 	@$(RUN) python envs/export.py
 
-dag: setup ## the picture of the stages in README.md, as Mermaid text
+dag: setup ## the graph of the stages, as Mermaid text
 	@$(RUN) snakemake --configfile $(CONFIG) --rulegraph mermaid-js
 
 clean: ## results and reports, not the environment

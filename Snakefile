@@ -61,7 +61,7 @@ rule all:
     input:
         RESULTS / "metrics.csv",
         RESULTS / "metrics.parquet",
-        RESULTS / "plots/losses.svg" if RUN.models else [],
+        RESULTS / "plots/losses.svg" if TRAINED else [],
         FUSION_REPORT if RUN.fusion else [],
         STUDENTS_REPORT if RUN.distill else [],
         CLIP_REPORT if RUN.clip else [],

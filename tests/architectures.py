@@ -1,8 +1,8 @@
 """Tiny random models of the families that transformers has, and whether this package computes with them what they say.
 
 The oracle is the plain forward of transformers on one unpadded row, which knows no cache, batch, padding or position
-ids. ``python tests/architectures.py`` sweeps all families in two minutes and writes ``docs/architectures.md``;
-``make test`` takes a sample.
+ids. ``python tests/architectures.py`` sweeps all families in two minutes and writes the page
+``docs/reference/architectures.md``; ``make test`` takes a sample.
 """
 
 from __future__ import annotations
@@ -350,7 +350,7 @@ def _cell(result: str, sentences: dict[str, int]) -> str:
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    page = Path(__file__).parent.parent / "docs" / "architectures.md"
+    page = Path(__file__).parent.parent / "docs" / "reference" / "architectures.md"
     chosen = sys.argv[1:]
     if not write_page(Path(os.devnull) if chosen else page, chosen or FAMILIES):
         sys.exit("A family is wrong, see above.")

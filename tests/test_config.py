@@ -350,7 +350,7 @@ def test_a_number_that_yaml_reads_as_text_is_explained(written: str, fix: str) -
         ("tasks", "tasks", "config"),
         ("clip/encoder", "encoder", "clip"),
         ("clip/encoder/pairs", "pairs", "clip.encoder"),
-        ("clip/auxiliaries/timm/pretraining", "pretraining", "clip.auxiliaries.timm"),
+        ("clip/auxiliaries/timm/model", "model", "clip.auxiliaries.timm"),
         ("clip/datasets/emoji/classes", "classes", "clip.datasets.emoji"),
         ("clip/datasets/emoji/sha256", "sha256", "clip.datasets.emoji"),
         ("tasks/lines/test", "test", "tasks.lines"),
@@ -819,7 +819,7 @@ def test_the_benchmark_sets_of_the_config_are_those_that_can_be_read() -> None:
 def test_the_schema_and_the_reference_page_are_current() -> None:
     """``make reference`` writes them."""
     assert json.loads((ROOT / "workflow/schemas/config.schema.json").read_text()) == make_schema()
-    assert (ROOT / "docs/config.md").read_text() == make_reference()
+    assert (ROOT / "docs/reference/config.md").read_text() == make_reference()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: path.name)

@@ -59,7 +59,8 @@ def test_a_track_has_no_hidden_keys() -> None:
 
 
 def test_pictures_of_fusion_name_methods_tasks_and_counts(tmp_path: Path) -> None:
-    settings, provenance = Evaluate(resamples=200), Provenance(run="r", split="test", config="c", commit="d", seed=0)
+    settings = Evaluate(base="large", ceiling="ceiling", resamples=200)
+    provenance = Provenance(run="r", split="test", config="c", commit="d", seed=0)
     metrics = dict.fromkeys(("one", "two", "far"), "accuracy")
     seen = FusionTrack(split="test", seen=("one", "two"))
     table = tabulate_fusion(dict.fromkeys(metrics, judged()), metrics, seen, settings, provenance)

@@ -67,7 +67,7 @@ def test_a_training_that_is_killed_goes_on(untrained: Path, finished: Path, how:
     assert nothing_half_written(untrained)
     assert errors(untrained / LOG) == ([] if how is signal.SIGKILL else [STOPPED])
     if how is signal.SIGKILL:
-        assert "died with <Signals.SIGKILL: 9>" in said  # config/README.md says what to think of it
+        assert "died with <Signals.SIGKILL: 9>" in said  # docs/troubleshooting.md says what to think of it
     goes_on(untrained, finished)
 
 

@@ -1,5 +1,6 @@
 # Plots and tables of the fusion track, made from the metrics table, the judged examples and what was tuned.
 from logitfusion.config.jobs.report import fusion_report, traces_report, tuning_report
+from logitfusion.config.methods import steered_tasks
 
 
 rule plot_methods:
@@ -83,5 +84,5 @@ FUSION_REPORT = [
     RESULTS / "plots/methods.svg",
     RESULTS / "summary.html",
     *([RESULTS / "plots/tuning.svg"] if TUNED else []),
-    *expand(RESULTS / "plots/traces/{task}.svg", task=RUN.tasks),
+    *expand(RESULTS / "plots/traces/{task}.svg", task=steered_tasks(RUN)),
 ]

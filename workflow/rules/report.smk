@@ -1,12 +1,13 @@
 # The loss curves of all models and experts.
 from logitfusion.config.jobs.report import losses_report
+from logitfusion.config.methods import trained_models
 
-TRAINED = [name for name, expert in RUN.experts.items() if isinstance(expert, TrainedExpert)]
+TRAINED = trained_models(RUN)
 
 
 rule plot_losses:
     input:
-        list(map(model_folder, [*losses_report(RUN).healed, *TRAINED] or RUN.models)),
+        list(map(model_folder, TRAINED)),
     output:
         shown("plots/losses.svg", "5 Training", "Models and experts: loss curves"),
     log:

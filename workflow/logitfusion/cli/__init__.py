@@ -23,11 +23,13 @@ from logitfusion.files import find_disk_error
 os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
 
 COMMANDS = {
+    "init": "write a small config to start from",
     "generate": "continue prompts",
     "score": "how likely given continuations are",
     "evaluate": "measure tasks of lm-evaluation-harness",
     "distill-cache": "write the predictions of a teacher on texts into a cache",
     "fewshot": "classify your own images by CLIP, corrected by a few of them",
+    "completion": "print a script that completes this command line in a shell",
 }
 
 
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code: 0, 1 for bad input (2 for a command line that argparse refuses), 130 for Ctrl-C, 141 where the
         reader of a pipe has gone.
     """
-    arguments = _make_parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals that don't know all characters
     try:
@@ -72,7 +74,8 @@ def _explain(error: Exception) -> str | None:
     return full and f"A file could not be written: {full}; nothing earlier was changed."
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """All that the command line understands."""
     parser = argparse.ArgumentParser(
         prog="logitfusion", description="A large language model steered by small experts.", allow_abbrev=False
     )

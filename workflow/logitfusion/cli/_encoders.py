@@ -14,11 +14,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from logitfusion.clip.data.dataset import ImageRow
-from logitfusion.clip.encoders.load import ClipEncoder, ImageEncoder, join_features, load_auxiliary, load_clip
+from logitfusion.clip.encoders.load import (
+    ClipEncoder,
+    ImageEncoder,
+    find_in_folder,
+    join_features,
+    load_auxiliary,
+    load_clip,
+)
 from logitfusion.clip.features.cache import cache_features, read_features
 from logitfusion.errors import UserError
 
-CLIP_FORMS = "a folder that holds a built CLIP, open_clip:MODEL/TAG, or checkpoint:MODEL:FILE"
+CLIP_FORMS = (
+    "a folder that holds a CLIP (results/<run>/clip/encoder, say), open_clip:MODEL/TAG, or checkpoint:MODEL:FILE"
+)
 AUXILIARY_FORMS = "timm:MODEL, torchvision:MODEL, torchvision:MODEL/WEIGHTS, or checkpoint:MODEL:FILE"
 
 
@@ -34,8 +43,8 @@ def parse_clip(spec: str) -> dict[str, Any]:
         return {"source": "open_clip", "model": model, "pretrained": tag}
     if source == "checkpoint":
         return {"source": "path", **_parse_checkpoint(spec, rest)}
-    if (Path(spec) / "open_clip_config.json").is_file():
-        return {"source": "built", "path": str(Path(spec).resolve())}
+    if Path(spec).is_dir():
+        return find_in_folder(Path(spec).resolve())
     raise UserError(f"There is no CLIP {spec!r}; give {CLIP_FORMS}.")
 
 

@@ -16,6 +16,7 @@ from logitfusion.config.section import Section
 Options = TypeVar("Options", bound=Section)
 
 _NUMBERS = {int: "N", float: "NUMBER"}
+_LARGEST = Le(2**63 - 1)  # what a whole number may be at all: nobody needs to be told
 _BOUNDS = {Ge: "at least {0.ge}", Gt: "above {0.gt}", Le: "at most {0.le}", Lt: "below {0.lt}"}
 
 
@@ -76,7 +77,8 @@ def _form(annotation: Any) -> dict[str, Any]:
 
 def _help(field: FieldInfo) -> str:
     """Meaning, range and default."""
-    facts = [_BOUNDS[type(bound)].format(bound) for bound in field.metadata if type(bound) in _BOUNDS]
+    bounds = [bound for bound in field.metadata if type(bound) in _BOUNDS and bound != _LARGEST]
+    facts = [_BOUNDS[type(bound)].format(bound) for bound in bounds]
     default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
     if default not in ("None", "False", ""):
         facts.append(f"default: {default}")

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_argument_group(
         "prompts", "by default the standard input is one prompt"
     ).add_mutually_exclusive_group()
-    source.add_argument("--prompt", nargs="+", action="extend", metavar="TEXT")
+    source.add_argument("--prompt", nargs="+", action="extend", metavar="TEXT", help="one prompt, or several")
     source.add_argument(
         "--prompts",
         metavar="FILE",

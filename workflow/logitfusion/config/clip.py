@@ -62,8 +62,8 @@ class Clip(Section):
     """Methods that the gains of all others are counted from."""
     oracle: Distinct[str] = ()
     """Methods whose best test epoch is reported too, labelled so: how much a choice on test data flatters."""
-    shown: str = "amu"
-    """The method whose answers are compared with CLIP's own in pictures."""
+    shown: str | None = None
+    """The method whose answers are compared with CLIP's own in pictures; left out, amu, or the last that learns."""
 
     @model_validator(mode="after")
     def _check(self) -> Clip:

@@ -84,8 +84,8 @@ class Distill(Section):
     """Every method is trained once with each."""
     methods: Annotated[dict[Name, DistillMethod], Field(min_length=1)]
     """Name -> teachers and the loss."""
-    baseline: str = "sft"
-    """The method that gains are counted from."""
+    baseline: str | None = None
+    """The method that gains are counted from; left out, the one named sft, or the first without teachers, if any."""
     split: Literal["test", "validation"] = "test"
     """The split that is decoded."""
     batch_size: Count = 32

@@ -54,13 +54,13 @@ class OpenClip(Section):
 
 
 class PathClip(Section):
-    """A checkpoint of this machine."""
+    """A checkpoint of this machine, or the folder of a CLIP: results/<run>/clip/encoder of another run, say."""
 
     source: Literal["path"]
-    model: Text
-    """A model of open_clip."""
     path: Text
-    """A checkpoint of that model."""
+    """A checkpoint, or a folder that holds a CLIP."""
+    model: Text | None = None
+    """The model of open_clip that a checkpoint is of; a folder says so itself."""
     quick_gelu: bool = False
     """Whether it was trained with that activation."""
     pretraining: Pretraining = None
@@ -102,8 +102,8 @@ class Preprocess(Section):
 class _Auxiliary(Section):
     model: Text
     """An architecture of timm or torchvision."""
-    pretraining: Pretraining
-    """What it was trained on, in words: every table names it."""
+    pretraining: Pretraining = None
+    """What it was trained on, in words: every table names it, or says that it is unknown."""
     preprocess: Preprocess = Preprocess()
     """In place of timm's own data config."""
 

@@ -12,10 +12,10 @@ from logitfusion.config.section import Section, Whole
 class Evaluate(Section):
     """Intervals of the scores (a percentile bootstrap), and the two methods that fusion is measured between."""
 
-    base: str = "large"
-    """The method that the scores start from; the gap begins here."""
-    ceiling: str = "ceiling"
-    """The method that the scores are held against; the gap ends here."""
+    base: str | None = None
+    """The method where the gap begins; left out, the one named large, or that is the large model alone."""
+    ceiling: str | None = None
+    """The method where the gap ends; left out, the one named ceiling. Without one there is no gap closure."""
     resamples: Annotated[int, Field(ge=100)] = 2000
     """Bootstrap resamples."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from logitfusion.config import errors, names
+from logitfusion.config.comparisons import fill_comparisons
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
 from logitfusion.files import write_text
@@ -30,7 +31,7 @@ def resolve_config(config: dict[str, Any]) -> RunConfig:
     for track in ("fusion", "distill", "clip"):
         if track in plain and plain[track] is None:
             raise UserError(f"Config key {track!r} is empty: write its keys below it, or remove it.")
-    filled = _fill_shifts(plain) | _fill_seeds(plain)
+    filled = _fill_shifts(plain) | _fill_seeds(plain) | fill_comparisons(plain)
     try:
         resolved = RunConfig.model_validate(plain)
     except ValidationError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from logitfusion.config.experts import MergedExpert
+from logitfusion.config.experts import MergedExpert, TrainedExpert
 from logitfusion.config.fusion import SingleMethod, SteeredMethod
+from logitfusion.config.models import PrunedModel
 from logitfusion.config.run import RunConfig
 
 
@@ -70,6 +71,39 @@ def seen_tasks(run: RunConfig) -> list[str]:
     """The tasks that an expert was trained on, in the config's order."""
     trained = {task for name in run.experts for task in _trained_on(run, name)}
     return [task for task in run.tasks if task in trained]
+
+
+def used_models(run: RunConfig) -> list[str]:
+    """The models and experts that a track needs, and what those are made from; nothing else is built.
+
+    Returns:
+        Names in the config's order, models first.
+    """
+    wanted: set[str] = set()
+    if run.fusion:
+        pairs = ((name, task) for name in run.fusion.methods for task in method_tasks(run, name))
+        wanted.update(*(method_models(run, name, task) for name, task in pairs))
+    if run.distill:
+        wanted |= {run.distill.student, *(teacher.model for teacher in run.distill.teachers.values())}
+    experts = {name: expert for name, expert in run.experts.items() if name in wanted}
+    wanted.update(*(expert.merge for expert in experts.values() if isinstance(expert, MergedExpert)))
+    wanted |= {expert.base for expert in experts.values()}  # those that are merged have the same base
+    wanted |= {model.from_ for name, model in run.models.items() if name in wanted and isinstance(model, PrunedModel)}
+    return [name for name in (*run.models, *run.experts) if name in wanted]
+
+
+def steered_tasks(run: RunConfig) -> list[str]:
+    """The tasks that a steered method decodes: those of which there are weights to look at."""
+    steered = [name for name, entry in run.fusion.methods.items() if isinstance(entry, SteeredMethod)]
+    decoded = {task for name in steered for task in method_tasks(run, name)}
+    return [task for task in run.tasks if task in decoded]
+
+
+def trained_models(run: RunConfig) -> list[str]:
+    """The models and experts that are used and have a loss curve, healed ones first."""
+    used = used_models(run)
+    healed = [name for name in used if isinstance(run.models.get(name), PrunedModel) and run.models[name].heal]
+    return healed + [name for name in used if isinstance(run.experts.get(name), TrainedExpert)]
 
 
 def _trained_on(run: RunConfig, name: str) -> list[str]:

@@ -86,8 +86,20 @@ def _check_fusion(run: RunConfig) -> None:
             for task in (task for group in tuning_groups(run, name) for task in group):
                 if run.tasks[task].validation == 0:
                     raise UserError(f"Method {name!r} is tuned on task {task!r}, whose validation size is 0; raise it.")
+    decoded = [task for name in fusion.methods for task in method_tasks(run, name)]
+    _check_split(run, "fusion", fusion.split, decoded)
     for key in ("base", "ceiling"):
-        refer(getattr(run.evaluate, key), fusion.methods, f"evaluate.{key}", "fusion method")
+        if (end := getattr(run.evaluate, key)) is not None:
+            refer(end, fusion.methods, f"evaluate.{key}", "fusion method")
+
+
+def _check_split(run: RunConfig, track: str, split: str, tasks: list[str]) -> None:
+    """No track is scored on an empty split."""
+    for task in tasks:
+        if split == "validation" and run.tasks[task].validation == 0:
+            raise UserError(
+                f"Config key '{track}.split' is validation, and task {task!r} has none; raise its validation size."
+            )
 
 
 def _check_bases(run: RunConfig, method: str, experts: list[str]) -> None:
@@ -106,9 +118,11 @@ def _check_distill(run: RunConfig) -> None:
         refer(task, run.tasks, "distill.tasks", "task")
         if run.tasks[task].train == 0:
             raise UserError(f"Students are trained on task {task!r}, whose train size is 0; raise it.")
+    _check_split(run, "distill", distill.split, list(distill.tasks))
     for name, teacher in distill.teachers.items():
         refer(teacher.model, known, f"distill.teachers.{name}.model", "model or expert")
-    refer(distill.baseline, distill.methods, "distill.baseline", "distillation method")
+    if distill.baseline is not None:
+        refer(distill.baseline, distill.methods, "distill.baseline", "distillation method")
     for name, method in distill.methods.items():
         for teacher in method.teachers:
             refer(teacher, distill.teachers, f"distill.methods.{name}.teachers", "teacher")
@@ -129,7 +143,8 @@ def _check_clip(clip: Clip) -> None:
     for key in ("baselines", "oracle"):
         for name in getattr(clip, key):
             refer(name, clip.methods, f"clip.{key}", "few-shot method of this config")
-    refer(clip.shown, clip.methods, "clip.shown", "few-shot method of this config")
+    if clip.shown is not None:
+        refer(clip.shown, clip.methods, "clip.shown", "few-shot method of this config")
     for name in clip.oracle:
         if not fewshot_method(clip, name)[0].by_epochs:
             raise UserError(f"Config key 'clip.oracle' names {name!r}, which is not trained by epochs; leave it out.")

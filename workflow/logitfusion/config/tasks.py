@@ -162,9 +162,9 @@ class Task(Section):
 
     definition: Annotated[Definition, BeforeValidator(_read_definition, json_schema_input_type=Definition | str)]
     """The name of a definition of the library (workflow/logitfusion/tasks/library), or a definition written here."""
-    train: Whole
+    train: Whole = 0
     """Examples that experts are trained on."""
-    validation: Whole
+    validation: Whole = 0
     """Examples for choosing anything."""
     test: Count
     """Examples that are only ever evaluated."""

@@ -32,9 +32,9 @@ class FusionReport(Section):
 
     methods: Some[str]
     """In the order of the plots."""
-    base: str
+    base: str | None
     """``evaluate.base``."""
-    ceiling: str
+    ceiling: str | None
     """``evaluate.ceiling``."""
     seen: Listed[str]
     """Tasks that an expert was trained on; the others are marked as unseen."""
@@ -80,7 +80,7 @@ class StudentsTrack(Section):
     """In the order of table and plots."""
     seeds: Some[Whole]
     """Training seeds."""
-    baseline: str
+    baseline: str | None
     """The method that gains are over."""
 
     @property

@@ -69,16 +69,17 @@ def _describe_task(writer: TableWriter, table: pd.DataFrame, task: str, metric: 
 
 
 def _compare(writer: TableWriter, task: str, scores: dict[str, Score], examples: int) -> None:
-    """Ratio of scores and gap closure of each method against the untouched large model and the ceiling."""
+    """Ratio of scores and gap closure of each method against the untouched large model and the ceiling, if any."""
     ends = writer.settings.base, writer.settings.ceiling
-    if not all(end in scores for end in ends):
+    base, ceiling = (scores.get(end) for end in ends)
+    if ceiling is None:
         return
-    base, ceiling = (scores[end] for end in ends)
     for method, score in scores.items():
         if method not in ends:
             add = partial(writer.add, method=method, task=task, n=examples)
             add("score_ratio", score.apply(score_ratio, ceiling))
-            add("gap_closure", score.apply(gap_closure, base, ceiling))
+            if base is not None:
+                add("gap_closure", score.apply(gap_closure, base, ceiling))
 
 
 def _add_gains(writer: TableWriter, task: str, scores: dict[str, Score], examples: int, rival: str | None) -> None:

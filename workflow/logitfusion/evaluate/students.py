@@ -48,7 +48,7 @@ def tabulate_students(
             writer.add("score", score, method=name, task=ALL_TASKS, n=examples[ALL_TASKS], seeds=seeds)
     for task, by_name in scores.items():
         for name in track.methods:
-            if name != track.baseline:
+            if track.baseline is not None and name != track.baseline:
                 gain = by_name[name] - by_name[track.baseline]
                 writer.add("gain", gain, method=name, task=task, n=examples[task], seeds=len(track.seeds))
     for task, by_name in scores.items():

@@ -96,7 +96,7 @@ class FusedLM:
 
     @property
     def ends(self) -> frozenset[int]:
-        """Tokens that end a text: those of every model of the fusion, whatever its weight is.
+        """Tokens that end a text, those of every model of the fusion, whatever its weight is.
 
         Experts may be chat models that end their turns by another token than base and large model, and which of them
         steers changes from token to token. A large model alone ends by its own ones.

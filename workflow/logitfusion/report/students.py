@@ -106,7 +106,8 @@ def write_students_summary(
         for task in tasks:
             cells[f"mean of {task}" if task == ALL_TASKS else task] = score_cell(mine[mine["task"] == task])
         gain = mine[(mine["metric"] == "gain") & (mine["task"] == overall)]
-        cells[f"gain over {track.baseline}"] = "" if gain.empty else interval_cell(gain.iloc[0])
+        if track.baseline is not None:
+            cells[f"gain over {track.baseline}"] = "" if gain.empty else interval_cell(gain.iloc[0])
         for teacher in track.teachers:
             agreement = mine[mine["metric"] == f"agreement_{teacher}"]
             weights = agreement["n"].astype(float)

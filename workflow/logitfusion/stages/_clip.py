@@ -8,22 +8,20 @@ from typing import Any
 
 import torch
 
-from logitfusion.clip.encoders.load import ClipEncoder, ImageEncoder, load_auxiliary, load_clip
+from logitfusion.clip.encoders.load import ENTRY, ClipEncoder, ImageEncoder, load_auxiliary, load_clip
 from logitfusion.config.encoders import PackageAuxiliary
 from logitfusion.config.section import Section
 from logitfusion.files import read_json, write_json
 
-_ENTRY = "entry.json"
-
 
 def write_entry(folder: Path, entry: dict[str, Any]) -> None:
     """Keep in an encoder's folder how ``load_clip`` opens it; no path for what is in the folder itself."""
-    write_json(folder / _ENTRY, entry)
+    write_json(folder / ENTRY, entry)
 
 
 def open_clip_folder(folder: Path) -> ClipEncoder:
     """The CLIP of an encoder's folder."""
-    return load_clip({"path": folder, **read_json(folder / _ENTRY)})
+    return load_clip({"path": folder, **read_json(folder / ENTRY)})
 
 
 def open_auxiliaries(entries: dict[str, Section], wheels: Sequence[Path]) -> dict[str, ImageEncoder]:

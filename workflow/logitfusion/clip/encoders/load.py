@@ -138,17 +138,39 @@ def join_features(features: Sequence[Tensor]) -> Tensor:
     return F.normalize(torch.cat([part.float() for part in features], dim=-1), dim=-1)
 
 
+ENTRY = "entry.json"  # in an encoder's folder of the workflow: how ``load_clip`` opens it
+
+
+def find_in_folder(folder: str | Path) -> dict[str, Any]:
+    """The entry of ``load_clip`` for the CLIP of a folder, as the workflow or ``build_clip`` wrote it.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    folder = Path(folder)
+    if (folder / "open_clip_config.json").is_file():
+        return {"source": "built", "path": str(folder)}
+    if (folder / ENTRY).is_file():  # nothing but where its weights are
+        return read_json(folder / ENTRY)
+    raise UserError(
+        f"The folder {folder} holds no CLIP; name one with an open_clip_config.json, as results/<run>/clip/encoder."
+    )
+
+
 def load_clip(entry: dict[str, Any], *, device: torch.device | None = None) -> ClipEncoder:
     """A CLIP from one of three sources.
 
     Args:
         entry: ``{source: open_clip, model, pretrained}`` (a tag of open_clip); ``{source: path, model, path}`` (a
-            checkpoint of one of open_clip's models, with ``quick_gelu: true`` if it was trained with that activation);
-            or ``{source: built, path}`` (a folder made by ``build_clip``).
+            checkpoint of one of open_clip's models, with ``quick_gelu: true`` if it was trained with that activation;
+            or a folder that holds a CLIP, without a model); or ``{source: built, path}`` (a folder made by
+            ``build_clip``).
 
     Raises:
         UserError: no such model, tag or file, no network, or a checkpoint of another model.
     """
+    if entry["source"] == "path" and Path(entry["path"]).is_dir():
+        entry = find_in_folder(entry["path"])
     match entry["source"]:
         case "open_clip":
             model, tokenizer, name = *_open_tag(entry["model"], entry["pretrained"]), entry["model"]
@@ -197,7 +219,11 @@ def _open_tag(model: str, tag: str) -> tuple[nn.Module, Any]:
 
 
 def _open_file(entry: dict[str, Any]) -> tuple[nn.Module, Any]:
-    model, path = entry["model"], Path(entry["path"])
+    model, path = entry.get("model"), Path(entry["path"])
+    if not path.exists():
+        raise UserError(f"There is no CLIP at {path}; correct the path, or make it first.")
+    if model is None:
+        raise UserError(f"Which of open_clip's models the checkpoint {path} is of must be said; add the key model.")
     if get_model_config(model) is None:
         raise UserError(f"open_clip has no model {model!r}; correct the entry's model key.")
     read_weights(path)  # for its errors: open_clip's own for a bad file is a traceback

@@ -32,8 +32,9 @@ def fit_method(
             effect on the fit, so an evaluation can keep these heads and report the best as an oracle.
 
     Returns:
-        A head: ``head.logits(clip [m, D], auxiliary [m, D_aux] or None) -> [m, C]`` fp32; ``head.settings`` has every
-        setting by key, with those that were selected, ``selected``, the ``seed``, and perhaps ``held_out_loss`` (nats).
+        a head. Its ``logits(clip [m, D], auxiliary [m, D_aux] or None)`` are ``[m, C]`` in fp32; its ``settings`` have
+        every setting by key, with those that were selected, ``selected``, ``seed``, and perhaps ``held_out_loss``
+        (nats).
 
     Raises:
         UserError: unknown names of method or settings, a method without a grid to be selected from, or one that needs

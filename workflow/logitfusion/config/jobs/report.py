@@ -7,8 +7,15 @@ from typing import Any
 from logitfusion.config.encoders import BuiltClip, RandomClip
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.fusion import SteeredMethod
-from logitfusion.config.methods import expand, fixed_rival, method_tasks, seen_tasks, steering_experts, tuned_methods
-from logitfusion.config.models import PrunedModel
+from logitfusion.config.methods import (
+    expand,
+    fixed_rival,
+    method_tasks,
+    seen_tasks,
+    steering_experts,
+    trained_models,
+    tuned_methods,
+)
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import Section, Whole
@@ -90,8 +97,7 @@ def tuning_report(run: RunConfig) -> TuningReport:
 
 def losses_report(run: RunConfig) -> LossesReport:
     """The models that were healed."""
-    healed = [name for name, model in run.models.items() if isinstance(model, PrunedModel) and model.heal]
-    return LossesReport(healed=tuple(healed))
+    return LossesReport(healed=tuple(name for name in trained_models(run) if name in run.models))
 
 
 def students_track(run: RunConfig) -> StudentsTrack:
@@ -146,5 +152,5 @@ def _describe(encoder: Any) -> str:
         case RandomClip():
             words = "random weights"
         case _:
-            words = " ".join(getattr(encoder, key, "") for key in ("model", "pretrained", "path")).strip()
+            words = " ".join(filter(None, (getattr(encoder, key, None) for key in ("model", "pretrained", "path"))))
     return f"{words} ({encoder.pretraining})" if encoder.pretraining else words

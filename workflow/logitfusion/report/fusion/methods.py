@@ -54,7 +54,8 @@ def write_fusion_summary(
         if SEEN in set(table["task"]):
             cells[f"mean of {SEEN}"] = score_cell(mine[mine["task"] == SEEN])
             closure = mine[(mine["metric"] == "gap_closure") & (mine["task"] == SEEN)]
-            cells["gap closure of it"] = "" if closure.empty else interval_cell(closure.iloc[0])
+            if None not in (track.base, track.ceiling):
+                cells["gap closure of it"] = "" if closure.empty else interval_cell(closure.iloc[0])
         speed = mine[mine["metric"] == "tokens_per_second"]["value"]
         cells["tokens/s"] = "" if speed.empty else f"{speed.mean():.0f}"
         rows.append(cells)

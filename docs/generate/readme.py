@@ -1,0 +1,136 @@
+"""The parts of README.md that hold numbers, between ``<!-- begin: NAME -->`` and ``<!-- end: NAME -->``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from generate import stored
+from generate.pages import describe_time, show
+from generate.parts import replace_part
+from generate.stored import StoredRun
+from logitfusion.evaluate.fusion import SEEN
+from logitfusion.files import write_text
+from logitfusion.report.page import SCORES
+
+RUN = "demo"
+PATH = stored.DOCS.parent / "README.md"
+
+# Method -> what it is; the three or four of each track that answer its question.
+FUSION = {
+    "large": "SmolLM2 135M, untouched",
+    "expert": "the small fine-tuned expert alone",
+    "dynamic": "the large model steered by the task's expert, as published",
+    "multi_judged": "steered by all three experts, whatever the task (our default)",
+    "ceiling": "the large model itself fine-tuned",
+}
+DISTILL = {
+    "sft": "labels alone",
+    "uld": "+ a teacher's tokens (ULD)",
+    "gld_vocab": "+ the graph term (GLD)",
+}
+CLIP = {
+    "zero_shot": "CLIP alone",
+    "auxiliary_probe": "the second encoder alone",
+    "amu": "AMU-Tuning, as published",
+    "amu_classes": "the same with settings by cross-validation (our default)",
+}
+FEW_SHOT_TASK, SHOTS = "emoji", (1, 8)
+
+
+def tabulate(run: StoredRun) -> str:
+    """A few rows of each track."""
+    head = ["| | method | right answers | gain |", "| --- | --- | --- | --- |"]
+    tracks = {"fusion": _fusion_rows(run), "distillation": _distill_rows(run), "few-shot CLIP": _clip_rows(run)}
+    lines = []
+    for track, rows in tracks.items():
+        names = [f"**{track}**", *[""] * (len(rows) - 1)]
+        lines += ["| " + " | ".join((name, *row)) + " |" for name, row in zip(names, rows, strict=True)]
+    return "\n".join([*head, *lines, "", _note(run)])
+
+
+def _fusion_rows(run: StoredRun) -> list[tuple[str, str, str]]:
+    def gain(method: str) -> str:
+        ends = method in ("large", "ceiling")
+        return "" if ends else "closes " + show(run, f"fusion/{method}/{SEEN}/gap_closure", "percent") + " of the gap"
+
+    return [
+        (f"`{method}`: {words}", show(run, f"fusion/{method}/{SEEN}/score", "interval"), gain(method))
+        for method, words in FUSION.items()
+    ]
+
+
+def _distill_rows(run: StoredRun) -> list[tuple[str, str, str]]:
+    task, metric = _distilled(run)
+    return [
+        (
+            f"`{method}`: {words}",
+            show(run, f"distill/{method}/{task}/{metric}", "interval"),
+            "" if method == "sft" else show(run, f"distill/{method}/{task}/gain", "interval"),
+        )
+        for method, words in DISTILL.items()
+    ]
+
+
+def _clip_rows(run: StoredRun) -> list[tuple[str, str, str]]:
+    place = f"{FEW_SHOT_TASK}/accuracy"
+    return [
+        (
+            f"`{method}`: {words}",
+            " → ".join(show(run, f"clip/{method}/{place}@{shots}", "plain") for shots in SHOTS),
+            ""
+            if method == "zero_shot"
+            else show(run, f"clip/{method}/{FEW_SHOT_TASK}/gain_over_zero_shot@{SHOTS[1]}", "interval"),
+        )
+        for method, words in CLIP.items()
+    ]
+
+
+def _distilled(run: StoredRun) -> tuple[str, str]:
+    """The task of the distillation and how it is measured."""
+    rows = run.table[(run.table["track"] == "distill") & run.table["metric"].isin(SCORES)]
+    return rows["task"].iloc[0], rows["metric"].iloc[0]
+
+
+def _note(run: StoredRun) -> str:
+    task, metric = _distilled(run)
+    fusion = run.find("fusion", "large", SEEN, "score")
+    distill = run.find("distill", "sft", task, metric)
+    clip = run.find("clip", "amu", FEW_SHOT_TASK, "accuracy", SHOTS[1])
+    tasks = run.table[(run.table["method"] == "expert") & (run.table["task"] != SEEN)]["task"].nunique()
+    facts = run.facts
+    return (
+        f"{fusion['confidence']:.0%} bootstrap intervals. Fusion: mean of {tasks} tasks, n = {fusion['n']}; the gap is"
+        f" between `large` and `ceiling`. Distillation: {task.replace('_', ' ')}, n = {distill['n']}, gain over `sft`."
+        f" Few-shot: unseen emojis, n = {clip['n']}, {clip['seeds']} seeds, {' → '.join(map(str, SHOTS))} shots,"
+        f" gain over `zero_shot` at the latter. Run `{facts.run}`, config `{facts.config}`, commit `{facts.commit}`."
+    )
+
+
+PARTS: dict[str, Callable[[StoredRun], str]] = {
+    "time": lambda run: describe_time(run.facts, "The demo's"),
+    "results": tabulate,
+}
+
+
+def render(text: str, run: StoredRun) -> str:
+    """README.md with its parts made anew.
+
+    Raises:
+        UserError: a part is not marked in it, or more than once.
+    """
+    for name, make in PARTS.items():
+        text = replace_part(text, name, make(run))
+    return text
+
+
+def write() -> None:
+    """Write README.md anew from the stored run."""
+    write_text(PATH, render(PATH.read_text(encoding="utf-8"), stored.read(RUN)))
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,255 @@
+"""``logitfusion init``: small configs of every track that are valid, plan what they need, and (make start-test) run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from checkout import ROOT, copy_checkout, plans, snakemake
+from commands import refuse, run
+from tiny_encoders import write_image_tower
+
+from logitfusion.cli._templates import write_value
+from logitfusion.cli.init import TRACKS
+from logitfusion.clip.encoders.tiny import make_random_clip
+from logitfusion.config.load import load_config, resolve_config
+from logitfusion.tasks.definition import load_definition
+
+IMAGES = ROOT / "config/smoke_images/bright"
+TEMPLATES = ROOT / "workflow/logitfusion/templates"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks like a checkout; the command is called in it."""
+    (tmp_path / "Snakefile").touch()
+    (tmp_path / "workflow/rules").mkdir(parents=True)
+    (tmp_path / "config").mkdir()
+    shutil.copytree(IMAGES, tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def written(capsys: pytest.CaptureFixture[str], *options: object) -> dict[str, Any]:
+    """The config that the command writes, as YAML reads it."""
+    said = run(capsys, "init", "mine", *options)
+    assert said.splitlines()[-1] == "snakemake --profile local --configfile config/mine.yaml"
+    load_config("config/mine.yaml")
+    config = yaml.safe_load(Path("config/mine.yaml").read_text())
+    Path("config/mine.yaml").unlink()
+    assert config.pop("run") == "mine"
+    return config
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_a_template_is_small_valid_and_what_is_written_without_options(
+    track: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (TEMPLATES / f"{track}.yaml").read_text()
+    assert len(text.splitlines()) <= 32
+    template = yaml.safe_load(text)
+    assert getattr(resolve_config(template), track) is not None
+    del template["run"]
+    if track == "clip":
+        template["clip"] |= {
+            "datasets": {"images": {"source": "folder", "path": "images", "test_share": 0.5}},
+            "shots": [1, 2],  # of four images of each class
+        }
+    options = ("--images", "images") if track == "clip" else ()
+    assert written(capsys, "--track", track, *options) == template
+
+
+def test_models_of_one_s_own_take_the_place_of_the_template_s(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "my model: #1").mkdir()
+    for track in ("fusion", "distill"):
+        config = written(capsys, "--track", track, "--large", "my model: #1", "--base", "me/small@main")
+        assert config["models"] == {
+            "large": {"source": "path", "path": "my model: #1"},
+            "small": {"source": "hub", "id": "me/small", "revision": "main"},
+        }
+        assert config["tasks"]["sums"]["definition"] == "sums"
+
+
+def test_a_task_of_the_library_is_used_everywhere(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = written(capsys, "--task", "sciq")
+    assert config["tasks"].keys() == config["experts"].keys() == {"sciq"}
+    assert config["experts"]["sciq"]["tasks"] == config["models"]["small"]["heal"]["tasks"] == ["sciq"]
+    assert "sums" not in json.dumps(config)
+
+
+@pytest.mark.parametrize(
+    ("answers", "form"),
+    [
+        (["3", "-4", "2.5"], {"kind": "number"}),
+        (["yes", "no"], {"kind": "choice", "choices": ["yes", "no"]}),
+        ([f"a city of {number}" for number in range(30)], {"kind": "text", "max_words": 5}),
+    ],
+)
+def test_lines_of_one_s_own_are_a_task(
+    answers: list[str], form: dict[str, Any], checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"What is {number}?", "answer": answers[number % len(answers)]} for number in range(60)]
+    write_lines(checkout / "sums/my lines.jsonl", rows)
+    config = written(capsys, "--task", "sums/my lines.jsonl")
+    task = config["tasks"]["my_lines"]
+    assert task["definition"]["source"] == {"kind": "jsonl", "path": "sums/my lines.jsonl"}
+    assert task["definition"]["answer"] == form
+    assert task["train"] + task["validation"] + task["test"] == 60
+    assert min(task["train"], task["validation"], task["test"]) >= 6
+    assert config["fusion"]["methods"]["dynamic"]["experts"] == ["my_lines"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("../up",), "NAME is '../up'"),
+        (("mine", "--large", "no/folder", "--base", "images"), "There is no folder no/folder"),
+        (("mine", "--large", "images"), "--base MODEL"),
+        (("mine", "--task", "sumz"), "common_knowledge, sciq, sst2, sums"),
+        (("mine", "--task", "few.jsonl"), "at least 10"),
+        (("mine", "--task", "wrong.jsonl"), 'needs a text under "answer"'),
+        (("mine", "--task", "no.jsonl"), "no.jsonl can't be read"),
+        (("mine", "--images", "images"), "--images is of the tracks clip"),
+        (("mine", "--track", "clip"), "--images DIR"),
+        (("mine", "--track", "clip", "--images", "no"), "The image folder no is not there"),
+        (("mine", "--track", "clip", "--images", "one"), "has one class"),
+        (("mine", "--track", "clip", "--images", "images", "--clip", "one"), "holds no CLIP"),
+        (("there",), "config/there.yaml is there already"),
+    ],
+)
+def test_what_can_not_be_written_is_refused_and_nothing_is_written(
+    options: tuple[str, ...], words: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "one").mkdir()
+    shutil.copytree(IMAGES / "bar", checkout / "one/bar")
+    (checkout / "config/there.yaml").write_text("run: mine\n")
+    write_lines(checkout / "few.jsonl", [{"prompt": "a", "answer": "b"}])
+    write_lines(checkout / "wrong.jsonl", [{"prompt": "a"}])
+    assert words in refuse(capsys, "init", *options)
+    assert [path.name for path in (checkout / "config").iterdir()] == ["there.yaml"]
+    assert (checkout / "config/there.yaml").read_text() == "run: mine\n"
+
+
+def test_outside_of_a_checkout_a_place_must_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "--output FILE" in refuse(capsys, "init", "mine")
+    said = run(capsys, "init", "mine", "--output", "mine.yaml")
+    assert load_config(tmp_path / "mine.yaml").run == "mine"
+    assert str(tmp_path / "mine.yaml") in said
+    assert "a checkout of logitfusion" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "value", ["yes", "a: b", "#", "-", "1e-4", "0o7", "~", "é", "", "x#y", "a, b", "2020-01-01", 3, [1], {"a": {}}]
+)
+def test_values_are_read_as_they_were_written(value: Any) -> None:
+    assert yaml.safe_load(f"key: {write_value(value)}") == {"key": value}
+    assert yaml.safe_load(f"key: {write_value({'inner': [value]})}") == {"key": {"inner": [value]}}
+
+
+def test_sizes_of_the_templates_fit_every_task_of_the_library() -> None:
+    """400 + 60 + 100: sst2, the smallest, has 872 rows."""
+    for track in ("fusion", "distill"):
+        sizes = yaml.safe_load((TEMPLATES / f"{track}.yaml").read_text())["tasks"]["sums"]
+        assert sum(value for key, value in sizes.items() if key != "definition") <= 560
+    assert load_definition("sst2")
+
+
+# What a template plans, but for the packages, the table and the target.
+JOBS = {
+    "fusion": {
+        "model": 2, "task": 1, "expert": 1, "tune": 1, "decode": 4, "evaluate": 1,
+        "plot_losses": 1, "plot_methods": 1, "plot_traces": 1, "plot_tuning": 1, "summary": 1,
+    },
+    "distill": {
+        "model": 2, "task": 1, "teacher_cache": 1, "student": 3, "answer": 5, "evaluate_students": 1,
+        "plot_losses": 1, "plot_students": 1, "plot_student_losses": 1, "summary_students": 1,
+    },
+    "clip": {
+        "clip_data": 1, "clip_encoder": 1, "clip_support": 1, "clip_test": 1, "clip_fit": 4, "clip_predict": 1,
+        "plot_clip": 1, "plot_clip_answers": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.workflow
+def test_a_template_plans_what_it_needs_and_nothing_else(tmp_path: Path) -> None:
+    folder = copy_checkout(tmp_path)
+    configs = [yaml.safe_load((TEMPLATES / f"{track}.yaml").read_text()) | {"run": track} for track in JOBS]
+    found = dict(zip(JOBS, plans(folder, configs), strict=True))
+    jobs = {track: Counter(job["rule"] for job in plan if job["rule"] != "package") for track, plan in found.items()}
+    assert jobs == {track: expected | {"metrics": 1, "all": 1} for track, expected in JOBS.items()}
+
+
+@pytest.fixture(scope="module")
+def small_checkout(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]) -> Path:
+    """A checkout with models, lines, images and encoders so small that a run takes a minute."""
+    folder = copy_checkout(tmp_path_factory.mktemp("start"))
+    for name in ("large", "base"):
+        shutil.copytree(tiny_models[name], folder / f"my/{name}")
+    rows = [{"prompt": f"{number} is", "answer": ("odd", "even")[number % 2 == 0]} for number in range(40)]
+    write_lines(folder / "my/parity.jsonl", rows)
+    (folder / "my/clip").mkdir()
+    make_random_clip(folder / "my/clip", 0)
+    write_image_tower(folder / "my/tower.safetensors", "test_efficientnet", 0)
+    return folder
+
+
+MODELS = ("--large", "my/large", "--base", "my/base", "--task", "my/parity.jsonl")
+OPTIONS = {
+    "fusion": MODELS,
+    "distill": MODELS,
+    "clip": (
+        "--images", "config/smoke_images/bright", "--clip", "my/clip",
+        "--auxiliary", "checkpoint:test_efficientnet:my/tower.safetensors",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.start
+@pytest.mark.parametrize("track", TRACKS)
+def test_what_init_writes_runs_to_its_end(
+    track: str, small_checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(small_checkout)
+    said = run(capsys, "init", f"my-{track}", "--track", track, *OPTIONS[track])
+    done = snakemake(small_checkout, *said.splitlines()[-1].split()[3:], "--cores", "2")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    table = pd.read_csv(small_checkout / f"results/my-{track}/metrics.csv")
+    assert set(table["track"]) == {track}
+    assert set(load_config(f"config/my-{track}.yaml").dump()[track]["methods"]) <= set(table["method"])
+    assert not {"gap_closure", "score_ratio"} & set(table["metric"])
+    if track == "clip":  # a CLIP that the workflow made, by its path
+        _use_the_run_s_clip(small_checkout, capsys)
+
+
+def _use_the_run_s_clip(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = "results/my-clip/clip/encoder"
+    run(capsys, "init", "again", "--track", "clip", *OPTIONS["clip"][:2], "--clip", made, *OPTIONS["clip"][4:])
+    done = snakemake(folder, "--configfile", "config/again.yaml", "--cores", "2", "results/again/clip/test/images")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    prints = {
+        json.loads((folder / path / "stage.json").read_text())["fingerprint"]
+        for path in (made, "results/again/clip/encoder")
+    }
+    assert len(prints) == 1
+    shutil.rmtree(folder / "my/clip.head", ignore_errors=True)
+    run(capsys, "fewshot", "fit", "--images", "config/smoke_images/bright", "--clip", made, "--method", "gda",
+        "--output", "head.safetensors")  # fmt: skip
+    assert (folder / "head.safetensors").is_file()

@@ -1,0 +1,105 @@
+"""Write a small config to start from: one track, your own models, task or images filled in."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from logitfusion.cli._inputs import check_output
+from logitfusion.cli._templates import Entry, describe_images, describe_model, describe_task, fill_template
+from logitfusion.config.errors import explain
+from logitfusion.config.load import resolve_config
+from logitfusion.config.section import Name
+from logitfusion.errors import UserError
+from logitfusion.files import write_text
+
+# Track -> the options that it knows, besides those of all.
+TRACKS = {
+    "fusion": ("large", "base", "task"),
+    "distill": ("large", "base", "task"),
+    "clip": ("images", "clip", "auxiliary"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", metavar="NAME", help="of the run: config/NAME.yaml is written, results are in results/NAME"
+    )
+    parser.add_argument("--track", choices=TRACKS, default="fusion", help="what is compared (default: fusion)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="in place of config/NAME.yaml")
+    models = parser.add_argument_group("fusion and distill", "without these, small models out of packages on sums")
+    models.add_argument(
+        "--large", metavar="MODEL", help="steered, or the teacher: a folder, or OWNER/NAME@REVISION of the hub"
+    )
+    models.add_argument(
+        "--base", metavar="MODEL", help="the small model that the expert is trained from, or the student"
+    )
+    models.add_argument(
+        "--task", metavar="TASK", help="one of the library, or a FILE.jsonl of lines with prompt and answer"
+    )
+    images = parser.add_argument_group("clip")
+    images.add_argument("--images", metavar="DIR", help="with a folder of images for each class")
+    images.add_argument(
+        "--clip", metavar="SPEC", help="as fewshot fit knows it: a folder with a CLIP, open_clip:MODEL/TAG, ..."
+    )
+    images.add_argument(
+        "--auxiliary", metavar="SPEC", help="as fewshot fit knows it: timm:MODEL, checkpoint:MODEL:FILE, ..."
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    _check_name(arguments.name)
+    _check_options(arguments)
+    path = arguments.output or Path("config") / f"{arguments.name}.yaml"
+    inside = Path("Snakefile").is_file() and Path("workflow/rules").is_dir()
+    if arguments.output is None and not inside:
+        raise UserError(
+            "This folder is no checkout of logitfusion, whose workflow runs configs: go to one, or say where to write"
+            " with --output FILE."
+        )
+    if path.exists():
+        raise UserError(f"{path} is there already; choose another name, or delete it.")
+    check_output(path)
+    template = resources.files("logitfusion").joinpath("templates", f"{arguments.track}.yaml").read_text("utf-8")
+    text = fill_template(template, arguments.name, _describe(arguments))
+    resolve_config(yaml.safe_load(text))
+    write_text(path, text)
+    print(f"{path} is written. What it would run, and the run:")
+    command = f"snakemake --profile local --configfile {shlex.quote(str(path if inside else path.absolute()))}"
+    print(f"{command} -n\n{command}")
+    if not inside:
+        print("Both in a checkout of logitfusion, whose workflow they need.")
+
+
+def _check_name(name: str) -> None:
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise UserError(explain(error, name=lambda _: "NAME")) from None
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    for name in dict.fromkeys(option for options in TRACKS.values() for option in options):
+        if getattr(arguments, name) is not None and name not in TRACKS[arguments.track]:
+            tracks = " and ".join(track for track, options in TRACKS.items() if name in options)
+            raise UserError(f"--{name} is of the tracks {tracks}; leave it out, or choose another --track.")
+    if arguments.track == "clip" and arguments.images is None:
+        raise UserError("The track clip needs your images: name their folder with --images DIR.")
+    if arguments.large is not None and arguments.base is None:
+        raise UserError("With a --large of your own, name the small model too: --base MODEL.")
+
+
+def _describe(arguments: argparse.Namespace) -> list[Entry]:
+    """What the command line replaces in the template."""
+    models = [(("models", "large"), arguments.large), (("models", "small"), arguments.base)]
+    entries = [Entry(place, describe_model(given)) for place, given in models if given is not None]
+    if arguments.task is not None:
+        entries.append(describe_task(arguments.task, validation=arguments.track == "fusion"))
+    if arguments.images is not None:
+        entries += describe_images(arguments.images, arguments.clip, arguments.auxiliary)
+    return entries
