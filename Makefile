@@ -8,6 +8,8 @@ BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
+# The run's name, for a recipe.
+NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
 .PHONY: help setup demo report test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format reference architectures lock envs dag clean
 
@@ -32,11 +34,12 @@ setup: .venv/ready ## the environment in .venv, exactly as in requirements.lock
 demo: setup ## the demo on this machine: results/demo and reports/report.html
 	@$(RUN) snakemake --profile local --cores $(CORES) --configfile $(CONFIG)
 	@$(MAKE) --no-print-directory report
-	@echo "Open reports/report.html"
+	@echo "Open reports/$(NAME)/index.html, or reports/report.html, which has it as its first entry and shows the workflow"
 
 report: setup ## reports/report.html from what has been made, if anything changed since
 	@if [ ! -f reports/report.html ] || [ -n "$$(find results Snakefile workflow $(CONFIG) -newer reports/report.html \( -name '*.svg' -o -name '*.html' -o -name '*.csv' -o -name '*.rst' -o -name '*.smk' -o -name '*.yaml' -o -name Snakefile \) -print -quit)" ]; then \
 		$(RUN) snakemake --profile local --configfile $(CONFIG) --report reports/report.html; fi
+	@echo "reports/$(NAME)/index.html and reports/report.html"
 
 test: setup ## all tests
 	@$(RUN) python -m pytest

@@ -50,6 +50,9 @@ if RUN.clip:
     include: "workflow/rules/clip_report.smk"
 
 
+include: "workflow/rules/index.smk"
+
+
 report: "workflow/report/workflow.rst"
 
 
@@ -62,3 +65,4 @@ rule all:
         FUSION_REPORT if RUN.fusion else [],
         STUDENTS_REPORT if RUN.distill else [],
         CLIP_REPORT if RUN.clip else [],
+        list(PAGE.values()),

@@ -37,7 +37,7 @@ ENVIRONMENTS = {
         "torchvision",
         "transformers",
     ],
-    "light": ["datasets", "matplotlib", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "reasoning-gym"],
+    "light": ["datasets", "itables", "matplotlib", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "reasoning-gym"],
 }
 MARKERS = {"python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "sys_platform": "linux"}
 

@@ -31,7 +31,7 @@ class Together:
 
 
 # The table of all numbers names the config that they were made with, so it and all that is drawn from it follow always.
-TABLES = {"metrics", "plot_methods", "summary", "plot_students", "summary_students", "plot_clip"}
+TABLES = {"metrics", "plot_methods", "summary", "plot_students", "summary_students", "plot_clip", "index"}
 DECODED = {"decode", "evaluate", "plot_traces"} | TABLES
 TUNED = {"tune", "plot_tuning"} | DECODED
 ANSWERED = {"answer", "evaluate_students"} | TABLES
@@ -261,5 +261,5 @@ ROWS = {
     "evaluate.ceiling": Row(TABLES, "proxy"),
     "evaluate.confidence": Row(TABLES, 0.9),
     "evaluate.*": Row(TABLES),
-    "report.trace_examples": Row({"plot_traces"}),
+    "report.trace_examples": Row({"plot_traces", "index"}),
 }

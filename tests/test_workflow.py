@@ -52,7 +52,7 @@ def write_config(folder: Path, name: str, **changes: object) -> str:
 
 
 # What is made from the metrics table, and what follows on a new student.
-TABLES = ("plot_methods", "summary", "plot_students", "summary_students", "plot_clip")
+TABLES = ("plot_methods", "summary", "plot_students", "summary_students", "plot_clip", "index")
 FEWSHOT = ("clip_predict", "metrics", "plot_clip_answers", *TABLES)
 STUDENTS = ("answer", "evaluate_students", "metrics", "plot_student_losses", *TABLES)
 
@@ -177,14 +177,14 @@ def test_the_order_of_methods_is_the_order_in_the_plots_and_nothing_else(finishe
     config = yaml.safe_load((finished / "config/smoke.yaml").read_text())
     config["fusion"]["methods"] = dict(reversed(config["fusion"]["methods"].items()))
     (finished / "config/turned.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    assert set(planned(finished, "config/turned.yaml")) - {"all", "total"} == {"plot_methods", "plot_traces", "summary"}
+    assert set(planned(finished, "config/turned.yaml")) - {"all", "total"} == {"plot_methods", "plot_traces", "summary", "index"}
     assert planned(finished, "config/smoke.yaml") == {}
 
 
 @pytest.mark.parametrize(
     ("changes", "rules"),
     [
-        ({"report__trace_examples": 1}, {"plot_traces"}),
+        ({"report__trace_examples": 1}, {"plot_traces", "index"}),
         ({"evaluate__resamples": 300}, {"metrics", *TABLES}),
         (
             {"experts__adapter__learning_rate": 0.002},

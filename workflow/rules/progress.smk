@@ -131,3 +131,4 @@ onerror:
     for sentence in explain_failures(log):
         print(sentence, file=sys.stderr)
     tell("fail", shlex.join(["snakemake", *sys.argv[1:]]))
+    show_what_there_is()

@@ -38,6 +38,13 @@ def tuned_methods(run: RunConfig) -> list[str]:
     return [name for name in tuned if method_tasks(run, name)]
 
 
+def fixed_rival(run: RunConfig) -> str | None:
+    """The method that solved weights must beat: the best fixed weight on validation, else the first that is fixed."""
+    steered = {name: entry for name, entry in run.fusion.methods.items() if isinstance(entry, SteeredMethod)}
+    chosen = [name for name, entry in steered.items() if entry.tune is not None and set(entry.tune.trusts) == {0.0}]
+    return next(iter([*chosen, *(name for name, entry in steered.items() if entry.weights != "dynamic")]), None)
+
+
 def tuning_groups(run: RunConfig, method: str) -> list[list[str]]:
     """The tasks of a tuned method that share one choice.
 

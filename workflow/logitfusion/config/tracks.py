@@ -23,6 +23,8 @@ class FusionTrack(Section):
     """The split that was decoded."""
     seen: Listed[str]
     """Tasks that an expert was trained on."""
+    rival: str | None = None
+    """The method with a fixed weight that differences are told to, besides ``evaluate.base``."""
 
 
 class FusionReport(Section):

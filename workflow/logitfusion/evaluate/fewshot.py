@@ -11,7 +11,7 @@ import pandas as pd
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.tracks import FewShotTrack
 from logitfusion.evaluate.intervals import resample_seeds_and_means
-from logitfusion.evaluate.table import Provenance, Score, TableWriter
+from logitfusion.evaluate.table import Provenance, Score, TableWriter, compare_with_best
 
 BINS = 15  # of the calibration error
 
@@ -61,6 +61,8 @@ def tabulate_fewshot(
                 add("seconds_of_fitting", fit["seconds"].mean(), method=name)
             for name, group in best.groupby("method", sort=False):
                 add("oracle_accuracy", group.groupby("seed")["accuracy"].max().mean(), method=name)
+            n, seeds = mine["id"].nunique(), len(track.seeds)
+            compare_with_best(writer, scores, task=task, shots=shots, n=n, seeds=seeds)
     return writer.table()
 
 

@@ -1,4 +1,4 @@
-"""The fusion track's rows of the tidy table: scores, what decoding cost, ratios to the ceiling."""
+"""The fusion track's rows of the tidy table: scores, what decoding cost, differences, ratios to the ceiling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.tracks import FusionTrack
 from logitfusion.evaluate.intervals import gap_closure, resample_means, score_ratio
-from logitfusion.evaluate.table import Provenance, Score, TableWriter, average
+from logitfusion.evaluate.table import Provenance, Score, TableWriter, average, compare_with_best
 
 SEEN = "seen tasks"  # the macro-average over tasks that an expert was trained on
 
@@ -27,7 +27,7 @@ def tabulate_fusion(
     Args:
         judged: task -> its judged examples, all methods.
         metrics: task -> the name of its metric (``accuracy`` or ``exact_match``).
-        track: its seen tasks, whose macro-average is added for methods that decode them all.
+        track: its seen tasks, whose macro-average is added for methods that decode them all, and its rival.
         settings: the config's ``evaluate``.
         provenance: written on every row.
     """
@@ -49,6 +49,8 @@ def tabulate_fusion(
             writer.add("score", score, method=method, task=SEEN, n=examples[SEEN])
     for task, by_method in scores.items():
         _compare(writer, task, by_method, examples[task])
+    for task, by_method in scores.items():
+        _add_gains(writer, task, by_method, examples[task], track.rival)
     return writer.table()
 
 
@@ -77,3 +79,14 @@ def _compare(writer: TableWriter, task: str, scores: dict[str, Score], examples:
             add = partial(writer.add, method=method, task=task, n=examples)
             add("score_ratio", score.apply(score_ratio, ceiling))
             add("gap_closure", score.apply(gap_closure, base, ceiling))
+
+
+def _add_gains(writer: TableWriter, task: str, scores: dict[str, Score], examples: int, rival: str | None) -> None:
+    """Paired differences to the untouched large model, to the fixed weight, and to the best (the ceiling aside)."""
+    for metric, other in (("gain", writer.settings.base), (f"gain_over_{rival}", rival)):
+        if other in scores:
+            for method, score in scores.items():
+                if method != other:
+                    writer.add(metric, score - scores[other], method=method, task=task, n=examples)
+    compared = {method: score for method, score in scores.items() if method != writer.settings.ceiling}
+    compare_with_best(writer, compared, task=task, n=examples)

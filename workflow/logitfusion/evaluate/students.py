@@ -10,7 +10,7 @@ import pandas as pd
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.tracks import StudentsTrack
 from logitfusion.evaluate.intervals import resample_seeds_and_means
-from logitfusion.evaluate.table import Provenance, Score, TableWriter, average
+from logitfusion.evaluate.table import Provenance, Score, TableWriter, average, compare_with_best
 
 ALL_TASKS = "all tasks"  # the macro-average
 
@@ -51,6 +51,9 @@ def tabulate_students(
             if name != track.baseline:
                 gain = by_name[name] - by_name[track.baseline]
                 writer.add("gain", gain, method=name, task=task, n=examples[task], seeds=len(track.seeds))
+    for task, by_name in scores.items():
+        trained = {name: by_name[name] for name in track.methods}
+        compare_with_best(writer, trained, task=task, n=examples[task], seeds=len(track.seeds))
     return writer.table()
 
 

@@ -105,3 +105,13 @@ class TableWriter:
     def table(self) -> pd.DataFrame:
         """All rows, with one type a column."""
         return pd.DataFrame(map(astuple, self.rows), columns=list(COLUMNS), dtype=object).astype(DTYPES)
+
+
+def compare_with_best(writer: TableWriter, scores: dict[str, Score], **cells: Any) -> None:
+    """Add each method's paired difference to the highest score, of which methods it tells apart from the best.
+
+    The best is chosen on the data that it is compared on, so the interval says what is not told apart, and no more.
+    """
+    best = max(scores.values(), key=lambda score: score.value, default=None)
+    for method, score in scores.items():
+        writer.add("behind_best", score - best, method=method, **cells)

@@ -7,7 +7,7 @@ from typing import Any
 from logitfusion.config.encoders import BuiltClip, RandomClip
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.fusion import SteeredMethod
-from logitfusion.config.methods import expand, method_tasks, seen_tasks, tuned_methods
+from logitfusion.config.methods import expand, fixed_rival, method_tasks, seen_tasks, tuned_methods
 from logitfusion.config.models import PrunedModel
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
@@ -47,11 +47,15 @@ def metrics_job(run: RunConfig) -> MetricsJob:
         seed=run.seed,
         evaluate=run.evaluate,
         metrics={task: entry.definition.metric for task, entry in run.tasks.items()},
-        fusion=FusionTrack(split=run.fusion.split, seen=tuple(sorted(seen_tasks(run)))) if run.fusion else None,
+        fusion=_fusion(run) if run.fusion else None,
         distill=students_track(run) if run.distill else None,
         clip=FewShotTrack(**_fewshot(run)) if run.clip else None,
         config=hash_json({key: value for key, value in run.dump().items() if key != "report"})[:10],
     )
+
+
+def _fusion(run: RunConfig) -> FusionTrack:
+    return FusionTrack(split=run.fusion.split, seen=tuple(sorted(seen_tasks(run))), rival=fixed_rival(run))
 
 
 def fusion_report(run: RunConfig) -> FusionReport:

@@ -1,0 +1,84 @@
+"""Slice of the config for the page that a reader opens first: all of it, because the page shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from logitfusion.config.experts import MergedExpert, TrainedExpert
+from logitfusion.config.jobs.report import fewshot_report, fusion_report, losses_report, students_track
+from logitfusion.config.methods import method_models, method_tasks
+from logitfusion.config.models import PrunedModel
+from logitfusion.config.run import RunConfig
+from logitfusion.config.section import Section
+from logitfusion.config.tracks import FewShotReport, FusionReport, StudentsTrack
+
+
+class PageJob(Section):
+    """Write the page of a run."""
+
+    given: dict[str, Any]
+    """The whole config without the values that were left at their defaults."""
+    fusion: FusionReport | None
+    """The order of methods is the config's, which ``given`` has lost."""
+    distill: StudentsTrack | None
+    clip: FewShotReport | None
+
+    @property
+    def run(self) -> RunConfig:
+        """The config, which knows of every value whether it was given."""
+        return RunConfig.model_validate(self.given)
+
+
+def page_job(run: RunConfig) -> PageJob:
+    """The whole config and its tracks."""
+    return PageJob(
+        given=run.dump(exclude_unset=True),
+        fusion=fusion_report(run) if run.fusion else None,
+        distill=students_track(run) if run.distill else None,
+        clip=fewshot_report(run) if run.clip else None,
+    )
+
+
+def used_models(run: RunConfig) -> list[str]:
+    """The models and experts that a run makes, in the config's order: trained, needed by a track, or a base."""
+    waiting = [name for name, expert in run.experts.items() if isinstance(expert, TrainedExpert)]
+    waiting += losses_report(run).healed
+    if run.fusion:
+        pairs = [(method, task) for method in run.fusion.methods for task in method_tasks(run, method)]
+        waiting += [name for method, task in pairs for name in method_models(run, method, task)]
+    if run.distill:
+        waiting += [run.distill.student, *(teacher.model for teacher in run.distill.teachers.values())]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _made_from(run, name)
+    return [name for name in [*run.models, *run.experts] if name in found]
+
+
+def used_tasks(run: RunConfig) -> list[str]:
+    """The tasks that a track decodes or a used model was trained on, in the config's order."""
+    found = set(run.distill.tasks) if run.distill else set()
+    if run.fusion:
+        found |= {task for method in run.fusion.methods for task in method_tasks(run, method)}
+    for name in used_models(run):
+        entry = run.models.get(name) or run.experts[name]
+        found |= set(getattr(getattr(entry, "heal", None) or entry, "tasks", ()))
+    return [task for task in run.tasks if task in found]
+
+
+def _made_from(run: RunConfig, name: str) -> list[str]:
+    """What a model is pruned from, or an expert trained or merged from."""
+    if name in run.models:
+        entry = run.models[name]
+        return [entry.from_] if isinstance(entry, PrunedModel) else []
+    expert = run.experts[name]
+    return [expert.base, *(expert.merge if isinstance(expert, MergedExpert) else ())]
+
+
+def used_teachers(run: RunConfig) -> list[str]:
+    """The teachers that a method learns from, in the config's order."""
+    methods = run.distill.methods.values() if run.distill else ()
+    named = {teacher for method in methods for teacher in method.teachers}
+    return [name for name in run.distill.teachers if name in named] if run.distill else []

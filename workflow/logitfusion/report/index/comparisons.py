@@ -1,0 +1,174 @@
+"""What each track is spoken of by: decided by the config before there is any number, never by what came out best.
+
+A track is told by the paper's method and by our default, where the config has them, against its baselines. A config
+that has neither is told by its first method that is no baseline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from logitfusion.config.fusion import SteeredMethod
+from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.methods import fixed_rival, seen_tasks
+from logitfusion.config.names import fewshot_method
+from logitfusion.config.run import RunConfig
+from logitfusion.evaluate.fusion import SEEN
+from logitfusion.evaluate.students import ALL_TASKS
+from logitfusion.report.index.facts import Facts
+from logitfusion.report.page import SCORES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How one track is told.
+
+    Attributes:
+        track: its name in the tidy table.
+        title: for people.
+        rows: its rows of the tidy table, for few-shot CLIP those with the most shots.
+        baseline: the method that differences are to; None where the config names none.
+        metric: of the differences to it.
+        rivals: further metrics of differences -> the method that they are to, and what that is.
+        spoken: method -> what it is.
+        references: methods that bound the others, told for orientation: the ceiling, teachers.
+        tasks: the task (or average) that the sentence is about, then the others.
+        unit: what a score is a share of.
+        methods: all methods, in the config's order.
+    """
+
+    track: str
+    title: str
+    rows: pd.DataFrame
+    baseline: str | None
+    metric: str
+    rivals: dict[str, tuple[str, str]] = field(default_factory=dict)
+    spoken: dict[str, str]
+    references: dict[str, str] = field(default_factory=dict)
+    tasks: list[str]
+    methods: list[str]
+
+    def score(self, method: str, task: str) -> pd.Series | None:
+        """The mean score with its interval."""
+        rows = self.rows[self.rows["metric"].isin(SCORES)]
+        return _one(rows[rows["ci_low"].notna()], method, task)
+
+    def difference(self, method: str, task: str, metric: str | None = None) -> pd.Series | None:
+        """A paired difference, to the baseline where no other metric is named."""
+        return _one(self.rows[self.rows["metric"] == (metric or self.metric)], method, task)
+
+
+def _one(rows: pd.DataFrame, method: str, task: str) -> pd.Series | None:
+    found = rows[(rows["method"] == method) & (rows["task"] == task)]
+    return None if found.empty else found.iloc[0]
+
+
+def make_comparisons(facts: Facts) -> list[Comparison]:
+    """Every track of the config, in the order of the page."""
+    run = facts.run
+    tracks = (("fusion", run.fusion, _fusion), ("distill", run.distill, _distill), ("clip", run.clip, _clip))
+    return [make(facts, facts.track(name)) for name, section, make in tracks if section is not None]
+
+
+def _fusion(facts: Facts, rows: pd.DataFrame) -> Comparison:
+    run = facts.run
+    rival, base = fixed_rival(run), run.evaluate.base
+    seen = seen_tasks(run)
+    found = _tasks(rows, [*seen, *(task for task in run.tasks if task not in seen)])
+    ceiling = {run.evaluate.ceiling: "the ceiling"} if run.evaluate.ceiling in run.fusion.methods else {}
+    words = "the best fixed weight on validation" if rival and getattr(run.fusion.methods[rival], "tune", None) else ""
+    return Comparison(
+        track="fusion",
+        title="Fusion",
+        rows=rows,
+        baseline=base if base in run.fusion.methods else None,
+        metric="gain",
+        rivals={f"gain_over_{rival}": (rival, words or "a fixed weight")} if rival else {},
+        spoken=_speak_of(_fusion_roles(run), list(run.fusion.methods), {base, rival, *ceiling}),
+        references=ceiling,
+        tasks=_first(found, SEEN if SEEN in found else None),
+        methods=list(facts.job.fusion.methods),
+    )
+
+
+def _fusion_roles(run: RunConfig) -> dict[str, str]:
+    steered = [(name, entry) for name, entry in run.fusion.methods.items() if isinstance(entry, SteeredMethod)]
+    solved = [(name, entry) for name, entry in steered if entry.weights == "dynamic" and entry.tune is None]
+    default = FusionOptions().selection
+    roles = {}
+    for name, entry in solved:
+        if len(entry.experts) == 1:
+            roles.setdefault("the paper's rule, each task with its own expert", name)
+        elif entry.selection == "one_hot":
+            roles.setdefault("the paper's rule, all experts at every task", name)
+        elif entry.selection == default:
+            roles.setdefault("our default, all experts at every task", name)
+    return {name: role for role, name in roles.items()}
+
+
+def _distill(facts: Facts, rows: pd.DataFrame) -> Comparison:
+    run = facts.run
+    methods, baseline = run.distill.methods, run.distill.baseline
+    roles = {}
+    for name, entry in methods.items():
+        if entry.gld > 0:
+            nodes = "nodes are vocabulary entries" if entry.nodes == "vocab" else "nodes are ranks, as drawn"
+            teachers = "one teacher" if len(entry.teachers) == 1 else f"{len(entry.teachers)} teachers"
+            roles.setdefault((entry.nodes, len(entry.teachers)), (name, f"the paper's graph loss, {nodes}, {teachers}"))
+    vocab = {name: role for (nodes, _), (name, role) in roles.items() if nodes == "vocab"}
+    tasks = _tasks(rows, run.distill.tasks)
+    return Comparison(
+        track="distill",
+        title="Distillation",
+        rows=rows,
+        baseline=baseline if baseline in methods else None,
+        metric="gain",
+        spoken=_speak_of(vocab or dict(roles.values()), list(methods), {baseline}),
+        references={run.distill.student: "the student before"}
+        | {teacher.model: f"teacher {name}" for name, teacher in run.distill.teachers.items()},
+        tasks=_first(tasks, ALL_TASKS if ALL_TASKS in tasks else None),
+        methods=list(facts.job.distill.trials),
+    )
+
+
+def _clip(facts: Facts, rows: pd.DataFrame) -> Comparison:
+    run, track = facts.run, facts.job.clip
+    found = {name: fewshot_method(run.clip, name)[0].name for name in run.clip.methods}
+    known = {"amu": "the paper's method", "amu_classes": "our default for few classes"}
+    roles: dict[str, str] = {}
+    for name, method in found.items():
+        if method in known and known[method] not in roles.values():
+            roles[name] = known[method]
+    baselines = list(track.baselines)
+    rows = rows[rows["shots"] == track.shots[-1]] if len(rows) else rows
+    return Comparison(
+        track="clip",
+        title="Few-shot CLIP",
+        rows=rows,
+        baseline=baselines[0] if baselines else None,
+        metric=f"gain_over_{baselines[0]}" if baselines else "",
+        rivals={f"gain_over_{name}": (name, "") for name in baselines[1:]},
+        spoken=_speak_of(roles, list(track.methods), set(baselines)),
+        tasks=_tasks(rows, [task for tasks in track.sets.values() for task in tasks]),
+        methods=list(track.methods),
+    )
+
+
+def _speak_of(roles: dict[str, str], methods: list[str], ends: set[str | None]) -> dict[str, str]:
+    """The methods with roles in the config's order; where there are none, the first method that is no baseline."""
+    others = [name for name in methods if name not in ends]
+    return {name: roles[name] for name in methods if name in roles} or dict.fromkeys(others[:1], "the first method")
+
+
+def _tasks(rows: pd.DataFrame, order: list[str] | tuple[str, ...]) -> list[str]:
+    """The tasks of a table in the config's order, averages last; those of the config where there is no table."""
+    if rows.empty:
+        return list(order)
+    there = list(dict.fromkeys(rows["task"]))
+    return [task for task in order if task in there] + [task for task in there if task not in order]
+
+
+def _first(tasks: list[str], first: str | None) -> list[str]:
+    return tasks if first is None else [first, *(task for task in tasks if task != first)]

@@ -1,0 +1,61 @@
+"""Numbers in words: the same digits, signs and judgements in sentences, plots and tables."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+
+Outcome = Literal["better", "worse", "no difference shown", "no interval"]
+
+
+def escape(value: object) -> str:
+    """A text for HTML, also inside of quotes."""
+    return html.escape(str(value))
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A score; a true minus, and no minus before zero."""
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if not float(text) else text.replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference: its sign is always written, but for zero."""
+    text = number(value, digits)
+    return f"+{text}" if value > 0 and float(text) else text
+
+
+def span(row: pd.Series, digits: int = 2) -> str:
+    """The interval of a row of the tidy table, in brackets; empty where it has none."""
+    if pd.isna(row["ci_low"]):
+        return ""
+    return f"[{number(row['ci_low'], digits)}, {number(row['ci_high'], digits)}]"
+
+
+def judge_difference(row: pd.Series) -> Outcome:
+    """What a difference shows: nothing exactly where its interval holds 0."""
+    if pd.isna(row["ci_low"]) or pd.isna(row["ci_high"]):
+        return "no interval"
+    if row["ci_low"] <= 0 <= row["ci_high"]:
+        return "no difference shown"
+    return "better" if row["ci_low"] > 0 else "worse"
+
+
+def difference(row: pd.Series, digits: int = 2) -> str:
+    """``+0.24 [0.19, 0.30]``."""
+    return f"{signed(row['value'], digits)} {span(row, digits)}".strip()
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """``a, b and c``; of very many, the first."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def counted(count: int, thing: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"

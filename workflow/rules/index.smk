@@ -1,0 +1,72 @@
+# The page that a reader opens first. It names every part of a run, so it is made last; of a run that failed, of what there is.
+import subprocess
+
+from logitfusion.config.jobs.page import page_job, used_models, used_tasks, used_teachers
+
+PAGE = {"entry": RESULTS / "index.html", "full": Path("reports") / RUN.run / "index.html"}
+PAGE_PARTS = {
+    "metrics": [RESULTS / "metrics.parquet"],
+    "models": list(map(model_folder, used_models(RUN))),
+    "students": list(map(trial_folder, TRIALS)) if RUN.distill else [],
+    "tasks": [RESULTS / f"tasks/{task}/task.json" for task in used_tasks(RUN)],
+    "datasets": [CLIP_RESULTS / f"data/{name}/record.json" for name in CLIP.datasets] if RUN.clip else [],
+    "encoder": [CLIP_RESULTS / "encoder"] if RUN.clip else [],
+    "caches": [
+        RESULTS / f"distill/cache/{teacher}/{shard}.safetensors"
+        for teacher in used_teachers(RUN)
+        for shard in range(RUN.distill.cache.shards)
+    ],
+    "parts": [
+        *([RESULTS / "plots/losses.svg"] if RUN.models else []),
+        *(FUSION_REPORT if RUN.fusion else []),
+        *(STUDENTS_REPORT if RUN.distill else []),
+        *(CLIP_REPORT if RUN.clip else []),
+    ],
+}
+# Shown where they are there; nothing is made anew for them.
+PAGE_EXTRAS = {
+    "packages": sorted(set(map(package_file, RUN.packages))),
+    "benchmarks": [BENCHMARKS],
+    "runs": [RESULTS / "runs"],
+    "lock": [SOURCE.parent / "requirements.lock"],
+}
+
+
+def as_arguments(files):
+    """Files as arguments of the options that have their names."""
+    return [str(word) for name, paths in files.items() if paths for word in (f"--{name}", *paths)]
+
+
+def show_what_there_is():
+    """Write the page of a run that failed. It is older than all it is made of, so that the next call makes it anew."""
+    files = PAGE_PARTS | PAGE_EXTRAS | {name: [path] for name, path in PAGE.items()}
+    command = ["-m", "logitfusion.stages.index", *as_arguments(files), "--config", canonical(page_job(RUN))]
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        print(f"The page of what there is could not be written: {done.stderr.strip()[-500:]}", file=sys.stderr)
+        return
+    for path in PAGE.values():
+        os.utime(path, (0, 0))
+    print(f"What there is: {PAGE['full']}", file=sys.stderr)
+
+
+rule index:
+    input:
+        **PAGE_PARTS,
+    output:
+        entry=shown("index.html", "1 Start here", what="what ran, what came out, what it cost", track="all"),
+        full=PAGE["full"],
+    log:
+        LOGS / "index.log",
+    conda:
+        "../../envs/light.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=longer(10),
+    params:
+        **settings(lambda wildcards: page_job(RUN)),
+        extras=shlex.join(as_arguments(PAGE_EXTRAS)),
+    shell:
+        stage("index", "{params.extras}")
