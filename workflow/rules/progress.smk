@@ -86,7 +86,9 @@ def start_report():
     several = "s" * (plan.slots > 1)
     cores, jobs = f"{plan.slots} core{several}", f"{executor}, up to {plan.slots} job{several} at a time"
     monitor = Monitor(plan, queues=not workflow.local_exec)
-    reporter = Reporter(monitor, record, record_path(RECORDS, started), voice, where=cores if workflow.local_exec else jobs)
+    reporter = Reporter(
+        monitor, record, record_path(RECORDS, started), voice, where=cores if workflow.local_exec else jobs
+    )
     logger.addHandler(Listener(reporter))
     reporter.begin()
     return reporter
@@ -128,5 +130,5 @@ onsuccess:
 onerror:
     for sentence in explain_failures(log):
         print(sentence, file=sys.stderr)
-    show_what_there_is()
     tell("fail", shlex.join(["snakemake", *sys.argv[1:]]))
+    show_what_there_is()
