@@ -86,7 +86,7 @@ def test_every_plot_draws_with_text_that_can_be_read(
     problems = {}
     for plot in plots:
         open_entry(report.page, plot)
-        picture = report.page.locator("img[src^='data:image/svg']")
+        picture = report.page.locator(".p-3 > img")
         picture.wait_for()
         natural, width = picture.evaluate(
             "async (one) => { await one.decode(); return [one.naturalWidth, one.clientWidth] }"
@@ -197,8 +197,9 @@ def test_tab_reaches_every_control_of_the_page(browser: Browser, full_page: str)
     with visit(browser, full_page) as seen:
         stops = follow_tabs(seen.page)
         missed = seen.page.evaluate(
-            """[...document.querySelectorAll("a[href], button, select, input, summary")].filter((one) => !one.disabled
-            && one.tabIndex >= 0 && one.checkVisibility() && !stops.has(one)).map((one) => one.outerHTML.slice(0, 80))"""
+            """[...document.querySelectorAll("a[href], button, select, input, summary")]
+            .filter((one) => !one.disabled && one.tabIndex >= 0 && one.checkVisibility() && !stops.has(one))
+            .map((one) => one.outerHTML.slice(0, 80))"""
         )
         assert missed == []
         assert len(stops) > 20
