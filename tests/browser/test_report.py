@@ -160,6 +160,16 @@ def test_the_page_prints(browser: Browser, full_page: str, pictures: Path) -> No
         seen.page.screenshot(path=pictures / "page-print.png", full_page=True)
 
 
+def test_the_header_and_the_first_column_of_a_table_stay(browser: Browser, full_page: str) -> None:
+    with visit(browser, full_page) as seen:
+        table = seen.page.locator("table.tidy")
+        box = seen.page.locator(".dt-layout-table", has=table)
+        box.evaluate("one => { one.scrollTop = 200; one.scrollLeft = 100 }")
+        edge, head = box.bounding_box(), table.locator("thead th").first.bounding_box()
+        assert head["y"] == pytest.approx(edge["y"], abs=3)
+        assert head["x"] == pytest.approx(edge["x"], abs=3)
+
+
 def test_tables_sort_as_numbers_search_and_download(browser: Browser, reports: Path, full_page: str) -> None:
     with visit(browser, full_page) as seen:
         table = seen.page.locator("table.tidy")
