@@ -92,7 +92,10 @@ def test_every_plot_draws_with_text_that_can_be_read(
             "async (one) => { await one.decode(); return [one.naturalWidth, one.clientWidth] }"
         )
         report.page.screenshot(path=pictures / f"report-{Path(plot.path).stem}.png")
-        found = [] if natural > 0 else ["no natural size"]
+        top = picture.evaluate(
+            "one => { one.closest('.overflow-auto').scrollTop = 0; return one.getBoundingClientRect().top }"
+        )
+        found = [*([] if natural > 0 else ["no natural size"]), *([] if top >= 0 else ["its top can't be reached"])]
         with visit(browser, "about:blank") as seen:
             drawing = plot.content[plot.content.index("<svg") :]
             seen.page.set_content(
