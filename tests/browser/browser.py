@@ -17,6 +17,9 @@ LEAST_TEXT = 12  # px
 WIDTHS = {"desk": 1280, "phone": 390}
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHECKS = (Path(__file__).parent / "checks.js").read_text()
+# What scripts fill is filled.
+READY = """() => [...document.querySelectorAll("table[data-rows]")].every((one) => one.tBodies[0]?.rows.length)
+    && [...document.querySelectorAll(".examples")].every((one) => one.querySelector(".count")?.textContent)"""
 CONTROLS = {"button", "link", "textbox", "searchbox", "combobox", "checkbox", "radio", "slider", "image", "img"}
 
 
@@ -82,7 +85,7 @@ class Visit:
 @contextmanager
 def visit(browser: Browser, url: str, width: int = WIDTHS["desk"], height: int = 900) -> Iterator[Visit]:
     """A page in a window of some size; what it asks for beyond its own file is refused and noted."""
-    context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
     context.set_default_timeout(10_000)
     page = context.new_page()
     seen = Visit(page)
@@ -101,6 +104,7 @@ def visit(browser: Browser, url: str, width: int = WIDTHS["desk"], height: int =
     try:
         page.goto(url)
         page.wait_for_load_state("networkidle")
+        page.wait_for_function(READY)
         yield seen
     finally:
         context.close()

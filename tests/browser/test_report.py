@@ -86,13 +86,16 @@ def test_every_plot_draws_with_text_that_can_be_read(
     problems = {}
     for plot in plots:
         open_entry(report.page, plot)
-        picture = report.page.locator("img[src^='data:image/svg']")
+        picture = report.page.locator(".p-3 > img")
         picture.wait_for()
         natural, width = picture.evaluate(
             "async (one) => { await one.decode(); return [one.naturalWidth, one.clientWidth] }"
         )
         report.page.screenshot(path=pictures / f"report-{Path(plot.path).stem}.png")
-        found = [] if natural > 0 else ["no natural size"]
+        top = picture.evaluate(
+            "one => { one.closest('.overflow-auto').scrollTop = 0; return one.getBoundingClientRect().top }"
+        )
+        found = [*([] if natural > 0 else ["no natural size"]), *([] if top >= 0 else ["its top can't be reached"])]
         with visit(browser, "about:blank") as seen:
             drawing = plot.content[plot.content.index("<svg") :]
             seen.page.set_content(
@@ -160,6 +163,16 @@ def test_the_page_prints(browser: Browser, full_page: str, pictures: Path) -> No
         seen.page.screenshot(path=pictures / "page-print.png", full_page=True)
 
 
+def test_the_header_and_the_first_column_of_a_table_stay(browser: Browser, full_page: str) -> None:
+    with visit(browser, full_page) as seen:
+        table = seen.page.locator("table.tidy")
+        box = seen.page.locator(".dt-layout-table", has=table)
+        box.evaluate("one => { one.scrollTop = 200; one.scrollLeft = 100 }")
+        edge, head = box.bounding_box(), table.locator("thead th").first.bounding_box()
+        assert head["y"] == pytest.approx(edge["y"], abs=3)
+        assert head["x"] == pytest.approx(edge["x"], abs=3)
+
+
 def test_tables_sort_as_numbers_search_and_download(browser: Browser, reports: Path, full_page: str) -> None:
     with visit(browser, full_page) as seen:
         table = seen.page.locator("table.tidy")
@@ -197,8 +210,9 @@ def test_tab_reaches_every_control_of_the_page(browser: Browser, full_page: str)
     with visit(browser, full_page) as seen:
         stops = follow_tabs(seen.page)
         missed = seen.page.evaluate(
-            """[...document.querySelectorAll("a[href], button, select, input, summary")].filter((one) => !one.disabled
-            && one.tabIndex >= 0 && one.checkVisibility() && !stops.has(one)).map((one) => one.outerHTML.slice(0, 80))"""
+            """[...document.querySelectorAll("a[href], button, select, input, summary")]
+            .filter((one) => !one.disabled && one.tabIndex >= 0 && one.checkVisibility() && !stops.has(one))
+            .map((one) => one.outerHTML.slice(0, 80))"""
         )
         assert missed == []
         assert len(stops) > 20

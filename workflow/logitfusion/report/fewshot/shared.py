@@ -13,6 +13,7 @@ from logitfusion.config.tracks import FewShotReport
 from logitfusion.report.style import COLOURS, GREY, draw_interval
 
 BLACK = "#000000"
+LOOKS = (GREY, "."), (BLACK, "D")  # of CLIP itself and of the shown method
 MARKERS = "os^v*Px<>"
 
 
@@ -38,7 +39,7 @@ def label_accuracy(means: pd.DataFrame) -> str:
 
 def choose_looks(names: list[str], track: FewShotReport) -> dict[str, tuple[str, str]]:
     """Method -> colour and marker, the same in all plots; CLIP itself is grey and the shown method black."""
-    fixed = {track.clip: (GREY, "."), track.shown: (BLACK, "D")}
+    fixed = dict(zip((track.clip, track.shown), LOOKS, strict=True))
     others = [name for name in track.methods if name not in fixed]
     shades = [shade for shade in COLOURS if shade != BLACK]
     looks = {name: (shades[place % len(shades)], MARKERS[place % len(MARKERS)]) for place, name in enumerate(others)}

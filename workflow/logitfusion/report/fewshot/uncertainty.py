@@ -10,8 +10,8 @@ import pandas as pd
 
 from logitfusion.config.tracks import FewShotReport
 from logitfusion.evaluate.intervals import wilson_interval
-from logitfusion.report.fewshot.shared import Predictions, each_set, name_set
-from logitfusion.report.style import FAINT, WIDTH, colour, make_axes, save_figure, show_percent
+from logitfusion.report.fewshot.shared import LOOKS, Predictions, each_set, name_set, name_shots
+from logitfusion.report.style import FAINT, WIDTH, make_axes, save_figure, show_percent
 
 
 def plot_uncertainty(predictions: dict[str, Predictions], track: FewShotReport, path: str | Path) -> None:
@@ -26,13 +26,13 @@ def plot_uncertainty(predictions: dict[str, Predictions], track: FewShotReport, 
         images = images.set_index("id")
         curves = {
             "CLIP alone": images["clip_answer"].eq(images["label"]),
-            f"{track.shown}, {track.shots[-1]} shots": answers.groupby("id")["correct"].mean(),
+            f"{track.shown}, {name_shots(track.shots[-1])}": answers.groupby("id")["correct"].mean(),
         }
         binned = {name: _bin(images["factor"], correct.reindex(images.index)) for name, correct in curves.items()}
         for position, (axis, (name, found)) in enumerate(zip(line, binned.items(), strict=True)):
             for other in binned.values():
                 axis.plot(range(len(other[0])), other[1], color=FAINT, zorder=1)
-            _draw(axis, *found, "os"[position], colour(position))
+            _draw(axis, *found, *LOOKS[position])
             axis.set_title(f"{name_set(task, track)} (n = {len(images)}): {name}")
         span = f"{images['factor'].min():.2f} to {images['factor'].max():.2f}"
         relative = f"{images['factor_classes'].min():.2f} to {images['factor_classes'].max():.2f}"
@@ -48,7 +48,7 @@ def plot_uncertainty(predictions: dict[str, Predictions], track: FewShotReport, 
 
 
 def _draw(
-    axis: plt.Axes, centres: list[float], shares: np.ndarray, low: np.ndarray, high: np.ndarray, mark: str, shade: str
+    axis: plt.Axes, centres: list[float], shares: np.ndarray, low: np.ndarray, high: np.ndarray, shade: str, mark: str
 ) -> None:
     places = np.arange(len(centres))
     axis.errorbar(
