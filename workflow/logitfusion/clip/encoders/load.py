@@ -221,7 +221,7 @@ def _open_tag(model: str, tag: str) -> tuple[nn.Module, Any]:
 
 def _open_file(entry: dict[str, Any]) -> tuple[nn.Module, Any]:
     model, path = entry.get("model"), Path(entry["path"])
-    if not path.exists():
+    if model is None and not path.exists():
         raise UserError(f"There is no CLIP at {path}; correct the path, or make it first.")
     if model is None:
         raise UserError(f"Which of open_clip's models the checkpoint {path} is of must be said; add the key model.")
