@@ -63,7 +63,8 @@ def test_blocks_run_as_printed(
     names = {"__name__": "__main__"}
     for block in filter(runs, PAGES[page]):
         if block.language == "bash":
-            called = {words[0] for words in split_commands(block.text, set())}
+            commands = split_commands(block.text, set())
+            called = {words[0] for words in commands if words[:2] != ["git", "apply"]}  # which changes the copy alone
             assert not called & {"make", "pip", "git", "conda"}, f"{block.place} would reach beyond the test: mark it"
             run_shell(block.text, folder, tmp_path)
         else:
