@@ -9,7 +9,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
 
-.PHONY: help setup demo report test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format reference docs results bench-results architectures lock envs dag clean
+.PHONY: help setup demo report test start-test conda-test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,12 @@ report: setup ## reports/report.html from what has been made, if anything change
 test: setup ## all tests
 	@$(RUN) python -m pytest
 
+start-test: setup ## what `logitfusion init` writes, run to its end for each track: minutes
+	@$(RUN) python -m pytest tests/test_init.py -m start -rs
+
+conda-test: setup ## a run with every stage in conda's environments, its weights against this environment's (skipped without conda)
+	@$(RUN) python -m pytest tests/test_conda.py -m conda -rs
+
 slurm-test: setup ## the profile slurm on a one-node cluster made for it (root on Debian installs SLURM)
 	@$(RUN) python -m pytest tests/slurm -m slurm -rs
 
@@ -64,11 +70,11 @@ bench-fewshot: setup ## few-shot heads: fits, cached features against re-encodin
 	@$(RUN) python benchmarks/fewshot.py
 
 lint: setup ## ruff, snakefmt and snakemake --lint, changing nothing
-	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check Snakefile workflow/rules
+	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check Snakefile workflow/Snakefile workflow/rules
 	@$(RUN) snakemake --lint --configfile config/smoke.yaml
 
 format: setup ## ruff and snakefmt, in place
-	@$(RUN) ruff check --fix . && $(RUN) ruff format . && $(RUN) snakefmt Snakefile workflow/rules
+	@$(RUN) ruff check --fix . && $(RUN) ruff format . && $(RUN) snakefmt Snakefile workflow/Snakefile workflow/rules
 
 reference: setup ## the config's JSON schema and the pages of its keys and of the commands anew: workflow/schemas, docs/reference
 	@$(RUN) python -m logitfusion.config.schema workflow/schemas/config.schema.json docs/reference/config.md

@@ -46,14 +46,20 @@ class Block:
         return f"{self.page}:{self.line}"
 
 
-def list_pages() -> list[str]:
-    """Every Markdown page of the checkout that people read."""
+def list_files() -> list[str]:
+    """Every file of the checkout, work that is not committed yet included."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    pages = [page for page in listed.stdout.splitlines() if not page.startswith(("CHANGELOG", "docs/generate/"))]
-    return sorted(page for page in pages if (ROOT / page).is_file())
+    return sorted(name for name in listed.stdout.splitlines() if (ROOT / name).is_file())
+
+
+def list_pages() -> list[str]:
+    """Every Markdown page of the checkout that people read."""
+    return [
+        name for name in list_files() if name.endswith(".md") and not name.startswith(("CHANGELOG", "docs/generate/"))
+    ]
 
 
 def find_blocks(page: str, text: str) -> list[Block]:
@@ -169,9 +175,8 @@ def find_targets() -> set[str]:
 
 
 def find_make_calls(text: str) -> set[str]:
-    """The targets that a text calls as ``make X`` in its code."""
-    code = re.findall(r"`([^`\n]+)`", text)
-    return {target for piece in code for target in re.findall(r"\bmake ([a-z][\w-]*)", piece)}
+    """The targets that a text calls as code: in backquotes or parentheses, or as a step of CI."""
+    return set(re.findall(r"(?:`|\(|run: )make ([a-z][a-z-]*)(?=[`) \n])", text))
 
 
 # Python and YAML

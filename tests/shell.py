@@ -28,16 +28,23 @@ with wires.makefile("rw") as line:
 sys.stdout.write(out), sys.stderr.write(err)
 sys.exit(code)
 """
+_ALONE = """#!/bin/sh
+exec {python} -m logitfusion "$@"
+"""
 
 
-def run_shell(text: str, folder: Path, home: Path) -> str:
-    """What a block prints, having ended well."""
+def run_shell(text: str, folder: Path, home: Path, *, here: bool = True) -> str:
+    """What a block prints, having ended well.
+
+    Args:
+        here: answer ``logitfusion`` in this process; else it runs the code of the folder, in its own.
+    """
     with tempfile.TemporaryDirectory() as scratch, socket.socket(socket.AF_UNIX) as server:
         address = f"{scratch}/socket"
         server.bind(address)
         server.listen()
         client = Path(scratch) / "logitfusion"
-        client.write_text(_CLIENT.format(python=sys.executable, address=address))
+        client.write_text((_CLIENT if here else _ALONE).format(python=sys.executable, address=address))
         client.chmod(0o755)
         variables = environment(Path(scratch), HOME=str(home), PYTHONPATH=str(folder / "workflow"))
         with tempfile.TemporaryFile("w+") as printed:

@@ -33,18 +33,18 @@ CONFIGS = {
         tasks: {{sums: {{definition: sums, test: 4}}}}
         fusion: {{large: large, base: small, methods: {{one: {{model: large}}, other: {{model: small}}}}}}
     """,
-    "expert-of-path": f"""
-        models: {{large: {{source: random}}, small: {{source: random}}, mine: {{source: path, path: my/model}}}}
-        tasks: {{sums: {{definition: sums, test: 4}}}}
-        fusion: {{large: large, base: small, methods: {{large: {{model: large}}, mine: {{experts: [mine]}}}}}}
+    "expert-of-path": """
+        models: {large: {source: random}, small: {source: random}, mine: {source: path, path: my/model}}
+        tasks: {sums: {definition: sums, test: 4}}
+        fusion: {large: large, base: small, methods: {large: {model: large}, mine: {experts: [mine]}}}
     """,
-    "much-unused": f"""
-        models: {{large: {{source: random}}, small: {{source: random}}, spare: {{source: random}},
-                 cut: {{source: pruned, from: spare, layers: [0], heal: {{tasks: [sums]}}}}}}
-        tasks: {{sums: {{definition: sums, train: 8, test: 4}}, idle: {{definition: sums, train: 8, test: 4}}}}
-        experts: {{sums: {{base: small, tasks: [sums]}}, idle: {{base: small, tasks: [idle]}},
-                  both: {{base: small, merge: [sums, idle]}}}}
-        fusion: {{large: large, base: small, methods: {{mine: {{experts: [sums], tasks: [sums]}}}}}}
+    "much-unused": """
+        models: {large: {source: random}, small: {source: random}, spare: {source: random},
+                 cut: {source: pruned, from: spare, layers: [0], heal: {tasks: [sums]}}}
+        tasks: {sums: {definition: sums, train: 8, test: 4}, idle: {definition: sums, train: 8, test: 4}}
+        experts: {sums: {base: small, tasks: [sums]}, idle: {base: small, tasks: [idle]},
+                  both: {base: small, merge: [sums, idle]}}
+        fusion: {large: large, base: small, methods: {mine: {experts: [sums], tasks: [sums]}}}
     """,
     "fine-tuned": f"""
         models: {{small: {{source: random}}}}

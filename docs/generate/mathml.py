@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -25,5 +30,9 @@ def _draw_block(translator: Any, node: nodes.math_block) -> None:
 
 
 def _draw(node: nodes.Element, *, as_block: bool) -> str:
-    """A formula that LaTeX's grammar or docutils' reader of it refuses ends the build, naming its page and line."""
-    return tex2mathml(node.astext(), as_block=as_block)
+    """A formula in MathML; one that can't be read is a warning, which names its page and line."""
+    try:
+        return tex2mathml(node.astext().replace(r"\dots", r"\ldots"), as_block=as_block)
+    except MathError as error:
+        logger.warning("this formula can't be read (%s): %s", error, node.astext(), location=node)
+        return f"<code>{escape(node.astext())}</code>"

@@ -85,13 +85,13 @@ def describe(facts: Facts) -> str:
     )
 
 
-def describe_time(facts: Facts) -> str:
+def describe_time(facts: Facts, whose: str = "Its") -> str:
     """How long the run took, by the clock where one call did all of it, else job by job."""
     machine = f" on {facts.cores} cores" if facts.cores else ""
     if facts.seconds is not None:
-        return f"Its {facts.jobs} jobs took {facts.seconds / 60:.0f} minutes{machine}."
+        return f"{whose} {facts.jobs} jobs took {facts.seconds / 60:.0f} minutes{machine}."
     summed = sum(stage.seconds for stage in facts.stages)
-    return f"Its {facts.jobs} jobs took {summed / 60:.0f} minutes{machine}, added up; several ran at a time."
+    return f"{whose} {facts.jobs} jobs took {summed / 60:.0f} minutes{machine}, added up; several ran at a time."
 
 
 def tabulate_cost(facts: Facts) -> str:

@@ -110,7 +110,10 @@ def _note(run: StoredRun) -> str:
     )
 
 
-PARTS: dict[str, Callable[[StoredRun], str]] = {"time": lambda run: describe_time(run.facts), "results": tabulate}
+PARTS: dict[str, Callable[[StoredRun], str]] = {
+    "time": lambda run: describe_time(run.facts, "The demo's"),
+    "results": tabulate,
+}
 
 
 def render(text: str, run: StoredRun) -> str:

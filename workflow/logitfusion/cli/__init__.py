@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": "measure tasks of lm-evaluation-harness",
     "distill-cache": "write the predictions of a teacher on texts into a cache",
     "fewshot": "classify your own images by CLIP, corrected by a few of them",
+    "completion": "print a script that completes this command line in a shell",
 }
 
 
@@ -74,7 +75,7 @@ def _explain(error: Exception) -> str | None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; nothing is computed for it."""
+    """All that the command line understands."""
     parser = argparse.ArgumentParser(
         prog="logitfusion", description="A large language model steered by small experts.", allow_abbrev=False
     )
