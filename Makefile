@@ -5,7 +5,10 @@ SHELL := /bin/bash
 
 UV_VERSION := 0.13.9
 BIN := .venv/bin
-RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+# Snakemake dies of a home that can't be written (a container's unknown user, say): then its cache is here.
+HOME_CACHE := $${XDG_CACHE_HOME:-$${HOME:-/}/.cache}
+CACHE := $(if $(shell { mkdir -p "$(HOME_CACHE)" && test -w "$(HOME_CACHE)"; } 2>&1 || echo no),XDG_CACHE_HOME="$(CURDIR)/.snakemake/cache")
+RUN := $(CACHE) PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
 
