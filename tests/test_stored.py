@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from logitfusion.errors import UserError
 from logitfusion.evaluate.table import COLUMNS, DTYPES
 
-_COMMON = {"run": "mine", "split": "test", "seeds": 1, "n": 4, "confidence": 0.95, "config": "c0ffee", "commit": "4160200"}
+_COMMON = {
+    "run": "mine",
+    "split": "test",
+    "seeds": 1,
+    "n": 4,
+    "confidence": 0.95,
+    "config": "c0ffee",
+    "commit": "4160200",
+}
 
 
 def make_table(*rows: dict[str, object]) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from generate.stored import FOLDER, StoredRun
 from logitfusion.evaluate.fusion import SEEN
@@ -18,13 +19,13 @@ PATH = FOLDER / "demo.svg"
 # Track -> its title, its methods from top to bottom, and the one that the others are held against.
 PANELS = {
     "fusion": (
-        "Fusion: small experts steer",
+        "Fusion",
         ["large", "expert", "proxy", "dynamic", "multi_judged", "ceiling"],
         "large",
     ),
-    "distill": ("Distillation into a small model", ["sft", "uld", "gld_vocab", "uld_two", "gld_vocab_two"], "sft"),
+    "distill": ("Distillation", ["sft", "uld", "gld_vocab", "uld_two", "gld_vocab_two"], "sft"),
     "clip": (
-        "Few-shot CLIP, 8 images a class",
+        "Few-shot CLIP",
         ["zero_shot", "auxiliary_probe", "logit_sum", "tip_adapter_f", "amu", "amu_classes"],
         "zero_shot",
     ),
@@ -46,6 +47,7 @@ def draw(run: StoredRun, path: Path) -> None:
             axis.set_title(title, fontsize=15)
             axis.set_xlabel(f"right answers (n = {scores['n'].iloc[0]})")
             axis.set_xlim(left=0)
+            axis.xaxis.set_major_locator(MaxNLocator(4))
             show_percent(axis.xaxis)
             name_lines(axis, methods)
         figure.tight_layout(w_pad=2)

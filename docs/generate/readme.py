@@ -105,9 +105,9 @@ def _note(run: StoredRun) -> str:
     tasks = run.table[(run.table["method"] == "expert") & (run.table["task"] != SEEN)]["task"].nunique()
     facts, reached = run.facts, show(run, f"fusion/ceiling/{SEEN}/score", "plain")
     return (
-        f"{fusion['confidence']:.0%} bootstrap intervals. Fusion: mean of {tasks} tasks, n = {fusion['n']}; the gap is that"
-        f" to the large model itself fine-tuned ({reached}). Distillation: {task.replace('_', ' ')}, n = {distill['n']},"
-        f" gain over `sft`. Few-shot: unseen emojis, n = {clip['n']}, {clip['seeds']} seeds,"
+        f"{fusion['confidence']:.0%} bootstrap intervals. Fusion: mean of {tasks} tasks, n = {fusion['n']}; the gap is"
+        f" that to the large model itself fine-tuned ({reached}). Distillation: {task.replace('_', ' ')},"
+        f" n = {distill['n']}, gain over `sft`. Few-shot: unseen emojis, n = {clip['n']}, {clip['seeds']} seeds,"
         f" {' → '.join(map(str, SHOTS))} shots, gain over `zero_shot` at the latter. Run `{facts.run}`, config"
         f" `{facts.config}`, commit `{facts.commit}`."
     )
