@@ -5,7 +5,10 @@ SHELL := /bin/bash
 
 UV_VERSION := 0.13.9
 BIN := .venv/bin
-RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+# Snakemake dies of a home that can't be written (a container's unknown user, say): then its cache is here.
+HOME_CACHE := $${XDG_CACHE_HOME:-$${HOME:-/}/.cache}
+CACHE := $(if $(shell { mkdir -p "$(HOME_CACHE)" && test -w "$(HOME_CACHE)"; } 2>&1 || echo no),XDG_CACHE_HOME="$(CURDIR)/.snakemake/cache")
+RUN := $(CACHE) PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
 
@@ -32,7 +35,7 @@ setup: .venv/ready ## the environment in .venv, exactly as in requirements.lock
 demo: setup ## the demo on this machine: results/demo and reports/report.html
 	@$(RUN) snakemake --profile local --cores $(CORES) --configfile $(CONFIG)
 	@$(MAKE) --no-print-directory report
-	@for table in results/$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))/*summary.md; do echo; cat $$table; done; echo; echo "Open reports/report.html"
+	@echo "Open reports/report.html"
 
 report: setup ## reports/report.html from what has been made, if anything changed since
 	@if [ ! -f reports/report.html ] || [ -n "$$(find results Snakefile workflow $(CONFIG) -newer reports/report.html \( -name '*.svg' -o -name '*.html' -o -name '*.csv' -o -name '*.rst' -o -name '*.smk' -o -name '*.yaml' -o -name Snakefile \) -print -quit)" ]; then \

@@ -195,6 +195,7 @@ def test_a_list_without_a_split_is_split_by_the_seed(tmp_path: Path) -> None:
         ("path,label\na.png,cat\nb.png,cat\na.png,yak\n", "'a.png' twice"),
         ("path,label,split\na.png,cat,train\nb.png,yak,test\n", "'yak'"),
         ("path,label,split\na.png,cat,train\n", "no test images"),
+        ("path,label\na.png,cat\nb.png,cat\n", "at least two"),
     ],
 )
 def test_a_wrong_list_is_one_sentence(tmp_path: Path, text: str, word: str) -> None:

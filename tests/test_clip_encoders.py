@@ -21,10 +21,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from logitfusion.cli._encoders import parse_clip
 from logitfusion.clip.encoders.load import draw_crop, flatten, join_features, load_auxiliary, load_clip
+from logitfusion.clip.encoders.tiny import make_random_clip
 from logitfusion.clip.encoders.towers import read_package
 from logitfusion.errors import UserError
 from logitfusion.files import sha256
+from logitfusion.stages._clip import write_entry
 
 TINY = {
     "embed_dim": 16,
@@ -319,3 +322,26 @@ def test_a_failing_download_is_one_sentence(openai_tag: None, monkeypatch: pytes
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(UserError, match=r"timm's test_resnet could not be loaded .no route"):
         load_auxiliary({"source": "timm", "model": "test_resnet", "pretrained": True}, device=CPU)
+
+
+def test_a_clip_is_found_in_the_folder_that_holds_it(tiny_clip: Path, tmp_path: Path) -> None:
+    """One that the workflow built, by its path; and a folder that only says where its weights are."""
+    (tmp_path / "built").mkdir()
+    make_random_clip(tmp_path / "built", 0)
+    built = load_clip({"source": "built", "path": tmp_path / "built"}, device=CPU)
+    folder = {"source": "path", "path": str(tmp_path / "built"), "model": None}
+    for name, entry in (
+        ("one", folder),
+        ("two", {"source": "path", "path": str(tmp_path / "one"), "model": None}),
+        ("file", {"source": "path", "model": "tiny", "path": str(tiny_clip)}),
+    ):
+        (tmp_path / name).mkdir()
+        write_entry(tmp_path / name, entry)
+    for name in ("built", "one", "two"):
+        again = load_clip({"source": "path", "path": str(tmp_path / name)}, device=CPU)
+        assert again.fingerprint == built.fingerprint
+        assert parse_clip(str(tmp_path / name))["path"] == str(tmp_path / "built")
+    assert load_clip({"source": "path", "path": str(tmp_path / "file")}, device=CPU).name == "tiny"
+    for path, words in ((tmp_path, "holds no CLIP"), ("absent", "no CLIP at absent"), (tiny_clip, "add the key model")):
+        with pytest.raises(UserError, match=words):
+            load_clip({"source": "path", "path": str(path), "model": None}, device=CPU)

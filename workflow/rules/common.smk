@@ -12,6 +12,7 @@ SOURCE = Path(str(workflow.current_basedir)).parent
 sys.path.insert(0, str(SOURCE))
 
 from logitfusion.cluster import check_executor, explain_failures, hide_user_packages
+from logitfusion.config.command_line import check_files, explain_command_line
 from logitfusion.config.experts import TrainedExpert
 from logitfusion.config.methods import method_models, method_tasks, tuned_methods, tuning_groups
 from logitfusion.config.load import resolve_config, write_once
@@ -27,8 +28,11 @@ if not os.access(Path.cwd(), os.W_OK):
 
 try:
     RUN = resolve_config(config)
+    check_files(workflow.config_settings.configfiles, RUN.run)
 except UserError as error:
-    raise WorkflowError(f"The config can't be used. {error}") from None
+    asked = workflow.config_settings
+    hint = explain_command_line(asked.configfiles, asked.config)
+    raise WorkflowError(f"The config can't be used. {error}{hint}") from None
 
 RESULTS = Path("results") / RUN.run
 LOGS = RESULTS / "logs"

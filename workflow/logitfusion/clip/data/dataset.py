@@ -61,8 +61,8 @@ def make_data(
     """A data set whose parts fit together; ``name`` is for messages.
 
     Raises:
-        UserError: an image is there twice, a class has no image to learn from, there is nothing to test on, two classes
-            share a name, or a prompt has no place for a class.
+        UserError: an image is there twice, a class has no image to learn from, there is nothing to test on, fewer than
+            two classes, two that share a name, or a prompt has no place for a class.
     """
     seen: set[str] = set()
     for row in [*train, *test]:
@@ -73,6 +73,8 @@ def make_data(
         seen.add(row.id)
     if not test:
         raise UserError(f"{name} has no test images; correct its path or its test share.")
+    if len(classes) < 2:
+        raise UserError(f"{name} has the class {', '.join(classes)} alone; a classifier needs at least two.")
     twice = sorted({one for one in classes if list(classes).count(one) > 1}) if len(set(classes)) < len(classes) else []
     if twice:
         raise UserError(

@@ -151,7 +151,8 @@ def find_in_folder(folder: str | Path) -> dict[str, Any]:
     if (folder / "open_clip_config.json").is_file():
         return {"source": "built", "path": str(folder)}
     if (folder / ENTRY).is_file():  # nothing but where its weights are
-        return read_json(folder / ENTRY)
+        entry = read_json(folder / ENTRY)
+        return find_in_folder(entry["path"]) if entry["source"] == "path" and Path(entry["path"]).is_dir() else entry
     raise UserError(
         f"The folder {folder} holds no CLIP; name one with an open_clip_config.json, as results/<run>/clip/encoder."
     )
@@ -220,7 +221,7 @@ def _open_tag(model: str, tag: str) -> tuple[nn.Module, Any]:
 
 def _open_file(entry: dict[str, Any]) -> tuple[nn.Module, Any]:
     model, path = entry.get("model"), Path(entry["path"])
-    if not path.exists():
+    if model is None and not path.exists():
         raise UserError(f"There is no CLIP at {path}; correct the path, or make it first.")
     if model is None:
         raise UserError(f"Which of open_clip's models the checkpoint {path} is of must be said; add the key model.")
