@@ -35,7 +35,7 @@ from logitfusion.progress.record import (
     write_record,
 )
 from logitfusion.progress.reporter import SILENCE, Reporter, Voice
-from logitfusion.progress.summary import after_success, peak_memory
+from logitfusion.progress.summary import after_success, key_numbers, peak_memory
 
 MACHINE = Machine(2, 8.0, "Linux x86_64")
 
@@ -415,14 +415,25 @@ def test_the_summary_fits_and_compares_what_can_be_compared(tmp_path: Path) -> N
     said = after_success(done, where="2 cores", metrics=metrics, pages=[page, tmp_path / "none.html"])
     text = "\n".join(said)
     assert "Finished: 26 of 26 jobs, in 19 min on 2 cores, at most 26 GB of memory at a time." in text
-    assert "% right (sums): large 50.0, expert 90.0" in text, "the expert was not asked sst2"
-    assert "% right (emoji, 8 shots): amu 60.0" in text
+    assert "% right, sums: expert 90.0, large 50.0" in text, "the expert was not asked sst2"
+    assert "% right, emoji, 8 shots: amu 60.0" in text
     assert str(page) in text
     assert "none.html" not in text
     assert len(said) <= 12
     assert all(len(line) <= 100 for line in said if str(tmp_path) not in line)
     resumed = after_success(replace(done, total=95), where="2 cores", metrics=metrics, pages=[])
     assert "Finished: 26 jobs, and all 95 are up to date" in "\n".join(resumed)
+
+
+def test_many_methods_take_two_lines_with_the_best_and_the_last(tmp_path: Path) -> None:
+    rows = [f"clip,method_{number},emoji,1,accuracy,0.{number},0.1" for number in range(10, 60)]
+    (tmp_path / "m.csv").write_text("\n".join(["track,method,task,shots,metric,value,ci_low", *rows]) + "\n")
+    ((_, text),) = key_numbers(tmp_path / "m.csv")
+    said = lines.wrap(text, indent=" " * 10)
+    assert len(said) == 2
+    assert "method_59 59.0, method_58 58.0" in said[0]
+    (more,) = re.findall(r"(\d+) more, method_10 10.0$", said[1])
+    assert text.count("method_") + int(more) == 50
 
 
 def test_the_reporter_s_thread_speaks_by_itself_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
