@@ -11,7 +11,7 @@ CORES ?= all
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
-.PHONY: help setup demo report test slurm-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format reference architectures lock envs dag clean
+.PHONY: help setup demo report test slurm-test report-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot lint format reference architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ test: setup ## all tests
 
 slurm-test: setup ## the profile slurm on a one-node cluster made for it (root on Debian installs SLURM)
 	@$(RUN) python -m pytest tests/slurm -m slurm -rs
+
+report-test: setup ## the report of a small run in a headless Chromium; pictures of it in results/browser
+	@$(RUN) python -m pytest tests/browser -m browser -rs
 
 envs-test: setup ## the conda environments' packages, each alone (without conda), and a run with every stage in its own
 	@$(RUN) python -m pytest tests/test_envs.py -m "" -rs

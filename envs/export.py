@@ -37,7 +37,18 @@ ENVIRONMENTS = {
         "torchvision",
         "transformers",
     ],
-    "light": ["datasets", "itables", "matplotlib", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "reasoning-gym"],
+    "light": [
+        "datasets",
+        "itables",
+        "matplotlib",
+        "numpy",
+        "pandas",
+        "pillow",
+        "pyarrow",
+        "pydantic",
+        "pyyaml",
+        "reasoning-gym",
+    ],
 }
 MARKERS = {"python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "sys_platform": "linux"}
 

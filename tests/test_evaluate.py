@@ -80,7 +80,10 @@ def test_average_leaves_out_methods_that_skip_a_task() -> None:
     metrics = {"a": "accuracy", "b": "accuracy"}
     table = tabulate_fusion({"a": first, "b": second}, metrics, TRACK, SETTINGS, PROVENANCE)
     assert set(table[table["task"] == SEEN]["method"]) == {"large", "ceiling"}
-    assert table[(table["task"] == SEEN) & (table["metric"] == "score")]["method"].tolist() == ["ceiling", "large"]  # in the order of each task
+    assert table[(table["task"] == SEEN) & (table["metric"] == "score")]["method"].tolist() == [
+        "ceiling",
+        "large",
+    ]  # in the order of each task
 
 
 def test_shards_that_do_not_hold_each_example_once_are_refused() -> None:

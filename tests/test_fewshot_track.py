@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,12 @@ from logitfusion.errors import UserError
 from logitfusion.evaluate.fewshot import tabulate_fewshot
 from logitfusion.evaluate.table import COLUMNS, Provenance
 from logitfusion.report.fewshot.ablation import plot_ablation
-from logitfusion.report.fewshot.examples import write_examples
 from logitfusion.report.fewshot.shared import Predictions
 from logitfusion.report.fewshot.shift import plot_shift
 from logitfusion.report.fewshot.shots import plot_shots
 from logitfusion.report.fewshot.summary import write_fewshot_summary
 from logitfusion.report.fewshot.uncertainty import plot_uncertainty
+from logitfusion.report.index.image_examples import ImageExamples, cut_images, encode_images
 
 CLASSES = ["cat", "dog", "owl"]
 ENCODERS = {"clip": "c" * 64, "one": "1" * 64, "other": "2" * 64}
@@ -258,16 +259,15 @@ def test_families_and_not_names_decide_what_is_drawn_where(table: pd.DataFrame, 
     alone = track.model_copy(update={"parts": ("mine",), "ablation": ("mine",)})
     plot_shots(table, alone, tmp_path / "shots.svg")
     plot_ablation(table, alone, tmp_path / "ablation.svg")
-    assert "rivals" in (tmp_path / "shots.svg").read_text()
+    assert "the dotted line is plain" in (tmp_path / "shots.svg").read_text()
     assert "plain" not in (tmp_path / "ablation.svg").read_text()
     whole = track.model_copy(update={"parts": ("mine",), "ablation": track.methods})
     plot_shots(table, whole, tmp_path / "shots.svg")
     plot_ablation(table, whole, tmp_path / "ablation.svg")
-    assert "rivals" not in (tmp_path / "shots.svg").read_text()
     assert "plain" in (tmp_path / "ablation.svg").read_text()
 
 
-def test_examples_are_the_images_whose_answer_changes(tmp_path: Path) -> None:
+def test_images_are_told_with_all_answers_and_the_factor(tmp_path: Path) -> None:
     images = pd.DataFrame(
         [
             {"set": name, "id": f"i{place}", "label": 0, "clip_answer": int(place > 0), "clip_probability": 0.5,
@@ -275,19 +275,14 @@ def test_examples_are_the_images_whose_answer_changes(tmp_path: Path) -> None:
             for name in ("pets", "drawn") for place in range(4)
         ]
     )  # fmt: skip
-    asked: list[str] = []
-
-    def find(name: str, image: str) -> bytes:
-        asked.append(f"{name}/{image}")
-        return b"png"
-
     predictions = {"pets": Predictions(make_answers(), images, ["<cat>", "dog"])}
-    write_examples(predictions, find, TRACK, tmp_path / "examples.html")
+    source = ImageExamples("t", "n", predictions, lambda name, image: f"{name}/{image}".encode(), TRACK)
+    columns = encode_images(source, "pets")
+    pictures = [base64.b64decode(uri.split(",")[1]).decode() for uri in columns["picture"]]
+    assert pictures == [f"pets/i{place}" for place in range(4)]
+    # Seed 0: AMU has i0 and i1 right on pets; CLIP has i0 right.
+    assert columns["clip"] == [0, 1, 1, 1]
+    assert [given == 0 for given in columns["answers"]["amu"]["2"]["0"]] == [True, True, False, False]
+    assert cut_images(columns, 2)["answers"]["amu"]["2"]["0"] == columns["answers"]["amu"]["2"]["0"][:2]
     plot_uncertainty(predictions, TRACK, tmp_path / "uncertainty.svg")
-    page = (tmp_path / "examples.html").read_text()
-    # Seed 0: AMU has i0 and i1 right on pets and i0 on drawn; CLIP has i0 right on both.
-    assert asked == ["pets/i1"]
-    assert "pets: wrong to right, 1 of 4" in page
-    assert "pets: right to wrong, 0 of 4" in page
-    assert "&lt;cat&gt;" in page
     assert "3.00 to 6.00" in (tmp_path / "uncertainty.svg").read_text()

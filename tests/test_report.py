@@ -26,7 +26,7 @@ METHODS = {"large": [1, 0, 0, 0], "proxy": [1, 1, 0, 0], "ceiling": [1, 1, 1, 0]
 
 def judged() -> pd.DataFrame:
     rows = [
-        {"method": method, "id": number, "gold": "a $1", "correct": bool(right), "format_failure": False,
+        {"method": method, "id": number, "prompt": "q", "gold": "a $1", "correct": bool(right), "format_failure": False,
          "tokens": ["a", " b"], "weights": [[0.5], [1.5]] if method == "proxy" else [[], []], "seconds": 0.5}
         for method, marks in METHODS.items() for number, right in enumerate(marks)
     ]  # fmt: skip
@@ -41,7 +41,7 @@ def test_rules_ask_for_plots_that_there_are() -> None:
 def test_the_order_of_methods_teachers_and_sets_survives_sorted_keys() -> None:
     sets = {"pets": ("pets", "drawn"), "birds": ("birds",)}
     fewshot = FewShotTrack(sets=sets, shots=(1,), seeds=(0,))
-    traces = TracesReport(task="t", experts={"two": ("b", "a"), "one": ("a",)}, examples=1)
+    traces = TracesReport(task="t", experts={"two": ("b", "a"), "one": ("a",)}, examples=1, steering=("a", "b"))
     students = StudentsTrack(
         split="test", student="s", teachers={"z": "m", "a": "m"}, methods=("b", "a"), seeds=(1, 0), baseline="b"
     )
@@ -77,11 +77,13 @@ def test_pictures_of_fusion_name_methods_tasks_and_counts(tmp_path: Path) -> Non
 
 
 def test_traces_show_the_first_examples_of_steered_methods(tmp_path: Path) -> None:
-    track = TracesReport(task="one", experts={"proxy": ("expert",), "absent": ("other",)}, examples=2)
+    track = TracesReport(
+        task="one", experts={"proxy": ("expert",), "absent": ("other",)}, examples=2, steering=("expert", "other")
+    )
     plot_traces(judged(), track, tmp_path / "traces.svg")
     text = (tmp_path / "traces.svg").read_text()
-    assert text.count("gold: ") == 2
-    assert "first examples of one" in text
+    assert text.count("right answer: ") == 2
+    assert "first 2 examples of one" in text
     assert "absent" not in text
 
 

@@ -155,7 +155,12 @@ def test_the_order_of_methods_is_the_order_in_the_plots_and_nothing_else(finishe
     config = yaml.safe_load((finished / "config/smoke.yaml").read_text())
     config["fusion"]["methods"] = dict(reversed(config["fusion"]["methods"].items()))
     (finished / "config/turned.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    assert set(planned(finished, "config/turned.yaml")) - {"all", "total"} == {"plot_methods", "plot_traces", "summary", "index"}
+    assert set(planned(finished, "config/turned.yaml")) - {"all", "total"} == {
+        "plot_methods",
+        "plot_traces",
+        "summary",
+        "index",
+    }
     assert planned(finished, "config/smoke.yaml") == {}
 
 

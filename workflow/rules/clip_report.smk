@@ -6,10 +6,10 @@ rule plot_clip:
     input:
         RESULTS / "metrics.parquet",
     output:
-        shown("plots/clip_shots.svg", "Results", what="accuracy against shots", track="few-shot CLIP"),
-        shown("plots/clip_ablation.svg", "Results", what="AMU without its parts", track="few-shot CLIP"),
-        shown("plots/clip_shift.svg", "Results", what="in and out of distribution", track="few-shot CLIP"),
-        shown("clip_summary.html", "Results", what="summary table", track="few-shot CLIP"),
+        shown("plots/clip_shots.svg", "2 Results", "Few-shot CLIP: accuracy against shots"),
+        shown("plots/clip_ablation.svg", "2 Results", "Few-shot CLIP: AMU without its parts"),
+        shown("plots/clip_shift.svg", "2 Results", "Few-shot CLIP: in and out of distribution"),
+        shown("clip_summary.html", "2 Results", "Few-shot CLIP: summary table"),
         RESULTS / "clip_summary.md",
     log:
         LOGS / "plots/clip.log",
@@ -28,11 +28,8 @@ rule plot_clip:
 rule plot_clip_answers:
     input:
         CLIP_ANSWERS,
-        data=expand(CLIP_RESULTS / "data/{dataset}/table.parquet", dataset=CLIP.datasets),
-        images=expand(CLIP_RESULTS / "data/{dataset}/images", dataset=CLIP.datasets),
     output:
-        shown("plots/clip_uncertainty.svg", "Inside AMU", what="uncertainty against correctness", track="few-shot CLIP"),
-        shown("plots/clip_examples.html", "Inside AMU", what="answers that the bias changed", track="few-shot CLIP"),
+        shown("plots/clip_uncertainty.svg", "4 Inside AMU", "Few-shot CLIP: uncertainty against correctness"),
     log:
         LOGS / "plots/clip_answers.log",
     conda:

@@ -96,10 +96,13 @@ def checkpoints(wildcards, output):
     return f"{output[0]}.checkpoints"
 
 
-def shown(path, category, caption=None, **labels):
-    """An output that the report shows, with the text of workflow/report that has its name (or another)."""
+def shown(path, category, entry, caption=None):
+    """An output that the report shows, with the text of workflow/report that has its name (or another).
+
+    Categories and entries are sorted by their names. A second label would be made a switch where it has two values.
+    """
     text = f"../report/{caption or Path(path).stem}.rst"
-    return report(RESULTS / path, caption=text, category=category, labels=labels)
+    return report(RESULTS / path, caption=text, category=category, labels={"entry": entry})
 
 
 def longer(minutes):

@@ -6,7 +6,7 @@ rule plot_students:
     input:
         RESULTS / "metrics.parquet",
     output:
-        shown("plots/students.svg", "Results", what="students by task", track="distillation"),
+        shown("plots/students.svg", "2 Results", "Distillation: scores by task"),
     log:
         LOGS / "plots/students.log",
     conda:
@@ -25,7 +25,7 @@ rule summary_students:
     input:
         RESULTS / "metrics.parquet",
     output:
-        shown("distill_summary.html", "Results", caption="students_summary", what="summary table", track="distillation"),
+        shown("distill_summary.html", "2 Results", "Distillation: summary table", "students_summary"),
         RESULTS / "distill_summary.md",
     log:
         LOGS / "plots/distill_summary.log",
@@ -45,7 +45,7 @@ rule plot_student_losses:
     input:
         [trial_folder(name) for name in TRIALS],
     output:
-        shown("plots/student_losses.svg", "Training", what="loss curves of students", track="distillation"),
+        shown("plots/student_losses.svg", "5 Training", "Students: loss curves"),
     log:
         LOGS / "plots/student_losses.log",
     conda:

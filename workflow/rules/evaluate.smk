@@ -8,7 +8,7 @@ rule metrics:
         students=STUDENTS_JUDGED if RUN.distill else [],
         fewshot=CLIP_ANSWERS if RUN.clip else [],
     output:
-        csv=shown("metrics.csv", "Results", what="every number, tidy", track="all"),
+        csv=shown("metrics.csv", "6 Every number", "The tidy table as CSV (a download)"),
         parquet=RESULTS / "metrics.parquet",
     log:
         LOGS / "metrics.log",

@@ -6,7 +6,7 @@ rule plot_methods:
     input:
         RESULTS / "metrics.parquet",
     output:
-        shown("plots/methods.svg", "Results", what="methods by task", track="fusion"),
+        shown("plots/methods.svg", "2 Results", "Fusion: scores by task"),
     log:
         LOGS / "plots/methods.log",
     conda:
@@ -25,7 +25,7 @@ rule summary:
     input:
         RESULTS / "metrics.parquet",
     output:
-        shown("summary.html", "Results", what="summary table", track="fusion"),
+        shown("summary.html", "2 Results", "Fusion: summary table"),
         RESULTS / "summary.md",
     log:
         LOGS / "plots/summary.log",
@@ -45,7 +45,7 @@ rule plot_traces:
     input:
         RESULTS / "evaluation/{task}.parquet",
     output:
-        shown("plots/traces/{task}.svg", "Weights along the text", caption="traces", task="{task}", track="fusion"),
+        shown("plots/traces/{task}.svg", "3 Weights along the text", "Fusion: first examples of {task}", "traces"),
     log:
         LOGS / "plots/traces/{task}.log",
     conda:
@@ -64,7 +64,7 @@ rule plot_tuning:
     input:
         expand(RESULTS / "tuning/{method}.json", method=TUNED),
     output:
-        shown("plots/tuning.svg", "Training", what="tuned trust", track="fusion"),
+        shown("plots/tuning.svg", "5 Training", "Fusion: tuned trust and anchor"),
     log:
         LOGS / "plots/tuning.log",
     conda:

@@ -3,7 +3,11 @@ import subprocess
 
 from logitfusion.config.jobs.page import page_job, used_models, used_tasks, used_teachers
 
-PAGE = {"entry": RESULTS / "index.html", "full": Path("reports") / RUN.run / "index.html"}
+PAGE = {
+    "entry": RESULTS / "index.html",
+    "full": Path("reports") / RUN.run / "index.html",
+    "numbers": RESULTS / "metrics.html",
+}
 PAGE_PARTS = {
     "metrics": [RESULTS / "metrics.parquet"],
     "models": list(map(model_folder, used_models(RUN))),
@@ -16,6 +20,10 @@ PAGE_PARTS = {
         for teacher in used_teachers(RUN)
         for shard in range(RUN.distill.cache.shards)
     ],
+    "judged": JUDGED_FILES if RUN.fusion else [],
+    "answered": STUDENTS_JUDGED if RUN.distill else [],
+    "predictions": CLIP_ANSWERS if RUN.clip else [],
+    "images": expand(CLIP_RESULTS / "data/{dataset}/table.parquet", dataset=CLIP.datasets) if RUN.clip else [],
     "parts": [
         *([RESULTS / "plots/losses.svg"] if RUN.models else []),
         *(FUSION_REPORT if RUN.fusion else []),
@@ -55,8 +63,9 @@ rule index:
     input:
         **PAGE_PARTS,
     output:
-        entry=shown("index.html", "1 Start here", what="what ran, what came out, what it cost", track="all"),
+        entry=shown("index.html", "1 Start here", "What ran, what came out, examples, cost"),
         full=PAGE["full"],
+        numbers=shown("metrics.html", "6 Every number", "The tidy table, to sort and to search", "metrics"),
     log:
         LOGS / "index.log",
     conda:

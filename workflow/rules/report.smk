@@ -8,7 +8,7 @@ rule plot_losses:
     input:
         list(map(model_folder, [*losses_report(RUN).healed, *TRAINED] or RUN.models)),
     output:
-        shown("plots/losses.svg", "Training", what="loss curves of models and experts", track="models"),
+        shown("plots/losses.svg", "5 Training", "Models and experts: loss curves"),
     log:
         LOGS / "plots/losses.log",
     conda:

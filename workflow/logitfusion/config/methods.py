@@ -38,6 +38,14 @@ def tuned_methods(run: RunConfig) -> list[str]:
     return [name for name in tuned if method_tasks(run, name)]
 
 
+def steering_experts(run: RunConfig) -> list[str]:
+    """All experts that steer a task, in the order of methods and tasks; it fixes their colours in the report."""
+    entries = run.fusion.methods.items() if run.fusion else ()
+    steered = {name: entry for name, entry in entries if isinstance(entry, SteeredMethod)}
+    pairs = [(entry, task) for name, entry in steered.items() for task in method_tasks(run, name)]
+    return list(dict.fromkeys(expert for entry, task in pairs for expert in expand(entry.experts, task)))
+
+
 def fixed_rival(run: RunConfig) -> str | None:
     """The method that solved weights must beat: the best fixed weight on validation, else the first that is fixed."""
     steered = {name: entry for name, entry in run.fusion.methods.items() if isinstance(entry, SteeredMethod)}

@@ -49,6 +49,8 @@ class TracesReport(Section):
     """Steered method -> its experts in the order of its weights; one column a method."""
     examples: Count
     """How many of the task's first examples are drawn."""
+    steering: Listed[str]
+    """All experts of the run, in the order of their colours."""
 
 
 class TuningReport(Section):

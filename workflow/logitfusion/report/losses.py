@@ -7,30 +7,34 @@ from pathlib import Path
 import pandas as pd
 
 from logitfusion.config.tracks import LossesReport
-from logitfusion.report.style import colour, make_axes, save_figure
+from logitfusion.report.style import FAINT, assign_colours, make_panels, save_figure
+
+KINDS = {
+    True: "healing\nKL(whole || pruned), nats,\n+ hidden-state distance",
+    False: "cross-entropy\nnats a completion token",
+}
 
 
 def plot_losses(curves: dict[str, pd.DataFrame], track: LossesReport, path: str | Path) -> None:
-    """Fine-tuning on the left (nats a completion token), healing on the right (KL in nats plus relative distance).
+    """A panel a training, the others of its kind in light grey: fine-tuning, then healing.
 
     Args:
         curves: model or expert -> its curve; models that were not trained have an empty one.
     """
     curves = {name: curve for name, curve in curves.items() if len(curve)}
-    panels = {
-        "fine-tuning: cross-entropy, nats a completion token": [name for name in curves if name not in track.healed],
-        "healing: KL(whole || pruned) in nats + hidden-state distance": [
-            name for name in curves if name in track.healed
-        ],
-    }
-    panels = {title: names for title, names in panels.items() if names}
-    columns = max(len(panels), 1)
-    figure, axes = make_axes(1, columns, (5.2 * columns, 3.6))
-    for axis, (title, names) in zip(axes[0], panels.items(), strict=False):
-        for position, name in enumerate(names):
-            axis.plot(curves[name]["step"], curves[name]["loss"], label=name, color=colour(position))
-        axis.set_title(title, fontsize=9)
+    names = sorted(curves, key=lambda name: name in track.healed)
+    shades = assign_colours(names)
+    figure, axes = make_panels(max(len(names), 1), 3, 2.6, sharey=False)
+    for axis, name in zip(axes, names, strict=False):
+        healed = name in track.healed
+        kind = [other for other in names if (other in track.healed) == healed]
+        for other in kind:
+            axis.plot(curves[other]["step"], curves[other]["loss"], color=FAINT, linewidth=1, zorder=1)
+        axis.plot(curves[name]["step"], curves[name]["loss"], color=shades[name], zorder=2)
+        axis.set_title(name)
         axis.set_xlabel("optimiser step")
-        axis.set_ylim(bottom=0)
-        axis.legend(fontsize=8)
-    save_figure(figure, path)
+        axis.set_ylim(0, 1.05 * max(curves[other]["loss"].max() for other in kind))
+        if axis.get_subplotspec().is_first_col() or name == kind[0]:
+            axis.set_ylabel(KINDS[healed])
+    description = f"Training loss against optimiser steps, a panel for each of {', '.join(names) or 'no model'}."
+    save_figure(figure, path, "Loss curves of models and experts", description)

@@ -13,18 +13,15 @@ from logitfusion.files import write_text
 SCORES = ("accuracy", "exact_match", "score")
 
 
-def write_tables(rows: list[dict[str, str]], note: str, html_path: str | Path, markdown_path: str | Path) -> None:
+def write_tables(
+    title: str, rows: list[dict[str, str]], note: str, html_path: str | Path, markdown_path: str | Path
+) -> None:
     """A table of texts (column -> cell) with a note under it, for the report (HTML) and for a README (Markdown)."""
     wide = pd.DataFrame(rows).fillna("")
     lines = ["| " + " | ".join(wide.columns) + " |", "|" + " --- |" * len(wide.columns)]
     lines += ["| " + " | ".join(row) + " |" for row in wide.itertuples(index=False)]
     write_text(markdown_path, "\n".join(lines) + f"\n\n{note}\n")
-    write_text(html_path, page(_html_table(wide), note))
-
-
-def page(body: str, note: str) -> str:
-    """A page of HTML with a note (plain text) under its body."""
-    return _PAGE.format(body=body, note=html.escape(note))
+    write_text(html_path, _PAGE.format(title=html.escape(title), table=_html_table(wide), note=html.escape(note)))
 
 
 def score_cell(group: pd.DataFrame) -> str:
@@ -63,29 +60,39 @@ def count_seeds(seeds: Sequence[int]) -> str:
 
 
 def _html_table(wide: pd.DataFrame) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in wide.columns)
+    """The table; its first column names the rows."""
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in wide.columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in wide.itertuples(index=False)
+        f'<tr><th scope="row">{html.escape(first)}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        + "</tr>"
+        for first, *row in wide.itertuples(index=False)
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
 
 
 _PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Results</title>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
 <style>
 body {{ font: 14px/1.45 system-ui, sans-serif; margin: 1.5em; color: #222; background: #fff; }}
+h1 {{ font-size: 20px; }}
+div {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; }}
 th, td {{ padding: .35em .8em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }}
-th {{ border-bottom: 2px solid #444; }}
-td {{ white-space: nowrap; }}
-td:first-child {{ font-weight: 600; }}
-.cards {{ display: flex; flex-wrap: wrap; gap: 1em; }}
-figure {{ margin: 0; width: 9.5em; font-size: 12px; }}
-img {{ width: 64px; height: 64px; object-fit: contain; image-rendering: auto; }}
-p {{ color: #555; max-width: 60em; }}
+thead th {{ border-bottom: 2px solid #444; vertical-align: bottom; }}
+td, tbody th {{ white-space: nowrap; }}
+tbody th {{ position: sticky; left: 0; background: #fff; }}
+p {{ color: #444; max-width: 60em; }}
 </style>
-{body}
+</head>
+<body>
+<h1 id="title">{title}</h1>
+<div role="region" aria-labelledby="title" tabindex="0"><table aria-labelledby="title">{table}</table></div>
 <p>{note}</p>
+</body>
 </html>
 """

@@ -17,12 +17,22 @@ from logitfusion.report.page import (
     score_cell,
     write_tables,
 )
-from logitfusion.report.style import GREY, colour, draw_interval, make_axes, make_panels, name_lines, save_figure
+from logitfusion.report.style import (
+    FAINT,
+    GREY,
+    WIDTH,
+    assign_colours,
+    draw_interval,
+    make_axes,
+    make_panels,
+    name_lines,
+    save_figure,
+)
 
 PARTS = {
-    "sft": "SFT: cross-entropy, nats a response token",
-    "uld": "ULD: sorted L1 of probabilities, a token",
-    "gld": "GLD: sorted L1 of node features, a text",
+    "sft": "SFT: cross-entropy,\nnats a response token",
+    "uld": "ULD: sorted L1 of\nprobabilities, a token",
+    "gld": "GLD: sorted L1 of\nnode features, a text",
 }
 
 
@@ -30,40 +40,57 @@ def plot_students(table: pd.DataFrame, track: StudentsTrack, path: str | Path) -
     """A panel a task: every method's score with its interval, seeds as small dots; grey: models it did not train."""
     scores = table[table["metric"].isin(SCORES)]
     tasks, names = list(dict.fromkeys(scores["task"])), list(track.trials)
-    figure, axes = make_panels(len(tasks), 3, (3.6, 0.32 * len(names) + 1.1), margin=1.6)
+    shades = assign_colours(track.methods)
+    figure, axes = make_panels(len(tasks), 3, 0.34 * len(names) + 1.3)
     for axis, task in zip(axes, tasks, strict=True):
         group = scores[scores["task"] == task]
         means, seeds = group[group["ci_low"].notna()].set_index("method"), group[group["ci_low"].isna()]
         for position, name in enumerate(names):
-            shade = colour(position) if name in track.methods else GREY
+            shade = shades.get(name, GREY)
             draw_interval(axis, means.loc[name], position, shade)
             dots = seeds[seeds["method"] == name]["value"]
             axis.scatter(dots, [position + 0.22] * len(dots), s=9, color=shade, alpha=0.7)
         first = means.iloc[0]
-        axis.set_title(f"{task} (n = {first['n']}, {count_seeds(track.seeds)})", fontsize=10)
+        axis.set_title(f"{task}\n(n = {first['n']}, {count_seeds(track.seeds)})")
         axis.set_xlabel(f"{first['metric'].replace('_', ' ')}, {first['confidence']:.0%} interval")
         name_lines(axis, names)
-    save_figure(figure, path)
+    description = (
+        f"A panel for each of {', '.join(tasks)}: a dot for every method at its score with its interval, small dots for"
+        " seeds; grey are the student before training and the teachers. The numbers are in the summary table."
+    )
+    save_figure(figure, path, "Distillation: scores of students by task", description)
 
 
 def plot_student_losses(curves: dict[str, pd.DataFrame], track: StudentsTrack, path: str | Path) -> None:
-    """A panel for each part of the loss that any method has; one line a method, of its first seed.
+    """A row a method, of its first seed, and a column for each part of the loss that any method has.
 
     Args:
         curves: ``<method>.<seed>`` -> its curve.
     """
     shown = {name: curves[f"{name}.{track.seeds[0]}"] for name in track.methods}
     parts = [part for part in PARTS if any(curve[part].any() for curve in shown.values())]
-    figure, axes = make_axes(1, len(parts), (4.6 * len(parts), 3.6))
-    for axis, part in zip(axes[0], parts, strict=True):
-        for position, (name, curve) in enumerate(shown.items()):
+    shades = assign_colours(track.methods)
+    figure, axes = make_axes(len(shown), len(parts), (WIDTH, 1.7 * len(shown) + 0.8), sharex=True, sharey="col")
+    for line, (name, curve) in zip(axes, shown.items(), strict=True):
+        for axis, part in zip(line, parts, strict=True):
             if curve[part].any():
-                axis.plot(curve["step"], curve[part], label=name, color=colour(position))
-        axis.set_title(PARTS[part], fontsize=9)
+                for other in shown.values():
+                    if other[part].any():
+                        axis.plot(other["step"], other[part], color=FAINT, linewidth=1, zorder=1)
+                axis.plot(curve["step"], curve[part], color=shades[name], zorder=2)
+            else:
+                axis.text(0.5, 0.5, "not in this loss", color=GREY, ha="center", transform=axis.transAxes)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for axis, part in zip(axes[0], parts, strict=True):
+        axis.set_title(PARTS[part])
+        axis.set_ylim(0, 1.05 * max(curve[part].max() for curve in shown.values()))
+    for axis in axes[-1]:
         axis.set_xlabel("optimiser step")
-        axis.set_ylim(bottom=0)
-        axis.legend(fontsize=7)
-    save_figure(figure, path)
+    description = (
+        f"Parts of the training loss against optimiser steps: a row for each of {', '.join(shown)}, of seed"
+        f" {track.seeds[0]}; the other methods in light grey."
+    )
+    save_figure(figure, path, "Loss curves of students", description)
 
 
 def write_students_summary(
@@ -94,7 +121,7 @@ def write_students_summary(
         " gains are paired. Answers as a teacher: of the examples that this teacher answers in the asked form, the"
         f" share with the same answer. Run {describe_source(table)}."
     )
-    write_tables(rows, note, html_path, markdown_path)
+    write_tables("Distillation: students and their teachers", rows, note, html_path, markdown_path)
 
 
 def _label(name: str, track: StudentsTrack) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,27 @@ import pandas as pd
 
 from logitfusion.files import whole
 
-# Okabe and Ito's palette, distinct for every common kind of colour vision; its yellow is too pale for lines on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette, distinct for every common kind of colour vision (its yellow is too pale for lines on white),
+# then what is farthest from it in Tol's muted palette.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+    *("#882255", "#999933", "#332288", "#44AA99", "#AA4499"),
+)
 GREY = "#777777"
+FAINT = "#d0d0d0"
+# The report shows a plot in its natural size where it has 900 px, else smaller: text of 10 pt is 13.3 px, and is never
+# drawn smaller than 12.
+WIDTH = 9.2  # inches at most
 STYLE = {
     "figure.dpi": 110,
     "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "figure.titlesize": 11,
+    "svg.hashsalt": "logitfusion",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -37,6 +53,11 @@ def colour(position: int) -> str:
     return COLOURS[position % len(COLOURS)]
 
 
+def assign_colours(names: Iterable[str]) -> dict[str, str]:
+    """Name -> its colour, by its place: the same names in the same order have the same colours in the whole report."""
+    return {name: colour(position) for position, name in enumerate(dict.fromkeys(names))}
+
+
 def make_axes(
     lines: int, columns: int, size: tuple[float, float], **sharing: bool | str
 ) -> tuple[plt.Figure, np.ndarray]:
@@ -46,16 +67,13 @@ def make_axes(
 
 
 def make_panels(
-    count: int, most: int, size: tuple[float, float], margin: float = 0.0
+    count: int, most: int, height: float, *, sharex: bool = False, sharey: bool = True
 ) -> tuple[plt.Figure, list[plt.Axes]]:
-    """``count`` axes with one vertical scale, each of ``size`` inches, at most ``most`` beside each other.
-
-    Args:
-        margin: inches of width for what is written beside them.
-    """
+    """``count`` axes, each ``height`` inches high, at most ``most`` beside each other in the width of the report."""
     columns = min(most, count)
     lines = -(-count // columns)
-    figure, axes = make_axes(lines, columns, (size[0] * columns + margin, size[1] * lines), sharey=True)
+    width = WIDTH if columns == most else min(WIDTH, 1.4 + (WIDTH - 1.4) / most * columns)
+    figure, axes = make_axes(lines, columns, (width, height * lines), sharex=sharex, sharey=sharey)
     for axis in axes.flat[count:]:
         axis.set_visible(False)
     return figure, list(axes.flat[:count])
@@ -82,10 +100,31 @@ def show_percent(axis: matplotlib.axis.Axis) -> None:
 
 
 def save_figure(
-    figure: plt.Figure, path: str | Path, *, rect: tuple[float, float, float, float] = (0, 0, 1, 1)
+    figure: plt.Figure,
+    path: str | Path,
+    title: str,
+    description: str,
+    *,
+    rect: tuple[float, float, float, float] = (0, 0, 1, 1),
 ) -> None:
-    """Lay a figure out inside ``rect`` (shares of its size), write it as SVG, whole or not at all, and close it."""
+    """Lay a figure out inside ``rect`` (shares of its size), write it as SVG, whole or not at all, and close it.
+
+    Args:
+        title: its name for a screen reader.
+        description: what it shows, in a sentence, for those who don't see it.
+    """
     figure.tight_layout(rect=rect)
     with whole(path) as temporary:
-        figure.savefig(temporary, format="svg")
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+        drawn = temporary.read_text(encoding="utf-8")
+        temporary.write_text(_describe(drawn, title, description), encoding="utf-8")
     plt.close(figure)
+
+
+def _describe(drawn: str, title: str, description: str) -> str:
+    """A drawing that is announced as one picture, by its title, with its description."""
+    start, rest = drawn.split("<svg ", 1)
+    attributes, content = rest.split(">", 1)
+    label = html.escape(title)
+    words = f"\n <title>{label}</title>\n <desc>{html.escape(description)}</desc>"
+    return f'{start}<svg role="img" aria-label="{label}" {attributes}>{words}{content}'

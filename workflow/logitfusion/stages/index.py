@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from logitfusion.config.jobs.page import PageJob
 from logitfusion.report.index.cost import cost_section
+from logitfusion.report.index.examples import examples_sections
 from logitfusion.report.index.facts import Facts, RunFiles, gather_facts
 from logitfusion.report.index.overview import overview_section
-from logitfusion.report.index.page import PageSection, write_page
+from logitfusion.report.index.page import PageSection, render_page, write_page
 from logitfusion.report.index.settings import settings_section
-from logitfusion.report.index.tables import tables_section
+from logitfusion.report.index.tables import numbers_section, tables_section
+from logitfusion.stages._examples import read_examples
 from logitfusion.stages._stage import logger, run_stage
+
+# The report shows the page in a frame, as a data URI in base64, of which Chromium opens 2 MiB; this leaves room for the
+# script and style that come with the examples.
+MOST_BYTES = 1_450_000
 
 
 def main(arguments: argparse.Namespace, job: PageJob) -> None:
     files = RunFiles(**{one.name: getattr(arguments, one.name) for one in fields(RunFiles)})
     facts = gather_facts(job, files)
     title = f"logitfusion: {facts.run.run}"
-    write_page(make_sections(facts), title, arguments.full)
-    write_page(make_sections(facts, bounded=True), title, arguments.entry)
+    sources, full = read_examples(job, files), str(files.full)
+    write_page(make_sections(facts, examples_sections(sources, full_page=full)), title, arguments.full)
+    room = MOST_BYTES - len(render_page(make_sections(facts), title).encode())
+    cut = examples_sections(sources, full_page=full, most_bytes=room)
+    write_page(make_sections(facts, cut), title, arguments.entry)
+    write_page([numbers_section(facts)], f"{title}, every number", arguments.numbers)
     logger.info("wrote %s and %s; %d parts are missing", arguments.full, arguments.entry, len(files.missing))
 
 
-def make_sections(facts: Facts, bounded: bool = False) -> list[PageSection]:
-    """The sections in the order of the page.
-
-    Args:
-        bounded: leave out what makes the page too large for a frame of the report (2 MiB as a data URI).
-    """
-    return [overview_section(facts), tables_section(facts), cost_section(facts), settings_section(facts)]
+def make_sections(facts: Facts, examples: Sequence[PageSection] = ()) -> list[PageSection]:
+    """The sections in the order of the page, with those of the examples."""
+    return [overview_section(facts), tables_section(facts), *examples, cost_section(facts), settings_section(facts)]
 
 
 if __name__ == "__main__":
@@ -46,10 +53,15 @@ if __name__ == "__main__":
     parser.add_argument("--encoder", **one, help="the folder of the CLIP")
     parser.add_argument("--caches", **many, help="teachers' caches: .../<teacher>/<shard>.safetensors")
     parser.add_argument("--packages", **many, help="packages that models were taken from")
+    parser.add_argument("--judged", **many, help="judged examples of fusion: .../<task>.parquet")
+    parser.add_argument("--answered", **many, help="judged examples of distillation: .../<task>.parquet")
+    parser.add_argument("--predictions", **many, help="folders of answers on test images: .../<data set>")
+    parser.add_argument("--images", **many, help="tables of image data sets: .../<data set>/table.parquet")
     parser.add_argument("--parts", **many, help="everything else that a whole run has")
     parser.add_argument("--benchmarks", **one, help="the folder of Snakemake's measurements")
     parser.add_argument("--runs", **one, help="the folder of records of calls")
     parser.add_argument("--lock", **one, help="the file of exact versions")
     parser.add_argument("--full", type=Path, required=True, help="the page with everything")
     parser.add_argument("--entry", type=Path, required=True, help="the page for the report")
+    parser.add_argument("--numbers", type=Path, required=True, help="the page with the tidy table")
     run_stage(main, parser, PageJob)

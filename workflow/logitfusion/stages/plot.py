@@ -9,8 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from logitfusion.clip.data import load_data
-from logitfusion.clip.data.images import thumbnail
 from logitfusion.config.section import Section, parse
 from logitfusion.config.tracks import (
     FewShotReport,
@@ -22,8 +20,6 @@ from logitfusion.config.tracks import (
 )
 from logitfusion.files import read_json
 from logitfusion.report.fewshot.ablation import plot_ablation
-from logitfusion.report.fewshot.examples import write_examples
-from logitfusion.report.fewshot.shared import Predictions
 from logitfusion.report.fewshot.shift import plot_shift
 from logitfusion.report.fewshot.shots import plot_shots
 from logitfusion.report.fewshot.summary import write_fewshot_summary
@@ -33,6 +29,7 @@ from logitfusion.report.fusion.traces import plot_traces
 from logitfusion.report.fusion.tuning import TunedTask, plot_tuning
 from logitfusion.report.losses import plot_losses
 from logitfusion.report.students import plot_student_losses, plot_students, write_students_summary
+from logitfusion.stages._examples import read_predictions
 from logitfusion.stages._stage import run_stage
 from logitfusion.tables import read_table
 
@@ -87,16 +84,7 @@ def _read_tuning(
 
 
 def _draw_answers(arguments: argparse.Namespace, section: FewShotReport) -> None:
-    predictions = {folder.name: _read_predictions(folder) for folder in arguments.input}
-    images = {path.parent.name: {row.id: row for row in load_data(path).test} for path in arguments.data}
-    uncertainty, examples = arguments.output
-    plot_uncertainty(predictions, section, uncertainty)
-    write_examples(predictions, lambda name, image: thumbnail(images[name][image], 64), section, examples)
-
-
-def _read_predictions(folder: Path) -> Predictions:
-    answers, images = (read_table(folder / f"{part}.parquet") for part in ("answers", "images"))
-    return Predictions(answers, images, read_json(folder / "stage.json")["classes"])
+    plot_uncertainty({path.name: read_predictions(path) for path in arguments.input}, section, arguments.output[0])
 
 
 PLOTS: dict[str, tuple[type[Section], Callable[[argparse.Namespace, Any], None]]] = {
@@ -116,7 +104,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=PLOTS)
     parser.add_argument("--input", type=Path, nargs="+", required=True)
-    parser.add_argument("--data", type=Path, nargs="*", default=[], help="few-shot data sets: .../<set>/<file>")
-    parser.add_argument("--images", type=Path, nargs="*", help="the folders that the data sets' images are in")
     parser.add_argument("--output", type=Path, nargs="+", required=True)
     run_stage(main, parser, dict[str, Any])

@@ -65,15 +65,15 @@ def _array_row(row: ImageRow) -> np.ndarray:
     return np.ascontiguousarray(np.load(row.path, mmap_mode="r", allow_pickle=False)[row.index])
 
 
-def thumbnail(row: ImageRow, size: int) -> bytes | None:
-    """An image as a PNG of at most ``size`` pixels a side; None if it can't be read."""
+def thumbnail(row: ImageRow, size: int, form: str = "PNG") -> bytes | None:
+    """An image of at most ``size`` pixels a side, in a form that Pillow writes; None if it can't be read."""
     try:
         image = read_image(row)
     except UnreadableImageError:
         return None
     image.thumbnail((size, size))
     content = io.BytesIO()
-    image.save(content, "PNG", optimize=True)
+    image.save(content, form, **({"optimize": True} if form == "PNG" else {}))
     return content.getvalue()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from logitfusion.config.encoders import BuiltClip, RandomClip
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.fusion import SteeredMethod
-from logitfusion.config.methods import expand, fixed_rival, method_tasks, seen_tasks, tuned_methods
+from logitfusion.config.methods import expand, fixed_rival, method_tasks, seen_tasks, steering_experts, tuned_methods
 from logitfusion.config.models import PrunedModel
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
@@ -66,12 +66,21 @@ def fusion_report(run: RunConfig) -> FusionReport:
 
 def traces_report(run: RunConfig, task: str) -> TracesReport:
     """The steered methods of a task, in the config's order."""
-    steered = {
+    return TracesReport(
+        task=task,
+        experts=steered_methods(run, task),
+        examples=run.report.trace_examples,
+        steering=tuple(steering_experts(run)),
+    )
+
+
+def steered_methods(run: RunConfig, task: str) -> dict[str, tuple[str, ...]]:
+    """Steered method of a task -> its experts in the order of its weights."""
+    return {
         name: tuple(expand(entry.experts, task))
         for name, entry in run.fusion.methods.items()
         if isinstance(entry, SteeredMethod) and task in method_tasks(run, name)
     }
-    return TracesReport(task=task, experts=steered, examples=run.report.trace_examples)
 
 
 def tuning_report(run: RunConfig) -> TuningReport:

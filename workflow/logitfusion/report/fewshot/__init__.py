@@ -1,1 +1,1 @@
-"""The few-shot track: accuracy against shots, ablation, shift, uncertainty, example images, one table."""
+"""The few-shot track: accuracy against shots, ablation, shift, uncertainty, one table."""

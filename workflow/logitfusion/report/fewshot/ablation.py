@@ -15,7 +15,7 @@ from logitfusion.report.fewshot.shared import (
     name_shots,
     select_means,
 )
-from logitfusion.report.style import GREY, make_axes, name_lines, save_figure, show_percent
+from logitfusion.report.style import GREY, WIDTH, make_axes, name_lines, save_figure, show_percent
 
 
 def plot_ablation(table: pd.DataFrame, track: FewShotReport, path: str | Path) -> None:
@@ -23,7 +23,7 @@ def plot_ablation(table: pd.DataFrame, track: FewShotReport, path: str | Path) -
     names = list(track.ablation) or [track.shown]
     shots = sorted({track.shots[place] for place in (0, len(track.shots) // 2, -1)})
     tasks = list(dict.fromkeys(table["task"]))
-    size = (3.4 * len(shots) + 1.6, (0.3 * len(names) + 1.2) * len(tasks))
+    size = (min(WIDTH, 2.6 * len(shots) + 1.4), (0.3 * len(names) + 1.2) * len(tasks))
     figure, axes = make_axes(len(tasks), len(shots), size, sharey=True, sharex="row")
     for line, task in zip(axes, tasks, strict=True):
         for axis, count in zip(line, shots, strict=True):
@@ -31,8 +31,12 @@ def plot_ablation(table: pd.DataFrame, track: FewShotReport, path: str | Path) -
             axis.axvline(means.loc[track.shown, "value"], color=GREY, linestyle=":", linewidth=1, zorder=0)
             for position, (name, look) in enumerate(choose_looks(names, track).items()):
                 draw_accuracy(axis, means.loc[name], position, *look)
-            axis.set_title(f"{name_set(task, track)}, {name_shots(count)}", fontsize=9)
-            axis.set_xlabel(label_accuracy(means), fontsize=9)
+            axis.set_title(f"{name_set(task, track)}\n{name_shots(count)}")
+            axis.set_xlabel(label_accuracy(means))
             show_percent(axis.xaxis)
             name_lines(axis, names)
-    save_figure(figure, path)
+    description = (
+        f"Accuracy of {', '.join(names)} with intervals: a row for each of {', '.join(tasks)}, a column for"
+        f" {', '.join(map(name_shots, shots))}; the dotted line is {track.shown}."
+    )
+    save_figure(figure, path, f"{track.shown} without its parts", description)

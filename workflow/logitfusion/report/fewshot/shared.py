@@ -12,6 +12,8 @@ import pandas as pd
 from logitfusion.config.tracks import FewShotReport
 from logitfusion.report.style import COLOURS, GREY, draw_interval
 
+BLACK = "#000000"
+LOOKS = (GREY, "."), (BLACK, "D")  # of CLIP itself and of the shown method
 MARKERS = "os^v*Px<>"
 
 
@@ -36,10 +38,11 @@ def label_accuracy(means: pd.DataFrame) -> str:
 
 
 def choose_looks(names: list[str], track: FewShotReport) -> dict[str, tuple[str, str]]:
-    """Method -> colour and marker; CLIP itself is grey and the shown method black, wherever they are."""
-    fixed = {track.clip: (GREY, "."), track.shown: ("#000000", "D")}
-    others = [name for name in names if name not in fixed]
-    looks = {name: (COLOURS[place % 6], MARKERS[place % len(MARKERS)]) for place, name in enumerate(others)}
+    """Method -> colour and marker, the same in all plots; CLIP itself is grey and the shown method black."""
+    fixed = dict(zip((track.clip, track.shown), LOOKS, strict=True))
+    others = [name for name in track.methods if name not in fixed]
+    shades = [shade for shade in COLOURS if shade != BLACK]
+    looks = {name: (shades[place % len(shades)], MARKERS[place % len(MARKERS)]) for place, name in enumerate(others)}
     return {name: (fixed | looks)[name] for name in names}
 
 

@@ -32,7 +32,7 @@ def write_fewshot_summary(
         f" {track.encoder}. Extra pre-training of the auxiliary, which CLIP's own rows do not use: {uses};"
         f" methods that use it: {', '.join(track.assisted) or 'none'}. Run {describe_source(table)}."
     )
-    write_tables(rows, note, html_path, markdown_path)
+    write_tables("Few-shot CLIP: accuracy and gains", rows, note, html_path, markdown_path)
 
 
 def _make_cells(rows: pd.DataFrame, track: FewShotReport) -> dict[str, str]:

@@ -9,14 +9,15 @@ import pandas as pd
 from logitfusion.config.tracks import FusionReport
 from logitfusion.evaluate.fusion import SEEN
 from logitfusion.report.page import SCORES, describe_sizes, describe_source, interval_cell, score_cell, write_tables
-from logitfusion.report.style import GREY, colour, draw_interval, make_panels, name_lines, save_figure
+from logitfusion.report.style import GREY, assign_colours, draw_interval, make_panels, name_lines, save_figure
 
 
 def plot_methods(table: pd.DataFrame, track: FusionReport, path: str | Path) -> None:
     """One panel a task: every method's score with its interval; lines mark the large model and the ceiling."""
     scores = table[table["metric"].isin(SCORES)]
     tasks = list(dict.fromkeys(scores["task"]))
-    figure, axes = make_panels(len(tasks), 3, (3.6, 0.32 * len(track.methods) + 1.1), margin=1.2)
+    shades = assign_colours(track.methods) | dict.fromkeys((track.base, track.ceiling), GREY)
+    figure, axes = make_panels(len(tasks), 3, 0.32 * len(track.methods) + 1.1)
     for axis, task in zip(axes, tasks, strict=True):
         group = scores[scores["task"] == task].set_index("method")
         for name, style in ((track.base, ":"), (track.ceiling, "--")):
@@ -24,14 +25,17 @@ def plot_methods(table: pd.DataFrame, track: FusionReport, path: str | Path) -> 
                 axis.axvline(group.loc[name, "value"], color=GREY, linestyle=style, linewidth=1, zorder=0)
         for position, method in enumerate(track.methods):
             if method in group.index:
-                shade = GREY if method in (track.base, track.ceiling) else colour(position)
-                draw_interval(axis, group.loc[method], position, shade)
+                draw_interval(axis, group.loc[method], position, shades[method])
         first = group.iloc[0]
-        axis.set_title(f"{task} (n = {first['n']})", fontsize=10)
+        axis.set_title(f"{task} (n = {first['n']})")
         axis.set_xlabel(f"{first['metric'].replace('_', ' ')}, {first['confidence']:.0%} interval")
         axis.set_xlim(-0.02, 1.02)
         name_lines(axis, track.methods)
-    save_figure(figure, path)
+    description = (
+        f"A panel for each of {', '.join(tasks)}: a dot for every method at its score with its interval; dotted line:"
+        f" {track.base}, dashed line: {track.ceiling}. The numbers are in the summary table."
+    )
+    save_figure(figure, path, "Fusion: scores of methods by task", description)
 
 
 def write_fusion_summary(
@@ -60,4 +64,4 @@ def write_fusion_summary(
         f" asked form, if any. {describe_sizes(table)}; {first['split']} split; training seed {first['seed']};"
         f" {first['confidence']:.0%} bootstrap intervals over examples; run {describe_source(table)}."
     )
-    write_tables(rows, note, html_path, markdown_path)
+    write_tables("Fusion: every method on every task", rows, note, html_path, markdown_path)

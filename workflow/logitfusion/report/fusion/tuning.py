@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from logitfusion.report.style import GREY, colour, make_axes, save_figure
+from logitfusion.report.style import GREY, WIDTH, assign_colours, make_axes, save_figure
 
 
 @dataclass(frozen=True)
@@ -28,35 +28,45 @@ def plot_tuning(tunings: dict[str, dict[str, TunedTask]], path: str | Path) -> N
     """
     tasks = list(dict.fromkeys(task for tuning in tunings.values() for task in tuning))
     lines, columns = max(len(tunings), 1), max(len(tasks), 1)
-    figure, axes = make_axes(lines, columns, (3.6 * columns, 2.9 * lines))
+    trusts = sorted(
+        {trust for tuning in tunings.values() for task in tuning.values() for trust in task.candidates["trust"]}
+    )
+    shades = assign_colours(f"{trust:g}" for trust in trusts)
+    figure, axes = make_axes(lines, columns, (min(WIDTH, 1 + 3 * columns), 2.8 * lines + 0.5))
     for line, (method, tuning) in zip(axes, tunings.items(), strict=False):
         for axis, task in zip(line, tasks, strict=False):
             if task in tuning:
-                _draw(axis, tuning[task])
-                axis.set_title(f"{method}: {task}", fontsize=9)
+                _draw(axis, tuning[task], shades)
+                axis.set_title(f"{method}: {task}")
             else:
                 axis.set_visible(False)
     if not tunings:
         axes[0, 0].set_axis_off()
         axes[0, 0].text(0, 0.5, "No method of this run is tuned.", color=GREY)
-    save_figure(figure, path)
+    for axis in axes[-1]:
+        axis.set_xlabel("anchor (sum of the weights)")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("log-likelihood, nats an answer")
+    handles = [plt.Line2D([], [], color=shade, label=f"trust {trust}") for trust, shade in shades.items()]
+    if handles:
+        figure.legend(handles=handles, loc="lower center", ncol=min(len(handles), 6))
+    description = (
+        "Log-likelihood of the validation answers against the anchor, a line for each degree of trust, a panel for each"
+        f" task and method ({', '.join(tunings) or 'none'}); a star marks the choice."
+    )
+    room = 0.5 / figure.get_size_inches()[1]
+    save_figure(figure, path, "Tuning on the validation split", description, rect=(0, room, 1, 1))
 
 
-def _draw(axis: plt.Axes, tuned: TunedTask) -> None:
+def _draw(axis: plt.Axes, tuned: TunedTask, shades: dict[str, str]) -> None:
     candidates = tuned.candidates
-    for position, (trust, rows) in enumerate(candidates.groupby("trust")):
+    for trust, rows in candidates.groupby("trust"):
+        shade = shades[f"{trust:g}"]
         if len(rows) > 1:
-            axis.plot(
-                rows["anchor"], rows["log_likelihood"], marker=".", color=colour(position), label=f"trust {trust:g}"
-            )
+            axis.plot(rows["anchor"], rows["log_likelihood"], marker=".", color=shade)
         else:
-            axis.axhline(
-                rows["log_likelihood"].iloc[0], color=colour(position), linestyle="--", label=f"trust {trust:g}"
-            )
+            axis.axhline(rows["log_likelihood"].iloc[0], color=shade, linestyle="--")
     best = candidates[(candidates["trust"] == tuned.trust) & (candidates["anchor"] == tuned.anchor)].iloc[0]
     axis.plot(best["anchor"], best["log_likelihood"], marker="*", markersize=13, color="black", linestyle="none")
-    axis.set_xlabel("anchor (sum of the weights)", fontsize=8)
-    axis.set_ylabel("log-likelihood of an answer, nats", fontsize=8)
     best_value = candidates["log_likelihood"].max()
     axis.set_ylim(best_value - 4, best_value + 0.3)
-    axis.legend(fontsize=6)

@@ -31,6 +31,10 @@ class RunFiles:
         encoder: the folder of the CLIP.
         caches: the shards of teachers' caches, ``.../<teacher>/<shard>.safetensors``.
         packages: packages that models were taken from.
+        judged: the judged examples of fusion, ``.../<task>.parquet``.
+        answered: those of distillation.
+        predictions: folders of answers on test images, ``.../<data set>``.
+        images: the tables of image data sets, ``.../<data set>/table.parquet``.
         parts: everything else that a whole run has.
         benchmarks: the folder of Snakemake's measurements.
         runs: the folder of records of calls.
@@ -46,6 +50,10 @@ class RunFiles:
     encoder: Path | None = None
     caches: Sequence[Path] = ()
     packages: Sequence[Path] = ()
+    judged: Sequence[Path] = ()
+    answered: Sequence[Path] = ()
+    predictions: Sequence[Path] = ()
+    images: Sequence[Path] = ()
     parts: Sequence[Path] = ()
     benchmarks: Path | None = None
     runs: Path | None = None
@@ -57,6 +65,7 @@ class RunFiles:
         """What a whole run has and this one has not."""
         one = [path for path in (self.metrics, self.encoder) if path is not None]
         many = [self.models, self.students, self.tasks, self.datasets, self.caches, self.parts]
+        many += [self.judged, self.answered, self.predictions, self.images]
         return [
             path for path in dict.fromkeys([*one, *(path for paths in many for path in paths)]) if not path.exists()
         ]

@@ -135,4 +135,4 @@ def _show_models(facts: Facts) -> str:
         for row in list_models(facts)
     )
     head = "".join(f'<th scope="col">{name}</th>' for name in ("name", "what it is", "parameters", "role"))
-    return f'<table class="plain cards"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<table class="plain cards" aria-label="Models"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

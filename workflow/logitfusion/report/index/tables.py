@@ -35,15 +35,29 @@ def tables_section(facts: Facts) -> PageSection:
     ]
     if not grids:
         body.append('<p class="problem">There is no metrics table, so there are no numbers.</p>')
-    data: dict[str, Any] = {
-        "datatables": {name: read_package_file("html", f"dt_bundle.{name}") for name in ("js", "css")}
-    }
     if len(facts.metrics):
         body.append(_tidy(facts))
-        data["metrics"] = _tidy_data(facts.metrics)
     return PageSection(
-        "tables", "Tables", "\n".join(body), style=read_asset("tables.css"), script=read_asset("tables.js"), data=data
+        "tables",
+        "Tables",
+        "\n".join(body),
+        style=read_asset("tables.css"),
+        script=read_asset("tables.js"),
+        data=_data(facts),
     )
+
+
+def numbers_section(facts: Facts) -> PageSection:
+    """All rows of the tidy table, for a page of their own."""
+    body = _tidy(facts) if len(facts.metrics) else '<p class="problem">There is no metrics table.</p>'
+    style, script = read_asset("tables.css"), read_asset("tables.js")
+    return PageSection("numbers", "Every number", body, style=style, script=script, data=_data(facts))
+
+
+def _data(facts: Facts) -> dict[str, Any]:
+    """DataTables, and the rows of the tidy table if there is one."""
+    bundle = {name: read_package_file("html", f"dt_bundle.{name}") for name in ("js", "css")}
+    return {"datatables": bundle} | ({"metrics": _tidy_data(facts.metrics)} if len(facts.metrics) else {})
 
 
 def _title(track: str) -> str:

@@ -56,6 +56,7 @@ function options(table, more) {
 
 // The table's own box scrolls, so it is the one that a keyboard must reach; the outer one stops doing so.
 function finish(table) {
+  table.querySelectorAll("thead th").forEach((cell) => cell.setAttribute("scope", "col"));
   const outer = table.closest(".table-box");
   const inner = table.closest(".dt-layout-table");
   inner.tabIndex = 0;
