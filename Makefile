@@ -34,7 +34,7 @@ setup: .venv/ready ## the environment in .venv, exactly as in requirements.lock
 demo: setup ## the demo on this machine: results/demo and reports/report.html
 	@$(RUN) snakemake --profile local --cores $(CORES) --configfile $(CONFIG)
 	@$(MAKE) --no-print-directory report
-	@for table in results/$(NAME)/*summary.md; do echo; cat $$table; done; echo; echo "Open reports/$(NAME)/index.html, or reports/report.html, which has it as its first entry and shows the workflow"
+	@echo "Open reports/$(NAME)/index.html, or reports/report.html, which has it as its first entry and shows the workflow"
 
 report: setup ## reports/report.html from what has been made, if anything changed since
 	@if [ ! -f reports/report.html ] || [ -n "$$(find results Snakefile workflow $(CONFIG) -newer reports/report.html \( -name '*.svg' -o -name '*.html' -o -name '*.csv' -o -name '*.rst' -o -name '*.smk' -o -name '*.yaml' -o -name Snakefile \) -print -quit)" ]; then \

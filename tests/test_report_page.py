@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.jobs.page import page_job, used_models
+from logitfusion.config.jobs.report import metrics_job
 from logitfusion.config.load import load_config, resolve_config
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import canonical, parse
@@ -77,11 +78,11 @@ def fusion_rows(value: float = 0.2, low: float = 0.1, high: float = 0.3) -> list
     return rows
 
 
-def facts_of(run: RunConfig, folder: Path, metrics: pd.DataFrame | None = None, **more: Any) -> Facts:
+def facts_of(run: RunConfig, folder: Path, metrics: pd.DataFrame | None = None, config: str = "", **more: Any) -> Facts:
     """The facts of a run whose only files are the metrics table and those in ``more``."""
     path = folder / "metrics.parquet"
     if metrics is not None:
-        metrics.to_parquet(path)
+        metrics.assign(config=config or metrics_job(run).config).to_parquet(path)
     return gather_facts(page_job(run), RunFiles(metrics=path, full=folder / "full/index.html", **more))
 
 
@@ -296,6 +297,11 @@ def test_a_method_that_never_answers_in_form_is_told(tmp_path: Path) -> None:
     rows = [row("fusion", name, "sums", "format_failures", share) for name, share in (("large", 1.0), ("proxy", 0.99))]
     (sentence,) = find_problems(facts_of(smoke("fusion"), tmp_path, table(*rows)))
     assert "no answer had the asked form: large (fusion, 100 examples each)" in sentence
+
+
+def test_numbers_of_an_earlier_config_are_told(tmp_path: Path) -> None:
+    (sentence,) = find_problems(facts_of(smoke("fusion"), tmp_path, table(*fusion_rows()), config="earlier"))
+    assert "of an earlier config (earlier)" in sentence
 
 
 def test_a_broken_file_is_told_and_stops_nothing(tmp_path: Path) -> None:

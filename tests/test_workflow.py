@@ -24,6 +24,7 @@ from logitfusion.config.load import load_config, write_once
 from logitfusion.config.section import Section
 from logitfusion.evaluate.table import COLUMNS
 from logitfusion.files import read_json
+from logitfusion.progress.record import read_record
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.name for path in (ROOT / "config").rglob("*.yaml"))
@@ -97,6 +98,25 @@ def test_every_generated_token_keeps_its_weights_and_expert(finished: Path) -> N
     assert all(len(weights) == 2 for steps in multi["weights"] for weights in steps)
 
 
+def test_the_terminal_gets_a_line_a_job_and_a_summary(finished: Path) -> None:
+    said = (finished / "said").read_text()
+    lines = said.splitlines()
+    record = read_record(min((finished / "results/smoke/runs").glob("*.json")))
+    jobs = record.planned
+    assert (record.state, record.finished, record.done, record.total) == ("finished", jobs, jobs, jobs)
+    assert {job.state for job in record.jobs} == {"finished"}
+    told = [line for line in lines if re.match(r" *\d+ of \d+  ", line)]
+    for job in record.jobs:
+        assert any(f"  {job.name} " in line for line in told), job.name
+    assert sum(line.startswith(f"{jobs} of {jobs}  ") and line.endswith("100 %") for line in told) == 1
+    assert re.search(rf"^{jobs} jobs: about [\d.]+ to [\d.]+ \w+ here on 2 cores", said, re.MULTILINE)
+    assert not re.search(r"^(local)?rule \w+:", said, re.MULTILINE), "Snakemake's own paragraphs are in its log"
+    assert "rule metrics:" in max((finished / ".snakemake/log").glob("*.log"), key=os.path.getsize).read_text()
+    summary = lines[next(number for number, line in enumerate(lines) if line.startswith("Finished: ")) :]
+    assert {"fusion", "distill", "clip", "time"} <= {line.split(" ")[0] for line in summary}
+    assert max(map(len, [*told, *summary[:-2]])) <= 100
+
+
 def test_fits_have_their_manifests_and_no_test_image(finished: Path) -> None:
     clip = finished / "results/smoke/clip"
     tested = {row.id for row in load_data(clip / "data/shapes/table.parquet").test}
@@ -132,9 +152,11 @@ def test_no_checkpoints_and_no_half_files_stay(finished: Path) -> None:
 
 
 def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
+    records = list((finished / "results/smoke/runs").iterdir())
     done = snakemake(finished, "--configfile", "config/smoke.yaml")
     assert done.returncode == 0
     assert "Nothing to be done" in done.stdout + done.stderr
+    assert list((finished / "results/smoke/runs").iterdir()) == records, "a call that ran nothing is no run"
 
 
 def test_key_order_and_comments_do_not_rerun(finished: Path) -> None:
@@ -246,6 +268,12 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.1)
 
 
+def read_outputs(folder: Path) -> dict[Path, str]:
+    """All JSON of the smoke run but the records of its calls."""
+    results = folder / "results/smoke"
+    return {path: path.read_text() for path in results.rglob("*.json") if path.parent != results / "runs"}
+
+
 def test_a_config_edited_during_a_run_waits_for_the_next_one(moved: Path, tmp_path: Path) -> None:
     """The jobs' python waits for a word, so that the edit (and an impatient user's -n) comes while jobs are queued."""
     python = tmp_path / "bin/python"
@@ -258,7 +286,7 @@ def test_a_config_edited_during_a_run_waits_for_the_next_one(moved: Path, tmp_pa
     variables["PATH"] = f"{python.parent}{os.pathsep}{variables['PATH']}"
     config = write_config(moved, "edited.yaml")
     targets = [f"results/smoke/tasks/{task}/task.json" for task in ("sums", "letters")]
-    before = {path: path.read_text() for path in (moved / "results/smoke").rglob("*.json")}
+    before = read_outputs(moved)
     words = command(*targets, "--forcerun", "task", "--cores", "1", "--configfile", config)
     with subprocess.Popen(words, cwd=moved, env=variables, stderr=subprocess.PIPE, text=True) as running:
         wait_for(moved / "started", running)
@@ -268,7 +296,7 @@ def test_a_config_edited_during_a_run_waits_for_the_next_one(moved: Path, tmp_pa
         said = running.communicate(timeout=120)[1]
     assert running.returncode == 0, said
     assert early.returncode == 0, early.stdout + early.stderr
-    assert before == {path: path.read_text() for path in (moved / "results/smoke").rglob("*.json")}
+    assert before == read_outputs(moved)
     assert planned(moved, "config/smoke.yaml") == {}, "what was made again is what was there"
     jobs = planned(moved, config)
     assert jobs["task"] == 1
@@ -297,6 +325,10 @@ def test_what_follows_from_a_failed_job_is_not_up_to_date(moved: Path, tmp_path:
     config = write_config(moved, "changed.yaml", clip__methods__amu__alpha=0.7)
     done = snakemake(moved, "--configfile", config, "--cores", "2", programs=python.parent)
     assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAILED  clip_fit (shapes, amu): " in done.stderr
+    assert re.search(
+        r"^Stopped after .*: \d+ of \d+ jobs finished, 1 failed, [1-9]\d* left\.$", done.stderr, re.MULTILINE
+    )
     assert {"clip_fit", "clip_predict", "metrics"} <= planned(moved, config).keys()
 
 

@@ -57,7 +57,8 @@ def planned_job(job, history):
 def plan_call(machine):
     """All jobs that write something; the others, like `all`, only collect."""
     history = History.read(RECORDS, [path for path in RESULTS.parent.glob("*/runs") if path != RECORDS], machine)
-    jobs = tuple(planned_job(job, history) for job in workflow.dag.needrun_jobs() if job.output)
+    levels = workflow.dag.toposorted(set(workflow.dag.needrun_jobs()))
+    jobs = tuple(planned_job(job, history) for level in levels for job in sorted(level, key=str) if job.output)
     slots = workflow.cores if workflow.local_exec else min(workflow.nodes, max(1, len(jobs)))
     return Plan(jobs, sum(bool(job.output) for job in workflow.dag.jobs), slots)
 
@@ -82,10 +83,12 @@ def start_report():
     )
     told = {"quietness": Quietness.PROGRESS}
     voice = Voice(lambda text: logger.info(text, extra=told), logger.error)
-    cores = f"{plan.slots} core{'s' * (plan.slots > 1)}"
-    where = cores if workflow.local_exec else f"{executor}, up to {plan.slots} jobs at a time"
+    several = "s" * (plan.slots > 1)
+    cores, jobs = f"{plan.slots} core{several}", f"{executor}, up to {plan.slots} job{several} at a time"
     monitor = Monitor(plan, queues=not workflow.local_exec)
-    reporter = Reporter(monitor, record, record_path(RECORDS, started), voice, where=where)
+    reporter = Reporter(
+        monitor, record, record_path(RECORDS, started), voice, where=cores if workflow.local_exec else jobs
+    )
     logger.addHandler(Listener(reporter))
     reporter.begin()
     return reporter
@@ -118,12 +121,14 @@ if workflow.is_main_process and workflow.modifier.is_main_snakefile():
 
 
 onsuccess:
-    pages = [Path("reports") / RUN.run / "index.html"]
-    tell("succeed", RESULTS / "metrics.csv", pages)
+    # What this call was not asked for may be older than what it made.
+    made = {str(file) for job in workflow.dag.jobs for file in job.output}
+    metrics, page = RESULTS / "metrics.csv", Path("reports") / RUN.run / "index.html"
+    tell("succeed", metrics if str(metrics) in made else None, [page] if str(page) in made else [])
 
 
 onerror:
     for sentence in explain_failures(log):
         print(sentence, file=sys.stderr)
-    show_what_there_is()
     tell("fail", shlex.join(["snakemake", *sys.argv[1:]]))
+    show_what_there_is()

@@ -6,9 +6,9 @@ import re
 
 
 def format_duration(seconds: float) -> str:
-    """``42 s``, ``9 min``, ``1 h 20 min``: two figures that matter."""
+    """``42 s``, ``9 min``, ``1 h 20 min``: seconds up to three minutes, minutes up to ten hours."""
     seconds = max(0.0, seconds)
-    if seconds < 99.5:
+    if seconds < 179.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 100:

@@ -12,6 +12,7 @@ from logitfusion.progress.monitor import Attempt, Progress, Running
 from logitfusion.progress.plan import Plan, simulate
 
 WIDTH = 100
+GLUE = "\0"  # a space that no line breaks at
 LAST_WORDS = 15  # lines of a log that ends without a sentence
 
 
@@ -44,7 +45,7 @@ def before(plan: Plan, *, where: str) -> list[str]:
     done = plan.total - count
     jobs = f"{count} job{'s' * (count != 1)}" if not done else f"{count} of {plan.total} jobs, {done} are up to date"
     head = f"{jobs}: about {format_range(*plan.duration())} here on {where}, {_memory(plan)}; {_basis(plan)}."
-    stages = ", ".join(f"{number} {rule}" for rule, number in plan.stages().items())
+    stages = ", ".join(f"{number}{GLUE}{rule}" for rule, number in plan.stages().items())
     return [*wrap(head), *wrap(stages, indent="  ")]
 
 
@@ -105,7 +106,12 @@ def _outlook(now: Progress) -> str:
     if now.done == now.planned:
         return "100 %"
     failed = f", {now.failed} failed" if now.failed else ""
-    return f"{min(99, int(100 * now.share)):>3} %, about {format_duration(now.left)} left{failed}"
+    return f"{min(99, int(100 * now.share)):>3} %, about {format_duration(_round(now.left))} left{failed}"
+
+
+def _round(seconds: float) -> float:
+    """To tens where a guess is no better."""
+    return 10 * round(seconds / 10) if seconds > 30 else seconds
 
 
 def failed(failure: Failure, *, again: bool = False) -> list[str]:
@@ -138,15 +144,16 @@ def after_failure(now: Progress, failures: Sequence[Failure], seconds: float, co
     lines = ["", *wrap(head)]
     for failure in failures:
         lines += failed(replace(failure, tail=()))
-    return [*lines, *wrap(f"What is finished stays; to go on: {command}")]
+    return [*lines, f"What is finished stays; to go on: {command}"]
 
 
 def wrap(text: str, indent: str = "") -> list[str]:
     """Lines of at most 100 columns; words that are longer (paths) are not cut."""
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         text, WIDTH, initial_indent=indent, subsequent_indent=indent or "  ",
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
+    return [line.replace(GLUE, " ") for line in lines]
 
 
 def _cut(text: str, width: int) -> str:

@@ -119,8 +119,9 @@ class Monitor:
     def stop(self) -> None:
         """The call ends: whatever still runs was stopped."""
         with self._lock:
-            for number in [number for number, attempt in self._attempts.items() if attempt.state == "running"]:
-                self.ended(number, failed=True)
+            for attempt in self._attempts.values():
+                if attempt.state == "running":
+                    attempt.end, attempt.state = self.now(), "stopped"
 
     def attempts(self) -> list[Attempt]:
         """The last attempt of every job that was started."""

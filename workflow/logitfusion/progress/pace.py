@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from dataclasses import dataclass
 
 from logitfusion.progress.duration import format_duration, read_duration
+
+logger = logging.getLogger(__name__)
 
 LINE = re.compile(r"(\d+) of (\d+) ([^\W\d][\w -]*), \S+ an? (?:second|minute)(?:, ([\d a-z]+) left)?")
 
@@ -44,6 +48,23 @@ def _format_rate(rate: float) -> str:
     if rate >= 0.095:
         return f"{rate:.1f} a second" if rate < 9.95 else f"{rate:.0f} a second"
     return f"{60 * rate:.1f} a minute"
+
+
+class Rate:
+    """Logs how far a stage is, every few seconds and at its end."""
+
+    def __init__(self, name: str, things: str, total: int, interval: float = 5.0) -> None:
+        self.name, self.things, self.total, self.interval = name, things, total, interval
+        self.done, self.started = 0, time.monotonic()
+        self.printed = self.started
+
+    def __call__(self, finished: int) -> None:
+        """So many more things are done."""
+        self.done += finished
+        now = time.monotonic()
+        if now - self.printed > self.interval or self.done == self.total:
+            self.printed = now
+            logger.info("%s: %s", self.name, describe_pace(self.done, self.total, self.things, now - self.started))
 
 
 def read_pace(log: str) -> Pace | None:

@@ -14,7 +14,7 @@ from logitfusion.errors import UserError
 from logitfusion.files import read_json, write_json
 
 FORMAT = 1
-State = Literal["running", "finished", "failed"]
+State = Literal["running", "finished", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class RunRecord:
     seconds: float
     """From the start to the end, or to now while it runs."""
     state: State
-    """``running`` too in the record of a call that was killed."""
+    """``stopped``: by the user, before a job failed. ``running`` too in the record of a call that was killed."""
     machine: Machine
     cores: int | None
     """Cores of this machine that jobs share; None on a cluster."""

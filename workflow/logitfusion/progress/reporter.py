@@ -46,13 +46,13 @@ class Reporter:
         self._said, self._changed, self._kept = monitor.now(), True, True
         self._done = threading.Event()
         self._keeping = threading.Lock()
-        self._ticker = threading.Thread(target=self._tick, daemon=True, name="progress")
+        self.thread = threading.Thread(target=self._watch, daemon=True, name="progress")
 
     def begin(self) -> None:
         """Say what is planned, and say something at least every half minute from now on."""
         self._tell(lines.before(self.monitor.plan, where=self.where))
-        self._ticker.start()
-        atexit.register(self._stop, "failed")  # a call that an exception ends
+        self.thread.start()
+        atexit.register(self._stop, "stopped")  # a call that an exception ends
 
     def started(self, number: int) -> None:
         """A job starts."""
@@ -75,14 +75,14 @@ class Reporter:
             self.failures.pop(number, None)
             self._tell([lines.finished(attempt, self.monitor.progress())])
 
-    def succeed(self, metrics: Path, pages: Sequence[Path]) -> None:
-        """Say the key numbers, and end."""
+    def succeed(self, metrics: Path | None, pages: Sequence[Path]) -> None:
+        """Say the key numbers, and end. ``metrics``: the table, if this call was asked for it."""
         self._stop("finished")
         self._tell(after_success(self._record, where=self.where, metrics=metrics, pages=pages))
 
     def fail(self, command: str) -> None:
         """Say what is left and how to go on, and end."""
-        self._stop("failed")
+        self._stop("failed" if self.failures else "stopped")
         failures = list(self.failures.values())
         text = lines.after_failure(self.monitor.progress(), failures, self._record.seconds, command)
         self.voice.complain("\n".join(text))
@@ -98,18 +98,23 @@ class Reporter:
         self._said = self.monitor.now()
         self.voice.tell("\n".join(text))
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Break a silence, and keep what has changed."""
+        if self.monitor.now() - self._said > SILENCE - 2 * TICK:
+            self._tell([lines.heartbeat(self.monitor.progress())])
+        if self._changed:
+            self._changed = False
+            self._keep("running")
+
+    def _watch(self) -> None:
         while not self._done.wait(TICK):
-            if self.monitor.now() - self._said > SILENCE - 2 * TICK:
-                self._tell([lines.heartbeat(self.monitor.progress())])
-            if self._changed:
-                self._changed = False
-                self._keep("running")
+            self.tick()
 
     def _stop(self, state: str) -> None:
         if not self._done.is_set():
             self._done.set()
-            self._ticker.join(timeout=5 * TICK)
+            if self.thread.ident is not None:
+                self.thread.join(timeout=5.0)  # it may hang on a file system that does
             self.monitor.stop()
             self._keep(state)
 
@@ -120,7 +125,7 @@ class Reporter:
             self._record = replace(self._record, state=state, seconds=seconds, jobs=jobs)
             try:
                 write_record(self.path, self._record)
-            except UserError as error:
+            except (UserError, OSError) as error:
                 if self._kept:
                     self.voice.tell(f"The record of this run is not kept: {error}")
                 self._kept = False

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from logitfusion.progress.duration import format_duration, format_memory
-from logitfusion.progress.lines import wrap
+from logitfusion.progress.lines import GLUE, wrap
 from logitfusion.progress.record import JobRecord, RunRecord
 
 MARGIN = 10
 STAGES = 8  # that are named with their time
 
 
-def after_success(record: RunRecord, *, where: str, metrics: Path, pages: Sequence[Path]) -> list[str]:
-    """About twelve lines; files that were not made are left out."""
+def after_success(record: RunRecord, *, where: str, metrics: Path | None, pages: Sequence[Path]) -> list[str]:
+    """About twelve lines; files that are not there, or were not asked for (None), are left out."""
     if record.planned == record.total:
         jobs = f"{record.finished} of {record.total} jobs"
     else:
@@ -25,12 +25,12 @@ def after_success(record: RunRecord, *, where: str, metrics: Path, pages: Sequen
     memory = f", at most {format_memory(peak)} of memory at a time" if peak else ""
     head = f"Finished: {jobs}, in {format_duration(record.seconds)} on {where}{memory}."
     lines = ["", *wrap(head), ""]
-    for track, text in key_numbers(metrics):
-        lines += _entry(track, text)
-    lines += _entry("time", stage_times(record.jobs))
-    lines += _entry("numbers", str(metrics)) if metrics.exists() else []
-    for page in pages:
-        lines += _entry("report", str(page)) if page.exists() else []
+    numbers = [] if metrics is None else key_numbers(metrics)
+    files = [("numbers", metrics), *(("report", page) for page in pages)]
+    entries = [*numbers, ("time", stage_times(record.jobs))]
+    entries += [(name, str(path)) for name, path in files if path is not None and path.exists()]
+    for entry in entries:
+        lines += _entry(*entry)
     return lines
 
 
@@ -50,7 +50,10 @@ def stage_times(jobs: Iterable[JobRecord]) -> str:
         named.append(("all others", sum(value for _, value in others)))
     else:
         named += others
-    return ", ".join(f"{rule} {format_duration(value)}" for rule, value in named) + " (jobs' times added up)"
+    return (
+        ", ".join(f"{rule} {format_duration(value)}".replace(" ", GLUE) for rule, value in named)
+        + " (jobs' times added up)"
+    )
 
 
 def peak_memory(jobs: Iterable[JobRecord]) -> float:
@@ -99,4 +102,4 @@ def _track_line(rows: list[dict[str, str]]) -> str:
     right = {method: sum(own[task] for task in tasks) / len(tasks) for method, own in scores.items()}
     on = f"mean of {', '.join(tasks)}" if len(tasks) > 1 else tasks[0]
     at = "" if shots is None else f", {shots} shots"
-    return f"% right ({on}{at}): " + ", ".join(f"{method} {100 * value:.1f}" for method, value in right.items())
+    return f"% right ({on}{at}): " + ", ".join(f"{method}{GLUE}{100 * value:.1f}" for method, value in right.items())

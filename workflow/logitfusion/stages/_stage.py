@@ -113,20 +113,3 @@ def _peak_gigabytes() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-class Rate:
-    """A line every few seconds: how many of the things are done, and how fast."""
-
-    def __init__(self, name: str, things: str, total: int, interval: float = 5.0) -> None:
-        self.name, self.things, self.total, self.interval = name, things, total, interval
-        self.done, self.started = 0, time.monotonic()
-        self.printed = self.started
-
-    def __call__(self, finished: int) -> None:
-        self.done += finished
-        now = time.monotonic()
-        if now - self.printed > self.interval or self.done == self.total:
-            self.printed = now
-            rate = self.done / max(now - self.started, 1e-9)
-            logger.info("%s: %d of %d %s, %.1f a second", self.name, self.done, self.total, self.things, rate)

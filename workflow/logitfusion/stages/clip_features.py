@@ -15,9 +15,10 @@ from logitfusion.clip.features.pool import CLIP, manifest, write_classifier
 from logitfusion.config.jobs.clip import SupportFeaturesJob, TestFeaturesJob
 from logitfusion.files import whole
 from logitfusion.models.load import use_threads
+from logitfusion.progress.pace import Rate
 from logitfusion.provenance import record
 from logitfusion.stages._clip import open_auxiliaries, open_clip_folder
-from logitfusion.stages._stage import Rate, logger, run_stage
+from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, job: SupportFeaturesJob | TestFeaturesJob) -> None:

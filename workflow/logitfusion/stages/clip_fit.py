@@ -12,12 +12,14 @@ from logitfusion.clip.head_file import save_head
 from logitfusion.clip.heads import Head
 from logitfusion.config.jobs.clip import FitJob
 from logitfusion.files import whole
+from logitfusion.progress.pace import Rate
 from logitfusion.provenance import record
 from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, job: FitJob) -> None:
     pool = read_pool(arguments.support)
+    rate = Rate(arguments.name, "heads", len(job.shots) * len(job.seeds))
     with whole(arguments.output) as folder:
         folder.mkdir()
         for shots in job.shots:
@@ -38,6 +40,7 @@ def main(arguments: argparse.Namespace, job: FitJob) -> None:
                     snapshots=epochs,
                 )
                 logger.info("%s: %d shots, seed %d: %.2f s", arguments.name, shots, seed, seconds)
+                rate(1)
         record(folder / "stage.json", job.dump())
 
 

@@ -18,8 +18,9 @@ from logitfusion.fusion.ends import folder_ends
 from logitfusion.models.checkpoint import refuse_no_checkpoint
 from logitfusion.models.load import load_model, use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
+from logitfusion.progress.pace import Rate
 from logitfusion.shards import shard_range
-from logitfusion.stages._stage import Rate, logger, run_stage
+from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, job: DecodeJob) -> None:
@@ -44,6 +45,9 @@ def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dic
         for names in {entry.models for entry in job.tasks.values()}
     }
     ends = {names: folder_ends(folders[name] for name in names) for names in shared}
+    examples = {task: read_jsonl(splits[task]) for task in job.tasks}
+    mine = {task: shard_range(len(rows), arguments.shard, job.shards) for task, rows in examples.items()}
+    rate = Rate("all tasks", "examples", sum(map(len, mine.values())))
     loaded: dict[str, Any] = {}
     for task, entry in job.tasks.items():
         # Only the models that this task needs stay in memory.
@@ -58,7 +62,7 @@ def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dic
             options=read_options(FusionOptions, dict(job.options) | choice_for(task, tuned)),
             ends=ends[entry.models],
         )
-        yield from _decode_shard(lm, task, read_jsonl(splits[task]), arguments.shard, job)
+        yield from _decode_shard(lm, task, examples[task], mine[task], job, rate)
 
 
 def choice_for(task: str, tuned: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -68,10 +72,9 @@ def choice_for(task: str, tuned: dict[str, dict[str, float]]) -> dict[str, float
 
 
 def _decode_shard(
-    lm: FusedLM, task: str, examples: list[dict[str, Any]], shard: int, job: DecodeJob
+    lm: FusedLM, task: str, examples: list[dict[str, Any]], chosen: range, job: DecodeJob, rate: Rate
 ) -> Iterator[dict[str, Any]]:
     """Rows of the shard's examples: the text, and each token with its weights and the expert that steered it."""
-    chosen = shard_range(len(examples), shard, job.shards)
     options = job.decoding.complete(
         max_new_tokens=job.tasks[task].max_new_tokens,
         stop=job.tasks[task].stop,
@@ -82,7 +85,7 @@ def _decode_shard(
     generations = lm.generate(
         [examples[number]["prompt"] for number in chosen],
         options,
-        on_batch=Rate(task, "examples", len(chosen)),
+        on_batch=rate,
     )
     seconds = time.monotonic() - started
     tokens = sum(len(generation.token_ids) for generation in generations)

@@ -15,9 +15,10 @@ from logitfusion.files import remove, whole
 from logitfusion.models.forward import check_lengths
 from logitfusion.models.identity import hash_model, hash_tokenizer
 from logitfusion.models.load import bf16_helps, choose_device, load_model, load_tokenizer, use_threads
+from logitfusion.progress.pace import Rate
 from logitfusion.shards import shard_range
 from logitfusion.stages._distill import read_texts
-from logitfusion.stages._stage import Rate, logger, run_stage
+from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, job: TeacherJob) -> None:

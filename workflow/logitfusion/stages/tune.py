@@ -15,6 +15,7 @@ from logitfusion.fusion.ends import folder_ends
 from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
 from logitfusion.models.load import load_model, use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
+from logitfusion.progress.pace import Rate
 from logitfusion.stages._stage import logger, run_stage
 
 
@@ -22,6 +23,8 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     logger.info("tuning on %d tasks on %d threads", len(job.models), use_threads())
     folders = {path.name: path for path in arguments.models}
     splits = {path.parent.name: path for path in arguments.examples}
+    rows = {task: read_jsonl(splits[task]) for task in job.models}
+    rate = Rate("all tasks", "examples", sum(map(len, rows.values())))
     loaded: dict[str, Any] = {}
     candidates: dict[str, list[Candidate]] = {}
     gaps: dict[str, list[float]] = {}
@@ -31,19 +34,19 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
         tokenizer, entries = load_shared_tokenizer([folders[name] for name in names])
         ends = folder_ends(folders[name] for name in names)
         lm = FusedLM(large, base, experts, tokenizer=tokenizer, entries=entries, options=job.options, ends=ends)
-        rows = read_jsonl(splits[task])
         candidates[task] = tune(
             lm,
-            [row["prompt"] for row in rows],
-            [row["completion"] for row in rows],
+            [row["prompt"] for row in rows[task]],
+            [row["completion"] for row in rows[task]],
             trusts=job.tune.trusts,
             anchors=job.tune.anchors,
             stop=job.stop[task],
             batch_size=job.batch_size,
+            on_batch=rate,
         )
         if job.tune.steered_share is not None:
-            gaps[task] = lm.likelihood_gap([row["prompt"] for row in rows], batch_size=job.batch_size)
-        logger.info("%s: %d examples, %d candidates", task, len(rows), len(candidates[task]))
+            gaps[task] = lm.likelihood_gap([row["prompt"] for row in rows[task]], batch_size=job.batch_size)
+        logger.info("%s: %d examples, %d candidates", task, len(rows[task]), len(candidates[task]))
     write_json(arguments.output, _chosen(job, candidates, gaps))
 
 

@@ -26,6 +26,7 @@ from logitfusion.errors import UserError
 from logitfusion.files import find_disk_error
 from logitfusion.models.architecture import reset_rope, rope_limit
 from logitfusion.models.load import bf16_helps, choose_device
+from logitfusion.progress.pace import describe_pace
 from logitfusion.training.batches import micro_batch, processes
 from logitfusion.training.checkpoints import find_checkpoint, mark_checkpoints
 
@@ -115,6 +116,7 @@ class Progress(TrainerCallback):
         self.name, self.interval, self.period = name, interval, 60 * checkpoint_minutes
         self.started = self.printed = self.saved = time.monotonic()
         self.first_step = 0
+        self.loss = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.started = self.printed = self.saved = time.monotonic()
@@ -125,23 +127,20 @@ class Progress(TrainerCallback):
         if now - self.saved > self.period and state.global_step < state.max_steps:
             check_weights(model, self.name)  # a checkpoint that is not finite would replace a good one
             self.saved, control.should_save = now, True
+        if now - self.printed > self.interval or state.global_step == state.max_steps:
+            self.printed = now
+            seconds = now - self.started
+            pace = describe_pace(state.global_step, state.max_steps, "steps", seconds, self.first_step)
+            steps = state.global_step - self.first_step
+            rate = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps / seconds
+            logger.info("%s: %s; %.1f sequences/s%s", self.name, pace, rate, self.loss)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        now = time.monotonic()
         if not logs or "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
             raise UserError(f"{self.name}: the loss is {logs['loss']} at step {state.global_step}; {_ADVICE}")
-        if now - self.printed < self.interval and state.global_step < state.max_steps:
-            return
-        self.printed = now
-        done = state.global_step - self.first_step
-        rate = done * args.per_device_train_batch_size * args.gradient_accumulation_steps / (now - self.started)
-        left = (state.max_steps - state.global_step) * (now - self.started) / max(done, 1)
-        logger.info(
-            "%s: step %d of %d, loss %.4f, %.1f sequences/s, about %.0f s left",
-            self.name, state.global_step, state.max_steps, float(logs["loss"]), rate, left,
-        )  # fmt: skip
+        self.loss = f", loss {float(logs['loss']):.4f} at step {state.global_step}"
 
 
 def train(

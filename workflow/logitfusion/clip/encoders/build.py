@@ -31,6 +31,7 @@ from logitfusion.config.clip_recipe import ClipRecipe
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, whole, write_json
 from logitfusion.models.load import first_line
+from logitfusion.progress.pace import Rate
 
 logger = logging.getLogger(__name__)
 
@@ -171,13 +172,11 @@ def run_image_tower(clip: ClipEncoder, paths: Sequence[str | Path], batch_size: 
     """What the image tower makes of pictures before the MLP, ``[n, W]``; each file is read once."""
     distinct = list(dict.fromkeys(str(path) for path in paths))
     device = next(clip.model.parameters()).device
-    seen, logged = [], time.monotonic()
+    seen, rate = [], Rate("image tower", "pictures", len(distinct))
     for start in range(0, len(distinct), batch_size):
         batch = torch.stack([clip.preprocess(_open_image(path)) for path in distinct[start : start + batch_size]])
         seen.append(clip.model.visual.trunk(batch.to(device)))
-        if time.monotonic() - logged > 5:
-            logged = time.monotonic()
-            logger.info("image tower: %d of %d pictures", start + len(batch), len(distinct))
+        rate(len(batch))
     place = {path: number for number, path in enumerate(distinct)}
     return torch.cat(seen)[[place[str(path)] for path in paths]]
 
@@ -243,6 +242,7 @@ def train_head(
         head.train()
         for value in (*matrices, *vectors):
             value.requires_grad_(True)
+        rate = Rate("CLIP", "steps", recipe.steps)
         for _ in range(recipe.steps):
             chosen = draw_pairs(concepts, recipe.batch_size, generator)
             template = torch.randint(texts.shape[1], (len(chosen),), generator=generator)
@@ -255,6 +255,7 @@ def train_head(
             with torch.no_grad():
                 scale.clamp_(0, math.log(100))  # CLIP's bounds
             curve.append(float(loss.detach()))
+            rate(1)
         model.eval().requires_grad_(False)
     return curve
 

@@ -6,7 +6,10 @@ that has neither is told by its first method that is no baseline.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +22,9 @@ from logitfusion.evaluate.fusion import SEEN
 from logitfusion.evaluate.students import ALL_TASKS
 from logitfusion.report.index.facts import Facts
 from logitfusion.report.page import SCORES
+
+Row = Mapping[str, Any]  # of the tidy table, by column
+Rows = dict[tuple[str, str, str], Row]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +41,8 @@ class Comparison:
         spoken: method -> what it is.
         references: methods that bound the others, told for orientation: the ceiling, teachers.
         tasks: the task (or average) that the sentence is about, then the others.
-        unit: what a score is a share of.
         methods: all methods, in the config's order.
+        digits: after the point, by how many answers there are.
     """
 
     track: str
@@ -49,20 +55,31 @@ class Comparison:
     references: dict[str, str] = field(default_factory=dict)
     tasks: list[str]
     methods: list[str]
+    digits: int = 2
 
-    def score(self, method: str, task: str) -> pd.Series | None:
+    @cached_property
+    def found(self) -> Rows:
+        """Its rows by what they are of."""
+        return index_rows(self.rows)
+
+    def score(self, method: str, task: str) -> Row | None:
         """The mean score with its interval."""
-        rows = self.rows[self.rows["metric"].isin(SCORES)]
-        return _one(rows[rows["ci_low"].notna()], method, task)
+        rows = (self.found.get((method, task, metric)) for metric in SCORES)
+        return next((row for row in rows if row is not None and not pd.isna(row["ci_low"])), None)
 
-    def difference(self, method: str, task: str, metric: str | None = None) -> pd.Series | None:
+    def difference(self, method: str, task: str, metric: str | None = None) -> Row | None:
         """A paired difference, to the baseline where no other metric is named."""
-        return _one(self.rows[self.rows["metric"] == (metric or self.metric)], method, task)
+        return self.found.get((method, task, metric or self.metric))
 
 
-def _one(rows: pd.DataFrame, method: str, task: str) -> pd.Series | None:
-    found = rows[(rows["method"] == method) & (rows["task"] == task)]
-    return None if found.empty else found.iloc[0]
+def index_rows(table: pd.DataFrame) -> Rows:
+    """Method, task and metric -> the row of the tidy table; of several, that of all seeds, which has the interval."""
+    found: Rows = {}
+    for row in table.to_dict("records"):
+        key = (row["method"], row["task"], row["metric"])
+        if key not in found or (pd.isna(found[key]["ci_low"]) and not pd.isna(row["ci_low"])):
+            found[key] = row
+    return found
 
 
 def make_comparisons(facts: Facts) -> list[Comparison]:
@@ -153,6 +170,7 @@ def _clip(facts: Facts, rows: pd.DataFrame) -> Comparison:
         spoken=_speak_of(roles, list(track.methods), set(baselines)),
         tasks=_tasks(rows, [task for tasks in track.sets.values() for task in tasks]),
         methods=list(track.methods),
+        digits=3,
     )
 
 

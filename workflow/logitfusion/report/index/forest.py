@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from logitfusion.report.index.comparisons import Comparison
+from logitfusion.report.index.comparisons import Comparison, Row
 from logitfusion.report.index.words import counted, difference, escape, judge_difference, number, signed
 
 _STEPS = [base * scale for scale in (0.001, 0.01, 0.1) for base in (1, 2, 5)] + [1.0]
@@ -61,12 +61,12 @@ def choose_scale(comparison: Comparison) -> tuple[float, float, float]:
     return math.floor(low / step - 0.1) * step, math.ceil(high / step + 0.1) * step, step
 
 
-def _differences(comparison: Comparison, task: str) -> Sequence[tuple[str, pd.Series]]:
+def _differences(comparison: Comparison, task: str) -> Sequence[tuple[str, Row]]:
     rows = [(name, comparison.difference(name, task)) for name in comparison.methods]
     return [(name, row) for name, row in rows if row is not None]
 
 
-def _row(name: str, row: pd.Series, comparison: Comparison, scale: tuple[float, float, float], grid: str) -> str:
+def _row(name: str, row: Row, comparison: Comparison, scale: tuple[float, float, float], grid: str) -> str:
     shown = judge_difference(row)
     low, high = (row["value"] if pd.isna(row[end]) else row[end] for end in ("ci_low", "ci_high"))
     left, right, dot = (_place(one, scale) for one in (low, high, row["value"]))
@@ -76,7 +76,7 @@ def _row(name: str, row: pd.Series, comparison: Comparison, scale: tuple[float, 
         f'<tr class="{kind}{marked}"><th scope="row">{escape(name)}</th><td><div class="plot" aria-hidden="true">{grid}'
         f'<i class="bar" style="left:{left:.2f}%;width:{max(right - left, 0.3):.2f}%"></i>'
         f'<i class="dot" style="left:{dot:.2f}%"></i></div></td>'
-        f'<td class="number" title="{number(row["value"], 6)}">{difference(row)}</td>'
+        f'<td class="number" title="{number(row["value"], 6)}">{difference(row, comparison.digits)}</td>'
         f'<td class="shown">{shown}</td></tr>'
     )
 

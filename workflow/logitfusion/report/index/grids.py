@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -62,7 +62,7 @@ class Grid:
     heads: int = 1
 
 
-def number_cell(row: pd.Series | None, digits: int = 2, *, sign: bool = False, mark: str = "") -> Cell:
+def number_cell(row: Mapping[str, Any] | None, digits: int = 2, *, sign: bool = False, mark: str = "") -> Cell:
     """A number of the tidy table with its interval."""
     if row is None:
         return Cell()
@@ -104,7 +104,8 @@ def _header(column: Column) -> str:
         arrow = f' <span class="arrow" title="{column.better} is better">{ARROWS[column.better]}</span>'
         arrow += f'<span class="unseen"> {column.better} is better</span>'
     meaning = f' title="{escape(column.meaning)}"' if column.meaning else ""
-    return f'<th scope="col"{meaning}{" data-filter" if column.filtered else ""}>{escape(column.title)}{arrow}</th>'
+    title = escape(column.title).replace("_", "_<wbr>")
+    return f'<th scope="col"{meaning}{" data-filter" if column.filtered else ""}>{title}{arrow}</th>'
 
 
 def _cells(grid: Grid, row: Sequence[Cell]) -> str:

@@ -15,7 +15,7 @@ from logitfusion.report.index.forest import choose_scale, draw_forest
 from logitfusion.report.index.models import describe_sources, list_models, say_size
 from logitfusion.report.index.page import PageSection, read_asset
 from logitfusion.report.index.problems import find_problems
-from logitfusion.report.index.verdicts import tell_other_tasks, write_verdicts
+from logitfusion.report.index.verdicts import tell_other_tasks, tell_references, warn_of_no_width, write_verdicts
 from logitfusion.report.index.words import counted, escape, listed
 
 
@@ -47,7 +47,8 @@ def _show_track(comparison: Comparison) -> str:
         return f'{head}<p class="problem">There are no numbers of this track.</p></article>'
     verdicts = write_verdicts(comparison)
     sentences = "".join(f'<p class="verdict">{_stress(sentence)}</p>' for sentence in verdicts)
-    others = [tell_other_tasks(comparison, method) for method in list(comparison.spoken)[:1]]
+    others = [warn_of_no_width(comparison, method) for method in comparison.spoken] + [tell_references(comparison)]
+    others += [tell_other_tasks(comparison, method) for method in list(comparison.spoken)[:1]]
     sentences += "".join(f'<p class="note">{escape(sentence)}</p>' for sentence in others if sentence)
     if comparison.baseline is None:
         return (
@@ -102,7 +103,7 @@ def _say_jobs(record: RunRecord) -> str:
     cores = f", {counted(record.cores, 'core')}" if record.cores else f", on {record.executor}"
     text = f"{record.done + own} of {record.total} jobs, {format_duration(record.seconds)}{cores}"
     if record.planned < record.total:
-        text += f" (this call ran {record.planned} of them; the others were there)"
+        text += f" (this call ran {record.finished + own} of them; the others were there)"
     return text + (f"; {record.failed} failed" if record.failed else "")
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from logitfusion.config.jobs.report import metrics_job
 from logitfusion.report.index.facts import Facts
 from logitfusion.report.index.words import counted, listed
 
 
 def find_problems(facts: Facts) -> list[str]:
     """A sentence for each (plain text)."""
-    found = [_tell_missing(facts), *facts.unreadable]
+    found = [_tell_missing(facts), *facts.unreadable, _tell_stale(facts)]
     for name, curve in facts.curves.items():
         found.append(_tell_training(name, curve))
     return [sentence for sentence in [*found, *_tell_failures(facts)] if sentence]
@@ -24,6 +25,15 @@ def _tell_missing(facts: Facts) -> str:
     names = listed([str(path) for path in missing], most=8)
     are = "part is" if len(missing) == 1 else "parts are"
     return f"{len(missing)} {are} missing, because a job failed or was never run: {names}."
+
+
+def _tell_stale(facts: Facts) -> str:
+    """Numbers that an earlier config made, which a run that failed leaves in place."""
+    now = metrics_job(facts.run).config
+    made = sorted(set(facts.metrics["config"]) - {now}) if len(facts.metrics) else []
+    if not made:
+        return ""
+    return f"The numbers are of an earlier config ({listed(made)}), not of this one ({now}): run it to its end."
 
 
 def _tell_training(name: str, curve: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from logitfusion.config.fusion import SingleMethod
 from logitfusion.config.methods import seen_tasks
 from logitfusion.evaluate.fusion import SEEN
 from logitfusion.evaluate.students import ALL_TASKS
-from logitfusion.report.index.comparisons import Comparison, make_comparisons
+from logitfusion.report.index.comparisons import Comparison, Rows, index_rows, make_comparisons
 from logitfusion.report.index.facts import Facts
 from logitfusion.report.index.grids import Cell, Column, Grid, mark_extreme, number_cell, plain_cell
 from logitfusion.report.index.words import counted, listed
@@ -121,13 +121,14 @@ def _fewshot(facts: Facts, comparison: Comparison) -> Grid:
         (Column("test set", filtered=True), [Cell(origin) for origin in origins]),
     ]
     for shots in track.shots:
-        rows = table[table["shots"] == shots]
+        rows = index_rows(table[table["shots"] == shots])
         columns.append(
             (Column(counted(shots, "shot"), "higher"), [_accuracy(rows, task, name) for task, name in pairs])
         )
-    last = comparison.rows
     for other in track.baselines:
-        cells = [number_cell(_find(last, task, name, f"gain_over_{other}"), 3, sign=True) for task, name in pairs]
+        cells = [
+            number_cell(comparison.difference(name, task, f"gain_over_{other}"), 3, sign=True) for task, name in pairs
+        ]
         columns.append((Column(f"over {other}", "higher", f"paired difference at {track.shots[-1]} shots"), cells))
     for metric, column, form in (
         ("calibration_error", Column("ECE", "lower", "expected calibration error, 15 bins"), ".3f"),
@@ -138,7 +139,7 @@ def _fewshot(facts: Facts, comparison: Comparison) -> Grid:
         ),
         ("seconds_of_fitting", Column("fit, s", "lower", "seconds of one fit, see Cost"), ".2f"),
     ):
-        cells = [plain_cell(_value(last, task, name, metric), form) for task, name in pairs]
+        cells = [plain_cell(_value(comparison.found, task, name, metric), form) for task, name in pairs]
         columns.append((column, cells))
     note = (
         f"Accuracy with its interval, ± the standard deviation over {counted(len(track.seeds), 'seed')}. {MARKS}"
@@ -147,34 +148,27 @@ def _fewshot(facts: Facts, comparison: Comparison) -> Grid:
     return _assemble("clip", "Few-shot CLIP: accuracy", columns, note)
 
 
-def _accuracy(rows: pd.DataFrame, task: str, name: str) -> Cell:
-    found = rows[(rows["task"] == task) & (rows["method"] == name)]
-    means = found[(found["metric"] == "accuracy") & found["ci_low"].notna()]
-    spread = found[found["metric"] == "accuracy_std"]["value"]
-    cell = number_cell(None if means.empty else means.iloc[0], 3, mark=_mark(rows, task, name))
-    return Cell(cell.text, f"{cell.more} ± {spread.iloc[0]:.3f}" if len(spread) else cell.more, cell.value, cell.mark)
+def _accuracy(rows: Rows, task: str, name: str) -> Cell:
+    row, spread = rows.get((name, task, "accuracy")), _value(rows, task, name, "accuracy_std")
+    cell = number_cell(row, 3, mark=_mark(rows, task, name))
+    return Cell(cell.text, f"{cell.more} ± {spread:.3f}" if spread is not None else cell.more, cell.value, cell.mark)
 
 
 def _scores(comparison: Comparison, names: list[str], task: str) -> list[Cell]:
-    rows = comparison.rows
+    rows = comparison.found
     return [number_cell(comparison.score(name, task), mark=_mark(rows, task, name)) for name in names]
 
 
-def _mark(rows: pd.DataFrame, task: str, name: str) -> Any:
+def _mark(rows: Rows, task: str, name: str) -> Any:
     """``best`` where no other is ahead, ``tied`` where the interval of the difference to the best holds 0."""
-    row = _find(rows, task, name, "behind_best")
+    row = rows.get((name, task, "behind_best"))
     if row is None:
         return ""
     return "best" if row["value"] == 0 else "tied" if row["ci_low"] <= 0 <= row["ci_high"] else ""
 
 
-def _find(rows: pd.DataFrame, task: str, name: str, metric: str) -> pd.Series | None:
-    found = rows[(rows["task"] == task) & (rows["method"] == name) & (rows["metric"] == metric)]
-    return None if found.empty else found.iloc[0]
-
-
-def _value(rows: pd.DataFrame, task: str, name: str, metric: str) -> float | None:
-    row = _find(rows, task, name, metric)
+def _value(rows: Rows, task: str, name: str, metric: str) -> float | None:
+    row = rows.get((name, task, metric))
     return None if row is None else row["value"]
 
 

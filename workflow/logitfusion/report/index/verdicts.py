@@ -13,20 +13,14 @@ def write_verdicts(comparison: Comparison) -> list[str]:
 
 
 def _verdict(comparison: Comparison, method: str, role: str) -> str:
-    task = comparison.tasks[0]
+    task, digits = comparison.tasks[0], comparison.digits
     score = comparison.score(method, task)
     if score is None:
         return ""
-    text = f"{method} ({role}): {number(score['value'])} {span(score)} of {task} right"
+    text = f"{method} ({role}): {number(score['value'], digits)} {span(score, digits)} of {task} right"
     parts = [_against(comparison, method, comparison.metric, comparison.baseline, "")]
     parts += [_against(comparison, method, metric, name, words) for metric, (name, words) in comparison.rivals.items()]
-    told = "; ".join(part for part in parts if part)
-    ends = [
-        f"{name} ({words}) {number(row['value'])}"
-        for name, words in comparison.references.items()
-        if (row := comparison.score(name, task)) is not None
-    ]
-    return f"{text}; {told}." + (f" For orientation: {listed(ends)}." if ends else "") if told else f"{text}."
+    return "; ".join(filter(None, [text, *parts])) + "."
 
 
 def _against(comparison: Comparison, method: str, metric: str, other: str | None, words: str) -> str:
@@ -35,11 +29,33 @@ def _against(comparison: Comparison, method: str, metric: str, other: str | None
         return ""
     shown = judge_difference(row)
     against = f"over {other}" if shown == "better" else f"against {other}"
-    return f"{difference(row)} {against}{f', {words}' if words else ''}{_ending(shown)}"
+    return f"{difference(row, comparison.digits)} {against}{f', {words}' if words else ''}{_ending(shown)}"
+
+
+def tell_references(comparison: Comparison) -> str:
+    """Where the baseline and the methods that bound the others are; empty where nothing is known of them."""
+    baseline = {comparison.baseline: "the baseline"} if comparison.baseline else {}
+    found = [
+        f"{name}{'' if name in words else f' ({words})'} {number(row['value'], comparison.digits)}"
+        for name, words in (baseline | comparison.references).items()
+        if (row := comparison.score(name, comparison.tasks[0])) is not None
+    ]
+    return f"For orientation, {comparison.tasks[0]}: {listed(found)}." if found else ""
 
 
 def _ending(shown: str) -> str:
     return "" if shown == "better" else f": {shown}"
+
+
+def warn_of_no_width(comparison: Comparison, method: str) -> str:
+    """Where no answer or every answer is right, a bootstrap has nothing to resample; empty elsewhere."""
+    row = comparison.score(method, comparison.tasks[0])
+    if row is None or row["ci_low"] < row["ci_high"]:
+        return ""
+    return (
+        f"All {row['n']} answers of {method} are judged alike, so its interval has no width:"
+        f" a share that is up to {3 / row['n']:.2f} away would often look the same."
+    )
 
 
 def tell_other_tasks(comparison: Comparison, method: str) -> str:
@@ -48,7 +64,7 @@ def tell_other_tasks(comparison: Comparison, method: str) -> str:
     for task in comparison.tasks[1:]:
         row = comparison.difference(method, task)
         if row is not None:
-            outcomes.setdefault(judge_difference(row), []).append(f"{task} ({signed(row['value'])})")
+            outcomes.setdefault(judge_difference(row), []).append(f"{task} ({signed(row['value'], comparison.digits)})")
     order = ("better", "worse", "no difference shown", "no interval")
     told = [f"{outcome} on {listed(outcomes[outcome])}" for outcome in order if outcome in outcomes]
-    return f"Elsewhere against {comparison.baseline}: {'; '.join(told)}." if told else ""
+    return f"Elsewhere, {method} against {comparison.baseline}: {'; '.join(told)}." if told else ""

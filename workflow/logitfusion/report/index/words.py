@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -28,14 +28,14 @@ def signed(value: float, digits: int = 2) -> str:
     return f"+{text}" if value > 0 and float(text) else text
 
 
-def span(row: pd.Series, digits: int = 2) -> str:
+def span(row: Mapping[str, Any], digits: int = 2) -> str:
     """The interval of a row of the tidy table, in brackets; empty where it has none."""
     if pd.isna(row["ci_low"]):
         return ""
     return f"[{number(row['ci_low'], digits)}, {number(row['ci_high'], digits)}]"
 
 
-def judge_difference(row: pd.Series) -> Outcome:
+def judge_difference(row: Mapping[str, Any]) -> Outcome:
     """What a difference shows: nothing exactly where its interval holds 0."""
     if pd.isna(row["ci_low"]) or pd.isna(row["ci_high"]):
         return "no interval"
@@ -44,7 +44,7 @@ def judge_difference(row: pd.Series) -> Outcome:
     return "better" if row["ci_low"] > 0 else "worse"
 
 
-def difference(row: pd.Series, digits: int = 2) -> str:
+def difference(row: Mapping[str, Any], digits: int = 2) -> str:
     """``+0.24 [0.19, 0.30]``."""
     return f"{signed(row['value'], digits)} {span(row, digits)}".strip()
 
