@@ -28,6 +28,7 @@ sinfo squeue scancel srun sbatch sacct scontrol module eval complete
 """
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|:::+) *(?P<language>[^\s`]*).*$")
 _REASON = re.compile(r"^ *<!-- not (?P<kind>run|a config): (?P<reason>.+?) -->$")
+_COMMENT = re.compile(r"""('[^']*'|"[^"]*")|(?:^|(?<=\s))#.*""")  # what is quoted is none
 _HERE_DOCUMENT = re.compile(r"<<-? *(['\"]?)(\w+)\1(.*?)\n(.*?)\n\2(?=\n|$)", re.DOTALL)
 
 
@@ -111,10 +112,10 @@ def split_commands(text: str, written: set[str]) -> list[list[str]]:
     text = _HERE_DOCUMENT.sub(r"\3", text).replace("\\\n", " ").replace("$'", "'")
     commands: list[list[str]] = []
     for line in text.splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="();<>|&")
+        lexer = shlex.shlex(_COMMENT.sub(lambda found: found[1] or "", line), posix=True, punctuation_chars="();<>|&")
         lexer.commenters, lexer.whitespace_split = "", True
         command: list[str] = []
-        tokens = iter(_drop_comment(list(lexer)))
+        tokens = iter(list(lexer))
         for token in tokens:
             if token in (">", ">>"):
                 written.add(next(tokens))
@@ -127,11 +128,6 @@ def split_commands(text: str, written: set[str]) -> list[list[str]]:
                 command.append(token)
         commands.append(command)
     return [command for command in commands if command]
-
-
-def _drop_comment(words: list[str]) -> list[str]:
-    start = next((place for place, word in enumerate(words) if word.startswith("#")), len(words))
-    return words[:start]
 
 
 def _check_command(words: list[str], written: set[str]) -> None:

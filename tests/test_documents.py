@@ -182,6 +182,6 @@ def test_a_page_is_read_block_by_block() -> None:
 
 def test_commands_are_split_as_a_shell_does() -> None:
     written: set[str] = set()
-    text = "cat > a.yaml <<'END'\nrun: x > y\nEND\nA=1 b --c \\\n  d | e && f $'x\\ny' # g\nh >> i\n"
-    assert split_commands(text, written) == [["cat"], ["A=1", "b", "--c", "d"], ["e"], ["f", "x\\ny"], ["h"]]
+    text = "cat > a.yaml <<'END'\nrun: x > y\nEND\nA=1 b --c \\\n  d | e && f $'x\\ny' # g's\nh '#1' >> i\n"
+    assert split_commands(text, written) == [["cat"], ["A=1", "b", "--c", "d"], ["e"], ["f", "x\\ny"], ["h", "#1"]]
     assert written == {"a.yaml", "i"}

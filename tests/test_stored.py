@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from logitfusion.errors import UserError
 from logitfusion.evaluate.table import COLUMNS, DTYPES
 
-_COMMON = {"run": "mine", "split": "test", "seeds": 1, "n": 4, "confidence": 0.95, "config": "c0ffee", "commit": "abc"}
+_COMMON = {
+    "run": "mine",
+    "split": "test",
+    "seeds": 1,
+    "n": 4,
+    "confidence": 0.95,
+    "config": "c0ffee",
+    "commit": "4160200",
+}
 
 
 def make_table(*rows: dict[str, object]) -> pd.DataFrame:
@@ -37,7 +45,7 @@ def results(tmp_path: Path) -> Path:
         student | {"value": 0.25, "seeds": 2, "ci_low": 0.0, "ci_high": 0.5},
         student | {"value": 0.0, "seed": 0},
         student | {"value": 0.5, "seed": 1},
-    ).to_csv(folder / "metrics.csv", index=False)
+    ).to_parquet(folder / "metrics.parquet")
     pair = [[0.5, 0.5]]
     pd.DataFrame(
         {

@@ -13,6 +13,7 @@ from tiny_encoders import write_clip
 
 from logitfusion.config.load import resolve_config
 from logitfusion.config.models import RandomModel
+from logitfusion.evaluate.table import DTYPES
 from logitfusion.models.source import make_random
 
 # Prompts of the demo's tasks as they come out of them, and their answers.
@@ -57,7 +58,7 @@ def _write_task(folder: Path, rows: list[tuple[str, str]], task: dict[str, objec
 
 def _write_tables(demo: Path, config: dict[str, object]) -> None:
     """The tidy table that is stored with the documents, and the judged examples of one that nobody steered."""
-    table = pd.read_csv(ROOT / "docs/results/demo.csv")
+    table = pd.read_csv(ROOT / "docs/results/demo.csv", dtype=DTYPES)
     table.to_csv(demo / "metrics.csv", index=False)
     table.to_parquet(demo / "metrics.parquet")
     (demo / "evaluation").mkdir()

@@ -6,25 +6,26 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from generate.stored import FOLDER, StoredRun
 from logitfusion.evaluate.fusion import SEEN
 from logitfusion.files import sha256, whole
 from logitfusion.report.page import SCORES
-from logitfusion.report.style import GREY, STYLE, colour, draw_interval, name_lines, show_percent
+from logitfusion.report.style import COLOURS, GREY, STYLE, draw_interval, name_lines, show_percent
 
 PATH = FOLDER / "demo.svg"
 
 # Track -> its title, its methods from top to bottom, and the one that the others are held against.
 PANELS = {
     "fusion": (
-        "Fusion: small experts steer",
+        "Fusion",
         ["large", "expert", "proxy", "dynamic", "multi_judged", "ceiling"],
         "large",
     ),
-    "distill": ("Distillation into a small model", ["sft", "uld", "gld_vocab", "uld_two", "gld_vocab_two"], "sft"),
+    "distill": ("Distillation", ["sft", "uld", "gld_vocab", "uld_two", "gld_vocab_two"], "sft"),
     "clip": (
-        "Few-shot CLIP, 8 images a class",
+        "Few-shot CLIP",
         ["zero_shot", "auxiliary_probe", "logit_sum", "tip_adapter_f", "amu", "amu_classes"],
         "zero_shot",
     ),
@@ -34,18 +35,19 @@ SHOTS, DATA_SET = 8, "emoji"
 
 def draw(run: StoredRun, path: Path) -> None:
     """One panel a track; a line marks the method that the others are held against."""
-    look = STYLE | {"svg.hashsalt": "logitfusion", "font.size": 13}  # the same file from the same numbers
+    look = STYLE | {"svg.hashsalt": "logitfusion", "font.size": 14}  # the same file from the same numbers
     with plt.rc_context(look):
-        figure, axes = plt.subplots(1, 3, figsize=(13.5, 3.6))
+        figure, axes = plt.subplots(1, 3, figsize=(12, 3.5))
         for axis, (track, (title, methods, against)) in zip(axes, PANELS.items(), strict=True):
             scores = _scores(run, track)
             axis.axvline(scores.loc[against, "value"], color=GREY, linestyle=":", linewidth=1.5, zorder=0)
             for position, method in enumerate(methods):
-                shade = GREY if method in (against, "ceiling") else colour(position - 1)
+                shade = GREY if method in (against, "ceiling") else COLOURS[0]
                 draw_interval(axis, scores.loc[method], position, shade, markersize=7, linewidth=2)
-            axis.set_title(title, fontsize=14)
-            axis.set_xlabel(f"right answers (n = {scores['n'].iloc[0]}), 95% interval")
+            axis.set_title(title, fontsize=15)
+            axis.set_xlabel(f"right answers (n = {scores['n'].iloc[0]})")
             axis.set_xlim(left=0)
+            axis.xaxis.set_major_locator(MaxNLocator(4))
             show_percent(axis.xaxis)
             name_lines(axis, methods)
         figure.tight_layout(w_pad=2)

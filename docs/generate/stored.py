@@ -77,7 +77,7 @@ def collect(results: Path) -> StoredRun:
     Raises:
         UserError: it is not finished, or a file is damaged.
     """
-    table = read_table(results / "metrics.csv")
+    table = read_table(results / "metrics.parquet")
     table = table[list(COLUMNS)]
     whole = table["seed"].isna()
     table = table[whole | ~whole.groupby([table[key] for key in _KEYS], dropna=False).transform("any")]
@@ -89,7 +89,7 @@ def collect(results: Path) -> StoredRun:
         run=first["run"],
         config=first["config"],
         commit=first["commit"],
-        date=pd.Timestamp((results / "metrics.csv").stat().st_mtime, unit="s").strftime("%Y-%m-%d"),
+        date=pd.Timestamp((results / "metrics.parquet").stat().st_mtime, unit="s").strftime("%Y-%m-%d"),
         lock=sha256(DOCS.parent / "requirements.lock")[:10],
         cores=records[0].cores if records else None,
         jobs=len(latest_jobs(records)) or len(list((results / "benchmarks").rglob("*.tsv"))),
@@ -109,7 +109,12 @@ def read(name: str, folder: Path = FOLDER) -> StoredRun:
     """A run that was kept."""
     value = read_json(folder / f"{name}.json")
     value["stages"] = tuple(Stage(**stage) for stage in value["stages"])
-    return StoredRun(Facts(**value), read_table(folder / f"{name}.csv").astype(DTYPES))
+    return StoredRun(Facts(**value), _read_csv(folder / f"{name}.csv"))
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """The tidy table, each column as it was: a commit of digits alone is a text."""
+    return pd.read_csv(path, dtype=DTYPES)
 
 
 def _stages(benchmarks: Path) -> tuple[Stage, ...]:
