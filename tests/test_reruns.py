@@ -147,7 +147,7 @@ def planned(folder: Path) -> dict[str, Plan]:
 NEW: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
     "method": ("fusion.methods.half", {"experts": ["{task}"], "weights": 0.5}, {"decode": 1}),
     "tuned method": ("fusion.methods.pooled", {"experts": ["sums"], "tune": {}}, {"tune": 1, "decode": 1}),
-    "expert": ("experts.quick", {"base": "small", "tasks": ["sums"], "steps": 10}, {"expert": 1}),
+    "expert that nobody uses": ("experts.quick", {"base": "small", "tasks": ["sums"], "steps": 10}, {}),
     "student": ("distill.methods.alone", {"teachers": ["gemma"], "uld": 0.4}, {"student": 1, "answer": 1}),
     "few-shot method": ("clip.methods.strong", {"method": "amu", "alpha": 2.0}, {"clip_fit": 1}),
 }
