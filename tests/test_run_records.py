@@ -52,6 +52,14 @@ def test_records_are_read_back_and_others_are_passed_over(tmp_path: Path) -> Non
         read_record(tmp_path / "5.json")
 
 
+def test_a_job_keeps_its_name_in_the_record(tmp_path: Path) -> None:
+    """Later calls find what it took by its name, in which the wildcards have the rule's order."""
+    job = JobRecord("cache", {"teacher": "twin", "shard": "0"}, 0, 5, "finished", 1, False)
+    write_record(tmp_path / "1.json", record(jobs=(job,)))
+    assert job.name == "cache (twin, 0)"
+    assert latest_jobs(read_records(tmp_path)) == {"cache (twin, 0)": job}
+
+
 def test_expected_seconds_follow_what_was_measured(tmp_path: Path) -> None:
     jobs = (
         JobRecord("expert", {"expert": "a"}, 0, 30, "finished", 1, False, 900.0, planned_seconds=60),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from logitfusion.errors import UserError
-from logitfusion.files import read_json, write_json
+from logitfusion.files import read_json, write_text
 
 FORMAT = 1
 State = Literal["running", "finished", "failed", "stopped"]
@@ -119,7 +120,8 @@ def write_record(path: str | Path, record: RunRecord) -> None:
     Raises:
         UserError: the disk is full or can't be written.
     """
-    write_json(path, asdict(record))
+    # Keys stay in their order, because that of the wildcards is part of a job's name.
+    write_text(path, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
 
 
 Part = TypeVar("Part")
