@@ -89,7 +89,7 @@ def test_two_methods_side_by_side_and_where_they_differ(opened: Visit) -> None:
     part.get_by_label("Beside it", exact=True).select_option("method_3")
     part.get_by_label("Outcome", exact=True).select_option("loss")
     for example in part.locator(".example").all():
-        names, words = example.locator(".verdict b").all_inner_texts(), example.locator(".outcome").all_inner_texts()
+        names, words = example.locator(".judgement b").all_inner_texts(), example.locator(".outcome").all_inner_texts()
         assert names == ["method_2", "method_3"]
         assert words[0] != OUTCOMES[2]
         assert words[1] == OUTCOMES[2]

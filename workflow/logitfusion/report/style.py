@@ -20,7 +20,7 @@ from logitfusion.files import whole
 # then what is farthest from it in Tol's muted palette.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
-    *("#882255", "#999933", "#332288", "#44AA99", "#AA4499"),
+    *("#882255", "#999933", "#332288", "#44AA99", "#AA4499", "#661100", "#6699CC"),
 )
 GREY = "#777777"
 FAINT = "#d0d0d0"
@@ -105,15 +105,18 @@ def save_figure(
     title: str,
     description: str,
     *,
-    rect: tuple[float, float, float, float] = (0, 0, 1, 1),
+    rect: tuple[float, float, float, float] | None = (0, 0, 1, 1),
 ) -> None:
     """Lay a figure out inside ``rect`` (shares of its size), write it as SVG, whole or not at all, and close it.
+
+    Without ``rect`` it is laid out already.
 
     Args:
         title: its name for a screen reader.
         description: what it shows, in a sentence, for those who don't see it.
     """
-    figure.tight_layout(rect=rect)
+    if rect is not None:
+        figure.tight_layout(rect=rect)
     with whole(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
         drawn = temporary.read_text(encoding="utf-8")

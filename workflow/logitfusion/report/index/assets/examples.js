@@ -103,7 +103,7 @@ class TextExplorer {
     const method = this.table.methods[name];
     const [mark, word, kind] = OUTCOMES[method.outcome[place]];
     const answer = method.answer[place];
-    const head = make("p", { class: "verdict" }, make("b", {}, name), " ",
+    const head = make("p", { class: "judgement" }, make("b", {}, name), " ",
       make("span", { class: `outcome ${kind}` }, `${mark} ${word}`), answer === null ? "" : ` answer: ${answer}`);
     const text = method.text[place];
     const whole = text === null ? null : make("p", { class: "text" }, text || "(no text)");
