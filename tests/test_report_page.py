@@ -226,6 +226,20 @@ def test_the_best_is_bold_and_those_not_told_apart_from_it_are_marked(tmp_path: 
     assert 'title="lower is better">↓' in page
 
 
+def test_columns_of_numbers_sort_as_numbers(tmp_path: Path) -> None:
+    """A word among them would make the browser sort them as texts, unless the cell says what it sorts by."""
+    gap = [
+        row("fusion", name, "sums", "gap_closure", share) for name, share in (("proxy", 0.5), ("tuned", float("nan")))
+    ]
+    page = page_of(facts_of(smoke("fusion"), tmp_path, table(*fusion_rows(), *gap)))
+    assert "no gap" in page
+    for one in re.findall(r'<table class="results".*?</table>', page, re.DOTALL):
+        cells = re.findall(r'<td class="[^"]*" data-label="([^"]*)"(?: data-order="([^"]*)")?', one)
+        for label in {label for label, value in cells if value}:
+            values = re.findall(rf'data-label="{re.escape(label)}"( data-order="[^"]*")?', one)
+            assert all(values), label
+
+
 def test_published_tables_have_a_cell_for_each_column_and_are_labelled(tmp_path: Path) -> None:
     for track in TRACKS:
         for grid in published_grids(track):

@@ -10,6 +10,8 @@ from pathlib import Path
 from logitfusion.progress.plan import Basis
 from logitfusion.progress.record import JobRecord, Machine, RunRecord, latest_jobs, name_job, read_records
 
+RECENT = 5  # records of another run that are read
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -33,7 +35,9 @@ class History:
     @classmethod
     def read(cls, folder: Path, others: Iterable[Path], machine: Machine) -> History:
         """The records in the run's folder of them, and in those of other runs."""
-        return cls(read_records(folder), [record for other in others for record in read_records(other)], machine)
+        return cls(
+            read_records(folder), [record for other in others for record in read_records(other, RECENT)], machine
+        )
 
     def expect(self, rule: str, wildcards: dict[str, str], rough: float, benchmark: Path | None = None) -> Expected:
         """What a job takes: as long as it took last, more or less by its work; else like its stage; else roughly."""

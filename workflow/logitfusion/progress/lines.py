@@ -44,7 +44,10 @@ def before(plan: Plan, *, where: str) -> list[str]:
     count = len(plan.jobs)
     done = plan.total - count
     jobs = f"{count} job{'s' * (count != 1)}" if not done else f"{count} of {plan.total} jobs, {done} are up to date"
-    head = f"{jobs}: about {format_range(*plan.duration())} here on {where}, {_memory(plan)}; {_basis(plan)}."
+    packages = plan.stages().get("package", 0)
+    downloads = f", {packages} package{'s' * (packages > 1)} to download" if packages else ""
+    time = f"about {format_range(*plan.duration())} here on {where}"
+    head = f"{jobs}: {time}, {_memory(plan)}{downloads}; {_basis(plan)}."
     stages = ", ".join(f"{number}{GLUE}{rule}" for rule, number in plan.stages().items())
     return [*wrap(head), *wrap(stages, indent="  ")]
 

@@ -146,10 +146,10 @@ def _known(kind: type[Part], value: Mapping[str, Any]) -> Part:
     return kind(**{key: entry for key, entry in value.items() if key in names})
 
 
-def read_records(folder: str | Path) -> list[RunRecord]:
-    """All records of a run, the latest call first; files that are none are skipped, because nothing depends on them."""
+def read_records(folder: str | Path, most: int | None = None) -> list[RunRecord]:
+    """The records of a run, at most so many, the latest call first; files that are none are skipped."""
     found = []
-    for path in sorted(Path(folder).glob("*.json"), reverse=True):
+    for path in sorted(Path(folder).glob("*.json"), reverse=True)[:most]:
         try:
             found.append(read_record(path))
         except UserError:

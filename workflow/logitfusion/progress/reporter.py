@@ -17,6 +17,7 @@ from logitfusion.progress.summary import after_success
 
 SILENCE = 30.0  # seconds without a line, at most
 TICK = 1.0
+KEPT = 200  # jobs of a record that is written every second
 
 Say = Callable[[str], None]
 
@@ -43,7 +44,7 @@ class Reporter:
         self.monitor, self.path, self.voice, self.where = monitor, path, voice, where
         self.failures: dict[int, lines.Failure] = {}
         self._record, self._reasons = record, {}
-        self._said, self._changed, self._kept = monitor.now(), True, True
+        self._said, self._next, self._changed, self._kept = monitor.now(), 0.0, True, True
         self._done = threading.Event()
         self._keeping = threading.Lock()
         self.thread = threading.Thread(target=self._watch, daemon=True, name="progress")
@@ -102,9 +103,10 @@ class Reporter:
         """Break a silence, and keep what has changed."""
         if self.monitor.now() - self._said > SILENCE - 2 * TICK:
             self._tell([lines.heartbeat(self.monitor.progress())])
-        if self._changed:
+        if self._changed and self.monitor.now() >= self._next:
             self._changed = False
             self._keep("running")
+            self._next = self.monitor.now() + len(self._record.jobs) / KEPT  # that of thousands of jobs is large
 
     def _watch(self) -> None:
         while not self._done.wait(TICK):

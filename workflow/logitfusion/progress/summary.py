@@ -12,7 +12,8 @@ from logitfusion.progress.lines import GLUE, wrap
 from logitfusion.progress.record import JobRecord, RunRecord
 
 MARGIN = 10
-STAGES = 8  # that are named with their time
+LINES = 2  # for a track
+STAGES = 7  # that are named with their time
 
 
 def after_success(record: RunRecord, *, where: str, metrics: Path | None, pages: Sequence[Path]) -> list[str]:
@@ -70,7 +71,7 @@ def peak_memory(jobs: Iterable[JobRecord]) -> float:
 
 
 def key_numbers(metrics: Path) -> list[tuple[str, str]]:
-    """A line for each track: the share of right answers of every method, over tasks, or on a data set at most shots.
+    """A text for each track: the share of right answers, the best method first, over tasks or on a set at most shots.
 
     Only what every method was scored on is averaged, so that the numbers of a line can be compared.
     """
@@ -102,4 +103,17 @@ def _track_line(rows: list[dict[str, str]]) -> str:
     right = {method: sum(own[task] for task in tasks) / len(tasks) for method, own in scores.items()}
     on = f"mean of {', '.join(tasks)}" if len(tasks) > 1 else tasks[0]
     at = "" if shots is None else f", {shots} shots"
-    return f"% right ({on}{at}): " + ", ".join(f"{method}{GLUE}{100 * value:.1f}" for method, value in right.items())
+    ordered = sorted(right.items(), key=lambda item: -item[1])
+    texts = [f"{method}{GLUE}{100 * value:.1f}" for method, value in ordered]
+    return _fit(f"% right, {on}{at}: ", texts)
+
+
+def _fit(head: str, texts: list[str]) -> str:
+    """As many texts as two lines hold; the last one always, because it says where the others come from."""
+    text = head + ", ".join(texts)
+    for kept in range(len(texts) - 2, 0, -1):
+        if len(wrap(text, indent=" " * MARGIN)) <= LINES:
+            break
+        more = f"{len(texts) - 1 - kept}{GLUE}more"
+        text = head + ", ".join([*texts[:kept], more, texts[-1]])
+    return text

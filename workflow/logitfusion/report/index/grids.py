@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +22,7 @@ class Cell:
     Attributes:
         text: of the first line.
         more: of a second, smaller one: an interval, a spread.
-        value: that it sorts by; its text where there is none.
+        value: that it sorts by, NaN where words stand for a number; its text where there is none.
         mark: ``best`` of its column, ``tied`` with the best (the interval of their difference holds 0), or nothing.
         bar: share of the column's largest value, drawn under the text.
     """
@@ -67,7 +68,7 @@ def number_cell(row: Mapping[str, Any] | None, digits: int = 2, *, sign: bool = 
     if row is None:
         return Cell()
     if pd.isna(row["value"]):
-        return Cell("no gap")
+        return Cell("no gap", value=math.nan)
     text = signed(row["value"], digits) if sign else number(row["value"], digits)
     return Cell(text, span(row, digits), float(row["value"]), mark)
 
@@ -79,7 +80,7 @@ def plain_cell(value: float | None, form: str = ".2f") -> Cell:
 
 def mark_extreme(cells: Sequence[Cell], better: Better) -> list[Cell]:
     """Mark the best of a column of numbers without intervals."""
-    values = [cell.value for cell in cells if cell.value is not None]
+    values = [cell.value for cell in cells if cell.value is not None and not math.isnan(cell.value)]
     if len(set(values)) < 2:
         return list(cells)
     best = max(values) if better == "higher" else min(values)
@@ -115,13 +116,19 @@ def _cells(grid: Grid, row: Sequence[Cell]) -> str:
 
 def _cell(cell: Cell, column: Column, head: bool) -> str:
     name, scope = ("th", ' scope="row"') if head else ("td", "")
-    order = f' data-order="{cell.value!r}"' if cell.value is not None else "" if cell.text else ' data-order=""'
+    ordered = cell.value is not None or not cell.text
+    order = f' data-order="{_order(cell.value)}"' if ordered else ""
     kinds = " ".join(filter(None, [cell.mark, "number" if cell.value is not None else ""]))
     text = escape(cell.text) + _MARKS[cell.mark]
     more = f" <small>{escape(cell.more)}</small>" if cell.more else ""
     bar = f'<i class="share" style="width:{100 * cell.bar:.1f}%"></i>' if cell.bar is not None else ""
     inside = f"<span>{text}</span>{more}{bar}" if cell.text else ""
     return f'<{name}{scope} class="{kinds}" data-label="{escape(column.title)}"{order}>{inside}</{name}>'
+
+
+def _order(value: float | None) -> str:
+    """What a cell sorts by; empty ones come first, and leave a column of numbers one of numbers."""
+    return "" if value is None or math.isnan(value) else repr(value)
 
 
 _MARKS = {

@@ -66,8 +66,8 @@ def _show_track(comparison: Comparison) -> str:
 def _stress(sentence: str) -> str:
     """The method's name in bold; the judgement too."""
     name, _, rest = escape(sentence).partition(" ")
-    for words in ("no difference shown", ": worse"):
-        rest = rest.replace(words, f"<strong>{words}</strong>")
+    for words in ("no difference shown", "worse"):
+        rest = rest.replace(f": {words}", f": <strong>{words}</strong>")
     return f"<strong>{name}</strong> {rest}"
 
 
