@@ -57,6 +57,12 @@ class Visit:
     page: Page
     problems: list[str] = field(default_factory=list)
 
+    def picture(self, path: Path, most: int = 12_000) -> None:
+        """Keep a picture of the page, of a very long one of its beginning."""
+        size = self.page.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": size[0], "height": min(size[1], most)}
+        self.page.screenshot(path=path, full_page=True, clip=clip, timeout=60_000)
+
     def check(self, name: str, *arguments: Any) -> list[str]:
         """What one function of checks.js finds."""
         return self.page.evaluate(f"(values) => {CHECKS}[{name!r}](...values)", list(arguments))

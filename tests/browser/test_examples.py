@@ -138,7 +138,7 @@ def test_tab_reaches_every_control_once_and_in_order(opened: Visit) -> None:
 def test_nothing_is_wrong_with_the_section(browser: Browser, small: str, width: str, pictures: Path) -> None:
     with visit(browser, small, WIDTHS[width]) as seen:
         seen.page.wait_for_selector(".sheet figure")
-        seen.page.screenshot(path=pictures / f"examples-{width}.png", full_page=True)
+        seen.picture(pictures / f"examples-{width}.png")
         assert seen.faults() == []
 
 

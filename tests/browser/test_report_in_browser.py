@@ -128,7 +128,7 @@ def test_nothing_is_wrong_with_the_pages_in_the_report(
     problems = {}
     for entry in pages:
         with visit(browser, entry.uri, WIDTHS[width]) as seen:
-            seen.page.screenshot(path=pictures / f"entry-{Path(entry.path).stem}-{width}.png", full_page=True)
+            seen.picture(pictures / f"entry-{Path(entry.path).stem}-{width}.png")
             if found := seen.faults():
                 problems[entry.name] = found
     assert problems == {}
@@ -148,9 +148,9 @@ def test_pages_open_in_the_frames_of_the_report(report: Visit, entries: list[Ent
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wrong_with_the_page(browser: Browser, full_page: str, width: str, pictures: Path) -> None:
     with visit(browser, full_page, WIDTHS[width]) as seen:
-        seen.page.screenshot(path=pictures / f"page-{width}.png", full_page=True)
+        seen.picture(pictures / f"page-{width}.png")
         seen.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
-        seen.page.screenshot(path=pictures / f"page-{width}-open.png", full_page=True)
+        seen.picture(pictures / f"page-{width}-open.png")
         assert seen.faults() == []
 
 
@@ -160,7 +160,7 @@ def test_the_page_prints(browser: Browser, full_page: str, pictures: Path) -> No
         assert len(re.findall(rb"/Type\s*/Page\b", paper)) > 1
         seen.page.emulate_media(media="print")
         assert seen.check("overflow") == []
-        seen.page.screenshot(path=pictures / "page-print.png", full_page=True)
+        seen.picture(pictures / "page-print.png")
 
 
 def test_the_header_and_the_first_column_of_a_table_stay(browser: Browser, full_page: str) -> None:

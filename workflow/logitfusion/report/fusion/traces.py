@@ -65,7 +65,7 @@ def _longest(rows: pd.DataFrame, number: int, methods: Sequence[str]) -> int:
 
 
 def _write_header(figure: plt.Figure, row: pd.Series, number: int, top: float) -> None:
-    prompt = textwrap.shorten(_show(str(row["prompt"]), 220), 100, placeholder=" …")
+    prompt = textwrap.shorten(_show(str(row["prompt"]), 220), 84, placeholder=" …")
     words = f"Example {number}: {prompt}\nright answer: {_show(str(row['gold']), 60)}"
     figure.text(0.01, top - 0.1 / figure.get_size_inches()[1], words, va="top", fontweight="bold")
 
