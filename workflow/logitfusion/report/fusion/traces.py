@@ -16,6 +16,7 @@ COLUMNS = 3
 MOST_TOKENS = 16
 # Inches.
 LABELS, TOKEN, TITLE, TICKS, HEADER, LEGEND = 1.35, 0.24, 0.3, 0.35, 0.65, 0.65
+PANEL = WIDTH / COLUMNS - LABELS - 0.15
 
 
 def plot_traces(judged: pd.DataFrame, track: TracesReport, path: str | Path) -> None:
@@ -42,8 +43,8 @@ def plot_traces(judged: pd.DataFrame, track: TracesReport, path: str | Path) -> 
             count = tokens[number, line[0]]
             top -= TITLE + TOKEN * count
             for column, method in enumerate(line):
-                left, width = LABELS + column * WIDTH / COLUMNS, WIDTH / COLUMNS - LABELS - 0.15
-                place = (left / WIDTH, top / height, width / WIDTH, TOKEN * count / height)
+                left = LABELS + column * WIDTH / COLUMNS
+                place = (left / WIDTH, top / height, PANEL / WIDTH, TOKEN * count / height)
                 _draw(figure.add_axes(place), rows.loc[number, method], method, track.experts[method], shades, count)
             top -= TICKS
     names = list(dict.fromkeys(name for method in methods for name in track.experts[method]))
@@ -85,7 +86,8 @@ def _draw(
     axis.grid(False, axis="y")
     verdict = "right" if row["correct"] else "no answer" if row["format_failure"] else "wrong"
     more = len(row["tokens"]) - tokens
-    axis.set_title(f"{method}: {verdict}" + (f" (+{more} tokens)" if more > 0 else ""), loc="left")
+    title = f"{_show(method, 18)}: {verdict}" + (f" (+{more} tokens)" if more > 0 else "")
+    axis.set_title(title, loc="left", x=-(LABELS - 0.15) / PANEL)
 
 
 def _show(text: str, most: int, blank: str = " ") -> str:
