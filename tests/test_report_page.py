@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitfusion.config.evaluate import Evaluate
-from logitfusion.config.jobs.page import page_job, used_models
+from logitfusion.config.jobs.page import page_job
 from logitfusion.config.jobs.report import metrics_job
 from logitfusion.config.load import load_config, resolve_config
+from logitfusion.config.methods import used_models
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import canonical, parse
 from logitfusion.config.tracks import FusionTrack

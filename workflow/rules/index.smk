@@ -1,7 +1,8 @@
 # The page that a reader opens first. It names every part of a run, so it is made last; of a run that failed, of what there is.
 import subprocess
 
-from logitfusion.config.jobs.page import page_job, used_models, used_tasks, used_teachers
+from logitfusion.config.jobs.page import page_job, used_tasks, used_teachers
+from logitfusion.config.methods import used_models
 
 PAGE = {
     "entry": RESULTS / "index.html",
@@ -76,6 +77,6 @@ rule index:
         runtime=longer(10),
     params:
         **settings(lambda wildcards: page_job(RUN)),
-        extras=shlex.join(as_arguments(PAGE_EXTRAS)),
+        extras=lambda wildcards, input: shlex.join(as_arguments(PAGE_EXTRAS)),  # where the clone lies reruns nothing
     shell:
         stage("index", "{params.extras}")

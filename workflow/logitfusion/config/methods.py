@@ -40,10 +40,13 @@ def tuned_methods(run: RunConfig) -> list[str]:
 
 
 def steering_experts(run: RunConfig) -> list[str]:
-    """All experts that steer a task, in the order of methods and tasks; it fixes their colours in the report."""
+    """All experts that steer a task, in the order of methods; it fixes their colours in the report.
+
+    Those of a method's tasks are sorted: the order of tasks in a config means nothing.
+    """
     entries = run.fusion.methods.items() if run.fusion else ()
     steered = {name: entry for name, entry in entries if isinstance(entry, SteeredMethod)}
-    pairs = [(entry, task) for name, entry in steered.items() for task in method_tasks(run, name)]
+    pairs = [(entry, task) for name, entry in steered.items() for task in sorted(method_tasks(run, name))]
     return list(dict.fromkeys(expert for entry, task in pairs for expert in expand(entry.experts, task)))
 
 

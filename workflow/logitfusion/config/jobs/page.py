@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from logitfusion.config.experts import MergedExpert, TrainedExpert
-from logitfusion.config.jobs.report import fewshot_report, fusion_report, losses_report, students_track
-from logitfusion.config.methods import method_models, method_tasks
-from logitfusion.config.models import PrunedModel
+from logitfusion.config.jobs.report import fewshot_report, fusion_report, students_track
+from logitfusion.config.methods import method_tasks, used_models
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import Section
 from logitfusion.config.tracks import FewShotReport, FusionReport, StudentsTrack
@@ -39,24 +37,6 @@ def page_job(run: RunConfig) -> PageJob:
     )
 
 
-def used_models(run: RunConfig) -> list[str]:
-    """The models and experts that a run makes, in the config's order: trained, needed by a track, or a base."""
-    waiting = [name for name, expert in run.experts.items() if isinstance(expert, TrainedExpert)]
-    waiting += losses_report(run).healed
-    if run.fusion:
-        pairs = [(method, task) for method in run.fusion.methods for task in method_tasks(run, method)]
-        waiting += [name for method, task in pairs for name in method_models(run, method, task)]
-    if run.distill:
-        waiting += [run.distill.student, *(teacher.model for teacher in run.distill.teachers.values())]
-    found: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += _made_from(run, name)
-    return [name for name in [*run.models, *run.experts] if name in found]
-
-
 def used_tasks(run: RunConfig) -> list[str]:
     """The tasks that a track decodes or a used model was trained on, in the config's order."""
     found = set(run.distill.tasks) if run.distill else set()
@@ -66,15 +46,6 @@ def used_tasks(run: RunConfig) -> list[str]:
         entry = run.models.get(name) or run.experts[name]
         found |= set(getattr(getattr(entry, "heal", None) or entry, "tasks", ()))
     return [task for task in run.tasks if task in found]
-
-
-def _made_from(run: RunConfig, name: str) -> list[str]:
-    """What a model is pruned from, or an expert trained or merged from."""
-    if name in run.models:
-        entry = run.models[name]
-        return [entry.from_] if isinstance(entry, PrunedModel) else []
-    expert = run.experts[name]
-    return [expert.base, *(expert.merge if isinstance(expert, MergedExpert) else ())]
 
 
 def used_teachers(run: RunConfig) -> list[str]:

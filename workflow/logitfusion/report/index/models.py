@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from logitfusion.config.experts import MergedExpert
-from logitfusion.config.jobs.page import used_models
+from logitfusion.config.methods import used_models
 from logitfusion.config.models import HubModel, PathModel, PrunedModel, RandomModel
 from logitfusion.config.run import RunConfig
 from logitfusion.report.index.facts import Facts
