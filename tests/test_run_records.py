@@ -52,6 +52,20 @@ def test_records_are_read_back_and_others_are_passed_over(tmp_path: Path) -> Non
         read_record(tmp_path / "5.json")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"jobs": ["a"]}, {"jobs": {}}, {"jobs": [{"rule": "a"}]}, {"machine": "fast"}, {"seconds": "x"}, {"format": "1"}],
+)
+def test_what_is_no_record_is_passed_over(tmp_path: Path, changes: dict[str, object]) -> None:
+    write_record(tmp_path / "1.json", record())
+    (tmp_path / "2.json").write_text(json.dumps(read_json(tmp_path / "1.json") | changes))
+    (tmp_path / "3.json").mkdir()
+    (tmp_path / "4.json").write_text('{"format": 1, "jo')
+    assert read_records(tmp_path) == [record()]
+    with pytest.raises(UserError, match=r"2\.json is not a record of a run"):
+        read_record(tmp_path / "2.json")
+
+
 def test_a_job_keeps_its_name_in_the_record(tmp_path: Path) -> None:
     """Later calls find what it took by its name, in which the wildcards have the rule's order."""
     job = JobRecord("cache", {"teacher": "twin", "shard": "0"}, 0, 5, "finished", 1, False)

@@ -95,6 +95,13 @@ def start_report():
 
 
 REPORTERS = []  # one, once the call has begun
+RETOLD = Retold(is_told)
+
+
+def give_up(error):
+    """Leave it to Snakemake's own words how a call goes."""
+    RETOLD.active = lambda: False
+    logger.warning(f"Progress can't be shown: {error!r}")
 
 
 def tell(action, *arguments, **options):
@@ -103,7 +110,7 @@ def tell(action, *arguments, **options):
         try:
             getattr(reporter, action)(*arguments, **options)
         except Exception as error:
-            logger.warning(f"Progress can't be shown: {error!r}")
+            give_up(error)
 
 
 def begin_report():
@@ -111,13 +118,13 @@ def begin_report():
     try:
         REPORTERS.extend([start_report()] if is_told() else [])
     except Exception as error:
-        logger.warning(f"Progress can't be shown: {error!r}")
+        give_up(error)
 
 
 if workflow.is_main_process and workflow.modifier.is_main_snakefile():
     for handler in logger.handlers:
         if handler.name == "DefaultStreamHandler":
-            handler.addFilter(Retold(is_told))
+            handler.addFilter(RETOLD)
 
 
 onsuccess:

@@ -21,7 +21,7 @@ def after_success(record: RunRecord, *, where: str, metrics: Path | None, pages:
     if record.planned == record.total:
         jobs = f"{record.finished} of {record.total} jobs"
     else:
-        jobs = f"{record.finished} jobs, and all {record.total} are up to date"
+        jobs = f"{record.finished} job{'s' * (record.finished != 1)}, and all {record.total} are up to date"
     peak = peak_memory(record.jobs)
     memory = f", at most {format_memory(peak)} of memory at a time" if peak else ""
     head = f"Finished: {jobs}, in {format_duration(record.seconds)} on {where}{memory}."
