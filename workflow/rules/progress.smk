@@ -137,5 +137,8 @@ onsuccess:
 onerror:
     for sentence in explain_failures(log):
         print(sentence, file=sys.stderr)
-    tell("fail", shlex.join(["snakemake", *sys.argv[1:]]))
+    asked = workflow.dag_settings
+    forced = asked.forceall or asked.forcetargets or asked.forcerun
+    hint = " (without -F, -f or -R: they make anew what is finished)" if forced else ""
+    tell("fail", shlex.join(["snakemake", *sys.argv[1:]]) + hint)
     show_what_there_is()
