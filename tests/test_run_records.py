@@ -93,6 +93,8 @@ def test_expected_seconds_follow_what_was_measured(tmp_path: Path) -> None:
     assert expect("decode", "c", 40) == (20, "scaled", None), "like all stages"
     benchmark.write_text("s\th:m:s\tmax_rss\n12.0\t0:00:12\t800\n")
     assert expect("decode", "c", 40) == (12, "measured", 800)
+    benchmark.write_text("s\th:m:s\tmax_rss\n0.4\t0:00:00\t9\n")
+    assert expect("decode", "c", 40) == (0.4, "measured", 0), "it had not even loaded Python"
     empty = History([], [], MACHINE)
     assert empty.expect("decode", {}, 40, tmp_path / "none").basis == "rough"
     for broken in ("", "s\tmax_rss\n", "s\tmax_rss\nx\ty\n"):
