@@ -133,6 +133,19 @@ def test_the_summary_fits_and_compares_what_can_be_compared(tmp_path: Path) -> N
     assert "Finished: 26 jobs, and all 95 are up to date" in "\n".join(resumed)
 
 
+def test_many_tasks_are_counted_and_what_is_no_number_comes_last(tmp_path: Path) -> None:
+    head = "track,method,task,shots,metric,value,ci_low"
+    values = {"worst": 0.1, "none": "nan", "best": 0.9}
+    rows = [
+        f"fusion,{method},a_task_of_a_long_name_{number},,accuracy,{value},0.1"
+        for number in range(12)
+        for method, value in values.items()
+    ]
+    (tmp_path / "m.csv").write_text("\n".join([head, *rows]) + "\n")
+    ((_, text),) = key_numbers(tmp_path / "m.csv")
+    assert text.replace(lines.GLUE, " ") == "% right, mean of 12 tasks: best 90.0, worst 10.0, none nan"
+
+
 def test_many_methods_take_two_lines_with_the_best_and_the_last(tmp_path: Path) -> None:
     rows = [f"clip,method_{number},emoji,1,accuracy,0.{number},0.1" for number in range(10, 60)]
     (tmp_path / "m.csv").write_text("\n".join(["track,method,task,shots,metric,value,ci_low", *rows]) + "\n")

@@ -114,9 +114,10 @@ def tell(action, *arguments, **options):
 
 
 def begin_report():
-    """Begin to tell how this call goes."""
+    """Begin to tell how this call goes, if it makes anything."""
     try:
-        REPORTERS.extend([start_report()] if is_told() else [])
+        if is_told() and any(job.output for job in workflow.dag.needrun_jobs()):
+            REPORTERS.append(start_report())
     except Exception as error:
         give_up(error)
 
