@@ -170,8 +170,8 @@ def test_percent_is_of_expected_seconds_and_never_falls() -> None:
 
 def test_a_job_s_own_word_counts_more_than_the_clock(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    clock, wall = Clock(), Clock()
-    monitor = Monitor(plan(job(0, 1000, log=log)), clock=clock, wall=wall)
+    clock = Clock()
+    monitor = Monitor(plan(job(0, 1000, log=log)), clock=clock)
     log.write_text("INFO x: 59 of 60 steps, 1.0 a second, 1 s left\n")
     os.utime(log, (50, 50))
     monitor.started(0)
@@ -179,10 +179,22 @@ def test_a_job_s_own_word_counts_more_than_the_clock(tmp_path: Path) -> None:
     assert monitor.progress().running[0].pace is None, "the log of an earlier run"
     assert monitor.progress().left > 900
     log.write_text("INFO x: 30 of 60 steps, 1.0 a second, 30 s left\n")
-    os.utime(log, (120, 120))
+    os.utime(log, (40, 40))  # the clock of a file server may be behind
     assert monitor.progress().left == 30
     assert monitor.progress().share == 0.5
     assert "30 of 60, 30 s left" in lines.heartbeat(monitor.progress())
+
+
+def test_a_job_in_overtime_is_not_about_to_end() -> None:
+    clock = Clock()
+    monitor = Monitor(plan(job(0, 10)), clock=clock)
+    monitor.started(0)
+    lefts = []
+    for _ in range(30):
+        clock.seconds += 10
+        lefts.append(monitor.progress().left)
+    assert lefts[-1] == 60, "a fifth of the 300 s that it took"
+    assert min(lefts) > 0
 
 
 def test_a_queued_job_is_said_to_wait(tmp_path: Path) -> None:
@@ -237,8 +249,19 @@ def test_nothing_is_wider_than_a_terminal(tmp_path: Path) -> None:
         clock.seconds += 40
         reporter.tick()
         reporter.ended(one.number)
+    for one in jobs[20:25]:
+        reporter.ended(one.number, failed=True)
+    for one in jobs[25:30]:
+        clock.seconds += 40000
+        reporter.tick()
+        reporter.ended(one.number)
     assert max(map(len, screen.lines())) <= lines.WIDTH
     assert all(line.isascii() for line in screen.lines())
+
+
+def test_memory_that_was_not_measured_is_not_said_to_be_little() -> None:
+    said = " ".join(lines.before(plan(job(0, memory_mb=0.0, reserved_mb=4000)), where="2 cores"))
+    assert "memory not measured yet" in said
 
 
 def test_the_first_sentence_counts_what_is_left() -> None:

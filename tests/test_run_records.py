@@ -52,6 +52,20 @@ def test_records_are_read_back_and_others_are_passed_over(tmp_path: Path) -> Non
         read_record(tmp_path / "5.json")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"jobs": ["a"]}, {"jobs": {}}, {"jobs": [{"rule": "a"}]}, {"machine": "fast"}, {"seconds": "x"}, {"format": "1"}],
+)
+def test_what_is_no_record_is_passed_over(tmp_path: Path, changes: dict[str, object]) -> None:
+    write_record(tmp_path / "1.json", record())
+    (tmp_path / "2.json").write_text(json.dumps(read_json(tmp_path / "1.json") | changes))
+    (tmp_path / "3.json").mkdir()
+    (tmp_path / "4.json").write_text('{"format": 1, "jo')
+    assert read_records(tmp_path) == [record()]
+    with pytest.raises(UserError, match=r"2\.json is not a record of a run"):
+        read_record(tmp_path / "2.json")
+
+
 def test_a_job_keeps_its_name_in_the_record(tmp_path: Path) -> None:
     """Later calls find what it took by its name, in which the wildcards have the rule's order."""
     job = JobRecord("cache", {"teacher": "twin", "shard": "0"}, 0, 5, "finished", 1, False)
@@ -79,6 +93,8 @@ def test_expected_seconds_follow_what_was_measured(tmp_path: Path) -> None:
     assert expect("decode", "c", 40) == (20, "scaled", None), "like all stages"
     benchmark.write_text("s\th:m:s\tmax_rss\n12.0\t0:00:12\t800\n")
     assert expect("decode", "c", 40) == (12, "measured", 800)
+    benchmark.write_text("s\th:m:s\tmax_rss\n0.4\t0:00:00\t9\n")
+    assert expect("decode", "c", 40) == (0.4, "measured", 0), "it had not even loaded Python"
     empty = History([], [], MACHINE)
     assert empty.expect("decode", {}, 40, tmp_path / "none").basis == "rough"
     for broken in ("", "s\tmax_rss\n", "s\tmax_rss\nx\ty\n"):
@@ -115,6 +131,19 @@ def test_the_summary_fits_and_compares_what_can_be_compared(tmp_path: Path) -> N
     assert all(len(line) <= 100 for line in said if str(tmp_path) not in line)
     resumed = after_success(replace(done, total=95), where="2 cores", metrics=metrics, pages=[])
     assert "Finished: 26 jobs, and all 95 are up to date" in "\n".join(resumed)
+
+
+def test_many_tasks_are_counted_and_what_is_no_number_comes_last(tmp_path: Path) -> None:
+    head = "track,method,task,shots,metric,value,ci_low"
+    values = {"worst": 0.1, "none": "nan", "best": 0.9}
+    rows = [
+        f"fusion,{method},a_task_of_a_long_name_{number},,accuracy,{value},0.1"
+        for number in range(12)
+        for method, value in values.items()
+    ]
+    (tmp_path / "m.csv").write_text("\n".join([head, *rows]) + "\n")
+    ((_, text),) = key_numbers(tmp_path / "m.csv")
+    assert text.replace(lines.GLUE, " ") == "% right, mean of 12 tasks: best 90.0, worst 10.0, none nan"
 
 
 def test_many_methods_take_two_lines_with_the_best_and_the_last(tmp_path: Path) -> None:

@@ -53,11 +53,11 @@ def show_what_there_is():
     environment = os.environ | {"PYTHONPATH": str(SOURCE)}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     if done.returncode:
-        print(f"The page of what there is could not be written: {done.stderr.strip()[-500:]}", file=sys.stderr)
+        logger.error(f"The page of what there is could not be written: {done.stderr.strip()[-500:]}")
         return
     for path in PAGE.values():
         os.utime(path, (0, 0))
-    print(f"What there is: {PAGE['full']}", file=sys.stderr)
+    logger.error(f"What there is: {PAGE['full']}")
 
 
 rule index:

@@ -95,6 +95,13 @@ def start_report():
 
 
 REPORTERS = []  # one, once the call has begun
+RETOLD = Retold(is_told)
+
+
+def give_up(error):
+    """Leave it to Snakemake's own words how a call goes."""
+    RETOLD.active = lambda: False
+    logger.warning(f"Progress can't be shown: {error!r}")
 
 
 def tell(action, *arguments, **options):
@@ -103,21 +110,22 @@ def tell(action, *arguments, **options):
         try:
             getattr(reporter, action)(*arguments, **options)
         except Exception as error:
-            logger.warning(f"Progress can't be shown: {error!r}")
+            give_up(error)
 
 
 def begin_report():
-    """Begin to tell how this call goes."""
+    """Begin to tell how this call goes, if it makes anything."""
     try:
-        REPORTERS.extend([start_report()] if is_told() else [])
+        if is_told() and any(job.output for job in workflow.dag.needrun_jobs()):
+            REPORTERS.append(start_report())
     except Exception as error:
-        logger.warning(f"Progress can't be shown: {error!r}")
+        give_up(error)
 
 
 if workflow.is_main_process and workflow.modifier.is_main_snakefile():
     for handler in logger.handlers:
         if handler.name == "DefaultStreamHandler":
-            handler.addFilter(Retold(is_told))
+            handler.addFilter(RETOLD)
 
 
 onsuccess:
@@ -130,5 +138,8 @@ onsuccess:
 onerror:
     for sentence in explain_failures(log):
         print(sentence, file=sys.stderr)
-    tell("fail", shlex.join(["snakemake", *sys.argv[1:]]))
+    asked = workflow.dag_settings
+    forced = asked.forceall or asked.forcetargets or asked.forcerun
+    hint = " (without -F, -f or -R: they make anew what is finished)" if forced else ""
+    tell("fail", shlex.join(["snakemake", *sys.argv[1:]]) + hint)
     show_what_there_is()

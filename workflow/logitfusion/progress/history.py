@@ -65,7 +65,7 @@ def _speed(jobs: Iterable[JobRecord]) -> float:
 def read_benchmark(path: Path | None) -> tuple[float, float] | None:
     """Seconds, and the peak of memory in MB, out of a benchmark file of Snakemake; None if there is no such file.
 
-    The memory of a job that was too short to be looked at is 0.
+    The memory of a job that was too short to be looked at is 0: the first look is at a program that has not begun.
     """
     if path is None:
         return None
@@ -73,6 +73,7 @@ def read_benchmark(path: Path | None) -> tuple[float, float] | None:
         with path.open(encoding="utf-8", newline="") as file:
             row = next(csv.DictReader(file, delimiter="\t"))
         memory = row["max_rss"]
-        return float(row["s"]), 0.0 if memory in ("NA", "-", "") else float(memory)
+        seconds = float(row["s"])
+        return seconds, 0.0 if seconds < 1 or memory in ("NA", "-", "") else float(memory)
     except (OSError, StopIteration, KeyError, ValueError):
         return None

@@ -54,7 +54,7 @@ def before(plan: Plan, *, where: str) -> list[str]:
 
 def _memory(plan: Plan) -> str:
     schedule = simulate(plan.jobs, plan.slots)
-    if schedule.memory_mb is None:
+    if not schedule.memory_mb:
         return f"memory not measured yet (at most {format_memory(schedule.reserved_mb)} asked for at a time)"
     return f"about {format_memory(schedule.memory_mb)} of memory"
 
@@ -73,7 +73,9 @@ def _basis(plan: Plan) -> str:
 def finished(attempt: Attempt, now: Progress) -> str:
     """``12 of 95  decode (dynamic, 0)   42 s   31 %, about 9 min left``."""
     seconds = format_duration((attempt.end or attempt.start) - attempt.start)
-    return f"{_counter(now)}  {_cut(attempt.job.name, 48):<48} {seconds:>10}  {_outlook(now)}"
+    head, tail = f"{_counter(now)}  ", f" {seconds:>10}  {_outlook(now)}"
+    room = min(48, WIDTH - len(head) - len(tail))
+    return f"{head}{_cut(attempt.job.name, room):<{room}}{tail}"
 
 
 def heartbeat(now: Progress) -> str:

@@ -15,6 +15,10 @@ from logitfusion.progress.record import JobRecord, State
 
 TAIL = 8192  # bytes of a log that are looked at
 PRIOR = 60.0  # seconds of work for which the plan is believed more than what has been seen
+OVERTIME = 0.2  # what a job that takes longer than expected still takes, of what it took
+
+
+Version = tuple[int, int] | None  # time of change and size of a file, if there is one
 
 
 @dataclass
@@ -23,8 +27,8 @@ class Attempt:
 
     job: PlannedJob
     start: float
-    wall: float
-    """The start by the system's clock, which files are dated by."""
+    log: Version
+    """Of its log at the start, which is an earlier attempt's or call's."""
     end: float | None = None
     state: State = "running"
     shared: bool = False
@@ -73,19 +77,17 @@ class Monitor:
         *,
         queues: bool = False,
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
     ) -> None:
         """Begin.
 
         Args:
             queues: whether jobs go to a cluster's queue, where they wait and share no machine that is known.
             clock: seconds, only ever more.
-            wall: seconds of the clock that files are dated by.
         """
         self.plan, self.queues = plan, queues
         self._jobs = {job.number: job for job in plan.jobs}
         self._attempts: dict[int, Attempt] = {}
-        self._clock, self._wall, self._began = clock, wall, clock()
+        self._clock, self._began = clock, clock()
         self._lock = threading.RLock()
 
     def now(self) -> float:
@@ -98,7 +100,8 @@ class Monitor:
             if number not in self._jobs:
                 return None
             others = [attempt for attempt in self._attempts.values() if attempt.state == "running"]
-            attempt = Attempt(self._jobs[number], self.now(), self._wall(), shared=bool(others))
+            job = self._jobs[number]
+            attempt = Attempt(job, self.now(), find_version(job.log), shared=bool(others))
             for other in others:
                 other.shared = True
             self._attempts.pop(number, None)  # the order of attempts is that of their starts
@@ -166,7 +169,7 @@ class Monitor:
             )
 
     def _look(self, attempt: Attempt, now: float) -> Running:
-        said = read_tail(attempt.job.log, attempt.wall)
+        said = read_tail(attempt.job.log, attempt.log)
         pace = None if said is None else read_pace(said)
         return Running(attempt.job.name, now - attempt.start, pace, queued=self.queues and said is None)
 
@@ -189,7 +192,7 @@ class Monitor:
         open_jobs = self._open()
         left = {job.number: job.seconds * speed for job in open_jobs}
         for number, seen in running.items():
-            by_clock = max(1.0, left[number] - seen.seconds)
+            by_clock = max(1.0, left[number] - seen.seconds, OVERTIME * seen.seconds)
             left[number] = by_clock if seen.pace is None or seen.pace.left is None else seen.pace.left
         return simulate(open_jobs, self.plan.slots, running.keys(), left).seconds
 
@@ -215,10 +218,19 @@ def _part(seen: Running, expected: float) -> float:
     return min(0.95, by_clock if seen.pace is None else seen.pace.share)
 
 
-def read_tail(log: Path | None, since: float) -> str | None:
-    """The end of a log that was written to since then; None if it was not."""
+def find_version(path: Path | None) -> Version:
+    """To see whether a file was written to, without comparing its server's clock with this machine's."""
     try:
-        if log is None or log.stat().st_mtime < since - 1.0:  # file systems date coarsely
+        status = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if status is None else (status.st_mtime_ns, status.st_size)
+
+
+def read_tail(log: Path | None, before: Version) -> str | None:
+    """The end of a log that was written to since it was so; None if it was not."""
+    try:
+        if log is None or find_version(log) == before:
             return None
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - TAIL))

@@ -6,10 +6,12 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, write_text
@@ -124,9 +126,6 @@ def write_record(path: str | Path, record: RunRecord) -> None:
     write_text(path, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
 
 
-Part = TypeVar("Part")
-
-
 def read_record(path: str | Path) -> RunRecord:
     """Read a record; keys that this version doesn't know are left out.
 
@@ -137,15 +136,9 @@ def read_record(path: str | Path) -> RunRecord:
     try:
         if value["format"] > FORMAT:
             raise UserError(f"{path} is of a newer version of logitfusion; use that one, or delete the file.")
-        jobs = tuple(_known(JobRecord, job) for job in value["jobs"])
-        return _known(RunRecord, value | {"machine": _known(Machine, value["machine"]), "jobs": jobs})
-    except (KeyError, TypeError) as error:
+        return TypeAdapter(RunRecord).validate_python(value)
+    except (KeyError, TypeError, ValidationError) as error:
         raise UserError(f"{path} is not a record of a run ({error!r}); delete it.") from None
-
-
-def _known(kind: type[Part], value: Mapping[str, Any]) -> Part:
-    names = {entry.name for entry in fields(kind)}
-    return kind(**{key: entry for key, entry in value.items() if key in names})
 
 
 def read_records(folder: str | Path, most: int | None = None) -> list[RunRecord]:
@@ -154,7 +147,7 @@ def read_records(folder: str | Path, most: int | None = None) -> list[RunRecord]
     for path in sorted(Path(folder).glob("*.json"), reverse=True)[:most]:
         try:
             found.append(read_record(path))
-        except UserError:
+        except (UserError, OSError):  # a folder, or a file of somebody else
             continue
     return found
 

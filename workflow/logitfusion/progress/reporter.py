@@ -90,7 +90,7 @@ class Reporter:
 
     def _complain(self, number: int, attempt: Attempt, *, again: bool) -> None:
         job = attempt.job
-        text = read_tail(job.log, attempt.wall)
+        text = read_tail(job.log, attempt.log)
         self.failures[number] = lines.read_failure(job.name, job.log, text, self._reasons.pop(number, None))
         self._said = self.monitor.now()
         self.voice.complain("\n".join(lines.failed(self.failures[number], again=again)))

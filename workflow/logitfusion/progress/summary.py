@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from logitfusion.progress.record import JobRecord, RunRecord
 MARGIN = 10
 LINES = 2  # for a track
 STAGES = 7  # that are named with their time
+NAMED = 60  # columns that the names of tasks may take
 
 
 def after_success(record: RunRecord, *, where: str, metrics: Path | None, pages: Sequence[Path]) -> list[str]:
@@ -21,7 +23,7 @@ def after_success(record: RunRecord, *, where: str, metrics: Path | None, pages:
     if record.planned == record.total:
         jobs = f"{record.finished} of {record.total} jobs"
     else:
-        jobs = f"{record.finished} jobs, and all {record.total} are up to date"
+        jobs = f"{record.finished} job{'s' * (record.finished != 1)}, and all {record.total} are up to date"
     peak = peak_memory(record.jobs)
     memory = f", at most {format_memory(peak)} of memory at a time" if peak else ""
     head = f"Finished: {jobs}, in {format_duration(record.seconds)} on {where}{memory}."
@@ -101,9 +103,10 @@ def _track_line(rows: list[dict[str, str]]) -> str:
     if not tasks:
         return "no task was given to all methods; see the table"
     right = {method: sum(own[task] for task in tasks) / len(tasks) for method, own in scores.items()}
-    on = f"mean of {', '.join(tasks)}" if len(tasks) > 1 else tasks[0]
+    named = ", ".join(tasks)
+    on = named if len(tasks) == 1 else f"mean of {named if len(named) <= NAMED else f'{len(tasks)} tasks'}"
     at = "" if shots is None else f", {shots} shots"
-    ordered = sorted(right.items(), key=lambda item: -item[1])
+    ordered = sorted(right.items(), key=lambda item: (math.isnan(item[1]), -item[1]))
     texts = [f"{method}{GLUE}{100 * value:.1f}" for method, value in ordered]
     return _fit(f"% right, {on}{at}: ", texts)
 
