@@ -80,7 +80,7 @@ def test_models_of_one_s_own_take_the_place_of_the_template_s(
             "large": {"source": "path", "path": "my model: #1"},
             "small": {"source": "hub", "id": "me/small", "revision": "main"},
         }
-        assert config["tasks"]["sums"]["definition"] == "sums"
+        assert config["tasks"]["sst2"]["definition"] == "sst2"
 
 
 def test_a_task_of_the_library_is_used_everywhere(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +88,7 @@ def test_a_task_of_the_library_is_used_everywhere(checkout: Path, capsys: pytest
     assert config["tasks"].keys() == config["experts"].keys() == {"sciq"}
     assert sum(config["tasks"]["sciq"][split] for split in ("train", "validation", "test")) <= 376, "all that there are"
     assert config["experts"]["sciq"]["tasks"] == config["models"]["small"]["heal"]["tasks"] == ["sciq"]
-    assert "sums" not in json.dumps(config)
+    assert "sst2" not in json.dumps(config)
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,10 @@ def test_lines_of_one_s_own_are_a_task(
     answers: list[str], form: dict[str, Any], checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"prompt": f"What is {number}?", "answer": answers[number % len(answers)]} for number in range(60)]
-    write_lines(checkout / "sums/my lines.jsonl", rows)
-    config = written(capsys, "--task", "sums/my lines.jsonl")
+    write_lines(checkout / "sst2/my lines.jsonl", rows)
+    config = written(capsys, "--task", "sst2/my lines.jsonl")
     task = config["tasks"]["my_lines"]
-    assert task["definition"]["source"] == {"kind": "jsonl", "path": "sums/my lines.jsonl"}
+    assert task["definition"]["source"] == {"kind": "jsonl", "path": "sst2/my lines.jsonl"}
     assert task["definition"]["answer"] == form
     assert task["train"] + task["validation"] + task["test"] == 60
     assert min(task["train"], task["validation"], task["test"]) >= 6
@@ -172,7 +172,7 @@ def test_models_of_the_templates_are_the_demo_s() -> None:
         assert models["small"]["layers"] == demo["small"]["layers"]
 
 
-# What a template plans, but for the packages, the table and the target.
+# What a template plans, but for the packages, the table, the page and the target.
 JOBS = {
     "fusion": {
         "model": 2, "task": 1, "expert": 1, "tune": 1, "decode": 4, "evaluate": 1,
@@ -195,7 +195,7 @@ def test_a_template_plans_what_it_needs_and_nothing_else(tmp_path: Path) -> None
     configs = [yaml.safe_load((TEMPLATES / f"{track}.yaml").read_text()) | {"run": track} for track in JOBS]
     found = dict(zip(JOBS, plans(folder, configs), strict=True))
     jobs = {track: Counter(job["rule"] for job in plan if job["rule"] != "package") for track, plan in found.items()}
-    assert jobs == {track: expected | {"metrics": 1, "all": 1} for track, expected in JOBS.items()}
+    assert jobs == {track: expected | {"metrics": 1, "index": 1, "all": 1} for track, expected in JOBS.items()}
 
 
 @pytest.fixture(scope="module")

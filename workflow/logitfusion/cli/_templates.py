@@ -13,7 +13,7 @@ from typing import Any
 from logitfusion.cli._inputs import read_field, read_rows, read_text
 from logitfusion.errors import UserError
 
-TASK = "sums"  # of the templates
+TASK = "sst2"  # of the templates
 SIZES = {"train": 240, "validation": 36, "test": 100}  # sciq, the smallest of the library, has 376 examples
 SHOTS = (1, 2, 4, 8, 16)
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--track", choices=TRACKS, default="fusion", help="what is compared (default: fusion)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="in place of config/NAME.yaml")
-    models = parser.add_argument_group("fusion and distill", "without these, small models out of packages on sums")
+    models = parser.add_argument_group("fusion and distill", "without these, small models out of packages, on sst2")
     models.add_argument(
         "--large", metavar="MODEL", help="steered, or the teacher: a folder, or OWNER/NAME@REVISION of the hub"
     )
