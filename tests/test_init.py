@@ -113,6 +113,16 @@ def test_lines_of_one_s_own_are_a_task(
     assert config["fusion"]["methods"]["dynamic"]["experts"] == ["my_lines"]
 
 
+@pytest.mark.parametrize("name", ["1", "null", "yes", "2020-01-01", "0x10"])
+def test_a_file_may_be_named_as_yaml_writes_other_things(
+    name: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"What is {number}?", "answer": str(number)} for number in range(40)]
+    write_lines(checkout / f"{name}.jsonl", rows)
+    config = written(capsys, "--task", f"{name}.jsonl")
+    assert [*config["tasks"], *config["experts"], *config["models"]["small"]["heal"]["tasks"]] == [name] * 3
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -128,7 +138,11 @@ def test_lines_of_one_s_own_are_a_task(
         (("mine", "--track", "clip", "--images", "no"), "The image folder no is not there"),
         (("mine", "--track", "clip", "--images", "one"), "has one class"),
         (("mine", "--track", "clip", "--images", "images", "--clip", "one"), "holds no CLIP"),
+        (("mine", "--track", "clip", "--images", "void"), "void/disc has no images"),
+        (("mine", "--track", "clip", "--images", "single"), "single/disc has one image"),
         (("there",), "config/there.yaml is there already"),
+        (("done",), "results/done is there already"),
+        (("other",), "The run of config/there.yaml is named other too"),
     ],
 )
 def test_what_can_not_be_written_is_refused_and_nothing_is_written(
@@ -136,12 +150,17 @@ def test_what_can_not_be_written_is_refused_and_nothing_is_written(
 ) -> None:
     (checkout / "one").mkdir()
     shutil.copytree(IMAGES / "bar", checkout / "one/bar")
-    (checkout / "config/there.yaml").write_text("run: mine\n")
+    for folder in ("void", "single"):
+        shutil.copytree(IMAGES / "bar", checkout / folder / "bar")
+        (checkout / folder / "disc").mkdir()
+    shutil.copy(IMAGES / "disc/0.png", checkout / "single/disc")
+    (checkout / "results/done").mkdir(parents=True)
+    (checkout / "config/there.yaml").write_text("run: other # than its file\n")
     write_lines(checkout / "few.jsonl", [{"prompt": "a", "answer": "b"}])
     write_lines(checkout / "wrong.jsonl", [{"prompt": "a"}])
     assert words in refuse(capsys, "init", *options)
     assert [path.name for path in (checkout / "config").iterdir()] == ["there.yaml"]
-    assert (checkout / "config/there.yaml").read_text() == "run: mine\n"
+    assert (checkout / "config/there.yaml").read_text() == "run: other # than its file\n"
 
 
 def test_outside_of_a_checkout_a_place_must_be_named(
