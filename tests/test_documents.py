@@ -153,6 +153,13 @@ def test_the_picture_is_of_the_stored_run() -> None:
     assert picture.describe_source() in picture.PATH.read_text(), "run make results"
 
 
+def test_the_picture_s_text_is_large_enough_for_a_page_of_two_thirds_its_width(tmp_path: Path) -> None:
+    picture.draw(stored.read("demo"), tmp_path / "demo.svg")
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", (tmp_path / "demo.svg").read_text())]
+    assert sizes
+    assert min(sizes) >= 14
+
+
 # The checks themselves: each refuses what it is there for.
 
 
