@@ -140,6 +140,7 @@ def test_a_file_may_be_named_as_yaml_writes_other_things(
         (("mine", "--track", "clip", "--images", "images", "--clip", "one"), "holds no CLIP"),
         (("mine", "--track", "clip", "--images", "void"), "void/disc has no images"),
         (("mine", "--track", "clip", "--images", "single"), "single/disc has one image"),
+        (("mine", "--track", "clip", "--images", "split"), "are splits, not classes: test, train"),
         (("there",), "config/there.yaml is there already"),
         (("done",), "results/done is there already"),
         (("other",), "The run of config/there.yaml is named other too"),
@@ -150,6 +151,8 @@ def test_what_can_not_be_written_is_refused_and_nothing_is_written(
 ) -> None:
     (checkout / "one").mkdir()
     shutil.copytree(IMAGES / "bar", checkout / "one/bar")
+    for split in ("train", "test"):
+        shutil.copytree(IMAGES, checkout / "split" / split)
     for folder in ("void", "single"):
         shutil.copytree(IMAGES / "bar", checkout / folder / "bar")
         (checkout / folder / "disc").mkdir()

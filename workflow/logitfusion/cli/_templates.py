@@ -17,6 +17,7 @@ from logitfusion.errors import UserError
 TASK = "sst2"  # of the templates
 SIZES = {"train": 240, "validation": 36, "test": 100}  # sciq, the smallest of the library, has 376 examples
 SHOTS = (1, 2, 4, 8, 16)
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,11 @@ def describe_images(folder: str, clip: str | None, auxiliary: str | None) -> lis
     classes = class_folders(Path(folder))
     if len(classes) < 2:
         raise UserError(f"The image folder {folder} has one class; give it a folder of images for each of several.")
+    if SPLITS.issuperset(map(str.lower, classes)):  # they would be learnt as classes
+        raise UserError(
+            f"The folders of {folder} are splits, not classes: {', '.join(classes)}. Name one of them with --images;"
+            " the config's key test_path takes another."
+        )
     counts = Counter(classes[row.label] for row in list_images(Path(folder), classes))
     rarest = min(counts, key=counts.__getitem__)
     if counts[rarest] < 2:
