@@ -45,8 +45,10 @@ def reaches_beyond(words: list[str]) -> bool:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]) -> Path:
-    """A checkout after ``make demo``."""
+    """A checkout after ``make demo``, without configs of whoever has followed the tutorials already."""
     folder = copy_checkout(tmp_path_factory.mktemp("demo"))
+    for name in list_files("--others", "config"):
+        (folder / name).unlink()
     write_demo(folder / "results", tiny_models)
     return folder
 
