@@ -17,7 +17,7 @@ NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv
 .PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 setup: .venv/ready ## the environment in .venv, exactly as in requirements.lock
 
@@ -44,7 +44,7 @@ report: setup ## reports/report.html from what has been made, if anything change
 		$(RUN) snakemake --profile local --configfile $(CONFIG) --report reports/report.html; fi
 	@echo "reports/$(NAME)/index.html and reports/report.html"
 
-test: setup ## all tests
+test: setup ## all tests but the long ones, which have targets of their own
 	@$(RUN) python -m pytest
 
 start-test: setup ## what `logitfusion init` writes, run to its end for each track: minutes

@@ -47,10 +47,10 @@ class Block:
         return f"{self.page}:{self.line}"
 
 
-def list_files() -> list[str]:
-    """Every file of the checkout, work that is not committed yet included."""
+def list_files(*chosen: str) -> list[str]:
+    """Every file of the checkout, work that is not committed yet included; or those that ``git ls-files`` chooses."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        ["git", "ls-files", "--exclude-standard", *(chosen or ("--cached", "--others"))],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return sorted(name for name in listed.stdout.splitlines() if (ROOT / name).is_file())

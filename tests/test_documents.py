@@ -45,8 +45,10 @@ def reaches_beyond(words: list[str]) -> bool:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]) -> Path:
-    """A checkout after ``make demo``."""
+    """A checkout after ``make demo``, without configs of whoever has followed the tutorials already."""
     folder = copy_checkout(tmp_path_factory.mktemp("demo"))
+    for name in list_files("--others", "config"):
+        (folder / name).unlink()
     write_demo(folder / "results", tiny_models)
     return folder
 
@@ -151,6 +153,13 @@ def test_readme_holds_the_stored_run() -> None:
 
 def test_the_picture_is_of_the_stored_run() -> None:
     assert picture.describe_source() in picture.PATH.read_text(), "run make results"
+
+
+def test_the_picture_s_text_is_large_enough_for_a_page_of_two_thirds_its_width(tmp_path: Path) -> None:
+    picture.draw(stored.read("demo"), tmp_path / "demo.svg")
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", (tmp_path / "demo.svg").read_text())]
+    assert sizes
+    assert min(sizes) >= 14
 
 
 # The checks themselves: each refuses what it is there for.

@@ -51,9 +51,11 @@ def made_by(text: str) -> set[str]:
 def test_ci_calls_targets_of_the_makefile() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     workflows = {path.name: path.read_text() for path in (ROOT / ".github/workflows").glob("*.yml")}
-    assert made_by(workflows["test.yml"]) == {"lint", "test"}
-    assert made_by((ROOT / ".ci/run").read_text()) >= {"lint", "test"}
+    assert made_by(workflows["test.yml"]) == {"lint", "docs", "test"}
+    assert made_by((ROOT / ".ci/run").read_text()) == {"lint", "docs", "test", "slurm-test"}
+    assert "make lint docs test " in (ROOT / "CONTRIBUTING.md").read_text(), "what CI runs"
     (matrix,) = re.findall(r"target: \[(.+)\]", workflows["runs.yml"])
+    assert set(matrix.split(", ")) >= {target for target in targets if target.endswith("-test")}, "the long tests"
     asked = set(matrix.split(", ")) | set().union(*map(made_by, workflows.values()))
     assert asked <= targets
     for text in workflows.values():

@@ -80,7 +80,7 @@ def test_models_of_one_s_own_take_the_place_of_the_template_s(
             "large": {"source": "path", "path": "my model: #1"},
             "small": {"source": "hub", "id": "me/small", "revision": "main"},
         }
-        assert config["tasks"]["sums"]["definition"] == "sums"
+        assert config["tasks"]["sst2"]["definition"] == "sst2"
 
 
 def test_a_task_of_the_library_is_used_everywhere(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +88,7 @@ def test_a_task_of_the_library_is_used_everywhere(checkout: Path, capsys: pytest
     assert config["tasks"].keys() == config["experts"].keys() == {"sciq"}
     assert sum(config["tasks"]["sciq"][split] for split in ("train", "validation", "test")) <= 376, "all that there are"
     assert config["experts"]["sciq"]["tasks"] == config["models"]["small"]["heal"]["tasks"] == ["sciq"]
-    assert "sums" not in json.dumps(config)
+    assert "sst2" not in json.dumps(config)
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,24 @@ def test_lines_of_one_s_own_are_a_task(
     answers: list[str], form: dict[str, Any], checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"prompt": f"What is {number}?", "answer": answers[number % len(answers)]} for number in range(60)]
-    write_lines(checkout / "sums/my lines.jsonl", rows)
-    config = written(capsys, "--task", "sums/my lines.jsonl")
+    write_lines(checkout / "sst2/my lines.jsonl", rows)
+    config = written(capsys, "--task", "sst2/my lines.jsonl")
     task = config["tasks"]["my_lines"]
-    assert task["definition"]["source"] == {"kind": "jsonl", "path": "sums/my lines.jsonl"}
+    assert task["definition"]["source"] == {"kind": "jsonl", "path": "sst2/my lines.jsonl"}
     assert task["definition"]["answer"] == form
     assert task["train"] + task["validation"] + task["test"] == 60
     assert min(task["train"], task["validation"], task["test"]) >= 6
     assert config["fusion"]["methods"]["dynamic"]["experts"] == ["my_lines"]
+
+
+@pytest.mark.parametrize("name", ["1", "null", "yes", "2020-01-01", "0x10"])
+def test_a_file_may_be_named_as_yaml_writes_other_things(
+    name: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"What is {number}?", "answer": str(number)} for number in range(40)]
+    write_lines(checkout / f"{name}.jsonl", rows)
+    config = written(capsys, "--task", f"{name}.jsonl")
+    assert [*config["tasks"], *config["experts"], *config["models"]["small"]["heal"]["tasks"]] == [name] * 3
 
 
 @pytest.mark.parametrize(
@@ -128,7 +138,12 @@ def test_lines_of_one_s_own_are_a_task(
         (("mine", "--track", "clip", "--images", "no"), "The image folder no is not there"),
         (("mine", "--track", "clip", "--images", "one"), "has one class"),
         (("mine", "--track", "clip", "--images", "images", "--clip", "one"), "holds no CLIP"),
+        (("mine", "--track", "clip", "--images", "void"), "void/disc has no images"),
+        (("mine", "--track", "clip", "--images", "single"), "single/disc has one image"),
+        (("mine", "--track", "clip", "--images", "split"), "are splits, not classes: test, train"),
         (("there",), "config/there.yaml is there already"),
+        (("done",), "results/done is there already"),
+        (("other",), "The run of config/there.yaml is named other too"),
     ],
 )
 def test_what_can_not_be_written_is_refused_and_nothing_is_written(
@@ -136,12 +151,19 @@ def test_what_can_not_be_written_is_refused_and_nothing_is_written(
 ) -> None:
     (checkout / "one").mkdir()
     shutil.copytree(IMAGES / "bar", checkout / "one/bar")
-    (checkout / "config/there.yaml").write_text("run: mine\n")
+    for split in ("train", "test"):
+        shutil.copytree(IMAGES, checkout / "split" / split)
+    for folder in ("void", "single"):
+        shutil.copytree(IMAGES / "bar", checkout / folder / "bar")
+        (checkout / folder / "disc").mkdir()
+    shutil.copy(IMAGES / "disc/0.png", checkout / "single/disc")
+    (checkout / "results/done").mkdir(parents=True)
+    (checkout / "config/there.yaml").write_text("run: other # than its file\n")
     write_lines(checkout / "few.jsonl", [{"prompt": "a", "answer": "b"}])
     write_lines(checkout / "wrong.jsonl", [{"prompt": "a"}])
     assert words in refuse(capsys, "init", *options)
     assert [path.name for path in (checkout / "config").iterdir()] == ["there.yaml"]
-    assert (checkout / "config/there.yaml").read_text() == "run: mine\n"
+    assert (checkout / "config/there.yaml").read_text() == "run: other # than its file\n"
 
 
 def test_outside_of_a_checkout_a_place_must_be_named(
@@ -172,7 +194,7 @@ def test_models_of_the_templates_are_the_demo_s() -> None:
         assert models["small"]["layers"] == demo["small"]["layers"]
 
 
-# What a template plans, but for the packages, the table and the target.
+# What a template plans, but for the packages, the table, the page and the target.
 JOBS = {
     "fusion": {
         "model": 2, "task": 1, "expert": 1, "tune": 1, "decode": 4, "evaluate": 1,
@@ -195,7 +217,7 @@ def test_a_template_plans_what_it_needs_and_nothing_else(tmp_path: Path) -> None
     configs = [yaml.safe_load((TEMPLATES / f"{track}.yaml").read_text()) | {"run": track} for track in JOBS]
     found = dict(zip(JOBS, plans(folder, configs), strict=True))
     jobs = {track: Counter(job["rule"] for job in plan if job["rule"] != "package") for track, plan in found.items()}
-    assert jobs == {track: expected | {"metrics": 1, "all": 1} for track, expected in JOBS.items()}
+    assert jobs == {track: expected | {"metrics": 1, "index": 1, "all": 1} for track, expected in JOBS.items()}
 
 
 @pytest.fixture(scope="module")

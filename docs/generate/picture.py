@@ -35,7 +35,7 @@ SHOTS, DATA_SET = 8, "emoji"
 
 def draw(run: StoredRun, path: Path) -> None:
     """One panel a track; a line marks the method that the others are held against."""
-    look = STYLE | {"svg.hashsalt": "logitfusion", "font.size": 14}  # the same file from the same numbers
+    look = STYLE | dict.fromkeys(("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 14)
     with plt.rc_context(look):
         figure, axes = plt.subplots(1, 3, figsize=(12, 3.5))
         for axis, (track, (title, methods, against)) in zip(axes, PANELS.items(), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -13,9 +14,10 @@ from typing import Any
 from logitfusion.cli._inputs import read_field, read_rows, read_text
 from logitfusion.errors import UserError
 
-TASK = "sums"  # of the templates
+TASK = "sst2"  # of the templates
 SIZES = {"train": 240, "validation": 36, "test": 100}  # sciq, the smallest of the library, has 376 examples
 SHOTS = (1, 2, 4, 8, 16)
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def fill_template(template: str, name: str, entries: list[Entry]) -> str:
     """A template with its run's name and some of its entries replaced; comments of the others stay."""
     text = template
     for old, new in (pair for entry in entries for pair in entry.renamed.items()):
-        text = re.sub(rf"\b{old}\b", new, text)
+        text = re.sub(rf"\b{old}\b", write_value(new), text)
     text = text.replace("run: NAME", f"run: {write_value(name)}", 1)
     for entry in entries:
         text = _replace(text, entry.place, write_value(entry.value))
@@ -48,10 +50,12 @@ def _replace(text: str, place: tuple[str, ...], value: str) -> str:
     """The text with another value at a place: an indented block of YAML, or the rest of a line."""
     lines, start = text.splitlines(keepends=True), 0
     for depth, key in enumerate(place):
-        start = next(at for at in range(start, len(lines)) if lines[at].startswith(f"{'  ' * depth}{key}:"))
+        start = next(
+            at for at in range(start, len(lines)) if lines[at].startswith(f"{'  ' * depth}{write_value(key)}:")
+        )
     blank = "  " * len(place)
     end = next((at for at in range(start + 1, len(lines)) if not lines[at].startswith(blank)), len(lines))
-    return "".join([*lines[:start], f"{'  ' * (len(place) - 1)}{place[-1]}: {value}\n", *lines[end:]])
+    return "".join([*lines[:start], f"{'  ' * (len(place) - 1)}{write_value(place[-1])}: {value}\n", *lines[end:]])
 
 
 def write_value(value: Any) -> str:
@@ -144,12 +148,23 @@ def describe_images(folder: str, clip: str | None, auxiliary: str | None) -> lis
     Raises:
         UserError: the folder has no folders of images, or an encoder that is not there.
     """
-    from logitfusion.clip.data.folders import class_folders, find_images
+    from logitfusion.clip.data.folders import class_folders, list_images
 
-    counts = [len(find_images(Path(folder) / name)) for name in class_folders(Path(folder))]
-    if len(counts) < 2:
+    classes = class_folders(Path(folder))
+    if len(classes) < 2:
         raise UserError(f"The image folder {folder} has one class; give it a folder of images for each of several.")
-    learnt = max(min(counts) // 2, 1)  # half of each class is tested
+    if SPLITS.issuperset(map(str.lower, classes)):  # they would be learnt as classes
+        raise UserError(
+            f"The folders of {folder} are splits, not classes: {', '.join(classes)}. Name one of them with --images;"
+            " the config's key test_path takes another."
+        )
+    counts = Counter(classes[row.label] for row in list_images(Path(folder), classes))
+    rarest = min(counts, key=counts.__getitem__)
+    if counts[rarest] < 2:
+        raise UserError(
+            f"The image folder {Path(folder, rarest)} has one image; a class needs one to learn and one to test."
+        )
+    learnt = counts[rarest] // 2  # half of each class is tested
     entries = [
         Entry(("clip", "datasets", "images"), {"source": "folder", "path": folder, "test_share": 0.5}),
         Entry(("clip", "shots"), [shots for shots in SHOTS if shots <= learnt]),

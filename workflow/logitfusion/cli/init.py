@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from importlib import resources
 from pathlib import Path
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--track", choices=TRACKS, default="fusion", help="what is compared (default: fusion)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="in place of config/NAME.yaml")
-    models = parser.add_argument_group("fusion and distill", "without these, small models out of packages on sums")
+    models = parser.add_argument_group("fusion and distill", "without these, small models out of packages, on sst2")
     models.add_argument(
         "--large", metavar="MODEL", help="steered, or the teacher: a folder, or OWNER/NAME@REVISION of the hub"
     )
@@ -65,6 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
     if path.exists():
         raise UserError(f"{path} is there already; choose another name, or delete it.")
     check_output(path)
+    if inside:
+        _check_run(arguments.name)
     template = resources.files("logitfusion").joinpath("templates", f"{arguments.track}.yaml").read_text("utf-8")
     text = fill_template(template, arguments.name, _describe(arguments))
     resolve_config(yaml.safe_load(text))
@@ -81,6 +84,17 @@ def _check_name(name: str) -> None:
         TypeAdapter(Name).validate_python(name)
     except ValidationError as error:
         raise UserError(explain(error, name=lambda _: "NAME")) from None
+
+
+def _check_run(name: str) -> None:
+    """Refuse a name under which results of another config are kept, or would be: they would be overwritten."""
+    if Path("results", name).exists():
+        raise UserError(f"results/{name} is there already; choose another name, or delete it.")
+    for other in sorted(Path("config").rglob("*.yaml")):
+        if re.search(rf"""^run: *["']?{name}["']? *(#|$)""", other.read_text("utf-8", errors="replace"), re.MULTILINE):
+            raise UserError(
+                f"The run of {other} is named {name} too, and they would share results; choose another name."
+            )
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
