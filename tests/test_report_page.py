@@ -175,7 +175,8 @@ def test_gains_are_paired_and_change_no_earlier_number() -> None:
          "weights": [[]], "seconds": 0.5}
         for name, values in marks.items() for number, right in enumerate(values)
     )  # fmt: skip
-    settings, source = Evaluate(resamples=200), Provenance(run="r", split="test", config="c", commit="d", seed=0)
+    settings = Evaluate(base="large", ceiling="ceiling", resamples=200)
+    source = Provenance(run="r", split="test", config="c", commit="d", seed=0)
     tables = [
         tabulate_fusion(
             {"one": judged, "two": judged}, {"one": "accuracy", "two": "accuracy"},
