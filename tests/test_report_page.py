@@ -122,6 +122,7 @@ def test_no_difference_is_shown_exactly_where_the_interval_holds_0(value: float,
         (-0.2, -0.3, -0.1, "M0.20 [M0.30, M0.10] against large: worse"),
         (0.02, -0.02, 0.06, "+0.02 [M0.02, 0.06] against large: no difference shown"),
         (0.02, 0.0, 0.06, "+0.02 [0.00, 0.06] against large: no difference shown"),
+        (0.004, 0.001, 0.007, "+0.004 [0.001, 0.007] over large"),
     ],
 )
 def test_a_verdict_is_its_rows_in_words(value: float, low: float, high: float, says: str, tmp_path: Path) -> None:
@@ -203,7 +204,9 @@ def test_gains_are_paired_and_change_no_earlier_number() -> None:
 def test_numbers_of_the_page_are_those_of_the_table(tmp_path: Path) -> None:
     metrics = table(*fusion_rows())
     page = page_of(facts_of(smoke("fusion"), tmp_path, metrics))
-    rows = re.findall(r'<tr><th scope="row"[^>]*><span>(\w+)</span>.*?</tr>', page.split('id="table-fusion"')[1])
+    rows = re.findall(
+        r'<tr><th scope="row"[^>]*><span>(\w+)</span>.*?</tr>', page.split('id="table-fusion"')[1].replace("<wbr>", "")
+    )
     assert rows[:6] == ["large", "proxy", "tuned", "dynamic_multi", "task_arithmetic", "ceiling"]
     values = re.findall(r'data-label="sums" data-order="([^"]+)"', page)
     scores = metrics[metrics["metric"] == "exact_match"]["value"].tolist()

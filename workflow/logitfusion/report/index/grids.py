@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from logitfusion.report.index.words import escape, number, signed, span
+from logitfusion.report.index.words import enough_digits, escape, number, signed, span
 
 Better = Literal["higher", "lower"]
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -69,6 +69,7 @@ def number_cell(row: Mapping[str, Any] | None, digits: int = 2, *, sign: bool = 
         return Cell()
     if pd.isna(row["value"]):
         return Cell("no gap", value=math.nan)
+    digits = enough_digits(row, digits) if sign else digits
     text = signed(row["value"], digits) if sign else number(row["value"], digits)
     return Cell(text, span(row, digits), float(row["value"]), mark)
 
