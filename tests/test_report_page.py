@@ -229,6 +229,14 @@ def test_the_best_is_bold_and_those_not_told_apart_from_it_are_marked(tmp_path: 
     assert 'title="lower is better">↓' in page
 
 
+def test_a_job_without_time_and_a_number_without_end_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks/fusion/proxy").mkdir(parents=True)
+    (tmp_path / "benchmarks/fusion/proxy/0.tsv").write_text("s\tmax_rss\tcpu_time\n0.0\t-\t-\n")
+    metrics = table(*fusion_rows(), row("fusion", "proxy", "sums", "score_ratio", float("inf")))
+    page = page_of(facts_of(smoke("fusion"), tmp_path, metrics, benchmarks=tmp_path / "benchmarks"))
+    assert "inf" in packed(page, "metrics")["rows"][-1]
+
+
 def test_columns_of_numbers_sort_as_numbers(tmp_path: Path) -> None:
     """A word among them would make the browser sort them as texts, unless the cell says what it sorts by."""
     gap = [
