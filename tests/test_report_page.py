@@ -123,6 +123,7 @@ def test_no_difference_is_shown_exactly_where_the_interval_holds_0(value: float,
         (-0.2, -0.3, -0.1, "M0.20 [M0.30, M0.10] against large: worse"),
         (0.02, -0.02, 0.06, "+0.02 [M0.02, 0.06] against large: no difference shown"),
         (0.02, 0.0, 0.06, "+0.02 [0.00, 0.06] against large: no difference shown"),
+        (0.004, 0.001, 0.007, "+0.004 [0.001, 0.007] over large"),
     ],
 )
 def test_a_verdict_is_its_rows_in_words(value: float, low: float, high: float, says: str, tmp_path: Path) -> None:
@@ -205,7 +206,9 @@ def test_gains_are_paired_and_change_no_earlier_number() -> None:
 def test_numbers_of_the_page_are_those_of_the_table(tmp_path: Path) -> None:
     metrics = table(*fusion_rows())
     page = page_of(facts_of(smoke("fusion"), tmp_path, metrics))
-    rows = re.findall(r'<tr><th scope="row"[^>]*><span>(\w+)</span>.*?</tr>', page.split('id="table-fusion"')[1])
+    rows = re.findall(
+        r'<tr><th scope="row"[^>]*><span>(\w+)</span>.*?</tr>', page.split('id="table-fusion"')[1].replace("<wbr>", "")
+    )
     assert rows[:6] == ["large", "proxy", "tuned", "dynamic_multi", "task_arithmetic", "ceiling"]
     values = re.findall(r'data-label="sums" data-order="([^"]+)"', page)
     scores = metrics[metrics["metric"] == "exact_match"]["value"].tolist()
@@ -226,6 +229,14 @@ def test_the_best_is_bold_and_those_not_told_apart_from_it_are_marked(tmp_path: 
     assert cells == ["number", "number", "tied number", "tied number", "best number", "number"]
     assert 'title="higher is better">↑' in page
     assert 'title="lower is better">↓' in page
+
+
+def test_a_job_without_time_and_a_number_without_end_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks/fusion/proxy").mkdir(parents=True)
+    (tmp_path / "benchmarks/fusion/proxy/0.tsv").write_text("s\tmax_rss\tcpu_time\n0.0\t-\t-\n")
+    metrics = table(*fusion_rows(), row("fusion", "proxy", "sums", "score_ratio", float("inf")))
+    page = page_of(facts_of(smoke("fusion"), tmp_path, metrics, benchmarks=tmp_path / "benchmarks"))
+    assert "inf" in packed(page, "metrics")["rows"][-1]
 
 
 def test_columns_of_numbers_sort_as_numbers(tmp_path: Path) -> None:

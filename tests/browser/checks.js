@@ -54,6 +54,14 @@
     return problems;
   },
 
+  // Columns that are seen only after a scroll to the side; the tidy table alone has as many as the file.
+  hiddenColumns() {
+    return [...document.querySelectorAll("table.results:not(.tidy)")].filter((one) => this.visible(one))
+      .map((one) => [one, one.closest(".dt-layout-table") ?? one.parentElement])
+      .filter(([, box]) => box.scrollWidth > box.clientWidth)
+      .map(([one, box]) => `${one.id} is ${box.scrollWidth} px wide in ${box.clientWidth}`);
+  },
+
   overflow() {
     const { scrollWidth, clientWidth } = document.documentElement;
     return scrollWidth > clientWidth ? [`scrolls to the side: ${scrollWidth} px of content in ${clientWidth}`] : [];

@@ -78,11 +78,15 @@ def _cost_cells(group: list[Measurement], longest: float) -> list[Cell]:
     cpu = sum(one.cpu_seconds or 0.0 for one in group)
     return [
         plain_cell(float(len(group)), ".0f"),
-        Cell(format_duration(seconds), value=seconds, bar=seconds / longest),
+        Cell(format_duration(seconds), value=seconds, bar=_share(seconds, longest)),
         Cell(format_duration(max(one.seconds for one in group)), value=max(one.seconds for one in group)),
         Cell() if memory is None else Cell(format_memory(memory), value=memory),
         plain_cell(cpu / seconds if seconds else None, ".1f"),
     ]
+
+
+def _share(value: float, largest: float) -> float | None:
+    return value / largest if largest > 0 else None
 
 
 def _speed(facts: Facts) -> Grid:
@@ -95,7 +99,7 @@ def _speed(facts: Facts) -> Grid:
         fastest = speeds["value"].max()
         for row in speeds.itertuples():
             ratio = row.value / base[row.task] if row.task in base.index else None
-            speed = Cell(f"{row.value:.0f}", value=row.value, bar=row.value / fastest)
+            speed = Cell(f"{row.value:.0f}", value=row.value, bar=_share(row.value, fastest))
             rows.append(
                 [Cell(row.method), Cell(row.task), speed, plain_cell(ratio), Cell(say_sharing(jobs, row.method))]
             )

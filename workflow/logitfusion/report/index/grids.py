@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from logitfusion.report.index.words import escape, number, signed, span
+from logitfusion.report.index.words import enough_digits, escape, number, signed, span
 
 Better = Literal["higher", "lower"]
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -69,6 +69,7 @@ def number_cell(row: Mapping[str, Any] | None, digits: int = 2, *, sign: bool = 
         return Cell()
     if pd.isna(row["value"]):
         return Cell("no gap", value=math.nan)
+    digits = enough_digits(row, digits) if sign else digits
     text = signed(row["value"], digits) if sign else number(row["value"], digits)
     return Cell(text, span(row, digits), float(row["value"]), mark)
 
@@ -105,8 +106,13 @@ def _header(column: Column) -> str:
         arrow = f' <span class="arrow" title="{column.better} is better">{ARROWS[column.better]}</span>'
         arrow += f'<span class="unseen"> {column.better} is better</span>'
     meaning = f' title="{escape(column.meaning)}"' if column.meaning else ""
-    title = escape(column.title).replace("_", "_<wbr>")
+    title = _breakable(column.title)
     return f'<th scope="col"{meaning}{" data-filter" if column.filtered else ""}>{title}{arrow}</th>'
+
+
+def _breakable(name: str) -> str:
+    """A text that breaks after its underscores, where a line of a phone is too short for it."""
+    return escape(name).replace("_", "_<wbr>")
 
 
 def _cells(grid: Grid, row: Sequence[Cell]) -> str:
@@ -119,11 +125,12 @@ def _cell(cell: Cell, column: Column, head: bool) -> str:
     ordered = cell.value is not None or not cell.text
     order = f' data-order="{_order(cell.value)}"' if ordered else ""
     kinds = " ".join(filter(None, [cell.mark, "number" if cell.value is not None else ""]))
-    text = escape(cell.text) + _MARKS[cell.mark]
+    text = _breakable(cell.text) + _MARKS[cell.mark]
     more = f" <small>{escape(cell.more)}</small>" if cell.more else ""
     bar = f'<i class="share" style="width:{100 * cell.bar:.1f}%"></i>' if cell.bar is not None else ""
+    label = column.title.replace("_", "_\N{ZERO WIDTH SPACE}")
     inside = f"<span>{text}</span>{more}{bar}" if cell.text else ""
-    return f'<{name}{scope} class="{kinds}" data-label="{escape(column.title)}"{order}>{inside}</{name}>'
+    return f'<{name}{scope} class="{kinds}" data-label="{escape(label)}"{order}>{inside}</{name}>'
 
 
 def _order(value: float | None) -> str:

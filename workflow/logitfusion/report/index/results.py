@@ -35,8 +35,7 @@ def _fusion(facts: Facts, comparison: Comparison) -> Grid:
     tasks = [task for task in comparison.tasks if task != SEEN]
     main = comparison.tasks[0]
     columns = [
-        (Column("method"), [Cell(name) for name in names]),
-        (Column("steered by"), [Cell(_steering(run, name)) for name in names]),
+        (Column("method", None, "and what steers it"), [Cell(name, _steering(run, name)) for name in names]),
         *(
             (Column(task if task in seen else f"{task} (unseen)", "higher"), _scores(comparison, names, task))
             for task in tasks

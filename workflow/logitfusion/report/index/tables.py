@@ -6,6 +6,7 @@ without a network. The bundle is kept compressed in the page.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -87,5 +88,6 @@ def _tidy_data(table: pd.DataFrame) -> dict[str, Any]:
     same = [name for name in table.columns if table[name].nunique(dropna=False) == 1 and name not in FILTERED]
     kept = table.drop(columns=same).head(MOST_ROWS)
     order = [*FILTERED, *(name for name in kept.columns if name not in FILTERED)]
-    rows = kept[order].astype(object).where(kept[order].notna(), None).to_numpy().tolist()
+    told = kept[order].astype(object).where(kept[order].notna(), None).replace({math.inf: "inf", -math.inf: "-inf"})
+    rows = told.to_numpy().tolist()
     return {"columns": order, "filtered": list(FILTERED), "rows": rows}

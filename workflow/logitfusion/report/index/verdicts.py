@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from logitfusion.report.index.comparisons import Comparison
-from logitfusion.report.index.words import difference, judge_difference, listed, number, signed, span
+from logitfusion.report.index.words import difference, enough_digits, judge_difference, listed, number, signed, span
 
 
 def write_verdicts(comparison: Comparison) -> list[str]:
@@ -64,7 +64,8 @@ def tell_other_tasks(comparison: Comparison, method: str) -> str:
     for task in comparison.tasks[1:]:
         row = comparison.difference(method, task)
         if row is not None:
-            outcomes.setdefault(judge_difference(row), []).append(f"{task} ({signed(row['value'], comparison.digits)})")
+            value = signed(row["value"], enough_digits(row, comparison.digits))
+            outcomes.setdefault(judge_difference(row), []).append(f"{task} ({value})")
     order = ("better", "worse", "no difference shown", "no interval")
     told = [f"{outcome} on {listed(outcomes[outcome])}" for outcome in order if outcome in outcomes]
     return f"Elsewhere, {method} against {comparison.baseline}: {'; '.join(told)}." if told else ""

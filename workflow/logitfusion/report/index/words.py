@@ -46,7 +46,16 @@ def judge_difference(row: Mapping[str, Any]) -> Outcome:
 
 def difference(row: Mapping[str, Any], digits: int = 2) -> str:
     """``+0.24 [0.19, 0.30]``."""
+    digits = enough_digits(row, digits)
     return f"{signed(row['value'], digits)} {span(row, digits)}".strip()
+
+
+def enough_digits(row: Mapping[str, Any], digits: int, most: int = 6) -> int:
+    """So many that an interval without 0 isn't written as one that ends there."""
+    if judge_difference(row) in ("better", "worse"):
+        nearest = min(abs(row["ci_low"]), abs(row["ci_high"]))
+        return next((count for count in range(digits, most) if round(nearest, count)), most)
+    return digits
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:

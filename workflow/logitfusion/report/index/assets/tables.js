@@ -12,11 +12,11 @@ function escape(text) {
   return escaped.innerHTML;
 }
 
-// A menu of a column's values, above the table.
+// A menu of a column's values, as they are searched, without markup, above the table.
 function menu(api, index, title) {
   const label = document.createElement("label");
   const select = document.createElement("select");
-  const values = [...new Set(api.column(index).data().toArray().filter((value) => value !== null && value !== ""))];
+  const values = [...new Set(api.column(index).cache("search").toArray().filter((value) => value !== null && value !== ""))];
   select.append(new Option("all", ""), ...values.map((value) => new Option(value, value)));
   select.addEventListener("change", () => {
     const wanted = select.value;
@@ -33,23 +33,35 @@ function addMenus(api, table, indices) {
   table.closest(".dt-container").prepend(bar);
 }
 
+// As it is read; what a spreadsheet would take for a formula is quoted.
 function text(data, row, column, node) {
-  return (node?.innerText ?? String(data ?? "")).replace(/\s+/g, " ").trim();
+  const shown = (node?.innerText ?? String(data ?? "")).replace(/\s+/g, " ").trim();
+  return /^[=@]/.test(shown) ? "'" + shown : shown;
 }
 
-function options(table, more) {
+// On a phone each row is a card: a table longer than this is read a page at a time.
+const LONG = 50;
+
+function options(table, rows, more) {
+  const long = rows > LONG;
   const exported = { exportOptions: { format: { body: text } }, filename: table.dataset.name, title: null };
   return {
     order: [],
     autoWidth: false,
-    paging: false,
+    paging: long,
+    pageLength: 25,
     layout: {
       topStart: "search",
       topEnd: { buttons: [{ extend: "csvHtml5", text: "Download CSV", ...exported }] },
       bottomStart: "info",
-      bottomEnd: null,
+      bottomEnd: long ? "paging" : null,
     },
-    language: { search: "Search", info: "_TOTAL_ of _MAX_ rows", infoEmpty: "no rows", infoFiltered: "" },
+    language: {
+      search: "Search",
+      info: "_TOTAL_ of _MAX_ rows" + (long ? ", here _START_ to _END_" : ""),
+      infoEmpty: "no rows",
+      infoFiltered: "",
+    },
     ...more,
   };
 }
@@ -69,7 +81,7 @@ function finish(table) {
 
 document.querySelectorAll("table.results:not([data-rows])").forEach((table) => {
   const filtered = [...table.tHead.rows[0].cells].flatMap((cell, index) => ("filter" in cell.dataset ? [index] : []));
-  const api = new DataTable(table, options(table, {}));
+  const api = new DataTable(table, options(table, table.tBodies[0].rows.length, {}));
   addMenus(api, table, filtered);
   finish(table);
 });
@@ -78,7 +90,7 @@ for (const table of document.querySelectorAll("table[data-rows]")) {
   const { columns, filtered, rows } = await loadData(table.dataset.rows);
   const api = new DataTable(
     table,
-    options(table, {
+    options(table, rows.length, {
       data: rows,
       columns: columns.map((title) => ({
         title: title.replaceAll("_", " "),
@@ -88,8 +100,6 @@ for (const table of document.querySelectorAll("table[data-rows]")) {
         },
         createdCell: (cell) => cell.setAttribute("data-label", title.replaceAll("_", " ")),
       })),
-      paging: true,
-      pageLength: 25,
       deferRender: true,
       buttons: [],
       layout: {
@@ -100,7 +110,7 @@ for (const table of document.querySelectorAll("table[data-rows]")) {
           ],
         },
         bottomStart: "info",
-        bottomEnd: "paging",
+        bottomEnd: rows.length > LONG ? "paging" : null,
       },
     }),
   );
