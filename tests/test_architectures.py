@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from architectures import FAMILIES, judge
 
-PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "architectures.md"
 
 # Family -> the uses that are refused.
 SAMPLE = {

@@ -456,7 +456,7 @@ def test_a_class_without_a_readable_image_is_refused(
     [
         (["--images", "nowhere"], "nowhere is not there"),
         (["--images", "flat"], "has no folders in it"),
-        (["--images", "single"], "has one class, 'red'"),
+        (["--images", "single"], "has the class red alone"),
         (["--images", "hollow"], "has no images in it"),
         (["--class-names", "names.json"], "'dark_blue', which is none of the classes"),
         (["--class-names", "surplus.json"], "violet has no images in it"),
@@ -548,7 +548,7 @@ def test_lists_that_can_not_be_used_are_refused(
     write_csv(tmp_path / "list.csv", [(image, "red"), (image, "green")])
     assert "twice" in refuse(capsys, *argv)
     write_csv(tmp_path / "list.csv", [(image, "red")])
-    assert "one class" in refuse(capsys, *argv)
+    assert "has the class red alone" in refuse(capsys, *argv)
     write_csv(tmp_path / "list.csv", [(image, "red"), (str(place / "gone.png"), "green")])
     assert "1 of 2 images can't be read" in refuse(capsys, *argv)
     names = tmp_path / "names.json"

@@ -493,6 +493,7 @@ def test_texts_of_a_config_reach_no_shell(
         assert option == "--config"
         slices.append(json.dumps(json.loads(slice_), ensure_ascii=False))
         hostile_words = {word for word in words if any(text in word for text in TEXTS)}
+        hostile_words.discard(str(folder / "requirements.lock"))  # where the clone lies, told to the page
         assert hostile_words <= set(job["input"])
         carried |= hostile_words
     assert len(carried) == 3, "the two packages and the file of rows; all else is data in the slices"

@@ -111,7 +111,7 @@ def test_a_small_config_plans_what_it_needs_and_nothing_else(tmp_path: Path) -> 
     folder = copy_checkout(tmp_path)
     found = dict(zip(CONFIGS, plans(folder, [read(name) for name in CONFIGS]), strict=True))
     jobs = {name: Counter(job["rule"] for job in plan) for name, plan in found.items()}
-    assert jobs == {name: expected | {"metrics": 1, "all": 1} for name, expected in JOBS.items()}
+    assert jobs == {name: expected | {"metrics": 1, "index": 1, "all": 1} for name, expected in JOBS.items()}
 
 
 def test_methods_are_compared_with_those_that_exist() -> None:

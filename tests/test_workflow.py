@@ -360,7 +360,7 @@ def test_the_report_is_one_file_that_opens_offline(finished: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     page = (finished / "reports/report.html").read_text()
     assert not re.findall(r"""<(?:script|link|img)[^>]+(?:src|href)=["']https?://""", page)
-    for word in ("Weights along the text", "summary table", "loss curves", "methods by task", "accuracy against shots"):
+    for word in ("1 Start here", "3 Weights along the text", "summary table", "loss curves", "accuracy against shots"):
         assert word in page
 
 

@@ -26,7 +26,7 @@ PAGE_PARTS = {
     "predictions": CLIP_ANSWERS if RUN.clip else [],
     "images": expand(CLIP_RESULTS / "data/{dataset}/table.parquet", dataset=CLIP.datasets) if RUN.clip else [],
     "parts": [
-        *([RESULTS / "plots/losses.svg"] if RUN.models else []),
+        *([RESULTS / "plots/losses.svg"] if TRAINED else []),
         *(FUSION_REPORT if RUN.fusion else []),
         *(STUDENTS_REPORT if RUN.distill else []),
         *(CLIP_REPORT if RUN.clip else []),

@@ -144,8 +144,6 @@ def _read_images(arguments: argparse.Namespace) -> tuple[list[str], list[str], l
         folders = sorted({row["label"] for row in read_csv(place, "image list")[1]})
         classes = data.classes if names is None else _rename(folders, names, place)
     rows = data.train if data.split == "given" else data.test
-    if len(classes) < 2:
-        raise UserError(f"{place} has one class, {classes[0]!r}; there must be two or more.")
     for name in classes:
         check_text(name, f"The class {name!r}")
     return folders, classes, rows

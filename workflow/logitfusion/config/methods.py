@@ -51,10 +51,14 @@ def steering_experts(run: RunConfig) -> list[str]:
 
 
 def fixed_rival(run: RunConfig) -> str | None:
-    """The method that solved weights must beat: the best fixed weight on validation, else the first that is fixed."""
+    """The method that solved weights must beat: the best fixed weight on validation, else one that is fixed.
+
+    Of several the first by name: the order of methods changes no number.
+    """
     steered = {name: entry for name, entry in run.fusion.methods.items() if isinstance(entry, SteeredMethod)}
     chosen = [name for name, entry in steered.items() if entry.tune is not None and set(entry.tune.trusts) == {0.0}]
-    return next(iter([*chosen, *(name for name, entry in steered.items() if entry.weights != "dynamic")]), None)
+    fixed = [name for name, entry in steered.items() if entry.weights != "dynamic"]
+    return min(chosen or fixed, default=None)
 
 
 def tuning_groups(run: RunConfig, method: str) -> list[list[str]]:
