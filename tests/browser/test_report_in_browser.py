@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from browser import WIDTHS, Visit, follow_tabs, visit
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 SNAKEMAKES_OWN = "cdn.tailwindcss.com"  # what its report says on the console by itself
@@ -61,7 +61,7 @@ def test_the_landing_text_points_to_the_page_in_paragraphs(report: Visit, pictur
     assert len(gaps) > 3
     assert gaps[0] >= 8
     text.get_by_role("link", name="1 Start here").click()
-    assert report.page.get_by_text("What ran, what came out, examples, cost").is_visible()
+    expect(report.page.get_by_text("What ran, what came out, examples, cost")).to_be_visible()
 
 
 def test_entries_are_ordered_and_each_has_its_own_name(entries: list[Entry]) -> None:
@@ -178,9 +178,12 @@ def test_tables_sort_as_numbers_search_and_download(browser: Browser, reports: P
         table = seen.page.locator("table.tidy")
         box = seen.page.locator(".dt-container", has=table)
         place = table.locator("thead th").all_inner_texts().index("value")
-        table.locator("thead th").nth(place).click()
-        rising = read_numbers(table, place)
-        table.locator("thead th").nth(place).click()
+        head, top = table.locator("thead th").nth(place), table.locator(f"tbody tr td:nth-child({place + 1})").first
+        head.click()
+        expect(head).to_have_attribute("aria-sort", "ascending")
+        rising, least = read_numbers(table, place), top.inner_text()
+        head.click()
+        expect(top).not_to_have_text(least)  # a long table is drawn anew a moment later
         falling = read_numbers(table, place)
         assert rising == sorted(rising)
         assert falling == sorted(falling, reverse=True)
