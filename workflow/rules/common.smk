@@ -82,6 +82,11 @@ def as_options(files, default):
     return " ".join(f"--{name} " + " ".join(map(shlex.quote, values)) for name, values in named.items() if values)
 
 
+def as_arguments(files):
+    """Files as arguments of the options that have their names."""
+    return [str(word) for name, paths in files.items() if paths for word in (f"--{name}", *paths)]
+
+
 def stage(name, arguments="", processes=1):
     """The shell command of a stage: its command line, with all it prints in the rule's log.
 

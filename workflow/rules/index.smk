@@ -1,6 +1,4 @@
 # The page that a reader opens first. It names every part of a run, so it is made last; of a run that failed, of what there is.
-import subprocess
-
 from logitfusion.config.jobs.page import page_job, used_tasks, used_teachers
 from logitfusion.config.methods import used_models
 
@@ -39,25 +37,6 @@ PAGE_EXTRAS = {
     "runs": [RESULTS / "runs"],
     "lock": [SOURCE.parent / "requirements.lock"],
 }
-
-
-def as_arguments(files):
-    """Files as arguments of the options that have their names."""
-    return [str(word) for name, paths in files.items() if paths for word in (f"--{name}", *paths)]
-
-
-def show_what_there_is():
-    """Write the page of a run that failed. It is older than all it is made of, so that the next call makes it anew."""
-    files = PAGE_PARTS | PAGE_EXTRAS | {name: [path] for name, path in PAGE.items()}
-    command = ["-m", "logitfusion.stages.index", *as_arguments(files), "--config", canonical(page_job(RUN))]
-    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        logger.error(f"The page of what there is could not be written: {done.stderr.strip()[-500:]}")
-        return
-    for path in PAGE.values():
-        os.utime(path, (0, 0))
-    logger.error(f"What there is: {PAGE['full']}")
 
 
 rule index:

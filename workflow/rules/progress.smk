@@ -1,5 +1,5 @@
 # What a terminal is told: a line for each finished job instead of Snakemake's paragraphs, which stay in its log; and the record of the run.
-import logging
+import subprocess
 from datetime import UTC, datetime
 
 from snakemake import __version__ as SNAKEMAKE
@@ -120,6 +120,20 @@ def begin_report():
             REPORTERS.append(start_report())
     except Exception as error:
         give_up(error)
+
+
+def show_what_there_is():
+    """Write the page of a run that failed. It is older than all it is made of, so that the next call makes it anew."""
+    files = PAGE_PARTS | PAGE_EXTRAS | {name: [path] for name, path in PAGE.items()}
+    command = ["-m", "logitfusion.stages.index", *as_arguments(files), "--config", canonical(page_job(RUN))]
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        logger.error(f"The page of what there is could not be written: {done.stderr.strip()[-500:]}")
+        return
+    for path in PAGE.values():
+        os.utime(path, (0, 0))
+    logger.error(f"What there is: {PAGE['full']}")
 
 
 if workflow.is_main_process and workflow.modifier.is_main_snakefile():
