@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from made_records import record
 
 from logitfusion.progress import lines
 from logitfusion.progress.duration import format_duration, format_range, read_duration
@@ -22,15 +23,11 @@ from logitfusion.progress.pace import describe_pace, read_pace
 from logitfusion.progress.plan import Plan, PlannedJob, simulate
 from logitfusion.progress.record import (
     JobRecord,
-    Machine,
-    RunRecord,
     read_record,
     record_path,
 )
 from logitfusion.progress.reporter import SILENCE, Reporter, Voice
 from logitfusion.progress.summary import peak_memory
-
-MACHINE = Machine(2, 8.0, "Linux x86_64")
 
 
 class Clock:
@@ -50,14 +47,6 @@ def job(number: int, seconds: float = 10.0, *, rule: str = "decode", **fields: o
 
 def plan(*jobs: PlannedJob, slots: int = 2, done: int = 0) -> Plan:
     return Plan(jobs, len(jobs) + done, slots)
-
-
-def record(planned: int = 1, **changes: object) -> RunRecord:
-    empty = RunRecord(
-        run="r", started="2026-01-02T03:04:05+00:00", seconds=0.0, state="running", machine=MACHINE, cores=2,
-        executor="local", snakemake="9", commit="c", total=planned, planned=planned,
-    )  # fmt: skip
-    return replace(empty, **changes)
 
 
 class Screen:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_records import MACHINE, record
 
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
@@ -15,24 +16,12 @@ from logitfusion.progress import lines
 from logitfusion.progress.history import History
 from logitfusion.progress.record import (
     JobRecord,
-    Machine,
-    RunRecord,
     latest_jobs,
     read_record,
     read_records,
     write_record,
 )
 from logitfusion.progress.summary import after_success, key_numbers
-
-MACHINE = Machine(2, 8.0, "Linux x86_64")
-
-
-def record(planned: int = 1, **changes: object) -> RunRecord:
-    empty = RunRecord(
-        run="r", started="2026-01-02T03:04:05+00:00", seconds=0.0, state="running", machine=MACHINE, cores=2,
-        executor="local", snakemake="9", commit="c", total=planned, planned=planned,
-    )  # fmt: skip
-    return replace(empty, **changes)
 
 
 def test_records_are_read_back_and_others_are_passed_over(tmp_path: Path) -> None:

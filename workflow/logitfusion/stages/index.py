@@ -28,17 +28,23 @@ def main(arguments: argparse.Namespace, job: PageJob) -> None:
     facts = gather_facts(job, files)
     title = f"logitfusion: {facts.run.run}"
     sources, full = read_examples(job, files), str(files.full)
-    write_page(make_sections(facts, examples_sections(sources, full_page=full)), title, arguments.full)
-    room = MOST_BYTES - len(render_page(make_sections(facts), title).encode())
+    sections = make_sections(facts)
+    write_page(with_examples(sections, examples_sections(sources, full_page=full)), title, arguments.full)
+    room = MOST_BYTES - len(render_page(sections, title).encode())
     cut = examples_sections(sources, full_page=full, most_bytes=room)
-    write_page(make_sections(facts, cut), title, arguments.entry)
+    write_page(with_examples(sections, cut), title, arguments.entry)
     write_page([numbers_section(facts)], f"{title}, every number", arguments.numbers)
     logger.info("wrote %s and %s; %d parts are missing", arguments.full, arguments.entry, len(files.missing))
 
 
-def make_sections(facts: Facts, examples: Sequence[PageSection] = ()) -> list[PageSection]:
-    """The sections in the order of the page, with those of the examples."""
-    return [overview_section(facts), tables_section(facts), *examples, cost_section(facts), settings_section(facts)]
+def make_sections(facts: Facts) -> list[PageSection]:
+    """The sections in the order of the page, without those of the examples."""
+    return [overview_section(facts), tables_section(facts), cost_section(facts), settings_section(facts)]
+
+
+def with_examples(sections: Sequence[PageSection], examples: Sequence[PageSection]) -> list[PageSection]:
+    """The sections with those of the examples after the tables."""
+    return [*sections[:2], *examples, *sections[2:]]
 
 
 if __name__ == "__main__":
