@@ -42,7 +42,7 @@ def choose_model_files(names: Sequence[str], open_file: Callable[[str], Path]) -
         open_file: gives the path of one of them, to look into: a small one, which may be downloaded for it.
 
     Raises:
-        UserError: an adapter, a model with code of its own, weights that are no safetensors, or not all of them.
+        UserError: an adapter, weights that are no safetensors, or not all of them.
     """
     weights = _weights(names, open_file)
     if ADAPTER in names and not weights:
@@ -50,7 +50,6 @@ def choose_model_files(names: Sequence[str], open_file: Callable[[str], Path]) -
         raise UserError(f"is an adapter, not a model; name the model that it belongs to{f' ({base})' if base else ''}")
     if CONFIG not in names:
         raise UserError(f"has no {CONFIG}, so it is no model that transformers can load; correct the id")
-    _refuse_own_code(read_json(open_file(CONFIG)))
     if not weights:
         others = sorted(name for name in names if name.endswith((*OTHER_WEIGHTS, ".safetensors")))
         raise UserError(
@@ -77,16 +76,3 @@ def _weights(names: Sequence[str], open_file: Callable[[str], Path]) -> list[str
         return []
     shards = read_json(open_file(INDEX)).get("weight_map", {})
     return sorted(set(shards.values()))
-
-
-def _refuse_own_code(config: dict[str, object]) -> None:
-    """A model that brings code is fine where transformers has its architecture, too (Phi-4 is one)."""
-    if "auto_map" not in config:
-        return
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
-        raise UserError(
-            "needs Python code that comes with it, which is never run; use a model of an architecture that"
-            " transformers has"
-        )
