@@ -68,7 +68,7 @@ class HubModel(Section):
     id: HubId
     """owner/name on the hub."""
     revision: Revision
-    """A commit (best) or a tag."""
+    """A commit (best), a tag or a branch; the commit that a branch was is recorded, and stays the run's."""
 
     @model_validator(mode="before")
     @classmethod

@@ -64,8 +64,13 @@ def choose_model_files(names: Sequence[str], open_file: Callable[[str], Path]) -
             f"is not whole: its index names {absent[0]}, which is not there; choose another revision, or download"
             " it again where there is a network"
         )
-    beside = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in BESIDE)]
+    beside = [name for name in names if matches(name, BESIDE)]
     return sorted({CONFIG, *weights, *beside, *([INDEX] if WHOLE not in names else [])})
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a file's name is of one of some forms."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _weights(names: Sequence[str], open_file: Callable[[str], Path]) -> list[str]:

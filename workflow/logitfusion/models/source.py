@@ -43,48 +43,6 @@ def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], 
     return model
 
 
-def from_hub(entry: HubModel, folder: str | Path) -> PreTrainedModel:
-    """Download a model of the hub at a fixed revision.
-
-    Raises:
-        UserError: no such model, no network, an adapter, weights that don't fit, or a model that needs code of its own.
-    """
-    title = f"The model {entry.id!r} (revision {entry.revision})"
-    ask_hub()
-    try:
-        adapter = find_adapter_config_file(entry.id, revision=entry.revision)
-        if adapter is None:
-            model, report = AutoModelForCausalLM.from_pretrained(
-                entry.id,
-                revision=entry.revision,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are in the report
-            )
-            tokenizer = AutoTokenizer.from_pretrained(entry.id, revision=entry.revision, trust_remote_code=False)
-    except Exception as error:  # the hub client raises a dozen unrelated types
-        if find_memory_error(error) is not None or find_disk_error(error) is not None:
-            raise
-        if "trust_remote_code" in str(error):
-            raise UserError(
-                f"{title} needs Python code that comes with it, which is never run; use a model of an architecture that"
-                " transformers has."
-            ) from error
-        advice = "check the id, the revision and the network"
-        if isinstance(error, (ImportError, ValueError)) and not isinstance(error, OSError):  # it was there
-            advice = "use a causal language model that transformers has, in full precision"
-        raise UserError(f"{title} could not be loaded from the hub ({first_line(error)}); {advice}.") from error
-    if adapter is not None:  # transformers would fetch the adapter's base too, and return that with the adapter in it
-        raise UserError(f"{title} is an adapter, not a model; name the model that it belongs to.")
-    refuse_misfit(title, type(model).__name__, report)
-    forget_quantisation(model)
-    refuse_not_causal(model.eval(), title)
-    save_model(model, tokenizer, folder)
-    return model
-
-
 def from_path(entry: PathModel, folder: str | Path, title: str = "") -> PreTrainedModel | None:
     """Refer to a local model folder: links to its files, and a record of their bytes.
 
