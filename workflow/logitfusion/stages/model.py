@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace, entry: Section) -> None:
             case WholeModel() | PartedModel():
                 model = source.from_package(entry, arguments.package, folder)
             case HubModel():
-                model = source.from_hub(entry, folder)
+                model = source.from_hub(entry, folder, arguments.name)
             case PathModel():
                 model = source.from_path(entry, folder, arguments.name)
             case RandomModel():
