@@ -45,7 +45,11 @@ def choose_model_files(names: Sequence[str], open_file: Callable[[str], Path]) -
         UserError: an adapter, weights that are no safetensors, or not all of them.
     """
     weights = _weights(names, open_file)
-    if ADAPTER in names and not weights:
+    if ADAPTER in names and weights:
+        raise UserError(
+            f"holds a whole model and an adapter ({ADAPTER}), and it can't be told which is meant; name a model alone"
+        )
+    if ADAPTER in names:
         base = read_json(open_file(ADAPTER)).get("base_model_name_or_path")
         raise UserError(f"is an adapter, not a model; name the model that it belongs to{f' ({base})' if base else ''}")
     if CONFIG not in names:

@@ -7,15 +7,28 @@ from pathlib import Path
 
 from logitfusion.config.models import HubModel
 from logitfusion.files import whole
-from logitfusion.models.hub import refer_to_hub
+from logitfusion.integrity import RECORD, as_rows, record_files
+from logitfusion.models import source
+from logitfusion.models.load import describe
+from logitfusion.models.reference import describe_recorded
+from logitfusion.provenance import record
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.training.curve import write_curve
 
 
 def main(arguments: argparse.Namespace, entry: HubModel) -> None:
     with whole(arguments.output) as folder:
         folder.mkdir()
-        found = refer_to_hub(entry, folder, arguments.revisions, arguments.name)
+        model, found = source.from_hub(entry, folder, arguments.name, arguments.revisions)
+        if model is None:
+            facts = describe_recorded(folder)
+        else:
+            facts = describe(model)
+            origin = {"commit": found.commit, "licence": found.licence}
+            record(folder / RECORD, entry.dump(), files=as_rows(record_files(folder)), **origin, **facts)
+        write_curve(folder / "curve.csv", [])
     logger.info("%s: %s at %s, %.1f MB, checked", arguments.name, found.id, found.commit, found.size / 1e6)
+    logger.info("%s: %s", arguments.name, facts)
 
 
 if __name__ == "__main__":
