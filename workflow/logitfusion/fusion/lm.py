@@ -20,9 +20,9 @@ from logitfusion.fusion.rereading import open_model
 from logitfusion.fusion.scoring import Pair, group_rows, judge_steering, score_pairs
 from logitfusion.fusion.speculation import Pace, decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
-from logitfusion.models.adapters import load_adapted, load_sharing
+from logitfusion.models.adapters import load_adapted, load_expert, load_sharing, refuse_no_expert
 from logitfusion.models.architecture import context_length, count_vocabulary, has_position_table, rope_limit
-from logitfusion.models.checkpoint import is_adapter, refuse_no_checkpoint
+from logitfusion.models.checkpoint import is_adapter
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import has_tokenizer
 from logitfusion.models.load import load_model
@@ -124,16 +124,16 @@ class FusedLM:
         with_tokenizer = [folder for folder in experts if not is_adapter(folder) or has_tokenizer(folder)]
         folders = [large, *([base] if base and experts else [])]
         for folder in [*folders, *(path for path in experts if not is_adapter(path))]:
-            refuse_no_checkpoint(Path(folder))
+            refuse_no_expert(folder)
         tokenizer, entries = load_shared_tokenizer([*folders, *with_tokenizer])
         arguments = {"tokenizer": tokenizer, "entries": entries, "options": options}
         arguments["ends"] = folder_ends([*folders, *experts])
         if not base or not experts:
-            return cls(load_model(large), None, [load_model(expert) for expert in experts], **arguments)
+            return cls(load_expert(large), None, [load_expert(expert) for expert in experts], **arguments)
         if all(map(is_adapter, experts)) and (sharing := load_sharing(base, experts)):
-            return cls(load_model(large), *sharing, **arguments)
+            return cls(load_expert(large), *sharing, **arguments)
         loaded = [load_adapted(base, path) if is_adapter(path) else load_model(path) for path in experts]
-        return cls(load_model(large), load_model(base), loaded, **arguments)
+        return cls(load_expert(large), load_model(base), loaded, **arguments)
 
     @torch.inference_mode()
     def generate(

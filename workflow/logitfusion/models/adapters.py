@@ -137,7 +137,7 @@ def load_sharing(
         return None
     names = [f"expert_{place}" for place in range(len(folders))]
     for name, folder in zip(names, folders, strict=True):
-        model = _put_on(shared if model is None else model, folder, name)
+        model = put_on(shared if model is None else model, folder, name)
     return (model, names) if _mixes_rows(model, names) else None
 
 
@@ -159,7 +159,7 @@ def load_adapted(base: str | Path, folder: str | Path, **options: Any) -> PreTra
     config, plain = read_adapter(folder), is_plain(folder)
     model = load_expert(base, **options)
     _resize_vocabulary(model, folder)
-    adapted = _put_on(model, folder, "expert_0")
+    adapted = put_on(model, folder, "expert_0")
     refuse_not_causal(model, f"The model with the adapter in {folder}", anew=True)
     mergeable = plain and not config.lora_bias and model.dtype == torch.float32 and not _adapts_tied(adapted)
     if mergeable and _merge_alike(adapted):
@@ -167,7 +167,7 @@ def load_adapted(base: str | Path, folder: str | Path, **options: Any) -> PreTra
     return model  # its layers are replaced in place, so that it is the adapted model itself
 
 
-def _put_on(model: PreTrainedModel, folder: str | Path, name: str) -> PreTrainedModel:
+def put_on(model: PreTrainedModel, folder: str | Path, name: str) -> PreTrainedModel:
     """The peft model with one adapter more, every tensor of which has found its place."""
     from peft import PeftModel
 
