@@ -1,9 +1,10 @@
 """A fusion as a model of lm-evaluation-harness: any of its tasks measures it, by the rules of its ``hf`` model.
 
 Importing this module registers the model ``logitfusion``. With all weights 0, or without experts, its answers are
-those of ``hf`` on the large model, with three exceptions: log-likelihoods are taken in fp32 whatever the weights are; what
-a model's ``generation_config.json`` adds to decoding (penalties, suppressed or forced tokens, a least length, values
-for sampling) is not applied unless a task asks for it; and where a token spans the border of context and continuation,
+those of ``hf`` on the large model, with three exceptions: log-likelihoods are taken in fp32 whatever the weights are;
+what a model's ``generation_config.json`` adds to decoding (penalties, suppressed or forced tokens, a least length,
+values for sampling) is not applied unless a task asks for it; and where a token spans the border of context and
+continuation,
 ``hf`` scores only what is left behind it, and here the continuation is encoded alone. In a batch, ``hf`` generates
 until one stop string has ended all of its rows, and looks for the begin-of-text token in the first of them; here every
 row is as if it were alone.
