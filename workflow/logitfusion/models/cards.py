@@ -11,8 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from logitfusion.config.loading import Dtype
 from logitfusion.errors import UserError, first_line
-from logitfusion.files import read_json
-from logitfusion.models.checkpoint import is_adapter
+from logitfusion.models.checkpoint import find_base
 from logitfusion.models.placement import Block, Sized, place_models
 from logitfusion.models.precision import choose_dtype
 
@@ -101,10 +100,8 @@ def measure_folder(folder: str | Path, dtype: Dtype | torch.dtype = "auto") -> S
         UserError: the config can't be read.
     """
     folder = Path(folder)
-    if is_adapter(folder):
-        named = read_json(folder / "adapter_config.json").get("base_model_name_or_path") or ""
-        base = measure_folder(folder / named, dtype)
-        return Sized(folder.name, base.blocks)
+    if (base := find_base(folder)) is not None:
+        return Sized(folder.name, measure_folder(base, dtype).blocks)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):

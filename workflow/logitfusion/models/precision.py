@@ -35,8 +35,9 @@ def choose_dtype(folder: str | Path, asked: Dtype | torch.dtype = "auto") -> tor
     if asked != "auto":
         return to_dtype(asked)
     record = Path(folder) / "record.json"
-    noted = read_json(record).get("dtype") if record.is_file() else None
-    return own_dtype(folder) if noted in (None, "auto") else to_dtype(noted)
+    known = read_json(record) if record.is_file() else {}
+    noted = known.get("dtype") or known.get("config", {}).get("dtype") or "auto"  # of a model's entry
+    return own_dtype(folder) if noted == "auto" else to_dtype(noted)
 
 
 def to_dtype(name: str) -> torch.dtype:

@@ -1,44 +1,90 @@
-"""The models of a job: loaded in their precision, put on the job's GPUs, and kept from task to task."""
+"""The models of one fusion after another, of which only those that the next one needs stay in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
 from logitfusion.config.loading import Loading
+from logitfusion.models.adapter_kinds import is_plain
+from logitfusion.models.adapters import load_expert, load_sharing, refuse_no_expert
 from logitfusion.models.cards import DeviceMap, free_memory, place_folders
-from logitfusion.models.load import load_model
+from logitfusion.models.checkpoint import find_base
+
+# A model, or a base with the adapters that share it.
+_Key = str | tuple[str, ...]
 
 
-class JobModels:
-    """Loads the models of one task after another; only those of the newest stay in memory.
+class Opened(NamedTuple):
+    """The models of a fusion, as ``FusedLM`` takes them."""
+
+    large: PreTrainedModel
+    base: PreTrainedModel | None
+    experts: list[PreTrainedModel] | list[str]
+
+
+class Models:
+    """Opens models by name. Experts that are all plain LoRA of the fusion's base are read with it in one pass.
+
+    They are parted among the GPUs that the job has, see ``models.placement``.
 
     Args:
-        folders: of all models, by name.
+        folders: of every model, by name.
         loading: their precision and attention.
+
+    Raises:
+        UserError: a folder that holds no model and no adapter beside its base.
     """
 
     def __init__(self, folders: Mapping[str, Path], loading: Loading) -> None:
-        self.folders, self.loading = folders, loading
-        self.cards = free_memory()  # before anything is on them
-        self._loaded: dict[str, tuple[DeviceMap | None, PreTrainedModel]] = {}
+        self.folders, self.loading = dict(folders), loading
+        self._loaded: dict[_Key, tuple[DeviceMap | None, Any]] = {}
+        self._apart: set[tuple[str, ...]] = set()  # adapters that can't share their base
+        for folder in self.folders.values():
+            refuse_no_expert(folder)
+        self._cards = free_memory()  # before anything is on them
 
-    def load(self, names: Sequence[str]) -> list[PreTrainedModel]:
-        """The models of a task, the one that leads first.
+    def open(self, names: Sequence[str]) -> Opened:
+        """The models of a fusion: the large one, then the base and the experts, if there are any.
 
         Raises:
-            UserError: one that can't be loaded, or together they do not fit the job's GPUs.
+            UserError: they can't be loaded, or do not fit the GPUs.
         """
-        maps = place_folders([self.folders[name] for name in names], self.cards, self.loading.dtype)
-        places = dict(zip(names, maps, strict=True))
-        # A model that is to be elsewhere beside others is loaded again.
-        self._loaded = {name: kept for name, kept in self._loaded.items() if name in places and kept[0] == places[name]}
-        for name, place in places.items():
-            if name not in self._loaded:
-                model = load_model(
-                    self.folders[name], dtype=self.loading.dtype, device_map=place, attention=self.loading.attention
-                )
-                self._loaded[name] = (place, model)
-        return [self._loaded[name][1] for name in names]
+        large, *others = names
+        steering = tuple(others)
+        if self._shares(steering):
+            first, sharing = self._keep([large, steering])
+            if sharing is not None:
+                return Opened(first, *sharing)
+            self._apart.add(steering)
+        loaded = self._keep(names)
+        return Opened(loaded[0], loaded[1] if others else None, loaded[2:])
+
+    def _shares(self, steering: tuple[str, ...]) -> bool:
+        if len(steering) < 2 or steering in self._apart:
+            return False
+        base, *experts = (self.folders[name] for name in steering)
+        named = [find_base(folder) for folder in experts]
+        return all(one is not None and one.resolve() == base.resolve() for one in named) and all(map(is_plain, experts))
+
+    def _keep(self, keys: Sequence[_Key]) -> list[Any]:
+        """What the keys name, loaded; nothing else stays. A model that is to be elsewhere now is loaded again."""
+        measured = [self.folders[key[0] if isinstance(key, tuple) else key] for key in keys]
+        maps = place_folders(measured, self._cards, self.loading.dtype)
+        places = dict(zip(keys, maps, strict=True))
+        kept = self._loaded.items()
+        self._loaded = {key: held for key, held in kept if key in places and held[0] == places[key]}
+        for key, place in places.items():
+            if key not in self._loaded:
+                self._loaded[key] = (place, self._load(key, place))
+        return [self._loaded[key][1] for key in keys]
+
+    def _load(self, key: _Key, place: DeviceMap | None) -> Any:
+        options = {"dtype": self.loading.dtype, "attention": self.loading.attention, "device_map": place}
+        if isinstance(key, str):
+            return load_expert(self.folders[key], **options)
+        base, *experts = (self.folders[name] for name in key)
+        return load_sharing(base, experts, **options)

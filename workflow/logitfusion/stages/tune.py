@@ -16,7 +16,7 @@ from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
 from logitfusion.models.load import use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
 from logitfusion.progress.pace import Rate
-from logitfusion.stages._models import JobModels
+from logitfusion.stages._models import Models
 from logitfusion.stages._stage import logger, run_stage
 
 
@@ -26,14 +26,13 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     splits = {path.parent.name: path for path in arguments.examples}
     rows = {task: read_jsonl(splits[task]) for task in job.models}
     rate = Rate("all tasks", "examples", sum(map(len, rows.values())))
-    models = JobModels(folders, job.loading)
+    models = Models(folders, job.loading)
     candidates: dict[str, list[Candidate]] = {}
     gaps: dict[str, list[float]] = {}
     for task, names in job.models.items():
-        large, base, *experts = models.load(names)
         tokenizer, entries = load_shared_tokenizer([folders[name] for name in names])
         ends = folder_ends(folders[name] for name in names)
-        lm = FusedLM(large, base, experts, tokenizer=tokenizer, entries=entries, options=job.options, ends=ends)
+        lm = FusedLM(*models.open(names), tokenizer=tokenizer, entries=entries, options=job.options, ends=ends)
         candidates[task] = tune(
             lm,
             [row["prompt"] for row in rows[task]],
