@@ -300,7 +300,7 @@ class FusedLM:
 
         def read(numbers: list[int]) -> list[float]:
             ids, mask, _ = (tensor.to(self.device) for tensor in left_pad([encoded[number] for number in numbers], 0))
-            batch = Batch(self.cached_models()[:2], len(ids), self.device)
+            batch = Batch(self.cached_models()[:2], len(ids))
             return read_prompts(batch, ids, mask, self.vocabulary).tolist()
 
         found: dict[int, float] = {}
