@@ -20,6 +20,7 @@ from logitfusion.models.architecture import text_config
 from logitfusion.models.checkpoint import find_base
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer, save_model
+from logitfusion.models.precision import written_dtype
 from logitfusion.models.pruning import keep_layers
 from logitfusion.models.reference import is_quantised, refer
 from logitfusion.models.tiny import tiny_tokenizer
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], folder: str | Path) -> PreTrainedModel:
-    """Convert a GGUF file inside a package, or in pieces inside several, to fp32 safetensors, once."""
+    """Convert a GGUF file inside a package, or in pieces inside several, to safetensors, once."""
     with tempfile.TemporaryDirectory() as scratch:
         gguf = Path(scratch) / "model.gguf"
         with gguf.open("wb") as whole_file:
@@ -37,7 +38,7 @@ def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], 
                 whole_file.write(piece.read_bytes())
                 piece.unlink()
         model, tokenizer = read_gguf(gguf)
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
     return model
 
 
@@ -102,7 +103,7 @@ def make_random(entry: RandomModel, folder: str | Path) -> PreTrainedModel:
         initializer_range=0.3,  # spread logits, so that a tiny model prefers some tokens
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
     return model
 
 
