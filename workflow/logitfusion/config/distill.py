@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from logitfusion.config.objective import Objective
 from logitfusion.config.section import Count, Distinct, Name, Section, Some, Whole
-from logitfusion.config.training import LoRA, Training
+from logitfusion.config.training import Adaptation, Training
 
 
 class Teacher(Section):
@@ -36,15 +36,8 @@ class Cache(Section):
     """Of the teachers while they read."""
 
 
-class StudentTraining(Training):
+class StudentTraining(Training, Adaptation):
     """How students are trained, the same for all methods; seeds are distill.seeds."""
-
-    method: Literal["full", "lora"] = "full"
-    """All weights, or low-rank adapters, which are merged afterwards."""
-    lora: LoRA = LoRA()
-    """Of method: lora."""
-    processes: Count = 1
-    """Processes (and GPUs) of one training."""
 
 
 class DistillMethod(Objective):
