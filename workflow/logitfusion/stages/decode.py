@@ -16,10 +16,11 @@ from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.fusion.ends import folder_ends
 from logitfusion.models.checkpoint import refuse_no_checkpoint
-from logitfusion.models.load import load_model, use_threads
+from logitfusion.models.load import use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
 from logitfusion.progress.pace import Rate
 from logitfusion.shards import shard_range
+from logitfusion.stages._models import JobModels
 from logitfusion.stages._stage import logger, run_stage
 
 
@@ -48,11 +49,9 @@ def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dic
     examples = {task: read_jsonl(splits[task]) for task in job.tasks}
     mine = {task: shard_range(len(rows), arguments.shard, job.shards) for task, rows in examples.items()}
     rate = Rate("all tasks", "examples", sum(map(len, mine.values())))
-    loaded: dict[str, Any] = {}
+    models = JobModels(folders, job.loading)
     for task, entry in job.tasks.items():
-        # Only the models that this task needs stay in memory.
-        loaded = {name: loaded.get(name) or load_model(folders[name]) for name in entry.models}
-        large, *others = (loaded[name] for name in entry.models)
+        large, *others = models.load(entry.models)
         lm = FusedLM(
             large,
             others[0] if others else None,

@@ -20,6 +20,7 @@ from logitfusion.files import read_jsonl, remove, whole
 from logitfusion.models import source
 from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.models.precision import written_dtype
 from logitfusion.provenance import fingerprint, record
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.training import heal
@@ -46,6 +47,8 @@ def main(arguments: argparse.Namespace, entry: Section) -> None:
         if terms := getattr(entry, "terms", None):
             logger.info("%s is used under terms of its own: %s", arguments.name, terms)
         logger.info("%s: %s", arguments.name, facts)
+        if entry.dtype != "auto":
+            facts["dtype"] = entry.dtype  # whatever reads the folder takes it from there
         record(folder / "record.json", entry.dump(), checksum=checksum_weights(folder), **facts)
         write_curve(folder / "curve.csv", curve)
     remove(arguments.checkpoints)
@@ -66,7 +69,7 @@ def _prune_and_heal(arguments: argparse.Namespace, entry: PrunedModel, folder: P
             checkpoints=arguments.checkpoints,
             fingerprint=fingerprint(entry.dump(), [arguments.source, *arguments.text]),
         )
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
     copy_tokenizer(arguments.source, folder)
     return model, curve
 
