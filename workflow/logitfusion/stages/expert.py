@@ -6,16 +6,18 @@ import argparse
 from pathlib import Path
 
 from logitfusion.config.experts import Expert, MergedExpert, TrainedExpert
-from logitfusion.config.training import Recipe
+from logitfusion.config.training import PLACEMENT, Recipe
 from logitfusion.files import read_jsonl, remove, whole
 from logitfusion.models.identity import checksum_weights
-from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.models.load import copy_tokenizer, describe, load_tokenizer, save_model, use_threads
 from logitfusion.models.merge import merge_experts
 from logitfusion.provenance import fingerprint, record
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.training.batches import is_main_process
 from logitfusion.training.curve import write_curve
 from logitfusion.training.finetune import finetune
 from logitfusion.training.loop import merge_adapters
+from logitfusion.training.weights import load_trainee
 
 
 def main(arguments: argparse.Namespace, expert: TrainedExpert | MergedExpert) -> None:
@@ -27,19 +29,21 @@ def main(arguments: argparse.Namespace, expert: TrainedExpert | MergedExpert) ->
     else:
         examples = [row for path in arguments.text for row in read_jsonl(path)]
         model, curve = finetune(
-            load_model(arguments.base),
+            load_trainee(arguments.base, expert),
             tokenizer,
             examples,
             expert.part(Recipe),
             lora=expert.lora if expert.method == "lora" else None,
             checkpoints=arguments.checkpoints,
-            fingerprint=fingerprint(expert.dump(), [arguments.base, *arguments.text]),
+            fingerprint=fingerprint(expert.dump(exclude=PLACEMENT), [arguments.base, *arguments.text]),
             name=arguments.name,
         )
+    if not is_main_process():
+        return
     model = merge_adapters(model, arguments.name)
     with whole(arguments.output) as folder:
         folder.mkdir()
-        save_model(model, tokenizer, folder)
+        save_model(model, tokenizer, folder, model.dtype)
         copy_tokenizer(arguments.base, folder)
         record(folder / "record.json", expert.dump(), checksum=checksum_weights(folder), **describe(model))
         write_curve(folder / "curve.csv", curve)

@@ -6,25 +6,28 @@ import argparse
 from pathlib import Path
 
 from logitfusion.config.jobs.distill import StudentJob
-from logitfusion.config.training import Recipe, Training
+from logitfusion.config.training import PLACEMENT, Recipe, Training
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.shard import hash_texts
 from logitfusion.distill.training import distill
 from logitfusion.files import remove, whole
 from logitfusion.models.identity import checksum_weights
-from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.models.load import copy_tokenizer, describe, load_tokenizer, save_model, use_threads
 from logitfusion.provenance import fingerprint, record
 from logitfusion.stages._distill import read_texts
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.training.batches import is_main_process
 from logitfusion.training.curve import write_curve
-from logitfusion.training.loop import is_main_process, merge_adapters
+from logitfusion.training.loop import merge_adapters
+from logitfusion.training.weights import load_trainee
 
 
 def main(arguments: argparse.Namespace, job: StudentJob) -> None:
     use_threads()
     recipe = Recipe.model_validate(dict(job.training.part(Training)) | {"seed": arguments.seed})
     made_with = job.dump() | {"seed": arguments.seed}
+    decided_by = job.dump(exclude={"training": PLACEMENT}) | {"seed": arguments.seed}
     tokenizer = load_tokenizer(arguments.base)
     texts = read_texts(arguments.text, job.texts)
     caches = {
@@ -35,7 +38,7 @@ def main(arguments: argparse.Namespace, job: StudentJob) -> None:
         for name in job.method.teachers
     }
     model, curve = distill(
-        load_model(arguments.base),
+        load_trainee(arguments.base, job.training),
         tokenizer,
         encode_texts(tokenizer, texts, max_tokens=recipe.max_tokens),
         caches,
@@ -43,7 +46,7 @@ def main(arguments: argparse.Namespace, job: StudentJob) -> None:
         recipe,
         lora=job.training.lora if job.training.method == "lora" else None,
         checkpoints=arguments.checkpoints,
-        fingerprint=fingerprint(made_with, [arguments.base, *arguments.text, *arguments.caches]),
+        fingerprint=fingerprint(decided_by, [arguments.base, *arguments.text, *arguments.caches]),
         name=f"{arguments.name}, seed {arguments.seed}",
     )
     if not is_main_process():
@@ -51,7 +54,7 @@ def main(arguments: argparse.Namespace, job: StudentJob) -> None:
     model = merge_adapters(model, arguments.name)
     with whole(arguments.output) as folder:
         folder.mkdir()
-        save_model(model, tokenizer, folder)
+        save_model(model, tokenizer, folder, model.dtype)
         copy_tokenizer(arguments.base, folder)
         facts = {"checksum": checksum_weights(folder), **describe(model)}
         record(folder / "record.json", made_with, **facts)
