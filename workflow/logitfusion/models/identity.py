@@ -8,17 +8,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from logitfusion.errors import UserError
-from logitfusion.files import sha256
+from logitfusion.integrity import digest
+from logitfusion.models.checkpoint import find_base
+from logitfusion.provenance import hash_text
 
 _TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model", "chat_template*", "additional_chat_templates/*")
 
 
 def hash_model(folder: str | Path) -> str:
-    """A hash of a model folder's architecture and weights.
+    """A hash of a model folder's architecture and weights; of an adapter that a stage wrote, also of its base's.
 
     Raises:
-        UserError: the folder holds no whole model (a LoRA adapter is none: its base may change).
+        UserError: the folder holds no whole model (an adapter of unknown base is none: its base may change).
     """
+    if (base := find_base(folder)) is not None:
+        return hash_text(f"{hash_model(base)} {_hash(sorted(Path(folder).glob('adapter_*')))}")
     weights = sorted(Path(folder).glob("*.safetensors"))
     config = Path(folder) / "config.json"
     if not config.is_file() or not weights:
@@ -27,7 +31,7 @@ def hash_model(folder: str | Path) -> str:
 
 
 def checksum_weights(folder: str | Path) -> str:
-    """A CRC-32 of a model folder's weights: enough to find damage, and faster than a SHA-256."""
+    """A CRC-32 of a model folder's weights, which records kept before they listed files."""
     value = 0
     for path in sorted(Path(folder).glob("*.safetensors")):
         with path.open("rb") as file:
@@ -55,7 +59,7 @@ def hash_tokenizer(folder: str | Path) -> str:
 
 
 def _hash(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
+    value = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name} {sha256(file)}\n".encode())
-    return digest.hexdigest()
+        value.update(f"{file.name} {digest(file)}\n".encode())
+    return value.hexdigest()

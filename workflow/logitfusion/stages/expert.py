@@ -6,15 +6,17 @@ import argparse
 from pathlib import Path
 
 from logitfusion.config.experts import Expert, MergedExpert, TrainedExpert
-from logitfusion.config.training import Recipe
-from logitfusion.files import read_jsonl, remove, whole
-from logitfusion.models.identity import checksum_weights
-from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.config.training import PLACEMENT, Recipe
+from logitfusion.files import read_jsonl, remove
+from logitfusion.models.load import load_tokenizer, use_threads
 from logitfusion.models.merge import merge_experts
-from logitfusion.provenance import fingerprint, record
+from logitfusion.models.precision import choose_dtype
+from logitfusion.provenance import fingerprint
 from logitfusion.stages._stage import logger, run_stage
-from logitfusion.training.curve import write_curve
+from logitfusion.stages._trained import write_trained
+from logitfusion.training.batches import is_main_process
 from logitfusion.training.finetune import finetune
+from logitfusion.training.weights import as_saved, load_trainee
 
 
 def main(arguments: argparse.Namespace, expert: TrainedExpert | MergedExpert) -> None:
@@ -22,25 +24,23 @@ def main(arguments: argparse.Namespace, expert: TrainedExpert | MergedExpert) ->
     tokenizer = load_tokenizer(arguments.base)
     curve: list[dict[str, float]] = []
     if isinstance(expert, MergedExpert):
-        model = merge_experts(arguments.base, arguments.parts, expert.scale)
+        merged = merge_experts(arguments.base, arguments.parts, expert.scale)
+        model = as_saved(merged, choose_dtype(arguments.base), arguments.name)
     else:
         examples = [row for path in arguments.text for row in read_jsonl(path)]
         model, curve = finetune(
-            load_model(arguments.base),
+            load_trainee(arguments.base, expert),
             tokenizer,
             examples,
             expert.part(Recipe),
             lora=expert.lora if expert.method == "lora" else None,
             checkpoints=arguments.checkpoints,
-            fingerprint=fingerprint(expert.dump(), [arguments.base, *arguments.text]),
+            fingerprint=fingerprint(expert.dump(exclude=PLACEMENT), [arguments.base, *arguments.text]),
             name=arguments.name,
         )
-    with whole(arguments.output) as folder:
-        folder.mkdir()
-        save_model(model, tokenizer, folder)
-        copy_tokenizer(arguments.base, folder)
-        record(folder / "record.json", expert.dump(), checksum=checksum_weights(folder), **describe(model))
-        write_curve(folder / "curve.csv", curve)
+    if not is_main_process():
+        return
+    write_trained(arguments.output, model, tokenizer, arguments.base, expert.dump(), curve)
     remove(arguments.checkpoints)
     logger.info("%s: written", arguments.name)
 
