@@ -77,7 +77,8 @@ def run(
         load_model(folders["student"], device=CPU), tokenizer, encoded(tokenizer), caches, objective, recipe,
         lora=lora, checkpoints=checkpoints, fingerprint="same", name="test",
     )  # fmt: skip
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}, curve
+    merged = training.merge_adapters(model, "test")
+    return {name: value.detach().clone() for name, value in merged.state_dict().items()}, curve
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: float) -> None:

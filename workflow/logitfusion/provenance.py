@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from logitfusion.files import sha256, write_json
+from logitfusion.files import write_json
+from logitfusion.integrity import digest
 
 RECORDED = ("logitfusion", "torch", "transformers", "peft", "datasets", "reasoning-gym")
 
@@ -39,9 +40,12 @@ def hash_json(value: Any) -> str:
 
 
 def fingerprint(config: dict[str, Any], inputs: Sequence[Path]) -> str:
-    """A hash of all that decides a training's outcome: its config and the bytes of its inputs."""
+    """A hash of all that decides a training's outcome: its config and the bytes of its inputs.
+
+    Those of a model's folder are taken from its record where that names them; they are read once a run to check it.
+    """
     files = [file for path in inputs for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
-    return hash_json([config, *map(sha256, files)])
+    return hash_json([config, *map(digest, files)])
 
 
 def find_commit(folder: Path = Path(__file__).parent) -> str:

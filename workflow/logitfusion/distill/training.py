@@ -82,7 +82,7 @@ def distill(
     fingerprint: str,
     name: str,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
-    """Train the student and return it, adapters merged, with its loss curve (the total and its parts).
+    """Train the student and return it, adapters unmerged, with its loss curve (the total and its parts).
 
     Args:
         texts: in the student's tokens, in the order of the caches.

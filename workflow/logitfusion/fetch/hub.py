@@ -1,26 +1,338 @@
-"""Whether the model hub answers: asked once and quickly, because its client would wait and retry for minutes."""
+"""Files of the model hub, at one commit, checked: downloaded with the hub's own client into its own cache.
+
+What the cache has is not downloaded again; without a network, or with HF_HUB_OFFLINE=1, it is all that is used.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.utils import get_session
+
+from logitfusion.errors import UserError, first_line
+from logitfusion.fetch.hub_faults import explain, passes
+from logitfusion.fetch.hub_files import Choice, choose_model_files
+from logitfusion.files import sha256, write_text
+from logitfusion.progress.pace import Rate
 
 logger = logging.getLogger(__name__)
 
+Kind = Literal["model", "dataset"]
+Result = TypeVar("Result")
 
-def ask_hub(seconds: float = 10) -> None:
-    """Ask the hub for any answer; without one, its client uses what it has downloaded earlier and nothing else.
+COMMIT = re.compile(r"[0-9a-f]{40}")
+PATIENCE = 30.0  # seconds that the hub may take to answer
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another try
+LONGEST_WAIT = 300.0  # seconds that the hub may ask for
 
-    So a model that is in the cache still opens, at once, and one that is not fails at once.
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file in the hub's cache.
+
+    Attributes:
+        name: relative to the repository, as the hub writes it.
+        path: in the snapshot of the commit.
+        size: bytes.
+        sha256: of its bytes, in hex: computed here, and equal to what the hub states where it states one (files of
+            LFS: weights, tokenizers, parquet).
     """
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Download:
+    """Files of one commit of a repository.
+
+    Attributes:
+        kind: model or dataset.
+        id: the name that was asked for.
+        revision: the commit, branch or tag that was asked for.
+        commit: the commit that the files are of (40 hex digits).
+        folder: the snapshot in the hub's cache; it may hold more than ``files``.
+        files: those that were chosen, whole and checked, by name.
+        moved_to: the name that the hub has given the repository since, if it has.
+        licence: as the hub states it, if it does.
+    """
+
+    kind: Kind
+    id: str
+    revision: str
+    commit: str
+    folder: Path
+    files: tuple[HubFile, ...]
+    moved_to: str | None = None
+    licence: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def download(
+    kind: Kind, id: str, revision: str, *, commit: str | None = None, choose: Choice = choose_model_files
+) -> Download:
+    """Download what is needed of a repository, unless the cache has it, and check it.
+
+    Args:
+        kind: model or dataset.
+        id: owner/name (or a name alone, for those that the hub knows so).
+        revision: a commit, a branch or a tag; a branch is resolved once, and all files are of that commit.
+        commit: the commit that the revision was resolved to earlier; it is used even if a branch has moved since.
+        choose: which files are needed; by default those of a causal language model.
+
+    Raises:
+        UserError: whatever keeps the files from being there, in one sentence.
+    """
+    title = f"The {'data set' if kind == 'dataset' else kind} {id!r} (revision {revision})"
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{id}"
+    silence = ask_hub()
+    try:
+        if silence is not None:
+            return _from_cache(kind, id, revision, commit, choose, silence)
+        return _from_hub(kind, id, revision, commit, choose, title)
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:  # the client and what it stands on raise dozens of types
+        raise explain(error, title, page) from error
+
+
+# ---- the hub ---------------------------------------------------------------------------------------------------------
+_silence: str | None = None
+
+
+def ask_hub(seconds: float = 10) -> str | None:
+    """Ask the hub for any answer, once a process; without one, its client uses the cache and nothing else.
+
+    Asked quickly, because the client would wait and retry for minutes.
+
+    Returns:
+        Why the hub can't be asked; None if it can.
+    """
+    global _silence
     if constants.is_offline_mode():
-        return
+        return _silence or "HF_HUB_OFFLINE is set"
     try:
         get_session().head(constants.ENDPOINT, timeout=seconds)
     except Exception as error:  # whatever the client's transport raises
-        logger.warning(
-            "The hub %s does not answer (%s); only what was downloaded earlier is used.", constants.ENDPOINT, error
-        )
+        _silence = f"the hub {constants.ENDPOINT} does not answer ({first_line(error)})"
+        logger.warning("%s; only what was downloaded earlier is used.", _silence[0].upper() + _silence[1:])
         constants.HF_HUB_OFFLINE = True
+        return _silence
+    return None
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """What the hub states about a file: bytes, and the digest of an LFS file or else the one that git uses."""
+
+    size: int
+    sha256: str | None
+    git: str | None
+
+
+def ask_about(kind: Kind, id: str, revision: str) -> Any:
+    """The hub's own description of a revision: commit, files with sizes and digests, licence.
+
+    Raises:
+        Exception: what the client raises, after some tries.
+    """
+    return insist(
+        lambda: HfApi().repo_info(id, repo_type=kind, revision=revision, files_metadata=True, timeout=PATIENCE), id
+    )
+
+
+def insist(call: Callable[[], Result], what: str, waits: Sequence[float] | None = None) -> Result:
+    """Call again, a few times and later each time, while the fault is one that passes."""
+    for wait in WAITS if waits is None else waits:
+        try:
+            return call()
+        except Exception as error:
+            if not passes(error):
+                raise
+            wait = max(wait, _asked_wait(error))
+            logger.warning("%s: %s; again in %.0f s", what, first_line(error), wait)
+            time.sleep(wait)
+    return call()
+
+
+def _asked_wait(error: Exception) -> float:
+    """The seconds that the hub asks to wait, within reason."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    found = re.search(r"\bt=(\d+)", headers.get("ratelimit", "")) or re.fullmatch(
+        r"(\d+)", headers.get("retry-after", "")
+    )
+    return min(LONGEST_WAIT, float(found[1])) if found else 0.0
+
+
+def _from_hub(kind: Kind, id: str, revision: str, commit: str | None, choose: Choice, title: str) -> Download:
+    info = ask_about(kind, id, revision if commit is None else commit)
+    stated = {
+        file.rfilename: _Stated(file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)
+        for file in info.siblings or ()
+    }
+    get = partial(hf_hub_download, id, repo_type=kind, revision=info.sha)
+    fetched = _Progress(id)
+
+    def fetch(name: str) -> Path:
+        return Path(insist(lambda: get(filename=name, tqdm_class=fetched.bar), f"{id}, {name}", WAITS[:2]))
+
+    names = choose(list(stated), fetch)
+    there = Path(constants.HF_HUB_CACHE) / _cache_name(kind, id) / "snapshots" / info.sha
+    absent = [name for name in names if not (there / name).exists()]
+    total = sum(stated[name].size for name in absent)
+    _check_space(total)
+    if absent:
+        logger.info("%s: %d files, %.1f MB, commit %s", id, len(absent), total / 1e6, info.sha)
+    fetched.begin(total)
+    files = tuple(_checked(name, fetch(name), stated[name]) for name in names)
+    if commit is None and not COMMIT.fullmatch(revision):  # so that the name is known without a network, too
+        write_text(there.parents[1] / "refs" / revision, info.sha)
+    return Download(
+        kind=kind,
+        id=id,
+        revision=revision,
+        commit=info.sha,
+        folder=there,
+        files=files,
+        moved_to=_new_name(id, info, title),
+        licence=getattr(info.card_data, "license", None) if info.card_data else None,
+    )
+
+
+def _new_name(id: str, info: Any, title: str) -> str | None:
+    if info.id == id:
+        return None
+    logger.warning("%s is called %s on the hub now; write that name.", title, info.id)
+    return info.id
+
+
+def _check_space(needed: int) -> None:
+    """Refuse what the disk of the cache can't hold or be written to, before anything large is downloaded."""
+    if not needed:
+        return
+    place = Path(constants.HF_HUB_CACHE).absolute()
+    above = next(path for path in (place, *place.parents) if path.exists())
+    if not os.access(above, os.W_OK):
+        raise UserError(f"can't be stored: {above} can't be written; set HF_HOME to a folder that can")
+    free = shutil.disk_usage(above).free
+    if free < needed:
+        raise UserError(
+            f"needs {needed / 1e9:.1f} GB, and the disk of {place} has {free / 1e9:.1f} GB left; free some, or set"
+            " HF_HOME to a folder of another disk"
+        )
+
+
+class _Progress:
+    """Megabytes as they come, told as lines of the log: the client knows bars, and wants a class of them."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.came, self.rate = title, 0, None
+        progress = self
+
+        class Bar:
+            def __init__(self, *_: Any, total: int | None = None, **__: Any) -> None:
+                self.n, self.total = 0, total
+
+            def update(self, size: int = 1) -> None:
+                self.n += size
+                progress.add(size)
+
+            def update_transfer(self, size: int) -> None:
+                """Of Xet: what comes over the network, which is told as what is written."""
+
+            def __getattr__(self, name: str) -> Callable[..., None]:
+                return lambda *_, **__: None
+
+            def __enter__(self) -> Bar:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
+        self.bar = Bar
+
+    def begin(self, total: int) -> None:
+        """From now on tell what comes, of so many bytes."""
+        self.came, self.rate = 0, Rate(self.title, "MB", round(total / 1e6)) if total >= 1e6 else None
+
+    def add(self, size: int) -> None:
+        before, self.came = self.came, self.came + size
+        if self.rate is not None and (more := round(self.came / 1e6) - round(before / 1e6)):
+            self.rate(more)
+
+
+# ---- the cache -------------------------------------------------------------------------------------------------------
+def _cache_name(kind: Kind, id: str) -> str:
+    """The folder of a repository in the hub's cache."""
+    return constants.REPO_ID_SEPARATOR.join([f"{kind}s", *id.split("/")])
+
+
+def _from_cache(kind: Kind, id: str, revision: str, commit: str | None, choose: Choice, silence: str) -> Download:
+    """The same from what was downloaded earlier."""
+    repository = Path(constants.HF_HUB_CACHE) / _cache_name(kind, id)
+    commit = commit or _cached_commit(repository, revision)
+    folder = repository / "snapshots" / str(commit)
+    if commit is None or not folder.is_dir():
+        raise UserError(
+            f"is not in the cache {constants.HF_HUB_CACHE}, and {silence}; download it where there is a network"
+            " (snakemake --until fetch), with the same HF_HOME"
+        )
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    files = []
+    for name in choose(names, lambda name: folder / name):
+        path = folder / name
+        blob = path.resolve().name  # the cache calls a file by its digest
+        stated = _Stated(
+            path.stat().st_size, blob if len(blob) == 64 else None, blob if COMMIT.fullmatch(blob) else None
+        )
+        files.append(_checked(name, path, stated))
+    return Download(kind=kind, id=id, revision=revision, commit=commit, folder=folder, files=tuple(files))
+
+
+def _cached_commit(repository: Path, revision: str) -> str | None:
+    if COMMIT.fullmatch(revision):
+        return revision
+    try:
+        return (repository / "refs" / revision).read_text().strip()
+    except OSError:
+        return None
+
+
+def _checked(name: str, path: Path, stated: _Stated) -> HubFile:
+    """A file whose bytes are those that the hub states; what is wrong is deleted, so that it is fetched again."""
+    found = sha256(path)
+    if stated.sha256 is not None:
+        right = found == stated.sha256
+    else:
+        right = stated.git is None or _git_digest(path) == stated.git
+    if not right:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"has another {name} on this disk than on the hub (a broken download or disk); it was deleted, so run the"
+            " same again"
+        )
+    return HubFile(name, path, path.stat().st_size, found)
+
+
+def _git_digest(path: Path) -> str:
+    """The name that git gives a file's bytes."""
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -5,6 +5,7 @@ transformers completes one that does not with random numbers and says so in a re
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from logitfusion.errors import UserError, first_line
 from logitfusion.files import read_json
 
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
 # Towers and their projectors, which a text model leaves out.
 _OTHER_SENSES = (
@@ -44,16 +45,28 @@ def is_adapter(folder: str | Path) -> bool:
     return (Path(folder) / "adapter_config.json").is_file() and not holds_weights(folder)
 
 
+def find_base(folder: str | Path) -> Path | None:
+    """The folder of the base of an adapter that a stage wrote; None of all other folders.
+
+    Such adapters name their base by a path relative to their own, so that a run can be moved. Others name what somebody
+    called it somewhere.
+    """
+    folder = Path(folder)
+    if not is_adapter(folder) or not was_written_here(folder):
+        return None
+    return Path(os.path.normpath(folder / str(read_json(folder / "adapter_config.json")["base_model_name_or_path"])))
+
+
 def holds_weights(folder: str | Path) -> bool:
     """Whether a folder holds the weights of a whole model, in whatever format."""
-    names = ("model*.safetensors", _INDEX, "pytorch_model*.bin")
+    names = ("model*.safetensors", INDEX, "pytorch_model*.bin")
     return any(True for name in names for _ in Path(folder).glob(name))
 
 
 def was_written_here(folder: str | Path) -> bool:
     """Whether a stage wrote the folder, so that it can be written again."""
     record = Path(folder) / "record.json"
-    return record.is_file() and "checksum" in read_json(record)
+    return record.is_file() and not {"files", "checksum"}.isdisjoint(read_json(record))
 
 
 def how_to_mend(folder: str | Path, needs: str) -> str:
@@ -117,8 +130,8 @@ def _refuse_no_safetensors(folder: Path) -> None:
         raise UserError(
             f"The model in {folder} has no weights; {how_to_mend(folder, 'config.json and weights as safetensors')}."
         )
-    if (folder / _INDEX).is_file():
-        shards = sorted(set(_read_index(folder).values()))
+    if (folder / INDEX).is_file():
+        shards = sorted(set(read_index(folder).values()))
         absent = [name for name in shards if not (folder / name).is_file()]
         if absent:
             raise UserError(
@@ -127,11 +140,11 @@ def _refuse_no_safetensors(folder: Path) -> None:
             )
 
 
-def _read_index(folder: Path) -> dict[str, str]:
+def read_index(folder: Path) -> dict[str, str]:
     try:
-        return dict(read_json(folder / _INDEX)["weight_map"])
+        return dict(read_json(folder / INDEX)["weight_map"])
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"The file {folder / _INDEX} is not an index of weights; fetch or copy it again.") from None
+        raise UserError(f"The file {folder / INDEX} is not an index of weights; fetch or copy it again.") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from logitfusion.errors import UserError
-from logitfusion.files import sha256
+from logitfusion.integrity import digest
 
 _TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model", "chat_template*", "additional_chat_templates/*")
 
@@ -27,7 +27,7 @@ def hash_model(folder: str | Path) -> str:
 
 
 def checksum_weights(folder: str | Path) -> str:
-    """A CRC-32 of a model folder's weights: enough to find damage, and faster than a SHA-256."""
+    """A CRC-32 of a model folder's weights, which records kept before they listed files."""
     value = 0
     for path in sorted(Path(folder).glob("*.safetensors")):
         with path.open("rb") as file:
@@ -55,7 +55,7 @@ def hash_tokenizer(folder: str | Path) -> str:
 
 
 def _hash(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
+    value = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name} {sha256(file)}\n".encode())
-    return digest.hexdigest()
+        value.update(f"{file.name} {digest(file)}\n".encode())
+    return value.hexdigest()

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.files import read_json
+from logitfusion.integrity import check_files
 from logitfusion.models.architecture import count_vocabulary, text_config
 from logitfusion.models.checkpoint import explain_failure, how_to_mend, refuse_misfit, refuse_no_checkpoint
 from logitfusion.models.forward import refuse_not_causal
@@ -75,9 +76,10 @@ def load_model(
 
 
 def _refuse_damaged(folder: Path) -> None:
-    """Hold the weights that a stage wrote against the checksum that it kept; other folders have none."""
+    """Hold the files that a record names against it; folders that no stage made have none."""
+    check_files(folder)
     record = folder / "record.json"
-    known = read_json(record).get("checksum") if record.exists() else None
+    known = read_json(record).get("checksum") if record.exists() else None  # records used to keep this
     if known is not None and checksum_weights(folder) != known:
         raise UserError(f"The weights in {folder} are damaged (another checksum); delete the folder and run again.")
 
@@ -86,8 +88,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, padding on the left, with a padding token.
 
     Raises:
-        UserError: the folder holds no readable tokenizer.
+        UserError: the folder holds no readable tokenizer, or one that was changed since it was recorded.
     """
+    check_files(folder, weights=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +16,17 @@ from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.fetch.hub import ask_hub
 from logitfusion.fetch.pypi import unpack_file
 from logitfusion.files import find_disk_error
+from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import text_config
-from logitfusion.models.checkpoint import refuse_misfit
+from logitfusion.models.checkpoint import find_base, refuse_misfit
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import forget_quantisation, load_model, load_tokenizer, save_model
 from logitfusion.models.pruning import keep_layers
+from logitfusion.models.reference import is_quantised, refer
 from logitfusion.models.tiny import tiny_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], folder: str | Path) -> PreTrainedModel:
@@ -80,16 +85,26 @@ def from_hub(entry: HubModel, folder: str | Path) -> PreTrainedModel:
     return model
 
 
-def from_path(entry: PathModel, folder: str | Path) -> PreTrainedModel:
-    """Copy a local model folder, so that a run holds all it used.
+def from_path(entry: PathModel, folder: str | Path, title: str = "") -> PreTrainedModel | None:
+    """Refer to a local model folder: links to its files, and a record of their bytes.
+
+    Two kinds are written whole instead, because nothing else could read them alike: quantised weights in full
+    precision, and the adapter of another run merged into its base.
+
+    Returns:
+        the model where it was written whole, else None.
 
     Raises:
-        UserError: the folder is not there.
+        UserError: the folder is not there, or holds no model that can be used.
     """
     source = Path(entry.path)
     if not source.is_dir():
         raise UserError(f"The model path {source} is not a folder; correct the model's path key.")
-    model = load_model(source, device=torch.device("cpu"))
+    if find_base(source) is None and not is_quantised(source):
+        refer(source, Path(folder), entry.dump(), title=title)
+        return None
+    logger.info("%s: quantised or an adapter, so it is written whole and in full precision", title or source)
+    model = load_expert(source, device=torch.device("cpu"))
     save_model(model, load_tokenizer(source), folder)
     return model
 

@@ -15,6 +15,7 @@ from logitfusion.provenance import fingerprint, record
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.training.curve import write_curve
 from logitfusion.training.finetune import finetune
+from logitfusion.training.loop import merge_adapters
 
 
 def main(arguments: argparse.Namespace, expert: TrainedExpert | MergedExpert) -> None:
@@ -35,6 +36,7 @@ def main(arguments: argparse.Namespace, expert: TrainedExpert | MergedExpert) ->
             fingerprint=fingerprint(expert.dump(), [arguments.base, *arguments.text]),
             name=arguments.name,
         )
+    model = merge_adapters(model, arguments.name)
     with whole(arguments.output) as folder:
         folder.mkdir()
         save_model(model, tokenizer, folder)

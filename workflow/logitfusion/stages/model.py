@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from logitfusion.config.models import (
     HubModel,
     Model,
@@ -17,9 +19,10 @@ from logitfusion.config.models import (
 )
 from logitfusion.config.section import Section
 from logitfusion.files import read_jsonl, remove, whole
+from logitfusion.integrity import RECORD, as_rows, record_files
 from logitfusion.models import source
-from logitfusion.models.identity import checksum_weights
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.models.reference import describe_recorded
 from logitfusion.provenance import fingerprint, record
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.training import heal
@@ -29,6 +32,7 @@ from logitfusion.training.curve import write_curve
 def main(arguments: argparse.Namespace, entry: Section) -> None:
     use_threads()
     curve: list[dict[str, float]] = []
+    model: PreTrainedModel | None
     with whole(arguments.output) as folder:
         folder.mkdir()
         match entry:
@@ -37,16 +41,19 @@ def main(arguments: argparse.Namespace, entry: Section) -> None:
             case HubModel():
                 model = source.from_hub(entry, folder)
             case PathModel():
-                model = source.from_path(entry, folder)
+                model = source.from_path(entry, folder, arguments.name)
             case RandomModel():
                 model = source.make_random(entry, folder)
             case PrunedModel():
                 model, curve = _prune_and_heal(arguments, entry, folder)
-        facts = describe(model)
+        if model is None:
+            facts = describe_recorded(folder)
+        else:
+            facts = describe(model)
+            record(folder / RECORD, entry.dump(), files=as_rows(record_files(folder)), **facts)
         if terms := getattr(entry, "terms", None):
             logger.info("%s is used under terms of its own: %s", arguments.name, terms)
         logger.info("%s: %s", arguments.name, facts)
-        record(folder / "record.json", entry.dump(), checksum=checksum_weights(folder), **facts)
         write_curve(folder / "curve.csv", curve)
     remove(arguments.checkpoints)
 

@@ -18,7 +18,7 @@ from logitfusion.provenance import fingerprint, record
 from logitfusion.stages._distill import read_texts
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.training.curve import write_curve
-from logitfusion.training.loop import is_main_process
+from logitfusion.training.loop import is_main_process, merge_adapters
 
 
 def main(arguments: argparse.Namespace, job: StudentJob) -> None:
@@ -48,6 +48,7 @@ def main(arguments: argparse.Namespace, job: StudentJob) -> None:
     )
     if not is_main_process():
         return
+    model = merge_adapters(model, arguments.name)
     with whole(arguments.output) as folder:
         folder.mkdir()
         save_model(model, tokenizer, folder)

@@ -66,7 +66,7 @@ def finetune(
     fingerprint: str,
     name: str,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
-    """Train on ``examples`` (``prompt``, ``completion``) and return the model, adapters merged, with its loss curve."""
+    """Train on ``examples`` (``prompt``, ``completion``) and return the model, adapters unmerged, with its loss curve."""
     rows = encode_examples(examples, tokenizer, recipe.max_tokens)
     padding = plan_padding(model, tokenizer, rows, recipe, name)
     trained = add_adapters(model, lora, recipe.seed)

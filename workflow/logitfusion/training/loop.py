@@ -149,8 +149,8 @@ def train(
     """Train to the recipe's last step, from the newest checkpoint of the same fingerprint if there is one.
 
     Returns:
-        The model, adapters merged, and its loss curve: ``step, loss, learning_rate`` a row, and whatever parts of the
-        loss the trainer logs.
+        The model, adapters beside its weights (see ``merge_adapters``), and its loss curve: ``step, loss,
+        learning_rate`` a row, and whatever parts of the loss the trainer logs.
 
     Raises:
         UserError: the disk is full or can't be written, or the loss or a weight is not finite.
@@ -175,8 +175,20 @@ def train(
             f"A checkpoint could not be written to {checkpoints}: {full}; a training goes on from the last whole one."
         ) from error
     logger.info("%s: trained in %.1f s", name, time.monotonic() - started)
-    model = trainer.model.merge_and_unload() if hasattr(trainer.model, "merge_and_unload") else trainer.model
-    check_weights(model, name)
+    check_weights(trainer.model, name)
     rows = [row for row in trainer.state.log_history if "loss" in row]
     curve = [{key: value for key, value in row.items() if key not in ("epoch", "grad_norm")} for row in rows]
-    return model.eval(), curve
+    return trainer.model.eval(), curve
+
+
+def merge_adapters(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """A trained model with its adapters, if it has any, added into its weights.
+
+    Raises:
+        UserError: a sum is not finite; ``name`` is the training's.
+    """
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    merged = model.merge_and_unload().eval()
+    check_weights(merged, name)
+    return merged
