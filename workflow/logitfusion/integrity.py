@@ -40,20 +40,24 @@ class RecordedFile(NamedTuple):
     """In hex."""
 
 
-def record_files(folder: Path, names: Iterable[str] | None = None, title: str = "") -> list[RecordedFile]:
+def record_files(
+    folder: Path, names: Iterable[str] | None = None, title: str = "", digests: Mapping[str, str] | None = None
+) -> list[RecordedFile]:
     """Hash files of a folder, links followed, saying how far it is.
 
     Args:
         folder: where they are.
         names: their paths within it; all files of the folder itself where None.
         title: what is hashed, for the lines of progress; the folder's name where empty.
+        digests: of those that were hashed a moment ago.
     """
     if names is None:
         names = [path.name for path in folder.iterdir() if path.is_file() and path.name not in (RECORD, SEEN)]
     paths = {name: folder / name for name in sorted(names)}
     found = {name: path.stat() for name, path in paths.items()}
-    digests = _hash(paths, title or folder.name)
-    return [RecordedFile(name, found[name].st_size, found[name].st_mtime_ns, digests[name]) for name in paths]
+    known = dict(digests or {})
+    known |= _hash({name: path for name, path in paths.items() if name not in known}, title or folder.name)
+    return [RecordedFile(name, found[name].st_size, found[name].st_mtime_ns, known[name]) for name in paths]
 
 
 def read_recorded(folder: str | Path) -> dict[str, RecordedFile] | None:

@@ -14,7 +14,7 @@ TEXT = [task_file(task, "train") for task in DISTILL.tasks]
 rule teacher_cache:
     input:
         text=TEXT,
-        model=lambda wildcards: model_folder(TEACHERS[wildcards.teacher]),
+        model=lambda wildcards: whole_models([TEACHERS[wildcards.teacher]]),
     output:
         RESULTS / "distill/cache/{teacher}/{shard}.safetensors",
     log:
@@ -26,7 +26,7 @@ rule teacher_cache:
         "../../envs/torch.yaml"
     threads: THREADS
     resources:
-        gpu=1,
+        gpu=DISTILL.cache.gpus,
         mem_mb=16000,
         runtime=longer(240),
     params:
@@ -41,7 +41,7 @@ rule teacher_cache:
 
 rule student:
     input:
-        base=model_folder(DISTILL.student),
+        base=whole_models([DISTILL.student]),
         text=TEXT,
         caches=lambda wildcards: [
             RESULTS / f"distill/cache/{teacher}/{shard}.safetensors"
@@ -75,7 +75,7 @@ rule student:
 rule answer:
     input:
         examples=[task_file(task, DISTILL.split) for task in DISTILL.tasks],
-        models=lambda wildcards: trial_folder(wildcards.student),
+        models=lambda wildcards: trial_models(wildcards.student),
     output:
         RESULTS / "distill/answers/{student}/0.jsonl",
     log:
@@ -88,7 +88,7 @@ rule answer:
         "../../envs/torch.yaml"
     threads: THREADS
     resources:
-        gpu=1,
+        gpu=DISTILL.gpus,
         mem_mb=16000,
         runtime=longer(120),
     params:

@@ -12,6 +12,27 @@ def model_folder(name):
     return RESULTS / kind / name
 
 
+def expert_base(name):
+    """The base of an expert that is kept as an adapter, without which it can't be read."""
+    entry = RUN.experts.get(name)
+    adapter = isinstance(entry, TrainedExpert) and entry.method == "lora"
+    return [model_folder(entry.base)] if adapter else []
+
+
+def whole_models(names):
+    """The folders of models and experts, and of the bases of adapters among them, each once."""
+    needed = [folder for name in names for folder in (model_folder(name), *expert_base(name))]
+    return list(dict.fromkeys(needed))
+
+
+def trial_models(name):
+    """The folders that reading a trained student, or another model, takes."""
+    if "." not in name:
+        return whole_models([name])
+    base = whole_models([RUN.distill.student]) if RUN.distill.training.method == "lora" else []
+    return [trial_folder(name), *base]
+
+
 def trial_folder(name):
     """The folder of a trained student (a dot can't be part of another name), or of another model."""
     return RESULTS / f"distill/students/{name}" if "." in name else model_folder(name)
@@ -58,8 +79,7 @@ def expert_inputs(wildcards):
 def decode_models(wildcards):
     """Every model that a method needs on any of its tasks, once."""
     tasks = method_tasks(RUN, wildcards.method)
-    needed = [name for task in tasks for name in method_models(RUN, wildcards.method, task)]
-    return [model_folder(name) for name in dict.fromkeys(needed)]
+    return whole_models([name for task in tasks for name in method_models(RUN, wildcards.method, task)])
 
 
 def tuning_examples(wildcards):

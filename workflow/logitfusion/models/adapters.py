@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.config.training import LoRA
 from logitfusion.errors import UserError, find_memory_error, first_line
+from logitfusion.files import read_json, write_json
+from logitfusion.integrity import check_files
 from logitfusion.models.adapter_kinds import is_plain, read_adapter, read_shapes
 from logitfusion.models.architecture import count_vocabulary, has_key_value_cache, restart_length
+from logitfusion.models.checkpoint import find_base, refuse_no_checkpoint
 from logitfusion.models.forward import agree, plain_logits, refuse_not_causal
-from logitfusion.models.load import load_model
+from logitfusion.models.load import copy_tokenizer, load_model
 
 
 def add_adapters(model: PreTrainedModel, lora: LoRA | None, seed: int) -> PreTrainedModel:
@@ -42,8 +48,76 @@ def add_adapters(model: PreTrainedModel, lora: LoRA | None, seed: int) -> PreTra
         ) from error
 
 
-def load_sharing(base: str | Path, folders: Sequence[str | Path]) -> tuple[PreTrainedModel, list[str]] | None:
+def save_adapter(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, base: str | Path, target: str | Path
+) -> None:
+    """Write the adapter of a model that was trained, and not its base, which is named by a relative path.
+
+    Args:
+        model: a peft model.
+        tokenizer: its base's.
+        folder: where it is written to.
+        base: the folder of the base.
+        target: where the folder will be, if it is renamed afterwards.
+    """
+    model.save_pretrained(folder, save_embedding_layers=False)  # which are not trained
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    config = read_json(path)
+    config |= {
+        "base_model_name_or_path": os.path.relpath(base, target),
+        "target_modules": sorted(config["target_modules"]),  # a set, in an order that changes from run to run
+    }
+    write_json(path, config)
+    tokenizer.save_pretrained(folder)
+    copy_tokenizer(base, folder)
+    shutil.copyfile(Path(base) / "config.json", folder / "config.json")  # which some tokenizers are chosen by
+
+
+def load_expert(folder: str | Path, **options: Any) -> PreTrainedModel:
+    """A model of its own from the folder of a whole model, or of an adapter that a stage wrote beside its base.
+
+    Args:
+        folder: of the model or the adapter.
+        options: those of ``load_model``.
+
+    Raises:
+        UserError: there is no such model, or the adapter's base is not where the adapter says.
+    """
+    base = find_base(folder)
+    if base is None:
+        return load_model(folder, **options)
+    refuse_no_expert(folder)
+    return load_adapted(base, folder, **options)
+
+
+def refuse_no_expert(folder: str | Path) -> None:
+    """Refuse what is neither the folder of a whole model nor an adapter beside its base, before anything is read.
+
+    Raises:
+        UserError: says what the folder holds instead, or that the base is not there.
+    """
+    base = find_base(folder)
+    if base is not None and not base.is_dir():
+        raise UserError(
+            f"The adapter in {folder} was trained from the model in {base}, which is not there: bring it back, or"
+            " delete the adapter's folder and run again."
+        )
+    if base is None:
+        refuse_no_checkpoint(Path(folder))
+    else:
+        refuse_no_expert(base)
+
+
+def load_sharing(
+    base: str | Path, folders: Sequence[str | Path], **options: Any
+) -> tuple[PreTrainedModel, list[str]] | None:
     """The base with the adapters of all folders, none merged (a peft model), and the adapters' names in it.
+
+    Args:
+        base: the folder of the base.
+        folders: those of the adapters.
+        options: those of ``load_model``.
 
     Returns:
         None where the adapters can't be mixed in a batch: one is not plain LoRA, the model has no cache of keys and
@@ -53,10 +127,12 @@ def load_sharing(base: str | Path, folders: Sequence[str | Path]) -> tuple[PreTr
     Raises:
         UserError: an adapter that can't be read, is of a kind that is not computed, or does not fit the base.
     """
+    for folder in folders:
+        check_files(folder)
     plain = [is_plain(folder) for folder in folders]  # all of them: it refuses what can't be computed
     if not all(plain):
         return None
-    shared, model = load_model(base), None
+    shared, model = load_model(base, **options), None
     if not has_key_value_cache(shared) or restart_length(shared) is not None:
         return None
     names = [f"expert_{place}" for place in range(len(folders))]
@@ -66,18 +142,27 @@ def load_sharing(base: str | Path, folders: Sequence[str | Path]) -> tuple[PreTr
 
 
 @torch.no_grad()
-def load_adapted(base: str | Path, folder: str | Path) -> PreTrainedModel:
+def load_adapted(base: str | Path, folder: str | Path, **options: Any) -> PreTrainedModel:
     """A model of its own: a fresh base with one adapter, merged into it where nothing else changes by that.
+
+    Sums of weights in half precision are rounded, so there the adapter stays beside them.
+
+    Args:
+        base: the folder of the base.
+        folder: that of the adapter.
+        options: those of ``load_model``.
 
     Raises:
         UserError: an adapter that can't be read, is of a kind that is not computed, or does not fit the base.
     """
+    check_files(folder)
     config, plain = read_adapter(folder), is_plain(folder)
-    model = load_model(base)
+    model = load_expert(base, **options)
     _resize_vocabulary(model, folder)
     adapted = _put_on(model, folder, "expert_0")
     refuse_not_causal(model, f"The model with the adapter in {folder}", anew=True)
-    if plain and not config.lora_bias and not _adapts_tied(adapted) and _merge_alike(adapted):
+    mergeable = plain and not config.lora_bias and model.dtype == torch.float32 and not _adapts_tied(adapted)
+    if mergeable and _merge_alike(adapted):
         return adapted.unload().eval()
     return model  # its layers are replaced in place, so that it is the adapted model itself
 

@@ -9,16 +9,20 @@ from pathlib import Path
 
 from logitfusion.errors import UserError
 from logitfusion.integrity import digest
+from logitfusion.models.checkpoint import find_base
+from logitfusion.provenance import hash_text
 
 _TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model", "chat_template*", "additional_chat_templates/*")
 
 
 def hash_model(folder: str | Path) -> str:
-    """A hash of a model folder's architecture and weights.
+    """A hash of a model folder's architecture and weights; of an adapter that a stage wrote, also of its base's.
 
     Raises:
-        UserError: the folder holds no whole model (a LoRA adapter is none: its base may change).
+        UserError: the folder holds no whole model (an adapter of unknown base is none: its base may change).
     """
+    if (base := find_base(folder)) is not None:
+        return hash_text(f"{hash_model(base)} {_hash(sorted(Path(folder).glob('adapter_*')))}")
     weights = sorted(Path(folder).glob("*.safetensors"))
     config = Path(folder) / "config.json"
     if not config.is_file() or not weights:

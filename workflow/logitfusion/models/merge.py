@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from logitfusion.errors import UserError
+from logitfusion.models.adapters import load_expert
 from logitfusion.models.load import load_model
 
 
 @torch.no_grad()
-def merge_experts(base: str | Path, experts: list[str | Path], scale: float) -> PreTrainedModel:
+def merge_experts(base: str | Path, experts: Sequence[str | Path], scale: float) -> PreTrainedModel:
     """``base + scale * sum_t (expert_t - base)`` over all weights, fp32.
 
     Raises:
@@ -27,7 +28,7 @@ def merge_experts(base: str | Path, experts: list[str | Path], scale: float) -> 
     first: dict[int, str] = {}
     names = [name for name, value in sums.items() if first.setdefault(value.data_ptr(), name) == name]
     for expert in experts:
-        values = load_model(expert, device=torch.device("cpu")).state_dict()
+        values = load_expert(expert, device=torch.device("cpu")).state_dict()
         _refuse_other_shapes(base, original, expert, values)
         ties = {name: first[value.data_ptr()] for name, value in sums.items()}
         if untied := [name for name, tied in ties.items() if not torch.equal(values[name], values[tied])]:

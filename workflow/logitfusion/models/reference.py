@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +13,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_utils import str_to_torch_dtype
 
-from logitfusion.errors import UserError, find_memory_error, first_line
+from logitfusion.errors import UserError, find_memory_error
+from logitfusion.fetch.hub_files import BESIDE, CONFIG, WHOLE
 from logitfusion.files import read_json
 from logitfusion.integrity import RECORD, RecordedFile, as_rows, check_files, record_files
 from logitfusion.models.checkpoint import INDEX, explain_failure, read_index, refuse_misfit, refuse_no_checkpoint
 from logitfusion.models.load import describe, load_tokenizer
 from logitfusion.provenance import record
-
-WHOLE = "model.safetensors"
-# What is read of a model's folder besides its weights; hubs keep other formats of the same weights beside them.
-NEEDED = (
-    "config.json",
-    "generation_config.json",
-    "*token*.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "tekken.json",
-    "chat_template*",
-    "additional_chat_templates/*",
-)
 
 
 def refer(
@@ -44,6 +28,7 @@ def refer(
     config: dict[str, Any],
     *,
     title: str = "",
+    names: Sequence[str] | None = None,
     digests: Mapping[str, str] | None = None,
     **facts: Any,
 ) -> None:
@@ -56,22 +41,22 @@ def refer(
         folder: where the links and ``record.json`` are put.
         config: the model's entry in the config, for the record.
         title: the model's name, for messages; the folder's where empty.
-        digests: the SHA-256 that some files must have (file name -> hex), as a hub names them.
+        names: the files that are needed, if that is known.
+        digests: the SHA-256 of files that were hashed a moment ago (file name -> hex).
         facts: what else the record keeps, such as the commit that a revision was.
 
     Raises:
-        UserError: the source holds no model that could be loaded, or a file that is not as it must be.
+        UserError: the source holds no model that could be loaded.
     """
-    source, title = Path(os.path.abspath(source)), title or folder.name
-    names = choose_files(source)
+    source, title = source.absolute(), title or folder.name
+    names = choose_files(source) if names is None else names
     load_tokenizer(source)
     described = describe_stored(source)
     for name in names:
         link = folder / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(source / name)
-    files = record_files(folder, names, title)
-    _refuse_other_bytes(source, files, digests or {})
+    files = record_files(folder, names, title, digests or {})
     record(folder / RECORD, config, source=str(source), files=as_rows(files), **described, **facts)
 
 
@@ -87,9 +72,8 @@ def choose_files(source: Path) -> list[str]:
         UserError: the folder holds no whole model in safetensors.
     """
     refuse_no_checkpoint(source)
-    found = [str(path.relative_to(source)) for path in source.glob("*") if path.is_file()]
-    found += [str(path.relative_to(source)) for path in source.glob("additional_chat_templates/*")]
-    return sorted({*_weights(source), *(name for name in found if any(fnmatch.fnmatch(name, one) for one in NEEDED))})
+    beside = [path for pattern in BESIDE for path in source.glob(pattern) if path.is_file()]
+    return sorted({CONFIG, *_weights(source), *(str(path.relative_to(source)) for path in beside)})
 
 
 def _weights(source: Path) -> list[str]:
@@ -178,12 +162,3 @@ def is_quantised(folder: Path) -> bool:
         return "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False  # which loading says
-
-
-def _refuse_other_bytes(source: Path, files: list[RecordedFile], digests: Mapping[str, str]) -> None:
-    for file in files:
-        if digests.get(file.name, file.sha256) != file.sha256:
-            raise UserError(
-                f"The file {source / file.name} has not the bytes that it should have (its SHA-256 is another): delete"
-                " it, so that it is downloaded again, and run again."
-            )

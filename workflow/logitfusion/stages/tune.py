@@ -13,9 +13,10 @@ from logitfusion.files import read_jsonl, write_json
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.ends import folder_ends
 from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
-from logitfusion.models.load import load_model, use_threads
+from logitfusion.models.load import use_threads
 from logitfusion.models.vocabulary import load_shared_tokenizer
 from logitfusion.progress.pace import Rate
+from logitfusion.stages._models import Models
 from logitfusion.stages._stage import logger, run_stage
 
 
@@ -25,15 +26,13 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     splits = {path.parent.name: path for path in arguments.examples}
     rows = {task: read_jsonl(splits[task]) for task in job.models}
     rate = Rate("all tasks", "examples", sum(map(len, rows.values())))
-    loaded: dict[str, Any] = {}
+    models = Models(folders, job.loading)
     candidates: dict[str, list[Candidate]] = {}
     gaps: dict[str, list[float]] = {}
     for task, names in job.models.items():
-        loaded = {name: loaded.get(name) or load_model(folders[name]) for name in names}
-        large, base, *experts = (loaded[name] for name in names)
         tokenizer, entries = load_shared_tokenizer([folders[name] for name in names])
         ends = folder_ends(folders[name] for name in names)
-        lm = FusedLM(large, base, experts, tokenizer=tokenizer, entries=entries, options=job.options, ends=ends)
+        lm = FusedLM(*models.open(names), tokenizer=tokenizer, entries=entries, options=job.options, ends=ends)
         candidates[task] = tune(
             lm,
             [row["prompt"] for row in rows[task]],
