@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from logitfusion.errors import UserError
+from logitfusion.models.placement import Block, Sized, place_models
 from logitfusion.plan.cost import PROCESS, Cost, Work
 from logitfusion.plan.size import ITEM, ModelSize
 
 # As in fusion.weights and fusion.divergences: numbers of a chunk that is solved at a time, and temporaries of its size.
 _CHUNK, _TEMPORARIES, _ROOM = 4_000_000, 12, 2**26
+# As in distill.teacher: logits made at a time.
+_LOGITS = 2**25
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Texts:
 
 
 def decode_cost(
-    members: Sequence[Member], texts: Texts, batch: int, *, cards: int = 1, held: Sequence[Member] = ()
+    members: Sequence[Member], texts: Texts, batch: int, *, cards: int = 1, memory: float | None = None
 ) -> Cost:
     """Decode with one model, or with the large one first and the small ones behind it.
 
@@ -62,25 +66,54 @@ def decode_cost(
         members: those that decode.
         texts: what they decode.
         batch: rows of a batch.
-        cards: that the models are parted among.
-        held: models that are in memory meanwhile and take no part.
+        cards: that the models are put on, as ``models.placement`` puts them.
+        memory: bytes of a card; None: as much as it takes.
     """
     rows, length = min(batch, max(1, texts.prompts)), texts.prompt + texts.new
     steered = sum(member.passes for member in members) - 1
     vocabulary = max(member.size.vocabulary for member in members)
     caches = [member.cache(rows, length) for member in members]
-    together = {
+    together = {  # on the card of the model that leads
         "logits": rows * vocabulary * (4 * (2 * steered + 4) + max(member.item for member in members)),
         "solver": _solver(rows, vocabulary, steered - 1) if steered > 1 else 0.0,
+    }
+    everywhere = {
         "prompts": max(_reading(member, rows, texts.prompt) for member in members),
         # A layer's cache is copied when a token is added to it.
         "growing": max(cache / max(1, member.size.layers) for cache, member in zip(caches, members, strict=True)),
     }
-    parted = {"weights": sum(member.weights for member in (*members, *held)), "KV caches": sum(caches)}
-    layer = max(member.size.layer * member.item for member in members) if cards > 1 else 0.0  # whole layers move
-    gpu = {name: size / cards for name, size in parted.items()} | together
-    gpu["weights"] += layer
-    return Cost(gpu, cards, {"process": PROCESS}, work=_work(members, texts, rows))
+    parts = _part(members, caches, cards, memory)
+    parts[0] |= together
+    fullest = max(parts, key=lambda part: sum(part.values()))
+    return Cost({**fullest, **everywhere}, cards, {"process": PROCESS}, work=_work(members, texts, rows))
+
+
+def _part(
+    members: Sequence[Member], caches: Sequence[float], cards: int, memory: float | None
+) -> list[dict[str, float]]:
+    """Weights and caches on each card; a layer's cache is where its weights are."""
+    sized = [_measure(member, f"member {number}") for number, member in enumerate(members)]
+    room = memory or 2 * sum(model.size for model in sized)
+    try:
+        places = place_models(sized, [int(room)] * cards)
+    except UserError:  # too large for these cards: in equal parts, to say by how much
+        share = {"weights": sum(member.weights for member in members) / cards, "KV caches": sum(caches) / cards}
+        return [dict(share) for _ in range(cards)]
+    parts = [{"weights": 0.0, "KV caches": 0.0} for _ in range(cards)]
+    for model, member, cache, chosen in zip(sized, members, caches, places, strict=True):
+        for number, (block, card) in enumerate(zip(model.blocks, chosen, strict=True)):
+            parts[card]["weights"] += block.size
+            if 0 < number <= member.size.layers:
+                parts[card]["KV caches"] += cache / member.size.layers
+    return parts
+
+
+def _measure(member: Member, name: str) -> Sized:
+    """A model as placement knows it: half of the ends, the layers, the other half."""
+    ends = member.size.embedding * member.item / 2
+    layer = (member.weights - 2 * ends) / max(1, member.size.layers)
+    blocks = [Block((), int(ends)), *[Block((), int(layer))] * max(1, member.size.layers), Block((), int(ends))]
+    return Sized(name, tuple(blocks))
 
 
 def _solver(rows: int, vocabulary: int, experts: int) -> float:
@@ -104,20 +137,28 @@ def _work(members: Sequence[Member], texts: Texts, rows: int) -> Work:
 
 
 def read_cost(
-    member: Member, texts: int, tokens: int, batch: int, *, cards: int = 1, chunk: int = 2**25, row_bytes: float = 0.0
+    member: Member,
+    texts: int,
+    tokens: int,
+    batch: int,
+    *,
+    cards: int = 1,
+    memory: float | None = None,
+    row_bytes: float = 0.0,
 ) -> Cost:
     """Let a teacher read texts once; its logits are made a chunk of positions at a time.
 
     Args:
         texts: how many this job reads.
         tokens: of each, at most.
-        chunk: logits that are made at a time.
+        cards: that the teacher is parted among.
+        memory: bytes of a card; None: as much as it takes.
         row_bytes: what the cache keeps of a token.
     """
     rows = min(batch, max(1, texts))
     gpu = {
-        "weights": member.weights / cards + (member.size.layer * member.item if cards > 1 else 0.0),
-        "logits": chunk * (3 * ITEM["float32"] + member.item) + rows * tokens * member.size.hidden * member.item,
+        "weights": max(part["weights"] for part in _part([member], [0.0], cards, memory)),
+        "logits": _LOGITS * (3 * ITEM["float32"] + member.item) + rows * tokens * member.size.hidden * member.item,
         "texts": _reading(member, rows, tokens),
     }
     work = Work(2.0 * member.size.active * texts * tokens)

@@ -70,10 +70,12 @@ class Assumed:
     Attributes:
         prompt: tokens of the longest prompt.
         cards: the most GPUs that a job could be given.
+        memory: bytes of a GPU; None: as much as it takes.
     """
 
     prompt: int = 512
     cards: int = 8
+    memory: float | None = None
 
 
 class Planner:
@@ -187,7 +189,8 @@ class Planner:
             members = self._members(method_models(self.run, method, task), self.run.fusion.dtype)
             texts = self._task_texts(task, split, shards, members)
             batch = _batch(method_batch_size(self.run, method))
-            costs.append(decode_cost(members, texts, batch, cards=method_gpus(self.run, method)))
+            cards = method_gpus(self.run, method)
+            costs.append(decode_cost(members, texts, batch, cards=cards, memory=self.assumed.memory))
         return largest(costs)
 
     def _task_texts(self, task: str, split: str, shards: int, members: list[Member]) -> Texts:
@@ -254,16 +257,16 @@ class Planner:
         member = Member(size, PRECISIONS[cache.precision], tuple(filter(None, [adapter_rank(self.run, model)])))
         kept = row_bytes(cache.k, size.vocabulary)
         return read_cost(
-            member, texts, cache.max_tokens, _batch(cache.batch_size), cards=cache.gpus, row_bytes=kept
-        )
+            member, texts, cache.max_tokens, _batch(cache.batch_size),
+            cards=cache.gpus, memory=self.assumed.memory, row_bytes=kept,
+        )  # fmt: skip
 
     def _answer(self, name: str) -> Cost:
         distill = self.run.distill
         members = self._members([name], distill.dtype)
-        return largest([
-            decode_cost(members, self._task_texts(task, distill.split, 1, members), _batch(distill.batch_size), cards=distill.gpus)
-            for task in distill.tasks
-        ])  # fmt: skip
+        texts = [self._task_texts(task, distill.split, 1, members) for task in distill.tasks]
+        placed = {"cards": distill.gpus, "memory": self.assumed.memory}
+        return largest([decode_cost(members, some, _batch(distill.batch_size), **placed) for some in texts])
 
     # ---- what they share ---------------------------------------------------------------------------------------------
     def _found(self, name: str) -> Counted:

@@ -52,7 +52,9 @@ class Models:
         found = self.counted.get(root(run, name))
         if found is None:
             return None
-        dtype = run.models[root(run, name)].dtype
+        entry = run.models[root(run, name)]
+        made = "auto" if isinstance(entry, (HubModel, PathModel)) else "float32"  # what is made here is in fp32
+        dtype = made if entry.dtype == "auto" else entry.dtype
         return found if dtype == "auto" else replace(found, size=replace(found.size, dtype=dtype))
 
 
@@ -122,7 +124,7 @@ def _random_config(entry: RandomModel) -> dict[str, Any]:
     from logitfusion.models.tiny import tiny_tokenizer
 
     config = random_config(entry, tiny_tokenizer(pairs=entry.tokenizer == "pairs"))
-    return config.to_dict() | {"dtype": "float32"}
+    return config.to_dict()
 
 
 def _prune(config: dict[str, Any], layers: int) -> dict[str, Any]:

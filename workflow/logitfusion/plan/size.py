@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Bytes of a number. nf4 keeps a scale in fp32 for every 64 weights (bitsandbytes' block size).
-ITEM = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "nf4": 0.5 + 4 / 64}
+# Bytes of a number. nf4, quantised doubly, keeps a scale of 8 bits for every 64 weights, and one of 32 for 256 of these.
+ITEM = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class ModelSize:
         return len(self.cache)
 
     def weights(self, dtype: str = "auto") -> float:
-        """Bytes of all weights; under nf4 those of linear layers alone are in 4 bits."""
+        """Bytes of all weights; under nf4 those of linear layers alone are in 4 bits, the others in bf16."""
         if dtype == "nf4":
-            return self.linear * ITEM["nf4"] + (self.parameters - self.linear) * ITEM[self.dtype]
+            return self.linear * ITEM["nf4"] + (self.parameters - self.linear) * ITEM["bfloat16"]
         return self.parameters * ITEM[self.dtype if dtype == "auto" else dtype]
 
     def cached(self, rows: int, tokens: int, dtype: str = "auto") -> float:

@@ -71,13 +71,18 @@ def train_cost(size: ModelSize, kept: Activations, plan: Plan) -> Cost:
         "activations": _activations(size, kept, plan),
         "logits": plan.rows * plan.tokens * size.vocabulary * plan.logits,
     }
-    whole = 2 * max(size.layer, size.embedding) * (ITEM["bfloat16"] if plan.half else ITEM["float32"])
-    if plan.sharded:  # one layer whole while the next one comes; copies in half precision are these
-        gpu["layers"] = whole
+    half = ITEM["bfloat16"] if plan.half else ITEM["float32"]
+    layer = size.layer * half
+    if plan.sharded:  # a layer is whole while it computes, and the next one comes; so are the ends, and a gradient
+        gpu["whole layers"] = 2 * layer + size.embedding * half + max(size.layer, size.embedding) * (half + GRADIENT)
+    elif not plan.checkpointed:
+        gpu["copies"] = kept.fixed
     else:
-        gpu["copies"] = kept.fixed if not plan.checkpointed else min(kept.fixed, whole)
+        gpu["copies"] = min(kept.fixed, 2 * layer + size.embedding * half)
+    if plan.processes > 1 and not plan.sharded:
+        gpu["gradients"] *= 2  # once more in the buckets that are added up
     if plan.frozen == "nf4":
-        gpu["copies"] = gpu.get("copies", 0.0) + size.layer * ITEM["bfloat16"]
+        gpu["copies"] = gpu.get("copies", 0.0) + layer
     stored = MASTER * trained if plan.rank else size.weights()
     host = {"process": PROCESS, "saving": MASTER * trained}
     return Cost(
