@@ -89,6 +89,18 @@ def _swapped(config: dict[str, Any], path: str) -> Together:
     )
 
 
+def _epochs(config: dict[str, Any], path: str) -> Together:
+    return Together({path: 1.0, path.replace(".epochs", ".steps"): None})
+
+
+def _sharded(config: dict[str, Any], path: str) -> Together:
+    return Together({path: True, path.replace(".sharded", ".processes"): 2})
+
+
+def _quantised(config: dict[str, Any], path: str) -> Together:
+    return Together({path: "nf4", path.replace(".quantisation", ".method"): "lora"})
+
+
 def value_at(config: Any, path: str) -> Any:
     """The value at a dotted path."""
     for part in path.split("."):
@@ -115,6 +127,10 @@ ROWS = {
     "models.small.layers": Row(SMALL, [0, 29]),
     "models.small.heal.tasks": Row(SMALL, ["sums"]),
     "models.small.heal.precision": Row(SMALL, "fp32"),
+    "models.small.heal.epochs": Row(SMALL, _epochs),
+    "models.small.heal.processes": Row(SMALL, 2),
+    "models.small.heal.sharded": Row(SMALL, _sharded),
+    "models.small.heal.attention": Row(SMALL, "eager"),
     "models.small.heal.*": Row(SMALL),
     "models.gemma.source": Row(GEMMA | FETCHED, _of_another_source(_RANDOM)),
     "models.gemma.parts.*.package|sha256": Row(PACKAGE | GEMMA),
@@ -152,12 +168,22 @@ ROWS = {
     "experts.ceiling.tasks": Row(CEILING, ["sums"]),
     "experts.ceiling.method": Row(CEILING, "full"),
     "experts.ceiling.precision": Row(CEILING, "fp32"),
+    "experts.ceiling.quantisation": Row(CEILING, "nf4"),
+    "experts.ceiling.epochs": Row(CEILING, _epochs),
+    "experts.ceiling.processes": Row(CEILING, 2),
+    "experts.ceiling.sharded": Row(CEILING, _sharded),
+    "experts.ceiling.attention": Row(CEILING, "eager"),
     "experts.ceiling.**": Row(CEILING),
     "experts.*.base": Row(EXPERT, Together(_BASES)),
     "experts.*.tasks": Row(EXPERT, ["sums", "sst2"]),
     "experts.*.method": Row(EXPERT, "lora"),
     "experts.*.lora.*": Row(TABLES),  # all but the ceiling are trained in full
     "experts.*.precision": Row(EXPERT, "fp32"),
+    "experts.*.quantisation": Row(EXPERT, _quantised),
+    "experts.*.epochs": Row(EXPERT, _epochs),
+    "experts.*.processes": Row(EXPERT, 2),
+    "experts.*.sharded": Row(EXPERT, _sharded),
+    "experts.*.attention": Row(EXPERT, "eager"),
     "experts.**": Row(EXPERT),
     # ---- fusion: three methods are tuned, six are steered, three are one model
     "fusion.large": Row(TUNED, "gemma"),
@@ -199,6 +225,11 @@ ROWS = {
     "distill.training.method": Row(STUDENTS, "lora"),
     "distill.training.lora.*": Row(TABLES),  # trained in full
     "distill.training.precision": Row(STUDENTS, "fp32"),
+    "distill.training.quantisation": Row(STUDENTS, _quantised),
+    "distill.training.epochs": Row(STUDENTS, _epochs),
+    "distill.training.processes": Row(STUDENTS, 2),
+    "distill.training.sharded": Row(STUDENTS, _sharded),
+    "distill.training.attention": Row(STUDENTS, "eager"),
     "distill.training.*": Row(STUDENTS),
     "distill.methods.sft.teachers|uld": Row(
         STUDENTS, Together({"distill.methods.sft.teachers": ["gemma"], "distill.methods.sft.uld": 0.5})

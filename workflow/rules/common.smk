@@ -11,13 +11,15 @@ from snakemake.jobs import Job
 SOURCE = Path(str(workflow.current_basedir)).parent
 sys.path.insert(0, str(SOURCE))
 
+from logitfusion.cards import cards_for, describe_shortage, share_cores, visible_cards
 from logitfusion.cluster import check_executor, explain_failures, hide_user_packages
 from logitfusion.config.command_line import check_files, explain_command_line
 from logitfusion.config.experts import TrainedExpert
-from logitfusion.config.methods import method_models, method_tasks, tuned_methods, tuning_groups
+from logitfusion.config.methods import method_gpus, method_models, method_tasks, tuned_methods, tuning_groups
 from logitfusion.config.load import resolve_config, write_once
 from logitfusion.config.section import canonical
 from logitfusion.errors import UserError
+from logitfusion.progress.record import name_job
 
 hide_user_packages()
 
@@ -38,9 +40,13 @@ RESULTS = Path("results") / RUN.run
 LOGS = RESULTS / "logs"
 BENCHMARKS = RESULTS / "benchmarks"
 PACKAGES = Path("results/packages")
-# Two jobs share this machine's cores: one of them starting up, writing or decoding leaves the other at work. On a cluster a
-# job must not count its node's cores, or it would ask for others than it was submitted with.
-THREADS = 4 if workflow.remote_exec else max(1, (workflow.resource_settings.cores or 8) // 2)
+# The cards of this machine, where jobs run on it: as many are handed out at a time, if nobody said how many.
+CARDS = () if workflow.remote_exec or workflow.resource_settings.nodes else visible_cards()
+if CARDS and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", len(CARDS))
+GPU_LIMIT = workflow.global_resources["gpu"].value if "gpu" in workflow.global_resources else None
+# On a cluster a job must not count its node's cores, or it would ask for others than it was submitted with.
+THREADS = 4 if workflow.remote_exec else share_cores(workflow.resource_settings.cores or 8, CARDS[:GPU_LIMIT])
 # A command is one argument of a shell, which Linux limits to 128 KiB.
 LARGEST_SLICE = 100_000
 
@@ -70,6 +76,24 @@ def gpus(wildcards, resources):
     return resources.get("gpu", 0)
 
 
+def gpus_asked(job):
+    """How many GPUs a job's rule asks for, before Snakemake gives it as many as there are, without a word."""
+    others = set(job.rule.resources) - {"gpu", "_cores"}
+    workflow.global_resources["gpu"] = None
+    asked = job.rule.expand_resources(job.wildcards_dict, job.input, job.attempt, skip_evaluation=others)
+    workflow.global_resources["gpu"] = GPU_LIMIT
+    return asked.get("gpu", 0)
+
+
+def check_gpus():
+    """Refuse jobs that this machine, or the limit of the call, can never give their GPUs."""
+    for job in workflow.dag.needrun_jobs() if GPU_LIMIT else ():
+        asked = gpus_asked(job)
+        most = min(GPU_LIMIT, len(cards_for(asked, CARDS))) if CARDS else GPU_LIMIT
+        if asked > most and (CARDS or not workflow.local_exec):
+            raise UserError(describe_shortage(name_job(job.rule.name, job.wildcards_dict), asked, most))
+
+
 def options(wildcards, input, output):
     """Inputs and outputs as command line options of their names; those without one are --input and --output."""
     return " ".join(filter(None, [as_options(input, "input"), as_options(output, "output")]))
@@ -87,18 +111,22 @@ def as_arguments(files):
     return [str(word) for name, paths in files.items() if paths for word in (f"--{name}", *paths)]
 
 
-def stage(name, arguments="", processes=1, online=False):
-    """The shell command of a stage: its command line, with all it prints in the rule's log.
+def launcher(processes):
+    """What starts a stage that trains in several processes, as a param of its rule; nothing where there is one."""
+    return f"logitfusion.stages._torchrun --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
+
+
+def stage(name, arguments="", launched=False, online=False):
+    """The shell command of a stage: its command line, with all it prints in the rule's log; its launcher may be a param.
 
     Only stages that download may ask the hub; nothing else can see another revision, or wait for a network that compute
     nodes lack. The stage takes the shell's place, so that signals reach it, and gets its parent's number, so that it ends with it.
     It sees this checkout's code and its environment's packages, and no other (not those of the user's ~/.local).
     """
-    torchrun = f"logitfusion.stages._torchrun --standalone --nproc-per-node {processes} -m "
-    launcher = torchrun if processes > 1 else ""
+    launch = "{params.launcher}" if launched else ""
     variables = "LOGITFUSION_PARENT=$PPID LOGITFUSION_GPUS={params.gpus} PYTHONPATH={params.source:q}"
     variables += "" if online else " HF_HUB_OFFLINE=1"
-    command = f"exec python -m {launcher}logitfusion.stages.{name} {arguments}"
+    command = f"exec python -m {launch}logitfusion.stages.{name} {arguments}"
     return f"{variables} {command.rstrip()} {{params.options}} --config {{params.config:q}} > {{log:q}} 2>&1"
 
 
@@ -145,6 +173,7 @@ onstart:
     # submitted: it gets this copy, which is never changed. The order of keys stays, because it is that of the plots.
     try:
         check_executor(workflow.executor_plugin.name)
+        check_gpus()
         workflow.config_settings.configfiles = [write_once(RESULTS / "config", RUN).absolute()]
     except UserError as error:
         raise WorkflowError(str(error)) from None

@@ -26,7 +26,7 @@ rule teacher_cache:
         "../../envs/torch.yaml"
     threads: THREADS
     resources:
-        gpu=1,
+        gpu=DISTILL.cache.gpus,
         mem_mb=16000,
         runtime=longer(240),
     params:
@@ -64,11 +64,12 @@ rule student:
     params:
         **settings(lambda wildcards: student_job(RUN, wildcards.objective)),
         checkpoints=checkpoints,
+        launcher=launcher(DISTILL.training.processes),
     shell:
         stage(
             "student",
             "--name {wildcards.objective} --seed {wildcards.seed} --checkpoints {params.checkpoints:q}",
-            processes=DISTILL.training.processes,
+            launched=True,
         )
 
 
@@ -88,7 +89,7 @@ rule answer:
         "../../envs/torch.yaml"
     threads: THREADS
     resources:
-        gpu=1,
+        gpu=DISTILL.gpus,
         mem_mb=16000,
         runtime=longer(120),
     params:

@@ -21,7 +21,7 @@ rule tune:
         "../../envs/torch.yaml"
     threads: THREADS
     resources:
-        gpu=1,
+        gpu=lambda wildcards: method_gpus(RUN, wildcards.method),
         mem_mb=16000,
         runtime=longer(120),
     params:
@@ -45,7 +45,7 @@ rule decode:
         "../../envs/torch.yaml"
     threads: THREADS
     resources:
-        gpu=1,
+        gpu=lambda wildcards: method_gpus(RUN, wildcards.method),
         mem_mb=16000,
         runtime=longer(240),
     params:

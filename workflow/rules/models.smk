@@ -1,5 +1,5 @@
 # Models that are made here: one folder of safetensors and tokenizer for each. Those of the hub are in fetch.smk.
-from logitfusion.config.jobs.models import model_job
+from logitfusion.config.jobs.models import healing_processes, model_job
 
 
 rule model:
@@ -18,11 +18,12 @@ rule model:
         "../../envs/torch.yaml"
     threads: THREADS
     resources:
-        gpu=lambda wildcards: int(getattr(RUN.models[wildcards.model], "heal", None) is not None),
+        gpu=lambda wildcards: healing_processes(RUN, wildcards.model),
         mem_mb=8000,
         runtime=longer(120),
     params:
         **settings(lambda wildcards: model_job(RUN, wildcards.model)),
         checkpoints=checkpoints,
+        launcher=lambda wildcards: launcher(healing_processes(RUN, wildcards.model)),
     shell:
-        stage("model", "--name {wildcards.model} --checkpoints {params.checkpoints:q}")
+        stage("model", "--name {wildcards.model} --checkpoints {params.checkpoints:q}", launched=True)

@@ -24,11 +24,13 @@ os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
 
 COMMANDS = {
     "init": "write a small config to start from",
+    "plan": "what a run will need, before anything is downloaded",
     "generate": "continue prompts",
     "score": "how likely given continuations are",
     "evaluate": "measure tasks of lm-evaluation-harness",
     "distill-cache": "write the predictions of a teacher on texts into a cache",
     "fewshot": "classify your own images by CLIP, corrected by a few of them",
+    "materialise": "replace a run's links to models by copies, so that it can be moved",
     "completion": "print a script that completes this command line in a shell",
 }
 

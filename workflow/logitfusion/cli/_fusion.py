@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logitfusion.cli._options import add_options, given_values, spell
+from logitfusion.cli._options import add_options, given_values, read_section, spell
 from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.loading import Placed
 from logitfusion.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def add_fusion(parser: argparse.ArgumentParser) -> None:
     models.add_argument(
         "--expert", type=Path, nargs="+", action="extend", default=[], metavar="DIR", help="models that steer"
     )
+    add_options(models, Placed)
     add_options(parser.add_argument_group("fusion"), FusionOptions, forms=_FORMS)
 
 
@@ -44,6 +46,7 @@ def read_fusion(arguments: argparse.Namespace) -> FusionOptions:
     from logitfusion.fusion.options import parse_options
     from logitfusion.fusion.steering import Steering
 
+    read_section(Placed, arguments)
     options = parse_options(given_values(FusionOptions, arguments), spell)
     Steering(options, len(arguments.expert))
     return options
@@ -56,4 +59,13 @@ def load_fusion(arguments: argparse.Namespace) -> FusedLM:
     from logitfusion.models.load import use_threads
 
     use_threads()
-    return FusedLM.from_folders(arguments.large, arguments.base, arguments.expert, options=options)
+    loading = read_section(Placed, arguments)
+    return FusedLM.from_folders(
+        arguments.large,
+        arguments.base,
+        arguments.expert,
+        dtype=loading.dtype,
+        device_map=loading.device_map,
+        attn_implementation=loading.attention,
+        options=options,
+    )

@@ -64,15 +64,29 @@ def read_section(section: type[Options], arguments: argparse.Namespace) -> Optio
 def _form(annotation: Any) -> dict[str, Any]:
     """How values of a type are written."""
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    (kind,) = (kind for kind in kinds if kind is not NoneType)
-    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    kind, *others = (_bare(kind) for kind in kinds if kind is not NoneType)
+    if others:  # words or a number
+        return {"type": _number_or_word, "metavar": "|".join([*get_args(kind), *(_NUMBERS[one] for one in others)])}
     if kind is bool:
         return {"action": "store_true"}
     if kind in _NUMBERS:
         return {"type": kind, "metavar": _NUMBERS[kind]}
     if get_origin(kind) is Literal:
         return {"metavar": "|".join(get_args(kind))}
+    if kind is str:
+        return {"metavar": "TEXT"}
     return {"nargs": "+", "action": "extend", "metavar": "TEXT"}
+
+
+def _bare(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def _number_or_word(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _help(field: FieldInfo) -> str:

@@ -14,6 +14,7 @@ from logitfusion.cli._harness import add_evaluation, explain_unsafe, read_evalua
 from logitfusion.cli._inputs import be_quiet, check_outputs
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.config.decoding import Decoding
+from logitfusion.config.loading import Placed
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.files import find_disk_error, write_json
 
@@ -71,7 +72,9 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     decoding = read_section(Decoding, arguments).dump(include={"batch_size", "speculative"})
     if arguments.max_length is not None and arguments.max_length < 1:
         raise UserError("--max-length must be at least 1.")
-    settings = {**folders, **read_fusion(arguments).dump(), **decoding, "max_length": arguments.max_length}
+    placed = read_section(Placed, arguments).dump()
+    placed["attn_implementation"] = placed.pop("attention")
+    settings = {**folders, **read_fusion(arguments).dump(), **decoding, **placed, "max_length": arguments.max_length}
     if isinstance(arguments.apply_chat_template, str):
         settings["chat_template_name"] = arguments.apply_chat_template
     if arguments.chat_template_args is not None:

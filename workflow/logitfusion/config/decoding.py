@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from logitfusion.config.section import Count, Listed, NonNegative, PositiveShare, Section, Whole
+from logitfusion.config.section import BatchSize, Listed, NonNegative, PositiveShare, Section, Whole
 
 
 def _list_texts(value: Any) -> Any:
@@ -28,8 +28,8 @@ def _check_stop(text: str) -> str:
 class Decoding(Section):
     """How all texts of a run are decoded."""
 
-    batch_size: Count = 32
-    """Prompts (or pairs that are scored) computed together."""
+    batch_size: BatchSize = 32
+    """Prompts (or pairs that are scored) computed together; auto halves it where the memory is used up."""
     temperature: NonNegative = 0.0
     """0 takes the likeliest token, else the fused logits are divided by it before a token is drawn."""
     top_p: PositiveShare = 1.0

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from logitfusion.config.loading import Loading
 from logitfusion.config.objective import Objective
-from logitfusion.config.section import Count, Distinct, Name, Section, Some, Whole
-from logitfusion.config.training import LoRA, Training
+from logitfusion.config.section import BatchSize, Count, Distinct, Name, Section, Some, Whole
+from logitfusion.config.training import Adaptation, Training
 
 
 class Teacher(Section):
@@ -21,30 +22,30 @@ class Teacher(Section):
     """Prompt and response joined as text, or as a chat by the teacher's own template."""
 
 
-class Cache(Section):
-    """What is kept of the teachers' logits."""
+class CacheContents(Section):
+    """What decides a cache of a teacher's logits."""
 
     k: Annotated[int, Field(ge=1, le=4096)] = 32
     """Entries of each position."""
     shards: Annotated[int, Field(ge=1, le=1000)] = 1
     """Jobs for each teacher."""
-    batch_size: Count = 16
-    """Texts that are read together."""
+    batch_size: BatchSize = 16
+    """Texts that are read together; auto halves it where the memory is used up."""
     max_tokens: Annotated[int, Field(ge=8)] = 512
     """Longer sequences are cut (tokens)."""
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """Of the teachers while they read."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the teachers' weights while they read; auto is each model's own."""
 
 
-class StudentTraining(Training):
+class Cache(CacheContents):
+    """What is kept of the teachers' logits."""
+
+    gpus: Count = 1
+    """GPUs of a job, among which its teacher is parted."""
+
+
+class StudentTraining(Training, Adaptation):
     """How students are trained, the same for all methods; seeds are distill.seeds."""
-
-    method: Literal["full", "lora"] = "full"
-    """All weights, or low-rank adapters, which are merged afterwards."""
-    lora: LoRA = LoRA()
-    """Of method: lora."""
-    processes: Count = 1
-    """Processes (and GPUs) of one training."""
 
 
 class DistillMethod(Objective):
@@ -65,7 +66,7 @@ class DistillMethod(Objective):
         return self
 
 
-class Distill(Section):
+class Distill(Loading):
     """The distillation track."""
 
     student: str
@@ -88,8 +89,10 @@ class Distill(Section):
     """The method that gains are counted from; left out, the one named sft, or the first without teachers, if any."""
     split: Literal["test", "validation"] = "test"
     """The split that is decoded."""
-    batch_size: Count = 32
-    """Of decoding."""
+    batch_size: BatchSize = 32
+    """Of decoding; auto halves it where the memory is used up."""
+    gpus: Count = 1
+    """GPUs of a job that decodes, among which its model is parted."""
 
     @model_validator(mode="after")
     def _check_cache(self) -> Distill:

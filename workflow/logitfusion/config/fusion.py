@@ -9,7 +9,18 @@ from pydantic_core import PydanticCustomError
 
 from logitfusion.config.decoding import Decoding
 from logitfusion.config.fusion_options import FusionOptions
-from logitfusion.config.section import Name, NonNegative, PositiveShare, Section, Share, Some, either
+from logitfusion.config.loading import Loading
+from logitfusion.config.section import (
+    BatchSize,
+    Count,
+    Name,
+    NonNegative,
+    PositiveShare,
+    Section,
+    Share,
+    Some,
+    either,
+)
 
 Tasks = Some[str] | None
 
@@ -25,24 +36,31 @@ class Tune(Section):
     """Set familiar so that this share of the validation prompts is steered."""
 
 
-class SingleMethod(Section):
+class _Method(Section):
+    """What all methods have."""
+
+    tasks: Tasks = None
+    """The tasks that are decoded; all tasks (of which {task} has an expert) when left out."""
+    batch_size: BatchSize | None = None
+    """The track's when left out."""
+    gpus: Count | None = None
+    """The track's when left out."""
+
+
+class SingleMethod(_Method):
     """One model alone."""
 
     model: str
     """A model or expert that decodes alone; {task} is replaced by the task's name."""
-    tasks: Tasks = None
-    """The tasks that are decoded; all tasks (of which {task} has an expert) when left out."""
 
 
-class SteeredMethod(FusionOptions):
+class SteeredMethod(FusionOptions, _Method):
     """The large model, steered by experts."""
 
     experts: Some[str]
     """The experts that steer; {task} is replaced by the task's name."""
     tune: Tune | None = None
     """Choose trust and anchor on the validation split, before the test split is decoded."""
-    tasks: Tasks = None
-    """The tasks that are decoded; all tasks (of which {task} has an expert) when left out."""
 
     @model_validator(mode="after")
     def _check_weights(self) -> SteeredMethod:
@@ -60,7 +78,7 @@ class SteeredMethod(FusionOptions):
 Method = either("model", having=SingleMethod, lacking=SteeredMethod)
 
 
-class Fusion(Decoding):
+class Fusion(Decoding, Loading):
     """The fusion track."""
 
     large: str
@@ -71,5 +89,7 @@ class Fusion(Decoding):
     """The split that is decoded; choose anything on validation, in a run of its own."""
     shards: Annotated[int, Field(ge=1, le=1000)] = 1
     """Decoding jobs for each method."""
+    gpus: Count = 1
+    """GPUs of a job that tunes or decodes; its models are parted among them."""
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
     """Name -> one model alone, or the large model steered. "{task}" is replaced by the task's name."""

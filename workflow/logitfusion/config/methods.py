@@ -32,6 +32,16 @@ def method_models(run: RunConfig, method: str, task: str) -> list[str]:
     return [run.fusion.large, run.fusion.base, *expand(entry.experts, task)]
 
 
+def method_batch_size(run: RunConfig, method: str) -> int | str:
+    """How many prompts a method computes together, or auto."""
+    return run.fusion.methods[method].batch_size or run.fusion.batch_size
+
+
+def method_gpus(run: RunConfig, method: str) -> int:
+    """GPUs of a job of a method."""
+    return run.fusion.methods[method].gpus or run.fusion.gpus
+
+
 def tuned_methods(run: RunConfig) -> list[str]:
     """The methods whose trust and anchor are chosen on validation data."""
     entries = run.fusion.methods.items()

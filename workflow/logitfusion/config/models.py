@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from logitfusion.config.loading import Dtype
 from logitfusion.config.packages import PackageFile
 from logitfusion.config.section import (
     Count,
@@ -27,7 +28,14 @@ from logitfusion.config.training import HealRecipe
 Terms = str | None
 
 
-class WholeModel(Section):
+class _Weights(Section):
+    """What all kinds of models have."""
+
+    dtype: Dtype = "auto"
+    """Precision of the weights; auto is the checkpoint's own, and float32 where the files are made here."""
+
+
+class WholeModel(_Weights):
     """A GGUF file in a PyPI package."""
 
     source: Literal["package"]
@@ -46,7 +54,7 @@ class WholeModel(Section):
         return (PackageFile(package=self.package, sha256=self.sha256, file=self.file),)
 
 
-class PartedModel(Section):
+class PartedModel(_Weights):
     """A GGUF file whose pieces are in several PyPI packages."""
 
     source: Literal["package"]
@@ -61,7 +69,7 @@ class PartedModel(Section):
         return self.parts
 
 
-class HubModel(Section):
+class HubModel(_Weights):
     """A model of the hub."""
 
     source: Literal["hub"]
@@ -81,7 +89,7 @@ class HubModel(Section):
         return value
 
 
-class PathModel(Section):
+class PathModel(_Weights):
     """A folder of this machine."""
 
     source: Literal["path"]
@@ -89,7 +97,7 @@ class PathModel(Section):
     """A folder that transformers can load."""
 
 
-class RandomModel(Section):
+class RandomModel(_Weights):
     """A tiny model of random initialisation, for tests."""
 
     source: Literal["random"]
@@ -110,7 +118,7 @@ class Heal(HealRecipe):
     """Tasks whose training text is used."""
 
 
-class PrunedModel(Section):
+class PrunedModel(_Weights):
     """Some layers of another model."""
 
     source: Literal["pruned"]

@@ -11,7 +11,7 @@ import json
 import operator
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, ValidationError
 
-from logitfusion.config.errors import explain
+from logitfusion.config.errors import explain, is_scientific
 from logitfusion.errors import UserError
 
 Item = TypeVar("Item")
@@ -144,8 +144,16 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 Distinct = Annotated[tuple[Item, ...], Strict(False), AfterValidator(_distinct)]
 
+
+def _find_size(value: Any) -> str:
+    return tag("found") if isinstance(value, str) and not is_scientific(value) else tag("given")
+
+
 Count = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Whole = Annotated[int, Field(ge=0, le=2**63 - 1)]
+BatchSize = Annotated[
+    Annotated[Literal["auto"], Tag(tag("found"))] | Annotated[Count, Tag(tag("given"))], Discriminator(_find_size)
+]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
@@ -34,7 +34,7 @@ def cache_teacher(
     *,
     source: dict[str, Any],
     k: int,
-    batch_size: int,
+    batch_size: int | Literal["auto"],
     shards: int = 1,
     only: Iterable[int] | None = None,
     piece_tokens: int = _PIECE,
@@ -52,7 +52,7 @@ def cache_teacher(
         folder: of the cache.
         source: the values of ``SOURCE``.
         k: tokens kept of each position.
-        batch_size: texts read together.
+        batch_size: texts read together; ``"auto"`` halves it where the memory is used up.
         shards: files that the texts are spread over: contiguous, numbers of texts differing by at most one.
         only: numbers of the shards to make, from 1 on; by default all.
         piece_tokens: a piece ends with the text that reaches this many tokens.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from logitfusion.distill.shard import TeacherText, no_tokens
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import count_vocabulary, rope_limit
 from logitfusion.models.forward import agree, check_lengths, evaluating, plain_logits, probe, refuse_not_causal
+from logitfusion.models.memory import BatchSize
 from logitfusion.models.split import SplitModel
 
 # Logits made together: 128 MB of fp32. Each chunk reads the whole output matrix, so it is not smaller.
@@ -31,7 +33,7 @@ def read_teacher(
     texts: Sequence[EncodedText],
     *,
     k: int,
-    batch_size: int,
+    batch_size: int | Literal["auto"],
     on_batch: Callable[[int], None] | None = None,
     reading: Reading | None = None,
 ) -> Iterator[TeacherText]:
@@ -45,7 +47,7 @@ def read_teacher(
         model: any causal language model of transformers; it stays where and in the precision it is.
         texts: in the teacher's own tokens; one without response tokens gives an empty result.
         k: tokens kept of each position.
-        batch_size: texts read together.
+        batch_size: texts read together; ``"auto"`` halves it where the memory is used up.
         on_batch: called with the number of response tokens of each batch that is done.
         reading: of ``try_reading``, where the model has been tried.
 
@@ -57,10 +59,10 @@ def read_teacher(
             gives NaN.
     """
     check_k(model, k)
-    if batch_size < 1:
+    if batch_size != "auto" and batch_size < 1:
         raise UserError("The batch size is at least 1.")
     reading = reading or try_reading(model, texts)
-    return _read(reading, texts, k, batch_size, on_batch or (lambda _: None))
+    return _read(reading, texts, k, BatchSize(batch_size, "texts"), on_batch or (lambda _: None))
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,17 @@ def check_k(model: PreTrainedModel, k: int) -> None:
 
 
 def _read(
-    reading: Reading, texts: Sequence[EncodedText], k: int, batch_size: int, on_batch: Callable[[int], None]
+    reading: Reading, texts: Sequence[EncodedText], k: int, size: BatchSize, on_batch: Callable[[int], None]
 ) -> Iterator[TeacherText]:
-    window = batch_size * _WINDOW
+    window = size.rows * _WINDOW
     for start in range(0, len(texts), window):
         some = texts[start : start + window]
         found = [no_tokens(k, text.digest) for text in some]
-        for batch in _batches(some, batch_size, reading.limit):
-            results = _read_batch(reading.split, [some[number] for number in batch], k)
+
+        def read(batch: list[int], some: Sequence[EncodedText] = some) -> list[TeacherText]:
+            return _read_batch(reading.split, [some[number] for number in batch], k)
+
+        for batch, results in size.each(_batches(some, size.rows, reading.limit), read):
             for number, result in zip(batch, results, strict=True):
                 found[number] = result
             on_batch(sum(len(result) for result in results))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.config.decoding import DECODING, DecodingOptions
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.keywords import given_options
+from logitfusion.config.loading import Attention, Dtype
 from logitfusion.errors import UserError
 from logitfusion.fusion.caches import Batch, CachedAdapters, CachedModel
 from logitfusion.fusion.decoding import Continuations, Fused, Generation, decode, read_prompts
@@ -20,15 +21,20 @@ from logitfusion.fusion.rereading import open_model
 from logitfusion.fusion.scoring import Pair, group_rows, judge_steering, score_pairs
 from logitfusion.fusion.speculation import Pace, decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
-from logitfusion.models.adapters import load_adapted, load_sharing
+from logitfusion.models.adapter_kinds import is_plain
+from logitfusion.models.adapters import load_adapted, load_expert, load_sharing, refuse_no_expert
 from logitfusion.models.architecture import context_length, count_vocabulary, has_position_table, rope_limit
-from logitfusion.models.checkpoint import is_adapter, refuse_no_checkpoint
+from logitfusion.models.cards import assign_devices, input_device
+from logitfusion.models.checkpoint import is_adapter
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import has_tokenizer
 from logitfusion.models.load import load_model
+from logitfusion.models.memory import BatchSize
 from logitfusion.models.padding import left_pad
 from logitfusion.models.text import TextEncoder
 from logitfusion.models.vocabulary import load_shared_tokenizer
+
+_NO_BASE = "Experts steer by their difference from a small base: give the base as well."
 
 
 class FusedLM:
@@ -66,7 +72,7 @@ class FusedLM:
         **named: Any,
     ) -> None:
         if experts and base is None:
-            raise UserError("Experts steer by their difference from a small base: give the base as well.")
+            raise UserError(_NO_BASE)
         models = [large, *([base] if experts else []), *(expert for expert in experts if not isinstance(expert, str))]
         for model in models:
             refuse_not_causal(model)
@@ -87,7 +93,7 @@ class FusedLM:
         self.steering = Steering(given_options(FusionOptions, options, named), len(experts))
         self.large, self.base, self.experts, self.tokenizer = large, base, list(experts), tokenizer
         self.encoder = TextEncoder(tokenizer)
-        self.device = large.device
+        self.device = input_device(large)  # where all logits meet
         self.max_length = min(context_length(model) for model in models)
         # Longer rows would change how the others are read, so they are read alone.
         self.shared_length = min(rope_limit(model) for model in models)
@@ -111,29 +117,56 @@ class FusedLM:
         base: str | Path | None = None,
         experts: Sequence[str | Path] = (),
         *,
+        dtype: Dtype | torch.dtype = "auto",
+        device_map: str | int | torch.device | None = None,
+        attn_implementation: Attention = "auto",
         options: FusionOptions | None = None,
         **named: Any,
     ) -> FusedLM:
         """Load the models of a fusion, refusing by name those that number their tokens differently.
 
         An expert's folder may hold an adapter of the base, as peft saves it. If all hold plain LoRA, the base is in
-        memory once, and base and experts are read together in one pass; other adapters are a model each. Options as in
-        the class, checked before anything is loaded.
+        memory once, and base and experts are read together in one pass; other adapters are a model each.
+
+        Args:
+            large, base, experts: folders.
+            dtype: of the weights; ``"auto"`` is each checkpoint's own. Keys and values are kept in it too; logits are
+                fused in fp32 always.
+            device_map: ``"auto"`` parts the models among all visible GPUs, see ``models.placement``; a device takes all
+                of them. By default the first GPU that is visible, else the CPU.
+            attn_implementation: ``"sdpa"``, ``"flash_attention_2"``, ``"eager"``, or ``"auto"``: transformers' choice.
+            options, named: as in the class, checked before anything is loaded.
+
+        Raises:
+            UserError: folders that hold no such models, or models that do not fit the GPUs.
         """
         options = given_options(FusionOptions, options, named)
         with_tokenizer = [folder for folder in experts if not is_adapter(folder) or has_tokenizer(folder)]
         folders = [large, *([base] if base and experts else [])]
         for folder in [*folders, *(path for path in experts if not is_adapter(path))]:
-            refuse_no_checkpoint(Path(folder))
+            refuse_no_expert(folder)
         tokenizer, entries = load_shared_tokenizer([*folders, *with_tokenizer])
         arguments = {"tokenizer": tokenizer, "entries": entries, "options": options}
         arguments["ends"] = folder_ends([*folders, *experts])
-        if not base or not experts:
-            return cls(load_model(large), None, [load_model(expert) for expert in experts], **arguments)
-        if all(map(is_adapter, experts)) and (sharing := load_sharing(base, experts)):
-            return cls(load_model(large), *sharing, **arguments)
-        loaded = [load_adapted(base, path) if is_adapter(path) else load_model(path) for path in experts]
-        return cls(load_model(large), load_model(base), loaded, **arguments)
+        if experts and not base:
+            raise UserError(_NO_BASE)
+        loading = {"dtype": dtype, "attention": attn_implementation}
+        steering = [base, *experts] if experts else []
+        if experts and all(map(is_adapter, experts)) and all(map(is_plain, experts)):
+            first, second = assign_devices([large, base], device_map, dtype)
+            if sharing := load_sharing(base, experts, device_map=second, **loading):
+                return cls(load_expert(large, device_map=first, **loading), *sharing, **arguments)
+        whole = [base if is_adapter(folder) else folder for folder in steering]
+        places = assign_devices([large, *whole], device_map, dtype)
+        first, *others = places
+        loaded = [
+            load_adapted(base, folder, device_map=place, **loading)
+            if is_adapter(folder)
+            else load_model(folder, device_map=place, **loading)
+            for folder, place in zip(steering, others, strict=True)
+        ]
+        large = load_expert(large, device_map=first, **loading)
+        return cls(large, loaded[0] if loaded else None, loaded[1:], **arguments)
 
     @torch.inference_mode()
     def generate(
@@ -180,13 +213,13 @@ class FusedLM:
         lengths = [len(ids) + limit - 1 for ids, limit in zip(encoded, limits, strict=True)]
         ends = self.ends
         pace = self._make_pace(options, max(lengths, default=0)) if options.speculative else None
-        results: dict[int, Generation] = {}
-        order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
-        for batch in group_rows(order, lengths, options.batch_size, self.shared_length):
+        notify = None if on_token is None else _tell_once(on_token)
+
+        def continue_batch(batch: list[int]) -> list[Generation]:
             generators = [torch.Generator().manual_seed(start + number) for number in batch]
-            notify = on_token and (lambda row, generation, batch=batch: on_token(batch[row], generation))
+            tell = notify and (lambda row, generation: notify(batch[row], generation))
             rows = [limits[number] for number in batch]
-            continuations = Continuations(rows, options, self.tokenizer, ends, notify, stopping_criterion)
+            continuations = Continuations(rows, options, self.tokenizer, ends, tell, stopping_criterion)
             batch_ids = [encoded[number] for number in batch]
             remake = self.cached_models if lengths[batch[0]] > self.shared_length else None
             fused = Fused(self.cached_models(), self.steering, self.vocabulary, self.max_length, remake)
@@ -194,7 +227,14 @@ class FusedLM:
                 decode_speculatively(fused, batch_ids, generators, continuations, pace)
             else:
                 decode(fused, batch_ids, generators, continuations)
-            results.update(zip(batch, continuations.all, strict=True))
+            return continuations.all
+
+        results: dict[int, Generation] = {}
+        order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
+        size = BatchSize(options.batch_size, "prompts")
+        batches = group_rows(order, lengths, size.rows, self.shared_length)
+        for batch, generations in size.each(batches, continue_batch):
+            results.update(zip(batch, generations, strict=True))
             if on_batch is not None:
                 on_batch(len(batch))
         return [results[number] for number in range(len(prompts))]
@@ -205,7 +245,7 @@ class FusedLM:
         contexts: Sequence[str | Sequence[int]],
         continuations: Sequence[str | Sequence[int]],
         *,
-        batch_size: int = DECODING.batch_size,
+        batch_size: int | Literal["auto"] = DECODING.batch_size,
         on_batch: Callable[[int], None] | None = None,
     ) -> list[tuple[float, bool]]:
         """How likely each continuation is after its context.
@@ -216,7 +256,7 @@ class FusedLM:
                 contexts, and white space between them belongs to the continuation, as in lm-evaluation-harness; where
                 a token spans the border, the continuation is encoded alone. Its log-likelihood is 0 where token ids
                 are none; a text must have some.
-            batch_size: pairs scored together; equal contexts are read once.
+            batch_size: pairs scored together, or ``"auto"``, see ``Decoding``; equal contexts are read once.
             on_batch: called with the number of pairs that a batch scored.
 
         Returns:
@@ -226,7 +266,7 @@ class FusedLM:
             UserError: as many contexts as continuations are needed, and of the same kind; a text without
                 tokens; a batch size below 1; a model whose logits are not finite.
         """
-        if batch_size < 1:
+        if batch_size != "auto" and batch_size < 1:
             raise UserError(f"Scoring needs batch_size >= 1, not {batch_size}.")
         if len(contexts) != len(continuations) or isinstance(contexts, str) or isinstance(continuations, str):
             raise UserError("Scoring needs a list of contexts and as many continuations.")
@@ -239,7 +279,7 @@ class FusedLM:
             judge_steering(self.steering),
             pairs,
             vocabulary=self.vocabulary,
-            batch_size=batch_size,
+            batch_size=BatchSize(batch_size, "pairs"),
             shared_length=self.shared_length,
             reads_contexts=self.steering.reads_prompts,
             on_batch=on_batch,
@@ -247,7 +287,9 @@ class FusedLM:
         return list(zip(total[:, 0].tolist(), greedy[:, 0].tolist(), strict=True))
 
     @torch.inference_mode()
-    def likelihood_gap(self, prompts: Sequence[str], *, batch_size: int = DECODING.batch_size) -> list[float]:
+    def likelihood_gap(
+        self, prompts: Sequence[str], *, batch_size: int | Literal["auto"] = DECODING.batch_size
+    ) -> list[float]:
         """By how many nats a token the small base predicts each prompt worse than the large model does.
 
         It stands for the experts, which were trained from it: text that the base can't predict is not theirs to steer.
@@ -257,11 +299,17 @@ class FusedLM:
         encoded = [self.encode(prompt) for prompt in prompts]
         for number, ids in enumerate(encoded):
             self.check_length(f"Prompt {number}", len(ids))
-        found: dict[int, float] = {}
-        for numbers in group_rows(range(len(encoded)), list(map(len, encoded)), batch_size, self.shared_length):
+
+        def read(numbers: list[int]) -> list[float]:
             ids, mask, _ = (tensor.to(self.device) for tensor in left_pad([encoded[number] for number in numbers], 0))
-            batch = Batch(self.cached_models()[:2], len(ids), self.device)
-            found.update(zip(numbers, read_prompts(batch, ids, mask, self.vocabulary).tolist(), strict=True))
+            batch = Batch(self.cached_models()[:2], len(ids))
+            return read_prompts(batch, ids, mask, self.vocabulary).tolist()
+
+        found: dict[int, float] = {}
+        size = BatchSize(batch_size, "prompts")
+        batches = group_rows(range(len(encoded)), list(map(len, encoded)), size.rows, self.shared_length)
+        for numbers, gaps in size.each(batches, read):
+            found.update(zip(numbers, gaps, strict=True))
         return [found[number] for number in range(len(encoded))]
 
     def extend(self, tokens: int) -> None:
@@ -352,6 +400,18 @@ class FusedLM:
                 f"A text has the token {'' if name is None else f'{name!r}, '}number {wrong}, and the models"
                 f" {'share' if self.experts else 'have'} only {self.vocabulary} entries; leave it out of the text."
             )
+
+
+def _tell_once(on_token: Callable[[int, Generation], None]) -> Callable[[int, Generation], None]:
+    """Leave out what was told already of a prompt whose batch is computed again."""
+    told: dict[int, int] = {}
+
+    def notify(number: int, generation: Generation) -> None:
+        if len(generation.token_ids) > told.get(number, 0):
+            told[number] = len(generation.token_ids)
+            on_token(number, generation)
+
+    return notify
 
 
 def _title(role: str, model: PreTrainedModel) -> str:

@@ -1,9 +1,10 @@
 """A fusion as a model of lm-evaluation-harness: any of its tasks measures it, by the rules of its ``hf`` model.
 
 Importing this module registers the model ``logitfusion``. With all weights 0, or without experts, its answers are
-those of ``hf`` on the large model, with three exceptions: fusions are computed in fp32 whatever the folder says; what
-a model's ``generation_config.json`` adds to decoding (penalties, suppressed or forced tokens, a least length, values
-for sampling) is not applied unless a task asks for it; and where a token spans the border of context and continuation,
+those of ``hf`` on the large model, with three exceptions: log-likelihoods are taken in fp32 whatever the weights are;
+what a model's ``generation_config.json`` adds to decoding (penalties, suppressed or forced tokens, a least length,
+values for sampling) is not applied unless a task asks for it; and where a token spans the border of context and
+continuation,
 ``hf`` scores only what is left behind it, and here the continuation is encoded alone. In a batch, ``hf`` generates
 until one stop string has ended all of its rows, and looks for the begin-of-text token in the first of them; here every
 row is as if it were alone.
@@ -31,7 +32,12 @@ from logitfusion.config.decoding import DECODING, Decoding, DecodingOptions
 from logitfusion.config.keywords import read_options
 from logitfusion.errors import UserError
 from logitfusion.fusion.lm import FusedLM
-from logitfusion.fusion.lm_eval_arguments import read_fusion_arguments, read_generation, read_template_arguments
+from logitfusion.fusion.lm_eval_arguments import (
+    read_fusion_arguments,
+    read_generation,
+    read_loading,
+    read_template_arguments,
+)
 from logitfusion.fusion.options import parse_folders, parse_options
 from logitfusion.models.chat import ChatTemplate, TemplateRefusedError
 from logitfusion.models.load import count_parameters
@@ -53,6 +59,7 @@ class FusedLMEval(TemplateLM):
         large, base: model folders.
         expert: one folder or several, as a list or separated by semicolons.
         speculative, batch_size: as in ``Decoding``.
+        dtype, device_map, attn_implementation: as in ``FusedLM.from_folders``; of ``hf``'s, those that mean the same.
         max_length: the most tokens that the models read at a time; longer inputs lose their beginning. By default the
             least limit of all models.
         max_gen_toks: the most tokens of a text where the task says nothing.
@@ -78,6 +85,9 @@ class FusedLMEval(TemplateLM):
         expert: str | Path | Sequence[str | Path] = (),
         speculative: bool = DECODING.speculative,
         batch_size: int | str | None = DECODING.batch_size,
+        dtype: str = "auto",
+        device_map: str | int | None = None,
+        attn_implementation: str = "auto",
         max_length: int | str | None = None,
         max_gen_toks: int | str = 256,
         device: str | None = None,
@@ -90,10 +100,19 @@ class FusedLMEval(TemplateLM):
     ) -> None:
         super().__init__()
         named = read_fusion_arguments(options, inspect.signature(FusedLMEval).parameters)
+        loading = read_loading(dtype, device_map, attn_implementation)
         if (lm is None) == (large is None):
             raise UserError("A fusion is evaluated from lm or from large with its base and experts, one of the two.")
         if lm is None:
-            lm = FusedLM.from_folders(large, base, parse_folders(expert), options=parse_options(named))
+            lm = FusedLM.from_folders(
+                large,
+                base,
+                parse_folders(expert),
+                dtype=loading.dtype,
+                device_map=loading.device_map,
+                attn_implementation=loading.attention,
+                options=parse_options(named),
+            )
         elif named or base is not None or expert:
             raise UserError("A fusion that is given as lm has its models and options already; leave theirs out.")
         self.lm, self.tokenizer, self._device = lm, lm.tokenizer, lm.device
@@ -312,5 +331,5 @@ def _read_batch_size(value: int | str | None) -> Any:
     if value is None:
         return DECODING.batch_size
     if str(value).startswith("auto"):
-        raise UserError(f"A fusion finds no batch_size by itself ({value!r}); give a number.")
+        return "auto"  # of hf's "auto:N", which looks again N times: halving needs no such looks
     return int(value) if str(value).isdigit() else value

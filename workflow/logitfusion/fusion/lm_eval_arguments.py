@@ -12,10 +12,12 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from logitfusion.config.errors import suggest
 from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.keywords import read_options
+from logitfusion.config.loading import PRECISIONS, Placed
 from logitfusion.errors import UserError
 
-_FP32 = "fusions are computed in fp32"
-_DEVICE = "a fusion is on one device, which CUDA_VISIBLE_DEVICES chooses"
+_FP32 = "logits are compared and fused in fp32"
+_DEVICE = "device_map=auto parts the models among all GPUs that CUDA_VISIBLE_DEVICES shows"
 _FOLDERS = "models are folders on this machine: large, base and expert name them"
 _QUANTIZED = "models are read from safetensors; the workflow's model stage converts GGUF files"
 _ENCODING = "the tokenizer is the large model's, and adds to a text what it adds by itself"
@@ -32,12 +34,10 @@ _MODEL_ARGUMENTS: dict[str, tuple[tuple[Any, ...], str]] = {
     "prefix_token_id": ((), _ENCODING),
     "truncation": ((False,), "contexts that are too long always lose their beginning"),
     "logits_cache": ((True, False), "equal contexts are always read once"),
-    "dtype": (("float32", "fp32"), _FP32),
     "softmax_dtype": (("float32", "fp32"), _FP32),
     "mixed_precision_dtype": ((), _FP32),
     "trust_remote_code": ((False,), "code of model folders is not run"),
     "parallelize": ((False,), _DEVICE),
-    "device_map": ((), _DEVICE),
     "max_memory_per_gpu": ((), _DEVICE),
     "max_cpu_memory": ((), _DEVICE),
     "offload_folder": ((), _DEVICE),
@@ -75,6 +75,18 @@ _NEUTRAL = {
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is given counts
 _READ = {"until", "do_sample", "temperature", "top_p", "top_k", *LENGTHS}
 _TOP_K = 50  # what transformers' generate samples among where nobody says
+
+
+def read_loading(dtype: str, device_map: str | int | None, attention: str | None) -> Placed:
+    """How the models are loaded, in the harness's words; ``fp32`` and ``torch.bfloat16`` are known there too.
+
+    Raises:
+        UserError: names what can't be used.
+    """
+    short = str(dtype).removeprefix("torch.")
+    place = None if device_map is None else f"cuda:{device_map}" if str(device_map).isdigit() else str(device_map)
+    given = {"dtype": PRECISIONS.get(short, short), "device_map": place, "attention": attention or "auto"}
+    return read_options(Placed, given, lambda name: "attn_implementation" if name == "attention" else name)
 
 
 def read_fusion_arguments(given: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:

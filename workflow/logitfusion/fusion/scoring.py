@@ -11,6 +11,7 @@ from torch import Tensor
 from logitfusion.fusion.caches import Batch, CachedModel
 from logitfusion.fusion.decoding import columns_at_once, read_prompts, split_logits
 from logitfusion.fusion.steering import Steering
+from logitfusion.models.memory import BatchSize
 from logitfusion.models.padding import left_pad
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
@@ -50,7 +51,7 @@ def score_pairs(
     pairs: Sequence[Pair],
     *,
     vocabulary: int,
-    batch_size: int,
+    batch_size: BatchSize,
     shared_length: float = math.inf,
     reads_contexts: bool = False,
     on_batch: Callable[[int], None] | None = None,
@@ -70,13 +71,16 @@ def score_pairs(
     # Sorted by context, so that equal contexts share a batch and are read once, and rows have similar lengths.
     order = sorted(range(len(pairs)), key=lambda number: (len(pairs[number][0]), pairs[number]))
     lengths = [len(context) + len(continuation) - 1 for context, continuation in pairs]
-    parts, done = [], []
-    for numbers in group_rows(order, lengths, batch_size, shared_length):
+
+    def score(numbers: list[int]) -> tuple[Tensor, Tensor]:
         some = [pairs[number] for number in numbers]
         if lengths[numbers[0]] > shared_length:
-            parts.append(_score_alone(make_models, judge, some[0], vocabulary, reads_contexts))
-        else:
-            parts.append(_score_batch(make_models(), judge, some, vocabulary, reads_contexts))
+            return _score_alone(make_models, judge, some[0], vocabulary, reads_contexts)
+        return _score_batch(make_models(), judge, some, vocabulary, reads_contexts)
+
+    parts, done = [], []
+    for numbers, part in batch_size.each(group_rows(order, lengths, batch_size.rows, shared_length), score):
+        parts.append(part)
         done += numbers
         if on_batch is not None:
             on_batch(len(numbers))
@@ -101,13 +105,13 @@ def _score_alone(
 ) -> tuple[Tensor, Tensor]:
     """One pair in one pass, as a plain forward reads it: its length decides how all of its positions are encoded."""
     models = make_models()
-    device = models[0].model.device
+    device = models[0].device
     context, continuation = (torch.tensor(ids, dtype=torch.long, device=device)[None] for ids in pair)
     gap = torch.zeros(1, device=device)
     if reads_contexts:
-        gap = read_prompts(Batch(models, 1, device), context, torch.ones_like(context), vocabulary)
+        gap = read_prompts(Batch(models, 1), context, torch.ones_like(context), vocabulary)
         models = make_models()
-    batch = Batch(models, 1, device)
+    batch = Batch(models, 1)
     given = torch.cat([context, continuation[:, :-1]], dim=-1)
     count = continuation.shape[1]
     keep = max(1, count)  # token ids may be none
@@ -120,10 +124,10 @@ def _score_alone(
 def _score_batch(
     models: Sequence[CachedModel], judge: Judge, pairs: list[Pair], vocabulary: int, reads_contexts: bool
 ) -> tuple[Tensor, Tensor]:
-    device = models[0].model.device
+    device = models[0].device
     contexts = list(dict.fromkeys(context for context, _ in pairs))
     rows = torch.tensor([contexts.index(context) for context, _ in pairs], device=device)
-    batch = Batch(models, len(contexts), device)
+    batch = Batch(models, len(contexts))
     ids, mask, _ = (tensor.to(device) for tensor in left_pad([list(context) for context in contexts], 0))
     gap = torch.zeros(len(contexts), device=device)
     if reads_contexts:

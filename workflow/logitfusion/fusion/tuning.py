@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from logitfusion.fusion.lm import FusedLM
 from logitfusion.fusion.logits import fuse_logits
 from logitfusion.fusion.scoring import judge_logits, score_pairs
 from logitfusion.fusion.steering import draw_to_anchor
+from logitfusion.models.memory import BatchSize
 
 ANCHORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 TRUSTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -53,7 +54,7 @@ def tune(
     trusts: Sequence[float] = TRUSTS,
     anchors: Sequence[float] = ANCHORS,
     stop: Sequence[str] = (),
-    batch_size: int = DECODING.batch_size,
+    batch_size: int | Literal["auto"] = DECODING.batch_size,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Candidate]:
     """How every combination does on examples, from one pass of the models over them.
@@ -94,7 +95,7 @@ def tune(
         judge,
         pairs,
         vocabulary=lm.vocabulary,
-        batch_size=batch_size,
+        batch_size=BatchSize(batch_size, "examples"),
         shared_length=lm.shared_length,
         on_batch=on_batch,
     )

@@ -10,18 +10,17 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from logitfusion.config.loading import Attention, Dtype
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.files import read_json
 from logitfusion.integrity import check_files
 from logitfusion.models.architecture import count_vocabulary, text_config
+from logitfusion.models.attention import refuse_attention
+from logitfusion.models.cards import DeviceMap, choose_device
 from logitfusion.models.checkpoint import explain_failure, how_to_mend, refuse_misfit, refuse_no_checkpoint
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import checksum_weights
-
-
-def choose_device() -> torch.device:
-    """CUDA where the job was given one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+from logitfusion.models.precision import choose_dtype
 
 
 def use_threads() -> int:
@@ -43,26 +42,45 @@ def bf16_helps(device: torch.device) -> bool:
 
 
 def load_model(
-    folder: str | Path, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | Dtype = torch.float32,
+    device_map: DeviceMap | None = None,
+    attention: Attention = "auto",
 ) -> PreTrainedModel:
     """A causal language model from a folder of safetensors, in evaluation mode.
 
+    Weights go from the disk to their device, tensor by tensor: the machine's memory never holds them twice, nor at all
+    where they belong on a GPU.
+
+    Args:
+        folder: of a whole model.
+        device: where all of it goes; by default the first GPU that is visible, else the CPU.
+        dtype: ``"auto"`` is what the model's entry in the config says, else the checkpoint's own.
+        device_map: modules' names and their devices instead of one device, as transformers takes it.
+        attention: ``"auto"`` is transformers' choice.
+
     Raises:
         UserError: the folder holds no readable model, one that its weights do not fit, one that reads a text in both
-            directions, or its weights are not those that its record is of.
+            directions or has no such attention, or its weights are not those that its record is of.
     """
     folder = Path(folder)
     refuse_no_checkpoint(folder)
     _refuse_damaged(folder)
+    chosen, devices = choose_dtype(folder, dtype), device_map or {"": device or choose_device()}
+    refuse_attention(folder, attention, chosen, devices.values())
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=dtype,
+            dtype=chosen,
+            device_map=devices,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are in the report
+            **({} if attention == "auto" else {"attn_implementation": attention}),
         )
     except Exception as error:  # safetensors, json and transformers each have their own types
         if find_memory_error(error) is not None:
@@ -70,8 +88,7 @@ def load_model(
         raise UserError(explain_failure(folder, error)) from error
     refuse_misfit(f"The model in {folder}", type(model).__name__, report)
     forget_quantisation(model)
-    model = model.to(device or choose_device()).eval()
-    refuse_not_causal(model, f"The model in {folder}")
+    refuse_not_causal(model.eval(), f"The model in {folder}")
     return model
 
 
@@ -113,8 +130,19 @@ def forget_quantisation(model: PreTrainedModel) -> None:
         del model._weight_conversions  # its architecture's own are used then
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write a model as fp32 safetensors with its tokenizer.
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a model as safetensors with its tokenizer.
+
+    Args:
+        model: is turned into ``dtype`` itself.
+        tokenizer: of the model.
+        folder: that is there.
+        dtype: of the weights in the files.
 
     Raises:
         UserError: its weights are quantised.
@@ -124,7 +152,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
             f"The model {model.name_or_path} is quantised and can't be saved in full precision; use its weights before"
             " quantisation."
         )
-    model.float().save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

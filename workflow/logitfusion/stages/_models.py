@@ -8,9 +8,14 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
+from logitfusion.config.loading import Loading
 from logitfusion.models.adapter_kinds import is_plain
 from logitfusion.models.adapters import load_expert, load_sharing, refuse_no_expert
+from logitfusion.models.cards import DeviceMap, free_memory, place_folders
 from logitfusion.models.checkpoint import find_base
+
+# A model, or a base with the adapters that share it.
+_Key = str | tuple[str, ...]
 
 
 class Opened(NamedTuple):
@@ -24,32 +29,38 @@ class Opened(NamedTuple):
 class Models:
     """Opens models by name. Experts that are all plain LoRA of the fusion's base are read with it in one pass.
 
+    They are parted among the GPUs that the job has, see ``models.placement``.
+
     Args:
         folders: of every model, by name.
-        options: those of ``load_model``.
+        loading: their precision and attention.
 
     Raises:
         UserError: a folder that holds no model and no adapter beside its base.
     """
 
-    def __init__(self, folders: Mapping[str, Path], **options: Any) -> None:
-        self.folders, self.options = dict(folders), options
-        self._loaded: dict[str | tuple[str, ...], Any] = {}
+    def __init__(self, folders: Mapping[str, Path], loading: Loading) -> None:
+        self.folders, self.loading = dict(folders), loading
+        self._loaded: dict[_Key, tuple[DeviceMap | None, Any]] = {}
         self._apart: set[tuple[str, ...]] = set()  # adapters that can't share their base
         for folder in self.folders.values():
             refuse_no_expert(folder)
+        self._cards = free_memory()  # before anything is on them
 
     def open(self, names: Sequence[str]) -> Opened:
-        """The models of a fusion: the large one, then the base and the experts, if there are any."""
+        """The models of a fusion: the large one, then the base and the experts, if there are any.
+
+        Raises:
+            UserError: they can't be loaded, or do not fit the GPUs.
+        """
         large, *others = names
         steering = tuple(others)
         if self._shares(steering):
-            self._keep([large, steering])
-            if self._loaded[steering] is not None:
-                return Opened(self._loaded[large], *self._loaded[steering])
+            first, sharing = self._keep([large, steering])
+            if sharing is not None:
+                return Opened(first, *sharing)
             self._apart.add(steering)
-        self._keep(names)
-        loaded = [self._loaded[name] for name in names]
+        loaded = self._keep(names)
         return Opened(loaded[0], loaded[1] if others else None, loaded[2:])
 
     def _shares(self, steering: tuple[str, ...]) -> bool:
@@ -59,13 +70,21 @@ class Models:
         named = [find_base(folder) for folder in experts]
         return all(one is not None and one.resolve() == base.resolve() for one in named) and all(map(is_plain, experts))
 
-    def _keep(self, keys: Sequence[str | tuple[str, ...]]) -> None:
-        self._loaded = {key: model for key, model in self._loaded.items() if key in keys}
-        for key in keys:
-            if key in self._loaded:
-                continue
-            if isinstance(key, tuple):
-                base, *experts = (self.folders[name] for name in key)
-                self._loaded[key] = load_sharing(base, experts, **self.options)
-            else:
-                self._loaded[key] = load_expert(self.folders[key], **self.options)
+    def _keep(self, keys: Sequence[_Key]) -> list[Any]:
+        """What the keys name, loaded; nothing else stays. A model that is to be elsewhere now is loaded again."""
+        measured = [self.folders[key[0] if isinstance(key, tuple) else key] for key in keys]
+        maps = place_folders(measured, self._cards, self.loading.dtype)
+        places = dict(zip(keys, maps, strict=True))
+        kept = self._loaded.items()
+        self._loaded = {key: held for key, held in kept if key in places and held[0] == places[key]}
+        for key, place in places.items():
+            if key not in self._loaded:
+                self._loaded[key] = (place, self._load(key, place))
+        return [self._loaded[key][1] for key in keys]
+
+    def _load(self, key: _Key, place: DeviceMap | None) -> Any:
+        options = {"dtype": self.loading.dtype, "attention": self.loading.attention, "device_map": place}
+        if isinstance(key, str):
+            return load_expert(self.folders[key], **options)
+        base, *experts = (self.folders[name] for name in key)
+        return load_sharing(base, experts, **options)

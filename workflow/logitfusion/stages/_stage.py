@@ -76,10 +76,14 @@ def _end_with_parent() -> None:
     checkpoints of the next call.
     """
     parent = int(os.environ.pop("LOGITFUSION_PARENT", 0))
-    # torchrun's workers have torchrun as their parent.
-    alive = (lambda: _exists(parent)) if "LOCAL_RANK" in os.environ else (lambda: os.getppid() == parent)
     if not parent:
         return
+    is_worker = "LOCAL_RANK" in os.environ
+    launcher = os.getppid() if is_worker else parent  # torchrun, a worker's parent, holds the lease of its GPUs
+
+    def alive() -> bool:
+        return os.getppid() == launcher and (not is_worker or _exists(parent))
+
     if not alive():
         raise KeyboardInterrupt
 

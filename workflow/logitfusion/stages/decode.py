@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace, job: DecodeJob) -> None:
 
 def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dict[str, Any]]:
     folders = {path.name: path for path in arguments.models}
-    models = Models(folders)
+    models = Models(folders, job.loading)
     splits = {path.parent.name: path for path in arguments.examples}
     tuned = read_json(arguments.tuned)["chosen"] if arguments.tuned else {}
     for task, entry in job.tasks.items():

@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from logitfusion.config.jobs.distill import TeacherJob
+from logitfusion.config.loading import PRECISIONS, Loading
 from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.shard import hash_texts, read_manifest
 from logitfusion.files import remove, whole
-from logitfusion.models.adapters import load_expert
 from logitfusion.models.forward import check_lengths
 from logitfusion.models.identity import hash_model, hash_tokenizer
-from logitfusion.models.load import bf16_helps, choose_device, load_tokenizer, use_threads
+from logitfusion.models.load import load_tokenizer, use_threads
 from logitfusion.progress.pace import Rate
 from logitfusion.shards import shard_range
 from logitfusion.stages._distill import read_texts
+from logitfusion.stages._models import Models
 from logitfusion.stages._stage import logger, run_stage
 
 
@@ -28,8 +27,9 @@ def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
     folder, *_ = arguments.model
     tokenizer = load_tokenizer(folder)
     encoded = encode_texts(tokenizer, texts, template=job.template, max_tokens=job.max_tokens)
-    half = job.precision == "bf16" or (job.precision == "auto" and bf16_helps(choose_device()))
-    model = load_expert(folder, dtype=torch.bfloat16 if half else torch.float32)
+    model = (
+        Models({arguments.teacher: folder}, Loading(dtype=PRECISIONS[job.precision])).open([arguments.teacher]).large
+    )
     lengths = [len(text.ids) for text in encoded]
     check_lengths(model, lengths, f"teacher {arguments.teacher!r}", "the cache's max_tokens")
     for finished in arguments.checkpoints.glob("*.safetensors"):

@@ -26,7 +26,7 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     splits = {path.parent.name: path for path in arguments.examples}
     rows = {task: read_jsonl(splits[task]) for task in job.models}
     rate = Rate("all tasks", "examples", sum(map(len, rows.values())))
-    models = Models(folders)
+    models = Models(folders, job.loading)
     candidates: dict[str, list[Candidate]] = {}
     gaps: dict[str, list[float]] = {}
     for task, names in job.models.items():

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 from logitfusion.config.decoding import Decoding
-from logitfusion.config.distill import Cache, DistillMethod, StudentTraining
+from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
+from logitfusion.config.loading import Loading
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import Count, Section
 from logitfusion.config.training import LoRA
 
 
-class TeacherJob(Cache):
+class TeacherJob(CacheContents):
     """Let a teacher read one shard of the texts."""
 
     template: Literal["plain", "chat"]
@@ -31,7 +32,7 @@ class StudentJob(Section):
 def teacher_job(run: RunConfig, teacher: str) -> TeacherJob:
     """How a teacher reads, and what is kept."""
     entry = run.distill.teachers[teacher]
-    return TeacherJob(template=entry.template, texts=run.distill.texts, **dict(run.distill.cache))
+    return TeacherJob(template=entry.template, texts=run.distill.texts, **dict(run.distill.cache.part(CacheContents)))
 
 
 def student_job(run: RunConfig, method: str) -> StudentJob:
@@ -47,6 +48,7 @@ def answer_job(run: RunConfig, name: str) -> DecodeJob:
     return DecodeJob(
         options=FusionOptions(),
         decoding=Decoding(batch_size=run.distill.batch_size, seed=0),
+        loading=run.distill.part(Loading),
         shards=1,
         tasks={task: decoded_task(run, task, [name]) for task in run.distill.tasks},
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from logitfusion.config.decoding import Decoding
 from logitfusion.config.fusion import SteeredMethod, Tune
 from logitfusion.config.fusion_options import FusionOptions
-from logitfusion.config.methods import method_models, method_tasks, tuning_groups
+from logitfusion.config.loading import Loading
+from logitfusion.config.methods import method_batch_size, method_models, method_tasks, tuning_groups
 from logitfusion.config.run import RunConfig
-from logitfusion.config.section import Count, Listed, Section, Some
+from logitfusion.config.section import BatchSize, Count, Listed, Section, Some
 from logitfusion.config.tasks import Answer
 
 
@@ -25,6 +26,7 @@ class DecodeJob(Section):
 
     options: FusionOptions
     decoding: Decoding
+    loading: Loading
     shards: Count
     tasks: dict[str, DecodedTask]
 
@@ -34,7 +36,8 @@ class TuneJob(Section):
 
     options: FusionOptions
     tune: Tune
-    batch_size: Count
+    loading: Loading
+    batch_size: BatchSize
     groups: Listed[Some[str]]
     """The tasks that share one choice."""
     models: dict[str, Some[str]]
@@ -53,7 +56,8 @@ def decode_job(run: RunConfig, method: str) -> DecodeJob:
     entry = run.fusion.methods[method]
     return DecodeJob(
         options=entry.part(FusionOptions) if isinstance(entry, SteeredMethod) else FusionOptions(),
-        decoding=run.fusion.part(Decoding),
+        decoding=run.fusion.part(Decoding).model_copy(update={"batch_size": method_batch_size(run, method)}),
+        loading=run.fusion.part(Loading),
         shards=run.fusion.shards,
         tasks={task: decoded_task(run, task, method_models(run, method, task)) for task in method_tasks(run, method)},
     )
@@ -73,7 +77,8 @@ def tune_job(run: RunConfig, method: str) -> TuneJob:
     return TuneJob(
         options=entry.part(FusionOptions),
         tune=entry.tune,
-        batch_size=run.fusion.batch_size,
+        loading=run.fusion.part(Loading),
+        batch_size=method_batch_size(run, method),
         groups=tuple(map(tuple, groups)),
         models=models,
         stop={task: run.tasks[task].definition.stop for task in models},
