@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from logitfusion.config.loading import Attention
 from logitfusion.config.section import Count, NonNegative, Positive, PositiveShare, Section, Whole
 
 
@@ -43,8 +44,8 @@ class Training(Section):
     """Time between checkpoints (minutes)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the products while training; auto is bf16 where the machine has it. Weights that are trained stay fp32."""
-    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
-    """Implementation of attention while training; auto is what transformers chooses."""
+    attention: Attention = "auto"
+    """How attention is computed while training; auto is sdpa where the architecture has it, else eager."""
     processes: Count = 1
     """Processes of the training, a GPU each, which share every batch."""
     sharded: bool = False

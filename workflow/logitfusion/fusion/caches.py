@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,20 +11,22 @@ from transformers import DynamicCache, PreTrainedModel
 
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import counts_slots, reset_rope, rope_limit
+from logitfusion.models.cards import input_device
 
 
 class CachedModel:
-    """One model and the keys and values of every token it has read.
+    """One model and the keys and values of every token it has read, in the model's own precision.
 
     ``finite [members]`` says whether all logits so far were numbers that can be used (-inf excludes an entry).
+    ``device`` is where the model takes its tokens and gives its logits; its layers and their caches may be on several.
     """
 
     def __init__(self, model: PreTrainedModel, names: Sequence[str] = ("the model",)) -> None:
         self.model, self.names, self.cache = model, names, self._new_cache(model)
         if math.isfinite(rope_limit(model)):
             reset_rope(model)  # it would go on with the frequencies of an earlier, longer text
-        self.members = len(names)
-        self.finite = torch.ones(self.members, dtype=torch.bool, device=model.device)
+        self.members, self.device = len(names), input_device(model)
+        self.finite = torch.ones(self.members, dtype=torch.bool, device=self.device)
 
     def _new_cache(self, model: PreTrainedModel) -> DynamicCache | None:
         return DynamicCache(config=model.config)
@@ -56,7 +58,10 @@ class CachedModel:
 
     def select_rows(self, rows: Tensor) -> None:
         """Go on with these rows; a row may be taken several times."""
-        self.cache.batch_select_indices(rows)
+        on_device = _copies(rows)
+        for layer in self.cache.layers:
+            if layer.get_seq_length():
+                layer.batch_select_indices(on_device(layer.keys.device))
 
     def drop_last(self, slots: int) -> None:
         """Forget the newest tokens of all rows."""
@@ -64,10 +69,11 @@ class CachedModel:
 
     def select_slots(self, slots: Tensor) -> None:
         """Keep the slots ``[B, S]`` of each row, in this order."""
+        on_device = _copies(slots)
         for layer in self.cache.layers:
             for name in ("keys", "values"):
                 states = getattr(layer, name)
-                index = slots[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+                index = on_device(states.device)[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
                 setattr(layer, name, states.gather(2, index))
 
 
@@ -109,28 +115,42 @@ class Batch:
     """Rows that several models read together.
 
     All caches hold the same tokens in the same slots. ``mask [B, S]`` says which slots count for a row (not its left
-    padding, nor what was rolled back), ``lengths [B]`` how many they are: the next token's position.
+    padding, nor what was rolled back), ``lengths [B]`` how many they are: the next token's position. Models may be on
+    several devices; their logits meet on ``device``, the first model's, where all else of the batch is too.
     """
 
-    def __init__(self, models: Sequence[CachedModel], rows: int, device: torch.device) -> None:
-        self.models = list(models)
+    def __init__(self, models: Sequence[CachedModel], rows: int) -> None:
+        self.models, self.device = list(models), models[0].device
+        device = self.device
         self.mask = torch.zeros(rows, 0, dtype=torch.long, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
 
     def read(self, ids: Tensor, mask: Tensor, keep: int) -> list[Tensor]:
         """Let every model read ``ids [B, n]`` where ``mask [B, n]`` is 1: its logits after the last ``keep``."""
-        logits = [self.read_ahead(model, ids, mask, keep) for model in self.models]
+        logits = self.read_all(self.models, ids, mask, keep)
         refuse_not_finite(self.models)
         self.commit(mask)
         return logits
+
+    def read_all(self, models: Sequence[CachedModel], ids: Tensor, mask: Tensor, keep: int) -> list[Tensor]:
+        """Let some models read what is committed later: their logits after the last ``keep``."""
+        # What they read is on all devices before the first is at work: a copy waits for the work of its device.
+        given = [self._send(model, ids, mask, mask[:, :0]) for model in models]
+        logits = [model.read(*tensors, keep) for model, tensors in zip(models, given, strict=True)]
+        return [part.to(self.device) for part in logits]
 
     def read_ahead(
         self, model: CachedModel, ids: Tensor, mask: Tensor, keep: int, before: Tensor | None = None
     ) -> Tensor:
         """Let one model read what is committed later; ``before [B, m]`` masks what it has read ahead already."""
         before = mask[:, :0] if before is None else before
+        return model.read(*self._send(model, ids, mask, before), keep).to(self.device)
+
+    def _send(self, model: CachedModel, ids: Tensor, mask: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The tokens, the mask of all slots and the positions, where a model takes them."""
         positions = (self.lengths[:, None] + before.sum(-1, keepdim=True) + mask.cumsum(-1) - 1).clamp(min=0)
-        return model.read(ids, torch.cat([self.mask, before, mask], dim=-1), positions, keep)
+        slots = torch.cat([self.mask, before, mask], dim=-1)
+        return ids.to(model.device), slots.to(model.device), positions.to(model.device)
 
     def commit(self, mask: Tensor) -> None:
         """Count the newest slots where ``mask [B, n]`` is 1 and roll the others back."""
@@ -148,7 +168,7 @@ class Batch:
         """Go on with these rows alone; a row may be taken several times."""
         self.mask, self.lengths = self.mask[rows], self.lengths[rows]
         for model in self.models:
-            model.select_rows(rows)
+            model.select_rows(rows.to(model.device))
 
     def close_gaps(self) -> None:
         """Move every row's slots together once a quarter of all is rolled back; attention reads every slot."""
@@ -157,8 +177,20 @@ class Batch:
             return
         slots = self.mask.argsort(dim=-1, stable=True)[:, -needed:]
         for model in self.models:
-            model.select_slots(slots)
+            model.select_slots(slots.to(model.device))
         self.mask = self.mask.gather(1, slots)
+
+
+def _copies(tensor: Tensor) -> Callable[[torch.device], Tensor]:
+    """A tensor on any device, sent to each once."""
+    known = {tensor.device: tensor}
+
+    def copy(device: torch.device) -> Tensor:
+        if device not in known:
+            known[device] = tensor.to(device)
+        return known[device]
+
+    return copy
 
 
 def refuse_not_finite(models: Sequence[CachedModel]) -> None:

@@ -113,8 +113,8 @@ def decode(
     fused: Fused, prompts: list[list[int]], generators: list[torch.Generator], continuations: Continuations
 ) -> None:
     """Let the continuations of the prompts grow to their ends, one token of every row at a time."""
-    options, steering, device = continuations.options, fused.steering, fused.models[0].model.device
-    batch = Batch(fused.models, len(prompts), device)
+    options, steering, device = continuations.options, fused.steering, fused.models[0].device
+    batch = Batch(fused.models, len(prompts))
     ids, mask, _ = (tensor.to(device) for tensor in left_pad(prompts, 0))
     steered_rows = None
     if steering.reads_prompts:
@@ -122,7 +122,7 @@ def decode(
         if fused.remake is None:
             ids, mask = ids[:, -1:], mask[:, -1:]
         else:
-            batch = Batch(fused.remake(), len(prompts), device)
+            batch = Batch(fused.remake(), len(prompts))
     while continuations.active:
         large, small = split_logits(batch.read(ids, mask, keep=1), fused.vocabulary)
         steered = steering.fuse(large[:, 0], small[:, :, 0], steered_rows)

@@ -105,13 +105,13 @@ def _score_alone(
 ) -> tuple[Tensor, Tensor]:
     """One pair in one pass, as a plain forward reads it: its length decides how all of its positions are encoded."""
     models = make_models()
-    device = models[0].model.device
+    device = models[0].device
     context, continuation = (torch.tensor(ids, dtype=torch.long, device=device)[None] for ids in pair)
     gap = torch.zeros(1, device=device)
     if reads_contexts:
-        gap = read_prompts(Batch(models, 1, device), context, torch.ones_like(context), vocabulary)
+        gap = read_prompts(Batch(models, 1), context, torch.ones_like(context), vocabulary)
         models = make_models()
-    batch = Batch(models, 1, device)
+    batch = Batch(models, 1)
     given = torch.cat([context, continuation[:, :-1]], dim=-1)
     count = continuation.shape[1]
     keep = max(1, count)  # token ids may be none
@@ -124,10 +124,10 @@ def _score_alone(
 def _score_batch(
     models: Sequence[CachedModel], judge: Judge, pairs: list[Pair], vocabulary: int, reads_contexts: bool
 ) -> tuple[Tensor, Tensor]:
-    device = models[0].model.device
+    device = models[0].device
     contexts = list(dict.fromkeys(context for context, _ in pairs))
     rows = torch.tensor([contexts.index(context) for context, _ in pairs], device=device)
-    batch = Batch(models, len(contexts), device)
+    batch = Batch(models, len(contexts))
     ids, mask, _ = (tensor.to(device) for tensor in left_pad([list(context) for context in contexts], 0))
     gap = torch.zeros(len(contexts), device=device)
     if reads_contexts:

@@ -85,8 +85,8 @@ def decode_speculatively(
 ) -> None:
     """Let the continuations of the prompts grow to their ends, several tokens of every row at a time."""
     _check(fused)
-    options, steering, device = continuations.options, fused.steering, fused.models[0].model.device
-    batch = Batch(fused.models, len(prompts), device)
+    options, steering, device = continuations.options, fused.steering, fused.models[0].device
+    batch = Batch(fused.models, len(prompts))
     ids, mask, _ = (tensor.to(device) for tensor in left_pad(prompts, 0))
     steered_rows = None
     if steering.reads_prompts:
@@ -133,7 +133,7 @@ def _check(fused: Fused) -> None:
 def make_pace(models: Sequence[CachedModel], fixed: int | None = None) -> Pace:
     """The pace for these models; it goes on learning from batch to batch."""
     sizes = [count_bytes(cached.model) for cached in models]
-    return Pace(sum(sizes[:-1]), sizes[-1], models[0].model.device.type, fixed)
+    return Pace(sum(sizes[:-1]), sizes[-1], models[0].device.type, fixed)
 
 
 def _draft(
@@ -165,12 +165,9 @@ def _draft(
                 logits, generators, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
             )
             ids = torch.cat([ids, token[:, None]], dim=-1)
-    read = [
-        torch.cat(drafted_logits, dim=2)
-        if other is model
-        else batch.read_ahead(other, ids, torch.ones_like(ids), keep=draft + 1)
-        for other in batch.models
-    ]
+    others = [other for other in batch.models if other is not model]
+    read = batch.read_all(others, ids, torch.ones_like(ids), keep=draft + 1)
+    read.insert(batch.models.index(model), torch.cat(drafted_logits, dim=2))
     refuse_not_finite(batch.models)
     return ids, proposals, read
 

@@ -14,7 +14,7 @@ from logitfusion.models.text import TextEncoder
 from logitfusion.training.batches import CompletionCollator, order_rows
 from logitfusion.training.loop import StepTrainer, train, trainer_arguments
 from logitfusion.training.padding import plan_padding
-from logitfusion.training.weights import prepare
+from logitfusion.training.weights import as_saved, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +66,9 @@ def finetune(
     fingerprint: str,
     name: str,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
-    """Train on ``examples`` (``prompt``, ``completion``) and return the model, adapters unmerged, and its loss curve."""
+    """Train on ``examples`` (``prompt``, ``completion``) and return the model, adapters unmerged, and its losses."""
     rows = encode_examples(examples, tokenizer, recipe.max_tokens)
-    recipe = recipe.for_texts(len(rows))
+    recipe, own = recipe.for_texts(len(rows)), model.dtype
     padding = plan_padding(model, tokenizer, rows, recipe, name)
     logger.info("%s: %d examples, %d steps", name, len(examples), recipe.steps)
     trainer = CompletionTrainer(
@@ -77,4 +77,5 @@ def finetune(
         train_dataset=order_rows(rows, padding.recipe),
         data_collator=CompletionCollator(padding.pad, padding.inputs),
     )
-    return train(trainer, name, recipe, checkpoints, fingerprint)
+    trained, curve = train(trainer, name, recipe, checkpoints, fingerprint)
+    return as_saved(trained, own, name), curve

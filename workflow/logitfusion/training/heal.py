@@ -21,7 +21,7 @@ from logitfusion.models.text import TextEncoder
 from logitfusion.training.batches import TextCollator, order_rows
 from logitfusion.training.loop import train, trainer_arguments
 from logitfusion.training.padding import plan_padding
-from logitfusion.training.weights import prepare
+from logitfusion.training.weights import as_saved, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def heal(
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     rows = [{"input_ids": encoder.prompt(text)[: recipe.max_tokens - 1] + end} for text in texts]
     logger.info("healing: %d texts, %d tokens", len(rows), sum(len(row["input_ids"]) for row in rows))
-    recipe = recipe.for_texts(len(rows))
+    recipe, own = recipe.for_texts(len(rows)), student.dtype
     padding = plan_padding(student, tokenizer, rows, recipe, "healing")
     # Healing compares small differences: its products are in the weights' precision, whatever the recipe's is.
     exact = padding.recipe.model_copy(update={"precision": "fp32"})
@@ -118,4 +118,5 @@ def heal(
         train_dataset=order_rows(rows, padding.recipe),
         data_collator=TextCollator(padding.pad, padding.inputs),
     )
-    return train(trainer, "healing", recipe, checkpoints, fingerprint)
+    healed, curve = train(trainer, "healing", recipe, checkpoints, fingerprint)
+    return as_saved(healed, own, "healing"), curve

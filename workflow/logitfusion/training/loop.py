@@ -29,7 +29,7 @@ from logitfusion.models.load import bf16_helps, choose_device
 from logitfusion.progress.pace import describe_pace
 from logitfusion.training.batches import is_main_process, micro_batch, processes
 from logitfusion.training.checkpoints import Mark, find_checkpoint, mark_checkpoints
-from logitfusion.training.sharding import gather, local, mixed_precision, outline, sharding_arguments
+from logitfusion.training.sharding import gather, local, mixed_precision, outline, part_on_cpus_too, sharding_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         **(sharding_arguments() if recipe.sharded else {}),
     )
     if recipe.sharded:
+        part_on_cpus_too()
         arguments.fsdp_plugin_args["mixed_precision_policy"] = mixed_precision(bf16)
     # Where one process sees several GPUs, the Trainer would use all of them, and multiply the batch by their number.
     arguments._n_gpu = min(arguments.n_gpu, 1)

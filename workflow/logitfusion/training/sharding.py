@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from accelerate import DistributedType, PartialState
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
@@ -39,6 +40,16 @@ def mixed_precision(bf16: bool) -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32)
 
 
+def part_on_cpus_too() -> None:
+    """Let accelerate part a model among processes on CPUs as it does on GPUs: it asks for the name of the latter.
+
+    To call once the processes know each other (transformers' settings see to that) and before there is a Trainer.
+    """
+    state = PartialState()
+    if state.distributed_type == DistributedType.MULTI_CPU:
+        state.distributed_type = DistributedType.MULTI_GPU
+
+
 def outline(model: PreTrainedModel, device: str) -> PreTrainedModel:
     """A copy without the parameters' values, which are new tensors on ``device``; buffers and ties are copied.
 
@@ -62,8 +73,8 @@ def gather(model: nn.Module, plain: PreTrainedModel, main: bool) -> PreTrainedMo
     found: dict[int, nn.Parameter] = {}
     pairs = zip(plain.named_parameters(), model.named_parameters(), strict=True)
     for (name, blank), (same, parted) in pairs:
-        if name != same:
-            raise ValueError(f"the parted model has {same} where the whole one has {name}")
+        if name != same or not isinstance(parted, DTensor):
+            raise ValueError(f"the parted model has {same}, a {type(parted).__name__}, where the whole one has {name}")
         value = whole(parted.detach())
         if main:
             found[id(blank)] = nn.Parameter(value.to("cpu", copy=True), requires_grad=blank.requires_grad)

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 
 from logitfusion.config.training import Adaptation, LoRA, Recipe, Training
 from logitfusion.errors import UserError, find_memory_error, first_line
-from logitfusion.models.adapters import add_adapters
-from logitfusion.models.load import choose_device, load_model
+from logitfusion.models.adapters import add_adapters, load_expert
+from logitfusion.models.attention import refuse_attention
+from logitfusion.models.cards import choose_device
 from logitfusion.training.batches import is_main_process, processes
 from logitfusion.training.sharding import outline, refuse_unparted
 
@@ -32,25 +33,25 @@ def load_trainee(folder: str | Path, recipe: Training) -> PreTrainedModel:
     One that will be parted is read by the CPU: processes of a machine share what safetensors maps into memory.
 
     Raises:
-        UserError: see ``load_model``; or the attention or the quantisation can't be had here.
+        UserError: see ``load_model``; or 4 bits can't be had here.
     """
-    if isinstance(recipe, Adaptation) and recipe.quantisation == "nf4":
-        return _choose_attention(_load_nf4(folder), recipe.attention)
+    kind = recipe.quantisation if isinstance(recipe, Adaptation) else "none"
+    refuse_quantisation(kind)
+    if kind == "nf4":
+        return _load_nf4(folder, recipe.attention)
     device = torch.device("cpu") if recipe.sharded else own_device()
-    return _choose_attention(load_model(folder, device=device, dtype="auto"), recipe.attention)
+    return load_expert(folder, merge=True, device=device, dtype="auto", attention=recipe.attention)
 
 
-def _choose_attention(model: PreTrainedModel, attention: str) -> PreTrainedModel:
-    if attention == "auto":
-        return model
-    if attention == "flash_attention_2" and not torch.cuda.is_available():
-        raise UserError("attention: flash_attention_2 needs an NVIDIA GPU, and there is none here; use sdpa.")
-    try:
-        model.set_attn_implementation(attention)
-    except (ImportError, ValueError) as error:  # not installed, or not of this architecture
-        raise UserError(
-            f"{type(model).__name__} can't compute attention: {attention} here ({first_line(error)}); use auto."
-        ) from error
+def choose_attention(model: PreTrainedModel, source: str | Path, recipe: Training) -> PreTrainedModel:
+    """The recipe's attention for a model that was made of the one in the folder ``source``.
+
+    Raises:
+        UserError: it can't be had here.
+    """
+    refuse_attention(source, recipe.attention, model.dtype, [own_device()])
+    if recipe.attention != "auto":
+        model.set_attn_implementation(recipe.attention)
     return model
 
 
@@ -70,7 +71,7 @@ def refuse_quantisation(kind: str) -> None:
         raise UserError(f"quantisation: {kind} needs an NVIDIA GPU, and there is none here; leave it out.")
 
 
-def _load_nf4(folder: str | Path) -> PreTrainedModel:
+def _load_nf4(folder: str | Path, attention: str) -> PreTrainedModel:
     """A model whose matrices are quantised while they are read (QLoRA: NF4, doubly quantised, products in bf16)."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -84,6 +85,7 @@ def _load_nf4(folder: str | Path) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.bfloat16, quantization_config=settings, device_map={"": own_device()},
             local_files_only=True, use_safetensors=True, trust_remote_code=False,
+            **({} if attention == "auto" else {"attn_implementation": attention}),
         ).eval()  # fmt: skip
     except Exception as error:  # of bitsandbytes, safetensors and transformers
         if find_memory_error(error) is not None:
@@ -122,7 +124,7 @@ def _state(model: PreTrainedModel, what: str, recipe: Recipe, name: str) -> None
     active = sum(value.numel() for value in model.parameters() if value.requires_grad)
     count, share = processes(), "a part (FSDP2)" if recipe.sharded else "all"
     logger.info(
-        "%s: training %s, %.2f M parameters, by AdamW with its state in fp32; %s; gradient checkpointing %s; attention %s",
+        "%s: training %s, %.2f M parameters, by AdamW with fp32 state; %s; gradient checkpointing %s; attention %s",
         name,
         what,
         active / 1e6,
@@ -130,6 +132,20 @@ def _state(model: PreTrainedModel, what: str, recipe: Recipe, name: str) -> None
         "on" if recipe.gradient_checkpointing else "off",
         model.config._attn_implementation,
     )
+
+
+def as_saved(model: PreTrainedModel, own: torch.dtype, name: str) -> PreTrainedModel:
+    """A trained model in the precision of the model it began as; adapters stay in fp32, and so does what holds them.
+
+    Raises:
+        UserError: a weight is too large for it; ``name`` is the training's.
+    """
+    if own == torch.float32 or hasattr(model, "peft_config"):
+        return model
+    model = model.to(own)
+    if own == torch.float16 and not all(value.isfinite().all() for value in model.parameters()):
+        raise UserError(f"{name}: a trained weight is too large for float16; give the model dtype: bfloat16.")
+    return model
 
 
 def _checkpoint_layers(model: PreTrainedModel, name: str) -> None:
