@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from logitfusion.config.experts import MergedExpert, TrainedExpert
-from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.loading import PRECISIONS
 from logitfusion.config.methods import (
     method_batch_size,
@@ -32,6 +31,7 @@ from logitfusion.plan.training import Activations, Plan, train_cost
 
 # Bytes of a logit of the loss: in the products' dtype, in fp32, normalised, and its gradients while they are made.
 _LOSS, _DISTILLATION = 10.0, 18.0
+_CHARS = 3.5  # of a token, at the least: English text has four
 _AUTO_BATCH = 1  # what a batch that is found can be halved to
 
 Edit = Mapping[str, Any]  # keys of the config, with dots -> other values
@@ -197,7 +197,9 @@ class Planner:
         entry = self.run.tasks[task]
         new = entry.definition.max_new_tokens
         context = min(member.size.context or math.inf for member in members)
-        prompt = max(1, int(min(self.assumed.prompt, context - new)))
+        chars = entry.definition.max_prompt_chars
+        longest = self.assumed.prompt if chars is None else math.ceil(chars / _CHARS)
+        prompt = max(1, int(min(longest, context - new)))
         return Texts(math.ceil(getattr(entry, split) / shards), prompt, new)
 
     def _members(self, names: list[str], dtype: str) -> list[Member]:
@@ -279,7 +281,7 @@ class Planner:
         for model in names:
             if self.models.find(self.run, model) is None:
                 reason = self.models.unknown[root(self.run, model)]
-                return Job(rule, name, count, None, f"{root(self.run, model)} is not known yet: {reason}")
+                return Job(rule, name, count, None, f"The model {root(self.run, model)!r} is not known yet: {reason}.")
         return Job(rule, name, count, cost(), edits=tuple(edits))
 
     def _dtype_edits(self, names: list[str]) -> list[Edit]:
@@ -324,7 +326,3 @@ def _training_edits(place: str, recipe: Any, cards: int) -> list[Edit]:
         edits.append({f"{place}.quantisation": "nf4"})
     return edits
 
-
-def is_steered(run: RunConfig, method: str) -> bool:
-    """Whether experts take part in a method."""
-    return isinstance(run.fusion.methods[method], SteeredMethod)

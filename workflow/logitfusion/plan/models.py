@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from logitfusion.config.experts import MergedExpert, TrainedExpert
+from logitfusion.config.experts import TrainedExpert
 from logitfusion.config.methods import method_models, method_tasks, used_models
 from logitfusion.config.models import HubModel, PathModel, PrunedModel, RandomModel
 from logitfusion.config.run import RunConfig
@@ -15,7 +15,8 @@ from logitfusion.errors import UserError
 from logitfusion.files import read_json
 from logitfusion.plan.measure import measure, read_config
 from logitfusion.plan.metadata import Checkpoint, ask_hub_for, fetch_tokenizer, read_folder, read_stored
-from logitfusion.plan.size import ITEM, ModelSize
+from logitfusion.plan.saved import cut_layers
+from logitfusion.plan.size import ModelSize
 
 # Families pad their output layers to multiples of at most so many entries; whoever differs by more has other tokens.
 _PADDING = 1024
@@ -107,7 +108,7 @@ def _count(
         case RandomModel():
             return _counted(_random_config(entry), f"The model {name!r}")
         case PrunedModel() if entry.from_ in counted:
-            return _counted(_prune(counted[entry.from_].config, len(entry.layers)), f"The model {name!r}")
+            return _counted(cut_layers(counted[entry.from_].config, len(entry.layers)), f"The model {name!r}")
         case PrunedModel():
             return f"it is a part of {entry.from_}"
     if (made / "config.json").is_file():
@@ -125,15 +126,6 @@ def _random_config(entry: RandomModel) -> dict[str, Any]:
 
     config = random_config(entry, tiny_tokenizer(pairs=entry.tokenizer == "pairs"))
     return config.to_dict()
-
-
-def _prune(config: dict[str, Any], layers: int) -> dict[str, Any]:
-    """The config with fewer layers; those of unlike kinds are counted in their order."""
-    inner = config.get("text_config")
-    if isinstance(inner, dict):
-        return config | {"text_config": _prune(inner, layers)}
-    kinds = config.get("layer_types")
-    return config | {"num_hidden_layers": layers} | ({"layer_types": kinds[:layers]} if kinds else {})
 
 
 # ---- what is known to be wrong ---------------------------------------------------------------------------------------
@@ -168,16 +160,3 @@ def _refuse_unlike(counted: dict[str, Counted]) -> None:
 
         load_shared_tokenizer([folder for folder in folders if folder is not None])
 
-
-def expert_bytes(run: RunConfig, models: Models, name: str) -> float | None:
-    """What an expert's folder takes: its adapters in fp32, or all weights in its base's dtype."""
-    base = models.find(run, name)
-    if base is None:
-        return None
-    rank = adapter_rank(run, name)
-    return base.size.adapters(rank) * ITEM["float32"] if rank else base.size.weights()
-
-
-def is_merged(run: RunConfig, name: str) -> bool:
-    """Whether an expert is made of others."""
-    return isinstance(run.experts.get(name), MergedExpert)
