@@ -1,4 +1,4 @@
-"""The plan's numbers against what tiny models measure: bytes that autograd keeps, weights, optimizer, caches, logits."""
+"""The plan's numbers against what tiny models measure: autograd's bytes, weights, optimizer, caches, logits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
 from logitfusion.config.training import LoRA
 from logitfusion.models.adapters import add_adapters
 from logitfusion.plan.decoding import Member, Texts, decode_cost
@@ -13,7 +15,6 @@ from logitfusion.plan.measure import adapted_matrices, measure, read_config
 from logitfusion.plan.saved import Forward, count_saved
 from logitfusion.plan.size import ITEM
 from logitfusion.plan.training import Activations, Plan, train_cost
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 TOKENS = 96
 _SHARED = {

@@ -123,4 +123,3 @@ def fetch_tokenizer(checkpoint: Checkpoint) -> Path | None:
             partial(hf_hub_download, checkpoint.repository, revision=folder.name, filename=name), checkpoint.repository
         )
     return folder
-

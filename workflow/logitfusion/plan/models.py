@@ -1,75 +1,22 @@
-"""The models of a run, counted: where each comes from, and its numbers."""
+"""Counting the models of a run by their configs: those of the hub, of folders, and those that are made here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from logitfusion.config.experts import TrainedExpert
 from logitfusion.config.methods import method_models, method_tasks, used_models
 from logitfusion.config.models import HubModel, PathModel, PrunedModel, RandomModel
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
+from logitfusion.plan.counted import Counted, Models, root
 from logitfusion.plan.measure import measure, read_config
 from logitfusion.plan.metadata import Checkpoint, ask_hub_for, fetch_tokenizer, read_folder, read_stored
 from logitfusion.plan.saved import cut_layers
-from logitfusion.plan.size import ModelSize
 
 # Families pad their output layers to multiples of at most so many entries; whoever differs by more has other tokens.
 _PADDING = 1024
-
-
-@dataclass(frozen=True)
-class Counted:
-    """A model whose numbers are known.
-
-    Attributes:
-        size: its numbers; ``size.dtype`` is that of its weights in this run.
-        config: what its ``config.json`` holds.
-        checkpoint: where it comes from; None for what is made here.
-    """
-
-    size: ModelSize
-    config: dict[str, Any]
-    checkpoint: Checkpoint | None = None
-
-
-class Models:
-    """All models and experts of a run.
-
-    Attributes:
-        counted: name -> numbers of those that are known.
-        unknown: name -> why a model's numbers are not known yet.
-    """
-
-    def __init__(self, counted: Mapping[str, Counted], unknown: Mapping[str, str]) -> None:
-        self.counted, self.unknown = dict(counted), dict(unknown)
-
-    def find(self, run: RunConfig, name: str) -> Counted | None:
-        """The model behind a name, as a config says it is used: experts are of their base's numbers."""
-        found = self.counted.get(root(run, name))
-        if found is None:
-            return None
-        entry = run.models[root(run, name)]
-        made = "auto" if isinstance(entry, (HubModel, PathModel)) else "float32"  # what is made here is in fp32
-        dtype = made if entry.dtype == "auto" else entry.dtype
-        return found if dtype == "auto" else replace(found, size=replace(found.size, dtype=dtype))
-
-
-def root(run: RunConfig, name: str) -> str:
-    """The model that an expert was trained from."""
-    while name in run.experts:
-        name = run.experts[name].base
-    return name
-
-
-def adapter_rank(run: RunConfig, name: str) -> int:
-    """The rank of an expert that stays an adapter; 0 of one with all its weights, and of a model."""
-    expert = run.experts.get(name)
-    return expert.lora.rank if isinstance(expert, TrainedExpert) and expert.method == "lora" else 0
 
 
 def count_models(run: RunConfig, metadata: Path | None = None, results: Path = Path("results")) -> Models:
@@ -94,9 +41,7 @@ def count_models(run: RunConfig, metadata: Path | None = None, results: Path = P
     return Models(counted, unknown)
 
 
-def _count(
-    run: RunConfig, name: str, counted: dict[str, Counted], metadata: Path | None, made: Path
-) -> Counted | str:
+def _count(run: RunConfig, name: str, counted: dict[str, Counted], metadata: Path | None, made: Path) -> Counted | str:
     entry = run.models[name]
     match entry:
         case HubModel():
@@ -159,4 +104,3 @@ def _refuse_unlike(counted: dict[str, Counted]) -> None:
         from logitfusion.models.vocabulary import load_shared_tokenizer
 
         load_shared_tokenizer([folder for folder in folders if folder is not None])
-

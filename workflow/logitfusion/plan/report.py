@@ -174,7 +174,12 @@ def as_json(plan: RunPlan) -> dict[str, Any]:
         "disk": plan.disk,
         "scratch": plan.scratch,
         "misfits": [
-            {"rule": one.job.rule, "name": one.job.name, "reason": one.reason, "remedies": list(map(dict, one.remedies))}
+            {
+                "rule": one.job.rule,
+                "name": one.job.name,
+                "reason": one.reason,
+                "remedies": list(map(dict, one.remedies)),
+            }
             for one in plan.misfits
         ],
     }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,48 +15,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from transformers import PreTrainedConfig
 
-from logitfusion.config.training import LoRA
 from logitfusion.models.adapters import add_adapters
 from logitfusion.plan.measure import EXPERTS, build, read_config
+from logitfusion.plan.training import Activations, Forward
 
 # Layers of the smaller of two models that tell what each layer keeps.
 _FEW = 2
 
 
-@dataclass(frozen=True)
-class SavedBytes:
-    """Bytes that a forward keeps: ``fixed + rows * (token * tokens + pair * tokens ** 2)``.
-
-    They are of all layers but the logits, which a loss makes of some positions only.
-    """
-
-    fixed: float
-    """Whatever the batch: copies of weights in half precision."""
-    token: float
-    """For each token."""
-    pair: float
-    """For each pair of tokens of a text: masks, and attention that keeps its products."""
-
-    def at(self, rows: int, tokens: int) -> float:
-        """Of a batch."""
-        return self.fixed + rows * (self.token * tokens + self.pair * tokens**2)
-
-
-@dataclass(frozen=True)
-class Forward:
-    """How a model is run while it trains."""
-
-    dtype: str = "float32"
-    """Of its weights."""
-    autocast: bool = True
-    """Products in bf16."""
-    lora: LoRA | None = None
-    """Adapters, which alone are trained; None: all weights are."""
-    attention: str = "sdpa"
-    """The kernels; those of flash attention keep what sdpa's keep."""
-
-
-def count_saved(facts: dict[str, Any], forward: Forward, tokens: int) -> SavedBytes:
+def count_saved(facts: dict[str, Any], forward: Forward, tokens: int) -> Activations:
     """What a training's forward keeps, exact at texts of ``tokens`` tokens and close to it around that.
 
     Args:
@@ -67,14 +33,14 @@ def count_saved(facts: dict[str, Any], forward: Forward, tokens: int) -> SavedBy
 
 
 @functools.lru_cache(maxsize=256)
-def _fit(facts: str, forward: Forward, tokens: int) -> SavedBytes:
+def _fit(facts: str, forward: Forward, tokens: int) -> Activations:
     config = read_config(json.loads(facts), "The model")
     text = config.get_text_config(decoder=True)
     if _alike(text) and text.num_hidden_layers > 2 * _FEW:  # each layer keeps the same: two models of a few layers tell
         few, more = (_fit_layers(cut_layers(json.loads(facts), count), forward, tokens) for count in (_FEW, 2 * _FEW))
         steps = (text.num_hidden_layers - _FEW) / _FEW
-        return SavedBytes(*(a + steps * (b - a) for a, b in zip(few, more, strict=True)))
-    return SavedBytes(*_fit_layers(json.loads(facts), forward, tokens))
+        return Activations(*(a + steps * (b - a) for a, b in zip(few, more, strict=True)))
+    return Activations(*_fit_layers(json.loads(facts), forward, tokens))
 
 
 def _alike(text: PreTrainedConfig) -> bool:
