@@ -118,8 +118,9 @@ def _measure(member: Member, name: str) -> Sized:
 
 def _solver(rows: int, vocabulary: int, experts: int) -> float:
     """Temporaries of ``solve_weights``, a chunk of rows at a time."""
-    numbers = min(rows * vocabulary, max(_CHUNK // experts, vocabulary))
-    return 4 * (_TEMPORARIES + 2 * experts) * numbers + 4 * min(_ROOM, 15 * numbers)
+    chunk = min(rows * vocabulary, max(_CHUNK, vocabulary))
+    shifts = min(rows * vocabulary * experts, max(_CHUNK, vocabulary * experts))
+    return 4 * (_TEMPORARIES * chunk + 2 * shifts + min(_ROOM, 15 * chunk))
 
 
 def _reading(member: Member, rows: int, tokens: int) -> float:
@@ -163,3 +164,8 @@ def read_cost(
     }
     work = Work(2.0 * member.size.active * texts * tokens)
     return Cost(gpu, cards, {"process": PROCESS}, disk=texts * tokens * row_bytes, work=work)
+
+
+def cached_token(k: int, vocabulary: int) -> int:
+    """Bytes of a token in a teacher's cache, as ``distill.shard`` lays it out (which imports torch)."""
+    return 12 + k * (4 + (vocabulary > 2**16))
