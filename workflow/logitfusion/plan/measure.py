@@ -36,6 +36,8 @@ def read_config(facts: dict[str, Any], title: str) -> PreTrainedConfig:
         own = "needs Python code that comes with it, which is never run"
         reason = own if "auto_map" in facts else f"is of an architecture that transformers does not have here ({kind})"
         raise UserError(f"{title} {reason}; use a model of an architecture that transformers has.")
+    if "torch_dtype" in facts:  # what files of earlier versions call it
+        facts = {"dtype": facts["torch_dtype"]} | facts
     try:
         return CONFIG_MAPPING[kind].from_dict(facts)
     except Exception as error:  # each architecture checks its own values
@@ -62,6 +64,7 @@ def measure(config: PreTrainedConfig, title: str = "The model") -> ModelSize:
     Raises:
         UserError: the architecture is no causal language model.
     """
+    dtype = name_dtype(config)  # building a model changes its config
     with torch.device("meta"):
         model = build(config, title).eval()
         cache = _measure_cache(model)
@@ -83,7 +86,7 @@ def measure(config: PreTrainedConfig, title: str = "The model") -> ModelSize:
         vocabulary=count_vocabulary(model),
         cache=cache,
         context=int(limit) if math.isfinite(limit) else None,
-        dtype=name_dtype(config),
+        dtype=dtype,
     )
 
 

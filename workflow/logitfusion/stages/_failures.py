@@ -1,0 +1,28 @@
+"""Why one of several processes ended: each leaves a word for their launcher, because the others fail after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+FAILURES = "LOGITFUSION_FAILURES"  # the folder of the words, from the launcher
+
+
+def leave_word(text: str) -> bool:
+    """Keep why this process ends, if a launcher asked for it; False if this process is to say it itself."""
+    folder = os.environ.get(FAILURES)
+    if folder is None:
+        return False
+    path = Path(folder) / f"{os.environ.get('RANK', 0)}.json"
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps([time.time_ns(), text]))
+    temporary.replace(path)
+    return True
+
+
+def first_failure(folder: Path) -> str | None:
+    """The word that was left first; the others' are of connections that were cut."""
+    words = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return min(words)[1] if words else None
