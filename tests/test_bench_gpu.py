@@ -18,6 +18,7 @@ from decoding import sizes
 from decoding.floor import Speed, Work
 from decoding.measure import make_fusion
 from decoding.naive import naive_loop
+from decoding.plan import predict_decoding
 from decoding.sizes import SETTINGS, Setting, Shape
 from peak import most_bytes
 
@@ -59,6 +60,25 @@ def test_a_dry_run_counts_memory_and_its_tables_show_it(report: dict[str, Any]) 
     assert sum(line.startswith("| phi-4 |") for line in lines) == 1
     for line in lines:
         assert not line.startswith("|") or "nan" not in line
+
+
+@pytest.mark.parametrize("name", ["llama-13b-4-adapters", "qwen-14b-0.5b"])
+def test_the_plan_of_a_fusion_is_its_weights_and_little_more(name: str) -> None:
+    """At the papers' sizes: what a dry run measures is mostly of other things."""
+    setting = SETTINGS[name]
+    with torch.device("meta"):
+        large, base = (AutoModelForCausalLM.from_config(shape.config()) for shape in (setting.large, setting.base))
+    copies = 1 if setting.adapters else 1 + setting.experts
+    weights = 2 * (large.num_parameters() + copies * base.num_parameters())
+    planned = predict_decoding(setting, "bfloat16")(8, 64, 24)
+    assert weights < planned < 1.1 * weights
+
+
+def test_the_plan_of_a_dry_run_is_no_less_than_its_peak(report: dict[str, Any]) -> None:
+    for row in report["json"]["decoding"]:
+        assert row["peak bytes"]["fused"] < 1.02 * row["predicted bytes"]
+    for row in report["json"]["reading"]:
+        assert row["peak bytes"] < row["predicted bytes"]
 
 
 PUBLISHED = {
