@@ -106,6 +106,16 @@ def check_files(folder: str | Path, *, weights: bool = True) -> dict[str, Record
     return files
 
 
+def refuse_gone(folder: str | Path) -> None:
+    """Refuse a folder that lacks a file which its record names, or has one of another size; nothing is read.
+
+    Raises:
+        UserError: names the file, and what to do.
+    """
+    for file in (read_recorded(folder) or {}).values():
+        _stamp(Path(folder), file)
+
+
 def digest(path: str | Path) -> str:
     """The SHA-256 of a file, taken from the record of its folder where that has it and the file is unchanged.
 

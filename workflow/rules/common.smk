@@ -19,6 +19,7 @@ from logitfusion.config.methods import method_gpus, method_models, method_tasks,
 from logitfusion.config.load import resolve_config, write_once
 from logitfusion.config.section import canonical
 from logitfusion.errors import UserError
+from logitfusion.plan.resources import PlannedResources
 from logitfusion.progress.record import name_job
 
 hide_user_packages()
@@ -37,6 +38,7 @@ except UserError as error:
     raise WorkflowError(f"The config can't be used. {error}{hint}") from None
 
 RESULTS = Path("results") / RUN.run
+PLANNED = PlannedResources(RUN, RESULTS)
 LOGS = RESULTS / "logs"
 BENCHMARKS = RESULTS / "benchmarks"
 PACKAGES = Path("results/packages")
@@ -144,9 +146,16 @@ def shown(path, category, entry, caption=None):
     return report(RESULTS / path, caption=text, category=category, labels={"entry": entry})
 
 
-def longer(minutes):
-    """Minutes of walltime, more at every retry."""
-    return lambda wildcards, attempt: minutes * attempt
+def longer(minutes, rule=None, name=None):
+    """Minutes of walltime, more at every retry; as many as the plan says for large models, of jobs with such a name."""
+    if rule is None:
+        return lambda wildcards, attempt: minutes * attempt
+    return lambda wildcards, attempt: attempt * PLANNED.minutes(rule, name(wildcards), least=minutes)
+
+
+def memory(megabytes, rule, name):
+    """MB of the machine's memory, or as many as the plan says for large models; asked again once these are there."""
+    return lambda wildcards: PLANNED.memory_mb(rule, name(wildcards), least=megabytes)
 
 
 def any_of(names):

@@ -164,3 +164,8 @@ def read_cost(
     }
     work = Work(2.0 * member.size.active * texts * tokens)
     return Cost(gpu, cards, {"process": PROCESS}, disk=texts * tokens * row_bytes, work=work)
+
+
+def cached_token(k: int, vocabulary: int) -> int:
+    """Bytes of a token in a teacher's cache, as ``distill.shard`` lays it out (which imports torch)."""
+    return 12 + k * (4 + (vocabulary > 2**16))

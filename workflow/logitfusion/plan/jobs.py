@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from logitfusion.config.experts import MergedExpert, TrainedExpert
-from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.loading import PRECISIONS
 from logitfusion.config.methods import (
     method_batch_size,
@@ -22,18 +23,18 @@ from logitfusion.config.methods import (
 from logitfusion.config.models import HubModel, PathModel, PrunedModel
 from logitfusion.config.run import RunConfig
 from logitfusion.config.training import LoRA, Training
-from logitfusion.distill.shard import row_bytes
 from logitfusion.plan.cost import PROCESS, Cost, largest
-from logitfusion.plan.decoding import Member, Texts, decode_cost, read_cost
-from logitfusion.plan.models import Counted, Models, adapter_rank, root
-from logitfusion.plan.saved import Forward, count_saved
+from logitfusion.plan.counted import Counted, Models, adapter_rank, root
+from logitfusion.plan.decoding import Member, Texts, cached_token, decode_cost, read_cost
 from logitfusion.plan.size import ITEM
-from logitfusion.plan.training import Activations, Plan, train_cost
+from logitfusion.plan.training import Activations, Forward, Plan, train_cost
 
 # Bytes of a logit of the loss: in the products' dtype, in fp32, normalised, and its gradients while they are made.
 _LOSS, _DISTILLATION = 10.0, 18.0
+_CHARS = 3.5  # of a token, at the least: English text has four
 _AUTO_BATCH = 1  # what a batch that is found can be halved to
 
+Keeps = Callable[[Counted, Forward, int], Activations]
 Edit = Mapping[str, Any]  # keys of the config, with dots -> other values
 
 
@@ -45,7 +46,7 @@ class Job:
         rule: of the workflow.
         name: what it makes.
         count: how many there are (shards, seeds).
-        cost: of one; None where a model is not known.
+        compute: its cost; None where a model is not known.
         unknown: why not.
         edits: what of the config would make it smaller, the mildest first.
     """
@@ -53,9 +54,14 @@ class Job:
     rule: str
     name: str
     count: int
-    cost: Cost | None
+    compute: Callable[[], Cost] | None
     unknown: str = ""
     edits: tuple[Edit, ...] = field(default=())
+
+    @functools.cached_property
+    def cost(self) -> Cost | None:
+        """Of one; None where a model is not known."""
+        return None if self.compute is None else self.compute()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -79,10 +85,21 @@ class Assumed:
 
 
 class Planner:
-    """Lists the jobs of one config."""
+    """Lists the jobs of one config.
 
-    def __init__(self, run: RunConfig, models: Models, assumed: Assumed) -> None:
-        self.run, self.models, self.assumed = run, models, assumed
+    Args:
+        run: the config.
+        models: their numbers.
+        assumed: what the config does not say.
+        keeps: what autograd keeps of a model's forward, at texts of so many tokens.
+    """
+
+    def __init__(self, run: RunConfig, models: Models, assumed: Assumed, keeps: Keeps) -> None:
+        self.run, self.models, self.assumed, self.keeps = run, models, assumed, keeps
+
+    def find(self, rule: str, name: str) -> Job | None:
+        """The jobs of a rule that make what has this name; None where there are none that compute with models."""
+        return next((job for job in self.jobs() if job.key == (rule, name)), None)
 
     def jobs(self) -> list[Job]:
         """All jobs that compute with models, in the order they run."""
@@ -95,9 +112,9 @@ class Planner:
         for name in used_models(self.run):
             entry = self.run.models.get(name)
             if isinstance(entry, PrunedModel) and entry.heal:
-                yield self._job("model", name, [name, entry.from_], lambda name=name, entry=entry: self._heal(name, entry))
+                yield self._job("model", name, [name, entry.from_], partial(self._heal, name, entry))
             elif entry is not None and not isinstance(entry, (HubModel, PathModel)):
-                yield self._job("model", name, [name], lambda name=name: self._make(name))
+                yield self._job("model", name, [name], partial(self._make, name))
 
     def _make(self, name: str) -> Cost:
         weights = self._found(name).size.weights()
@@ -114,12 +131,9 @@ class Planner:
             if isinstance(entry, TrainedExpert):
                 edits = _training_edits(f"experts.{name}", entry, self.assumed.cards) + self._dtype_edits([name])
                 lora = entry.lora if entry.method == "lora" else None
-                yield self._job(
-                    "expert", name, [name], lambda name=name, entry=entry, lora=lora: self._train(name, entry, lora, _LOSS),
-                    edits=edits,
-                )  # fmt: skip
+                yield self._job("expert", name, [name], partial(self._train, name, entry, lora, _LOSS), edits=edits)
             elif isinstance(entry, MergedExpert):
-                yield self._job("expert", name, [name], lambda name=name: self._merge(name))
+                yield self._job("expert", name, [name], partial(self._merge, name))
 
     def _merge(self, name: str) -> Cost:
         size = self._found(name).size
@@ -137,7 +151,7 @@ class Planner:
             lora=lora,
             attention="eager" if recipe.attention == "eager" else "sdpa",
         )
-        kept = count_saved(found.config, forward, min(recipe.max_tokens, found.size.context or recipe.max_tokens))
+        kept = self.keeps(found, forward, min(recipe.max_tokens, found.size.context or recipe.max_tokens))
         part = recipe.batch_size // processes
         plan = Plan(
             rows=max(size for size in range(1, recipe.micro_batch + 1) if part % size == 0),
@@ -151,7 +165,7 @@ class Planner:
             logits=logits,
             half=half,
         )
-        return train_cost(found.size, Activations(kept.fixed, kept.token, kept.pair), plan)
+        return train_cost(found.size, kept, plan)
 
     def _sequences(self, name: str, recipe: Training) -> int:
         if recipe.steps is not None:
@@ -175,11 +189,10 @@ class Planner:
             edits += self._dtype_edits(names)
             if name in tuned_methods(self.run):
                 groups = [task for group in tuning_groups(self.run, name) for task in group]
-                yield self._job("tune", name, names, lambda name=name, groups=groups: self._decode(name, groups, "validation"), edits=edits)  # fmt: skip
-            yield self._job(
-                "decode", name, names, lambda name=name, tasks=tasks: self._decode(name, tasks, fusion.split),
-                count=fusion.shards, edits=edits,
-            )  # fmt: skip
+                cost = partial(self._decode, name, groups, "validation")
+                yield self._job("tune", name, names, cost, edits=edits)
+            cost = partial(self._decode, name, tasks, fusion.split)
+            yield self._job("decode", name, names, cost, count=fusion.shards, edits=edits)
 
     def _decode(self, method: str, tasks: list[str], split: str) -> Cost:
         """The tasks of a method one after the other; models that the next task shares stay in memory."""
@@ -197,7 +210,9 @@ class Planner:
         entry = self.run.tasks[task]
         new = entry.definition.max_new_tokens
         context = min(member.size.context or math.inf for member in members)
-        prompt = max(1, int(min(self.assumed.prompt, context - new)))
+        chars = entry.definition.max_prompt_chars
+        longest = self.assumed.prompt if chars is None else math.ceil(chars / _CHARS)
+        prompt = max(1, int(min(longest, context - new)))
         return Texts(math.ceil(getattr(entry, split) / shards), prompt, new)
 
     def _members(self, names: list[str], dtype: str) -> list[Member]:
@@ -225,20 +240,15 @@ class Planner:
             edits = [{"distill.cache.precision": "bf16"}]
             edits += [{"distill.cache.batch_size": size} for size in _halves(distill.cache.batch_size)]
             edits += [{"distill.cache.gpus": cards} for cards in _more(distill.cache.gpus, self.assumed.cards)]
-            yield self._job(
-                "teacher_cache", name, [model], lambda model=model: self._teacher(model),
-                count=distill.cache.shards, edits=edits,
-            )  # fmt: skip
+            cost = partial(self._teacher, model)
+            yield self._job("teacher_cache", name, [model], cost, count=distill.cache.shards, edits=edits)
         training = distill.training
         lora = training.lora if training.method == "lora" else None
         edits = _training_edits("distill.training", training, self.assumed.cards) + self._dtype_edits([distill.student])
         for name, method in distill.methods.items():
             logits = _DISTILLATION if method.teachers else _LOSS
-            yield self._job(
-                "student", name, [distill.student],
-                lambda logits=logits: self._train(distill.student, training, lora, logits),
-                count=len(distill.seeds), edits=edits,
-            )  # fmt: skip
+            cost = partial(self._train, distill.student, training, lora, logits)
+            yield self._job("student", name, [distill.student], cost, count=len(distill.seeds), edits=edits)
         yield from self._answers(len(distill.methods) * len(distill.seeds))
 
     def _answers(self, trials: int) -> Iterator[Job]:
@@ -249,13 +259,13 @@ class Planner:
             edits += [{"distill.gpus": cards} for cards in _more(distill.gpus, self.assumed.cards)]
             edits += self._dtype_edits([name])
             count = 1 + trials * (name == distill.student)
-            yield self._job("answer", name, [name], lambda name=name: self._answer(name), count=count, edits=edits)
+            yield self._job("answer", name, [name], partial(self._answer, name), count=count, edits=edits)
 
     def _teacher(self, model: str) -> Cost:
         cache, size = self.run.distill.cache, self._found(model).size
         texts = math.ceil(self._texts(self.run.distill.tasks) / cache.shards)
         member = Member(size, PRECISIONS[cache.precision], tuple(filter(None, [adapter_rank(self.run, model)])))
-        kept = row_bytes(cache.k, size.vocabulary)
+        kept = cached_token(cache.k, size.vocabulary)
         return read_cost(
             member, texts, cache.max_tokens, _batch(cache.batch_size),
             cards=cache.gpus, memory=self.assumed.memory, row_bytes=kept,
@@ -275,12 +285,21 @@ class Planner:
             raise KeyError(name)
         return found
 
-    def _job(self, rule: str, name: str, names: list[str], cost: Any, *, count: int = 1, edits: Any = ()) -> Job:
+    def _job(
+        self,
+        rule: str,
+        name: str,
+        names: list[str],
+        cost: Callable[[], Cost],
+        *,
+        count: int = 1,
+        edits: Sequence[Edit] = (),
+    ) -> Job:
         for model in names:
             if self.models.find(self.run, model) is None:
                 reason = self.models.unknown[root(self.run, model)]
-                return Job(rule, name, count, None, f"{root(self.run, model)} is not known yet: {reason}")
-        return Job(rule, name, count, cost(), edits=tuple(edits))
+                return Job(rule, name, count, None, f"The model {root(self.run, model)!r} is not known yet: {reason}.")
+        return Job(rule, name, count, cost, edits=tuple(edits))
 
     def _dtype_edits(self, names: list[str]) -> list[Edit]:
         """Half precision of the models that are in more."""
@@ -323,8 +342,3 @@ def _training_edits(place: str, recipe: Any, cards: int) -> list[Edit]:
     elif recipe.quantisation == "none":
         edits.append({f"{place}.quantisation": "nf4"})
     return edits
-
-
-def is_steered(run: RunConfig, method: str) -> bool:
-    """Whether experts take part in a method."""
-    return isinstance(run.fusion.methods[method], SteeredMethod)

@@ -1,4 +1,4 @@
-"""A model's numbers out of its ``config.json`` alone: it is built on the device ``meta``, where tensors have no bytes."""
+"""A model's numbers out of its ``config.json`` alone: it is built on ``meta``, where tensors have no bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from logitfusion.models.architecture import context_length, count_vocabulary, te
 from logitfusion.plan.size import ITEM, CachedLayer, ModelSize
 
 # What architectures call the experts of a mixture, and how many of them a token is sent to.
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 
 
@@ -118,7 +118,8 @@ def _layers(model: PreTrainedModel) -> list[nn.Module]:
 def _left_out(model: PreTrainedModel) -> int:
     """Parameters of a mixture's experts that a token is not sent to."""
     text = text_config(model)
-    count, chosen = (next((getattr(text, key) for key in keys if getattr(text, key, None)), 1) for keys in (_EXPERTS, _CHOSEN))
+    count = next((getattr(text, key) for key in EXPERTS if getattr(text, key, None)), 1)
+    chosen = next((getattr(text, key) for key in _CHOSEN if getattr(text, key, None)), 1)
     if count <= 1:
         return 0
     experts = {id(p): p.numel() for name, p in model.named_parameters() if ".experts." in name}

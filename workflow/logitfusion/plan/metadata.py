@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -124,8 +123,3 @@ def fetch_tokenizer(checkpoint: Checkpoint) -> Path | None:
             partial(hf_hub_download, checkpoint.repository, revision=folder.name, filename=name), checkpoint.repository
         )
     return folder
-
-
-def as_json(checkpoint: Checkpoint) -> str:
-    """A checkpoint's config as a text that is equal for equal ones."""
-    return json.dumps(checkpoint.config, sort_keys=True)

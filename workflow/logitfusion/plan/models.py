@@ -1,74 +1,22 @@
-"""The models of a run, counted: where each comes from, and its numbers."""
+"""Counting the models of a run by their configs: those of the hub, of folders, and those that are made here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from logitfusion.config.experts import MergedExpert, TrainedExpert
 from logitfusion.config.methods import method_models, method_tasks, used_models
 from logitfusion.config.models import HubModel, PathModel, PrunedModel, RandomModel
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
+from logitfusion.plan.counted import Counted, Models, root
 from logitfusion.plan.measure import measure, read_config
 from logitfusion.plan.metadata import Checkpoint, ask_hub_for, fetch_tokenizer, read_folder, read_stored
-from logitfusion.plan.size import ITEM, ModelSize
+from logitfusion.plan.saved import cut_layers
 
 # Families pad their output layers to multiples of at most so many entries; whoever differs by more has other tokens.
 _PADDING = 1024
-
-
-@dataclass(frozen=True)
-class Counted:
-    """A model whose numbers are known.
-
-    Attributes:
-        size: its numbers; ``size.dtype`` is that of its weights in this run.
-        config: what its ``config.json`` holds.
-        checkpoint: where it comes from; None for what is made here.
-    """
-
-    size: ModelSize
-    config: dict[str, Any]
-    checkpoint: Checkpoint | None = None
-
-
-class Models:
-    """All models and experts of a run.
-
-    Attributes:
-        counted: name -> numbers of those that are known.
-        unknown: name -> why a model's numbers are not known yet.
-    """
-
-    def __init__(self, counted: Mapping[str, Counted], unknown: Mapping[str, str]) -> None:
-        self.counted, self.unknown = dict(counted), dict(unknown)
-
-    def find(self, run: RunConfig, name: str) -> Counted | None:
-        """The model behind a name, as a config says it is used: experts are of their base's numbers."""
-        found = self.counted.get(root(run, name))
-        if found is None:
-            return None
-        entry = run.models[root(run, name)]
-        made = "auto" if isinstance(entry, (HubModel, PathModel)) else "float32"  # what is made here is in fp32
-        dtype = made if entry.dtype == "auto" else entry.dtype
-        return found if dtype == "auto" else replace(found, size=replace(found.size, dtype=dtype))
-
-
-def root(run: RunConfig, name: str) -> str:
-    """The model that an expert was trained from."""
-    while name in run.experts:
-        name = run.experts[name].base
-    return name
-
-
-def adapter_rank(run: RunConfig, name: str) -> int:
-    """The rank of an expert that stays an adapter; 0 of one with all its weights, and of a model."""
-    expert = run.experts.get(name)
-    return expert.lora.rank if isinstance(expert, TrainedExpert) and expert.method == "lora" else 0
 
 
 def count_models(run: RunConfig, metadata: Path | None = None, results: Path = Path("results")) -> Models:
@@ -93,9 +41,7 @@ def count_models(run: RunConfig, metadata: Path | None = None, results: Path = P
     return Models(counted, unknown)
 
 
-def _count(
-    run: RunConfig, name: str, counted: dict[str, Counted], metadata: Path | None, made: Path
-) -> Counted | str:
+def _count(run: RunConfig, name: str, counted: dict[str, Counted], metadata: Path | None, made: Path) -> Counted | str:
     entry = run.models[name]
     match entry:
         case HubModel():
@@ -107,7 +53,7 @@ def _count(
         case RandomModel():
             return _counted(_random_config(entry), f"The model {name!r}")
         case PrunedModel() if entry.from_ in counted:
-            return _counted(_prune(counted[entry.from_].config, len(entry.layers)), f"The model {name!r}")
+            return _counted(cut_layers(counted[entry.from_].config, len(entry.layers)), f"The model {name!r}")
         case PrunedModel():
             return f"it is a part of {entry.from_}"
     if (made / "config.json").is_file():
@@ -125,15 +71,6 @@ def _random_config(entry: RandomModel) -> dict[str, Any]:
 
     config = random_config(entry, tiny_tokenizer(pairs=entry.tokenizer == "pairs"))
     return config.to_dict()
-
-
-def _prune(config: dict[str, Any], layers: int) -> dict[str, Any]:
-    """The config with fewer layers; those of unlike kinds are counted in their order."""
-    inner = config.get("text_config")
-    if isinstance(inner, dict):
-        return config | {"text_config": _prune(inner, layers)}
-    kinds = config.get("layer_types")
-    return config | {"num_hidden_layers": layers} | ({"layer_types": kinds[:layers]} if kinds else {})
 
 
 # ---- what is known to be wrong ---------------------------------------------------------------------------------------
@@ -167,17 +104,3 @@ def _refuse_unlike(counted: dict[str, Counted]) -> None:
         from logitfusion.models.vocabulary import load_shared_tokenizer
 
         load_shared_tokenizer([folder for folder in folders if folder is not None])
-
-
-def expert_bytes(run: RunConfig, models: Models, name: str) -> float | None:
-    """What an expert's folder takes: its adapters in fp32, or all weights in its base's dtype."""
-    base = models.find(run, name)
-    if base is None:
-        return None
-    rank = adapter_rank(run, name)
-    return base.size.adapters(rank) * ITEM["float32"] if rank else base.size.weights()
-
-
-def is_merged(run: RunConfig, name: str) -> bool:
-    """Whether an expert is made of others."""
-    return isinstance(run.experts.get(name), MergedExpert)

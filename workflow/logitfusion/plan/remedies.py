@@ -15,7 +15,9 @@ from logitfusion.plan.jobs import Edit, Job
 _TOGETHER, _SHOWN = 3, 4
 
 
-def find_remedies(run: RunConfig, job: Job, fits: Callable[[Job], bool], again: Callable[[RunConfig], Job]) -> list[Edit]:
+def find_remedies(
+    run: RunConfig, job: Job, fits: Callable[[Job], bool], again: Callable[[RunConfig], Job]
+) -> list[Edit]:
     """The smallest sets of changes after which a job fits; of those that differ in a number, the mildest.
 
     Args:

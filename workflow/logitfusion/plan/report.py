@@ -66,8 +66,8 @@ def write_plan(plan: RunPlan) -> str:
     lines = [f"{plan.config}: {_on(plan)}", ""]
     rows = [_row(job, plan) for job in plan.jobs]
     lines += _table(HEAD if not plan.on_cpu else HEAD[:-1], [row[: len(HEAD) - plan.on_cpu] for row in rows])
-    unknown = [f"{job.rule} {job.name}: {job.unknown}" for job in plan.jobs if job.cost is None]
-    lines += ["", "Not known before something is downloaded:", *unknown] if unknown else []
+    unknown = dict.fromkeys(job.unknown for job in plan.jobs if job.cost is None)
+    lines += ["", *unknown] if unknown else []
     lines += ["", *_storage(plan)]
     for misfit in plan.misfits:
         lines += ["", f"{misfit.job.rule} {misfit.job.name} {misfit.reason}. It would fit with", *_remedies(misfit)]
@@ -156,10 +156,10 @@ def _yaml(value: Any) -> str:
 
 def _assumptions(plan: RunPlan) -> list[str]:
     return [
-        f"Assumed, because the data is not there yet: prompts of {plan.assumed.prompt} tokens (--prompt-tokens), texts"
-        " as long as",
-        "their limits (max_tokens, max_new_tokens). Hours are those of 40 % of the card's products and half of its",
-        "bandwidth. A GB is 10^9 bytes.",
+        f"Assumed, because the data is not there yet: prompts of {plan.assumed.prompt} tokens (--prompt-tokens; a task"
+        " with max_prompt_chars says",
+        "it itself), texts as long as their limits (max_tokens, max_new_tokens). Hours are those of 40 % of the card's",
+        "products and half of its bandwidth. A GB is 10^9 bytes.",
     ]
 
 
@@ -174,7 +174,12 @@ def as_json(plan: RunPlan) -> dict[str, Any]:
         "disk": plan.disk,
         "scratch": plan.scratch,
         "misfits": [
-            {"rule": one.job.rule, "name": one.job.name, "reason": one.reason, "remedies": list(map(dict, one.remedies))}
+            {
+                "rule": one.job.rule,
+                "name": one.job.name,
+                "reason": one.reason,
+                "remedies": list(map(dict, one.remedies)),
+            }
             for one in plan.misfits
         ],
     }

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from logitfusion.config.models import HubModel
 from logitfusion.config.run import RunConfig
+from logitfusion.plan.counted import Counted, Models
 from logitfusion.plan.hardware import Gpu
 from logitfusion.plan.jobs import Assumed, Job, Planner
-from logitfusion.plan.models import Models, count_models, refuse_other_vocabularies
+from logitfusion.plan.models import count_models, refuse_other_vocabularies
 from logitfusion.plan.remedies import find_remedies
 from logitfusion.plan.report import Misfit, RunPlan
+from logitfusion.plan.saved import count_saved
+from logitfusion.plan.training import Activations, Forward
 
 
 def plan_run(
@@ -38,9 +41,15 @@ def plan_run(
     assumed = assumed or Assumed()
     models = count_models(run, metadata)
     refuse_other_vocabularies(run, models)
-    jobs = Planner(run, models, assumed).jobs()
-    misfits = [] if gpu is None else [_explain(run, job, gpu, models, assumed) for job in jobs if not fits(job, gpu, assumed)]
+    jobs = Planner(run, models, assumed, trace_kept).jobs()
+    large = [] if gpu is None else [job for job in jobs if not fits(job, gpu, assumed)]
+    misfits = [_explain(run, job, gpu, models, assumed) for job in large]
     return RunPlan(config, tuple(jobs), _downloads(run, models), tuple(misfits), gpu, on_cpu, assumed)
+
+
+def trace_kept(model: Counted, forward: Forward, tokens: int) -> Activations:
+    """What autograd keeps, by running the architecture itself."""
+    return count_saved(model.config, forward, tokens)
 
 
 def fits(job: Job, gpu: Gpu, assumed: Assumed) -> bool:
@@ -56,7 +65,7 @@ def _explain(run: RunConfig, job: Job, gpu: Gpu, models: Models, assumed: Assume
         reason = f"needs {job.cost.gpu_bytes / 1e9:.1f} GB of a card's {gpu.memory / 1e9:.0f}"
 
     def again(changed: RunConfig) -> Job:
-        return next(one for one in Planner(changed, models, assumed).jobs() if one.key == job.key)
+        return Planner(changed, models, assumed, trace_kept).find(*job.key)
 
     remedies = find_remedies(run, job, lambda one: fits(one, gpu, assumed), again)
     return Misfit(job, reason, tuple(remedies))

@@ -7,52 +7,23 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from transformers import PreTrainedConfig
 
-from logitfusion.config.training import LoRA
 from logitfusion.models.adapters import add_adapters
-from logitfusion.plan.measure import build, read_config
+from logitfusion.plan.measure import EXPERTS, build, read_config
+from logitfusion.plan.training import Activations, Forward
+
+# Layers of the smaller of two models that tell what each layer keeps.
+_FEW = 2
 
 
-@dataclass(frozen=True)
-class SavedBytes:
-    """Bytes that a forward keeps: ``fixed + rows * (token * tokens + pair * tokens ** 2)``.
-
-    They are of all layers but the logits, which a loss makes of some positions only.
-    """
-
-    fixed: float
-    """Whatever the batch: copies of weights in half precision."""
-    token: float
-    """For each token."""
-    pair: float
-    """For each pair of tokens of a text: masks, and attention that keeps its products."""
-
-    def at(self, rows: int, tokens: int) -> float:
-        """Of a batch."""
-        return self.fixed + rows * (self.token * tokens + self.pair * tokens**2)
-
-
-@dataclass(frozen=True)
-class Forward:
-    """How a model is run while it trains."""
-
-    dtype: str = "float32"
-    """Of its weights."""
-    autocast: bool = True
-    """Products in bf16."""
-    lora: LoRA | None = None
-    """Adapters, which alone are trained; None: all weights are."""
-    attention: str = "sdpa"
-    """The kernels; those of flash attention keep what sdpa's keep."""
-
-
-def count_saved(facts: dict[str, object], forward: Forward, tokens: int) -> SavedBytes:
+def count_saved(facts: dict[str, Any], forward: Forward, tokens: int) -> Activations:
     """What a training's forward keeps, exact at texts of ``tokens`` tokens and close to it around that.
 
     Args:
@@ -62,15 +33,44 @@ def count_saved(facts: dict[str, object], forward: Forward, tokens: int) -> Save
 
 
 @functools.lru_cache(maxsize=256)
-def _fit(facts: str, forward: Forward, tokens: int) -> SavedBytes:
-    lengths = (tokens // 4, tokens // 2, tokens)
+def _fit(facts: str, forward: Forward, tokens: int) -> Activations:
+    config = read_config(json.loads(facts), "The model")
+    text = config.get_text_config(decoder=True)
+    if _alike(text) and text.num_hidden_layers > 2 * _FEW:  # each layer keeps the same: two models of a few layers tell
+        few, more = (_fit_layers(cut_layers(json.loads(facts), count), forward, tokens) for count in (_FEW, 2 * _FEW))
+        steps = (text.num_hidden_layers - _FEW) / _FEW
+        return Activations(*(a + steps * (b - a) for a, b in zip(few, more, strict=True)))
+    return Activations(*_fit_layers(json.loads(facts), forward, tokens))
+
+
+def _alike(text: PreTrainedConfig) -> bool:
+    """Whether all layers are of one kind."""
+    if len(set(getattr(text, "layer_types", None) or ["one"])) > 1:
+        return False
+    return not any(getattr(text, name, None) for name in EXPERTS)  # mixtures may have layers without experts
+
+
+def cut_layers(facts: dict[str, Any], layers: int) -> dict[str, Any]:
+    """A model's ``config.json`` with fewer layers, the first ones."""
+    if isinstance(inner := facts.get("text_config"), dict):
+        return facts | {"text_config": cut_layers(inner, layers)}
+    names = [name for name in ("n_layer", "n_layers", "num_layers") if name in facts] or ["num_hidden_layers"]
+    kinds = facts.get("layer_types")
+    return facts | dict.fromkeys(names, layers) | ({"layer_types": kinds[:layers]} if kinds else {})
+
+
+def _fit_layers(facts: dict[str, Any], forward: Forward, tokens: int) -> tuple[float, float, float]:
     with torch.device("meta"):
-        model = build(read_config(json.loads(facts), "The model"), "The model", getattr(torch, forward.dtype))
+        model = build(read_config(facts, "The model"), "The model", getattr(torch, forward.dtype))
         if forward.attention == "eager":
             model.set_attn_implementation("eager")
         model = add_adapters(model, forward.lora, 0).train()
-    counts = [trace(model, 1, length, autocast=forward.autocast) for length in lengths]
-    return SavedBytes(*_parabola(lengths, counts))
+    if forward.attention == "eager":
+        lengths = (tokens // 4, tokens // 2, tokens)
+        return _parabola(lengths, [trace(model, 1, length, autocast=forward.autocast) for length in lengths])
+    half, whole = (trace(model, 1, length, autocast=forward.autocast) for length in (tokens // 2, tokens))
+    token = (whole - half) / (tokens - tokens // 2)
+    return whole - token * tokens, token, 0.0
 
 
 def trace(model: nn.Module, rows: int, tokens: int, *, autocast: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from logitfusion.config.training import LoRA
 from logitfusion.plan.cost import PROCESS, Cost, Work
 from logitfusion.plan.size import ITEM, ModelSize
 
@@ -13,15 +14,44 @@ MASTER, GRADIENT, MOMENTS = 4.0, 4.0, 8.0
 
 @dataclass(frozen=True)
 class Activations:
-    """What autograd keeps, in bytes (see ``saved.SavedBytes``, which counts them)."""
+    """What autograd keeps of a forward, in bytes: ``fixed + rows * (token * tokens + pair * tokens ** 2)``.
+
+    It is of all layers but the logits, which a loss makes of some positions only. ``saved`` counts it, ``estimate``
+    does without building the model.
+    """
 
     fixed: float
+    """Whatever the batch: copies of weights in half precision."""
     token: float
-    pair: float
+    """For each token."""
+    pair: float = 0.0
+    """For each pair of tokens of a text: masks, and attention that keeps its products."""
 
     def at(self, rows: int, tokens: int) -> float:
-        """Of a batch, without what is kept whatever the batch."""
-        return rows * (self.token * tokens + self.pair * tokens**2)
+        """Of a batch."""
+        return self.fixed + rows * (self.token * tokens + self.pair * tokens**2)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """How a model is run while it trains."""
+
+    dtype: str = "float32"
+    """Of its weights."""
+    autocast: bool = True
+    """Products in bf16."""
+    lora: LoRA | None = None
+    """Adapters, which alone are trained; None: all weights are."""
+    attention: str = "sdpa"
+    """The kernels; those of flash attention keep what sdpa's keep."""
+
+
+def estimate(size: ModelSize, forward: Forward) -> Activations:
+    """What autograd keeps of a dense decoder: hidden states and products of each layer, in half precision or fp32."""
+    wide = 2 * size.hidden + 3 * size.widest  # around attention, and around the wide layer
+    half = 2 if forward.autocast else 4
+    copies = 2.0 * (size.linear + size.embedding / 2) if forward.autocast and not forward.lora else 0.0
+    return Activations(copies, size.layers * (half * (4 * size.hidden + wide) + 12 * size.hidden))
 
 
 @dataclass(frozen=True)
@@ -96,7 +126,7 @@ def train_cost(size: ModelSize, kept: Activations, plan: Plan) -> Cost:
 
 
 def _activations(size: ModelSize, kept: Activations, plan: Plan) -> float:
-    everything = kept.at(plan.rows, plan.tokens)
+    everything = kept.at(plan.rows, plan.tokens) - kept.fixed
     if not plan.checkpointed:
         return everything
     stream = ITEM["float32"] if plan.frozen in ("float32",) or not plan.rank else ITEM["bfloat16"]
