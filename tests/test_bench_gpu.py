@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import fusion
+import training
 from decoding import sizes
 from decoding.floor import Speed, Work
 from decoding.measure import make_fusion
@@ -79,6 +80,18 @@ def test_the_plan_of_a_dry_run_is_no_less_than_its_peak(report: dict[str, Any]) 
         assert row["peak bytes"]["fused"] < 1.02 * row["predicted bytes"]
     for row in report["json"]["reading"]:
         assert row["peak bytes"] < row["predicted bytes"]
+
+
+def test_a_dry_run_trains_with_and_without_checkpointing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["training.py", "--dry-run", "--output", str(tmp_path / "training.json")])
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    training.main()
+    plain, checkpointed = json.loads((tmp_path / "training.json").read_text())["training"]
+    assert plain["bytes"] < checkpointed["peak bytes"] < plain["peak bytes"]
+    for row in (plain, checkpointed):
+        assert len(row["tokens a second"]) == 2
+        assert row["peak bytes"] < row["predicted bytes"]
+    assert "| llama-7b, LoRA of rank 16, checkpointed |" in (tmp_path / "training.md").read_text()
 
 
 PUBLISHED = {
