@@ -62,15 +62,14 @@ def run_stage(
                 )
             case "gpu":
                 _fail("The GPU's memory is used up; lower the stage's batch_size or micro_batch, or use a larger GPU.")
-        if leave_word(traceback.format_exc().rstrip()):
-            sys.exit(1)
+        leave_word(traceback.format_exc().rstrip())
         raise
     logger.info("done in %.1f s, at most %.2f GB of memory", time.monotonic() - started, _peak_gigabytes())
 
 
 def _fail(sentence: str) -> None:
-    if not leave_word(sentence):
-        logger.error(sentence)
+    leave_word(sentence)
+    logger.error(sentence)
     sys.exit(1)
 
 
