@@ -58,15 +58,14 @@ def run_stage(
             _fail(f"A file could not be written: {full}; nothing earlier was changed.")
         if whose := find_memory_error(error):
             _fail(advise(Path(sys.argv[0]).stem, whose))
-        if leave_word(traceback.format_exc().rstrip()):
-            sys.exit(1)
+        leave_word(traceback.format_exc().rstrip())
         raise
     logger.info("done in %.1f s, at most %.2f GB of memory", time.monotonic() - started, _peak_gigabytes())
 
 
 def _fail(sentence: str) -> None:
-    if not leave_word(sentence):
-        logger.error(sentence)
+    leave_word(sentence)
+    logger.error(sentence)
     sys.exit(1)
 
 
