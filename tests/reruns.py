@@ -50,7 +50,8 @@ BUILT = {"clip_encoder"} | ENCODED
 EMOJI = {"clip_data"} | BUILT  # the set that the CLIP is built of, too
 SHIFTED = {"clip_data", "clip_test"} | PREDICTED
 SHOWN = {"plot_clip_answers"} | TABLES
-PACKAGE = {"package"}
+FETCHED = {"fetch"}  # the list of downloads
+PACKAGE = {"package"} | FETCHED
 EVERYTHING = {"task"} | LARGE | EMOJI
 
 
@@ -114,10 +115,10 @@ _DIGESTS = {f"tasks.{task}.definition.source.sha256": "0" * 64 for task in ("sst
 _BASES = {f"experts.{name}.base": "gemma" for name in ("sst2", "sums", "common_knowledge")} | {"fusion.base": "gemma"}
 
 ROWS = {
-    "run": Row(EVERYTHING),
+    "run": Row(EVERYTHING | FETCHED),
     "seed": Row(SMALL | TAUGHT | ENCODED),
     # ---- models
-    "models.large.source": Row(LARGE, _of_another_source(_RANDOM)),
+    "models.large.source": Row(LARGE | FETCHED, _of_another_source(_RANDOM)),
     "models.large.package|sha256": Row(PACKAGE | LARGE),
     "models.large.file": Row(LARGE),
     "models.large.terms": Row(LARGE, "its own"),
@@ -131,7 +132,7 @@ ROWS = {
     "models.small.heal.sharded": Row(SMALL, _sharded),
     "models.small.heal.attention": Row(SMALL, "eager"),
     "models.small.heal.*": Row(SMALL),
-    "models.gemma.source": Row(GEMMA, _of_another_source(_RANDOM)),
+    "models.gemma.source": Row(GEMMA | FETCHED, _of_another_source(_RANDOM)),
     "models.gemma.parts.*.package|sha256": Row(PACKAGE | GEMMA),
     "models.gemma.**": Row(GEMMA),
     # ---- tasks: nothing learns from sciq; from the others also the ceiling, which is a teacher
@@ -248,7 +249,7 @@ ROWS = {
     "distill.split": Row({"plot_student_losses"} | ANSWERED, "validation"),
     "distill.batch_size": Row(ANSWERED),
     # ---- few-shot CLIP
-    "clip.encoder.source": Row(BUILT, _of_another_source(_RANDOM)),
+    "clip.encoder.source": Row(BUILT | FETCHED, _of_another_source(_RANDOM)),
     "clip.encoder.pairs": Row(BUILT, _swapped),
     "clip.encoder.pretraining": Row(SHOWN),
     "clip.encoder.recipe.templates": Row(BUILT, ["a {}"]),
@@ -256,14 +257,15 @@ ROWS = {
     "clip.encoder.*.package|sha256": Row(PACKAGE | BUILT),
     "clip.encoder.*.file|model": Row(BUILT),
     "clip.auxiliaries.*.source": Row(
-        ENCODED, _of_another_source({"source": "timm", "model": "resnet18", "pretraining": "pictures"})
+        ENCODED | FETCHED | {"fetch_encoder"},
+        _of_another_source({"source": "timm", "model": "resnet18", "pretraining": "pictures"}),
     ),
     "clip.auxiliaries.*.package|sha256": Row(PACKAGE | ENCODED),
     "clip.auxiliaries.*.file|model": Row(ENCODED),
     "clip.auxiliaries.*.pretraining": Row(SHOWN),
     "clip.auxiliaries.*.preprocess.input_size": Row(ENCODED, [3, 64, 64]),
-    "clip.datasets.emoji.source": Row(EMOJI, _swapped),
-    "clip.datasets.emoji_twitter.source": Row(SHIFTED, _of_another_source(_FOLDER | {"shift_of": "emoji"})),
+    "clip.datasets.emoji.source": Row(EMOJI | FETCHED, _swapped),
+    "clip.datasets.emoji_twitter.source": Row(SHIFTED | FETCHED, _of_another_source(_FOLDER | {"shift_of": "emoji"})),
     "clip.datasets.emoji.shift_of": Row(BUILT, _swapped),
     "clip.datasets.emoji_twitter.shift_of": Row(BUILT, _swapped),
     "clip.datasets.emoji.package|sha256": Row(PACKAGE | EMOJI),

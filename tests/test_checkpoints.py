@@ -31,7 +31,6 @@ from transformers import (
 from logitfusion.config.models import HubModel, PathModel
 from logitfusion.errors import UserError
 from logitfusion.fetch.hub import Download, HubFile
-from logitfusion.fetch.hub_files import choose_model_files
 from logitfusion.files import sha256
 from logitfusion.fusion import FusedLM
 from logitfusion.models import source
@@ -295,10 +294,10 @@ def test_a_multimodal_model_continues_a_text_as_transformers_does(tmp_path: Path
 
 def from_hub(monkeypatch: pytest.MonkeyPatch, folder: Path, target: Path) -> PreTrainedModel:
     """The model of a stage that downloaded this folder."""
-    names = choose_model_files(sorted(path.name for path in folder.iterdir()), folder.joinpath)
+    names = source.choose_known(sorted(path.name for path in folder.iterdir()), folder.joinpath)
     files = [HubFile(name, folder / name, (folder / name).stat().st_size, sha256(folder / name)) for name in names]
     found = Download("model", "owner/name", "main", "0" * 40, folder, tuple(files))
-    monkeypatch.setattr(source, "download", lambda *_: found)
+    monkeypatch.setattr(source, "download_recorded", lambda *_, **__: found)
     source.from_hub(HubModel(source="hub", id="owner/name", revision="main"), target)
     return load_model(target)
 

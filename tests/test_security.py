@@ -228,7 +228,7 @@ def test_code_of_a_hub_s_model_is_never_trusted(
     ):
         monkeypatch.setattr(loader, name, record(getattr(loader, name)))
     found = Download("model", "owner/name", "main", "0" * 40, tiny_models["base"], ())
-    monkeypatch.setattr(source, "download", lambda *_: found)
+    monkeypatch.setattr(source, "download_recorded", lambda *_, **__: found)
     config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
     config["models"]["far"] = {"source": "hub", "id": "owner/name", "revision": "main"}
     source.from_hub(resolve_config(config).models["far"], tmp_path / "far")

