@@ -69,14 +69,14 @@ def place_models(models: Sequence[Sized], cards: Sequence[int]) -> list[Places]:
 
 
 def _find_places(models: Sequence[Sized], cards: Sequence[int]) -> list[Places] | None:
-    for share in SHARES:
-        room = [int(share * card) for card in cards]
+    """Whole models beside the large one if there is any way, else all blocks wherever there is room."""
+    rooms = [[int(share * card) for card in cards] for share in SHARES]
+    for room in rooms:
         for spread in range(1, len(cards) + 1):
             if (found := _place_beside(models, room, spread)) is not None:
                 return found
-        if (found := _fill(models, room)) is not None:
-            return found
-    return None
+    filled = (_fill(models, room) for room in rooms)
+    return next((found for found in filled if found is not None), None)
 
 
 def _place_beside(models: Sequence[Sized], room: Sequence[int], spread: int) -> list[Places] | None:
@@ -140,7 +140,7 @@ def _explain(models: Sequence[Sized], cards: Sequence[int]) -> str:
     fits = [
         f"gpus: {count}"
         for count in range(len(cards) + 1, _MOST_CARDS + 1)
-        if _find_places(models, [*cards, *[largest] * (count - len(cards))]) is not None
+        if _fill(models, [int(SHARES[-1] * card) for card in [*cards, *[largest] * (count - len(cards))]]) is not None
     ][:1]
     if _find_places(halve(models), cards) is not None:
         fits.append("a dtype of half as many bytes (bfloat16 instead of float32)")
