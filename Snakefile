@@ -11,6 +11,7 @@ if not workflow.config_settings.configfiles:  # a config file given on the comma
 include: "workflow/rules/common.smk"
 include: "workflow/rules/progress.smk"
 include: "workflow/rules/files.smk"
+include: "workflow/rules/fetch.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/experts.smk"
@@ -61,6 +62,7 @@ rule all:
     input:
         RESULTS / "metrics.csv",
         RESULTS / "metrics.parquet",
+        RESULTS / "downloads.json",
         RESULTS / "plots/losses.svg" if TRAINED else [],
         FUSION_REPORT if RUN.fusion else [],
         STUDENTS_REPORT if RUN.distill else [],

@@ -50,7 +50,8 @@ BUILT = {"clip_encoder"} | ENCODED
 EMOJI = {"clip_data"} | BUILT  # the set that the CLIP is built of, too
 SHIFTED = {"clip_data", "clip_test"} | PREDICTED
 SHOWN = {"plot_clip_answers"} | TABLES
-PACKAGE = {"package"}
+FETCHED = {"fetch"}  # the list of downloads
+PACKAGE = {"package"} | FETCHED
 EVERYTHING = {"task"} | LARGE | EMOJI
 
 
@@ -88,6 +89,18 @@ def _swapped(config: dict[str, Any], path: str) -> Together:
     )
 
 
+def _epochs(config: dict[str, Any], path: str) -> Together:
+    return Together({path: 1.0, path.replace(".epochs", ".steps"): None})
+
+
+def _sharded(config: dict[str, Any], path: str) -> Together:
+    return Together({path: True, path.replace(".sharded", ".processes"): 2})
+
+
+def _quantised(config: dict[str, Any], path: str) -> Together:
+    return Together({path: "nf4", path.replace(".quantisation", ".method"): "lora"})
+
+
 def value_at(config: Any, path: str) -> Any:
     """The value at a dotted path."""
     for part in path.split("."):
@@ -102,10 +115,10 @@ _DIGESTS = {f"tasks.{task}.definition.source.sha256": "0" * 64 for task in ("sst
 _BASES = {f"experts.{name}.base": "gemma" for name in ("sst2", "sums", "common_knowledge")} | {"fusion.base": "gemma"}
 
 ROWS = {
-    "run": Row(EVERYTHING),
+    "run": Row(EVERYTHING | FETCHED),
     "seed": Row(SMALL | TAUGHT | ENCODED),
     # ---- models
-    "models.large.source": Row(LARGE, _of_another_source(_RANDOM)),
+    "models.large.source": Row(LARGE | FETCHED, _of_another_source(_RANDOM)),
     "models.large.package|sha256": Row(PACKAGE | LARGE),
     "models.large.file": Row(LARGE),
     "models.large.terms": Row(LARGE, "its own"),
@@ -117,8 +130,12 @@ ROWS = {
     "models.small.layers": Row(SMALL, [0, 29]),
     "models.small.heal.tasks": Row(SMALL, ["sums"]),
     "models.small.heal.precision": Row(SMALL, "fp32"),
+    "models.small.heal.epochs": Row(SMALL, _epochs),
+    "models.small.heal.processes": Row(SMALL, 2),
+    "models.small.heal.sharded": Row(SMALL, _sharded),
+    "models.small.heal.attention": Row(SMALL, "eager"),
     "models.small.heal.*": Row(SMALL),
-    "models.gemma.source": Row(GEMMA, _of_another_source(_RANDOM)),
+    "models.gemma.source": Row(GEMMA | FETCHED, _of_another_source(_RANDOM)),
     "models.gemma.parts.*.package|sha256": Row(PACKAGE | GEMMA),
     "models.gemma.**": Row(GEMMA),
     # ---- tasks: nothing learns from sciq; from the others also the ceiling, which is a teacher
@@ -154,12 +171,22 @@ ROWS = {
     "experts.ceiling.tasks": Row(CEILING, ["sums"]),
     "experts.ceiling.method": Row(CEILING, "full"),
     "experts.ceiling.precision": Row(CEILING, "fp32"),
+    "experts.ceiling.quantisation": Row(CEILING, "nf4"),
+    "experts.ceiling.epochs": Row(CEILING, _epochs),
+    "experts.ceiling.processes": Row(CEILING, 2),
+    "experts.ceiling.sharded": Row(CEILING, _sharded),
+    "experts.ceiling.attention": Row(CEILING, "eager"),
     "experts.ceiling.**": Row(CEILING),
     "experts.*.base": Row(EXPERT, Together(_BASES)),
     "experts.*.tasks": Row(EXPERT, ["sums", "sst2"]),
     "experts.*.method": Row(EXPERT, "lora"),
     "experts.*.lora.*": Row(TABLES),  # all but the ceiling are trained in full
     "experts.*.precision": Row(EXPERT, "fp32"),
+    "experts.*.quantisation": Row(EXPERT, _quantised),
+    "experts.*.epochs": Row(EXPERT, _epochs),
+    "experts.*.processes": Row(EXPERT, 2),
+    "experts.*.sharded": Row(EXPERT, _sharded),
+    "experts.*.attention": Row(EXPERT, "eager"),
     "experts.**": Row(EXPERT),
     # ---- fusion: three methods are tuned, six are steered, three are one model
     "fusion.large": Row(TUNED, "gemma"),
@@ -209,6 +236,11 @@ ROWS = {
     "distill.training.method": Row(STUDENTS, "lora"),
     "distill.training.lora.*": Row(TABLES),  # trained in full
     "distill.training.precision": Row(STUDENTS, "fp32"),
+    "distill.training.quantisation": Row(STUDENTS, _quantised),
+    "distill.training.epochs": Row(STUDENTS, _epochs),
+    "distill.training.processes": Row(STUDENTS, 2),
+    "distill.training.sharded": Row(STUDENTS, _sharded),
+    "distill.training.attention": Row(STUDENTS, "eager"),
     "distill.training.*": Row(STUDENTS),
     "distill.methods.sft.teachers|uld": Row(
         STUDENTS, Together({"distill.methods.sft.teachers": ["gemma"], "distill.methods.sft.uld": 0.5})
@@ -230,7 +262,7 @@ ROWS = {
     "distill.dtype": Row(ANSWERED, "bfloat16"),
     "distill.attention": Row(ANSWERED, "eager"),
     # ---- few-shot CLIP
-    "clip.encoder.source": Row(BUILT, _of_another_source(_RANDOM)),
+    "clip.encoder.source": Row(BUILT | FETCHED, _of_another_source(_RANDOM)),
     "clip.encoder.pairs": Row(BUILT, _swapped),
     "clip.encoder.pretraining": Row(SHOWN),
     "clip.encoder.recipe.templates": Row(BUILT, ["a {}"]),
@@ -238,14 +270,15 @@ ROWS = {
     "clip.encoder.*.package|sha256": Row(PACKAGE | BUILT),
     "clip.encoder.*.file|model": Row(BUILT),
     "clip.auxiliaries.*.source": Row(
-        ENCODED, _of_another_source({"source": "timm", "model": "resnet18", "pretraining": "pictures"})
+        ENCODED | FETCHED | {"fetch_encoder"},
+        _of_another_source({"source": "timm", "model": "resnet18", "pretraining": "pictures"}),
     ),
     "clip.auxiliaries.*.package|sha256": Row(PACKAGE | ENCODED),
     "clip.auxiliaries.*.file|model": Row(ENCODED),
     "clip.auxiliaries.*.pretraining": Row(SHOWN),
     "clip.auxiliaries.*.preprocess.input_size": Row(ENCODED, [3, 64, 64]),
-    "clip.datasets.emoji.source": Row(EMOJI, _swapped),
-    "clip.datasets.emoji_twitter.source": Row(SHIFTED, _of_another_source(_FOLDER | {"shift_of": "emoji"})),
+    "clip.datasets.emoji.source": Row(EMOJI | FETCHED, _swapped),
+    "clip.datasets.emoji_twitter.source": Row(SHIFTED | FETCHED, _of_another_source(_FOLDER | {"shift_of": "emoji"})),
     "clip.datasets.emoji.shift_of": Row(BUILT, _swapped),
     "clip.datasets.emoji_twitter.shift_of": Row(BUILT, _swapped),
     "clip.datasets.emoji.package|sha256": Row(PACKAGE | EMOJI),

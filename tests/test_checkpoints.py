@@ -30,6 +30,8 @@ from transformers import (
 
 from logitfusion.config.models import HubModel, PathModel
 from logitfusion.errors import UserError
+from logitfusion.fetch.hub import Download, HubFile
+from logitfusion.files import sha256
 from logitfusion.fusion import FusedLM
 from logitfusion.models import source
 from logitfusion.models.load import describe, load_model, load_tokenizer, save_model
@@ -291,13 +293,17 @@ def test_a_multimodal_model_continues_a_text_as_transformers_does(tmp_path: Path
 
 
 def from_hub(monkeypatch: pytest.MonkeyPatch, folder: Path, target: Path) -> PreTrainedModel:
-    monkeypatch.setattr(source, "ask_hub", lambda: None)
-    entry = HubModel(source="hub", id="owner/name", revision="main").model_copy(update={"id": str(folder)})
-    return source.from_hub(entry, target)
+    """The model of a stage that downloaded this folder."""
+    names = source.choose_known(sorted(path.name for path in folder.iterdir()), folder.joinpath)
+    files = [HubFile(name, folder / name, (folder / name).stat().st_size, sha256(folder / name)) for name in names]
+    found = Download("model", "owner/name", "main", "0" * 40, folder, tuple(files))
+    monkeypatch.setattr(source, "download_recorded", lambda *_, **__: found)
+    source.from_hub(HubModel(source="hub", id="owner/name", revision="main"), target)
+    return load_model(target)
 
 
 def test_what_comes_from_the_hub_must_fit_as_well(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_reads_alike(from_hub(monkeypatch, whole, tmp_path / "kept").eval(), load_model(whole))
+    assert_reads_alike(from_hub(monkeypatch, whole, tmp_path / "kept"), load_model(whole))
     with pytest.raises(UserError, match="without its output layer"):
         from_hub(monkeypatch, changed(whole, tmp_path / "bare", without("lm_head")), tmp_path / "not")
     own = {"model_type": "mine", "auto_map": {"AutoConfig": "a.B", "AutoModelForCausalLM": "a.C"}}
@@ -305,10 +311,10 @@ def test_what_comes_from_the_hub_must_fit_as_well(whole: Path, tmp_path: Path, m
         from_hub(monkeypatch, changed(whole, tmp_path / "own", **own), tmp_path / "not")
     adapter = changed(whole, tmp_path / "adapter")
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
-    with pytest.raises(UserError, match="is an adapter"):
+    with pytest.raises(UserError, match="a whole model and an adapter"):
         from_hub(monkeypatch, adapter, tmp_path / "not")
     quantised = changed(whole, tmp_path / "gptq", quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(UserError, match=r"GPTQ.*; use a causal language model that transformers has, in full"):
+    with pytest.raises(UserError, match=r"quantised \(gptq\).*; use its weights before quantisation"):
         from_hub(monkeypatch, quantised, tmp_path / "not")
     assert not (tmp_path / "not").exists()
 

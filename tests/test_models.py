@@ -30,10 +30,10 @@ from logitfusion.models.source import from_path, make_random, prune
 from logitfusion.models.tiny import tiny_tokenizer
 from logitfusion.training import loop as training
 from logitfusion.training.batches import CompletionCollator, TextCollator, order_rows
-from logitfusion.training.checkpoints import find_checkpoint
+from logitfusion.training.checkpoints import Mark, find_checkpoint
 from logitfusion.training.finetune import CompletionTrainer, encode_examples, finetune
 from logitfusion.training.heal import HealingTrainer, heal
-from logitfusion.training.loop import trainer_arguments
+from logitfusion.training.loop import merge_adapters, trainer_arguments
 
 TOKENIZER = tiny_tokenizer()
 EMBEDDING = "model.embed_tokens.weight"
@@ -409,7 +409,7 @@ Trained = tuple[PreTrainedModel, list[dict[str, float]]]
 def train(base: Path, checkpoints: Path, examples: int = 4, lora: LoRA | None = None, **changes: Any) -> Trained:
     """Fine-tune on a few examples that all differ."""
     rows = [{"prompt": f"{number} {'=' * (number % 5)}", "completion": f" {number**2}"} for number in range(examples)]
-    return finetune(
+    model, curve = finetune(
         load_model(base),
         TOKENIZER,
         rows,
@@ -419,6 +419,7 @@ def train(base: Path, checkpoints: Path, examples: int = 4, lora: LoRA | None = 
         fingerprint="same",
         name="test",
     )
+    return merge_adapters(model, "test"), curve
 
 
 ADAPTER = LoRA(rank=4, alpha=8, dropout=0.0)
@@ -556,7 +557,7 @@ def test_the_newest_checkpoint_is_found(tmp_path: Path) -> None:
     for step in (9, 10, 2):
         make_checkpoint(tmp_path, step)
     mark(tmp_path, "same")
-    assert find_checkpoint(tmp_path, "same") == tmp_path / "checkpoint-10"
+    assert find_checkpoint(tmp_path, Mark("same")) == tmp_path / "checkpoint-10"
 
 
 @pytest.mark.parametrize("state", [None, "", '{"global_step": 1'])
@@ -564,7 +565,7 @@ def test_a_checkpoint_without_a_readable_state_is_passed_over(tmp_path: Path, st
     make_checkpoint(tmp_path, 2)
     make_checkpoint(tmp_path, 4, state)
     mark(tmp_path, "same")
-    assert find_checkpoint(tmp_path, "same") == tmp_path / "checkpoint-2"
+    assert find_checkpoint(tmp_path, Mark("same")) == tmp_path / "checkpoint-2"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
@@ -574,7 +575,7 @@ def test_a_checkpoint_that_lost_the_end_of_a_file_is_passed_over(tmp_path: Path,
     path = make_checkpoint(tmp_path, 4) / name
     path.write_bytes(path.read_bytes()[:-8])
     mark(tmp_path, "same")
-    assert find_checkpoint(tmp_path, "same") == tmp_path / "checkpoint-2"
+    assert find_checkpoint(tmp_path, Mark("same")) == tmp_path / "checkpoint-2"
 
 
 @pytest.mark.parametrize("known", ["other", None])
@@ -582,12 +583,12 @@ def test_checkpoints_of_another_training_are_removed(tmp_path: Path, known: str 
     make_checkpoint(tmp_path, 2)
     if known is not None:
         mark(tmp_path, known)
-    assert find_checkpoint(tmp_path, "same") is None
+    assert find_checkpoint(tmp_path, Mark("same")) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_first_training_finds_nothing(tmp_path: Path) -> None:
-    assert find_checkpoint(tmp_path / "new", "same") is None
+    assert find_checkpoint(tmp_path / "new", Mark("same")) is None
     assert (tmp_path / "new").is_dir()
 
 

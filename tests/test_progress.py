@@ -261,6 +261,9 @@ def test_the_first_sentence_counts_what_is_left() -> None:
     assert text.endswith("1 decode, 2 expert")
     text = " ".join(lines.before(plan(job(0, rule="package"), job(1, rule="package")), where="2 cores"))
     assert ", 2 packages to download;" in " ".join(text.split())
+    fetched = plan(job(0, rule="package"), job(1, rule="fetch_model"), job(2, rule="fetch_data"))
+    text = " ".join(lines.before(fetched, where="2 cores"))
+    assert ", 1 package, 1 model and 1 data set to download;" in " ".join(text.split())
     known = [replace(one, basis="measured", memory_mb=2500.0) for one in jobs]
     text = " ".join(" ".join(lines.before(plan(*known), where="2 cores")).split())
     assert text.startswith("3 jobs: about 15 to 25 min here on 2 cores, about 5.0 GB of memory; as measured")

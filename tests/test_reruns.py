@@ -247,6 +247,7 @@ WORDS = {
     "clip_features": "support test",
     "decode": "0",
     "index": "results/demo/benchmarks results/demo/runs",
+    "fetch": "results/demo/revisions",
 }
 # What the page shows where it is there: nothing is made anew for it.
 SHOWN = re.compile(r"results/packages/[^/]+|/.+/requirements\.lock")

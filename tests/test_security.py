@@ -28,9 +28,10 @@ from logitfusion.config.load import resolve_config
 from logitfusion.config.tasks import PackageRows
 from logitfusion.errors import UserError
 from logitfusion.fetch.archives import unpack_deb, unpack_tar
+from logitfusion.fetch.hub import Download
 from logitfusion.fetch.npm import _unpack_npm
 from logitfusion.fetch.pypi import unpack_file
-from logitfusion.models import source
+from logitfusion.models import load, reference, source
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.tasks.sources import load_rows
 
@@ -206,23 +207,34 @@ def test_code_beside_a_model_does_not_run(
     assert not (tmp_path / "ran").exists()
 
 
-def test_code_of_a_hub_s_model_is_never_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_of_a_hub_s_model_is_never_trusted(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where it is referred to nor where it is loaded."""
     asked = []
 
-    def record(*_: Any, **options: Any) -> tuple[torch.nn.Module, dict[str, Any]]:
-        asked.append(options["trust_remote_code"])
-        if len(asked) == 2:
-            raise OSError("enough")
-        return torch.nn.Module(), {}
+    def record(load: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            asked.append(options["trust_remote_code"])
+            return load(*arguments, **options)
 
-    monkeypatch.setattr(source, "find_adapter_config_file", lambda *_, **__: None)
-    for loader in (source.AutoModelForCausalLM, source.AutoTokenizer):
-        monkeypatch.setattr(loader, "from_pretrained", record)
+        return call
+
+    for loader, name in (
+        (reference.AutoConfig, "from_pretrained"),
+        (reference.AutoModelForCausalLM, "from_config"),
+        (reference.AutoModelForCausalLM, "from_pretrained"),
+        (load.AutoTokenizer, "from_pretrained"),
+    ):
+        monkeypatch.setattr(loader, name, record(getattr(loader, name)))
+    found = Download("model", "owner/name", "main", "0" * 40, tiny_models["base"], ())
+    monkeypatch.setattr(source, "download_recorded", lambda *_, **__: found)
     config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
     config["models"]["far"] = {"source": "hub", "id": "owner/name", "revision": "main"}
-    with pytest.raises(UserError, match="enough"):
-        source.from_hub(resolve_config(config).models["far"], tmp_path)
-    assert asked == [False, False]
+    source.from_hub(resolve_config(config).models["far"], tmp_path / "far")
+    load.load_model(tiny_models["base"])
+    assert len(asked) >= 4
+    assert not any(asked)
 
 
 @pytest.mark.parametrize("said", [False, True])

@@ -34,6 +34,7 @@ def test_a_silent_hub_is_asked_once_and_named(run: Path, tmp_path: Path) -> None
     assert "Traceback" not in said
     assert asked == 1
     (sentence,) = errors(run / RESULTS / "logs/models/far.log")
-    assert sentence.startswith("The model 'owner/name' (revision main) could not be loaded from the hub")
-    assert sentence.endswith("check the id, the revision and the network.")
+    assert sentence.startswith("The model 'owner/name' (revision main) is not in the cache")
+    assert f"the hub {address} does not answer" in sentence
+    assert "download it where there is a network" in sentence
     assert not (run / RESULTS / "models/far").exists()

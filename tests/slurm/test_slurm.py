@@ -133,8 +133,8 @@ def test_every_job_of_every_rule_was_one_slurm_job(
 ) -> None:
     assert set(jobs) == set(plan)
     assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}
-    # The smoke config's models come out of nothing: no package is downloaded.
-    assert {rule_of(comment) for comment in jobs} == rules_with("") - {"package"}
+    # Compute nodes may have no network, so downloads are no SLURM jobs.
+    assert {rule_of(comment) for comment in jobs} == rules_with("") - rules_with("online=True")
 
 
 def test_slurm_was_asked_for_what_the_rules_and_the_profile_say(

@@ -100,10 +100,20 @@ def check_files(folder: str | Path, *, weights: bool = True) -> dict[str, Record
     if unsure:
         for name, digest in _hash(unsure, f"{folder.name}, whether its files are unchanged").items():
             if digest != files[name].sha256:
-                raise _changed(folder, name, "other bytes")
+                raise changed(folder, name, "other bytes")
         with suppress(OSError, UserError):  # a folder that can't be written is hashed again by the next reader
             write_json(folder / SEEN, seen | {name: stamps[name] for name in unsure})
     return files
+
+
+def refuse_gone(folder: str | Path) -> None:
+    """Refuse a folder that lacks a file which its record names, or has one of another size; nothing is read.
+
+    Raises:
+        UserError: names the file, and what to do.
+    """
+    for file in (read_recorded(folder) or {}).values():
+        _stamp(Path(folder), file)
 
 
 def digest(path: str | Path) -> str:
@@ -130,13 +140,14 @@ def _stamp(folder: Path, file: RecordedFile) -> list[int | str]:
     try:
         found = (folder / file.name).stat()
     except OSError as error:
-        raise _gone(folder, file.name, error) from None
+        raise gone(folder, file.name, error) from None
     if found.st_size != file.size:
-        raise _changed(folder, file.name, f"{found.st_size} bytes, not {file.size}")
+        raise changed(folder, file.name, f"{found.st_size} bytes, not {file.size}")
     return [file.sha256, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def _gone(folder: Path, name: str, error: OSError) -> UserError:
+def gone(folder: Path, name: str, error: OSError) -> UserError:
+    """The sentence for a file of a model that can't be read."""
     path = folder / name
     if not path.is_symlink():
         return UserError(f"The file {name} of the model in {folder} is gone; delete the folder and run again.")
@@ -146,7 +157,8 @@ def _gone(folder: Path, name: str, error: OSError) -> UserError:
     )
 
 
-def _changed(folder: Path, name: str, found: str) -> UserError:
+def changed(folder: Path, name: str, found: str) -> UserError:
+    """The sentence for a file of a model that is not as its record says."""
     path = folder / name
     if not path.is_symlink():
         kind = "weights" if name.endswith(_WEIGHTS) else "files"

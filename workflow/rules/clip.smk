@@ -1,4 +1,4 @@
-# Few-shot CLIP: data sets are unpacked, a CLIP is built or fetched; encoders see the support images of all shots and seeds once (with views), and test
+# Few-shot CLIP: data sets are unpacked, a CLIP is built or opened; encoders see the support images of all shots and seeds once (with views), and test
 # images in a job of their own; every method is fitted on a data set in one job, all shots and seeds; one job a data set reads the test features.
 from logitfusion.config.jobs.clip import data_job, encoder_job, fit_job, predict_job, support_job, test_job
 from logitfusion.config.jobs.report import test_sets
@@ -37,6 +37,7 @@ rule clip_encoder:
     input:
         images=CLIP_RESULTS / "data" / CLIP.encoder.pairs / "images" if CLIP.encoder.source == "built" else [],
         package=list(map(package_file, getattr(CLIP.encoder, "packages", ()))),
+        fetched=fetched_encoder(CLIP_NAME) if CLIP_NAME in ENCODERS else [],
     output:
         directory(CLIP_RESULTS / "encoder"),
     log:
@@ -68,6 +69,7 @@ rule clip_support:
         images=CLIP_RESULTS / "data/{dataset}/images",
         clip=CLIP_RESULTS / "encoder",
         package=AUXILIARY_PACKAGES,
+        fetched=fetched_auxiliaries(),
     output:
         directory(CLIP_RESULTS / "support/{dataset}"),
     log:
@@ -96,6 +98,7 @@ rule clip_test:
         images=CLIP_RESULTS / "data/{dataset}/images",
         clip=CLIP_RESULTS / "encoder",
         package=AUXILIARY_PACKAGES,
+        fetched=fetched_auxiliaries(),
     output:
         directory(CLIP_RESULTS / "test/{dataset}"),
     log:

@@ -87,16 +87,22 @@ def as_arguments(files):
     return [str(word) for name, paths in files.items() if paths for word in (f"--{name}", *paths)]
 
 
-def stage(name, arguments="", processes=1):
-    """The shell command of a stage: its command line, with all it prints in the rule's log.
+def launcher(processes):
+    """What starts a stage that trains in several processes, as a param of its rule; nothing where there is one."""
+    return f"logitfusion.stages._torchrun --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
 
-    The stage takes the shell's place, so that signals reach it, and gets its parent's number, so that it ends with it.
+
+def stage(name, arguments="", launched=False, online=False):
+    """The shell command of a stage: its command line, with all it prints in the rule's log; its launcher may be a param.
+
+    Only stages that download may ask the hub; nothing else can see another revision, or wait for a network that compute
+    nodes lack. The stage takes the shell's place, so that signals reach it, and gets its parent's number, so that it ends with it.
     It sees this checkout's code and its environment's packages, and no other (not those of the user's ~/.local).
     """
-    torchrun = f"logitfusion.stages._torchrun --standalone --nproc-per-node {processes} -m "
-    launcher = torchrun if processes > 1 else ""
+    launch = "{params.launcher}" if launched else ""
     variables = "LOGITFUSION_PARENT=$PPID LOGITFUSION_GPUS={params.gpus} PYTHONPATH={params.source:q}"
-    command = f"exec python -m {launcher}logitfusion.stages.{name} {arguments}"
+    variables += "" if online else " HF_HUB_OFFLINE=1"
+    command = f"exec python -m {launch}logitfusion.stages.{name} {arguments}"
     return f"{variables} {command.rstrip()} {{params.options}} --config {{params.config:q}} > {{log:q}} 2>&1"
 
 

@@ -64,11 +64,12 @@ rule student:
     params:
         **settings(lambda wildcards: student_job(RUN, wildcards.objective)),
         checkpoints=checkpoints,
+        launcher=launcher(DISTILL.training.processes),
     shell:
         stage(
             "student",
             "--name {wildcards.objective} --seed {wildcards.seed} --checkpoints {params.checkpoints:q}",
-            processes=DISTILL.training.processes,
+            launched=True,
         )
 
 

@@ -1,5 +1,5 @@
 # Experts and ceilings: fine-tuned on tasks, or merged from fine-tuned ones.
-from logitfusion.config.jobs.models import expert_job
+from logitfusion.config.jobs.models import expert_job, expert_processes
 
 
 rule expert:
@@ -16,11 +16,12 @@ rule expert:
         "../../envs/torch.yaml"
     threads: THREADS
     resources:
-        gpu=lambda wildcards: int(isinstance(RUN.experts[wildcards.expert], TrainedExpert)),
+        gpu=lambda wildcards: expert_processes(RUN, wildcards.expert),
         mem_mb=16000,
         runtime=longer(240),
     params:
         **settings(lambda wildcards: expert_job(RUN, wildcards.expert)),
         checkpoints=checkpoints,
+        launcher=lambda wildcards: launcher(expert_processes(RUN, wildcards.expert)),
     shell:
-        stage("expert", "--name {wildcards.expert} --checkpoints {params.checkpoints:q}")
+        stage("expert", "--name {wildcards.expert} --checkpoints {params.checkpoints:q}", launched=True)

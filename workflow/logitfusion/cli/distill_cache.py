@@ -57,9 +57,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     from logitfusion.distill.offline import cache_teacher
     from logitfusion.distill.shard import hash_texts
+    from logitfusion.models.adapters import load_expert
     from logitfusion.models.forward import check_lengths
     from logitfusion.models.identity import hash_model, hash_tokenizer
-    from logitfusion.models.load import load_model, use_threads
+    from logitfusion.models.load import use_threads
 
     texts = _encode(arguments, rows)
     source = {
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
         "max_tokens": arguments.max_tokens,
     }
     use_threads()
-    model = load_model(arguments.teacher, dtype=getattr(torch, DTYPES[arguments.dtype]))
+    model = load_expert(arguments.teacher, dtype=getattr(torch, DTYPES[arguments.dtype]))
     lengths = [len(text.ids) for text in texts]
     check_lengths(model, lengths, f"the model in {arguments.teacher}", "--max-tokens")
     progress = Progress(_count_tokens(texts, arguments.shards, arguments.shard))

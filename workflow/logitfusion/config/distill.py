@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from logitfusion.config.loading import Loading
 from logitfusion.config.objective import Objective
 from logitfusion.config.section import BatchSize, Count, Distinct, Name, Section, Some, Whole
-from logitfusion.config.training import LoRA, Training
+from logitfusion.config.training import Adaptation, Training
 
 
 class Teacher(Section):
@@ -44,15 +44,8 @@ class Cache(CacheContents):
     """GPUs of a job, among which its teacher is parted."""
 
 
-class StudentTraining(Training):
+class StudentTraining(Training, Adaptation):
     """How students are trained, the same for all methods; seeds are distill.seeds."""
-
-    method: Literal["full", "lora"] = "full"
-    """All weights, or low-rank adapters, which are merged afterwards."""
-    lora: LoRA = LoRA()
-    """Of method: lora."""
-    processes: Count = 1
-    """Processes (and GPUs) of one training."""
 
 
 class DistillMethod(Objective):

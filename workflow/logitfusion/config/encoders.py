@@ -8,7 +8,18 @@ from pydantic import Strict, model_serializer
 
 from logitfusion.config.clip_recipe import ClipRecipe
 from logitfusion.config.packages import PackageFile
-from logitfusion.config.section import Count, Positive, PositiveShare, Requirement, Section, Sha256, Text, Whole, one_of
+from logitfusion.config.section import (
+    Count,
+    Positive,
+    PositiveShare,
+    Requirement,
+    Revision,
+    Section,
+    Sha256,
+    Text,
+    Whole,
+    one_of,
+)
 
 Pretraining = Text | None
 
@@ -49,6 +60,8 @@ class OpenClip(Section):
     """ViT-B-16, RN50, ...; QuickGELU is chosen by the weights."""
     pretrained: Text
     """openai, laion2b_s34b_b88k, ..."""
+    revision: Revision = "main"
+    """Of the weights' repository on the hub."""
     pretraining: Pretraining = None
     """What it was trained on, in words: every table names it."""
 
@@ -131,6 +144,8 @@ class TimmAuxiliary(_Auxiliary):
     source: Literal["timm"]
     pretrained: bool = True
     """false: random weights (tests)."""
+    revision: Revision = "main"
+    """Of the weights' repository on the hub."""
 
 
 class TorchvisionAuxiliary(_Auxiliary):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from logitfusion.config.section import Section, Some, either
-from logitfusion.config.training import LoRA, Recipe
+from logitfusion.config.training import Adaptation, Recipe
 
 
 class MergedExpert(Section):
@@ -19,17 +17,13 @@ class MergedExpert(Section):
     """Factor of the summed changes."""
 
 
-class TrainedExpert(Recipe):
+class TrainedExpert(Recipe, Adaptation):
     """A model fine-tuned on tasks. A ceiling is an expert of the large model."""
 
     base: str
     """The model that is trained."""
     tasks: Some[str]
     """Tasks whose training splits are mixed."""
-    method: Literal["full", "lora"] = "full"
-    """All weights, or low-rank adapters, which are merged afterwards."""
-    lora: LoRA = LoRA()
-    """Of method: lora."""
 
 
 Expert = either("merge", having=MergedExpert, lacking=TrainedExpert)

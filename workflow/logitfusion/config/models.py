@@ -76,7 +76,7 @@ class HubModel(_Weights):
     id: HubId
     """owner/name on the hub."""
     revision: Revision
-    """A commit (best) or a tag."""
+    """A commit (best), a tag or a branch; the commit that a branch was is recorded, and stays the run's."""
 
     @model_validator(mode="before")
     @classmethod

@@ -16,6 +16,7 @@ from logitfusion.config.section import (
     InputPath,
     Listed,
     Requirement,
+    Revision,
     Section,
     Sha256,
     Text,
@@ -83,8 +84,8 @@ class HubRows(Section):
     """The data set's configuration, if it has several."""
     split: str
     """The one split that is read and split anew."""
-    revision: str
-    """A commit or a tag."""
+    revision: Revision
+    """A commit (best), a tag or a branch; the commit that a branch was is recorded, and stays the run's."""
 
 
 Source = one_of("kind", package=PackageRows, reasoning_gym=GeneratedRows, jsonl=JsonLines, hub=HubRows)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from logitfusion.config.loading import Attention
 from logitfusion.config.section import Count, NonNegative, Positive, PositiveShare, Section, Whole
 
 
@@ -23,8 +26,10 @@ class LoRA(Section):
 class Training(Section):
     """AdamW with a linear warm-up over a tenth of the steps, then cosine to 0."""
 
-    steps: Count = 100
-    """Optimiser steps."""
+    steps: Count | None = 100
+    """Optimiser steps; null where epochs are given."""
+    epochs: Positive | None = None
+    """Passes over the training text, instead of steps; 0.5 is half of it."""
     batch_size: Count = 32
     """Sequences of an optimiser step."""
     micro_batch: Count = 16
@@ -38,7 +43,77 @@ class Training(Section):
     checkpoint_minutes: Positive = 5.0
     """Time between checkpoints (minutes)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the products while training; auto is bf16 where the machine has it. Weights stay fp32."""
+    """Of the products while training; auto is bf16 where the machine has it. Weights that are trained stay fp32."""
+    attention: Attention = "auto"
+    """How attention is computed while training; auto is sdpa where the architecture has it, else eager."""
+    processes: Count = 1
+    """Processes of the training, a GPU each, which share every batch."""
+    sharded: bool = False
+    """Part weights, gradients and the optimiser's state among the processes (FSDP2), instead of a copy in each."""
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input and compute the rest again for the gradient: a third more work, far less memory."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _let_epochs_stand_for_steps(cls, value: Any) -> Any:
+        given = isinstance(value, dict) and value.get("epochs") is not None
+        return {"steps": None} | value if given else value
+
+    @model_validator(mode="after")
+    def _check_length_and_processes(self) -> Training:
+        if (self.steps is None) == (self.epochs is None):
+            raise PydanticCustomError("cross", "needs either steps or epochs; leave one of them out", {"key": "epochs"})
+        if self.batch_size % self.processes:
+            facts = {"key": "processes", "processes": self.processes, "batch": self.batch_size}
+            words = "is {processes}, which doesn't divide batch_size ({batch}); make that a multiple"
+            raise PydanticCustomError("cross", words, facts)
+        if self.sharded and self.processes == 1:
+            raise PydanticCustomError(
+                "cross", "needs several processes to part a model among; raise processes", {"key": "sharded"}
+            )
+        return self
+
+    @property
+    def length(self) -> str:
+        """Of the training, in words."""
+        return f"{self.steps} steps" if self.epochs is None else f"{self.epochs:g} epochs"
+
+    def for_texts(self, rows: int) -> Self:
+        """The same with the steps that its epochs stand for on this many texts."""
+        return self.model_copy(update={"steps": self.count_steps(rows), "epochs": None})
+
+    def count_steps(self, rows: int) -> int:
+        """Optimiser steps of a training on this many texts; a last batch of the epochs is filled up."""
+        return self.steps if self.epochs is None else math.ceil(self.epochs * rows / self.batch_size)
+
+
+# What decides where and how a training computes, but not what: one that resumes may change them.
+PLACEMENT = frozenset({"processes", "sharded", "gradient_checkpointing"})
+
+
+class Adaptation(Section):
+    """Which weights of a model are trained."""
+
+    method: Literal["full", "lora"] = "full"
+    """All weights, or low-rank adapters beside frozen ones."""
+    lora: LoRA = LoRA()
+    """Of method: lora."""
+    quantisation: Literal["none", "nf4"] = "none"
+    """Frozen weights in 4 bits while adapters are trained (QLoRA, arXiv 2305.14314); needs bitsandbytes and CUDA."""
+
+    @model_validator(mode="after")
+    def _check_quantisation(self) -> Adaptation:
+        if self.quantisation != "none" and self.method != "lora":
+            raise PydanticCustomError(
+                "cross", "is {kind}, which only adapters train on; set method: lora",
+                {"key": "quantisation", "kind": self.quantisation},
+            )  # fmt: skip
+        if self.quantisation != "none" and getattr(self, "sharded", False):
+            raise PydanticCustomError(
+                "cross", "can't be parted, because weights in 4 bits are whole in every process; leave one of them out",
+                {"key": "sharded"},
+            )  # fmt: skip
+        return self
 
 
 class Recipe(Training):
@@ -51,8 +126,8 @@ class Recipe(Training):
 class HealRecipe(Recipe):
     """The recipe's defaults for healing a pruned model."""
 
-    steps: Count = 60
-    """Optimiser steps."""
+    steps: Count | None = 60
+    """Optimiser steps; null where epochs are given."""
     learning_rate: Positive = 1e-3
     """Peak of the learning rate."""
     max_tokens: Annotated[int, Field(ge=8)] = 128

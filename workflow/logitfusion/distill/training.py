@@ -19,11 +19,11 @@ from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText
 from logitfusion.distill.objective import CachedTeacher, DistillLoss, distill_loss
 from logitfusion.distill.predictions import Predictions
 from logitfusion.errors import UserError
-from logitfusion.models.adapters import add_adapters
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.training.batches import INPUTS, CompletionCollator, order_rows
 from logitfusion.training.loop import StepTrainer, train, trainer_arguments
 from logitfusion.training.padding import plan_padding
+from logitfusion.training.weights import as_saved, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -96,18 +96,19 @@ def distill(
     for teacher, cache in teachers.items():
         check_cache(teacher, cache, texts, objective.k)
     rows = pair_texts(texts, teachers, objective.alignment)
+    recipe, own = recipe.for_texts(len(rows)), student.dtype
     logger.info("%s: %d texts, %d steps of %d", name, len(rows), recipe.steps, recipe.batch_size)
     padding = plan_padding(student, tokenizer, rows, recipe, name)
-    trained = add_adapters(student, lora, recipe.seed)
     trainer = DistillationTrainer(
         objective=objective,
         texts=recipe.batch_size,
-        model=trained,
+        model=prepare(student, lora, recipe, name),
         args=trainer_arguments(padding.recipe, checkpoints),
         train_dataset=order_rows(rows, padding.recipe),
         data_collator=DistillationCollator(padding.pad, list(teachers.values()), padding.inputs),
     )
-    return train(trainer, name, recipe, checkpoints, fingerprint)
+    trained, curve = train(trainer, name, recipe, checkpoints, fingerprint)
+    return as_saved(trained, own, name), curve
 
 
 def check_cache(teacher: str, cache: TeacherCache, texts: Sequence[EncodedText], k: int) -> None:

@@ -5,6 +5,8 @@ What the cache has is not downloaded again; without a network, or with HF_HUB_OF
 
 from __future__ import annotations
 
+import functools
+import glob
 import hashlib
 import logging
 import os
@@ -12,19 +14,21 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, get_cached_repo_tree, hf_hub_download, snapshot_download
+from huggingface_hub.errors import CachedRepoTreeNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import get_session
 
 from logitfusion.errors import UserError, first_line
 from logitfusion.fetch.hub_faults import explain, passes
 from logitfusion.fetch.hub_files import Choice, choose_model_files
+from logitfusion.fetch.hub_progress import Progress
 from logitfusion.files import sha256, write_text
-from logitfusion.progress.pace import Rate
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +88,12 @@ class Download:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    def describe(self) -> dict[str, Any]:
+        """What a record keeps: all but where the files are on this machine."""
+        told = {name: getattr(self, name) for name in ("kind", "id", "revision", "commit", "moved_to", "licence")}
+        files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in self.files]
+        return {**told, "files": files}
+
 
 def download(
     kind: Kind, id: str, revision: str, *, commit: str | None = None, choose: Choice = choose_model_files
@@ -100,17 +110,22 @@ def download(
     Raises:
         UserError: whatever keeps the files from being there, in one sentence.
     """
-    title = f"The {'data set' if kind == 'dataset' else kind} {id!r} (revision {revision})"
+    exactly = f", recorded as commit {commit}" if commit not in (None, revision) else ""
+    title = f"The {_called(kind)} {id!r} (revision {revision}{exactly})"
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{id}"
     silence = ask_hub()
     try:
         if silence is not None:
             return _from_cache(kind, id, revision, commit, choose, silence)
-        return _from_hub(kind, id, revision, commit, choose, title)
+        return _from_hub(kind, id, revision, commit, choose)
     except KeyboardInterrupt:
         raise
     except Exception as error:  # the client and what it stands on raise dozens of types
         raise explain(error, title, page) from error
+
+
+def _called(kind: Kind) -> str:
+    return {"model": "model", "dataset": "data set"}[kind]
 
 
 # ---- the hub ---------------------------------------------------------------------------------------------------------
@@ -118,7 +133,7 @@ _silence: str | None = None
 
 
 def ask_hub(seconds: float = 10) -> str | None:
-    """Ask the hub for any answer, once a process; without one, its client uses the cache and nothing else.
+    """Ask the hub for any answer; without one, its client uses the cache and nothing else, and nobody asks again.
 
     Asked quickly, because the client would wait and retry for minutes.
 
@@ -181,46 +196,54 @@ def _asked_wait(error: Exception) -> float:
     return min(LONGEST_WAIT, float(found[1])) if found else 0.0
 
 
-def _from_hub(kind: Kind, id: str, revision: str, commit: str | None, choose: Choice, title: str) -> Download:
+def _from_hub(kind: Kind, id: str, revision: str, commit: str | None, choose: Choice) -> Download:
     info = ask_about(kind, id, revision if commit is None else commit)
     stated = {
         file.rfilename: _Stated(file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)
         for file in info.siblings or ()
     }
-    get = partial(hf_hub_download, id, repo_type=kind, revision=info.sha)
-    fetched = _Progress(id)
+    there = _repository(kind, id) / "snapshots" / info.sha
+    get = functools.partial(hf_hub_download, id, repo_type=kind, revision=info.sha)
+    told = Progress(id)
 
     def fetch(name: str) -> Path:
-        return Path(insist(lambda: get(filename=name, tqdm_class=fetched.bar), f"{id}, {name}", WAITS[:2]))
+        return Path(insist(lambda: get(filename=name, tqdm_class=told.bar), f"{id}, {name}", WAITS[:2]))
 
     names = choose(list(stated), fetch)
-    there = Path(constants.HF_HUB_CACHE) / _cache_name(kind, id) / "snapshots" / info.sha
     absent = [name for name in names if not (there / name).exists()]
-    total = sum(stated[name].size for name in absent)
-    _check_space(total)
     if absent:
+        total = sum(stated[name].size for name in absent)
+        _check_space(total)
         logger.info("%s: %d files, %.1f MB, commit %s", id, len(absent), total / 1e6, info.sha)
-    fetched.begin(total)
+        told.begin(total)
     files = tuple(_checked(name, fetch(name), stated[name]) for name in names)
-    if commit is None and not COMMIT.fullmatch(revision):  # so that the name is known without a network, too
-        write_text(there.parents[1] / "refs" / revision, info.sha)
-    return Download(
-        kind=kind,
-        id=id,
-        revision=revision,
-        commit=info.sha,
-        folder=there,
-        files=files,
-        moved_to=_new_name(id, info, title),
-        licence=getattr(info.card_data, "license", None) if info.card_data else None,
-    )
+    _note(kind, id, None if commit else revision, info.sha, names)
+    moved, licence = _new_name(kind, id, info.id), getattr(info.card_data, "license", None)
+    return Download(kind, id, revision, info.sha, there, files, moved, licence if isinstance(licence, str) else None)
 
 
-def _new_name(id: str, info: Any, title: str) -> str | None:
-    if info.id == id:
+def _note(kind: Kind, id: str, revision: str | None, commit: str, names: Sequence[str]) -> None:
+    """Leave in the cache what is needed without a network: which files the commit has, and which commit a name was."""
+    with suppress(OSError, UserError):  # a shared cache that can only be read
+        if revision is not None and not COMMIT.fullmatch(revision):
+            write_text(_repository(kind, id) / "refs" / revision, commit)
+        if names:
+            exactly, silent = [glob.escape(name) for name in names], Progress("").bar
+            insist(
+                lambda: snapshot_download(
+                    id, repo_type=kind, revision=commit, allow_patterns=exactly, tqdm_class=silent
+                ),
+                id,
+            )
+
+
+@functools.cache  # said once
+def _new_name(kind: Kind, id: str, now: str) -> str | None:
+    """The name that the hub has given a repository since, if it has."""
+    if now == id:
         return None
-    logger.warning("%s is called %s on the hub now; write that name.", title, info.id)
-    return info.id
+    logger.warning("the %s %s is called %s on the hub now; write that name", _called(kind), id, now)
+    return now
 
 
 def _check_space(needed: int) -> None:
@@ -239,71 +262,43 @@ def _check_space(needed: int) -> None:
         )
 
 
-class _Progress:
-    """Megabytes as they come, told as lines of the log: the client knows bars, and wants a class of them."""
-
-    def __init__(self, title: str) -> None:
-        self.title, self.came, self.rate = title, 0, None
-        progress = self
-
-        class Bar:
-            def __init__(self, *_: Any, total: int | None = None, **__: Any) -> None:
-                self.n, self.total = 0, total
-
-            def update(self, size: int = 1) -> None:
-                self.n += size
-                progress.add(size)
-
-            def update_transfer(self, size: int) -> None:
-                """Of Xet: what comes over the network, which is told as what is written."""
-
-            def __getattr__(self, name: str) -> Callable[..., None]:
-                return lambda *_, **__: None
-
-            def __enter__(self) -> Bar:
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                pass
-
-        self.bar = Bar
-
-    def begin(self, total: int) -> None:
-        """From now on tell what comes, of so many bytes."""
-        self.came, self.rate = 0, Rate(self.title, "MB", round(total / 1e6)) if total >= 1e6 else None
-
-    def add(self, size: int) -> None:
-        before, self.came = self.came, self.came + size
-        if self.rate is not None and (more := round(self.came / 1e6) - round(before / 1e6)):
-            self.rate(more)
-
-
 # ---- the cache -------------------------------------------------------------------------------------------------------
-def _cache_name(kind: Kind, id: str) -> str:
+def _repository(kind: Kind, id: str) -> Path:
     """The folder of a repository in the hub's cache."""
-    return constants.REPO_ID_SEPARATOR.join([f"{kind}s", *id.split("/")])
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=id, repo_type=kind)
 
 
 def _from_cache(kind: Kind, id: str, revision: str, commit: str | None, choose: Choice, silence: str) -> Download:
     """The same from what was downloaded earlier."""
-    repository = Path(constants.HF_HUB_CACHE) / _cache_name(kind, id)
-    commit = commit or _cached_commit(repository, revision)
-    folder = repository / "snapshots" / str(commit)
+    commit = commit or _cached_commit(_repository(kind, id), revision)
+    folder = _repository(kind, id) / "snapshots" / str(commit)
+    elsewhere = f"and {silence}; download it where there is a network (snakemake --until fetch), with the same HF_HOME"
     if commit is None or not folder.is_dir():
-        raise UserError(
-            f"is not in the cache {constants.HF_HUB_CACHE}, and {silence}; download it where there is a network"
-            " (snakemake --until fetch), with the same HF_HOME"
-        )
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    files = []
-    for name in choose(names, lambda name: folder / name):
-        path = folder / name
-        blob = path.resolve().name  # the cache calls a file by its digest
-        stated = _Stated(
-            path.stat().st_size, blob if len(blob) == 64 else None, blob if COMMIT.fullmatch(blob) else None
-        )
-        files.append(_checked(name, path, stated))
-    return Download(kind=kind, id=id, revision=revision, commit=commit, folder=folder, files=tuple(files))
+        raise UserError(f"is not in the cache {constants.HF_HUB_CACHE}, {elsewhere}")
+    stated = _cached_listing(kind, id, commit, folder)
+
+    def find(name: str) -> Path:
+        if not (folder / name).is_file():
+            raise UserError(f"is not whole in the cache {constants.HF_HUB_CACHE} (without {name}), {elsewhere}")
+        return folder / name
+
+    files = tuple(_checked(name, find(name), stated.get(name)) for name in choose(list(stated), find))
+    return Download(kind, id, revision, commit, folder, files)
+
+
+def _cached_listing(kind: Kind, id: str, commit: str, folder: Path) -> dict[str, _Stated]:
+    """All files of a commit and what the hub stated about them, if the cache has that; else those that are there."""
+    try:
+        tree = get_cached_repo_tree(id, repo_type=kind, revision=commit)
+        return {file.path: _Stated(file.size, file.lfs.sha256 if file.lfs else None, file.blob_id) for file in tree}
+    except CachedRepoTreeNotFoundError:  # another program downloaded them, one by one
+        stated = {}
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest = path.resolve().name  # the cache calls a file by it: SHA-256 of LFS files, else git's
+            lfs, git = re.fullmatch(r"[0-9a-f]{64}", digest), COMMIT.fullmatch(digest)
+            name = str(path.relative_to(folder))
+            stated[name] = _Stated(path.stat().st_size, digest if lfs else None, digest if git else None)
+        return stated
 
 
 def _cached_commit(repository: Path, revision: str) -> str | None:
@@ -315,10 +310,12 @@ def _cached_commit(repository: Path, revision: str) -> str | None:
         return None
 
 
-def _checked(name: str, path: Path, stated: _Stated) -> HubFile:
+def _checked(name: str, path: Path, stated: _Stated | None) -> HubFile:
     """A file whose bytes are those that the hub states; what is wrong is deleted, so that it is fetched again."""
     found = sha256(path)
-    if stated.sha256 is not None:
+    if stated is None:
+        right = True
+    elif stated.sha256 is not None:
         right = found == stated.sha256
     else:
         right = stated.git is None or _git_digest(path) == stated.git

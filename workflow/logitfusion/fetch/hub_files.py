@@ -42,15 +42,18 @@ def choose_model_files(names: Sequence[str], open_file: Callable[[str], Path]) -
         open_file: gives the path of one of them, to look into: a small one, which may be downloaded for it.
 
     Raises:
-        UserError: an adapter, a model with code of its own, weights that are no safetensors, or not all of them.
+        UserError: an adapter, weights that are no safetensors, or not all of them.
     """
     weights = _weights(names, open_file)
-    if ADAPTER in names and not weights:
+    if ADAPTER in names and weights:
+        raise UserError(
+            f"holds a whole model and an adapter ({ADAPTER}), and it can't be told which is meant; name a model alone"
+        )
+    if ADAPTER in names:
         base = read_json(open_file(ADAPTER)).get("base_model_name_or_path")
         raise UserError(f"is an adapter, not a model; name the model that it belongs to{f' ({base})' if base else ''}")
     if CONFIG not in names:
         raise UserError(f"has no {CONFIG}, so it is no model that transformers can load; correct the id")
-    _refuse_own_code(read_json(open_file(CONFIG)))
     if not weights:
         others = sorted(name for name in names if name.endswith((*OTHER_WEIGHTS, ".safetensors")))
         raise UserError(
@@ -65,8 +68,13 @@ def choose_model_files(names: Sequence[str], open_file: Callable[[str], Path]) -
             f"is not whole: its index names {absent[0]}, which is not there; choose another revision, or download"
             " it again where there is a network"
         )
-    beside = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in BESIDE)]
+    beside = [name for name in names if matches(name, BESIDE)]
     return sorted({CONFIG, *weights, *beside, *([INDEX] if WHOLE not in names else [])})
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a file's name is of one of some forms."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _weights(names: Sequence[str], open_file: Callable[[str], Path]) -> list[str]:
@@ -77,16 +85,3 @@ def _weights(names: Sequence[str], open_file: Callable[[str], Path]) -> list[str
         return []
     shards = read_json(open_file(INDEX)).get("weight_map", {})
     return sorted(set(shards.values()))
-
-
-def _refuse_own_code(config: dict[str, object]) -> None:
-    """A model that brings code is fine where transformers has its architecture, too (Phi-4 is one)."""
-    if "auto_map" not in config:
-        return
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
-        raise UserError(
-            "needs Python code that comes with it, which is never run; use a model of an architecture that"
-            " transformers has"
-        )

@@ -22,10 +22,10 @@ from logitfusion.fusion.scoring import Pair, group_rows, judge_steering, score_p
 from logitfusion.fusion.speculation import Pace, decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.adapter_kinds import is_plain
-from logitfusion.models.adapters import load_adapted, load_sharing
+from logitfusion.models.adapters import load_adapted, load_expert, load_sharing, refuse_no_expert
 from logitfusion.models.architecture import context_length, count_vocabulary, has_position_table, rope_limit
 from logitfusion.models.cards import assign_devices, input_device
-from logitfusion.models.checkpoint import is_adapter, refuse_no_checkpoint
+from logitfusion.models.checkpoint import is_adapter
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import has_tokenizer
 from logitfusion.models.load import load_model
@@ -144,7 +144,7 @@ class FusedLM:
         with_tokenizer = [folder for folder in experts if not is_adapter(folder) or has_tokenizer(folder)]
         folders = [large, *([base] if base and experts else [])]
         for folder in [*folders, *(path for path in experts if not is_adapter(path))]:
-            refuse_no_checkpoint(Path(folder))
+            refuse_no_expert(folder)
         tokenizer, entries = load_shared_tokenizer([*folders, *with_tokenizer])
         arguments = {"tokenizer": tokenizer, "entries": entries, "options": options}
         arguments["ends"] = folder_ends([*folders, *experts])
@@ -155,16 +155,18 @@ class FusedLM:
         if experts and all(map(is_adapter, experts)) and all(map(is_plain, experts)):
             first, second = assign_devices([large, base], device_map, dtype)
             if sharing := load_sharing(base, experts, device_map=second, **loading):
-                return cls(load_model(large, device_map=first, **loading), *sharing, **arguments)
+                return cls(load_expert(large, device_map=first, **loading), *sharing, **arguments)
         whole = [base if is_adapter(folder) else folder for folder in steering]
         places = assign_devices([large, *whole], device_map, dtype)
+        first, *others = places
         loaded = [
             load_adapted(base, folder, device_map=place, **loading)
             if is_adapter(folder)
             else load_model(folder, device_map=place, **loading)
-            for folder, place in zip([large, *steering], places, strict=True)
+            for folder, place in zip(steering, others, strict=True)
         ]
-        return cls(loaded[0], loaded[1] if steering else None, loaded[2:], **arguments)
+        large = load_expert(large, device_map=first, **loading)
+        return cls(large, loaded[0] if loaded else None, loaded[1:], **arguments)
 
     @torch.inference_mode()
     def generate(

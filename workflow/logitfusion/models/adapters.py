@@ -75,11 +75,12 @@ def save_adapter(
     shutil.copyfile(Path(base) / "config.json", folder / "config.json")  # which some tokenizers are chosen by
 
 
-def load_expert(folder: str | Path, **options: Any) -> PreTrainedModel:
+def load_expert(folder: str | Path, *, merge: bool = False, **options: Any) -> PreTrainedModel:
     """A model of its own from the folder of a whole model, or of an adapter that a stage wrote beside its base.
 
     Args:
         folder: of the model or the adapter.
+        merge: an adapter is merged in any precision, as whoever trains the model further needs it.
         options: those of ``load_model``.
 
     Raises:
@@ -89,7 +90,7 @@ def load_expert(folder: str | Path, **options: Any) -> PreTrainedModel:
     if base is None:
         return load_model(folder, **options)
     refuse_no_expert(folder)
-    return load_adapted(base, folder, **options)
+    return load_adapted(base, folder, merge=merge, **options)
 
 
 def refuse_no_expert(folder: str | Path) -> None:
@@ -138,12 +139,12 @@ def load_sharing(
         return None
     names = [f"expert_{place}" for place in range(len(folders))]
     for name, folder in zip(names, folders, strict=True):
-        model = _put_on(shared if model is None else model, folder, name)
+        model = put_on(shared if model is None else model, folder, name)
     return (model, names) if _mixes_rows(model, names) else None
 
 
 @torch.no_grad()
-def load_adapted(base: str | Path, folder: str | Path, **options: Any) -> PreTrainedModel:
+def load_adapted(base: str | Path, folder: str | Path, *, merge: bool = False, **options: Any) -> PreTrainedModel:
     """A model of its own: a fresh base with one adapter, merged into it where nothing else changes by that.
 
     Sums of weights in half precision are rounded, so there the adapter stays beside them.
@@ -151,6 +152,7 @@ def load_adapted(base: str | Path, folder: str | Path, **options: Any) -> PreTra
     Args:
         base: the folder of the base.
         folder: that of the adapter.
+        merge: merge in any precision.
         options: those of ``load_model``.
 
     Raises:
@@ -158,17 +160,19 @@ def load_adapted(base: str | Path, folder: str | Path, **options: Any) -> PreTra
     """
     check_files(folder)
     config, plain = read_adapter(folder), is_plain(folder)
-    model = load_expert(base, **options)
+    model = load_expert(base, merge=True, **options)
     _resize_vocabulary(model, folder)
-    adapted = _put_on(model, folder, "expert_0")
+    adapted = put_on(model, folder, "expert_0")
     refuse_not_causal(model, f"The model with the adapter in {folder}", anew=True)
-    mergeable = plain and not config.lora_bias and model.dtype == torch.float32 and not _adapts_tied(adapted)
-    if mergeable and _merge_alike(adapted):
+    mergeable, exact = plain and not config.lora_bias and not _adapts_tied(adapted), model.dtype == torch.float32
+    if mergeable and exact and _merge_alike(adapted):
         return adapted.unload().eval()
+    if mergeable and merge and not exact:
+        return adapted.merge_and_unload().eval()
     return model  # its layers are replaced in place, so that it is the adapted model itself
 
 
-def _put_on(model: PreTrainedModel, folder: str | Path, name: str) -> PreTrainedModel:
+def put_on(model: PreTrainedModel, folder: str | Path, name: str) -> PreTrainedModel:
     """The peft model with one adapter more, every tensor of which has found its place."""
     from peft import PeftModel
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from logitfusion.errors import UserError, first_line
 from logitfusion.files import read_json
+from logitfusion.integrity import refuse_gone
 
 INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
@@ -82,6 +83,7 @@ def refuse_no_checkpoint(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise UserError(f"The model {folder} is not a folder; give one with config.json and weights as safetensors.")
+    refuse_gone(folder)
     if is_adapter(folder):
         raise UserError(
             f"The folder {folder} holds an adapter, not a model: give it as an expert beside its base, or merge it into"

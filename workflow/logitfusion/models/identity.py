@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from logitfusion.errors import UserError
-from logitfusion.integrity import digest
+from logitfusion.integrity import digest, refuse_gone
 from logitfusion.models.checkpoint import find_base
 from logitfusion.provenance import hash_text
 
@@ -23,6 +23,7 @@ def hash_model(folder: str | Path) -> str:
     """
     if (base := find_base(folder)) is not None:
         return hash_text(f"{hash_model(base)} {_hash(sorted(Path(folder).glob('adapter_*')))}")
+    refuse_gone(folder)
     weights = sorted(Path(folder).glob("*.safetensors"))
     config = Path(folder) / "config.json"
     if not config.is_file() or not weights:

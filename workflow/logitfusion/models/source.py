@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from logitfusion.config.models import HubModel, PartedModel, PathModel, RandomModel, WholeModel
 from logitfusion.errors import UserError
-from logitfusion.fetch.hub import download
+from logitfusion.fetch.hub import Download
+from logitfusion.fetch.hub_files import CONFIG, choose_model_files
 from logitfusion.fetch.pypi import unpack_file
+from logitfusion.fetch.revisions import download_recorded
+from logitfusion.files import read_json
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import text_config
 from logitfusion.models.checkpoint import find_base
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer, save_model
-from logitfusion.models.precision import written_dtype
+from logitfusion.models.precision import own_dtype, to_dtype, written_dtype
 from logitfusion.models.pruning import keep_layers
 from logitfusion.models.reference import is_quantised, refer
 from logitfusion.models.tiny import tiny_tokenizer
@@ -42,24 +46,48 @@ def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], 
     return model
 
 
-def from_hub(entry: HubModel, folder: str | Path, title: str = "") -> PreTrainedModel | None:
+def from_hub(
+    entry: HubModel, folder: str | Path, title: str = "", revisions: Path | None = None
+) -> tuple[PreTrainedModel | None, Download]:
     """Download a model of the hub, unless its cache has it, and refer to it there; see ``from_path``.
+
+    Args:
+        revisions: the folder of recorded commits; without it none is recorded.
+
+    Returns:
+        the model where it was written whole, else None; and what was downloaded.
 
     Raises:
         UserError: whatever keeps the model from being there, or from being used.
     """
-    found = download("model", entry.id, entry.revision)
+    found = download_recorded("model", entry.id, entry.revision, revisions, choose=choose_known)
     files = {file.name: file.sha256 for file in found.files}
-    return _refer(
-        found.folder, Path(folder), entry, title or entry.id, names=[*files], digests=files, commit=found.commit
-    )
+    facts = {"names": [*files], "digests": files, "commit": found.commit, "licence": found.licence}
+    return _refer(found.folder, Path(folder), entry, title or entry.id, **facts), found
+
+
+def choose_known(names: Sequence[str], open_file: Callable[[str], Path]) -> list[str]:
+    """The files of a model whose architecture transformers has: a repository may bring code, which is never run.
+
+    Raises:
+        UserError: transformers lacks the architecture, or see ``choose_model_files``.
+    """
+    config = read_json(open_file(CONFIG)) if CONFIG in names else {}
+    # Some bring code beside an architecture that transformers has by now (Phi-4 does).
+    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING_NAMES:
+        raise UserError(
+            "needs Python code that comes with it, which is never run; use a model of an architecture that"
+            " transformers has"
+        )
+    return choose_model_files(names, open_file)
 
 
 def from_path(entry: PathModel, folder: str | Path, title: str = "") -> PreTrainedModel | None:
     """Refer to a local model folder: links to its files, and a record of their bytes.
 
-    Two kinds are written whole instead, because nothing else could read them alike: quantised weights in full
-    precision, and the adapter of another run merged into its base.
+    Two kinds are written whole instead, because nothing else could read them alike: quantised weights dequantised, and
+    the adapter of another run merged into its base; both in the precision of the config, if it names none that of
+    their own config.json.
 
     Returns:
         the model where it was written whole, else None.
@@ -77,9 +105,10 @@ def _refer(source: Path, folder: Path, entry: HubModel | PathModel, title: str, 
     if find_base(source) is None and not is_quantised(source):
         refer(source, folder, entry.dump(), title=title, **facts)
         return None
-    logger.info("%s: quantised or an adapter, so it is written whole, in full precision", title)
-    model = load_expert(source, device=torch.device("cpu"))
-    save_model(model, load_tokenizer(source), folder)
+    dtype = own_dtype(source) if entry.dtype == "auto" else to_dtype(entry.dtype)
+    logger.info("%s: quantised or an adapter, so it is written whole, in %s", title, str(dtype).removeprefix("torch."))
+    model = load_expert(source, device=torch.device("cpu"), dtype=torch.float32)
+    save_model(model, load_tokenizer(source), folder, dtype)
     return model
 
 

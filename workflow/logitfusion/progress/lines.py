@@ -44,12 +44,19 @@ def before(plan: Plan, *, where: str) -> list[str]:
     count = len(plan.jobs)
     done = plan.total - count
     jobs = f"{count} job{'s' * (count != 1)}" if not done else f"{count} of {plan.total} jobs, {done} are up to date"
-    packages = plan.stages().get("package", 0)
-    downloads = f", {packages} package{'s' * (packages > 1)} to download" if packages else ""
     time = f"about {format_range(*plan.duration())} here on {where}"
-    head = f"{jobs}: {time}, {_memory(plan)}{downloads}; {_basis(plan)}."
+    head = f"{jobs}: {time}, {_memory(plan)}{_downloads(plan)}; {_basis(plan)}."
     stages = ", ".join(f"{number}{GLUE}{rule}" for rule, number in plan.stages().items())
     return [*wrap(head), *wrap(stages, indent="  ")]
+
+
+DOWNLOADS = {"package": "package", "fetch_model": "model", "fetch_data": "data set", "fetch_encoder": "encoder"}
+
+
+def _downloads(plan: Plan) -> str:
+    counts = {what: plan.stages().get(rule, 0) for rule, what in DOWNLOADS.items()}
+    parts = [f"{count} {what}{'s' * (count > 1)}" for what, count in counts.items() if count]
+    return f", {' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))} to download" if parts else ""
 
 
 def _memory(plan: Plan) -> str:

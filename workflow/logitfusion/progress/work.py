@@ -51,14 +51,16 @@ def _model(run: RunConfig, wildcards: Wildcards) -> float:
     healing = getattr(entry, "heal", None)
     if healing is None:
         return LOAD + 10 * size
-    return LOAD + TRAINED * healing.steps * healing.batch_size * (size + _size(run, entry.from_)) / 2
+    steps = healing.count_steps(sum(run.tasks[task].train for task in healing.tasks))
+    return LOAD + TRAINED * steps * healing.batch_size * (size + _size(run, entry.from_)) / 2
 
 
 def _expert(run: RunConfig, wildcards: Wildcards) -> float:
     entry = run.experts[wildcards["expert"]]
     if not isinstance(entry, TrainedExpert):
         return LOAD
-    return LOAD + TRAINED * entry.steps * entry.batch_size * _size(run, entry.base)
+    steps = entry.count_steps(sum(run.tasks[task].train for task in entry.tasks))
+    return LOAD + TRAINED * steps * entry.batch_size * _size(run, entry.base)
 
 
 def _tune(run: RunConfig, wildcards: Wildcards) -> float:
@@ -101,7 +103,8 @@ def _teacher_cache(run: RunConfig, wildcards: Wildcards) -> float:
 
 def _student(run: RunConfig, _: Wildcards) -> float:
     training = run.distill.training
-    return LOAD + 2 * TRAINED * training.steps * training.batch_size * _size(run, run.distill.student)
+    steps = training.count_steps(_texts(run))
+    return LOAD + 2 * TRAINED * steps * training.batch_size * _size(run, run.distill.student)
 
 
 def _clip_encoder(run: RunConfig, _: Wildcards) -> float:
@@ -124,6 +127,9 @@ def _clip_fit(run: RunConfig, _: Wildcards) -> float:
 
 _STAGES: dict[str, Callable[[RunConfig, Wildcards], float]] = {
     "package": lambda *_: 20.0,
+    "fetch_model": lambda *_: 60.0,
+    "fetch_data": lambda *_: 20.0,
+    "fetch_encoder": lambda *_: 30.0,
     "model": _model,
     "task": lambda *_: 2.0,
     "expert": _expert,

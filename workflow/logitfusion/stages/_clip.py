@@ -24,11 +24,26 @@ def open_clip_folder(folder: Path) -> ClipEncoder:
     return load_clip({"path": folder, **read_json(folder / ENTRY)})
 
 
-def open_auxiliaries(entries: dict[str, Section], wheels: Sequence[Path]) -> dict[str, ImageEncoder]:
-    """Name -> auxiliary encoder, in the order of names; wheels are those of the packaged ones in that order."""
+def at_commit(entry: Section, record: Path) -> Section:
+    """An encoder's entry at the commit that its weights were fetched at, which needs no network."""
+    commit = read_json(record)["downloads"][0]["commit"]
+    return entry.model_copy(update={"revision": commit}) if commit else entry
+
+
+def open_auxiliaries(
+    entries: dict[str, Section], wheels: Sequence[Path], fetched: Sequence[Path] = ()
+) -> dict[str, ImageEncoder]:
+    """Name -> auxiliary encoder, in the order of names.
+
+    Args:
+        wheels: those of the packaged ones, in that order.
+        fetched: the records of those whose weights were fetched; each is called like its encoder.
+    """
     left, opened = list(wheels), {}
+    records = {path.stem: path for path in fetched}
     for name, entry in sorted(entries.items()):
         torch.manual_seed(0)  # for the random weights of tests
         wheel = left.pop(0) if isinstance(entry, PackageAuxiliary) else None
+        entry = at_commit(entry, records[name]) if name in records else entry
         opened[name] = load_auxiliary(entry.dump(), wheel=wheel)
     return opened

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from logitfusion.config.section import parse
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.files import find_disk_error
+from logitfusion.stages._failures import leave_word
 
 logger = logging.getLogger("logitfusion")
 
@@ -60,11 +62,13 @@ def run_stage(
                 )
             case "gpu":
                 _fail("The GPU's memory is used up; lower the stage's batch_size or micro_batch, or use a larger GPU.")
+        leave_word(traceback.format_exc().rstrip())
         raise
     logger.info("done in %.1f s, at most %.2f GB of memory", time.monotonic() - started, _peak_gigabytes())
 
 
 def _fail(sentence: str) -> None:
+    leave_word(sentence)
     logger.error(sentence)
     sys.exit(1)
 
@@ -102,7 +106,7 @@ def _exists(process: int) -> bool:
 def _set_up_logging() -> None:
     """Our own lines, and nothing below an error from anybody else."""
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.WARNING)  # one process tells
     for name, other in logging.root.manager.loggerDict.items():  # with a level of its own, root's is not heeded
         if isinstance(other, logging.Logger) and other.level and name.partition(".")[0] != logger.name:
             other.setLevel(max(other.level, logging.ERROR))

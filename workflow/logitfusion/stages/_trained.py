@@ -41,7 +41,7 @@ def write_trained(
             save_adapter(model, tokenizer, folder, base, output)
             facts = describe_recorded(base) | {"trained_parameters": _count_trained(model)}
         else:
-            save_model(model, tokenizer, folder)
+            save_model(model, tokenizer, folder, model.dtype)
             copy_tokenizer(base, folder)
             facts = describe(model)
         record(folder / RECORD, made_with, files=as_rows(record_files(folder)), **facts)

@@ -1,4 +1,4 @@
-"""Make the folder of the CLIP: built of two towers, fetched, or of random initialisation."""
+"""Make the folder of the CLIP: built of two towers, of fetched weights, or of random initialisation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from logitfusion.clip.data.emoji import emoji_pairs
 from logitfusion.clip.encoders.build import build_clip
-from logitfusion.clip.encoders.load import load_clip
 from logitfusion.clip.encoders.tiny import make_random_clip
 from logitfusion.clip.encoders.towers import read_package, unpack_text_tower
 from logitfusion.config.datasets import EmojiSet
@@ -18,7 +17,7 @@ from logitfusion.config.jobs.clip import EncoderJob
 from logitfusion.files import whole
 from logitfusion.models.load import use_threads
 from logitfusion.provenance import record
-from logitfusion.stages._clip import open_clip_folder, write_entry
+from logitfusion.stages._clip import at_commit, open_clip_folder, write_entry
 from logitfusion.stages._stage import logger, run_stage
 
 
@@ -36,10 +35,8 @@ def main(arguments: argparse.Namespace, job: EncoderJob) -> None:
                 write_entry(folder, {"source": "built"})
             case _:
                 folder.mkdir()
-                load_clip(
-                    encoder.dump()
-                )  # fetches the weights now, where there is a network; they stay in the hub's own cache
-                write_entry(folder, encoder.dump())
+                entry = at_commit(encoder, arguments.fetched) if arguments.fetched else encoder
+                write_entry(folder, entry.dump())  # the weights stay where they are
         clip = open_clip_folder(folder)
         record(folder / "stage.json", job.dump(), fingerprint=clip.fingerprint, scale=clip.scale, **facts)
     logger.info("CLIP %s, scale %.1f", clip.fingerprint[:12], clip.scale)
@@ -64,5 +61,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, help="the unpacked emojis that pairs are taken from")
     parser.add_argument("--package", type=Path, nargs="*", default=[], help="packages of image and text tower")
+    parser.add_argument("--fetched", type=Path, help="the record of fetched weights")
     parser.add_argument("--output", type=Path, required=True, help="folder")
     run_stage(main, parser, EncoderJob)

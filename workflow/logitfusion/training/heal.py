@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
@@ -20,6 +21,7 @@ from logitfusion.models.text import TextEncoder
 from logitfusion.training.batches import TextCollator, order_rows
 from logitfusion.training.loop import train, trainer_arguments
 from logitfusion.training.padding import plan_padding
+from logitfusion.training.weights import as_saved, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -36,50 +38,57 @@ class HealingTrainer(Trainer):
     ) -> Tensor:
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))  # none where a row is alone
         real = mask.bool()
-        for one in (self.teacher, model):
+        student = self.accelerator.unwrap_model(model)
+        for one in (self.teacher, student):
             reset_rope(one)
-        found, log_probs, chosen = _read(model, inputs, real, self.logit_share)
+        drawn = _draw(real, self.logit_share, self.accelerator)
+        found, log_probs = _read(model, student, inputs, real, drawn)
         with torch.no_grad():
-            target, target_log_probs, _ = _read(self.teacher, inputs, real, chosen)
+            target, target_log_probs = _read(self.teacher, self.teacher, inputs, real, drawn)
         # Relative to the teacher's own variance, so that the two terms keep their proportion across models.
         distance = (found - target).square().mean() / target.var()
         divergence = nn.functional.kl_div(log_probs, target_log_probs, log_target=True, reduction="batchmean")
         return divergence + distance
 
 
+def _draw(real: Tensor, share: float, accelerator: Accelerator) -> Tensor:
+    """Which of the n places of this process's micro-batch get logits, ``[n]``; the first does always.
+
+    Every process draws for all of them, one after the other, so that each is drawn as in one process alone.
+    """
+    counts = accelerator.gather(real.sum()[None]).tolist()
+    drawn = [torch.rand(count, device=real.device) < share for count in counts][accelerator.process_index]
+    drawn[0] = True
+    return drawn
+
+
 def _read(
-    model: PreTrainedModel, inputs: dict[str, Tensor], real: Tensor, share: float | Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    model: nn.Module, bare: PreTrainedModel, inputs: dict[str, Tensor], real: Tensor, chosen: Tensor
+) -> tuple[Tensor, Tensor]:
     """What a model's own forward gives its output layer, and what it makes of it (scales and caps included).
 
     Args:
-        model: the student or the teacher.
+        model: the student, however several processes wrap it, or the teacher.
+        bare: the same without wrapping.
         inputs: ids, mask and positions ``[B, L]``.
         real: the places ``[B, L]`` that count, n in all.
-        share: of the places that get logits, drawn here; or which do, ``[n]``.
+        chosen: which of them get logits, ``[n]``, m in all.
 
     Returns:
-        last hidden states ``[n, H]``, log-probabilities ``[m, V]`` at the chosen places, and which these are ``[n]``.
+        last hidden states ``[n, H]``, and log-probabilities ``[m, V]`` at the chosen places.
     """
     kept: list[Tensor] = []
 
     def choose(_: nn.Module, arguments: tuple[Tensor]) -> Tensor:
-        found = arguments[0][real].float()
-        if isinstance(share, Tensor):
-            chosen = share
-        else:
-            chosen = torch.rand(len(found), device=found.device) < share
-            chosen[0] = True
-        kept.extend((found, chosen))
-        return found[chosen]
+        kept.append(arguments[0][real].float())
+        return kept[0][chosen]
 
-    hook = model.get_output_embeddings().register_forward_pre_hook(choose)
+    hook = bare.get_output_embeddings().register_forward_pre_hook(choose)
     try:
-        # The class's forward, because that of an object may be wrapped for bf16: healing is in the weights' precision.
-        logits = type(model).forward(model, **inputs, use_cache=False).logits
+        logits = model(**inputs, use_cache=False).logits
     finally:
         hook.remove()
-    return kept[0], logits.float().log_softmax(-1), kept[1]
+    return kept[0], logits.float().log_softmax(-1)
 
 
 def heal(
@@ -97,13 +106,17 @@ def heal(
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     rows = [{"input_ids": encoder.prompt(text)[: recipe.max_tokens - 1] + end} for text in texts]
     logger.info("healing: %d texts, %d tokens", len(rows), sum(len(row["input_ids"]) for row in rows))
+    recipe, own = recipe.for_texts(len(rows)), student.dtype
     padding = plan_padding(student, tokenizer, rows, recipe, "healing")
+    # Healing compares small differences: its products are in the weights' precision, whatever the recipe's is.
+    exact = padding.recipe.model_copy(update={"precision": "fp32"})
     trainer = HealingTrainer(
-        model=student,
-        teacher=teacher,
+        model=prepare(student, None, recipe, "healing"),
+        teacher=teacher.float(),
         logit_share=recipe.logit_share,
-        args=trainer_arguments(padding.recipe, checkpoints),
+        args=trainer_arguments(exact, checkpoints),
         train_dataset=order_rows(rows, padding.recipe),
         data_collator=TextCollator(padding.pad, padding.inputs),
     )
-    return train(trainer, "healing", recipe, checkpoints, fingerprint)
+    healed, curve = train(trainer, "healing", recipe, checkpoints, fingerprint)
+    return as_saved(healed, own, "healing"), curve

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -27,8 +27,9 @@ from logitfusion.files import find_disk_error
 from logitfusion.models.architecture import reset_rope, rope_limit
 from logitfusion.models.load import bf16_helps, choose_device
 from logitfusion.progress.pace import describe_pace
-from logitfusion.training.batches import micro_batch, processes
-from logitfusion.training.checkpoints import find_checkpoint, mark_checkpoints
+from logitfusion.training.batches import is_main_process, micro_batch, processes
+from logitfusion.training.checkpoints import Mark, find_checkpoint, mark_checkpoints
+from logitfusion.training.sharding import gather, local, mixed_precision, outline, part_on_cpus_too, sharding_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     """transformers' settings for a recipe; nothing is reported to any service."""
     device = choose_device()
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and bf16_helps(device))
-    micro = micro_batch(recipe)
+    micro = micro_batch(recipe, processes())
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.steps,
@@ -61,7 +62,11 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         dataloader_pin_memory=device.type == "cuda",
         disable_tqdm=True,
         report_to="none",
+        **(sharding_arguments() if recipe.sharded else {}),
     )
+    if recipe.sharded:
+        part_on_cpus_too()
+        arguments.fsdp_plugin_args["mixed_precision_policy"] = mixed_precision(bf16)
     # Where one process sees several GPUs, the Trainer would use all of them, and multiply the batch by their number.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
@@ -89,24 +94,34 @@ class StepTrainer(Trainer):
         return model(**inputs, logits_to_keep=columns, use_cache=False).logits[:, -columns:]
 
 
-def is_main_process() -> bool:
-    """Whether this process is the one that writes."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
 _ADVICE = "lower the learning_rate (nothing was written, and the last checkpoint is a good one)."
 
 
 def check_weights(model: nn.Module, name: str) -> None:
-    """Refuse a model with a weight that is NaN or infinite.
+    """Refuse a model with a weight that is NaN or infinite; all processes of a training call this at once.
 
     Raises:
         UserError: it has one; ``name`` is the training's.
     """
-    finite = [value.isfinite().all() for value in model.parameters()]
-    broken = len(finite) - int(torch.stack(finite).sum())  # one transfer from the GPU
+    finite = torch.stack([local(value.detach()).isfinite().all() for value in model.parameters()]).int()
+    if distributed.is_initialized():
+        distributed.all_reduce(finite, distributed.ReduceOp.MIN)
+    _refuse_infinite(finite, name)
+
+
+def _refuse_infinite(finite: Tensor, name: str) -> None:
+    broken = len(finite) - int(finite.sum())  # one transfer from the GPU
     if broken:
         raise UserError(f"{name}: the training diverged, {broken} of {len(finite)} tensors are not finite; {_ADVICE}")
+
+
+def as_first_says(value: Any) -> Any:
+    """What the first process has found, for all of them: clocks and disks may tell each of them another thing."""
+    if processes() == 1:
+        return value
+    found = [value]
+    distributed.broadcast_object_list(found, src=0)
+    return found[0]
 
 
 class Progress(TrainerCallback):
@@ -124,7 +139,7 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         now = time.monotonic()
-        if now - self.saved > self.period and state.global_step < state.max_steps:
+        if state.global_step < state.max_steps and as_first_says(now - self.saved > self.period):
             check_weights(model, self.name)  # a checkpoint that is not finite would replace a good one
             self.saved, control.should_save = now, True
         if now - self.printed > self.interval or state.global_step == state.max_steps:
@@ -132,8 +147,8 @@ class Progress(TrainerCallback):
             seconds = now - self.started
             pace = describe_pace(state.global_step, state.max_steps, "steps", seconds, self.first_step)
             steps = state.global_step - self.first_step
-            rate = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps / seconds
-            logger.info("%s: %s; %.1f sequences/s%s", self.name, pace, rate, self.loss)
+            sequences = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+            logger.info("%s: %s; %.1f sequences/s%s", self.name, pace, sequences / seconds, self.loss)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
@@ -143,6 +158,29 @@ class Progress(TrainerCallback):
         self.loss = f", loss {float(logs['loss']):.4f} at step {state.global_step}"
 
 
+class Draws(TrainerCallback):
+    """Notes beside the checkpoints whether a step draws random numbers, which decides who may go on with them."""
+
+    def __init__(self, folder: Path, mark: Mark) -> None:
+        self.folder, self.mark = folder, mark
+        self.before: list[Tensor] | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self.mark.random:
+            self.before = _random_states()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.before is not None and not all(map(torch.equal, self.before, _random_states())):
+            self.mark = replace(self.mark, random=True)
+            if is_main_process():
+                mark_checkpoints(self.folder, self.mark)
+        self.before = None
+
+
+def _random_states() -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
+
+
 def train(
     trainer: Trainer, name: str, recipe: Recipe, checkpoints: Path, fingerprint: str
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
@@ -150,20 +188,25 @@ def train(
 
     Returns:
         The model, adapters beside its weights (see ``merge_adapters``), and its loss curve: ``step, loss,
-        learning_rate`` a row, and whatever parts of the loss the trainer logs.
+        learning_rate`` a row, and whatever parts of the loss the trainer logs. A parted model is whole again in the
+        first process, on the CPU, and an outline without values in the others.
 
     Raises:
-        UserError: the disk is full or can't be written, or the loss or a weight is not finite.
+        UserError: the disk is full or can't be written, or the loss or a weight is not finite, or a checkpoint is of a
+            training in another number of processes that would not go on as it began.
     """
     set_seed(recipe.seed)
-    with trainer.args.main_process_first(local=False):
-        resume = find_checkpoint(checkpoints, fingerprint)
-        if is_main_process():
-            mark_checkpoints(checkpoints, fingerprint)
+    mark = Mark(fingerprint, processes(), recipe.sharded)
+    resume = find_checkpoint(checkpoints, mark) if is_main_process() else None
+    if is_main_process():
+        mark_checkpoints(checkpoints, mark)
+    resume = as_first_says(resume)
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Draws(checkpoints, mark))
     trainer.add_callback(Progress(name, recipe.checkpoint_minutes))
     if resume is not None:
         logger.info("%s: resuming from %s", name, resume.name)
+    plain = outline(trainer.model, "meta") if recipe.sharded else None
     started = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
@@ -176,9 +219,10 @@ def train(
         ) from error
     logger.info("%s: trained in %.1f s", name, time.monotonic() - started)
     check_weights(trainer.model, name)
+    model = trainer.model if plain is None else gather(trainer.model, plain, is_main_process())
     rows = [row for row in trainer.state.log_history if "loss" in row]
     curve = [{key: value for key, value in row.items() if key not in ("epoch", "grad_norm")} for row in rows]
-    return trainer.model.eval(), curve
+    return model.eval(), curve
 
 
 def merge_adapters(model: PreTrainedModel, name: str) -> PreTrainedModel:
@@ -190,5 +234,5 @@ def merge_adapters(model: PreTrainedModel, name: str) -> PreTrainedModel:
     if not hasattr(model, "merge_and_unload"):
         return model
     merged = model.merge_and_unload().eval()
-    check_weights(merged, name)
+    _refuse_infinite(torch.stack([value.isfinite().all() for value in merged.parameters()]), name)
     return merged

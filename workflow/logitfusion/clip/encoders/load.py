@@ -28,9 +28,9 @@ from torchvision.transforms import Compose
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
 from logitfusion.clip.data.images import flatten
+from logitfusion.clip.encoders.hub import clip_weights, fetch_weights, timm_weights, torchvision_weights
 from logitfusion.clip.encoders.towers import drop_head, fill, make_trunk, read_package, read_weights, strip_prefix
 from logitfusion.errors import UserError
-from logitfusion.fetch.hub import ask_hub
 from logitfusion.files import read_json
 from logitfusion.models.load import choose_device, first_line
 
@@ -138,6 +138,7 @@ def join_features(features: Sequence[Tensor]) -> Tensor:
     return F.normalize(torch.cat([part.float() for part in features], dim=-1), dim=-1)
 
 
+MAIN = "main"  # the branch of the hub, of an entry that gives no revision
 ENTRY = "entry.json"  # in an encoder's folder of the workflow: how ``load_clip`` opens it
 
 
@@ -162,10 +163,10 @@ def load_clip(entry: dict[str, Any], *, device: torch.device | None = None) -> C
     """A CLIP from one of three sources.
 
     Args:
-        entry: ``{source: open_clip, model, pretrained}`` (a tag of open_clip); ``{source: path, model, path}`` (a
-            checkpoint of one of open_clip's models, with ``quick_gelu: true`` if it was trained with that activation;
-            or a folder that holds a CLIP, without a model); or ``{source: built, path}`` (a folder made by
-            ``build_clip``).
+        entry: ``{source: open_clip, model, pretrained, revision}`` (a tag of open_clip, at a revision of the hub);
+            ``{source: path, model, path}`` (a checkpoint of one of open_clip's models, with ``quick_gelu: true`` if it
+            was trained with that activation; or a folder that holds a CLIP, without a model); or ``{source: built,
+            path}`` (a folder made by ``build_clip``).
 
     Raises:
         UserError: no such model, tag or file, no network, or a checkpoint of another model.
@@ -174,7 +175,10 @@ def load_clip(entry: dict[str, Any], *, device: torch.device | None = None) -> C
         entry = find_in_folder(entry["path"])
     match entry["source"]:
         case "open_clip":
-            model, tokenizer, name = *_open_tag(entry["model"], entry["pretrained"]), entry["model"]
+            model, tokenizer, name = (
+                *_open_tag(entry["model"], entry["pretrained"], entry.get("revision", MAIN)),
+                entry["model"],
+            )
         case "path":
             model, tokenizer, name = *_open_file(entry), entry["model"]
         case "built":
@@ -196,26 +200,22 @@ def load_clip(entry: dict[str, Any], *, device: torch.device | None = None) -> C
     )
 
 
-def _open_tag(model: str, tag: str) -> tuple[nn.Module, Any]:
-    known = get_model_config(model)
-    if known is None:
-        raise UserError(f"open_clip has no model {model!r}; correct the entry's model key.")
-    trained = open_clip.get_pretrained_cfg(model, tag)
-    if not trained:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise UserError(f"open_clip has no weights {tag!r} for {model} (it has {tags}); correct the pretrained key.")
+def _open_tag(model: str, tag: str, revision: str) -> tuple[nn.Module, Any]:
+    weights = clip_weights(model, tag)
+    known, trained = get_model_config(model), open_clip.get_pretrained_cfg(model, tag)
     # open_clip only warns when the weights were trained with another activation than the named model has.
     quick = bool(trained.get("quick_gelu")) and not known.get("quick_gelu", False)
     if quick:
         logger.info("%s: the weights %s were trained with QuickGELU, so the model uses it", model, tag)
-    ask_hub()
+    (file,) = fetch_weights(weights, revision).files
+    # What open_clip does for a tag, but from this file: it knows no revisions.
+    seen = {name: value for name, value in trained.items() if name != "size"}
+    options = {"force_quick_gelu": quick, "force_preprocess_cfg": seen, "weights_only": True}
     try:
-        opened = open_clip.create_model(model, pretrained=tag, force_quick_gelu=quick, weights_only=True)
-        return opened, open_clip.get_tokenizer(model)
-    except Exception as error:  # the hub's and the URL's clients raise a dozen unrelated types
+        return open_clip.create_model(model, pretrained=str(file.path), **options), open_clip.get_tokenizer(model)
+    except Exception as error:  # of open_clip, torch, and the hub's client, which a tokenizer may be fetched with
         raise UserError(
-            f"The weights {tag!r} of {model} could not be loaded ({first_line(error)});"
-            " check the network, or download the file and use source: path."
+            f"The weights {tag!r} of {model} could not be loaded ({first_line(error)}); use others, or source: path."
         ) from error
 
 
@@ -278,11 +278,11 @@ def load_auxiliary(
     """An auxiliary image encoder without its classifier.
 
     Args:
-        entry: ``{source: timm, model, pretrained}``; ``{source: torchvision, model, weights}`` (weights: a name such
-            as ``IMAGENET1K_V2``, or null for random ones); ``{source: checkpoint, model, path}`` (a timm or torchvision
-            architecture; MoCo v3 and DINO files are understood); or ``{source: package, model, file, sha256}``. An
-            optional ``preprocess`` overrides timm's data config: ``input_size`` ([3, h, w]), ``crop_pct``, ``mean``,
-            ``std``, ``interpolation``.
+        entry: ``{source: timm, model, pretrained, revision}``; ``{source: torchvision, model, weights}`` (weights: a
+            name such as ``IMAGENET1K_V2``, or null for random ones); ``{source: checkpoint, model, path}`` (a timm or
+            torchvision architecture; MoCo v3 and DINO files are understood); or ``{source: package, model, file,
+            sha256}``. An optional ``preprocess`` overrides timm's data config: ``input_size`` ([3, h, w]),
+            ``crop_pct``, ``mean``, ``std``, ``interpolation``.
         wheel: the downloaded package, for ``source: package``.
 
     Raises:
@@ -292,7 +292,7 @@ def load_auxiliary(
     data: dict[str, Any] = {}
     match entry["source"]:
         case "timm":
-            trunk = _open_timm(model, entry["pretrained"])
+            trunk = _open_timm(model, entry["pretrained"], entry.get("revision", MAIN))
         case "torchvision":
             trunk, data = _open_torchvision(model, entry["weights"])
         case "checkpoint":
@@ -317,23 +317,24 @@ def load_auxiliary(
     )
 
 
-def _open_timm(model: str, pretrained: bool) -> nn.Module:
-    if not timm.is_model(model):
-        raise UserError(f"timm has no model {model!r}; correct the entry's model key.")
-    if pretrained:
-        ask_hub()
+def _open_timm(model: str, pretrained: bool, revision: str) -> nn.Module:
+    if not pretrained:
+        return make_trunk(model)
+    weights = timm_weights(model)
+    commit = fetch_weights(weights, revision).commit
     try:
-        return timm.create_model(model, pretrained=pretrained, num_classes=0)
+        exactly = {"hf_hub_id": f"{weights.id}@{commit}"}
+        return timm.create_model(model, pretrained=True, pretrained_cfg_overlay=exactly, num_classes=0)
     except Exception as error:
         raise UserError(
-            f"The weights of timm's {model} could not be loaded ({first_line(error)});"
-            " check the network, or download the file and use source: checkpoint."
+            f"The weights of timm's {model} could not be loaded ({first_line(error)}); use others, or source:"
+            " checkpoint."
         ) from error
 
 
 def _open_torchvision(model: str, weights: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    chosen = None if weights is None else torchvision_weights(model, weights)
     try:
-        chosen = None if weights is None else torchvision.models.get_model_weights(model)[weights]
         trunk = drop_head(torchvision.models.get_model(model, weights=chosen))
     except (KeyError, ValueError):
         raise UserError(f"torchvision has no {model!r} with weights {weights!r}; correct the entry's keys.") from None

@@ -37,3 +37,15 @@ def expert_job(run: RunConfig, name: str) -> Expert:
     if isinstance(expert, TrainedExpert) and expert.method == "full":
         expert = expert.model_copy(update={"lora": LoRA()})
     return expert
+
+
+def expert_processes(run: RunConfig, name: str) -> int:
+    """Processes that train an expert, a GPU each; none of one that is merged."""
+    expert = run.experts[name]
+    return expert.processes if isinstance(expert, TrainedExpert) else 0
+
+
+def healing_processes(run: RunConfig, name: str) -> int:
+    """Processes that heal a model, a GPU each; none of one that is not healed."""
+    heal = getattr(run.models[name], "heal", None)
+    return heal.processes if heal is not None else 0

@@ -59,7 +59,7 @@ def real_name(run: RunConfig, name: str) -> str:
         if isinstance(entry, MergedExpert):
             return f"{listed(list(entry.merge))} added (task arithmetic)"
         how = "LoRA" if entry.method == "lora" else "fine-tuned"
-        return f"{entry.base}, {how} on {listed(list(entry.tasks))}, {entry.steps} steps"
+        return f"{entry.base}, {how} on {listed(list(entry.tasks))}, {entry.length}"
     match run.models[name]:
         case HubModel(id=known, revision=revision):
             return f"{known} (hub, {revision[:12]})"
@@ -68,7 +68,7 @@ def real_name(run: RunConfig, name: str) -> str:
         case RandomModel(hidden_size=width, layers=layers):
             return f"random weights, {layers} layers of width {width}"
         case PrunedModel() as entry:
-            healed = f", healed {entry.heal.steps} steps on {listed(list(entry.heal.tasks))}" if entry.heal else ""
+            healed = f", healed {entry.heal.length} on {listed(list(entry.heal.tasks))}" if entry.heal else ""
             return f"{len(entry.layers)} layers of {entry.from_}{healed}"
         case entry:
             file = PurePosixPath(entry.packages[0].file).name.partition(".gguf")[0]

@@ -1,0 +1,181 @@
+"""Rows of a data set of the hub: the files of one commit, and how the library datasets reads them.
+
+Without a network that library takes whatever revision its own cache has; these files are those of the commit.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import cached_assets_path
+
+from logitfusion.config.section import Listed, Section, canonical, parse
+from logitfusion.config.tasks import HubRows
+from logitfusion.errors import UserError, find_memory_error, first_line
+from logitfusion.fetch.hub import Download, ask_hub, download, insist
+from logitfusion.fetch.revisions import download_recorded
+from logitfusion.files import find_disk_error, write_text
+from logitfusion.provenance import hash_json
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
+
+CARD = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # these say which files are whose subset and split
+_NOT_OPTIONS = {"name", "version", "data_dir", "data_files", "description", "features"}
+
+
+class Reader(Section):
+    """How datasets reads a subset's files."""
+
+    builder: str
+    """One of the library's own: parquet, json, csv, ..."""
+    options: dict[str, Any]
+    """Of the builder, such as a csv's separator; those that are not its defaults."""
+    features: dict[str, Any] | None
+    """The columns' types, where the data set's card states them."""
+    splits: dict[str, Listed[str]]
+    """Split -> its files in order, as the repository names them."""
+
+
+class FetchedRows(Section):
+    """The record of a data set that was fetched."""
+
+    download: dict[str, Any]
+    """Repository, revision, commit, licence, and the files with sizes and digests."""
+    reader: Reader
+
+
+def fetch_rows(source: HubRows, revisions: Path | None = None) -> FetchedRows:
+    """Download the files of a source's splits, into the hub's cache.
+
+    Args:
+        revisions: the folder of recorded commits; without it none is recorded.
+
+    Raises:
+        UserError: no such data set, subset or split, no network, or files that datasets can't read.
+    """
+    card = download_recorded(
+        "dataset", source.dataset, source.revision, revisions, choose=lambda names, _: [*{*CARD} & {*names}]
+    )
+    if ask_hub() is not None:
+        return _recall(source, card)
+    builder = _open_builder(source, card)
+    reader = _describe_reader(builder, _wanted_files(source, card, builder.config.data_files or {}))
+    found = _download(source, reader, card.commit)
+    fetched = FetchedRows(download=found.describe(), reader=reader)
+    with suppress(OSError, UserError):  # a shared cache that can only be read
+        write_text(_note(source, card.commit), canonical(fetched))
+    return fetched
+
+
+def _note(source: HubRows, commit: str) -> Path:
+    """Where the hub's folder of assets keeps how a split is read: nothing on the disk says whether that is whole."""
+    folder = cached_assets_path(
+        "logitfusion", namespace=f"datasets--{source.dataset}".replace("/", "--"), subfolder=commit
+    )
+    return folder / f"{hash_json([source.subset, source.split])}.json"
+
+
+def _recall(source: HubRows, card: Download) -> FetchedRows:
+    """How a split was read when there was a network."""
+    note = _note(source, card.commit)
+    if not note.is_file():
+        raise UserError(
+            f"The split {source.split!r} of the data set {source.dataset!r} (revision {source.revision}, subset"
+            f" {source.subset}) was not downloaded earlier, and {ask_hub()}; download it where there is a network"
+            " (snakemake --until fetch), with the same HF_HOME."
+        )
+    return parse(FetchedRows, note.read_text(encoding="utf-8"))
+
+
+def _download(source: HubRows, reader: Reader, commit: str) -> Download:
+    names = list(dict.fromkeys(name for files in reader.splits.values() for name in files))
+    return download("dataset", source.dataset, source.revision, commit=commit, choose=lambda *_: names)
+
+
+def _open_builder(source: HubRows, card: Download) -> DatasetBuilder:
+    """What reads a subset, as its card or the names of its files say."""
+    import datasets
+
+    place = {"path": card.moved_to or card.id, "name": source.subset, "revision": card.commit}
+    try:
+        with tempfile.TemporaryDirectory() as scratch:  # not its own cache, which may hold another reading
+            return insist(lambda: datasets.load_dataset_builder(**place, cache_dir=scratch), source.dataset)
+    except Exception as error:  # of a dozen unrelated types
+        if find_memory_error(error) is not None or find_disk_error(error) is not None:
+            raise
+        title = f"The data set {source.dataset!r} (revision {source.revision}, subset {source.subset})"
+        if "script" in str(error):
+            raise UserError(
+                f"{title} is made by Python code that comes with it, which is never run; most such have their rows at"
+                " the revision refs/convert/parquet."
+            ) from error
+        raise UserError(f"{title} can't be read ({first_line(error)}); correct the task's source.subset.") from error
+
+
+def _wanted_files(source: HubRows, card: Download, files: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The files of the splits that a source names: ``train``, ``train+test``, ``train[:100]``."""
+    wanted = [term.partition("[")[0].strip() for term in re.split(r"\+", source.split)]
+    start = re.compile(rf"hf://datasets/[^@]+@{card.commit}/")
+    found = {}
+    for split in dict.fromkeys(wanted):
+        if split not in files:
+            raise UserError(
+                f"The data set {source.dataset!r} has no split {split!r} (it has {', '.join(map(str, files))}); correct"
+                " the task's source.split."
+            )
+        paths = [str(path) for path in files[split]]
+        if strange := [path for path in paths if not start.match(path)]:
+            raise UserError(
+                f"The data set {source.dataset!r} names files outside of its repository ({strange[0]}), which are not"
+                " downloaded; use another."
+            )
+        found[split] = [start.sub("", path, count=1) for path in paths]
+    return found
+
+
+def _describe_reader(builder: DatasetBuilder, splits: dict[str, list[str]]) -> Reader:
+    usual, types = type(builder.config)(), builder.info.features
+    chosen = {name: value for name, value in vars(builder.config).items() if name not in _NOT_OPTIONS}
+    return Reader(
+        builder=builder.name,
+        options={name: value for name, value in chosen.items() if value != getattr(usual, name, None)},
+        features=None if types is None else types.to_dict(),
+        splits=splits,
+    )
+
+
+def read_rows(source: HubRows, fetched: FetchedRows) -> list[dict[str, Any]]:
+    """The rows of a split, out of the hub's cache.
+
+    Raises:
+        UserError: the files are not there any more, or can't be read.
+    """
+    reader = fetched.reader
+    found = _download(source, reader, fetched.download["commit"])
+    paths = {file.name: str(file.path) for file in found.files}
+    import datasets
+
+    datasets.disable_progress_bars()
+    # datasets maps Arrow files into memory, so they have to be on a disk for a moment.
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            files = {split: [paths[name] for name in names] for split, names in reader.splits.items()}
+            builder = datasets.load_dataset_builder(
+                reader.builder, data_files=files, cache_dir=scratch, **reader.options
+            )
+            if reader.features is not None:
+                builder.info.features = datasets.Features.from_dict(reader.features)
+            builder.download_and_prepare(verification_mode="no_checks")
+            return builder.as_dataset(split=source.split).to_list()
+        except Exception as error:
+            if find_memory_error(error) is not None or find_disk_error(error) is not None:
+                raise
+            raise UserError(
+                f"The rows of the data set {source.dataset!r} can't be read ({first_line(error)}); correct the task's"
+                " source.split, or use a jsonl source."
+            ) from error
