@@ -25,10 +25,9 @@ from logitfusion.models.adapter_kinds import is_plain
 from logitfusion.models.adapters import load_adapted, load_expert, load_sharing, refuse_no_expert
 from logitfusion.models.architecture import context_length, count_vocabulary, has_position_table, rope_limit
 from logitfusion.models.cards import assign_devices, input_device
-from logitfusion.models.checkpoint import is_adapter
+from logitfusion.models.checkpoint import find_base, is_adapter
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import has_tokenizer
-from logitfusion.models.load import load_model
 from logitfusion.models.memory import BatchSize
 from logitfusion.models.padding import left_pad
 from logitfusion.models.text import TextEncoder
@@ -151,22 +150,24 @@ class FusedLM:
         if experts and not base:
             raise UserError(_NO_BASE)
         loading = {"dtype": dtype, "attention": attn_implementation}
-        steering = [base, *experts] if experts else []
-        if experts and all(map(is_adapter, experts)) and all(map(is_plain, experts)):
+        if not experts:
+            (place,) = assign_devices([large], device_map, dtype)
+            return cls(load_expert(large, device_map=place, **loading), None, **arguments)
+        adapted = [_adapts(folder, base) for folder in experts]
+        if all(adapted) and all(map(is_plain, experts)):
             first, second = assign_devices([large, base], device_map, dtype)
             if sharing := load_sharing(base, experts, device_map=second, **loading):
                 return cls(load_expert(large, device_map=first, **loading), *sharing, **arguments)
-        whole = [base if is_adapter(folder) else folder for folder in steering]
-        places = assign_devices([large, *whole], device_map, dtype)
-        first, *others = places
+        whole = [base if on_base else folder for folder, on_base in zip(experts, adapted, strict=True)]
+        first, second, *others = assign_devices([large, base, *whole], device_map, dtype)
         loaded = [
             load_adapted(base, folder, device_map=place, **loading)
-            if is_adapter(folder)
-            else load_model(folder, device_map=place, **loading)
-            for folder, place in zip(steering, others, strict=True)
+            if on_base
+            else load_expert(folder, device_map=place, **loading)
+            for folder, on_base, place in zip(experts, adapted, others, strict=True)
         ]
-        large = load_expert(large, device_map=first, **loading)
-        return cls(large, loaded[0] if loaded else None, loaded[1:], **arguments)
+        pair = [load_expert(folder, device_map=place, **loading) for folder, place in ((large, first), (base, second))]
+        return cls(*pair, loaded, **arguments)
 
     @torch.inference_mode()
     def generate(
@@ -412,6 +413,12 @@ def _tell_once(on_token: Callable[[int, Generation], None]) -> Callable[[int, Ge
             on_token(number, generation)
 
     return notify
+
+
+def _adapts(folder: str | Path, base: str | Path) -> bool:
+    """Whether a folder holds an adapter for this base; one that a stage wrote says which base it is of."""
+    named = find_base(folder)
+    return is_adapter(folder) and (named is None or named.resolve() == Path(base).resolve())
 
 
 def _title(role: str, model: PreTrainedModel) -> str:
