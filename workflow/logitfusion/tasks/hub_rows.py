@@ -67,7 +67,7 @@ def fetch_rows(source: HubRows, revisions: Path | None = None) -> FetchedRows:
     reader = _describe_reader(builder, _wanted_files(source, card, builder.config.data_files or {}))
     found = _download(source, reader, card.commit)
     fetched = FetchedRows(download=found.describe(), reader=reader)
-    with suppress(OSError):  # a shared cache that can only be read
+    with suppress(OSError, UserError):  # a shared cache that can only be read
         write_text(_note(source, card.commit), canonical(fetched))
     return fetched
 
