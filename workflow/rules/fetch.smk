@@ -1,7 +1,9 @@
 # Downloads, the only jobs that need a network: `snakemake --until fetch` makes them and nothing else, where there is one. On a
 # cluster they run where Snakemake itself does, because compute nodes often have none.
 from logitfusion.config.jobs.fetch import CLIP as CLIP_NAME
-from logitfusion.config.jobs.fetch import fetched_encoders, hub_models, hub_rows
+from logitfusion.config.jobs.fetch import fetched_encoders, hub_models, hub_rows, used_packages
+from logitfusion.config.jobs.page import used_tasks
+from logitfusion.config.methods import used_models
 from logitfusion.config.packages import Package
 
 # Packages are shared by all runs.
@@ -108,9 +110,9 @@ rule fetch_encoder:
 
 rule fetch:
     input:
-        packages=sorted(set(map(package_file, RUN.packages))),
-        models=list(map(model_folder, HUB_MODELS)),
-        data=list(map(fetched_data, HUB_ROWS)),
+        packages=sorted(set(map(package_file, used_packages(RUN)))),
+        models=[model_folder(name) for name in used_models(RUN) if name in HUB_MODELS],
+        data=[fetched_data(task) for task in used_tasks(RUN) if task in HUB_ROWS],
         encoders=list(map(fetched_encoder, ENCODERS)),
     output:
         RESULTS / "downloads.json",
