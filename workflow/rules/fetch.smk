@@ -13,14 +13,6 @@ REVISIONS = RESULTS / "revisions"
 HUB_MODELS, HUB_ROWS, ENCODERS = hub_models(RUN), hub_rows(RUN), fetched_encoders(RUN)
 
 
-localrules:
-    package,
-    fetch_model,
-    fetch_data,
-    fetch_encoder,
-    fetch,
-
-
 rule package:
     output:
         PACKAGES / "{package}.{suffix}",
@@ -29,6 +21,7 @@ rule package:
     benchmark:
         PACKAGES / "{package}.{suffix}.tsv"
     retries: 1
+    localrule: True
     conda:
         "../../envs/light.yaml"
     threads: 1
@@ -51,6 +44,7 @@ rule fetch_model:
     wildcard_constraints:
         model=any_of(HUB_MODELS),
     priority: 10  # others wait for them
+    localrule: True
     conda:
         "../../envs/torch.yaml"
     threads: 1
@@ -73,6 +67,7 @@ rule fetch_data:
         BENCHMARKS / "fetched/data/{task}.tsv"
     wildcard_constraints:
         task=any_of(HUB_ROWS),
+    localrule: True
     conda:
         "../../envs/light.yaml"
     threads: 1
@@ -95,6 +90,7 @@ rule fetch_encoder:
         BENCHMARKS / "fetched/encoders/{encoder}.tsv"
     wildcard_constraints:
         encoder=any_of(ENCODERS),
+    localrule: True
     conda:
         "../../envs/torch.yaml"
     threads: 1
@@ -118,6 +114,7 @@ rule fetch:
         RESULTS / "downloads.json",
     log:
         LOGS / "downloads.log",
+    localrule: True
     conda:
         "../../envs/light.yaml"
     threads: 1
