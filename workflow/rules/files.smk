@@ -53,6 +53,11 @@ def trial_folder(name):
     return RESULTS / f"distill/students/{name}" if "." in name else model_folder(name)
 
 
+def answering(wildcards):
+    """The model of whose size the one that answers is: a trained student is as large as the untrained one."""
+    return RUN.distill.student if "." in wildcards.student else wildcards.student
+
+
 def task_file(task, split):
     return RESULTS / "tasks" / task / f"{split}.jsonl"
 

@@ -22,8 +22,8 @@ rule tune:
     threads: THREADS
     resources:
         gpu=lambda wildcards: method_gpus(RUN, wildcards.method),
-        mem_mb=16000,
-        runtime=longer(120),
+        mem_mb=memory(16000, "tune", lambda wildcards: wildcards.method),
+        runtime=longer(120, "tune", lambda wildcards: wildcards.method),
     params:
         **settings(lambda wildcards: tune_job(RUN, wildcards.method)),
     shell:
@@ -46,8 +46,8 @@ rule decode:
     threads: THREADS
     resources:
         gpu=lambda wildcards: method_gpus(RUN, wildcards.method),
-        mem_mb=16000,
-        runtime=longer(240),
+        mem_mb=memory(16000, "decode", lambda wildcards: wildcards.method),
+        runtime=longer(240, "decode", lambda wildcards: wildcards.method),
     params:
         **settings(lambda wildcards: decode_job(RUN, wildcards.method)),
     shell:

@@ -19,8 +19,8 @@ rule model:
     threads: THREADS
     resources:
         gpu=lambda wildcards: healing_processes(RUN, wildcards.model),
-        mem_mb=8000,
-        runtime=longer(120),
+        mem_mb=memory(8000, "model", lambda wildcards: wildcards.model),
+        runtime=longer(120, "model", lambda wildcards: wildcards.model),
     params:
         **settings(lambda wildcards: model_job(RUN, wildcards.model)),
         checkpoints=checkpoints,

@@ -24,6 +24,7 @@ os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
 
 COMMANDS = {
     "init": "write a small config to start from",
+    "plan": "what a run will need, before anything is downloaded",
     "generate": "continue prompts",
     "score": "how likely given continuations are",
     "evaluate": "measure tasks of lm-evaluation-harness",

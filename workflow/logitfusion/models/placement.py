@@ -146,9 +146,11 @@ def _explain(models: Sequence[Sized], cards: Sequence[int]) -> str:
         fits.append("a dtype of half as many bytes (bfloat16 instead of float32)")
     fewer = [count for count in range(1, len(models) - 2) if _find_places(models[:-count], cards) is not None][:1]
     fits += [f"{len(models) - 2 - count} experts instead of {len(models) - 2}" for count in fewer]
-    several = f"{len(models)} models" if len(models) > 1 else f"The model {models[0].name}"
+    title, verb = f"{len(models)} models", "do"
+    if len(models) == 1:
+        title, verb = f"The model {models[0].name}", "does"
     return (
-        f"{several} of {_gigabytes(needed)} GB together do not fit {_cards(cards)}, of which weights may take"
+        f"{title} of {_gigabytes(needed)} GB {verb} not fit {_cards(cards)}, of which weights may take"
         f" {SHARES[-1]:.0%}: what would fit is {' or '.join(fits) or 'a GPU with more memory'}."
     )
 

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from logitfusion.config.models import HubModel, PartedModel, PathModel, RandomModel, WholeModel
@@ -116,7 +122,14 @@ def make_random(entry: RandomModel, folder: str | Path) -> PreTrainedModel:
     """A tiny Llama of random initialisation with a tiny tokenizer: for tests, it knows nothing."""
     torch.manual_seed(entry.seed)
     tokenizer = tiny_tokenizer(pairs=entry.tokenizer == "pairs")
-    config = AutoConfig.for_model(
+    model = AutoModelForCausalLM.from_config(random_config(entry, tokenizer), dtype=torch.float32)
+    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
+    return model
+
+
+def random_config(entry: RandomModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The config of a tiny Llama."""
+    return AutoConfig.for_model(
         "llama",
         vocab_size=len(tokenizer),
         hidden_size=entry.hidden_size,
@@ -131,9 +144,6 @@ def make_random(entry: RandomModel, folder: str | Path) -> PreTrainedModel:
         tie_word_embeddings=True,
         initializer_range=0.3,  # spread logits, so that a tiny model prefers some tokens
     )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    save_model(model, tokenizer, folder, written_dtype(entry.dtype))
-    return model
 
 
 def prune(source: str | Path, layers: Sequence[int]) -> PreTrainedModel:

@@ -14,12 +14,14 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from logitfusion.config.section import parse
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.files import find_disk_error
 from logitfusion.stages._failures import leave_word
+from logitfusion.stages._memory import advise
 
 logger = logging.getLogger("logitfusion")
 
@@ -54,15 +56,10 @@ def run_stage(
         full = find_disk_error(error)
         if full is not None:
             _fail(f"A file could not be written: {full}; nothing earlier was changed.")
-        match find_memory_error(error):
-            case "machine":
-                _fail(
-                    "There is not enough memory; lower the stage's batch_size or micro_batch, or give the job more"
-                    " (mem_mb)."
-                )
-            case "gpu":
-                _fail("The GPU's memory is used up; lower the stage's batch_size or micro_batch, or use a larger GPU.")
-        leave_word(traceback.format_exc().rstrip())
+        if whose := find_memory_error(error):
+            _fail(advise(Path(sys.argv[0]).stem, whose))
+        if leave_word(traceback.format_exc().rstrip()):
+            sys.exit(1)
         raise
     logger.info("done in %.1f s, at most %.2f GB of memory", time.monotonic() - started, _peak_gigabytes())
 
@@ -80,10 +77,14 @@ def _end_with_parent() -> None:
     checkpoints of the next call.
     """
     parent = int(os.environ.pop("LOGITFUSION_PARENT", 0))
-    # torchrun's workers have torchrun as their parent.
-    alive = (lambda: _exists(parent)) if "LOCAL_RANK" in os.environ else (lambda: os.getppid() == parent)
     if not parent:
         return
+    is_worker = "LOCAL_RANK" in os.environ
+    launcher = os.getppid() if is_worker else parent  # torchrun, a worker's parent, holds the lease of its GPUs
+
+    def alive() -> bool:
+        return os.getppid() == launcher and (not is_worker or _exists(parent))
+
     if not alive():
         raise KeyboardInterrupt
 

@@ -1,0 +1,344 @@
+"""The jobs of a run and what each needs: one function for each kind, from the config and the models' numbers alone."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from logitfusion.config.experts import MergedExpert, TrainedExpert
+from logitfusion.config.loading import PRECISIONS
+from logitfusion.config.methods import (
+    method_batch_size,
+    method_gpus,
+    method_models,
+    method_tasks,
+    tuned_methods,
+    tuning_groups,
+    used_models,
+)
+from logitfusion.config.models import HubModel, PathModel, PrunedModel
+from logitfusion.config.run import RunConfig
+from logitfusion.config.training import LoRA, Training
+from logitfusion.plan.cost import PROCESS, Cost, largest
+from logitfusion.plan.counted import Counted, Models, adapter_rank, root
+from logitfusion.plan.decoding import Member, Texts, cached_token, decode_cost, read_cost
+from logitfusion.plan.size import ITEM
+from logitfusion.plan.training import Activations, Forward, Plan, train_cost
+
+# Bytes of a logit of the loss: in the products' dtype, in fp32, normalised, and its gradients while they are made.
+_LOSS, _DISTILLATION = 10.0, 18.0
+_CHARS = 3.5  # of a token, at the least: English text has four
+_AUTO_BATCH = 1  # what a batch that is found can be halved to
+
+Keeps = Callable[[Counted, Forward, int], Activations]
+Edit = Mapping[str, Any]  # keys of the config, with dots -> other values
+
+
+@dataclass(frozen=True)
+class Job:
+    """Jobs that are alike.
+
+    Attributes:
+        rule: of the workflow.
+        name: what it makes.
+        count: how many there are (shards, seeds).
+        compute: its cost; None where a model is not known.
+        unknown: why not.
+        edits: what of the config would make it smaller, the mildest first.
+    """
+
+    rule: str
+    name: str
+    count: int
+    compute: Callable[[], Cost] | None
+    unknown: str = ""
+    edits: tuple[Edit, ...] = field(default=())
+
+    @functools.cached_property
+    def cost(self) -> Cost | None:
+        """Of one; None where a model is not known."""
+        return None if self.compute is None else self.compute()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """By which it is found again after the config was edited."""
+        return self.rule, self.name
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What a config does not say: the data is not there yet.
+
+    Attributes:
+        prompt: tokens of the longest prompt.
+        cards: the most GPUs that a job could be given.
+        memory: bytes of a GPU; None: as much as it takes.
+    """
+
+    prompt: int = 512
+    cards: int = 8
+    memory: float | None = None
+
+
+class Planner:
+    """Lists the jobs of one config.
+
+    Args:
+        run: the config.
+        models: their numbers.
+        assumed: what the config does not say.
+        keeps: what autograd keeps of a model's forward, at texts of so many tokens.
+    """
+
+    def __init__(self, run: RunConfig, models: Models, assumed: Assumed, keeps: Keeps) -> None:
+        self.run, self.models, self.assumed, self.keeps = run, models, assumed, keeps
+
+    def find(self, rule: str, name: str) -> Job | None:
+        """The jobs of a rule that make what has this name; None where there are none that compute with models."""
+        return next((job for job in self.jobs() if job.key == (rule, name)), None)
+
+    def jobs(self) -> list[Job]:
+        """All jobs that compute with models, in the order they run."""
+        found = [*self._models(), *self._experts()]
+        found += [*self._fusion()] if self.run.fusion else []
+        return found + ([*self._distill()] if self.run.distill else [])
+
+    # ---- models and experts ------------------------------------------------------------------------------------------
+    def _models(self) -> Iterator[Job]:
+        for name in used_models(self.run):
+            entry = self.run.models.get(name)
+            if isinstance(entry, PrunedModel) and entry.heal:
+                yield self._job("model", name, [name, entry.from_], partial(self._heal, name, entry))
+            elif entry is not None and not isinstance(entry, (HubModel, PathModel)):
+                yield self._job("model", name, [name], partial(self._make, name))
+
+    def _make(self, name: str) -> Cost:
+        weights = self._found(name).size.weights()
+        return Cost(cards=0, host={"process": PROCESS, "weights": 2 * weights}, disk=weights)
+
+    def _heal(self, name: str, entry: PrunedModel) -> Cost:
+        cost = self._train(name, entry.heal, None, _LOSS)
+        whole = self._found(entry.from_).size.weights("float32")
+        return Cost({**cost.gpu, "whole model": whole}, cost.cards, cost.host, cost.disk, cost.scratch, cost.work)
+
+    def _experts(self) -> Iterator[Job]:
+        for name in used_models(self.run):
+            entry = self.run.experts.get(name)
+            if isinstance(entry, TrainedExpert):
+                edits = _training_edits(f"experts.{name}", entry, self.assumed.cards) + self._dtype_edits([name])
+                lora = entry.lora if entry.method == "lora" else None
+                yield self._job("expert", name, [name], partial(self._train, name, entry, lora, _LOSS), edits=edits)
+            elif isinstance(entry, MergedExpert):
+                yield self._job("expert", name, [name], partial(self._merge, name))
+
+    def _merge(self, name: str) -> Cost:
+        size = self._found(name).size
+        host = {"process": PROCESS, "base, sum and one expert": 3 * size.weights("float32")}
+        return Cost(cards=0, host=host, disk=size.weights())
+
+    def _train(self, name: str, recipe: Training, lora: LoRA | None, logits: float) -> Cost:
+        """A training of the model behind a name."""
+        found, processes = self._found(name), recipe.processes
+        frozen = "nf4" if getattr(recipe, "quantisation", "none") == "nf4" else found.size.dtype
+        half = recipe.precision != "fp32"
+        forward = Forward(
+            dtype=found.size.dtype if lora else "float32",
+            autocast=half,
+            lora=lora,
+            attention="eager" if recipe.attention == "eager" else "sdpa",
+        )
+        kept = self.keeps(found, forward, min(recipe.max_tokens, found.size.context or recipe.max_tokens))
+        part = recipe.batch_size // processes
+        plan = Plan(
+            rows=max(size for size in range(1, recipe.micro_batch + 1) if part % size == 0),
+            tokens=recipe.max_tokens,
+            sequences=self._sequences(name, recipe),
+            rank=lora.rank if lora else 0,
+            frozen=frozen,
+            processes=processes,
+            sharded=recipe.sharded,
+            checkpointed=recipe.gradient_checkpointing,
+            logits=logits,
+            half=half,
+        )
+        return train_cost(found.size, kept, plan)
+
+    def _sequences(self, name: str, recipe: Training) -> int:
+        if recipe.steps is not None:
+            return recipe.steps * recipe.batch_size
+        tasks = getattr(recipe, "tasks", None) or self.run.distill.tasks
+        return math.ceil(recipe.epochs * self._texts(tasks))
+
+    def _texts(self, tasks: tuple[str, ...]) -> int:
+        most = self.run.distill.texts if self.run.distill and tasks == self.run.distill.tasks else None
+        return sum(min(most or math.inf, self.run.tasks[task].train) for task in tasks)
+
+    # ---- fusion ------------------------------------------------------------------------------------------------------
+    def _fusion(self) -> Iterator[Job]:
+        fusion = self.run.fusion
+        for name in fusion.methods:
+            tasks = method_tasks(self.run, name)
+            if not tasks:
+                continue
+            names = [model for task in tasks for model in method_models(self.run, name, task)]
+            edits = _decoding_edits(f"fusion.methods.{name}", method_batch_size(self.run, name), self.assumed.cards)
+            edits += self._dtype_edits(names)
+            if name in tuned_methods(self.run):
+                groups = [task for group in tuning_groups(self.run, name) for task in group]
+                cost = partial(self._decode, name, groups, "validation")
+                yield self._job("tune", name, names, cost, edits=edits)
+            cost = partial(self._decode, name, tasks, fusion.split)
+            yield self._job("decode", name, names, cost, count=fusion.shards, edits=edits)
+
+    def _decode(self, method: str, tasks: list[str], split: str) -> Cost:
+        """The tasks of a method one after the other; models that the next task shares stay in memory."""
+        costs: list[Cost] = []
+        shards = self.run.fusion.shards if split == self.run.fusion.split else 1
+        for task in tasks:
+            members = self._members(method_models(self.run, method, task), self.run.fusion.dtype)
+            texts = self._task_texts(task, split, shards, members)
+            batch = _batch(method_batch_size(self.run, method))
+            cards = method_gpus(self.run, method)
+            costs.append(decode_cost(members, texts, batch, cards=cards, memory=self.assumed.memory))
+        return largest(costs)
+
+    def _task_texts(self, task: str, split: str, shards: int, members: list[Member]) -> Texts:
+        entry = self.run.tasks[task]
+        new = entry.definition.max_new_tokens
+        context = min(member.size.context or math.inf for member in members)
+        chars = entry.definition.max_prompt_chars
+        longest = self.assumed.prompt if chars is None else math.ceil(chars / _CHARS)
+        prompt = max(1, int(min(longest, context - new)))
+        return Texts(math.ceil(getattr(entry, split) / shards), prompt, new)
+
+    def _members(self, names: list[str], dtype: str) -> list[Member]:
+        """What is loaded: adapters of the base share it in one pass if all experts are such, else each has its own."""
+        large, *small = names
+        ranks = [adapter_rank(self.run, name) for name in small[1:]]
+        found = [Member(self._found(large).size, dtype, tuple(filter(None, [adapter_rank(self.run, large)])))]
+        if not small:
+            return found
+        base = self._found(small[0]).size
+        if all(ranks) and all(root(self.run, name) == small[0] for name in small[1:]):
+            return [*found, Member(base, dtype, tuple(ranks), passes=len(small))]
+        others = [
+            Member(self._found(name).size, dtype, (rank,) if rank else ())
+            for name, rank in zip(small[1:], ranks, strict=True)
+        ]
+        return [*found, Member(base, dtype), *others]
+
+    # ---- distillation ------------------------------------------------------------------------------------------------
+    def _distill(self) -> Iterator[Job]:
+        distill = self.run.distill
+        named = {teacher for method in distill.methods.values() for teacher in method.teachers}
+        for name in filter(named.__contains__, distill.teachers):
+            model = distill.teachers[name].model
+            edits = [{"distill.cache.precision": "bf16"}]
+            edits += [{"distill.cache.batch_size": size} for size in _halves(distill.cache.batch_size)]
+            edits += [{"distill.cache.gpus": cards} for cards in _more(distill.cache.gpus, self.assumed.cards)]
+            cost = partial(self._teacher, model)
+            yield self._job("teacher_cache", name, [model], cost, count=distill.cache.shards, edits=edits)
+        training = distill.training
+        lora = training.lora if training.method == "lora" else None
+        edits = _training_edits("distill.training", training, self.assumed.cards) + self._dtype_edits([distill.student])
+        for name, method in distill.methods.items():
+            logits = _DISTILLATION if method.teachers else _LOSS
+            cost = partial(self._train, distill.student, training, lora, logits)
+            yield self._job("student", name, [distill.student], cost, count=len(distill.seeds), edits=edits)
+        yield from self._answers(len(distill.methods) * len(distill.seeds))
+
+    def _answers(self, trials: int) -> Iterator[Job]:
+        distill = self.run.distill
+        teachers = [teacher.model for teacher in distill.teachers.values()]
+        for name in dict.fromkeys([distill.student, *teachers]):
+            edits = [{"distill.batch_size": size} for size in _halves(distill.batch_size)]
+            edits += [{"distill.gpus": cards} for cards in _more(distill.gpus, self.assumed.cards)]
+            edits += self._dtype_edits([name])
+            count = 1 + trials * (name == distill.student)
+            yield self._job("answer", name, [name], partial(self._answer, name), count=count, edits=edits)
+
+    def _teacher(self, model: str) -> Cost:
+        cache, size = self.run.distill.cache, self._found(model).size
+        texts = math.ceil(self._texts(self.run.distill.tasks) / cache.shards)
+        member = Member(size, PRECISIONS[cache.precision], tuple(filter(None, [adapter_rank(self.run, model)])))
+        kept = cached_token(cache.k, size.vocabulary)
+        return read_cost(
+            member, texts, cache.max_tokens, _batch(cache.batch_size),
+            cards=cache.gpus, memory=self.assumed.memory, row_bytes=kept,
+        )  # fmt: skip
+
+    def _answer(self, name: str) -> Cost:
+        distill = self.run.distill
+        members = self._members([name], distill.dtype)
+        texts = [self._task_texts(task, distill.split, 1, members) for task in distill.tasks]
+        placed = {"cards": distill.gpus, "memory": self.assumed.memory}
+        return largest([decode_cost(members, some, _batch(distill.batch_size), **placed) for some in texts])
+
+    # ---- what they share ---------------------------------------------------------------------------------------------
+    def _found(self, name: str) -> Counted:
+        found = self.models.find(self.run, name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def _job(
+        self,
+        rule: str,
+        name: str,
+        names: list[str],
+        cost: Callable[[], Cost],
+        *,
+        count: int = 1,
+        edits: Sequence[Edit] = (),
+    ) -> Job:
+        for model in names:
+            if self.models.find(self.run, model) is None:
+                reason = self.models.unknown[root(self.run, model)]
+                return Job(rule, name, count, None, f"The model {root(self.run, model)!r} is not known yet: {reason}.")
+        return Job(rule, name, count, cost, edits=tuple(edits))
+
+    def _dtype_edits(self, names: list[str]) -> list[Edit]:
+        """Half precision of the models that are in more."""
+        roots = dict.fromkeys(root(self.run, name) for name in names)
+        wide = [name for name in roots if (found := self.models.find(self.run, name)) and ITEM[found.size.dtype] > 2]
+        return [{f"models.{name}.dtype": "bfloat16" for name in wide}] if wide else []
+
+
+def _batch(size: int | str) -> int:
+    return _AUTO_BATCH if size == "auto" else int(size)
+
+
+def _halves(size: int | str) -> list[int]:
+    found = []
+    while size != "auto" and size > 1:
+        size //= 2
+        found.append(size)
+    return found
+
+
+def _more(cards: int, most: int) -> list[int]:
+    return [count for count in (2, 4, 8, 16) if cards < count <= most]
+
+
+def _decoding_edits(place: str, batch: int | str, cards: int) -> list[Edit]:
+    edits: list[Edit] = [{f"{place}.batch_size": size} for size in _halves(batch)]
+    return edits + [{f"{place}.gpus": count} for count in _more(1, cards)]
+
+
+def _training_edits(place: str, recipe: Any, cards: int) -> list[Edit]:
+    """In the order of how little they change: what is computed, then where, then what is trained."""
+    edits: list[Edit] = [{f"{place}.micro_batch": size} for size in _halves(recipe.micro_batch)]
+    if not recipe.gradient_checkpointing:
+        edits.append({f"{place}.gradient_checkpointing": True})
+    parted = [{f"{place}.processes": count, f"{place}.sharded": True} for count in _more(recipe.processes, cards)]
+    edits += [edit for edit in parted if recipe.batch_size % edit[f"{place}.processes"] == 0]
+    if recipe.method == "full":
+        edits.append({f"{place}.method": "lora"})
+        edits.append({f"{place}.method": "lora", f"{place}.quantisation": "nf4"})
+    elif recipe.quantisation == "none":
+        edits.append({f"{place}.quantisation": "nf4"})
+    return edits

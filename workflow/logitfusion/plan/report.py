@@ -1,0 +1,202 @@
+"""A plan as text and as JSON: the jobs and what each needs, downloads, disk, what does not fit and what would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from logitfusion.plan.hardware import Gpu
+from logitfusion.plan.jobs import Assumed, Edit, Job
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A job that does not fit.
+
+    Attributes:
+        job: which.
+        reason: why, in words.
+        remedies: changes of the config after each of which it fits.
+    """
+
+    job: Job
+    reason: str
+    remedies: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """All that is known of a run before anything is downloaded.
+
+    Attributes:
+        config: its file.
+        jobs: those that compute with models, in the order they run.
+        downloads: repository -> bytes; None where they are not known.
+        misfits: jobs that do not fit the GPU; none where no GPU is named.
+        gpu: the card that was named.
+        on_cpu: there is no GPU at all.
+        assumed: what the config does not say.
+    """
+
+    config: str
+    jobs: tuple[Job, ...]
+    downloads: dict[str, int | None]
+    misfits: tuple[Misfit, ...]
+    gpu: Gpu | None
+    on_cpu: bool
+    assumed: Assumed
+
+    @property
+    def disk(self) -> float:
+        """Bytes that stay in results, besides the small files of every run."""
+        return sum(job.count * job.cost.disk for job in self.jobs if job.cost is not None)
+
+    @property
+    def scratch(self) -> float:
+        """Bytes of the largest checkpoint, which is there while its job runs."""
+        return max((job.cost.scratch for job in self.jobs if job.cost is not None), default=0.0)
+
+
+HEAD = ("job", "jobs", "GPUs", "GPU GB", "host GB", "disk GB", "hours", "of the GPU's memory, mostly")
+
+
+def write_plan(plan: RunPlan) -> str:
+    """The plan for a terminal."""
+    lines = [f"{plan.config}: {_on(plan)}", ""]
+    rows = [_row(job, plan) for job in plan.jobs]
+    lines += _table(HEAD if not plan.on_cpu else HEAD[:-1], [row[: len(HEAD) - plan.on_cpu] for row in rows])
+    unknown = dict.fromkeys(job.unknown for job in plan.jobs if job.cost is None)
+    lines += ["", *unknown] if unknown else []
+    lines += ["", *_storage(plan)]
+    for misfit in plan.misfits:
+        lines += ["", f"{misfit.job.rule} {misfit.job.name} {misfit.reason}. It would fit with", *_remedies(misfit)]
+    return "\n".join([*lines, "", *_assumptions(plan)])
+
+
+def _on(plan: RunPlan) -> str:
+    if plan.on_cpu:
+        return "without a GPU"
+    if plan.gpu is None:
+        return "name a card with --gpu to see whether it fits, and how long it takes"
+    return f"on {plan.gpu.name} ({plan.gpu.memory / 1e9:.0f} GB a card)"
+
+
+def _row(job: Job, plan: RunPlan) -> tuple[str, ...]:
+    name, count = f"{job.rule} {job.name}", str(job.count)
+    cost = job.cost
+    if cost is None:
+        return (name, count, *["?"] * 5, "")
+    host = cost.bytes_without_gpu if plan.on_cpu else cost.host_bytes
+    seconds = cost.work.seconds(plan.gpu) if cost.work is not None and plan.gpu is not None else None
+    uses = bool(cost.gpu) and not plan.on_cpu
+    return (
+        name,
+        count,
+        str(cost.cards) if uses else "-",
+        f"{cost.gpu_bytes / 1e9:.1f}" if uses else "-",
+        f"{host / 1e9:.1f}",
+        f"{cost.disk / 1e9:.1f}",
+        _hours(seconds) if cost.gpu else "-",
+        _mostly(cost.gpu),
+    )
+
+
+def _hours(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    return f"{seconds / 3600:.1f}" if seconds >= 360 else "<0.1"
+
+
+def _mostly(parts: Any) -> str:
+    """The parts that are a tenth of all or more, the largest first."""
+    total = sum(parts.values())
+    large = sorted((part for part in parts.items() if part[1] >= total / 10), key=lambda part: -part[1])
+    return ", ".join(f"{name} {size / 1e9:.1f}" for name, size in large) if total >= 1e8 else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of one width each; numbers are on the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    right = [0 < place < len(HEAD) - 1 for place in range(len(head))]
+    cells = [
+        [cell.rjust(width) if side else cell.ljust(width) for cell, width, side in zip(row, widths, right, strict=True)]
+        for row in (head, *rows)
+    ]
+    lines = ["  ".join(row).rstrip() for row in cells]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _storage(plan: RunPlan) -> list[str]:
+    known = {name: size for name, size in plan.downloads.items() if size is not None}
+    lines = []
+    if plan.downloads:
+        lines.append(f"Downloads: {sum(known.values()) / 1e9:.1f} GB, into HF_HOME, which results refer to")
+        width = max(map(len, plan.downloads))
+        lines += [
+            f"  {name.ljust(width)}  {'?' if size is None else f'{size / 1e9:.1f} GB'}"
+            for name, size in plan.downloads.items()
+        ]
+    lines.append(
+        f"Disk: {plan.disk / 1e9:.1f} GB in results, and at most {plan.scratch / 1e9:.1f} GB for a checkpoint"
+        " while its job runs"
+    )
+    return lines
+
+
+def _remedies(misfit: Misfit) -> list[str]:
+    if not misfit.remedies:
+        return ["  no change of the config that was tried; use a larger GPU or a smaller model"]
+    return [f"  {', '.join(f'{key}: {_yaml(value)}' for key, value in edit.items())}" for edit in misfit.remedies]
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _assumptions(plan: RunPlan) -> list[str]:
+    return [
+        f"Assumed, because the data is not there yet: prompts of {plan.assumed.prompt} tokens (--prompt-tokens; a task"
+        " with max_prompt_chars says",
+        "it itself), texts as long as their limits (max_tokens, max_new_tokens). Hours are those of 40 % of the card's",
+        "products and half of its bandwidth. A GB is 10^9 bytes.",
+    ]
+
+
+def as_json(plan: RunPlan) -> dict[str, Any]:
+    """The plan for programs: bytes and seconds, all parts."""
+    return {
+        "config": plan.config,
+        "gpu": None if plan.gpu is None else {"name": plan.gpu.name, "memory": plan.gpu.memory},
+        "assumed": {"prompt_tokens": plan.assumed.prompt},
+        "jobs": [_job_as_json(job, plan) for job in plan.jobs],
+        "downloads": plan.downloads,
+        "disk": plan.disk,
+        "scratch": plan.scratch,
+        "misfits": [
+            {
+                "rule": one.job.rule,
+                "name": one.job.name,
+                "reason": one.reason,
+                "remedies": list(map(dict, one.remedies)),
+            }
+            for one in plan.misfits
+        ],
+    }
+
+
+def _job_as_json(job: Job, plan: RunPlan) -> dict[str, Any]:
+    facts: dict[str, Any] = {"rule": job.rule, "name": job.name, "jobs": job.count}
+    cost = job.cost
+    if cost is None:
+        return facts | {"unknown": job.unknown}
+    seconds = cost.work.seconds(plan.gpu) if cost.work is not None and plan.gpu is not None else None
+    return facts | {
+        "gpus": 0 if plan.on_cpu or not cost.gpu else cost.cards,
+        "gpu_parts": dict(cost.gpu),
+        "gpu_bytes": cost.gpu_bytes,
+        "host_bytes": cost.bytes_without_gpu if plan.on_cpu else cost.host_bytes,
+        "disk": cost.disk,
+        "scratch": cost.scratch,
+        "seconds": seconds,
+    }

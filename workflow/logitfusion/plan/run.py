@@ -1,0 +1,80 @@
+"""The plan of a whole run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from logitfusion.config.models import HubModel
+from logitfusion.config.run import RunConfig
+from logitfusion.plan.counted import Counted, Models
+from logitfusion.plan.hardware import Gpu
+from logitfusion.plan.jobs import Assumed, Job, Planner
+from logitfusion.plan.models import count_models, refuse_other_vocabularies
+from logitfusion.plan.remedies import find_remedies
+from logitfusion.plan.report import Misfit, RunPlan
+from logitfusion.plan.saved import count_saved
+from logitfusion.plan.training import Activations, Forward
+
+
+def plan_run(
+    run: RunConfig,
+    config: str,
+    *,
+    gpu: Gpu | None = None,
+    on_cpu: bool = False,
+    assumed: Assumed | None = None,
+    metadata: Path | None = None,
+) -> RunPlan:
+    """What a run will need.
+
+    Args:
+        run: its config.
+        config: the config's name, for messages.
+        gpu: the card of every job; None: no job is held against one.
+        on_cpu: there is none.
+        assumed: what the config does not say; its ``cards`` are all that there are.
+        metadata: a folder that describes models of the hub; without it the hub is asked.
+
+    Raises:
+        UserError: what is known to be wrong with the models before anything is downloaded.
+    """
+    assumed = assumed or Assumed()
+    models = count_models(run, metadata)
+    refuse_other_vocabularies(run, models)
+    jobs = Planner(run, models, assumed, trace_kept).jobs()
+    large = [] if gpu is None else [job for job in jobs if not fits(job, gpu, assumed)]
+    misfits = [_explain(run, job, gpu, models, assumed) for job in large]
+    return RunPlan(config, tuple(jobs), _downloads(run, models), tuple(misfits), gpu, on_cpu, assumed)
+
+
+def trace_kept(model: Counted, forward: Forward, tokens: int) -> Activations:
+    """What autograd keeps, by running the architecture itself."""
+    return count_saved(model.config, forward, tokens)
+
+
+def fits(job: Job, gpu: Gpu, assumed: Assumed) -> bool:
+    """Whether a job fits such cards; one that is not known is not said to be too large."""
+    cost = job.cost
+    return cost is None or not cost.gpu or (cost.gpu_bytes <= gpu.memory and cost.cards <= assumed.cards)
+
+
+def _explain(run: RunConfig, job: Job, gpu: Gpu, models: Models, assumed: Assumed) -> Misfit:
+    if job.cost.cards > assumed.cards:
+        reason = f"asks for {job.cost.cards} GPUs, and there are {assumed.cards}"
+    else:
+        reason = f"needs {job.cost.gpu_bytes / 1e9:.1f} GB of a card's {gpu.memory / 1e9:.0f}"
+
+    def again(changed: RunConfig) -> Job:
+        return Planner(changed, models, assumed, trace_kept).find(*job.key)
+
+    remedies = find_remedies(run, job, lambda one: fits(one, gpu, assumed), again)
+    return Misfit(job, reason, tuple(remedies))
+
+
+def _downloads(run: RunConfig, models: Models) -> dict[str, int | None]:
+    found: dict[str, int | None] = {}
+    for name, model in models.counted.items():
+        entry = run.models[name]
+        if isinstance(entry, HubModel) and model.checkpoint is not None:
+            found[entry.id] = model.checkpoint.bytes or None
+    return found
