@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -141,8 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         entries = [_entry(name, data) for name, data in sorted(repository.commits[commit].items())]
         verb = rest[0] if rest else "revision"
         if verb == "tree":
-            under = "/".join(rest[2:])
-            return self.send_json([entry for entry in entries if entry["path"].startswith(under)])
+            return self.list_folder(entries, "/".join(rest[2:]))
         if verb == "paths-info":
             wanted = json.loads(self.body)["paths"] if self.body[:1] == b"{" else parse_qs(self.body.decode())["paths"]
             return self.send_json([entry for entry in entries if entry["path"] in wanted])
@@ -158,6 +158,16 @@ class _Handler(BaseHTTPRequestHandler):
         card = {"license": repository.licence} if repository.licence else {}
         told = {"id": id, "sha": commit, "siblings": siblings, "cardData": card, "tags": [], "downloads": 0, "likes": 0}
         return self.send_json({"_id": "0", "private": False, "gated": repository.gated, "disabled": False, **told})
+
+    def list_folder(self, entries: list[dict[str, Any]], folder: str) -> None:
+        """Files and folders in a folder, with all that is in those if that is asked for."""
+        deep = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() in ("true", "1")
+        parents = {str(parent) for entry in entries for parent in PurePosixPath(entry["path"]).parents} - {"."}
+        every = [*entries, *({"type": "directory", "path": path, "oid": "0", "size": 0} for path in sorted(parents))]
+        inside = [entry for entry in every if not folder or entry["path"].startswith(f"{folder}/")]
+        if folder and not inside:
+            return self.refuse(404, "EntryNotFound", f"{folder} does not exist")
+        return self.send_json([entry for entry in inside if deep or _folder(entry["path"]) == folder])
 
     def send_file(self, repository: Repository, commit: str, name: str) -> None:
         data = repository.commits[commit].get(name)
@@ -202,6 +212,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def is_silent(self) -> bool:
         return any(repository.silent for repository in self.hub.repositories.values())
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _entry(name: str, data: bytes) -> dict[str, Any]:
