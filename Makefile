@@ -92,9 +92,10 @@ lint: setup ## ruff, snakefmt and snakemake --lint, changing nothing
 format: setup ## ruff and snakefmt, in place
 	@$(RUN) ruff check --fix . && $(RUN) ruff format . && $(RUN) snakefmt Snakefile workflow/Snakefile workflow/rules
 
-reference: setup ## the config's JSON schema and the pages of its keys and of the commands anew: workflow/schemas, docs/reference
+reference: setup ## the config's JSON schema, the pages of its keys and of the commands, and the plans anew: workflow/schemas, docs
 	@$(RUN) python -m logitfusion.config.schema workflow/schemas/config.schema.json docs/reference/config.md
 	@$(RUN) python docs/generate/command_line.py
+	@$(RUN) python docs/generate/plans.py
 
 docs: setup ## the pages of docs/ as HTML in docs/_build/html; a warning is an error
 	@$(RUN) sphinx-build -W --keep-going -q docs docs/_build/html && echo "Open docs/_build/html/index.html"

@@ -119,8 +119,9 @@ def _measure(member: Member, name: str) -> Sized:
 
 def _solver(rows: int, vocabulary: int, experts: int) -> float:
     """Temporaries of ``solve_weights``, a chunk of rows at a time."""
-    numbers = min(rows * vocabulary, max(_CHUNK // experts, vocabulary))
-    return 4 * (_TEMPORARIES + 2 * experts) * numbers + 4 * min(_ROOM, 15 * numbers)
+    chunk = min(rows * vocabulary, max(_CHUNK, vocabulary))
+    shifts = min(rows * vocabulary * experts, max(_CHUNK, vocabulary * experts))
+    return 4 * (_TEMPORARIES * chunk + 2 * shifts + min(_ROOM, 15 * chunk))
 
 
 def _reading(member: Member, rows: int, tokens: int) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from logitfusion.plan.counted import Counted, Models, root
 from logitfusion.plan.measure import measure, read_config
 from logitfusion.plan.metadata import Checkpoint, ask_hub_for, fetch_tokenizer, read_folder, read_stored
 from logitfusion.plan.saved import cut_layers
+from logitfusion.plan.size import ModelSize
 
 # Families pad their output layers to multiples of at most so many entries; whoever differs by more has other tokens.
 _PADDING = 1024
@@ -62,7 +65,12 @@ def _count(run: RunConfig, name: str, counted: dict[str, Counted], metadata: Pat
 
 
 def _counted(config: dict[str, Any], title: str, checkpoint: Checkpoint | None = None) -> Counted:
-    return Counted(measure(read_config(config, title), title), config, checkpoint)
+    return Counted(_measure(json.dumps(config, sort_keys=True), title), config, checkpoint)
+
+
+@functools.lru_cache(maxsize=64)
+def _measure(config: str, title: str) -> ModelSize:
+    return measure(read_config(json.loads(config), title), title)
 
 
 def _random_config(entry: RandomModel) -> dict[str, Any]:

@@ -109,10 +109,10 @@ def _hours(seconds: float | None) -> str:
 
 
 def _mostly(parts: Any) -> str:
-    """The parts that are a tenth of all or more, the largest first."""
+    """The parts that are a tenth of all or more, at most three, the largest first."""
     total = sum(parts.values())
     large = sorted((part for part in parts.items() if part[1] >= total / 10), key=lambda part: -part[1])
-    return ", ".join(f"{name} {size / 1e9:.1f}" for name, size in large) if total >= 1e8 else ""
+    return ", ".join(f"{name} {size / 1e9:.1f}" for name, size in large[:3]) if total >= 1e8 else ""
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -101,7 +101,7 @@ def _count(record: dict[str, Any], text: dict[str, Any], dtype: str) -> ModelSiz
         linear=linear,
         embedding=embedding,
         layer=linear // max(1, layers),
-        adapted=layers * (2 * hidden + 2 * hidden + width + 3 * (hidden + wide)),
+        adapted=layers * (6 * hidden + width + 3 * (hidden + wide)),
         hidden=hidden,
         widest=max(hidden, wide),
         heads=heads,
