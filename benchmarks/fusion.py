@@ -23,8 +23,8 @@ from transformers.utils import logging as transformers_logging
 
 from decoding.floor import Speed, measure_speed
 from decoding.measure import Fusion, bench_decoding, load_fusion, make_fusion
-from decoding.plan import Predicted, predict_decoding
-from decoding.reading import bench_reading
+from decoding.plan import Predicted, predict_decoding, predict_reading
+from decoding.reading import TEXTS, bench_reading
 from decoding.sizes import SETTINGS, TEACHERS, Shape, make_model
 from decoding.solver import SIZES, bench_solver
 from decoding.tables import Row, as_markdown
@@ -78,7 +78,8 @@ def subjects(
     def read(name: str, shape: Shape) -> Iterator[tuple[str, Row]]:
         teacher = make_model(shape, device, dtype, seed=0)
         for batch in arguments.batches:
-            yield "reading", bench_reading(name, teacher, arguments.text, batch, arguments.rounds, speed)
+            predicted = predict_reading(shape, arguments.dtype, TEXTS, arguments.text, batch)
+            yield "reading", bench_reading(name, teacher, arguments.text, batch, arguments.rounds, speed, predicted)
 
     if not (arguments.shapes or arguments.teachers):
         for expert in arguments.experts if arguments.batches else ():

@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import fusion
+import training
 from decoding import sizes
 from decoding.floor import Speed, Work
 from decoding.measure import make_fusion
 from decoding.naive import naive_loop
+from decoding.plan import predict_decoding
 from decoding.sizes import SETTINGS, Setting, Shape
 from peak import most_bytes
 
@@ -59,6 +61,37 @@ def test_a_dry_run_counts_memory_and_its_tables_show_it(report: dict[str, Any]) 
     assert sum(line.startswith("| phi-4 |") for line in lines) == 1
     for line in lines:
         assert not line.startswith("|") or "nan" not in line
+
+
+@pytest.mark.parametrize("name", ["llama-13b-4-adapters", "qwen-14b-0.5b"])
+def test_the_plan_of_a_fusion_is_its_weights_and_little_more(name: str) -> None:
+    """At the papers' sizes: what a dry run measures is mostly of other things."""
+    setting = SETTINGS[name]
+    with torch.device("meta"):
+        large, base = (AutoModelForCausalLM.from_config(shape.config()) for shape in (setting.large, setting.base))
+    copies = 1 if setting.adapters else 1 + setting.experts
+    weights = 2 * (large.num_parameters() + copies * base.num_parameters())
+    planned = predict_decoding(setting, "bfloat16")(8, 64, 24)
+    assert weights < planned < 1.1 * weights
+
+
+def test_the_plan_of_a_dry_run_is_no_less_than_its_peak(report: dict[str, Any]) -> None:
+    for row in report["json"]["decoding"]:
+        assert row["peak bytes"]["fused"] < 1.02 * row["predicted bytes"]
+    for row in report["json"]["reading"]:
+        assert row["peak bytes"] < row["predicted bytes"]
+
+
+def test_a_dry_run_trains_with_and_without_checkpointing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["training.py", "--dry-run", "--output", str(tmp_path / "training.json")])
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    training.main()
+    plain, checkpointed = json.loads((tmp_path / "training.json").read_text())["training"]
+    assert plain["bytes"] < checkpointed["peak bytes"] < plain["peak bytes"]
+    for row in (plain, checkpointed):
+        assert len(row["tokens a second"]) == 2
+        assert row["peak bytes"] < row["predicted bytes"]
+    assert "| llama-7b, LoRA of rank 16, checkpointed |" in (tmp_path / "training.md").read_text()
 
 
 PUBLISHED = {

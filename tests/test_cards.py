@@ -185,7 +185,6 @@ def test_cores_are_shared_by_as_many_jobs_as_cards(checkout: Path) -> None:
         text = said[said.index("rule expert:") :]
         return re.search(r"^ +threads: (\d+)$", text, re.MULTILINE)[1]
 
-    assert threads(1) == "8"
     assert threads(8, CUDA_VISIBLE_DEVICES="1,2,3,4,5") == "3"
     assert threads(8, "--resources", "gpu=2") == "8"
     assert threads(8, profile="slurm") == "4"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import build
+from commands import refuse, run
 from safetensors.torch import load_file, save_file
 from test_fusion_weights import as_rows, brute_force, is_tied_with_the_best
 from torch import Tensor
@@ -249,3 +250,39 @@ def test_a_model_that_reads_in_both_directions_is_refused_in_half_precision_too(
         with pytest.raises(UserError, match="not a causal language model"):
             refuse_not_causal(build("xlnet", 0).to(dtype))
         refuse_not_causal(build("mixtral", 0).to(dtype))
+
+
+# The command line
+
+
+def test_the_command_line_says_how_models_are_loaded(
+    tiny_models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--large", tiny_models["large"], "--base", tiny_models["base"], "--expert", tiny_models["expert_a"]]
+    options = ["--dtype", "bfloat16", "--attention", "eager", "--device-map", "cpu", "--batch-size", "auto"]
+    prompts = [*PROMPTS[:3]]
+    printed = run(capsys, "generate", *folders, *options, "--max-new-tokens", 6, "--prompt", *prompts)
+    lm = FusedLM.from_folders(
+        tiny_models["large"],
+        tiny_models["base"],
+        [tiny_models["expert_a"]],
+        dtype="bfloat16",
+        attn_implementation="eager",
+    )
+    expected = lm.generate(prompts, max_new_tokens=6)
+    assert [json.loads(line)["text"] for line in printed.splitlines()] == [one.text for one in expected]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--dtype", "bf17"], "--dtype must be one of auto, float32, bfloat16, float16"),
+        (["--attention", "fast"], "--attention must be one of auto, sdpa, flash_attention_2, eager"),
+        (["--device-map", "moon"], "can't be put on 'moon'"),
+        (["--batch-size", "automatic"], "--batch-size must be one of auto"),
+    ],
+)
+def test_options_of_loading_that_mean_nothing_are_refused(
+    tiny_models: dict[str, Path], capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    assert words in refuse(capsys, "generate", "--large", tiny_models["large"], "--prompt", "a", *options)

@@ -18,7 +18,7 @@ TEXTS, PROMPT, TOP = 32, 0.25, 10  # a quarter of each text is its prompt
 
 
 def bench_reading(
-    name: str, model: PreTrainedModel, tokens: int, batch: int, rounds: int, speed: Speed
+    name: str, model: PreTrainedModel, tokens: int, batch: int, rounds: int, speed: Speed, predicted: float
 ) -> dict[str, Any]:
     """Texts of ``tokens`` random tokens."""
     generator = torch.Generator().manual_seed(0)
@@ -42,5 +42,5 @@ def bench_reading(
         "floor tokens a second": TEXTS * tokens / floor,
         "bytes": count_bytes(model),
         "peak bytes": count_bytes(model) + most_bytes(ways["read"], model.device),
-        "predicted bytes": None,
+        "predicted bytes": predicted,
     }

@@ -14,12 +14,13 @@ Column = tuple[str, Callable[[Row], str]]
 def as_markdown(report: dict[str, Any]) -> str:
     """All tables of a report, and where its numbers are from."""
     parts = [
-        _table(_DECODING, report["decoding"]),
-        [_decoding_words(report["decoding"])] if report["decoding"] else [],
-        _table(_RIVALS, report["decoding"]),
-        _table(_MEMORY, report["decoding"]),
+        _table(_DECODING, decoding := report.get("decoding", [])),
+        [_decoding_words(decoding)] if decoding else [],
+        _table(_RIVALS, decoding),
+        _table(_MEMORY, decoding),
         _table(_READING, report.get("reading", [])),
-        _table(_SOLVER, report["solver"]),
+        _table(_TRAINING, report.get("training", [])),
+        _table(_SOLVER, report.get("solver", [])),
         report["left out"],
         [_speed_words(report["speed"]), words(report)],
     ]
@@ -88,6 +89,11 @@ _READING: tuple[Column, ...] = (
     ("weights, GB", lambda row: _gigabytes(row["bytes"])),
     ("peak, GB", lambda row: _gigabytes(row["peak bytes"])),
     ("planned, GB", lambda row: _gigabytes(row["predicted bytes"])),
+)
+_TRAINING: tuple[Column, ...] = (
+    ("training", lambda row: row["training"]),
+    ("texts x tokens of a step", lambda row: f"{row['batch']} x {row['tokens']}"),
+    *_READING[3:],
 )
 _SOLVER: tuple[Column, ...] = (
     ("solver", lambda row: f"V = {row['vocabulary']:,}"),

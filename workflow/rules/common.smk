@@ -148,7 +148,7 @@ def shown(path, category, entry, caption=None):
 
 def longer(minutes, rule=None, name=None):
     """Minutes of walltime, more at every retry; as many as the plan says for large models, of jobs with such a name."""
-    if rule is None:
+    if name is None:
         return lambda wildcards, attempt: minutes * attempt
     return lambda wildcards, attempt: attempt * PLANNED.minutes(rule, name(wildcards), least=minutes)
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.models.architecture import context_length, count_vocabulary, reset_rope, rope_limit, text_config
+from logitfusion.models.cards import input_device
 
 # Tokens of the texts that checks read.
 _PROBE = 16
@@ -77,7 +78,7 @@ def refuse_not_causal(model: PreTrainedModel, title: str = "The model", *, anew:
     name, kind = f"{title} ({type(model).__name__})", text_config(model).model_type
     if other := _OTHER_INPUT.get(kind):
         raise UserError(f"{name} writes down {other}, not texts that go on; use a causal language model of text.")
-    ids = torch.tensor([[*range(3, 11)], [*range(3, 9), 11, 12]], device=model.device) % count_vocabulary(model)
+    ids = torch.tensor([[*range(3, 11)], [*range(3, 9), 11, 12]], device=input_device(model)) % count_vocabulary(model)
     try:
         with evaluating(model):
             logits = plain_logits(model, ids)[:, :-2]

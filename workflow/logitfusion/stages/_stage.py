@@ -14,12 +14,14 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from logitfusion.config.section import parse
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.files import find_disk_error
 from logitfusion.stages._failures import leave_word
+from logitfusion.stages._memory import advise
 
 logger = logging.getLogger("logitfusion")
 
@@ -54,23 +56,16 @@ def run_stage(
         full = find_disk_error(error)
         if full is not None:
             _fail(f"A file could not be written: {full}; nothing earlier was changed.")
-        match find_memory_error(error):
-            case "machine":
-                _fail(
-                    "There is not enough memory; lower the stage's batch_size or micro_batch, or give the job more"
-                    " (mem_mb)."
-                )
-            case "gpu":
-                _fail("The GPU's memory is used up; lower the stage's batch_size or micro_batch, or use a larger GPU.")
-        if leave_word(traceback.format_exc().rstrip()):
-            sys.exit(1)
+        if whose := find_memory_error(error):
+            _fail(advise(Path(sys.argv[0]).stem, whose))
+        leave_word(traceback.format_exc().rstrip())
         raise
     logger.info("done in %.1f s, at most %.2f GB of memory", time.monotonic() - started, _peak_gigabytes())
 
 
 def _fail(sentence: str) -> None:
-    if not leave_word(sentence):
-        logger.error(sentence)
+    leave_word(sentence)
+    logger.error(sentence)
     sys.exit(1)
 
 

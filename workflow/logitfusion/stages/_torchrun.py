@@ -41,7 +41,7 @@ def _killed(error: ChildFailedError, count: int) -> str | None:
     for rank, failure in error.failures.items():
         if failure.exitcode < 0 and -failure.exitcode not in others:
             return (
-                f"Process {rank} of {count} (from 0) was ended by {failure.signal_name()}, perhaps because the memory was"
+                f"Process {rank} of {count} (from 0) was ended by {failure.signal_name()}, perhaps because memory was"
                 " used up: give the job more (mem_mb); the same call again goes on from the last checkpoint."
             )
     return None
