@@ -131,7 +131,8 @@ def _storage(plan: RunPlan) -> list[str]:
     known = {name: size for name, size in plan.downloads.items() if size is not None}
     lines = []
     if plan.downloads:
-        lines.append(f"Downloads, besides data: {_size(sum(known.values()))}, into HF_HOME, which results refer to")
+        total = _size(sum(known.values())) if known else "of unknown size"
+        lines.append(f"Downloads, besides data: {total}, into HF_HOME, which results refer to")
         width = max(map(len, plan.downloads))
         lines += [
             f"  {name.ljust(width)}  {'?' if size is None else _size(size)}" for name, size in plan.downloads.items()
