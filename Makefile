@@ -11,10 +11,11 @@ CACHE := $(if $(shell { mkdir -p "$(HOME_CACHE)" && test -w "$(HOME_CACHE)"; } 2
 RUN := $(CACHE) PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
+SHAPES ?= llama-13b llama-13b-7b llama-13b-4-adapters qwen-14b-0.5b llama-13b-4x7b
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
-.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test envs-test bench-fusion bench-selection bench-gld bench-fewshot bench-results lint format reference docs results architectures lock envs dag clean
+.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test envs-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -68,6 +69,12 @@ fault-test: setup ## what a killed, broken, cut-off or crowded run does: minutes
 bench-fusion: setup ## fused decoding against the large model alone and a naive loop: results/bench/fusion.md
 	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/models/large results/demo/models/small results/demo/experts/common_knowledge results/demo/tasks/common_knowledge/validation.jsonl
 	@$(RUN) python benchmarks/fusion.py
+
+bench-gpu: setup ## fused decoding and a teacher's reading at the papers' sizes, random weights: results/bench/fusion-gpu.md
+	@$(RUN) python benchmarks/fusion.py --device cuda --shapes $(SHAPES) --teachers phi-4 --output results/bench/fusion-gpu.json
+
+bench-training: setup ## training adapters of 7 B on a GPU, with and without checkpointing: results/bench/training.md
+	@$(RUN) python benchmarks/training.py
 
 bench-selection: setup ## the selections on problems with a known right expert: results/bench/selection.md
 	@$(RUN) python benchmarks/selection.py

@@ -22,10 +22,12 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from logitfusion.cli._encoders import parse_clip
+from logitfusion.clip.encoders import load
 from logitfusion.clip.encoders.load import draw_crop, flatten, join_features, load_auxiliary, load_clip
 from logitfusion.clip.encoders.tiny import make_random_clip
 from logitfusion.clip.encoders.towers import read_package
 from logitfusion.errors import UserError
+from logitfusion.fetch.hub import Download, HubFile
 from logitfusion.files import sha256
 from logitfusion.stages._clip import write_entry
 
@@ -52,9 +54,12 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def openai_tag(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint as the tag ``openai`` of both, as open_clip lists OpenAI's own: trained with QuickGELU."""
+    tag = {"url": "", "hf_hub": "owner/clip/", "quick_gelu": True}
     for name in ("tiny", "tiny-quickgelu"):
-        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, {"openai": {"url": "", "quick_gelu": True}})
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(tiny_clip))
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, {"openai": tag})
+    file = HubFile("open_clip_model.safetensors", tiny_clip, tiny_clip.stat().st_size, "")
+    found = Download("model", "owner/clip", "main", "0" * 40, tiny_clip.parent, (file,))
+    monkeypatch.setattr(load, "fetch_weights", lambda *_: found)
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (40, 56)) -> Image.Image:
@@ -102,6 +107,23 @@ def test_openai_weights_bring_quickgelu(
     batch = torch.stack([plain.preprocess(picture())])
     assert not torch.allclose(plain.encode_images(batch), forced.encode_images(batch), atol=1e-4)
     assert not [warning for warning in recwarn if "QuickGELU mismatch" in str(warning.message)]
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny-quickgelu"])
+def test_a_tag_is_what_open_clip_makes_of_it(
+    openai_tag: None, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """Weights, activation and preprocessing, though open_clip is given the file of a revision that it can't name."""
+    tag = open_clip.get_pretrained_cfg(model, "openai")
+    seen = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7), "interpolation": "bilinear", "resize_mode": "squash"}
+    for name, value in {**seen, "size": 9}.items():
+        monkeypatch.setitem(tag, name, value)
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(tiny_clip))
+    theirs = open_clip.create_model(model, pretrained="openai", force_quick_gelu=True)
+    ours = load_clip({"source": "open_clip", "model": model, "pretrained": "openai"}, device=CPU).model
+    assert ours.visual.preprocess_cfg == theirs.visual.preprocess_cfg
+    assert repr(ours) == repr(theirs.eval())
+    assert all(torch.equal(value, ours.state_dict()[name]) for name, value in theirs.state_dict().items())
 
 
 def test_fingerprint_knows_weights_and_preprocessing_but_no_path(tiny_clip: Path, tmp_path: Path) -> None:
@@ -315,7 +337,7 @@ def test_a_failing_download_is_one_sentence(openai_tag: None, monkeypatch: pytes
     def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", refuse)
+    monkeypatch.setattr(open_clip, "create_model", refuse)
     with pytest.raises(UserError, match=r"'openai' of tiny could not be loaded .*no route") as caught:
         load_clip({"source": "open_clip", "model": "tiny", "pretrained": "openai"}, device=CPU)
     assert "\n" not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,6 +88,8 @@ def test_a_job_of_two_gpus_waits_for_both_and_holds_none_meanwhile(start: Callab
 def test_cards_are_those_that_the_user_left_visible(start: Callable[..., Job]) -> None:
     jobs = [start(1, cards=8, CUDA_VISIBLE_DEVICES="5,GPU-7") for _ in range(2)]
     assert set(map(sees, jobs)) == {"5", "GPU-7"}
+    other = start(2, cards=8, CUDA_VISIBLE_DEVICES="GPU-5,7,1")  # the same cards, by their other names
+    assert "waiting for 2 of 3 GPUs" in other.stderr.readline()
 
 
 @pytest.mark.parametrize(
@@ -112,16 +115,41 @@ def test_other_jobs_see_what_they_saw(
 def test_more_gpus_than_there_are_end_the_job_with_a_sentence(start: Callable[..., Job]) -> None:
     _, stderr = start(3).communicate(timeout=60)
     (line,) = stderr.splitlines()
-    assert "asks for 3 GPUs and sees 2" in line
+    assert "asks for 3 GPUs and can get 2" in line
     _, stderr = start(2, CUDA_VISIBLE_DEVICES="1,1").communicate(timeout=60)
-    assert "asks for 2 GPUs and sees 1" in stderr
+    assert "asks for 2 GPUs and can get 1" in stderr
+
+
+def launch(start: Callable[..., Job], tmp_path: Path, work: str, **variables: str) -> Job:
+    """A training in two processes, whose work is this."""
+    (tmp_path / "work.py").write_text(work)
+    script = f"""
+import runpy, sys
+sys.argv[1:] = ["--standalone", "--nproc-per-node", "2", {str(tmp_path / "work.py")!r}]
+runpy.run_module("logitfusion.stages._torchrun", run_name="__main__")
+"""
+    return start(2, script=script, OMP_NUM_THREADS="1", **variables)
 
 
 def test_the_processes_of_one_training_share_its_gpus(start: Callable[..., Job], tmp_path: Path) -> None:
     work = "import logitfusion.stages, os, sys\nsys.stdout.write(os.environ['CUDA_VISIBLE_DEVICES'] + '\\n')\n"
-    (tmp_path / "work.py").write_text(work)
-    launch = "import runpy, sys\nsys.argv[1:] = ['--standalone', '--nproc-per-node', '2', {!r}]\n{}"
-    run = "runpy.run_module('logitfusion.stages._torchrun', run_name='__main__')\n"
-    job = start(2, script=launch.format(str(tmp_path / "work.py"), run), OMP_NUM_THREADS="1")
-    stdout, stderr = job.communicate(timeout=300)
+    stdout, stderr = launch(start, tmp_path, work).communicate(timeout=300)
     assert stdout.split() == ["0,1", "0,1"], stderr
+
+
+def test_processes_end_soon_after_the_one_that_leased_their_gpus(start: Callable[..., Job], tmp_path: Path) -> None:
+    work = """
+import os, sys, time
+from logitfusion.stages._stage import _end_with_parent
+_end_with_parent()
+sys.stdout.write(f"{os.getpid()}\\n")
+sys.stdout.flush()
+time.sleep(300)
+"""
+    job = launch(start, tmp_path, work, LOGITFUSION_PARENT=str(os.getpid()))
+    workers = [int(job.stdout.readline()) for _ in range(2)]
+    job.kill()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{worker}/exe").exists() for worker in workers):
+        assert time.monotonic() < deadline, "they still use the cards, which are free for others"
+        time.sleep(0.1)

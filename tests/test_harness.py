@@ -175,7 +175,10 @@ def test_the_shortest_context_is_the_limit(sizes: tuple[int, int, int], caplog: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"dtype": "bfloat16"}, "fp32"),
+        ({"dtype": "float8"}, "dtype must be one of auto, float32"),
+        ({"softmax_dtype": "bfloat16"}, "fp32"),
+        ({"device_map": "moon"}, "can't be put on 'moon'"),
+        ({"attn_implementation": "fast"}, "attn_implementation must be one of auto, sdpa"),
         ({"trust_remote_code": True}, "trust_remote_code"),
         ({"parallelize": True}, "CUDA_VISIBLE_DEVICES"),
         ({"peft": "adapter"}, "expert"),
@@ -187,7 +190,7 @@ def test_the_shortest_context_is_the_limit(sizes: tuple[int, int, int], caplog: 
         ({"truncation": True}, "truncation"),
         ({"wieghts": 1.0}, "did you mean 'weights'"),
         ({"experts": "a"}, "did you mean 'expert'"),
-        ({"batch_size": "auto:4"}, "auto:4"),
+        ({"batch_size": "auto:many"}, "batch_size"),
         ({"max_length": 0}, "max_length"),
         ({"max_length": "long"}, "max_length"),
         ({"max_gen_toks": -1}, "max_gen_toks"),
@@ -200,6 +203,16 @@ def test_the_shortest_context_is_the_limit(sizes: tuple[int, int, int], caplog: 
 def test_model_args_that_can_not_be_kept_are_refused(tiny_models: dict[str, Path], options: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         FusedLMEval(large=tiny_models["large"], **options)
+
+
+def test_model_args_say_how_models_are_loaded(tiny_models: dict[str, Path]) -> None:
+    text = f"large={tiny_models['large']},dtype=bfloat16,attn_implementation=eager,device_map=cpu"
+    ours = FusedLMEval.create_from_arg_string(text, {"batch_size": "auto:4"})
+    assert (ours.lm.large.dtype, ours.lm.large.config._attn_implementation) == (torch.bfloat16, "eager")
+    assert ours.decoding.batch_size == "auto"
+    assert ours.get_model_info()["model_dtype"] == "torch.bfloat16"
+    half = FusedLMEval(large=tiny_models["large"], dtype="fp16", device_map="auto")
+    assert half.lm.large.dtype == torch.float16
 
 
 def test_model_args_of_hf_are_all_known() -> None:

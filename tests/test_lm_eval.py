@@ -298,7 +298,7 @@ def test_a_chat_needs_a_template(tiny_models: dict[str, Path]) -> None:
         {},
         {"weights": "much"},
         {"weights": "1;2;3"},
-        {"batch_size": "auto"},
+        {"batch_size": "much"},
         {"batch_size": 0},
         {"bounds": "0;high"},
         {"rule": "typo"},

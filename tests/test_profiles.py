@@ -69,6 +69,18 @@ def test_a_sites_way_to_gpus_is_that_of_all_rules_that_use_one(
         assert all(asked["gpu"] == "0" for asked in plan.values()), "never both"
 
 
+def test_the_gpus_of_a_job_are_on_one_node(checkout: Path) -> None:
+    (checkout / "slurm/profile.yaml").write_text(TEXT)
+    config = yaml.safe_load((checkout / "config/smoke.yaml").read_text())
+    config["fusion"]["methods"]["proxy"]["gpus"] = 2
+    config["distill"]["training"]["processes"] = 4
+    (checkout / "config/several.yaml").write_text(yaml.safe_dump(config))
+    plan = plan_jobs(checkout, "config/several.yaml", profile="slurm")
+    assert {asked["nodes"] for asked in plan.values()} == {"1"}
+    asked = {job: plan[job]["gpu"] for job in ("decode proxy 0", "decode large 0", "student sft 0", "task sums")}
+    assert asked == {"decode proxy 0": "2", "decode large 0": "1", "student sft 0": "4", "task sums": "0"}
+
+
 def test_more_memory_and_time_are_one_rules(checkout: Path) -> None:
     plan = plan_with(checkout, "set-resources: {expert")
     assert {job.split()[0] for job, asked in plan.items() if asked["mem_mb"] == "64000"} == {"expert"}

@@ -113,6 +113,9 @@ def test_a_chain_takes_its_sum_and_independent_jobs_share_the_slots() -> None:
     assert simulate(chain, 4).seconds == 21
     assert simulate([job(number, 10) for number in range(6)], 2).seconds == 30
     assert simulate([job(0, 10, slots=8), job(1, 10)], 2).seconds == 20, "a job that wants more takes all"
+    several = [job(number, 10, gpus=1) for number in range(4)] + [job(4, 10, gpus=2)]
+    assert [simulate(several, 16, gpus=gpus).seconds for gpus in (1, 2, 3, 6, None)] == [50, 30, 20, 10, 10]
+    assert simulate([*several, job(5, 30)], 16, gpus=2).seconds == 30, "others need none"
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -178,6 +178,10 @@ def lose_norm(folder: Path) -> None:
         save_file({name: value for name, value in load_file(path).items() if name != "model.norm.weight"}, path)
 
 
+def point_outside(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../mine/config.json"}}')
+
+
 FAULTS = {
     "pickles alone": (lambda folder: [path.unlink() for path in folder.glob("*.safetensors*")], "pytorch_model.bin"),
     "a missing shard": (lambda folder: largest(folder).unlink(), "1 of its"),
@@ -186,10 +190,7 @@ FAULTS = {
     "a missing tensor": (lose_norm, "model.norm.weight"),
     "an adapter beside": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "an adapter"),
     "a cut shard": (lambda folder: os.truncate(largest(folder), 2000), "can't be read"),
-    "a shard of another folder": (
-        lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}'),
-        "in other folders",
-    ),
+    "a shard of another folder": (point_outside, "in other folders"),
 }  # fmt: skip
 
 

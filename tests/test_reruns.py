@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from checkout import ROOT, copy_checkout, plans, snakemake
+from checkout import ROOT, copy_checkout, plans, rules_with, snakemake
 from reruns import ROWS, Together, value_at
 
 from logitfusion.config.load import resolve_config
@@ -258,6 +258,7 @@ def test_the_slice_is_the_only_road_from_the_config_into_a_stage(planned: dict[s
     jobs = [job for job in planned["first"] if job["rule"] != "all"]
     for job in jobs:
         stage, arguments = re.fullmatch(r".*? python -m logitfusion\.stages\.(\w+) (.*)", job["command"]).groups()
+        assert ("HF_HUB_OFFLINE=1" in job["command"]) == (job["rule"] not in rules_with("online=True")), job
         *words, option, slice_, redirect, _, errors = shlex.split(arguments)
         assert (option, redirect, errors) == ("--config", ">", "2>&1"), job
         assert slice_ == json.dumps(json.loads(slice_), sort_keys=True, ensure_ascii=False)

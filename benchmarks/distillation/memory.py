@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from distillation.problem import Problem
+from peak import most_bytes
 
 
 def measure(sizes: tuple[tuple[int, int, int, torch.dtype], ...], device: torch.device) -> list[dict[str, Any]]:
@@ -43,36 +41,11 @@ def measure(sizes: tuple[tuple[int, int, int, torch.dtype], ...], device: torch.
 
 def peak(way: Callable[[], None], problem: Problem) -> int:
     """The most bytes of tensors at once, beyond what is there before."""
-    problem.student.grad = None
     device = problem.student.device
     if device.type == "cuda":
         way()  # its libraries keep some memory from their first call on
-        problem.student.grad = None
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        way()
-        return torch.cuda.max_memory_allocated(device) - before
-    with silence(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        way()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    allocated = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        allocated += event.nbytes()
-        most = max(most, allocated)
-    return most
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Without what the profiler's library writes to the standard error, past Python."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+    problem.student.grad = None
+    return most_bytes(way, device)
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ from snakemake.jobs import Job
 SOURCE = Path(str(workflow.current_basedir)).parent
 sys.path.insert(0, str(SOURCE))
 
+from logitfusion.cards import cards_for, describe_shortage, share_cores, visible_cards
 from logitfusion.cluster import check_executor, explain_failures, hide_user_packages
 from logitfusion.config.command_line import check_files, explain_command_line
 from logitfusion.config.experts import TrainedExpert
@@ -19,6 +20,7 @@ from logitfusion.config.load import resolve_config, write_once
 from logitfusion.config.section import canonical
 from logitfusion.errors import UserError
 from logitfusion.plan.resources import PlannedResources
+from logitfusion.progress.record import name_job
 
 hide_user_packages()
 
@@ -40,9 +42,13 @@ PLANNED = PlannedResources(RUN, RESULTS)
 LOGS = RESULTS / "logs"
 BENCHMARKS = RESULTS / "benchmarks"
 PACKAGES = Path("results/packages")
-# Two jobs share this machine's cores: one of them starting up, writing or decoding leaves the other at work. On a cluster a
-# job must not count its node's cores, or it would ask for others than it was submitted with.
-THREADS = 4 if workflow.remote_exec else max(1, (workflow.resource_settings.cores or 8) // 2)
+# The cards of this machine, where jobs run on it: as many are handed out at a time, if nobody said how many.
+CARDS = () if workflow.remote_exec or workflow.resource_settings.nodes else visible_cards()
+if CARDS and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", len(CARDS))
+GPU_LIMIT = workflow.global_resources["gpu"].value if "gpu" in workflow.global_resources else None
+# On a cluster a job must not count its node's cores, or it would ask for others than it was submitted with.
+THREADS = 4 if workflow.remote_exec else share_cores(workflow.resource_settings.cores or 8, CARDS[:GPU_LIMIT])
 # A command is one argument of a shell, which Linux limits to 128 KiB.
 LARGEST_SLICE = 100_000
 
@@ -70,6 +76,24 @@ def settings(slice_of):
 def gpus(wildcards, resources):
     """How many GPUs a job leases on this machine; a cluster gives them itself."""
     return resources.get("gpu", 0)
+
+
+def gpus_asked(job):
+    """How many GPUs a job's rule asks for, before Snakemake gives it as many as there are, without a word."""
+    others = set(job.rule.resources) - {"gpu", "_cores"}
+    workflow.global_resources["gpu"] = None
+    asked = job.rule.expand_resources(job.wildcards_dict, job.input, job.attempt, skip_evaluation=others)
+    workflow.global_resources["gpu"] = GPU_LIMIT
+    return asked.get("gpu", 0)
+
+
+def check_gpus():
+    """Refuse jobs that this machine, or the limit of the call, can never give their GPUs."""
+    for job in workflow.dag.needrun_jobs() if GPU_LIMIT else ():
+        asked = gpus_asked(job)
+        most = min(GPU_LIMIT, len(cards_for(asked, CARDS))) if CARDS else GPU_LIMIT
+        if asked > most and (CARDS or not workflow.local_exec):
+            raise UserError(describe_shortage(name_job(job.rule.name, job.wildcards_dict), asked, most))
 
 
 def options(wildcards, input, output):
@@ -124,7 +148,7 @@ def shown(path, category, entry, caption=None):
 
 def longer(minutes, rule=None, name=None):
     """Minutes of walltime, more at every retry; as many as the plan says for large models, of jobs with such a name."""
-    if rule is None:
+    if name is None:
         return lambda wildcards, attempt: minutes * attempt
     return lambda wildcards, attempt: attempt * PLANNED.minutes(rule, name(wildcards), least=minutes)
 
@@ -158,6 +182,7 @@ onstart:
     # submitted: it gets this copy, which is never changed. The order of keys stays, because it is that of the plots.
     try:
         check_executor(workflow.executor_plugin.name)
+        check_gpus()
         workflow.config_settings.configfiles = [write_once(RESULTS / "config", RUN).absolute()]
     except UserError as error:
         raise WorkflowError(str(error)) from None

@@ -1,7 +1,9 @@
 # Downloads, the only jobs that need a network: `snakemake --until fetch` makes them and nothing else, where there is one. On a
 # cluster they run where Snakemake itself does, because compute nodes often have none.
 from logitfusion.config.jobs.fetch import CLIP as CLIP_NAME
-from logitfusion.config.jobs.fetch import fetched_encoders, hub_models, hub_rows
+from logitfusion.config.jobs.fetch import fetched_encoders, hub_models, hub_rows, used_packages
+from logitfusion.config.jobs.page import used_tasks
+from logitfusion.config.methods import used_models
 from logitfusion.config.packages import Package
 
 # Packages are shared by all runs.
@@ -9,14 +11,6 @@ DOWNLOADS = {package_file(part).stem: part.part(Package) for part in RUN.package
 # The commit that a branch of the hub was when it was first asked about, which stays the run's.
 REVISIONS = RESULTS / "revisions"
 HUB_MODELS, HUB_ROWS, ENCODERS = hub_models(RUN), hub_rows(RUN), fetched_encoders(RUN)
-
-
-localrules:
-    package,
-    fetch_model,
-    fetch_data,
-    fetch_encoder,
-    fetch,
 
 
 rule package:
@@ -27,6 +21,7 @@ rule package:
     benchmark:
         PACKAGES / "{package}.{suffix}.tsv"
     retries: 1
+    localrule: True
     conda:
         "../../envs/light.yaml"
     threads: 1
@@ -49,6 +44,7 @@ rule fetch_model:
     wildcard_constraints:
         model=any_of(HUB_MODELS),
     priority: 10  # others wait for them
+    localrule: True
     conda:
         "../../envs/torch.yaml"
     threads: 1
@@ -71,6 +67,7 @@ rule fetch_data:
         BENCHMARKS / "fetched/data/{task}.tsv"
     wildcard_constraints:
         task=any_of(HUB_ROWS),
+    localrule: True
     conda:
         "../../envs/light.yaml"
     threads: 1
@@ -93,6 +90,7 @@ rule fetch_encoder:
         BENCHMARKS / "fetched/encoders/{encoder}.tsv"
     wildcard_constraints:
         encoder=any_of(ENCODERS),
+    localrule: True
     conda:
         "../../envs/torch.yaml"
     threads: 1
@@ -108,14 +106,15 @@ rule fetch_encoder:
 
 rule fetch:
     input:
-        packages=sorted(set(map(package_file, RUN.packages))),
-        models=list(map(model_folder, HUB_MODELS)),
-        data=list(map(fetched_data, HUB_ROWS)),
+        packages=sorted(set(map(package_file, used_packages(RUN)))),
+        models=[model_folder(name) for name in used_models(RUN) if name in HUB_MODELS],
+        data=[fetched_data(task) for task in used_tasks(RUN) if task in HUB_ROWS],
         encoders=list(map(fetched_encoder, ENCODERS)),
     output:
         RESULTS / "downloads.json",
     log:
         LOGS / "downloads.log",
+    localrule: True
     conda:
         "../../envs/light.yaml"
     threads: 1

@@ -35,7 +35,7 @@ def planned_job(job, history):
     rough = rough_seconds(RUN, job.rule.name, wildcards)
     benchmark = Path(job.benchmark) if job.benchmark else None
     expected = history.expect(job.rule.name, wildcards, rough, benchmark)
-    reserved = job.resources.get("mem_mb", 0)
+    reserved, gpus = (job.resources.get(name, 0) for name in ("mem_mb", "gpu"))
     return PlannedJob(
         workflow.dag.jobid(job),
         job.rule.name,
@@ -47,6 +47,7 @@ def planned_job(job, history):
         rough_seconds=rough,
         memory_mb=expected.memory_mb,
         reserved_mb=reserved if isinstance(reserved, int) else 0,
+        gpus=gpus if isinstance(gpus, int) else 0,
         priority=job.priority,
         needs=frozenset(workflow.dag.jobid(needed) for needed in workflow.dag.dependencies[job]),
         log=Path(job.log[0]) if job.log else None,
@@ -60,7 +61,12 @@ def plan_call(machine):
     levels = workflow.dag.toposorted(set(workflow.dag.needrun_jobs()))
     jobs = tuple(planned_job(job, history) for level in levels for job in sorted(level, key=str) if job.output)
     slots = workflow.cores if workflow.local_exec else min(workflow.nodes, max(1, len(jobs)))
-    return Plan(jobs, sum(bool(job.output) for job in workflow.dag.jobs), slots)
+    return Plan(jobs, sum(bool(job.output) for job in workflow.dag.jobs), slots, GPU_LIMIT)
+
+
+def counted(number, thing):
+    """As ``1 core``, ``2 cores``."""
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def start_report():
@@ -83,12 +89,13 @@ def start_report():
     )
     told = {"quietness": Quietness.PROGRESS}
     voice = Voice(lambda text: logger.info(text, extra=told), logger.error)
-    several = "s" * (plan.slots > 1)
-    cores, jobs = f"{plan.slots} core{several}", f"{executor}, up to {plan.slots} job{several} at a time"
+    if workflow.local_exec:
+        usable = CARDS[:GPU_LIMIT]
+        where = " and ".join([counted(plan.slots, "core"), *([counted(len(usable), "GPU")] if usable else [])])
+    else:
+        where = f"{executor}, up to {counted(plan.slots, 'job')} at a time"
     monitor = Monitor(plan, queues=not workflow.local_exec)
-    reporter = Reporter(
-        monitor, record, record_path(RECORDS, started), voice, where=cores if workflow.local_exec else jobs
-    )
+    reporter = Reporter(monitor, record, record_path(RECORDS, started), voice, where=where)
     logger.addHandler(Listener(reporter))
     reporter.begin()
     return reporter

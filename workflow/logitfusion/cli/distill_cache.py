@@ -8,17 +8,19 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from logitfusion.cli._chat import add_chat_arguments, read_chat_arguments
 from logitfusion.cli._inputs import be_quiet, check_folder, read_fields, read_text
+from logitfusion.cli._options import add_options, given_values, spell
+from logitfusion.config.distill import CacheContents
+from logitfusion.config.keywords import read_options
+from logitfusion.config.loading import PRECISIONS, Placed
 from logitfusion.errors import UserError
 from logitfusion.shards import shard_range
 
 if TYPE_CHECKING:
     from logitfusion.distill.encoding import EncodedText
-
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_chat_arguments(parser)
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longer texts are cut (default: none is)")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="texts read together (default: 16)")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="of the teacher (default: fp32)")
+    add_options(parser, CacheContents, "batch_size")
+    add_options(parser, Placed)
     parser.add_argument(
         "--verify", type=Path, metavar="DIR", help="check all bytes of this cache and print what it is, nothing else"
     )
@@ -53,11 +55,10 @@ def run(arguments: argparse.Namespace) -> None:
         _verify(arguments.verify)
         return
     rows = _check(arguments)
-    import torch
-
     from logitfusion.distill.offline import cache_teacher
     from logitfusion.distill.shard import hash_texts
     from logitfusion.models.adapters import load_expert
+    from logitfusion.models.cards import assign_devices
     from logitfusion.models.forward import check_lengths
     from logitfusion.models.identity import hash_model, hash_tokenizer
     from logitfusion.models.load import use_threads
@@ -71,7 +72,9 @@ def run(arguments: argparse.Namespace) -> None:
         "max_tokens": arguments.max_tokens,
     }
     use_threads()
-    model = load_expert(arguments.teacher, dtype=getattr(torch, DTYPES[arguments.dtype]))
+    loading = _read_loading(arguments)
+    (place,) = assign_devices([arguments.teacher], loading.device_map, loading.dtype)
+    model = load_expert(arguments.teacher, dtype=loading.dtype, device_map=place, attention=loading.attention)
     lengths = [len(text.ids) for text in texts]
     check_lengths(model, lengths, f"the model in {arguments.teacher}", "--max-tokens")
     progress = Progress(_count_tokens(texts, arguments.shards, arguments.shard))
@@ -81,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.output,
         source=source,
         k=arguments.k,
-        batch_size=arguments.batch_size,
+        batch_size=_read_batch_size(arguments),
         shards=arguments.shards,
         only=None if arguments.shard is None else [arguments.shard],
         on_batch=progress.compute,
@@ -100,8 +103,10 @@ def _check(arguments: argparse.Namespace) -> list[dict[str, str]]:
     if not arguments.teacher.is_dir():
         raise UserError(f"The model folder {arguments.teacher} does not exist.")
     check_folder(arguments.output)
-    if min(arguments.batch_size, arguments.shards, arguments.k) < 1:
-        raise UserError("--batch-size, --shards and --k are at least 1.")
+    _read_batch_size(arguments)
+    _read_loading(arguments)
+    if min(arguments.shards, arguments.k) < 1:
+        raise UserError("--shards and --k are at least 1.")
     if arguments.max_tokens is not None and arguments.max_tokens < 2:
         raise UserError("--max-tokens is at least 2, a token of the prompt and one of the response.")
     if read_chat_arguments(arguments) and arguments.template != "chat":
@@ -110,6 +115,20 @@ def _check(arguments: argparse.Namespace) -> list[dict[str, str]]:
     if not rows:
         raise UserError(f"{arguments.texts} holds no texts.")
     return rows
+
+
+def _read_batch_size(arguments: argparse.Namespace) -> int | Literal["auto"]:
+    """The config's own option and default."""
+    given = getattr(arguments, "batch_size", CacheContents().batch_size)
+    return read_options(CacheContents, {"batch_size": given}, spell).batch_size
+
+
+def _read_loading(arguments: argparse.Namespace) -> Placed:
+    """How the teacher is loaded; its precision may have the short name that a config's cache gives it."""
+    given = given_values(Placed, arguments)
+    if "dtype" in given:
+        given["dtype"] = PRECISIONS.get(given["dtype"], given["dtype"])
+    return read_options(Placed, given, spell)
 
 
 def _encode(arguments: argparse.Namespace, rows: list[dict[str, str]]) -> list[EncodedText]:

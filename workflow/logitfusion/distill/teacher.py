@@ -18,6 +18,7 @@ from logitfusion.distill.selection import top_k, working_dtype
 from logitfusion.distill.shard import TeacherText, no_tokens
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import count_vocabulary, rope_limit
+from logitfusion.models.cards import input_device
 from logitfusion.models.forward import agree, check_lengths, evaluating, plain_logits, probe, refuse_not_causal
 from logitfusion.models.memory import BatchSize
 from logitfusion.models.split import SplitModel
@@ -89,7 +90,7 @@ def try_reading(model: PreTrainedModel, texts: Sequence[EncodedText]) -> Reading
 
 def _reads_padding(split: SplitModel, ids: list[int]) -> bool:
     """Whether a text's logits stay the same beside a longer one, as they should with padding behind its end."""
-    whole = torch.tensor([ids], device=split.model.device)
+    whole = torch.tensor([ids], device=input_device(split.model))
     short = whole.flip(1)[:, : (len(ids) + 1) // 2]  # of other tokens than its neighbour
     padded = nn.functional.pad(short, (0, len(ids) - short.shape[1]))
     with evaluating(split.model):
@@ -138,7 +139,7 @@ def _batches(texts: Sequence[EncodedText], batch_size: int, limit: float) -> Ite
 def _read_batch(split: SplitModel, texts: list[EncodedText], k: int) -> list[TeacherText]:
     counts = [len(text.labels) for text in texts]
     rows_of_ids = [torch.tensor(text.ids) for text in texts]
-    ids = nn.utils.rnn.pad_sequence(rows_of_ids, batch_first=True).to(split.model.device)
+    ids = nn.utils.rnn.pad_sequence(rows_of_ids, batch_first=True).to(input_device(split.model))
     places = [(row, text.start - 1 + n) for row, text in enumerate(texts) for n in range(len(text.labels))]
     rows, columns = torch.tensor(places, dtype=torch.long, device=ids.device).T
     hidden, labels = split.hidden_states(ids)[rows, columns], ids[rows, columns + 1]

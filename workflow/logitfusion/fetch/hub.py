@@ -27,8 +27,8 @@ from huggingface_hub.utils import get_session
 from logitfusion.errors import UserError, first_line
 from logitfusion.fetch.hub_faults import explain, passes
 from logitfusion.fetch.hub_files import Choice, choose_model_files
+from logitfusion.fetch.hub_progress import Progress
 from logitfusion.files import sha256, write_text
-from logitfusion.progress.pace import Rate
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ _silence: str | None = None
 
 
 def ask_hub(seconds: float = 10) -> str | None:
-    """Ask the hub for any answer, once a process; without one, its client uses the cache and nothing else.
+    """Ask the hub for any answer; without one, its client uses the cache and nothing else, and nobody asks again.
 
     Asked quickly, because the client would wait and retry for minutes.
 
@@ -204,7 +204,7 @@ def _from_hub(kind: Kind, id: str, revision: str, commit: str | None, choose: Ch
     }
     there = _repository(kind, id) / "snapshots" / info.sha
     get = functools.partial(hf_hub_download, id, repo_type=kind, revision=info.sha)
-    told = _Progress(id)
+    told = Progress(id)
 
     def fetch(name: str) -> Path:
         return Path(insist(lambda: get(filename=name, tqdm_class=told.bar), f"{id}, {name}", WAITS[:2]))
@@ -224,11 +224,11 @@ def _from_hub(kind: Kind, id: str, revision: str, commit: str | None, choose: Ch
 
 def _note(kind: Kind, id: str, revision: str | None, commit: str, names: Sequence[str]) -> None:
     """Leave in the cache what is needed without a network: which files the commit has, and which commit a name was."""
-    with suppress(OSError):  # a shared cache that can only be read
+    with suppress(OSError, UserError):  # a shared cache that can only be read
         if revision is not None and not COMMIT.fullmatch(revision):
             write_text(_repository(kind, id) / "refs" / revision, commit)
         if names:
-            exactly, silent = [glob.escape(name) for name in names], _Progress("").bar
+            exactly, silent = [glob.escape(name) for name in names], Progress("").bar
             insist(
                 lambda: snapshot_download(
                     id, repo_type=kind, revision=commit, allow_patterns=exactly, tqdm_class=silent
@@ -260,45 +260,6 @@ def _check_space(needed: int) -> None:
             f"needs {needed / 1e9:.1f} GB, and the disk of {place} has {free / 1e9:.1f} GB left; free some, or set"
             " HF_HOME to a folder of another disk"
         )
-
-
-class _Progress:
-    """Megabytes as they come, told as lines of the log: the client knows bars, and wants a class of them."""
-
-    def __init__(self, title: str) -> None:
-        self.title, self.came, self.rate = title, 0, None
-        progress = self
-
-        class Bar:
-            def __init__(self, *_: Any, total: int | None = None, **__: Any) -> None:
-                self.n, self.total = 0, total
-
-            def update(self, size: int = 1) -> None:
-                self.n += size
-                progress.add(size)
-
-            def update_transfer(self, size: int) -> None:
-                """Of Xet: what comes over the network, which is told as what is written."""
-
-            def __getattr__(self, name: str) -> Callable[..., None]:
-                return lambda *_, **__: None
-
-            def __enter__(self) -> Bar:
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                pass
-
-        self.bar = Bar
-
-    def begin(self, total: int) -> None:
-        """From now on tell what comes, of so many bytes."""
-        self.came, self.rate = 0, Rate(self.title, "MB", round(total / 1e6)) if total >= 1e6 else None
-
-    def add(self, size: int) -> None:
-        before, self.came = self.came, self.came + size
-        if self.rate is not None and (more := round(self.came / 1e6) - round(before / 1e6)):
-            self.rate(more)
 
 
 # ---- the cache -------------------------------------------------------------------------------------------------------

@@ -90,6 +90,8 @@ def _transport_words(error: BaseException, page: str) -> str:
             return f"may not be read with this token; give it the right to read {page}"
         case 429:
             return f"could not be downloaded: the hub has had too many requests from here; {again}, or set HF_TOKEN"
+        case 404:
+            return f"could not be read: {constants.ENDPOINT} answers 404, as no model hub does; correct HF_ENDPOINT"
         case int(code):
             return f"could not be downloaded: the hub {constants.ENDPOINT} answers {code}; {again}"
     match error:
@@ -104,4 +106,6 @@ def _transport_words(error: BaseException, page: str) -> str:
             return _transport_words(error.__cause__, page)
         case OSError() if "Consistency check failed" in str(error):
             return f"could not be downloaded: a file came cut short, several times; {again}"
+        case OSError(strerror=str(words)):
+            return f"could not be stored in {constants.HF_HUB_CACHE}: {words.lower()}; HF_HOME names another place"
     return f"could not be downloaded ({type(error).__name__}: {first_line(error)}); {again}"

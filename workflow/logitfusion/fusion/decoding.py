@@ -109,6 +109,18 @@ class Continuations:
         return text.rstrip("\N{REPLACEMENT CHARACTER}")  # what a character is whose last bytes are still to come
 
 
+def tell_once(on_token: Callable[[int, Generation], None]) -> Callable[[int, Generation], None]:
+    """Leave out what was told already of a prompt whose batch is computed again."""
+    told: dict[int, int] = {}
+
+    def notify(number: int, generation: Generation) -> None:
+        if len(generation.token_ids) > told.get(number, 0):
+            told[number] = len(generation.token_ids)
+            on_token(number, generation)
+
+    return notify
+
+
 def decode(
     fused: Fused, prompts: list[list[int]], generators: list[torch.Generator], continuations: Continuations
 ) -> None:

@@ -15,20 +15,19 @@ from logitfusion.config.keywords import given_options
 from logitfusion.config.loading import Attention, Dtype
 from logitfusion.errors import UserError
 from logitfusion.fusion.caches import Batch, CachedAdapters, CachedModel
-from logitfusion.fusion.decoding import Continuations, Fused, Generation, decode, read_prompts
+from logitfusion.fusion.decoding import Continuations, Fused, Generation, decode, read_prompts, tell_once
 from logitfusion.fusion.ends import end_tokens, folder_ends
+from logitfusion.fusion.opening import open_folders
 from logitfusion.fusion.rereading import open_model
 from logitfusion.fusion.scoring import Pair, group_rows, judge_steering, score_pairs
 from logitfusion.fusion.speculation import Pace, decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
-from logitfusion.models.adapter_kinds import is_plain
-from logitfusion.models.adapters import load_adapted, load_expert, load_sharing, refuse_no_expert
+from logitfusion.models.adapters import refuse_no_expert
 from logitfusion.models.architecture import context_length, count_vocabulary, has_position_table, rope_limit
-from logitfusion.models.cards import assign_devices, input_device
+from logitfusion.models.cards import input_device
 from logitfusion.models.checkpoint import is_adapter
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import has_tokenizer
-from logitfusion.models.load import load_model
 from logitfusion.models.memory import BatchSize
 from logitfusion.models.padding import left_pad
 from logitfusion.models.text import TextEncoder
@@ -151,22 +150,7 @@ class FusedLM:
         if experts and not base:
             raise UserError(_NO_BASE)
         loading = {"dtype": dtype, "attention": attn_implementation}
-        steering = [base, *experts] if experts else []
-        if experts and all(map(is_adapter, experts)) and all(map(is_plain, experts)):
-            first, second = assign_devices([large, base], device_map, dtype)
-            if sharing := load_sharing(base, experts, device_map=second, **loading):
-                return cls(load_expert(large, device_map=first, **loading), *sharing, **arguments)
-        whole = [base if is_adapter(folder) else folder for folder in steering]
-        places = assign_devices([large, *whole], device_map, dtype)
-        first, *others = places
-        loaded = [
-            load_adapted(base, folder, device_map=place, **loading)
-            if is_adapter(folder)
-            else load_model(folder, device_map=place, **loading)
-            for folder, place in zip(steering, others, strict=True)
-        ]
-        large = load_expert(large, device_map=first, **loading)
-        return cls(large, loaded[0] if loaded else None, loaded[1:], **arguments)
+        return cls(*open_folders(large, base, experts, device_map, **loading), **arguments)
 
     @torch.inference_mode()
     def generate(
@@ -213,7 +197,7 @@ class FusedLM:
         lengths = [len(ids) + limit - 1 for ids, limit in zip(encoded, limits, strict=True)]
         ends = self.ends
         pace = self._make_pace(options, max(lengths, default=0)) if options.speculative else None
-        notify = None if on_token is None else _tell_once(on_token)
+        notify = None if on_token is None else tell_once(on_token)
 
         def continue_batch(batch: list[int]) -> list[Generation]:
             generators = [torch.Generator().manual_seed(start + number) for number in batch]
@@ -400,18 +384,6 @@ class FusedLM:
                 f"A text has the token {'' if name is None else f'{name!r}, '}number {wrong}, and the models"
                 f" {'share' if self.experts else 'have'} only {self.vocabulary} entries; leave it out of the text."
             )
-
-
-def _tell_once(on_token: Callable[[int, Generation], None]) -> Callable[[int, Generation], None]:
-    """Leave out what was told already of a prompt whose batch is computed again."""
-    told: dict[int, int] = {}
-
-    def notify(number: int, generation: Generation) -> None:
-        if len(generation.token_ids) > told.get(number, 0):
-            told[number] = len(generation.token_ids)
-            on_token(number, generation)
-
-    return notify
 
 
 def _title(role: str, model: PreTrainedModel) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -330,6 +331,6 @@ def _read_batch_size(value: int | str | None) -> Any:
     """Of the harness's model_args, where it is a text and may be missing."""
     if value is None:
         return DECODING.batch_size
-    if str(value).startswith("auto"):
+    if re.fullmatch(r"auto(:\d+)?", str(value)):
         return "auto"  # of hf's "auto:N", which looks again N times: halving needs no such looks
     return int(value) if str(value).isdigit() else value

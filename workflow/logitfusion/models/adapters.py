@@ -17,6 +17,7 @@ from logitfusion.files import read_json, write_json
 from logitfusion.integrity import check_files
 from logitfusion.models.adapter_kinds import is_plain, read_adapter, read_shapes
 from logitfusion.models.architecture import count_vocabulary, has_key_value_cache, restart_length
+from logitfusion.models.cards import input_device
 from logitfusion.models.checkpoint import find_base, refuse_no_checkpoint
 from logitfusion.models.forward import agree, plain_logits, refuse_not_causal
 from logitfusion.models.load import copy_tokenizer, load_model
@@ -218,7 +219,7 @@ def _reason(error: Exception) -> str:
 
 def _mixes_rows(model: PreTrainedModel, names: Sequence[str]) -> bool:
     rows = ["__base__", *names]
-    ids = torch.tensor([[3, 4]], device=model.device).expand(len(rows), -1)
+    ids = torch.tensor([[3, 4]], device=input_device(model)).expand(len(rows), -1)
     try:
         with torch.no_grad():
             model(input_ids=ids, use_cache=False, adapter_names=rows)
@@ -234,7 +235,7 @@ def _merge_alike(model: PreTrainedModel) -> bool:
 
     Some architectures (Jamba) read the weights of an adapted layer past its adapter, which is without effect then.
     """
-    ids = torch.arange(3, 19, device=model.device)[None] % count_vocabulary(model)
+    ids = torch.arange(3, 19, device=input_device(model))[None] % count_vocabulary(model)
     expected = plain_logits(model, ids)
     model.merge_adapter()
     if agree(plain_logits(model, ids), expected):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from logitfusion.errors import UserError
 from logitfusion.files import whole
-from logitfusion.integrity import RECORD, RecordedFile, changed, gone, read_recorded
+from logitfusion.integrity import RecordedFile, changed, gone, read_recorded
 from logitfusion.progress.pace import Rate
 
 
@@ -27,23 +27,15 @@ def find_links(folder: Path) -> list[Link]:
     """The links of a model's folder, or of all models in a run's folder.
 
     Raises:
-        UserError: there is no such folder, or no record of a model in it.
+        UserError: there is no such folder, or no model in it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give that of a run (results/NAME) or of a model in it.")
-    models = list(_models(folder))
+    models = sorted({path.parent for path in folder.rglob("config.json")})
     if not models:
-        raise UserError(
-            f"{folder} holds no model that the workflow made; give the folder of a run (results/NAME) or of a model in"
-            " it."
-        )
+        raise UserError(f"{folder} holds no model; give the folder of a run (results/NAME) or of a model in it.")
     files = [Link(model, file) for model in models for file in (read_recorded(model) or {}).values()]
     return [link for link in files if (link.folder / link.file.name).is_symlink()]
-
-
-def _models(folder: Path) -> Iterator[Path]:
-    records = [folder / RECORD] if (folder / RECORD).is_file() else sorted(folder.rglob(RECORD))
-    return (record.parent for record in records if read_recorded(record.parent) is not None)
 
 
 def materialise(links: list[Link]) -> int:

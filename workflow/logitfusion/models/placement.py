@@ -69,14 +69,14 @@ def place_models(models: Sequence[Sized], cards: Sequence[int]) -> list[Places]:
 
 
 def _find_places(models: Sequence[Sized], cards: Sequence[int]) -> list[Places] | None:
-    for share in SHARES:
-        room = [int(share * card) for card in cards]
+    """Whole models beside the large one if there is any way, else all blocks wherever there is room."""
+    rooms = [[int(share * card) for card in cards] for share in SHARES]
+    for room in rooms:
         for spread in range(1, len(cards) + 1):
             if (found := _place_beside(models, room, spread)) is not None:
                 return found
-        if (found := _fill(models, room)) is not None:
-            return found
-    return None
+    filled = (_fill(models, room) for room in rooms)
+    return next((found for found in filled if found is not None), None)
 
 
 def _place_beside(models: Sequence[Sized], room: Sequence[int], spread: int) -> list[Places] | None:
@@ -140,15 +140,17 @@ def _explain(models: Sequence[Sized], cards: Sequence[int]) -> str:
     fits = [
         f"gpus: {count}"
         for count in range(len(cards) + 1, _MOST_CARDS + 1)
-        if _find_places(models, [*cards, *[largest] * (count - len(cards))]) is not None
+        if _fill(models, [int(SHARES[-1] * card) for card in [*cards, *[largest] * (count - len(cards))]]) is not None
     ][:1]
     if _find_places(halve(models), cards) is not None:
         fits.append("a dtype of half as many bytes (bfloat16 instead of float32)")
     fewer = [count for count in range(1, len(models) - 2) if _find_places(models[:-count], cards) is not None][:1]
     fits += [f"{len(models) - 2 - count} experts instead of {len(models) - 2}" for count in fewer]
-    several = f"{len(models)} models" if len(models) > 1 else f"The model {models[0].name}"
+    title, verb = f"{len(models)} models", "do"
+    if len(models) == 1:
+        title, verb = f"The model {models[0].name}", "does"
     return (
-        f"{several} of {_gigabytes(needed)} GB together do not fit {_cards(cards)}, of which weights may take"
+        f"{title} of {_gigabytes(needed)} GB {verb} not fit {_cards(cards)}, of which weights may take"
         f" {SHARES[-1]:.0%}: what would fit is {' or '.join(fits) or 'a GPU with more memory'}."
     )
 

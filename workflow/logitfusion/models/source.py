@@ -30,7 +30,7 @@ from logitfusion.models.architecture import text_config
 from logitfusion.models.checkpoint import find_base
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer, save_model
-from logitfusion.models.precision import written_dtype
+from logitfusion.models.precision import own_dtype, to_dtype, written_dtype
 from logitfusion.models.pruning import keep_layers
 from logitfusion.models.reference import is_quantised, refer
 from logitfusion.models.tiny import tiny_tokenizer
@@ -91,8 +91,9 @@ def choose_known(names: Sequence[str], open_file: Callable[[str], Path]) -> list
 def from_path(entry: PathModel, folder: str | Path, title: str = "") -> PreTrainedModel | None:
     """Refer to a local model folder: links to its files, and a record of their bytes.
 
-    Two kinds are written whole instead, because nothing else could read them alike: quantised weights in full
-    precision, and the adapter of another run merged into its base.
+    Two kinds are written whole instead, because nothing else could read them alike: quantised weights dequantised, and
+    the adapter of another run merged into its base; both in the precision of the config, if it names none that of
+    their own config.json.
 
     Returns:
         the model where it was written whole, else None.
@@ -110,9 +111,10 @@ def _refer(source: Path, folder: Path, entry: HubModel | PathModel, title: str, 
     if find_base(source) is None and not is_quantised(source):
         refer(source, folder, entry.dump(), title=title, **facts)
         return None
-    logger.info("%s: quantised or an adapter, so it is written whole, in full precision", title)
-    model = load_expert(source, device=torch.device("cpu"))
-    save_model(model, load_tokenizer(source), folder)
+    dtype = own_dtype(source) if entry.dtype == "auto" else to_dtype(entry.dtype)
+    logger.info("%s: quantised or an adapter, so it is written whole, in %s", title, str(dtype).removeprefix("torch."))
+    model = load_expert(source, device=torch.device("cpu"), dtype=torch.float32)
+    save_model(model, load_tokenizer(source), folder, dtype)
     return model
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from logitfusion.models.architecture import reset_rope
+from logitfusion.models.cards import input_device
 from logitfusion.models.forward import agree, evaluating, plain_logits
 
 
@@ -38,7 +39,7 @@ class SplitModel:
     def __init__(self, model: PreTrainedModel, ids: list[int]) -> None:
         """Find the body, and prove on the text ``ids`` that the two halves make the logits of the plain forward."""
         self.model, self.body, self._output = model, None, None
-        text = torch.tensor([ids], device=model.device)
+        text = torch.tensor([ids], device=input_device(model))
         with evaluating(model):
             expected = plain_logits(model, text)
             for body in _find_bodies(model, text):
@@ -62,7 +63,7 @@ class SplitModel:
         except _ReachedError as reached:
             hidden = _hidden(reached.output)
             self._output = _with_hidden(reached.output, hidden.new_empty(0))  # what is kept needs no memory
-            return hidden
+            return hidden.to(ids.device)  # the last layers may be on another one
         finally:
             handle.remove()
         raise RuntimeError(f"the forward of {type(self.model).__name__} did not call its body")

@@ -35,8 +35,9 @@ class Member:
 
     @property
     def weights(self) -> float:
-        """Bytes of its weights, adapters included."""
-        return self.size.weights(self.dtype) + sum(self.size.adapters(rank) for rank in self.ranks) * self.item
+        """Bytes of its weights, adapters included, which peft keeps in fp32."""
+        adapters = sum(self.size.adapters(rank) for rank in self.ranks) * ITEM["float32"]
+        return self.size.weights(self.dtype) + adapters
 
     @property
     def item(self) -> float:

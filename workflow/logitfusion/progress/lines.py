@@ -60,7 +60,7 @@ def _downloads(plan: Plan) -> str:
 
 
 def _memory(plan: Plan) -> str:
-    schedule = simulate(plan.jobs, plan.slots)
+    schedule = simulate(plan.jobs, plan.slots, gpus=plan.gpus)
     if not schedule.memory_mb:
         return f"memory not measured yet (at most {format_memory(schedule.reserved_mb)} asked for at a time)"
     return f"about {format_memory(schedule.memory_mb)} of memory"

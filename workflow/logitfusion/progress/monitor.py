@@ -194,7 +194,7 @@ class Monitor:
         for number, seen in running.items():
             by_clock = max(1.0, left[number] - seen.seconds, OVERTIME * seen.seconds)
             left[number] = by_clock if seen.pace is None or seen.pace.left is None else seen.pace.left
-        return simulate(open_jobs, self.plan.slots, running.keys(), left).seconds
+        return simulate(open_jobs, self.plan.slots, running.keys(), left, self.plan.gpus).seconds
 
     def _open(self) -> list[PlannedJob]:
         ended = {number for number, attempt in self._attempts.items() if attempt.state == "finished"}

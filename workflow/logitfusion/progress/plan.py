@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -26,6 +27,7 @@ class PlannedJob:
         number: the workflow's own number of it.
         threads: cores that it computes on.
         slots: how many of the plan's it takes.
+        gpus: how many of the plan's it takes.
         seconds: expected, on this machine.
         basis: where ``seconds`` come from.
         rough_seconds: what the plan by counted work says, before anything was measured.
@@ -46,6 +48,7 @@ class PlannedJob:
     rough_seconds: float
     memory_mb: float | None = None
     reserved_mb: float = 0.0
+    gpus: int = 0
     priority: float = 0.0
     needs: frozenset[int] = frozenset()
     log: Path | None = None
@@ -65,11 +68,13 @@ class Plan:
         jobs: those that have to run.
         total: jobs of the whole workflow, those included that are up to date.
         slots: cores that the jobs share; on a cluster, jobs at a time, of which each takes one.
+        gpus: that the jobs share; None where nothing limits them.
     """
 
     jobs: tuple[PlannedJob, ...]
     total: int
     slots: int
+    gpus: int | None = None
 
     def stages(self) -> dict[str, int]:
         """Rule -> number of its jobs, in the order of the plan."""
@@ -77,7 +82,7 @@ class Plan:
 
     def duration(self) -> tuple[float, float]:
         """The shortest and the longest time to expect (seconds)."""
-        seconds = simulate(self.jobs, self.slots).seconds
+        seconds = simulate(self.jobs, self.slots, gpus=self.gpus).seconds
         work = sum(job.seconds for job in self.jobs)
         low, high = (sum(job.seconds * SPREAD[job.basis][end] for job in self.jobs) / (work or 1) for end in (0, 1))
         return seconds * low, seconds * high
@@ -92,11 +97,32 @@ class Schedule:
     reserved_mb: float
 
 
+class _Room:
+    """What jobs take while they run: slots and GPUs. A job that wants more than there are takes all."""
+
+    def __init__(self, slots: int, gpus: int | None) -> None:
+        self.total = (slots, math.inf if gpus is None else gpus)
+        self.free = self.total
+
+    def _wanted(self, job: PlannedJob) -> Iterator[float]:
+        return (min(wanted, most) for wanted, most in zip((job.slots, job.gpus), self.total, strict=True))
+
+    def fits(self, job: PlannedJob) -> bool:
+        return all(wanted <= free for wanted, free in zip(self._wanted(job), self.free, strict=True))
+
+    def take(self, job: PlannedJob) -> None:
+        self.free = tuple(free - wanted for wanted, free in zip(self._wanted(job), self.free, strict=True))
+
+    def give_back(self, job: PlannedJob) -> None:
+        self.free = tuple(free + wanted for wanted, free in zip(self._wanted(job), self.free, strict=True))
+
+
 def simulate(
     jobs: Sequence[PlannedJob],
     slots: int,
     running: Collection[int] = (),
     left: Mapping[int, float] | None = None,
+    gpus: int | None = None,
 ) -> Schedule:
     """Run jobs in mind: whatever is ready and fits starts, the highest priority first.
 
@@ -105,6 +131,7 @@ def simulate(
         slots: in all; a job that wants more takes all of them.
         running: numbers of those that have been started.
         left: number -> seconds that a job still takes, where that is not its expected time.
+        gpus: in all, likewise; None where nothing limits them.
     """
     left = left or {}
     known = {job.number for job in jobs}
@@ -116,25 +143,25 @@ def simulate(
     order = count()
     ready = [(job.number not in running, -job.priority, next(order), job) for job in jobs if not waits[job.number]]
     heapq.heapify(ready)
-    now, free = 0.0, slots
+    now, room = 0.0, _Room(slots, gpus)
     ends: list[tuple[float, int, PlannedJob]] = []
     peak = reserved = 0.0
     while ready or ends:
         passed = []
-        while ready and (free > 0 or ready[0][3].number in running):
+        while ready and (room.free[0] > 0 or ready[0][3].number in running):
             entry = heapq.heappop(ready)
             job = entry[3]
-            if min(job.slots, slots) > free and job.number not in running:
+            if not room.fits(job) and job.number not in running:
                 passed.append(entry)
                 continue
-            free -= min(job.slots, slots)
+            room.take(job)
             heapq.heappush(ends, (now + left.get(job.number, job.seconds), next(order), job))
         for entry in passed:
             heapq.heappush(ready, entry)
         peak = max(peak, sum(job.memory_mb or 0.0 for _, _, job in ends))
         reserved = max(reserved, sum(job.reserved_mb for _, _, job in ends))
         now, _, job = heapq.heappop(ends)
-        free += min(job.slots, slots)
+        room.give_back(job)
         for follower in followers.get(job.number, ()):
             waits[follower.number] -= 1
             if not waits[follower.number]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from logitfusion.cards import ORDER, VISIBLE, Card, cards_for, describe_shortage, visible_cards
+
 GPUS = "LOGITFUSION_GPUS"  # how many the job has, from its rule
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 _leases: list[int] = []  # open files, whose locks end with the process
 
 
@@ -29,26 +29,18 @@ def lease_gpus() -> None:
     if count == 0:
         os.environ[VISIBLE] = ""
         return
-    cards = visible_cards()
-    if not cards:
+    visible = visible_cards()
+    if not visible:
         return
+    cards = cards_for(count, visible)
     if len(cards) < count:
-        sys.exit(f"The job asks for {count} GPUs and sees {len(cards)}; lower the number of processes in the config.")
-    os.environ[VISIBLE] = ",".join(_wait_for(count, cards))
+        sys.exit(describe_shortage("The job", count, len(cards)))
+    if not on_cluster:
+        os.environ.setdefault(ORDER, "PCI_BUS_ID")  # nvidia-smi's, whose numbers these are
+    os.environ[VISIBLE] = ",".join(card.name for card in _wait_for(count, cards))
 
 
-def visible_cards() -> list[str]:
-    """The cards that this process may use, by number or by name, in CUDA's words."""
-    if VISIBLE in os.environ:
-        return list(dict.fromkeys(card.strip() for card in os.environ[VISIBLE].split(",") if card.strip()))
-    try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return [str(number) for number, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
-
-
-def _wait_for(count: int, cards: Sequence[str]) -> list[str]:
+def _wait_for(count: int, cards: Sequence[Card]) -> list[Card]:
     """Lock that many cards; never some while waiting for others, which could wait for these."""
     folder = Path(tempfile.gettempdir()) / f"logitfusion-gpus-{os.getuid()}-{os.environ.get('SLURM_JOB_ID', 'local')}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -64,13 +56,14 @@ def _wait_for(count: int, cards: Sequence[str]) -> list[str]:
     return list(chosen)
 
 
-def _try_locks(folder: Path, cards: Sequence[str], count: int) -> dict[str, int]:
-    """that many free cards, each with its locked file; none if there are fewer."""
-    locks: dict[str, int] = {}
+def _try_locks(folder: Path, cards: Sequence[Card], count: int) -> dict[Card, int]:
+    """That many free cards, each with its locked file; none if there are fewer."""
+    locks: dict[Card, int] = {}
     for card in cards:
         if len(locks) == count:
             break
-        file = os.open(folder / card.replace("/", "_"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # By UUID: another call may have other numbers for the same card.
+        file = os.open(folder / card.uuid.replace("/", "_"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             locks[card] = file

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from transformers import PreTrainedModel
+from typing import Any
 
 from logitfusion.config.loading import Loading
+from logitfusion.fusion.opening import Opened
 from logitfusion.models.adapter_kinds import is_plain
 from logitfusion.models.adapters import load_expert, load_sharing, refuse_no_expert
 from logitfusion.models.cards import DeviceMap, free_memory, place_folders
@@ -16,14 +15,6 @@ from logitfusion.models.checkpoint import find_base
 
 # A model, or a base with the adapters that share it.
 _Key = str | tuple[str, ...]
-
-
-class Opened(NamedTuple):
-    """The models of a fusion, as ``FusedLM`` takes them."""
-
-    large: PreTrainedModel
-    base: PreTrainedModel | None
-    experts: list[PreTrainedModel] | list[str]
 
 
 class Models:

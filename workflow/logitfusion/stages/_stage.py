@@ -11,13 +11,17 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from logitfusion.config.section import parse
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.files import find_disk_error
+from logitfusion.stages._failures import leave_word
+from logitfusion.stages._memory import advise
 
 logger = logging.getLogger("logitfusion")
 
@@ -52,19 +56,15 @@ def run_stage(
         full = find_disk_error(error)
         if full is not None:
             _fail(f"A file could not be written: {full}; nothing earlier was changed.")
-        match find_memory_error(error):
-            case "machine":
-                _fail(
-                    "There is not enough memory; lower the stage's batch_size or micro_batch, or give the job more"
-                    " (mem_mb)."
-                )
-            case "gpu":
-                _fail("The GPU's memory is used up; lower the stage's batch_size or micro_batch, or use a larger GPU.")
+        if whose := find_memory_error(error):
+            _fail(advise(Path(sys.argv[0]).stem, whose))
+        leave_word(traceback.format_exc().rstrip())
         raise
     logger.info("done in %.1f s, at most %.2f GB of memory", time.monotonic() - started, _peak_gigabytes())
 
 
 def _fail(sentence: str) -> None:
+    leave_word(sentence)
     logger.error(sentence)
     sys.exit(1)
 
@@ -76,10 +76,14 @@ def _end_with_parent() -> None:
     checkpoints of the next call.
     """
     parent = int(os.environ.pop("LOGITFUSION_PARENT", 0))
-    # torchrun's workers have torchrun as their parent.
-    alive = (lambda: _exists(parent)) if "LOCAL_RANK" in os.environ else (lambda: os.getppid() == parent)
     if not parent:
         return
+    is_worker = "LOCAL_RANK" in os.environ
+    launcher = os.getppid() if is_worker else parent  # torchrun, a worker's parent, holds the lease of its GPUs
+
+    def alive() -> bool:
+        return os.getppid() == launcher and (not is_worker or _exists(parent))
+
     if not alive():
         raise KeyboardInterrupt
 
@@ -102,7 +106,7 @@ def _exists(process: int) -> bool:
 def _set_up_logging() -> None:
     """Our own lines, and nothing below an error from anybody else."""
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.WARNING)  # one process tells
     for name, other in logging.root.manager.loggerDict.items():  # with a level of its own, root's is not heeded
         if isinstance(other, logging.Logger) and other.level and name.partition(".")[0] != logger.name:
             other.setLevel(max(other.level, logging.ERROR))

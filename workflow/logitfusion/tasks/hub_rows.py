@@ -5,6 +5,7 @@ Without a network that library takes whatever revision its own cache has; these 
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from contextlib import suppress
@@ -35,8 +36,8 @@ class Reader(Section):
     """One of the library's own: parquet, json, csv, ..."""
     options: dict[str, Any]
     """Of the builder, such as a csv's separator; those that are not its defaults."""
-    features: dict[str, Any] | None
-    """The columns' types, where the data set's card states them."""
+    features: str | None
+    """The columns' types as JSON, in their order, where the data set's card states them."""
     splits: dict[str, Listed[str]]
     """Split -> its files in order, as the repository names them."""
 
@@ -67,7 +68,7 @@ def fetch_rows(source: HubRows, revisions: Path | None = None) -> FetchedRows:
     reader = _describe_reader(builder, _wanted_files(source, card, builder.config.data_files or {}))
     found = _download(source, reader, card.commit)
     fetched = FetchedRows(download=found.describe(), reader=reader)
-    with suppress(OSError):  # a shared cache that can only be read
+    with suppress(OSError, UserError):  # a shared cache that can only be read
         write_text(_note(source, card.commit), canonical(fetched))
     return fetched
 
@@ -144,7 +145,7 @@ def _describe_reader(builder: DatasetBuilder, splits: dict[str, list[str]]) -> R
     return Reader(
         builder=builder.name,
         options={name: value for name, value in chosen.items() if value != getattr(usual, name, None)},
-        features=None if types is None else types.to_dict(),
+        features=None if types is None else json.dumps(types.to_dict()),
         splits=splits,
     )
 
@@ -169,7 +170,7 @@ def read_rows(source: HubRows, fetched: FetchedRows) -> list[dict[str, Any]]:
                 reader.builder, data_files=files, cache_dir=scratch, **reader.options
             )
             if reader.features is not None:
-                builder.info.features = datasets.Features.from_dict(reader.features)
+                builder.info.features = datasets.Features.from_dict(json.loads(reader.features))
             builder.download_and_prepare(verification_mode="no_checks")
             return builder.as_dataset(split=source.split).to_list()
         except Exception as error:

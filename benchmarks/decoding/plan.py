@@ -1,0 +1,29 @@
+"""What `logitfusion plan` says that the memory is, to be held against what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from decoding.sizes import RANK, Setting, Shape
+from logitfusion.plan.decoding import Member, Texts, decode_cost, read_cost
+from logitfusion.plan.measure import measure
+
+Predicted = Callable[[int, int, int], float]
+"""Bytes at the peak of decoding, for rows, tokens of a prompt, and tokens that are made."""
+
+
+def predict_decoding(setting: Setting, dtype: str) -> Predicted:
+    """Of a fusion on one card."""
+    large, base = (measure(shape.config()) for shape in (setting.large, setting.base))
+    shared = Member(base, dtype, ranks=(RANK,) * setting.experts, passes=1 + setting.experts)
+    others = [shared] if setting.adapters else [Member(base, dtype)] * (1 + setting.experts)
+
+    def predict(rows: int, prompt: int, new: int) -> float:
+        return sum(decode_cost([Member(large, dtype), *others], Texts(rows, prompt, new), rows).gpu.values())
+
+    return predict
+
+
+def predict_reading(shape: Shape, dtype: str, texts: int, tokens: int, batch: int) -> float:
+    """Bytes at the peak of a teacher's reading on one card."""
+    return sum(read_cost(Member(measure(shape.config()), dtype), texts, tokens, batch).gpu.values())

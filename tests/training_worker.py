@@ -1,0 +1,75 @@
+"""Trains several models one after the other in the processes that a launcher started, like a stage: see its test.
+
+The config is a list of cases. A case that is killed kills the first process right after a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from transformers import PreTrainedModel
+
+from logitfusion.config.training import HealRecipe, LoRA, Recipe
+from logitfusion.models.load import load_model, load_tokenizer
+from logitfusion.stages._stage import run_stage
+from logitfusion.training import loop
+from logitfusion.training.batches import is_main_process
+from logitfusion.training.finetune import finetune
+from logitfusion.training.heal import heal
+from logitfusion.training.weights import load_trainee
+
+EXAMPLES = [{"prompt": f"Count to {n}:", "completion": " " + " ".join("123456"[: 2 + n % 5])} for n in range(13)]
+SETTINGS: dict[str, Any] = {
+    "steps": 5, "batch_size": 8, "micro_batch": 2, "learning_rate": 5e-3, "max_tokens": 64, "precision": "fp32",
+    "seed": 0,
+}  # fmt: skip
+Trained = tuple[PreTrainedModel, list[dict[str, float]]]
+
+
+def train(kind: str, base: Path, checkpoints: Path, dropout: float = 0.0, **settings: Any) -> Trained:
+    """Train all weights, adapters or a student that heals; the adapters are merged."""
+    recipe = (HealRecipe if kind == "heal" else Recipe)(**SETTINGS | settings)
+    common: dict[str, Any] = {"checkpoints": checkpoints, "fingerprint": "same"}
+    tokenizer, model = load_tokenizer(base), load_trainee(base, recipe)
+    if kind == "heal":
+        teacher = load_model(base)
+        with torch.no_grad():
+            for value in model.parameters():
+                value *= 1.1
+        return heal(model, teacher, tokenizer, [row["prompt"] for row in EXAMPLES], recipe, **common)
+    lora = LoRA(rank=2, alpha=4.0, dropout=dropout) if kind == "lora" else None
+    return finetune(model, tokenizer, EXAMPLES, recipe, lora=lora, name="test", **common)
+
+
+class Killed(loop.Progress):
+    """Progress of a training whose first process is killed."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 3 and is_main_process():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(arguments: argparse.Namespace, cases: list[dict[str, Any]]) -> None:
+    torch.set_num_threads(1)
+    for case in cases:
+        name, kind, base = (case.pop(key) for key in ("name", "kind", "base"))
+        if case.pop("killed", False):
+            loop.Progress = Killed
+        if AcceleratorState._shared_state:  # a stage trains once
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
+        model, curve = train(kind, Path(base), arguments.output / f"{name}.checkpoints", **case)
+        if is_main_process():
+            torch.save((dict(model.state_dict()), [row["loss"] for row in curve]), arguments.output / f"{name}.pt")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output", type=Path, required=True)
+    run_stage(main, parser, list[dict[str, Any]])
