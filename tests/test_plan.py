@@ -187,6 +187,29 @@ def test_without_half_precision_and_sharding_they_do_not() -> None:
     assert {"distill.cache.precision": "bf16"} in wrong["teacher_cache", "mistral"]
 
 
+def test_encoders_of_the_few_shot_track_are_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Their architectures alone say what they weigh."""
+    import open_clip
+    import timm
+
+    images = {"source": "folder", "path": "images"}
+    auxiliary = {"source": "timm", "model": "test_efficientnet.r160_in1k"}
+    clip = {
+        "encoder": {"source": "open_clip", "model": "ViT-S-32-alt", "pretrained": "openai"},
+        "auxiliaries": {"tiny": auxiliary},
+        "datasets": {"mine": images},
+        "methods": {"zero_shot": {}},
+    }
+    code, written = plan(tmp_path, {"run": "few", "clip": clip}, "--gpu", "T4")
+    assert code == 0
+    found = json.loads(written.read_text())
+    assert found["downloads"] == {"open_clip ViT-S-32-alt openai": None, "timm test_efficientnet.r160_in1k": None}
+    models = [open_clip.create_model("ViT-S-32-alt"), timm.create_model("test_efficientnet.r160_in1k")]
+    weights = sum(value.nbytes for model in models for value in model.parameters())
+    assert [job["gpu_parts"]["weights"] for job in found["jobs"]] == [weights, weights]
+    assert "clip_test mine" in capsys.readouterr().out
+
+
 # ---- properties ------------------------------------------------------------------------------------------------------
 def size_of(layers: int = 8, hidden: int = 256, vocabulary: int = 4096, window: int | None = None) -> ModelSize:
     linear = layers * 12 * hidden**2

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from logitfusion.config.models import RandomModel
 from logitfusion.models.source import make_random
+from logitfusion.training.memory import FROZEN, TRAINED
 
 ROOT = Path(__file__).parents[1]
 OFTEN = {"checkpoint_minutes": 1e-9}
@@ -105,6 +106,21 @@ def test_two_processes_have_the_losses_and_weights_of_one(
     for key, value in expected.items():
         assert found[key].dtype == value.dtype
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "frozen"), [("parted", "float32"), ("parted lora", "bfloat16")])
+def test_each_process_keeps_its_part_of_the_bytes(broken: tuple[Path, str], name: str, frozen: str) -> None:
+    """Of the table in training/memory.py, together all of it, each about half."""
+    counts = [json.loads((broken[0] / f"{name}.{rank}.json").read_text()) for rank in range(2)]
+    trained, still = counts[0]["trained"], counts[0]["frozen"]
+    expected = {
+        "weights": TRAINED.weights * trained + FROZEN[frozen].weights * still,
+        "gradients": TRAINED.gradients * trained,
+        "moments": TRAINED.moments * trained,
+    }
+    for part, size in expected.items():
+        assert sum(count[part] for count in counts) == size
+        assert all(count[part] < 0.6 * size for count in counts)
 
 
 def test_a_killed_process_is_a_sentence(broken: tuple[Path, str]) -> None:

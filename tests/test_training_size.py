@@ -13,16 +13,19 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 from torch.distributed import checkpoint as parts
-from training_worker import EXAMPLES, SETTINGS, train
+from training_worker import EXAMPLES, SETTINGS, count_bytes, train
 
 from logitfusion.config.distill import StudentTraining
 from logitfusion.config.errors import explain
 from logitfusion.config.experts import TrainedExpert
+from logitfusion.config.models import RandomModel
 from logitfusion.config.section import Section
 from logitfusion.config.training import PLACEMENT, HealRecipe, LoRA, Recipe
 from logitfusion.errors import UserError
 from logitfusion.models.load import load_model, load_tokenizer
+from logitfusion.models.source import make_random
 from logitfusion.training import loop
+from logitfusion.training import weights as weights_module
 from logitfusion.training.batches import micro_batch, order_rows
 from logitfusion.training.checkpoints import Mark, find_checkpoint, mark_checkpoints
 from logitfusion.training.finetune import finetune
@@ -153,19 +156,8 @@ def test_bytes_of_a_training_are_those_of_the_table(
     """Tensors of model, gradients and optimizer, counted between a step's gradient and its end."""
     found: dict[str, int] = {}
 
-    def size(tensors: list[Tensor]) -> int:
-        return sum(value.numel() * value.element_size() for value in tensors)
-
     def count(self: Any, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **_: Any) -> None:
-        trained = [value for value in model.parameters() if value.requires_grad]
-        moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
-        found.update(
-            weights=size(list(model.parameters())),
-            gradients=size([value.grad for value in trained]),
-            moments=size(moments),
-            trained=sum(value.numel() for value in trained),
-            frozen=sum(value.numel() for value in model.parameters() if not value.requires_grad),
-        )
+        found.update(count_bytes(model, optimizer))
         raise CountedError
 
     monkeypatch.setattr(loop.Progress, "on_optimizer_step", count, raising=False)
@@ -279,3 +271,25 @@ def test_a_whole_checkpoint_is_not_parted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="began with sharded and can't go on without it; set sharded: true again"):
         find_checkpoint(tmp_path, Mark("same", processes=2))
     assert checkpoint.is_dir()
+
+
+# ---- four bits ----------------------------------------------------------------------------------------------------
+
+
+def test_adapters_are_trained_beside_four_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bitsandbytes is installed, which computes on CPUs too, slowly."""
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(weights_module, "refuse_quantisation", lambda kind: None)
+    base = tmp_path / "base"
+    make_random(RandomModel(source="random", hidden_size=64, layers=1, seed=1), base)
+    expert = TrainedExpert.model_validate(
+        EXPERT | SETTINGS | {"method": "lora", "quantisation": "nf4", "precision": "bf16", "steps": 20}
+    )
+    model = load_trainee(base, expert)
+    assert {str(value.dtype) for value in model.parameters()} == {"torch.uint8", "torch.bfloat16"}
+    trained, curve = finetune(
+        model, load_tokenizer(base), EXAMPLES, expert.part(Recipe),
+        lora=LoRA(rank=4, alpha=8.0), checkpoints=tmp_path / "checkpoints", fingerprint="x", name="test",
+    )  # fmt: skip
+    assert {value.dtype for value in trained.parameters() if value.requires_grad} == {torch.float32}
+    assert curve[-1]["loss"] < 0.9 * curve[0]["loss"]

@@ -6,13 +6,15 @@ The config is a list of cases. A case that is killed kills the first process rig
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from logitfusion.config.training import HealRecipe, LoRA, Recipe
@@ -22,6 +24,7 @@ from logitfusion.training import loop
 from logitfusion.training.batches import is_main_process
 from logitfusion.training.finetune import finetune
 from logitfusion.training.heal import heal
+from logitfusion.training.sharding import local
 from logitfusion.training.weights import load_trainee
 
 EXAMPLES = [{"prompt": f"Count to {n}:", "completion": " " + " ".join("123456"[: 2 + n % 5])} for n in range(13)]
@@ -47,7 +50,32 @@ def train(kind: str, base: Path, checkpoints: Path, dropout: float = 0.0, **sett
     return finetune(model, tokenizer, EXAMPLES, recipe, lora=lora, name="test", **common)
 
 
-class Killed(loop.Progress):
+def count_bytes(model: Any, optimizer: Any) -> dict[str, int]:
+    """Of this process's tensors between a step's gradient and its end, and all parameters, trained and frozen."""
+
+    def size(tensors: list[Tensor]) -> int:
+        return sum(value.numel() * value.element_size() for value in map(local, tensors))
+
+    trained = [value for value in model.parameters() if value.requires_grad]
+    return {
+        "weights": size(list(model.parameters())),
+        "gradients": size([value.grad for value in trained]),
+        "moments": size([state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]),
+        "trained": sum(value.numel() for value in trained),
+        "frozen": sum(value.numel() for value in model.parameters() if not value.requires_grad),
+    }
+
+
+class Counted(loop.Progress):
+    """Progress of a training that keeps what it has counted."""
+
+    found: ClassVar[dict[str, int]] = {}
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **_: Any) -> None:
+        self.found.update(count_bytes(model, optimizer))
+
+
+class Killed(Counted):
     """Progress of a training whose first process is killed."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -57,6 +85,7 @@ class Killed(loop.Progress):
 
 def main(arguments: argparse.Namespace, cases: list[dict[str, Any]]) -> None:
     torch.set_num_threads(1)
+    loop.Progress = Counted
     for case in cases:
         name, kind, base = (case.pop(key) for key in ("name", "kind", "base"))
         if case.pop("killed", False):
@@ -65,6 +94,7 @@ def main(arguments: argparse.Namespace, cases: list[dict[str, Any]]) -> None:
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
         model, curve = train(kind, Path(base), arguments.output / f"{name}.checkpoints", **case)
+        (arguments.output / f"{name}.{os.environ['RANK']}.json").write_text(json.dumps(Counted.found))
         if is_main_process():
             torch.save((dict(model.state_dict()), [row["loss"] for row in curve]), arguments.output / f"{name}.pt")
 

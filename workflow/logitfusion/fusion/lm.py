@@ -142,7 +142,7 @@ class FusedLM:
         options = given_options(FusionOptions, options, named)
         with_tokenizer = [folder for folder in experts if not is_adapter(folder) or has_tokenizer(folder)]
         folders = [large, *([base] if base and experts else [])]
-        for folder in [*folders, *(path for path in experts if not is_adapter(path))]:
+        for folder in [*folders, *(path for path in experts if not base or not is_adapter(path))]:
             refuse_no_expert(folder)
         tokenizer, entries = load_shared_tokenizer([*folders, *with_tokenizer])
         arguments = {"tokenizer": tokenizer, "entries": entries, "options": options}

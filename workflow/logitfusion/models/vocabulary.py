@@ -34,12 +34,19 @@ def load_shared_tokenizer(folders: Sequence[str | Path]) -> SharedTokenizer:
         file = folder / "tokenizer.json"
         distinct.setdefault(file.read_bytes() if file.is_file() else str(folder).encode(), folder)
     tokenizers = {str(folder): load_tokenizer(folder) for folder in distinct.values()}
-    _check_same_prefix(tokenizers)
+    check_same_prefix(tokenizers)
     return SharedTokenizer(next(iter(tokenizers.values())), check_same_vocabulary(tokenizers))
 
 
-def _check_same_prefix(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
-    """Refuse models that read the same text differently: with begin-of-text, and without."""
+def check_same_prefix(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    """Refuse models that read the same text differently: with begin-of-text, and without.
+
+    Args:
+        tokenizers: model name -> tokenizer.
+
+    Raises:
+        UserError: names two of them.
+    """
     prefixes = {
         name: tokenizer.convert_ids_to_tokens(TextEncoder(tokenizer).prefix) for name, tokenizer in tokenizers.items()
     }

@@ -238,7 +238,7 @@ class Planner:
         for name in filter(named.__contains__, distill.teachers):
             model = distill.teachers[name].model
             edits = [{"distill.cache.precision": "bf16"}]
-            edits += [{"distill.cache.batch_size": size} for size in _halves(distill.cache.batch_size)]
+            edits += [{"distill.cache.batch_size": size} for size in halves(distill.cache.batch_size)]
             edits += [{"distill.cache.gpus": cards} for cards in _more(distill.cache.gpus, self.assumed.cards)]
             cost = partial(self._teacher, model)
             yield self._job("teacher_cache", name, [model], cost, count=distill.cache.shards, edits=edits)
@@ -255,7 +255,7 @@ class Planner:
         distill = self.run.distill
         teachers = [teacher.model for teacher in distill.teachers.values()]
         for name in dict.fromkeys([distill.student, *teachers]):
-            edits = [{"distill.batch_size": size} for size in _halves(distill.batch_size)]
+            edits = [{"distill.batch_size": size} for size in halves(distill.batch_size)]
             edits += [{"distill.gpus": cards} for cards in _more(distill.gpus, self.assumed.cards)]
             edits += self._dtype_edits([name])
             count = 1 + trials * (name == distill.student)
@@ -312,7 +312,8 @@ def _batch(size: int | str) -> int:
     return _AUTO_BATCH if size == "auto" else int(size)
 
 
-def _halves(size: int | str) -> list[int]:
+def halves(size: int | str) -> list[int]:
+    """Smaller batches, the largest first."""
     found = []
     while size != "auto" and size > 1:
         size //= 2
@@ -325,13 +326,13 @@ def _more(cards: int, most: int) -> list[int]:
 
 
 def _decoding_edits(place: str, batch: int | str, cards: int) -> list[Edit]:
-    edits: list[Edit] = [{f"{place}.batch_size": size} for size in _halves(batch)]
+    edits: list[Edit] = [{f"{place}.batch_size": size} for size in halves(batch)]
     return edits + [{f"{place}.gpus": count} for count in _more(1, cards)]
 
 
 def _training_edits(place: str, recipe: Any, cards: int) -> list[Edit]:
     """In the order of how little they change: what is computed, then where, then what is trained."""
-    edits: list[Edit] = [{f"{place}.micro_batch": size} for size in _halves(recipe.micro_batch)]
+    edits: list[Edit] = [{f"{place}.micro_batch": size} for size in halves(recipe.micro_batch)]
     if not recipe.gradient_checkpointing:
         edits.append({f"{place}.gradient_checkpointing": True})
     parted = [{f"{place}.processes": count, f"{place}.sharded": True} for count in _more(recipe.processes, cards)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
 from logitfusion.errors import UserError
 from logitfusion.fetch.hub import ask_about, ask_hub, insist
@@ -49,6 +49,9 @@ def ask_hub_for(id: str, revision: str) -> Checkpoint:
     title, page = f"The model {id!r} (revision {revision})", f"{constants.ENDPOINT}/{id}"
     silence = ask_hub()
     if silence is not None:
+        known = try_to_load_from_cache(id, CONFIG, revision=revision)
+        if isinstance(known, str):
+            return _read_cached(Path(known).parent, id, title)
         raise UserError(
             f"{title} is not known here, because {silence}; plan where there is a network, or give --metadata FOLDER"
             f" with {id}/{CONFIG}."
@@ -66,6 +69,14 @@ def ask_hub_for(id: str, revision: str) -> Checkpoint:
     except Exception as error:  # the client and what it stands on raise dozens of types
         raise explain(error, title, page) from error
     return Checkpoint(read_json(config), {name: sizes[name] for name in names}, config.parent, id)
+
+
+def _read_cached(folder: Path, id: str, title: str) -> Checkpoint:
+    """A model whose config, at least, was downloaded earlier."""
+    try:
+        return replace(read_folder(folder, title), repository=id)
+    except UserError:  # its weights are not there
+        return Checkpoint(read_json(folder / CONFIG), {}, folder, id)
 
 
 def read_stored(folder: Path, id: str) -> Checkpoint:

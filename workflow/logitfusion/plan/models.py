@@ -12,6 +12,8 @@ from logitfusion.config.models import HubModel, PathModel, PrunedModel, RandomMo
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
+from logitfusion.models.load import load_tokenizer
+from logitfusion.models.vocabulary import check_same_prefix, check_same_vocabulary
 from logitfusion.plan.counted import Counted, Models, root
 from logitfusion.plan.measure import measure, read_config
 from logitfusion.plan.metadata import Checkpoint, ask_hub_for, fetch_tokenizer, read_folder, read_stored
@@ -107,8 +109,8 @@ def _refuse_unlike(counted: dict[str, Counted]) -> None:
             f"Models {least!r} and {most!r} can't be fused: their vocabularies differ ({sizes[least]} and"
             f" {sizes[most]} entries); use models of one family, or distil instead of fusing."
         )
-    folders = [fetch_tokenizer(model.checkpoint) for model in counted.values() if model.checkpoint is not None]
-    if len(folders) == len(counted) and all(folders):
-        from logitfusion.models.vocabulary import load_shared_tokenizer
-
-        load_shared_tokenizer([folder for folder in folders if folder is not None])
+    folders = {name: model.checkpoint and fetch_tokenizer(model.checkpoint) for name, model in counted.items()}
+    if all(folders.values()):
+        tokenizers = {name: load_tokenizer(folder) for name, folder in folders.items()}
+        check_same_prefix(tokenizers)
+        check_same_vocabulary(tokenizers)

@@ -111,8 +111,8 @@ def _hours(seconds: float | None) -> str:
 def _mostly(parts: Any) -> str:
     """The parts that are a tenth of all or more, at most three, the largest first."""
     total = sum(parts.values())
-    large = sorted((part for part in parts.items() if part[1] >= total / 10), key=lambda part: -part[1])
-    return ", ".join(f"{name} {size / 1e9:.1f}" for name, size in large[:3]) if total >= 1e8 else ""
+    large = sorted((part for part in parts.items() if part[1] >= max(total / 10, 5e7)), key=lambda part: -part[1])
+    return ", ".join(f"{name} {size / 1e9:.1f}" for name, size in large[:3])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -131,17 +131,20 @@ def _storage(plan: RunPlan) -> list[str]:
     known = {name: size for name, size in plan.downloads.items() if size is not None}
     lines = []
     if plan.downloads:
-        lines.append(f"Downloads: {sum(known.values()) / 1e9:.1f} GB, into HF_HOME, which results refer to")
+        total = _size(sum(known.values())) if known else "of unknown size"
+        lines.append(f"Downloads, besides data: {total}, into HF_HOME, which results refer to")
         width = max(map(len, plan.downloads))
         lines += [
-            f"  {name.ljust(width)}  {'?' if size is None else f'{size / 1e9:.1f} GB'}"
-            for name, size in plan.downloads.items()
+            f"  {name.ljust(width)}  {'?' if size is None else _size(size)}" for name, size in plan.downloads.items()
         ]
     lines.append(
-        f"Disk: {plan.disk / 1e9:.1f} GB in results, and at most {plan.scratch / 1e9:.1f} GB for a checkpoint"
-        " while its job runs"
+        f"Disk: {_size(plan.disk)} in results, and at most {_size(plan.scratch)} for a checkpoint while its job runs"
     )
     return lines
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def _remedies(misfit: Misfit) -> list[str]:

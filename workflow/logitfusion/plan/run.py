@@ -6,6 +6,7 @@ from pathlib import Path
 
 from logitfusion.config.models import HubModel
 from logitfusion.config.run import RunConfig
+from logitfusion.plan.clip import clip_jobs, encoder_downloads
 from logitfusion.plan.counted import Counted, Models
 from logitfusion.plan.hardware import Gpu
 from logitfusion.plan.jobs import Assumed, Job, Planner
@@ -41,10 +42,15 @@ def plan_run(
     assumed = assumed or Assumed()
     models = count_models(run, metadata)
     refuse_other_vocabularies(run, models)
-    jobs = Planner(run, models, assumed, trace_kept).jobs()
+    jobs = list_jobs(run, models, assumed)
     large = [] if gpu is None else [job for job in jobs if not fits(job, gpu, assumed)]
     misfits = [_explain(run, job, gpu, models, assumed) for job in large]
     return RunPlan(config, tuple(jobs), _downloads(run, models), tuple(misfits), gpu, on_cpu, assumed)
+
+
+def list_jobs(run: RunConfig, models: Models, assumed: Assumed) -> list[Job]:
+    """All jobs that compute, those of the few-shot track last."""
+    return Planner(run, models, assumed, trace_kept).jobs() + ([*clip_jobs(run)] if run.clip else [])
 
 
 def trace_kept(model: Counted, forward: Forward, tokens: int) -> Activations:
@@ -65,7 +71,7 @@ def _explain(run: RunConfig, job: Job, gpu: Gpu, models: Models, assumed: Assume
         reason = f"needs {job.cost.gpu_bytes / 1e9:.1f} GB of a card's {gpu.memory / 1e9:.0f}"
 
     def again(changed: RunConfig) -> Job:
-        return Planner(changed, models, assumed, trace_kept).find(*job.key)
+        return next(one for one in list_jobs(changed, models, assumed) if one.key == job.key)
 
     remedies = find_remedies(run, job, lambda one: fits(one, gpu, assumed), again)
     return Misfit(job, reason, tuple(remedies))
@@ -77,4 +83,4 @@ def _downloads(run: RunConfig, models: Models) -> dict[str, int | None]:
         entry = run.models[name]
         if isinstance(entry, HubModel) and model.checkpoint is not None:
             found[entry.id] = model.checkpoint.bytes or None
-    return found
+    return found | (encoder_downloads(run) if run.clip else {})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Bytes of a number. nf4, doubly quantised, keeps a scale of 8 bits for 64 weights, and one of 32 bits for 256 of these.
-ITEM = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
+from logitfusion.training.memory import FROZEN
+
+# Bytes of a number.
+ITEM = {dtype: kept.weights for dtype, kept in FROZEN.items()}
 
 
 @dataclass(frozen=True)

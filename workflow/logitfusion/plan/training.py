@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from logitfusion.config.training import LoRA
 from logitfusion.plan.cost import PROCESS, Cost, Work
 from logitfusion.plan.size import ITEM, ModelSize
+from logitfusion.training.memory import TRAINED
 
 # Bytes of a trained parameter: fp32 master, gradient, and AdamW's two moments.
-MASTER, GRADIENT, MOMENTS = 4.0, 4.0, 8.0
+MASTER, GRADIENT, MOMENTS = TRAINED
 
 
 @dataclass(frozen=True)
