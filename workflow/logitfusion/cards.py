@@ -12,6 +12,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
 # "GPU 0: NVIDIA H100 (UUID: GPU-...)"; under a card that is cut, "  MIG 1g.10gb Device 0: (UUID: MIG-...)".
 _LISTED = re.compile(r"^(?:GPU (?P<number>\d+)|\s+MIG \S+ +Device +\d+):.*\(UUID: (?P<uuid>[^)]+)\)")
+_PATIENCE = 120.0  # seconds; a driver that is broken may never answer
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ def _identify(name: str, listed: dict[str, Card]) -> Card:
 def _list_cards() -> dict[str, Card]:
     """Number of a card, or UUID of a slice -> it; CUDA finds a slice by its UUID only."""
     try:
-        said = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+        said = subprocess.run(
+            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True, timeout=_PATIENCE
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
         return {}
     cards: dict[str, Card] = {}
     whole = None
