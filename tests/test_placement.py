@@ -15,6 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from logitfusion.config.loading import Loading
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.teacher import read_teacher
 from logitfusion.errors import UserError
@@ -25,6 +26,7 @@ from logitfusion.models import cards as cards_module
 from logitfusion.models.cards import assign_devices, input_device, measure_blocks, measure_folder, place_folders
 from logitfusion.models.load import load_model
 from logitfusion.models.placement import SHARES, Block, Sized, halve, place_models
+from logitfusion.stages import _models as stage_models
 
 GB = 10**9
 sizes = st.lists(st.integers(1, 10**6), min_size=1, max_size=12)
@@ -153,6 +155,27 @@ def test_the_stages_models_get_maps_of_the_jobs_cards_and_none_without(tiny_mode
     assert set(parted.values()) == {0, 1}
     assert parted["lm_head"] == parted["model.embed_tokens"] == 0
     assert all(set(place) == {""} for place in small)
+
+
+def test_a_stage_loads_a_model_once_for_all_tasks_unless_it_has_to_move(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two cards that hold little more than the large model each; nothing is loaded here but noted."""
+    total = measure_folder(tiny_models["large"]).size
+    loads: list[tuple[str, object]] = []
+    monkeypatch.setattr(stage_models, "free_memory", lambda: [2 * total] * 2)
+    monkeypatch.setattr(
+        stage_models, "load_expert", lambda folder, **options: loads.append((folder.name, options["device_map"]))
+    )
+    models = stage_models.Models(tiny_models, Loading(dtype="bfloat16", attention="eager"))
+    models.open(["large", "base", "expert_a"])
+    assert loads == [("large", {"": 0}), ("base", {"": 1}), ("expert_a", {"": 1})]
+    loads.clear()
+    models.open(["large", "base", "expert_b"])
+    assert loads == [("expert_b", {"": 1})]
+    loads.clear()
+    models.open(["expert_b"])
+    assert loads == [("expert_b", {"": 0})]  # alone it is on the first
 
 
 def test_a_map_of_a_fusion(tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
