@@ -53,7 +53,7 @@ def part_on_cpus_too() -> None:
 def outline(model: PreTrainedModel, device: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """A copy without the parameters' values, which are new tensors on ``device``; buffers and ties are copied.
 
-    On the CPU these tensors take no memory as long as nobody writes them. Another ``dtype`` is that of all that are floats.
+    On the CPU these tensors take no memory as long as nobody writes them. Another ``dtype`` is that of all floats.
     """
     blank = {
         id(value): nn.Parameter(torch.empty_like(value, device=device, dtype=dtype), requires_grad=value.requires_grad)
