@@ -50,16 +50,17 @@ def part_on_cpus_too() -> None:
         state.distributed_type = DistributedType.MULTI_GPU
 
 
-def outline(model: PreTrainedModel, device: str) -> PreTrainedModel:
+def outline(model: PreTrainedModel, device: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """A copy without the parameters' values, which are new tensors on ``device``; buffers and ties are copied.
 
-    On the CPU these tensors take no memory as long as nobody writes them.
+    On the CPU these tensors take no memory as long as nobody writes them. Another ``dtype`` is that of all floats.
     """
     blank = {
-        id(value): nn.Parameter(torch.empty_like(value, device=device), requires_grad=value.requires_grad)
+        id(value): nn.Parameter(torch.empty_like(value, device=device, dtype=dtype), requires_grad=value.requires_grad)
         for value in model.parameters()
     }
-    return copy.deepcopy(model, blank)
+    copied = copy.deepcopy(model, blank)
+    return copied if dtype is None else copied.to(dtype)  # what is left to turn are buffers
 
 
 def gather(model: nn.Module, plain: PreTrainedModel, main: bool) -> PreTrainedModel:

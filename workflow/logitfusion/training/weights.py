@@ -108,7 +108,7 @@ def prepare(model: PreTrainedModel, lora: LoRA | None, recipe: Recipe, name: str
     own = str(model.dtype).removeprefix("torch.")
     others = recipe.sharded and not is_main_process()
     if lora is None:
-        model = (outline(model, "cpu") if others else model).float()
+        model = outline(model, "cpu", torch.float32) if others else model.float()
         what = f"all weights (fp32 masters of {own})"
     else:
         model = add_adapters(model, lora, recipe.seed)
