@@ -359,7 +359,7 @@ def test_a_run_is_made_whole_and_moved(
     before = [FusedLM.from_folders(folder).generate(["hello"], max_new_tokens=8)[0] for folder in _models(reference)]
     run = reference.parents[1]
     assert cli.main(["materialise", str(run)]) == 0
-    assert "2 models copied" in capsys.readouterr().out
+    assert "of large, small." in capsys.readouterr().out
     assert cli.main(["materialise", str(run)]) == 0
     assert "nothing to do" in capsys.readouterr().out
     moved = Path(shutil.move(run, tmp_path / "moved"))
