@@ -83,7 +83,7 @@ def rules_with(words: str) -> set[str]:
 
 
 def write_small_config(folder: Path) -> str:
-    """The smoke config with one of everything: each rule runs but those of downloads; `model`, `expert` with and without GPU."""
+    """The smoke config with one of everything: each rule but downloads runs; `model`, `expert` with and without GPU."""
     config = yaml.safe_load((folder / "config/smoke.yaml").read_text())
     del config["tasks"]["letters"], config["models"]["stranger"], config["clip"]["datasets"]["dark"]
     config["experts"] = {"sums": config["experts"]["sums"], "merged": {"base": "small", "merge": ["sums"]}}

@@ -610,6 +610,10 @@ def test_a_head_of_no_known_encoders_asks_for_them(
 def test_specs_are_entries_of_the_loaders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w:1.pt").write_bytes(b"")
+    at = {"source": "open_clip", "model": "ViT-B-32", "pretrained": "openai", "revision": "refs/pr/1"}
+    assert parse_clip("open_clip:ViT-B-32/openai@refs/pr/1") == at
+    timm_at = {"source": "timm", "model": "resnet50", "pretrained": True, "revision": "v1"}
+    assert parse_auxiliary("timm:resnet50@v1") == timm_at
     assert parse_clip("open_clip:ViT-B-32/laion400m_e32") == {
         "source": "open_clip",
         "model": "ViT-B-32",

@@ -26,9 +26,12 @@ from logitfusion.clip.features.cache import cache_features, read_features
 from logitfusion.errors import UserError
 
 CLIP_FORMS = (
-    "a folder that holds a CLIP (results/<run>/clip/encoder, say), open_clip:MODEL/TAG, or checkpoint:MODEL:FILE"
+    "a folder that holds a CLIP (results/<run>/clip/encoder, say), open_clip:MODEL/TAG (or TAG@REVISION), or"
+    " checkpoint:MODEL:FILE"
 )
-AUXILIARY_FORMS = "timm:MODEL, torchvision:MODEL, torchvision:MODEL/WEIGHTS, or checkpoint:MODEL:FILE"
+AUXILIARY_FORMS = (
+    "timm:MODEL, timm:MODEL@REVISION, torchvision:MODEL, torchvision:MODEL/WEIGHTS, or checkpoint:MODEL:FILE"
+)
 
 
 def parse_clip(spec: str) -> dict[str, Any]:
@@ -38,9 +41,10 @@ def parse_clip(spec: str) -> dict[str, Any]:
         UserError: it is none of them, or its file is not there.
     """
     source, _, rest = spec.partition(":")
-    model, _, tag = rest.rpartition("/")
+    named, revision = _parse_revision(rest)
+    model, _, tag = named.rpartition("/")
     if source == "open_clip" and model and tag:
-        return {"source": "open_clip", "model": model, "pretrained": tag}
+        return {"source": "open_clip", "model": model, "pretrained": tag, **revision}
     if source == "checkpoint":
         return {"source": "path", **_parse_checkpoint(spec, rest)}
     if Path(spec).is_dir():
@@ -56,13 +60,20 @@ def parse_auxiliary(spec: str) -> dict[str, Any]:
     """
     source, _, rest = spec.partition(":")
     model, slash, weights = rest.partition("/")
-    if source == "timm" and rest:
-        return {"source": "timm", "model": rest, "pretrained": True}
+    named, revision = _parse_revision(rest)
+    if source == "timm" and named:
+        return {"source": "timm", "model": named, "pretrained": True, **revision}
     if source == "torchvision" and model and bool(slash) == bool(weights):
         return {"source": "torchvision", "model": model, "weights": weights or "DEFAULT"}
     if source == "checkpoint":
         return {"source": "checkpoint", **_parse_checkpoint(spec, rest)}
     raise UserError(f"There is no auxiliary encoder {spec!r}; give {AUXILIARY_FORMS}.")
+
+
+def _parse_revision(rest: str) -> tuple[str, dict[str, str]]:
+    """What stands before @REVISION of the hub, and the entry's key for that, if it is given."""
+    named, _, revision = rest.partition("@")
+    return named, {"revision": revision} if revision else {}
 
 
 def _parse_checkpoint(spec: str, rest: str) -> dict[str, str]:
