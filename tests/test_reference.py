@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from architectures import build
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -169,6 +170,15 @@ def test_weights_are_not_read_to_describe_them(source: Path, monkeypatch: pytest
 
     monkeypatch.setattr("logitfusion.models.reference.safe_open", Header)
     assert describe_stored(source) == facts
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bloom", "mixtral", "qwen3_moe", "gemma2", "mamba", "gpt_oss"])
+def test_heads_of_files_say_what_loading_would(family: str, tmp_path: Path) -> None:
+    """Also where transformers renames, joins or ties what a file names."""
+    build(family, 0).save_pretrained(tmp_path)
+    facts = describe(load_model(tmp_path))
+    found = describe_stored(tmp_path)
+    assert {name: found[name] for name in facts} == facts
 
 
 def lose_norm(folder: Path) -> None:
@@ -359,7 +369,7 @@ def test_a_run_is_made_whole_and_moved(
     before = [FusedLM.from_folders(folder).generate(["hello"], max_new_tokens=8)[0] for folder in _models(reference)]
     run = reference.parents[1]
     assert cli.main(["materialise", str(run)]) == 0
-    assert "2 models copied" in capsys.readouterr().out
+    assert "of large, small." in capsys.readouterr().out
     assert cli.main(["materialise", str(run)]) == 0
     assert "nothing to do" in capsys.readouterr().out
     moved = Path(shutil.move(run, tmp_path / "moved"))

@@ -284,6 +284,7 @@ def decode_config(shards: int) -> dict[str, Any]:
     task = {"models": ["large", "base", "expert_a"], "max_new_tokens": 4, "stop": ["\n"]}
     return {
         "shards": shards,
+        "loading": {},
         "options": {"weights": "dynamic", "rule": "grid", "selection": "one_hot", "step": 0.5, "bounds": [0.0, 2.0]},
         "decoding": {"batch_size": 2, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": 0, "speculative": True},
         "tasks": {"spelling": task, "alone": task | {"models": ["large"]}},

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import yaml
+from checkout import ROOT, copy_checkout, plans
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -295,6 +297,29 @@ def test_a_student_is_an_adapter_and_may_begin_as_one(run: Run, tmp_path: Path) 
         assert models[one].keys() == models[two].keys()
         assert any(not torch.equal(models[one][name], models[two][name]) for name in models[one])
     assert len({hash_model(folder) for folder in chain}) == 3
+
+
+def test_whoever_reads_an_adapter_has_its_base(tmp_path: Path) -> None:
+    """As inputs of the rules: jobs wait for it, and on a cluster it is brought along."""
+    config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    del config["clip"]
+    config["experts"]["ceiling"] |= LORA
+    config["distill"]["training"] |= LORA
+    config["distill"] |= {"student": "adapter", "teachers": {"twin": {"model": "ceiling"}}, "methods": {}}
+    config["distill"]["methods"] = {"sft": {}, "uld": {"teachers": ["twin"], "uld": 0.4, "k": 8}}
+    (jobs,) = plans(copy_checkout(tmp_path), [config | {"run": "planned"}])
+    assert not isinstance(jobs, str), jobs
+    inputs = {(job["rule"], *job["wildcards"].values()): set(job["input"]) for job in jobs}
+    large, small, adapter, ceiling = (
+        f"results/planned/{name}" for name in ("models/large", "models/small", "experts/adapter", "experts/ceiling")
+    )
+    assert {ceiling, large} <= inputs["decode", "ceiling", "0"]
+    assert {adapter, small} <= inputs["expert", "merged"]
+    assert {adapter, small} <= inputs["student", "sft", "0"]
+    assert {adapter, small} <= inputs["answer", "adapter"]
+    assert {"results/planned/distill/students/sft.0", adapter, small} <= inputs["answer", "sft.0"]
+    assert large not in inputs["expert", "sums"]
+    assert {ceiling, large} <= inputs["teacher_cache", "twin", "0"]
 
 
 def test_the_command_line_reads_an_adapter_as_a_model(run: Run, merged: dict[str, PreTrainedModel]) -> None:

@@ -26,7 +26,7 @@ from logitfusion.clip.features.cache import cache_features, read_features
 from logitfusion.errors import UserError
 
 CLIP_FORMS = (
-    "a folder that holds a CLIP (results/<run>/clip/encoder, say), open_clip:MODEL/TAG, open_clip:MODEL/TAG@REVISION, or"
+    "a folder that holds a CLIP (results/<run>/clip/encoder, say), open_clip:MODEL/TAG (or TAG@REVISION), or"
     " checkpoint:MODEL:FILE"
 )
 AUXILIARY_FORMS = (

@@ -22,5 +22,5 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{arguments.folder} holds no links: nothing to do.")
         return
     size = materialise(links)
-    models = {link.folder for link in links}
-    print(f"{arguments.folder}: {len(links)} files of {len(models)} models copied, {size / 1e9:.3g} GB.")
+    models = ", ".join(dict.fromkeys(link.folder.name for link in links))
+    print(f"{arguments.folder}: {len(links)} files copied, {size / 1e9:.3g} GB, of {models}.")

@@ -216,6 +216,8 @@ def _from_hub(kind: Kind, id: str, revision: str, commit: str | None, choose: Ch
         _check_space(total)
         logger.info("%s: %d files, %.1f MB, commit %s", id, len(absent), total / 1e6, info.sha)
         told.begin(total)
+    else:
+        logger.info("%s: all of commit %s is in the cache; its bytes are checked", id, info.sha)
     files = tuple(_checked(name, fetch(name), stated[name]) for name in names)
     _note(kind, id, None if commit else revision, info.sha, names)
     moved, licence = _new_name(kind, id, info.id), getattr(info.card_data, "license", None)

@@ -164,7 +164,7 @@ def copy_tokenizer(source: str | Path, target: str | Path) -> None:
     """
     for file in Path(source).iterdir():
         if file.name.startswith("tokenizer") or file.name in ("chat_template.jinja", "special_tokens_map.json"):
-            shutil.copy(file, Path(target) / file.name)
+            shutil.copyfile(file, Path(target) / file.name)  # not its mode: a cache may be read-only
 
 
 def count_parameters(model: PreTrainedModel) -> int:
