@@ -227,6 +227,7 @@ ROWS = {
     "distill.student": Row(STUDENTS, "gemma"),
     "distill.tasks": Row(TAUGHT, ["sums"]),
     "distill.texts": Row(TAUGHT, 100),
+    "distill.teachers.gemma.model": Row(TAUGHT | FETCHED, "large"),  # gemma is not used then
     "distill.teachers.*.model": Row(TAUGHT, "large"),
     "distill.teachers.*.template": Row(TAUGHT, "chat"),
     "distill.cache.precision": Row(TAUGHT, "fp32"),
