@@ -353,6 +353,11 @@ def test_a_model_that_a_stage_wrote_is_checked_alike(tmp_path: Path) -> None:
     )
 
 
+def test_a_damaged_model_of_another_run_is_not_referred_to(reference: Path, tmp_path: Path) -> None:
+    flip(largest(reference).resolve())
+    assert "which has changed since (other bytes)" in refused(lambda: refer_to(reference, tmp_path / "another"))
+
+
 def test_a_broken_record_is_named(reference: Path) -> None:
     known = read_json(reference / RECORD)
     (reference / RECORD).write_text(json.dumps(known | {"files": [{"name": "x"}]}))
