@@ -423,6 +423,23 @@ def test_too_small_a_disk_is_told_before_anything_is_copied(
     assert all(path.is_symlink() for path in reference.glob("model*"))
 
 
+def test_a_second_process_that_copies_the_same_is_told(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    links, copy = materialise.find_links(reference), materialise._copy
+
+    def overtaken(*arguments: object) -> str:
+        digest = copy(*arguments)
+        monkeypatch.setattr(materialise, "_copy", copy)
+        materialise.materialise(links)
+        return digest
+
+    monkeypatch.setattr(materialise, "_copy", overtaken)
+    assert cli.main(["materialise", str(reference)]) == 1
+    assert "is being copied by another process" in capsys.readouterr().err
+    assert not [path for path in reference.iterdir() if path.is_symlink() or "partial" in path.name]
+
+
 def test_what_has_changed_is_not_copied(source: Path, reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(largest(source))
     assert cli.main(["materialise", str(reference)]) == 1
