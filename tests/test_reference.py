@@ -325,6 +325,9 @@ def test_what_can_not_be_noted_is_checked_each_time(reference: Path, monkeypatch
     for _ in range(2):
         check_reference(reference)
     assert len(hashed) == 2 * len(read_recorded(reference) or {})
+    hashed.clear()
+    hash_model(reference)
+    assert len(hashed) == len(set(hashed))  # each file once, however many pieces there are
 
 
 def test_jobs_at_once_agree(reference: Path) -> None:
