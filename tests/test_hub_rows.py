@@ -127,10 +127,21 @@ def test_half_a_split_is_not_taken_for_the_split(hub: Hub, tmp_path: Path, monke
     cached = Path(constants.HF_HUB_CACHE) / "datasets--owner--rows/snapshots" / commit_of(1) / "first/train-1.jsonl"
     cached.unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"is not whole in the cache .*without first/train-1\.jsonl"):
+    with pytest.raises(
+        UserError, match=r"is not whole in the cache .*without first/train-1\.jsonl.*forcerun fetch_data"
+    ):
         read_rows(source(), fetched)
     with pytest.raises(UserError, match="was not downloaded earlier, and HF_HUB_OFFLINE is set"):
         fetch_rows(source("test"), tmp_path)
+
+
+def test_a_damaged_file_says_how_it_is_fetched_anew(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = fetch_rows(source(), tmp_path)
+    cached = Path(constants.HF_HUB_CACHE) / "datasets--owner--rows/snapshots" / commit_of(1) / "first/train-1.jsonl"
+    cached.resolve().write_bytes(cached.read_bytes().replace(b"c", b"d"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"it was deleted, so download it .*--until fetch --forcerun fetch_data"):
+        read_rows(source(), fetched)
 
 
 def test_a_name_without_owner_is_followed(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
@@ -143,6 +154,7 @@ def test_a_name_without_owner_is_followed(hub: Hub, caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
+        (source(dataset="owner/several", subset=None), r"main\) has several subsets; name one .*: 'one', 'two'"),
         (source(subset="none"), "subset none.*can't be read .*'none' not found.*correct the task's source.subset"),
         (source(split="dev"), r"has no split 'dev' \(it has train, test\)"),
         (source(dataset="owner/none"), "The data set 'owner/none' .*is not on the hub"),
@@ -152,9 +164,12 @@ def test_a_name_without_owner_is_followed(hub: Hub, caplog: pytest.LogCaptureFix
             "is gated: accept .* its page, .*/datasets/owner/gated, and set HF_TOKEN",
         ),
     ],
-    ids=["subset", "split", "nothing", "script", "gated"],
+    ids=["subsets", "subset", "split", "nothing", "script", "gated"],
 )
 def test_what_can_not_be_read_is_one_sentence(hub: Hub, asked: HubRows, words: str) -> None:
+    subsets = [f"- {{config_name: {name}, data_files: {name}.jsonl}}\n" for name in ("one", "two")]
+    several = {"README.md": f"---\nconfigs:\n{''.join(subsets)}---\n"}
+    hub.add("owner/several", several | {f"{name}.jsonl": lines(name) for name in ("one", "two")}, kind="datasets")
     hub.add("owner/code", {"code.py": "1 / 0"}, kind="datasets")
     hub.add("owner/gated", FILES, kind="datasets", gated=True)
     with pytest.raises(UserError, match=words) as caught:

@@ -325,6 +325,9 @@ def test_what_can_not_be_noted_is_checked_each_time(reference: Path, monkeypatch
     for _ in range(2):
         check_reference(reference)
     assert len(hashed) == 2 * len(read_recorded(reference) or {})
+    hashed.clear()
+    hash_model(reference)
+    assert len(hashed) == len(set(hashed))  # each file once, however many pieces there are
 
 
 def test_jobs_at_once_agree(reference: Path) -> None:
@@ -351,6 +354,11 @@ def test_a_model_that_a_stage_wrote_is_checked_alike(tmp_path: Path) -> None:
         f"The weights in {copy} are damaged (model.safetensors has other bytes since it was written); delete the folder"
         " and run again."
     )
+
+
+def test_a_damaged_model_of_another_run_is_not_referred_to(reference: Path, tmp_path: Path) -> None:
+    flip(largest(reference).resolve())
+    assert "which has changed since (other bytes)" in refused(lambda: refer_to(reference, tmp_path / "another"))
 
 
 def test_a_broken_record_is_named(reference: Path) -> None:
@@ -416,6 +424,23 @@ def test_too_small_a_disk_is_told_before_anything_is_copied(
     assert cli.main(["materialise", str(reference)]) == 1
     assert "nothing was changed" in capsys.readouterr().err
     assert all(path.is_symlink() for path in reference.glob("model*"))
+
+
+def test_a_second_process_that_copies_the_same_is_told(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    links, copy = materialise.find_links(reference), materialise._copy
+
+    def overtaken(*arguments: object) -> str:
+        digest = copy(*arguments)
+        monkeypatch.setattr(materialise, "_copy", copy)
+        materialise.materialise(links)
+        return digest
+
+    monkeypatch.setattr(materialise, "_copy", overtaken)
+    assert cli.main(["materialise", str(reference)]) == 1
+    assert "is being copied by another process" in capsys.readouterr().err
+    assert not [path for path in reference.iterdir() if path.is_symlink() or "partial" in path.name]
 
 
 def test_what_has_changed_is_not_copied(source: Path, reference: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,6 +162,26 @@ def test_an_adapter_without_its_base_is_refused(run: Run) -> None:
             use(run.expert("first"))
 
 
+def test_an_adapter_beside_another_base_is_refused(run: Run) -> None:
+    shutil.rmtree(run.base)
+    shutil.copytree(run.folder / "models/large", run.base)
+    for use in (load_expert, FusedLM.from_folders, lambda folder: Models({"first": folder}, Loading())):
+        with pytest.raises(UserError, match=r"first was trained from another model than .*base holds now"):
+            use(run.expert("first"))
+
+
+def test_a_link_to_an_adapter_is_read_beside_the_base_of_its_run(
+    run: Run, merged: dict[str, PreTrainedModel], tmp_path: Path
+) -> None:
+    link = tmp_path / "another/experts/mine"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(run.expert("first"))
+    shutil.copytree(run.folder / "models/large", tmp_path / "another/models/base")  # beside the link, and not its base
+    assert_equal(load_expert(link, device=CPU), merged["first"])
+    (tmp_path / "experts").symlink_to(run.folder / "experts")
+    assert_equal(load_expert(tmp_path / "experts/first", device=CPU), merged["first"])
+
+
 def test_a_changed_adapter_is_refused(run: Run) -> None:
     path = run.expert("first") / "adapter_model.safetensors"
     content = bytearray(path.read_bytes())

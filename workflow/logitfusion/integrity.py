@@ -91,9 +91,13 @@ def check_files(folder: str | Path, *, weights: bool = True) -> dict[str, Record
     Raises:
         UserError: a file is gone or has other bytes; it is named, with what to do.
     """
-    folder = Path(folder)
     recorded = read_recorded(folder) or {}
     files = {name: file for name, file in recorded.items() if weights or not name.endswith(_WEIGHTS)}
+    _check(Path(folder), files)
+    return files
+
+
+def _check(folder: Path, files: Mapping[str, RecordedFile]) -> None:
     seen = _read_seen(folder) if files else {}
     stamps = {file.name: _stamp(folder, file) for file in files.values()}
     unsure = {name: folder / name for name, stamp in stamps.items() if seen.get(name) != stamp}
@@ -103,7 +107,6 @@ def check_files(folder: str | Path, *, weights: bool = True) -> dict[str, Record
                 raise changed(folder, name, "other bytes")
         with suppress(OSError, UserError):  # a folder that can't be written is hashed again by the next reader
             write_json(folder / SEEN, seen | {name: stamps[name] for name in unsure})
-    return files
 
 
 def refuse_gone(folder: str | Path) -> None:
@@ -123,8 +126,11 @@ def digest(path: str | Path) -> str:
         UserError: the file has changed since.
     """
     path = Path(path)
-    known = check_files(path.parent, weights=path.name.endswith(_WEIGHTS)).get(path.name)
-    return sha256(path) if known is None else known.sha256
+    known = (read_recorded(path.parent) or {}).get(path.name)
+    if known is None:
+        return sha256(path)
+    _check(path.parent, {path.name: known})
+    return known.sha256
 
 
 def _read_seen(folder: Path) -> Mapping[str, list[int | str]]:

@@ -274,7 +274,10 @@ def _from_cache(kind: Kind, id: str, revision: str, commit: str | None, choose: 
     """The same from what was downloaded earlier."""
     commit = commit or _cached_commit(_repository(kind, id), revision)
     folder = _repository(kind, id) / "snapshots" / str(commit)
-    elsewhere = f"and {silence}; download it where there is a network (snakemake --until fetch), with the same HF_HOME"
+    # Snakemake believes that a data set is there as long as its record is.
+    forced = " --forcerun fetch_data" if kind == "dataset" else ""
+    mend = f"download it where there is a network (snakemake --until fetch{forced}), with the same HF_HOME"
+    elsewhere = f"and {silence}; {mend}"
     if commit is None or not folder.is_dir():
         raise UserError(f"is not in the cache {constants.HF_HUB_CACHE}, {elsewhere}")
     stated = _cached_listing(kind, id, commit, folder)
@@ -284,7 +287,7 @@ def _from_cache(kind: Kind, id: str, revision: str, commit: str | None, choose: 
             raise UserError(f"is not whole in the cache {constants.HF_HUB_CACHE} (without {name}), {elsewhere}")
         return folder / name
 
-    files = tuple(_checked(name, find(name), stated.get(name)) for name in choose(list(stated), find))
+    files = tuple(_checked(name, find(name), stated.get(name), mend) for name in choose(list(stated), find))
     return Download(kind, id, revision, commit, folder, files)
 
 
@@ -312,7 +315,7 @@ def _cached_commit(repository: Path, revision: str) -> str | None:
         return None
 
 
-def _checked(name: str, path: Path, stated: _Stated | None) -> HubFile:
+def _checked(name: str, path: Path, stated: _Stated | None, mend: str = "run the same again") -> HubFile:
     """A file whose bytes are those that the hub states; what is wrong is deleted, so that it is fetched again."""
     found = sha256(path)
     if stated is None:
@@ -325,8 +328,7 @@ def _checked(name: str, path: Path, stated: _Stated | None) -> HubFile:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise UserError(
-            f"has another {name} on this disk than on the hub (a broken download or disk); it was deleted, so run the"
-            " same again"
+            f"has another {name} on this disk than on the hub (a broken download or disk); it was deleted, so {mend}"
         )
     return HubFile(name, path, path.stat().st_size, found)
 

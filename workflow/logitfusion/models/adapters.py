@@ -14,12 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.config.training import LoRA
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.files import read_json, write_json
-from logitfusion.integrity import check_files
+from logitfusion.integrity import RECORD, check_files
 from logitfusion.models.adapter_kinds import is_plain, read_adapter, read_shapes
 from logitfusion.models.architecture import count_vocabulary, has_key_value_cache, restart_length
 from logitfusion.models.cards import input_device
 from logitfusion.models.checkpoint import find_base, refuse_no_checkpoint
 from logitfusion.models.forward import agree, plain_logits, refuse_not_causal
+from logitfusion.models.identity import hash_recorded
 from logitfusion.models.load import copy_tokenizer, load_model
 
 
@@ -97,7 +98,7 @@ def refuse_no_expert(folder: str | Path) -> None:
     """Refuse what is neither the folder of a whole model nor an adapter beside its base, before anything is read.
 
     Raises:
-        UserError: says what the folder holds instead, or that the base is not there.
+        UserError: says what the folder holds instead, or that the base is not there or is another one by now.
     """
     base = find_base(folder)
     if base is not None and not base.is_dir():
@@ -107,8 +108,14 @@ def refuse_no_expert(folder: str | Path) -> None:
         )
     if base is None:
         refuse_no_checkpoint(Path(folder))
-    else:
-        refuse_no_expert(base)
+        return
+    refuse_no_expert(base)
+    trained_from = read_json(Path(folder) / RECORD).get("base_weights")
+    if trained_from not in (None, hash_recorded(base)):
+        raise UserError(
+            f"The adapter in {folder} was trained from another model than {base} holds now (other weights): put that"
+            " model back, or delete the adapter's folder and run again."
+        )
 
 
 def load_sharing(

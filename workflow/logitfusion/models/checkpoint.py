@@ -55,7 +55,11 @@ def find_base(folder: str | Path) -> Path | None:
     folder = Path(folder)
     if not is_adapter(folder) or not was_written_here(folder):
         return None
-    return Path(os.path.normpath(folder / str(read_json(folder / "adapter_config.json")["base_model_name_or_path"])))
+    named = str(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
+    base = Path(os.path.normpath(folder / named))
+    if folder.is_symlink() or not base.is_dir():  # somebody's own link, beside which there is no base, or another one
+        base = Path(os.path.normpath(folder.resolve() / named))
+    return base
 
 
 def holds_weights(folder: str | Path) -> bool:

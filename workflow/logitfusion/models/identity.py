@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from logitfusion.errors import UserError
-from logitfusion.integrity import digest, refuse_gone
+from logitfusion.integrity import digest, read_recorded, refuse_gone
 from logitfusion.models.checkpoint import find_base
-from logitfusion.provenance import hash_text
+from logitfusion.provenance import hash_json, hash_text
 
 _TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model", "chat_template*", "additional_chat_templates/*")
 
@@ -29,6 +29,14 @@ def hash_model(folder: str | Path) -> str:
     if not config.is_file() or not weights:
         raise UserError(f"The folder {folder} holds no whole model: it needs config.json and weights as safetensors.")
     return _hash([config, *weights])
+
+
+def hash_recorded(folder: str | Path) -> str | None:
+    """A hash of the weights that a folder's record names, none of which is read; None where it names no files."""
+    files = read_recorded(folder)
+    if files is None:
+        return None
+    return hash_json({name: file.sha256 for name, file in files.items() if name.endswith(".safetensors")})
 
 
 def checksum_weights(folder: str | Path) -> str:

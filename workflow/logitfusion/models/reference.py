@@ -50,6 +50,7 @@ def refer(
     """
     source, title = source.absolute(), title or folder.name
     names = choose_files(source) if names is None else names
+    check_files(source)  # of another run's model, which may be damaged since
     load_tokenizer(source)
     described = describe_stored(source)
     for name in names:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.files import whole
 from logitfusion.integrity import RECORD, as_rows, record_files
 from logitfusion.models.adapters import save_adapter
+from logitfusion.models.identity import hash_recorded
 from logitfusion.models.load import copy_tokenizer, describe, save_model
 from logitfusion.models.reference import describe_recorded
 from logitfusion.provenance import record
@@ -40,6 +41,7 @@ def write_trained(
         if isinstance(model, PeftModel):
             save_adapter(model, tokenizer, folder, base, output)
             facts = describe_recorded(base) | {"trained_parameters": _count_trained(model)}
+            facts["base_weights"] = hash_recorded(base)  # which alone the adapter is read with
         else:
             save_model(model, tokenizer, folder, model.dtype)
             copy_tokenizer(base, folder)

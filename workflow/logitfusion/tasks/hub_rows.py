@@ -109,11 +109,17 @@ def _open_builder(source: HubRows, card: Download) -> DatasetBuilder:
     except Exception as error:  # of a dozen unrelated types
         if find_memory_error(error) is not None or find_disk_error(error) is not None:
             raise
-        title = f"The data set {source.dataset!r} (revision {source.revision}, subset {source.subset})"
+        subset = f", subset {source.subset}" if source.subset else ""
+        title = f"The data set {source.dataset!r} (revision {source.revision}{subset})"
         if "script" in str(error):
             raise UserError(
                 f"{title} is made by Python code that comes with it, which is never run; most such have their rows at"
                 " the revision refs/convert/parquet."
+            ) from error
+        found = re.search(r"available configs: \[(.*)\]", str(error))  # where there are several, and none was named
+        if found is not None:
+            raise UserError(
+                f"{title} has several subsets; name one as the task's source.subset: {found[1]}."
             ) from error
         raise UserError(f"{title} can't be read ({first_line(error)}); correct the task's source.subset.") from error
 
