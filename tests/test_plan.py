@@ -22,7 +22,7 @@ from logitfusion.distill.shard import row_bytes
 from logitfusion.errors import UserError
 from logitfusion.plan.counted import Counted, Models
 from logitfusion.plan.decoding import Member, Texts, cached_token, decode_cost
-from logitfusion.plan.hardware import GPUS, find_gpu
+from logitfusion.plan.hardware import GPUS, Gpu, find_gpu
 from logitfusion.plan.jobs import Assumed, Planner
 from logitfusion.plan.measure import measure, read_config
 from logitfusion.plan.remedies import edit_run
@@ -112,6 +112,25 @@ def test_what_does_not_fit_is_told_with_what_would(
             assert job.cost.gpu_bytes <= 0.9e9, "each remedy is enough by itself"
 
 
+def test_a_remedy_is_of_the_dtype_that_is_in_force(metadata: Path) -> None:
+    config = small_run()
+    config["fusion"] |= {"dtype": "float32", "batch_size": 1}
+    run = resolve_config(config)
+    half = plan_run(edit_run(run, {"fusion.dtype": "bfloat16"}), "x", metadata=metadata).jobs[-1].cost.gpu_bytes
+    card = Gpu("a card", half + 1)
+    assumed = Assumed(cards=1, memory=card.memory)
+    *_, misfit = plan_run(run, "x", gpu=card, assumed=assumed, metadata=metadata).misfits
+    assert misfit.job.rule == "decode"
+    assert misfit.remedies == ({"fusion.dtype": "bfloat16"},), "models.*.dtype would change nothing"
+
+
+def test_a_config_json_that_is_no_table_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    describe(tmp_path, "large", LLAMA)
+    (tmp_path / "owner/large/config.json").write_text("[1]")
+    assert plan(tmp_path, small_run(), "--metadata", str(tmp_path))[0] == 1
+    assert "'owner/large' (revision main) has a config.json that can't be used" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -160,7 +179,9 @@ def test_models_of_packages_are_not_guessed(
 ) -> None:
     monkeypatch.chdir(ROOT / "tests")  # no results here
     assert cli.main(["plan", str(ROOT / "config/config.yaml"), "--gpu", "none"]) == 0
-    assert "its package says nothing of it before it is downloaded" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "its package says nothing of it before it is downloaded" in shown
+    assert "Disk: not known" in shown, "what is not known is not said to be nothing"
 
 
 # ---- the papers' settings --------------------------------------------------------------------------------------------

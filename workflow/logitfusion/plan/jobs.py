@@ -186,7 +186,7 @@ class Planner:
                 continue
             names = [model for task in tasks for model in method_models(self.run, name, task)]
             edits = _decoding_edits(f"fusion.methods.{name}", method_batch_size(self.run, name), self.assumed.cards)
-            edits += self._dtype_edits(names)
+            edits += self._dtype_edits(names, {"fusion.dtype": fusion.dtype})
             if name in tuned_methods(self.run):
                 groups = [task for group in tuning_groups(self.run, name) for task in group]
                 cost = partial(self._decode, name, groups, "validation")
@@ -257,7 +257,7 @@ class Planner:
         for name in dict.fromkeys([distill.student, *teachers]):
             edits = [{"distill.batch_size": size} for size in halves(distill.batch_size)]
             edits += [{"distill.gpus": cards} for cards in _more(distill.gpus, self.assumed.cards)]
-            edits += self._dtype_edits([name])
+            edits += self._dtype_edits([name], {"distill.dtype": distill.dtype})
             count = 1 + trials * (name == distill.student)
             yield self._job("answer", name, [name], partial(self._answer, name), count=count, edits=edits)
 
@@ -301,8 +301,10 @@ class Planner:
                 return Job(rule, name, count, None, f"The model {root(self.run, model)!r} is not known yet: {reason}.")
         return Job(rule, name, count, cost, edits=tuple(edits))
 
-    def _dtype_edits(self, names: list[str]) -> list[Edit]:
-        """Half precision of the models that are in more."""
+    def _dtype_edits(self, names: list[str], use: Mapping[str, str] | None = None) -> list[Edit]:
+        """Half precision of the models that are in more, or of their use, whose dtype comes before theirs."""
+        if use and "auto" not in use.values():
+            return [{key: "bfloat16" for key, dtype in use.items() if ITEM[dtype] > 2}]
         roots = dict.fromkeys(root(self.run, name) for name in names)
         wide = [name for name in roots if (found := self.models.find(self.run, name)) and ITEM[found.size.dtype] > 2]
         return [{f"models.{name}.dtype": "bfloat16" for name in wide}] if wide else []

@@ -137,9 +137,13 @@ def _storage(plan: RunPlan) -> list[str]:
         lines += [
             f"  {name.ljust(width)}  {'?' if size is None else _size(size)}" for name, size in plan.downloads.items()
         ]
-    lines.append(
-        f"Disk: {_size(plan.disk)} in results, and at most {_size(plan.scratch)} for a checkpoint while its job runs"
-    )
+    known_jobs = [job for job in plan.jobs if job.cost is not None]
+    more = "" if len(known_jobs) == len(plan.jobs) else ", without that of models that are not known yet"
+    if known_jobs:
+        checkpoint = f"at most {_size(plan.scratch)} for a checkpoint while its job runs"
+        lines.append(f"Disk: {_size(plan.disk)} in results, and {checkpoint}{more}")
+    else:
+        lines.append("Disk: not known, because no model is known yet")
     return lines
 
 
