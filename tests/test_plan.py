@@ -20,6 +20,7 @@ from logitfusion.config.load import resolve_config
 from logitfusion.config.run import RunConfig
 from logitfusion.distill.shard import row_bytes
 from logitfusion.errors import UserError
+from logitfusion.plan.cost import CONTEXT, PROCESS
 from logitfusion.plan.counted import Counted, Models
 from logitfusion.plan.decoding import Member, Texts, cached_token, decode_cost
 from logitfusion.plan.hardware import GPUS, Gpu, find_gpu
@@ -122,6 +123,39 @@ def test_a_remedy_is_of_the_dtype_that_is_in_force(metadata: Path) -> None:
     *_, misfit = plan_run(run, "x", gpu=card, assumed=assumed, metadata=metadata).misfits
     assert misfit.job.rule == "decode"
     assert misfit.remedies == ({"fusion.dtype": "bfloat16"},), "models.*.dtype would change nothing"
+
+
+def test_a_batch_that_is_found_is_the_largest_that_fits(metadata: Path) -> None:
+    config = small_run()
+    config["fusion"] |= {"batch_size": "auto"}
+    config["tasks"]["sums"]["test"] = 4000
+    run = resolve_config(config)
+
+    def decode(size: int | str, **places: Any) -> Any:
+        return plan_run(edit_run(run, {"fusion.batch_size": size}), "x", metadata=metadata, **places).jobs[-1].cost
+
+    rows = decode(64).gpu_bytes - CONTEXT
+    for memory in (CONTEXT + share * rows for share in (1.0, 1.2, 1.9)):
+        found = decode("auto", assumed=Assumed(memory=memory))
+        assert found.gpu_bytes <= memory
+        assert found == decode(64, assumed=Assumed(memory=memory)), "memory and time are of the same batch"
+    assert decode("auto", assumed=Assumed(memory=1e3)) == decode(1, assumed=Assumed(memory=1e3))
+    assert decode("auto", on_cpu=True) == decode(256, on_cpu=True), "a job that took all memory would be killed"
+
+
+def test_a_training_on_a_cpu_is_in_fp32(metadata: Path) -> None:
+    def kept(precision: str, *, on_cpu: bool) -> float:
+        run = edit_run(resolve_config(small_run()), {"experts.sums.precision": precision})
+        return plan_run(run, "x", on_cpu=on_cpu, metadata=metadata).jobs[0].cost.gpu["activations"]
+
+    assert kept("auto", on_cpu=True) == kept("fp32", on_cpu=True) > kept("auto", on_cpu=False)
+    assert kept("auto", on_cpu=False) == kept("bf16", on_cpu=True)
+
+
+def test_each_process_of_a_training_has_its_libraries() -> None:
+    size, kept = measure(read_config(LLAMA, "It")), Activations(0.0, 1.0)
+    one, four = (train_cost(size, kept, Plan(1, 8, 8, processes=count)).host_bytes for count in (1, 4))
+    assert four - one == 3 * PROCESS
 
 
 def test_a_config_json_that_is_no_table_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
