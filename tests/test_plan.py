@@ -319,7 +319,9 @@ def test_training_needs_no_less_for_more(size: ModelSize, rows: int, tokens: int
 
 def test_a_training_has_its_sixteen_bytes_a_parameter() -> None:
     size = size_of()
-    full = train_cost(size, Activations(0, 0), Plan(rows=1, tokens=8, sequences=8)).gpu
+    cost = train_cost(size, Activations(0, 0), Plan(rows=1, tokens=8, sequences=8))
+    assert cost.scratch == 2 * 12 * size.parameters, "the Trainer deletes a checkpoint once the next one is written"
+    full = cost.gpu
     assert full["weights"] + full["gradients"] + full["optimizer"] == 16 * size.parameters
     lora = train_cost(size, Activations(0, 0), Plan(rows=1, tokens=8, sequences=8, rank=4, frozen="bfloat16")).gpu
     assert lora["weights"] + lora["gradients"] + lora["optimizer"] == 2 * size.parameters + 16 * size.adapters(4)

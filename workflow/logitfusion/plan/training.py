@@ -121,7 +121,7 @@ def train_cost(size: ModelSize, kept: Activations, plan: Plan) -> Cost:
         plan.processes,
         host,
         disk=stored,
-        scratch=(MASTER + MOMENTS) * trained,
+        scratch=2 * (MASTER + MOMENTS) * trained,  # the last checkpoint is there until the next one is whole
         work=_work(size, plan),
     )
 
