@@ -283,7 +283,7 @@ def test_the_command_line_says_how_models_are_loaded(
         (["--dtype", "bf17"], "--dtype must be one of auto, float32, bfloat16, float16"),
         (["--attention", "fast"], "--attention must be one of auto, sdpa, flash_attention_2, eager"),
         (["--device-map", "moon"], "can't be put on 'moon'"),
-        (["--batch-size", "automatic"], "--batch-size must be one of auto"),
+        (["--batch-size", "automatic"], "--batch-size must be an integer or auto"),
     ],
 )
 def test_options_of_loading_that_mean_nothing_are_refused(
