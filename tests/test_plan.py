@@ -242,7 +242,9 @@ def test_without_half_precision_and_sharding_they_do_not() -> None:
     assert {"distill.cache.precision": "bf16"} in wrong["teacher_cache", "mistral"]
 
 
-def test_encoders_of_the_few_shot_track_are_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_encoders_of_the_few_shot_track_are_counted(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     """Their architectures alone say what they weigh."""
     import open_clip
     import timm
@@ -257,6 +259,7 @@ def test_encoders_of_the_few_shot_track_are_counted(capsys: pytest.CaptureFixtur
     }
     code, written = plan(tmp_path, {"run": "few", "clip": clip}, "--gpu", "T4")
     assert code == 0
+    assert not caplog.records, "that an encoder has no weights here is no news"
     found = json.loads(written.read_text())
     assert found["downloads"] == {"open_clip ViT-S-32-alt openai": None, "timm test_efficientnet.r160_in1k": None}
     models = [open_clip.create_model("ViT-S-32-alt"), timm.create_model("test_efficientnet.r160_in1k")]
