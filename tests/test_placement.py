@@ -182,8 +182,8 @@ def test_a_map_of_a_fusion(tiny_models: dict[str, Path], monkeypatch: pytest.Mon
     folders = [tiny_models["large"], tiny_models["base"]]
     assert assign_devices(folders, None, "auto") == [None, None]
     assert assign_devices(folders, "cpu", "auto") == [{"": torch.device("cpu")}] * 2
-    for wrong in ("moon", "cuda:99"):
-        with pytest.raises(UserError, match=f"can't be put on '{wrong}'.*use auto, cpu"):
+    for wrong in ("moon", "cuda:99", {"": "cpu"}):
+        with pytest.raises(UserError, match=f"can't be put on {wrong!r}.*use auto, cpu"):
             assign_devices(folders, wrong, "auto")
     monkeypatch.setattr(cards_module, "free_memory", lambda: [10**9] * 2)
     assert assign_devices(folders, "auto", "auto") == [{"": 0}, {"": 1}]

@@ -20,9 +20,10 @@ from logitfusion.config.load import resolve_config
 from logitfusion.config.run import RunConfig
 from logitfusion.distill.shard import row_bytes
 from logitfusion.errors import UserError
+from logitfusion.plan.cost import CONTEXT, PROCESS
 from logitfusion.plan.counted import Counted, Models
 from logitfusion.plan.decoding import Member, Texts, cached_token, decode_cost
-from logitfusion.plan.hardware import GPUS, find_gpu
+from logitfusion.plan.hardware import GPUS, Gpu, find_gpu
 from logitfusion.plan.jobs import Assumed, Planner
 from logitfusion.plan.measure import measure, read_config
 from logitfusion.plan.remedies import edit_run
@@ -112,6 +113,58 @@ def test_what_does_not_fit_is_told_with_what_would(
             assert job.cost.gpu_bytes <= 0.9e9, "each remedy is enough by itself"
 
 
+def test_a_remedy_is_of_the_dtype_that_is_in_force(metadata: Path) -> None:
+    config = small_run()
+    config["fusion"] |= {"dtype": "float32", "batch_size": 1}
+    run = resolve_config(config)
+    half = plan_run(edit_run(run, {"fusion.dtype": "bfloat16"}), "x", metadata=metadata).jobs[-1].cost.gpu_bytes
+    card = Gpu("a card", half + 1)
+    assumed = Assumed(cards=1, memory=card.memory)
+    *_, misfit = plan_run(run, "x", gpu=card, assumed=assumed, metadata=metadata).misfits
+    assert misfit.job.rule == "decode"
+    assert misfit.remedies == ({"fusion.dtype": "bfloat16"},), "models.*.dtype would change nothing"
+
+
+def test_a_batch_that_is_found_is_the_largest_that_fits(metadata: Path) -> None:
+    config = small_run()
+    config["fusion"] |= {"batch_size": "auto"}
+    config["tasks"]["sums"]["test"] = 4000
+    run = resolve_config(config)
+
+    def decode(size: int | str, **places: Any) -> Any:
+        return plan_run(edit_run(run, {"fusion.batch_size": size}), "x", metadata=metadata, **places).jobs[-1].cost
+
+    rows = decode(64).gpu_bytes - CONTEXT
+    for memory in (CONTEXT + share * rows for share in (1.0, 1.2, 1.9)):
+        found = decode("auto", assumed=Assumed(memory=memory))
+        assert found.gpu_bytes <= memory
+        assert found == decode(64, assumed=Assumed(memory=memory)), "memory and time are of the same batch"
+    assert decode("auto", assumed=Assumed(memory=1e3)) == decode(1, assumed=Assumed(memory=1e3))
+    assert decode("auto", on_cpu=True) == decode(256, on_cpu=True), "a job that took all memory would be killed"
+
+
+def test_a_training_on_a_cpu_is_in_fp32(metadata: Path) -> None:
+    def kept(precision: str, *, on_cpu: bool) -> float:
+        run = edit_run(resolve_config(small_run()), {"experts.sums.precision": precision})
+        return plan_run(run, "x", on_cpu=on_cpu, metadata=metadata).jobs[0].cost.gpu["activations"]
+
+    assert kept("auto", on_cpu=True) == kept("fp32", on_cpu=True) > kept("auto", on_cpu=False)
+    assert kept("auto", on_cpu=False) == kept("bf16", on_cpu=True)
+
+
+def test_each_process_of_a_training_has_its_libraries() -> None:
+    size, kept = measure(read_config(LLAMA, "It")), Activations(0.0, 1.0)
+    one, four = (train_cost(size, kept, Plan(1, 8, 8, processes=count)).host_bytes for count in (1, 4))
+    assert four - one == 3 * PROCESS
+
+
+def test_a_config_json_that_is_no_table_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    describe(tmp_path, "large", LLAMA)
+    (tmp_path / "owner/large/config.json").write_text("[1]")
+    assert plan(tmp_path, small_run(), "--metadata", str(tmp_path))[0] == 1
+    assert "'owner/large' (revision main) has a config.json that can't be used" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -160,7 +213,9 @@ def test_models_of_packages_are_not_guessed(
 ) -> None:
     monkeypatch.chdir(ROOT / "tests")  # no results here
     assert cli.main(["plan", str(ROOT / "config/config.yaml"), "--gpu", "none"]) == 0
-    assert "its package says nothing of it before it is downloaded" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "its package says nothing of it before it is downloaded" in shown
+    assert "Disk: not known" in shown, "what is not known is not said to be nothing"
 
 
 # ---- the papers' settings --------------------------------------------------------------------------------------------
@@ -187,7 +242,9 @@ def test_without_half_precision_and_sharding_they_do_not() -> None:
     assert {"distill.cache.precision": "bf16"} in wrong["teacher_cache", "mistral"]
 
 
-def test_encoders_of_the_few_shot_track_are_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_encoders_of_the_few_shot_track_are_counted(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     """Their architectures alone say what they weigh."""
     import open_clip
     import timm
@@ -202,6 +259,7 @@ def test_encoders_of_the_few_shot_track_are_counted(capsys: pytest.CaptureFixtur
     }
     code, written = plan(tmp_path, {"run": "few", "clip": clip}, "--gpu", "T4")
     assert code == 0
+    assert not caplog.records, "that an encoder has no weights here is no news"
     found = json.loads(written.read_text())
     assert found["downloads"] == {"open_clip ViT-S-32-alt openai": None, "timm test_efficientnet.r160_in1k": None}
     models = [open_clip.create_model("ViT-S-32-alt"), timm.create_model("test_efficientnet.r160_in1k")]
@@ -264,7 +322,9 @@ def test_training_needs_no_less_for_more(size: ModelSize, rows: int, tokens: int
 
 def test_a_training_has_its_sixteen_bytes_a_parameter() -> None:
     size = size_of()
-    full = train_cost(size, Activations(0, 0), Plan(rows=1, tokens=8, sequences=8)).gpu
+    cost = train_cost(size, Activations(0, 0), Plan(rows=1, tokens=8, sequences=8))
+    assert cost.scratch == 2 * 12 * size.parameters, "the Trainer deletes a checkpoint once the next one is written"
+    full = cost.gpu
     assert full["weights"] + full["gradients"] + full["optimizer"] == 16 * size.parameters
     lora = train_cost(size, Activations(0, 0), Plan(rows=1, tokens=8, sequences=8, rank=4, frozen="bfloat16")).gpu
     assert lora["weights"] + lora["gradients"] + lora["optimizer"] == 2 * size.parameters + 16 * size.adapters(4)

@@ -91,6 +91,8 @@ def test_the_models_entry_in_the_config_comes_before_the_checkpoint(
         assert choose_dtype(folder, "float16") == torch.float16  # and what a use asks for comes before both
     with pytest.raises(UserError, match="dtype 'float8' does not exist"):
         choose_dtype(folder, "float8")
+    with pytest.raises(UserError, match="dtype 'int8' does not exist"):
+        choose_dtype(folder, torch.int8)
 
 
 def test_files_that_are_made_here_have_the_precision_of_their_entry(tmp_path: Path) -> None:
@@ -151,6 +153,8 @@ def test_attention_that_is_not_there_is_refused_before_the_weights_are_read(
     half_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(UserError, match="attention 'flash' does not exist: use one of auto, sdpa"):
+        load_model(half_models["base"], attention="flash")
     with pytest.raises(UserError, match="flash_attention_2, which needs an NVIDIA GPU; use attention: auto"):
         load_model(half_models["base"], dtype="auto", attention="flash_attention_2")
     on_card = {"dtype": "auto", "attention": "flash_attention_2", "device_map": {"": 0}}
@@ -279,7 +283,7 @@ def test_the_command_line_says_how_models_are_loaded(
         (["--dtype", "bf17"], "--dtype must be one of auto, float32, bfloat16, float16"),
         (["--attention", "fast"], "--attention must be one of auto, sdpa, flash_attention_2, eager"),
         (["--device-map", "moon"], "can't be put on 'moon'"),
-        (["--batch-size", "automatic"], "--batch-size must be one of auto"),
+        (["--batch-size", "automatic"], "--batch-size must be an integer or auto"),
     ],
 )
 def test_options_of_loading_that_mean_nothing_are_refused(

@@ -164,4 +164,5 @@ def _not_one_of(at_key: str, at: str, value: Any, context: dict[str, Any]) -> st
 def _wrong_choice(at: str, value: Any, known: list[str]) -> str:
     near = difflib.get_close_matches(str(value), known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{at} must be one of {', '.join(known)}{hint}, and is {value!r}."
+    choice = f"one of {', '.join(known)}" if len(known) != 1 else f"an integer or {known[0]}"  # of a size that is found
+    return f"{at} must be {choice}{hint}, and is {value!r}."

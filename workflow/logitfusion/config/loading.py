@@ -10,6 +10,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["auto", "sdpa", "flash_attention_2", "eager"]
 # The short names that the cache of a teacher has for them.
 PRECISIONS: dict[str, Dtype] = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+# Rows with which the search for a batch size begins: more are hardly faster on any card.
+LARGEST_BATCH = 256
 
 
 class Loading(Section):

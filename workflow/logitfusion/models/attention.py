@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -30,9 +31,12 @@ def refuse_attention(
         devices: that the model is put on.
 
     Raises:
-        UserError: says which of these lacks it.
+        UserError: says which of these lacks it, or that there is no such attention.
     """
-    if attention in ("auto", "eager"):
+    if attention not in (*get_args(Attention), None):
+        names = ", ".join(get_args(Attention))
+        raise UserError(f"The attention {attention!r} does not exist: use one of {names}.")
+    if attention in ("auto", "eager", None):
         return
     kind = _find_class(folder)
     if kind is None:

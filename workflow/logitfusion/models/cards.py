@@ -60,7 +60,7 @@ def assign_devices(
     try:
         device = torch.device(device_map)
         torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # unknown, or torch is not built for it, or no such card
+    except (AssertionError, RuntimeError, TypeError) as error:  # unknown, torch is not built for it, no such card
         raise UserError(
             f"The models can't be put on {device_map!r} ({first_line(error)}); use auto, cpu, or cuda:0 and the like."
         ) from None

@@ -10,15 +10,13 @@ from typing import Literal, TypeVar
 
 import torch
 
+from logitfusion.config.loading import LARGEST_BATCH
 from logitfusion.errors import find_memory_error
 
 logger = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
-
-# Where the search for a batch size begins: more rows are hardly faster on any card.
-LARGEST_BATCH = 256
 
 
 class BatchSize:

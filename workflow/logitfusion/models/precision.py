@@ -31,7 +31,7 @@ def choose_dtype(folder: str | Path, asked: Dtype | torch.dtype = "auto") -> tor
         UserError: a precision that is none.
     """
     if isinstance(asked, torch.dtype):
-        return asked
+        return asked if asked in (*_NAMES.values(), torch.float64) else to_dtype(str(asked).removeprefix("torch."))
     if asked != "auto":
         return to_dtype(asked)
     record = Path(folder) / "record.json"

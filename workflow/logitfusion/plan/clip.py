@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -104,10 +105,13 @@ def _auxiliary(source: str, name: str) -> tuple[int, int, int]:
 
 
 def _build(make: Callable[[], Any], title: str) -> nn.Module:
+    logging.disable(logging.WARNING)  # open_clip warns of a model without weights, which is all that is wanted here
     try:
         return make().eval()
     except Exception as error:  # each library has its own types
         raise UserError(f"{title} can't be built ({first_line(error)}); correct its name.") from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _weights(model: nn.Module) -> int:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from logitfusion.config.experts import MergedExpert, TrainedExpert
-from logitfusion.config.loading import PRECISIONS
+from logitfusion.config.loading import LARGEST_BATCH, PRECISIONS
 from logitfusion.config.methods import (
     method_batch_size,
     method_gpus,
@@ -32,7 +32,6 @@ from logitfusion.plan.training import Activations, Forward, Plan, train_cost
 # Bytes of a logit of the loss: in the products' dtype, in fp32, normalised, and its gradients while they are made.
 _LOSS, _DISTILLATION = 10.0, 18.0
 _CHARS = 3.5  # of a token, at the least: English text has four
-_AUTO_BATCH = 1  # what a batch that is found can be halved to
 
 Keeps = Callable[[Counted, Forward, int], Activations]
 Edit = Mapping[str, Any]  # keys of the config, with dots -> other values
@@ -77,11 +76,13 @@ class Assumed:
         prompt: tokens of the longest prompt.
         cards: the most GPUs that a job could be given.
         memory: bytes of a GPU; None: as much as it takes.
+        on_cpu: there is no GPU.
     """
 
     prompt: int = 512
     cards: int = 8
     memory: float | None = None
+    on_cpu: bool = False
 
 
 class Planner:
@@ -144,7 +145,7 @@ class Planner:
         """A training of the model behind a name."""
         found, processes = self._found(name), recipe.processes
         frozen = "nf4" if getattr(recipe, "quantisation", "none") == "nf4" else found.size.dtype
-        half = recipe.precision != "fp32"
+        half = recipe.precision == "bf16" or (recipe.precision == "auto" and not self.assumed.on_cpu)
         forward = Forward(
             dtype=found.size.dtype if lora else "float32",
             autocast=half,
@@ -186,7 +187,7 @@ class Planner:
                 continue
             names = [model for task in tasks for model in method_models(self.run, name, task)]
             edits = _decoding_edits(f"fusion.methods.{name}", method_batch_size(self.run, name), self.assumed.cards)
-            edits += self._dtype_edits(names)
+            edits += self._dtype_edits(names, {"fusion.dtype": fusion.dtype})
             if name in tuned_methods(self.run):
                 groups = [task for group in tuning_groups(self.run, name) for task in group]
                 cost = partial(self._decode, name, groups, "validation")
@@ -201,9 +202,9 @@ class Planner:
         for task in tasks:
             members = self._members(method_models(self.run, method, task), self.run.fusion.dtype)
             texts = self._task_texts(task, split, shards, members)
-            batch = _batch(method_batch_size(self.run, method))
-            cards = method_gpus(self.run, method)
-            costs.append(decode_cost(members, texts, batch, cards=cards, memory=self.assumed.memory))
+            placed = {"cards": method_gpus(self.run, method), "memory": self.assumed.memory}
+            cost = partial(decode_cost, members, texts, **placed)
+            costs.append(self._batched(method_batch_size(self.run, method), cost))
         return largest(costs)
 
     def _task_texts(self, task: str, split: str, shards: int, members: list[Member]) -> Texts:
@@ -257,7 +258,7 @@ class Planner:
         for name in dict.fromkeys([distill.student, *teachers]):
             edits = [{"distill.batch_size": size} for size in halves(distill.batch_size)]
             edits += [{"distill.gpus": cards} for cards in _more(distill.gpus, self.assumed.cards)]
-            edits += self._dtype_edits([name])
+            edits += self._dtype_edits([name], {"distill.dtype": distill.dtype})
             count = 1 + trials * (name == distill.student)
             yield self._job("answer", name, [name], partial(self._answer, name), count=count, edits=edits)
 
@@ -266,19 +267,34 @@ class Planner:
         texts = math.ceil(self._texts(self.run.distill.tasks) / cache.shards)
         member = Member(size, PRECISIONS[cache.precision], tuple(filter(None, [adapter_rank(self.run, model)])))
         kept = cached_token(cache.k, size.vocabulary)
-        return read_cost(
-            member, texts, cache.max_tokens, _batch(cache.batch_size),
-            cards=cache.gpus, memory=self.assumed.memory, row_bytes=kept,
-        )  # fmt: skip
+        placed = {"cards": cache.gpus, "memory": self.assumed.memory}
+        cost = partial(read_cost, member, texts, cache.max_tokens, row_bytes=kept, **placed)
+        return self._batched(cache.batch_size, cost)
 
     def _answer(self, name: str) -> Cost:
         distill = self.run.distill
         members = self._members([name], distill.dtype)
         texts = [self._task_texts(task, distill.split, 1, members) for task in distill.tasks]
         placed = {"cards": distill.gpus, "memory": self.assumed.memory}
-        return largest([decode_cost(members, some, _batch(distill.batch_size), **placed) for some in texts])
+        costs = [partial(decode_cost, members, some, **placed) for some in texts]
+        return largest([self._batched(distill.batch_size, cost) for cost in costs])
 
     # ---- what they share ---------------------------------------------------------------------------------------------
+    def _batched(self, size: int | str, cost: Callable[..., Cost]) -> Cost:
+        """Of a batch of this size; of one that is found, as the job finds it: the first that fits the card.
+
+        Without a GPU that is the first, since the machine's memory ends a job rather than a batch. With a card that is
+        not known it is the last.
+        """
+        if size != "auto":
+            return cost(batch=int(size))
+        if self.assumed.on_cpu:
+            return cost(batch=LARGEST_BATCH)
+        memory, rows = self.assumed.memory, LARGEST_BATCH if self.assumed.memory else 1
+        while rows > 1 and cost(batch=rows).gpu_bytes > memory:
+            rows //= 2
+        return cost(batch=rows)
+
     def _found(self, name: str) -> Counted:
         found = self.models.find(self.run, name)
         if found is None:
@@ -301,15 +317,13 @@ class Planner:
                 return Job(rule, name, count, None, f"The model {root(self.run, model)!r} is not known yet: {reason}.")
         return Job(rule, name, count, cost, edits=tuple(edits))
 
-    def _dtype_edits(self, names: list[str]) -> list[Edit]:
-        """Half precision of the models that are in more."""
+    def _dtype_edits(self, names: list[str], use: Mapping[str, str] | None = None) -> list[Edit]:
+        """Half precision of the models that are in more, or of their use, whose dtype comes before theirs."""
+        if use and "auto" not in use.values():
+            return [{key: "bfloat16" for key, dtype in use.items() if ITEM[dtype] > 2}]
         roots = dict.fromkeys(root(self.run, name) for name in names)
         wide = [name for name in roots if (found := self.models.find(self.run, name)) and ITEM[found.size.dtype] > 2]
         return [{f"models.{name}.dtype": "bfloat16" for name in wide}] if wide else []
-
-
-def _batch(size: int | str) -> int:
-    return _AUTO_BATCH if size == "auto" else int(size)
 
 
 def halves(size: int | str) -> list[int]:

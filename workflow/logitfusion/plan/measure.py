@@ -31,7 +31,9 @@ def read_config(facts: dict[str, Any], title: str) -> PreTrainedConfig:
     Raises:
         UserError: an architecture that transformers does not have, or values that it can't use.
     """
-    kind = facts.get("model_type")
+    if not isinstance(facts, dict):
+        raise UserError(f"{title} has a config.json that can't be used (it is no table of names and values).")
+    kind = str(facts.get("model_type"))
     if kind not in CONFIG_MAPPING:
         own = "needs Python code that comes with it, which is never run"
         reason = own if "auto_map" in facts else f"is of an architecture that transformers does not have here ({kind})"

@@ -54,7 +54,7 @@ class RunPlan:
 
     @property
     def scratch(self) -> float:
-        """Bytes of the largest checkpoint, which is there while its job runs."""
+        """Bytes of the largest checkpoints, which are there while their job runs."""
         return max((job.cost.scratch for job in self.jobs if job.cost is not None), default=0.0)
 
 
@@ -137,9 +137,13 @@ def _storage(plan: RunPlan) -> list[str]:
         lines += [
             f"  {name.ljust(width)}  {'?' if size is None else _size(size)}" for name, size in plan.downloads.items()
         ]
-    lines.append(
-        f"Disk: {_size(plan.disk)} in results, and at most {_size(plan.scratch)} for a checkpoint while its job runs"
-    )
+    known_jobs = [job for job in plan.jobs if job.cost is not None]
+    more = "" if len(known_jobs) == len(plan.jobs) else ", without that of models that are not known yet"
+    if known_jobs:
+        checkpoints = f"at most {_size(plan.scratch)} for the checkpoints of a job while it runs"
+        lines.append(f"Disk: {_size(plan.disk)} in results, and {checkpoints}{more}")
+    else:
+        lines.append("Disk: not known, because no model is known yet")
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from logitfusion.config.models import HubModel
@@ -39,7 +40,7 @@ def plan_run(
     Raises:
         UserError: what is known to be wrong with the models before anything is downloaded.
     """
-    assumed = assumed or Assumed()
+    assumed = replace(assumed or Assumed(), on_cpu=on_cpu)
     models = count_models(run, metadata)
     refuse_other_vocabularies(run, models)
     jobs = list_jobs(run, models, assumed)

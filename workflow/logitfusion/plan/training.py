@@ -115,13 +115,13 @@ def train_cost(size: ModelSize, kept: Activations, plan: Plan) -> Cost:
     if plan.frozen == "nf4":
         gpu["copies"] = gpu.get("copies", 0.0) + layer
     stored = MASTER * trained if plan.rank else size.weights()
-    host = {"process": PROCESS, "saving": MASTER * trained}
+    host = {"process": plan.processes * PROCESS, "saving": MASTER * trained}
     return Cost(
         gpu,
         plan.processes,
         host,
         disk=stored,
-        scratch=(MASTER + MOMENTS) * trained,
+        scratch=2 * (MASTER + MOMENTS) * trained,  # the last checkpoint is there until the next one is whole
         work=_work(size, plan),
     )
 
