@@ -86,6 +86,12 @@ def test_epochs_are_the_steps_that_they_stand_for(tiny_models: dict[str, Path], 
     assert_equal(weights(model), weights(other))
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(1.1, 11), (2.2, 22), (0.07, 1), (1.11, 12)])
+def test_epochs_count_as_they_are_written(epochs: float, steps: int) -> None:
+    """1.1 * 100 is more than 110 in binary."""
+    assert Recipe(epochs=epochs, batch_size=10).count_steps(100) == steps
+
+
 def test_where_it_computes_decides_nothing_of_a_training() -> None:
     """What checkpoints are recognised by."""
     here = TrainedExpert.model_validate(EXPERT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -84,7 +85,9 @@ class Training(Section):
 
     def count_steps(self, rows: int) -> int:
         """Optimiser steps of a training on this many texts; a last batch of the epochs is filled up."""
-        return self.steps if self.epochs is None else math.ceil(self.epochs * rows / self.batch_size)
+        if self.epochs is None:
+            return self.steps
+        return math.ceil(Fraction(str(self.epochs)) * rows / self.batch_size)  # as written: 1.1 * 100 is over 110
 
 
 # What decides where and how a training computes, but not what: one that resumes may change them.
