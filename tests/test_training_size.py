@@ -24,6 +24,7 @@ from logitfusion.config.training import PLACEMENT, HealRecipe, LoRA, Recipe
 from logitfusion.errors import UserError
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.source import make_random
+from logitfusion.training import heal as heal_module
 from logitfusion.training import loop
 from logitfusion.training import weights as weights_module
 from logitfusion.training.batches import micro_batch, order_rows
@@ -117,6 +118,16 @@ def test_a_step_has_the_same_rows_in_any_number_of_processes(monkeypatch: pytest
     monkeypatch.setenv("WORLD_SIZE", str(count))
     assert steps() == alone
     assert 12 // count % micro_batch(recipe, count) == 0
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, None), (2, None), (4, "4 processes compare 8 texts at a time")])
+def test_healing_says_where_processes_cut_what_is_compared(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, count: int, words: str | None
+) -> None:
+    """Its means and variances are those of a micro-batch."""
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    heal_module.warn_of_cut_batches(HealRecipe(batch_size=32, micro_batch=16))
+    assert (words in caplog.text) if words else not caplog.messages
 
 
 # ---- layers that are computed again -------------------------------------------------------------------------------

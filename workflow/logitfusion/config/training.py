@@ -34,7 +34,9 @@ class Training(Section):
     batch_size: Count = 32
     """Sequences of an optimiser step."""
     micro_batch: Count = 16
-    """At most this many sequences in one forward pass; gradients are accumulated up to batch_size."""
+    """At most this many sequences in one forward pass; gradients are accumulated up to batch_size.
+
+    Texts of like length are read together, so another number also mixes the texts of a step otherwise."""
     learning_rate: Positive = 2e-4
     """Peak of the learning rate."""
     weight_decay: NonNegative = 0.0
