@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import math
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.distributed import checkpoint as parts
 from training_worker import EXAMPLES, SETTINGS, count_bytes, train
+from transformers import Trainer
 
 from logitfusion.config.distill import StudentTraining
 from logitfusion.config.errors import explain
@@ -280,6 +283,20 @@ def test_whether_random_numbers_are_drawn_is_noted(
         assert find_checkpoint(tmp_path, more) is not None
     mark_checkpoints(tmp_path, Mark("same"))  # by a call that has drawn nothing yet
     assert json.loads((tmp_path / "fingerprint.json").read_text())["random"] == (dropout > 0)
+
+
+def test_a_full_disk_is_a_sentence_where_parts_are_written(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch raises of all processes together is no Exception."""
+
+    def fill(*_: Any, **__: Any) -> None:
+        failure = OSError(errno.ENOSPC, "No space left on device")
+        raise parts.CheckpointException("write", {1: (failure, traceback.StackSummary())})
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", fill)
+    with pytest.raises(UserError, match=r"A checkpoint could not be written to .*: no space left on the disk"):
+        train("full", tiny_models["base"], tmp_path, steps=2, checkpoint_minutes=1e-9)
 
 
 def test_a_whole_checkpoint_is_not_parted(tmp_path: Path) -> None:
