@@ -242,7 +242,7 @@ def parted_checkpoint(folder: Path, step: int) -> Path:
 
 
 @pytest.mark.parametrize("name", [".metadata", "__0_0.distcp"])
-@pytest.mark.parametrize("damage", ["cut", "absent"])
+@pytest.mark.parametrize("damage", ["cut", "absent", "zeros"])
 @pytest.mark.parametrize("part", ["pytorch_model_fsdp_0", "optimizer_0"])
 def test_parts_that_lost_something_are_passed_over(tmp_path: Path, part: str, damage: str, name: str) -> None:
     mark = Mark("same", processes=2, sharded=True)
@@ -251,6 +251,8 @@ def test_parts_that_lost_something_are_passed_over(tmp_path: Path, part: str, da
     file = broken / part / name
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-8])
+    elif damage == "zeros":
+        file.write_bytes(bytes(file.stat().st_size))
     else:
         file.unlink()
     assert find_checkpoint(tmp_path, mark) == whole
