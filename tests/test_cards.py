@@ -59,7 +59,9 @@ def test_slices_stand_for_the_card_that_is_cut() -> None:
         ("2,GPU-2,GPU-2a", {"GPU-2a": "GPU-2a"}),
         ("GPU-0,MIG-1", {"GPU-0": "GPU-0a", "MIG-1": "MIG-1"}),
         ("GPU-", {"GPU-": "GPU-"}),
-        ("7", {"7": "7"}),
+        ("7", {}),
+        ("0,7,2", {"0": "GPU-0a"}),
+        ("1,MIG-1", {"1": "MIG-0", "MIG-1": "MIG-1"}),
     ],
 )
 def test_the_users_choice_counts_and_a_card_has_one_uuid(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import math
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.distributed import checkpoint as parts
 from training_worker import EXAMPLES, SETTINGS, count_bytes, train
+from transformers import Trainer
 
 from logitfusion.config.distill import StudentTraining
 from logitfusion.config.errors import explain
@@ -24,6 +27,7 @@ from logitfusion.config.training import PLACEMENT, HealRecipe, LoRA, Recipe
 from logitfusion.errors import UserError
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.source import make_random
+from logitfusion.training import heal as heal_module
 from logitfusion.training import loop
 from logitfusion.training import weights as weights_module
 from logitfusion.training.batches import micro_batch, order_rows
@@ -86,6 +90,12 @@ def test_epochs_are_the_steps_that_they_stand_for(tiny_models: dict[str, Path], 
     assert_equal(weights(model), weights(other))
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(1.1, 11), (2.2, 22), (0.07, 1), (1.11, 12)])
+def test_epochs_count_as_they_are_written(epochs: float, steps: int) -> None:
+    """1.1 * 100 is more than 110 in binary."""
+    assert Recipe(epochs=epochs, batch_size=10).count_steps(100) == steps
+
+
 def test_where_it_computes_decides_nothing_of_a_training() -> None:
     """What checkpoints are recognised by."""
     here = TrainedExpert.model_validate(EXPERT)
@@ -111,6 +121,16 @@ def test_a_step_has_the_same_rows_in_any_number_of_processes(monkeypatch: pytest
     monkeypatch.setenv("WORLD_SIZE", str(count))
     assert steps() == alone
     assert 12 // count % micro_batch(recipe, count) == 0
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, None), (2, None), (4, "4 processes compare 8 texts at a time")])
+def test_healing_says_where_processes_cut_what_is_compared(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, count: int, words: str | None
+) -> None:
+    """Its means and variances are those of a micro-batch."""
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    heal_module.warn_of_cut_batches(HealRecipe(batch_size=32, micro_batch=16))
+    assert (words in caplog.text) if words else not caplog.messages
 
 
 # ---- layers that are computed again -------------------------------------------------------------------------------
@@ -197,6 +217,14 @@ def test_a_weight_that_half_precision_does_not_hold_is_refused() -> None:
         as_saved(layer, torch.float16, "test")
 
 
+def test_four_bits_of_an_adapter_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr("logitfusion.training.weights.refuse_quantisation", lambda kind: None)
+    expert = TrainedExpert.model_validate(EXPERT | {"method": "lora", "quantisation": "nf4"})
+    with pytest.raises(UserError, match="nf4 reads whole models, and .* is an adapter"):
+        load_trainee(tmp_path, expert)
+
+
 @pytest.mark.parametrize(("installed", "words"), [(False, "needs the package bitsandbytes"), (True, "needs an NVIDIA")])
 def test_four_bits_are_refused_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool, words: str
@@ -222,7 +250,7 @@ def parted_checkpoint(folder: Path, step: int) -> Path:
 
 
 @pytest.mark.parametrize("name", [".metadata", "__0_0.distcp"])
-@pytest.mark.parametrize("damage", ["cut", "absent"])
+@pytest.mark.parametrize("damage", ["cut", "absent", "zeros"])
 @pytest.mark.parametrize("part", ["pytorch_model_fsdp_0", "optimizer_0"])
 def test_parts_that_lost_something_are_passed_over(tmp_path: Path, part: str, damage: str, name: str) -> None:
     mark = Mark("same", processes=2, sharded=True)
@@ -231,6 +259,8 @@ def test_parts_that_lost_something_are_passed_over(tmp_path: Path, part: str, da
     file = broken / part / name
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-8])
+    elif damage == "zeros":
+        file.write_bytes(bytes(file.stat().st_size))
     else:
         file.unlink()
     assert find_checkpoint(tmp_path, mark) == whole
@@ -263,6 +293,20 @@ def test_whether_random_numbers_are_drawn_is_noted(
         assert find_checkpoint(tmp_path, more) is not None
     mark_checkpoints(tmp_path, Mark("same"))  # by a call that has drawn nothing yet
     assert json.loads((tmp_path / "fingerprint.json").read_text())["random"] == (dropout > 0)
+
+
+def test_a_full_disk_is_a_sentence_where_parts_are_written(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch raises of all processes together is no Exception."""
+
+    def fill(*_: Any, **__: Any) -> None:
+        failure = OSError(errno.ENOSPC, "No space left on device")
+        raise parts.CheckpointException("write", {1: (failure, traceback.StackSummary())})
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", fill)
+    with pytest.raises(UserError, match=r"A checkpoint could not be written to .*: no space left on the disk"):
+        train("full", tiny_models["base"], tmp_path, steps=2, checkpoint_minutes=1e-9)
 
 
 def test_a_whole_checkpoint_is_not_parted(tmp_path: Path) -> None:

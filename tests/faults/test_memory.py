@@ -23,7 +23,7 @@ def test_a_training_without_enough_memory_says_what_to_lower(run: Path) -> None:
     assert code == 1
     assert "Traceback" not in said
     assert errors(run / RESULTS / "logs/experts/ceiling.log") == [
-        "There is not enough memory; lower micro_batch, which changes no result, or set gradient_checkpointing: true"
+        "There is not enough memory; set gradient_checkpointing: true, which changes no result, or lower micro_batch"
         " or method: lora, or give the job more (mem_mb)."
     ]
     assert not (run / EXPERT).exists()

@@ -32,10 +32,11 @@ def visible_cards() -> tuple[Card, ...]:
     """The cards that this process may use: of those in ``CUDA_VISIBLE_DEVICES`` if it is set, else all; maybe none."""
     listed = _list_cards() if os.environ.get(VISIBLE, "all").strip() else {}
     if VISIBLE not in os.environ:
-        return tuple(listed.values())
+        return tuple({card.uuid: card for card in listed.values()}.values())
     names: list[str] = []
     for name in (part.strip() for part in os.environ[VISIBLE].split(",")):
-        if not name or name.startswith("-") or name == "NoDevFiles":  # CUDA sees none of those that follow
+        absent = name.isdigit() and listed and name not in listed
+        if not name or name.startswith("-") or name == "NoDevFiles" or absent:  # CUDA sees none of those that follow
             break
         names.append(name)
     cards = (_identify(name, listed) for name in names)
@@ -51,7 +52,7 @@ def _identify(name: str, listed: dict[str, Card]) -> Card:
 
 
 def _list_cards() -> dict[str, Card]:
-    """Number of a card, or UUID of a slice -> it; CUDA finds a slice by its UUID only."""
+    """Number of a card, or UUID of a slice -> it; by the number of a card that is cut CUDA finds its first slice."""
     try:
         said = subprocess.run(
             ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True, timeout=_PATIENCE
@@ -68,7 +69,8 @@ def _list_cards() -> dict[str, Card]:
             whole = found["number"]
             cards[whole] = Card(whole, found["uuid"])
         else:
-            cards.pop(whole or "", None)  # a card that is cut can be used by its slices only
+            if whole in cards and not cards[whole].uuid.startswith("MIG-"):
+                cards[whole] = Card(whole, found["uuid"])
             cards[found["uuid"]] = Card(found["uuid"], found["uuid"])
     return cards
 

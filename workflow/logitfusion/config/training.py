@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -33,7 +34,9 @@ class Training(Section):
     batch_size: Count = 32
     """Sequences of an optimiser step."""
     micro_batch: Count = 16
-    """At most this many sequences in one forward pass; gradients are accumulated up to batch_size."""
+    """At most this many sequences in one forward pass; gradients are accumulated up to batch_size.
+
+    Texts of like length are read together, so another number also mixes the texts of a step otherwise."""
     learning_rate: Positive = 2e-4
     """Peak of the learning rate."""
     weight_decay: NonNegative = 0.0
@@ -84,7 +87,9 @@ class Training(Section):
 
     def count_steps(self, rows: int) -> int:
         """Optimiser steps of a training on this many texts; a last batch of the epochs is filled up."""
-        return self.steps if self.epochs is None else math.ceil(self.epochs * rows / self.batch_size)
+        if self.epochs is None:
+            return self.steps
+        return math.ceil(Fraction(str(self.epochs)) * rows / self.batch_size)  # as written: 1.1 * 100 is over 110
 
 
 # What decides where and how a training computes, but not what: one that resumes may change them.

@@ -7,7 +7,7 @@ from typing import Literal
 _DECODING = ("set batch_size: auto, which is halved until it fits, or dtype: bfloat16", "raise gpus")
 _READING = ("set cache.batch_size: auto, which is halved until it fits, or cache.precision: bf16", "raise cache.gpus")
 _SHARDED = "set sharded: true with several processes"
-_HEALING = ("lower micro_batch, which changes no result, or set gradient_checkpointing: true", _SHARDED)
+_HEALING = ("set gradient_checkpointing: true, which changes no result, or lower micro_batch", _SHARDED)
 _TRAINING = (f"{_HEALING[0]} or method: lora", _SHARDED)
 _FEATURES = ("lower batch_size", "")
 # Stage -> what to change, and what else where there are GPUs.

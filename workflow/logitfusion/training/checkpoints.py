@@ -14,6 +14,7 @@ from logitfusion.errors import UserError
 from logitfusion.files import remove, write_json
 
 _MARK = "fingerprint.json"
+_ZIP_BEGINS, _ZIP_ENDS, _ZIP_END = b"PK\3\4", b"PK\5\6", 22  # the last is the length of the end, in bytes
 _PARTED = ("pytorch_model_fsdp", "optimizer_")  # accelerate's folders, for model and optimizer
 
 
@@ -104,14 +105,21 @@ def _is_whole(checkpoint: Path, mark: Mark) -> bool:
 
 
 def _has_all_parts(folder: Path) -> bool:
-    """Whether a folder of torch.distributed.checkpoint has every file as long as its table says."""
+    """Whether every tensor of a folder of torch.distributed.checkpoint is where its table says (a zip each)."""
     from torch.distributed.checkpoint import FileSystemReader
 
     try:
-        places = FileSystemReader(folder).read_metadata().storage_data.values()
+        places = list(FileSystemReader(folder).read_metadata().storage_data.values())
     except Exception:  # a table that is cut raises whatever its bytes happen to mean
         return False
-    ends: dict[str, int] = {}
-    for place in places:
-        ends[place.relative_path] = max(ends.get(place.relative_path, 0), place.offset + place.length)
-    return all((folder / name).is_file() and (folder / name).stat().st_size >= end for name, end in ends.items())
+    return all(_is_zip(folder / place.relative_path, place.offset, place.length) for place in places)
+
+
+def _is_zip(path: Path, offset: int, length: int) -> bool:
+    """Whether a zip file begins and ends within a file where it should: a power cut can leave zeros there."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        begins = file.read(len(_ZIP_BEGINS)) == _ZIP_BEGINS
+        file.seek(offset + length - _ZIP_END)
+        end = file.read(_ZIP_END)
+    return begins and len(end) == _ZIP_END and end.startswith(_ZIP_ENDS)

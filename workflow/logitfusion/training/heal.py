@@ -15,10 +15,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from logitfusion.config.training import HealRecipe
+from logitfusion.config.training import HealRecipe, Recipe
 from logitfusion.models.architecture import reset_rope
 from logitfusion.models.text import TextEncoder
-from logitfusion.training.batches import TextCollator, order_rows
+from logitfusion.training.batches import TextCollator, is_main_process, micro_batch, order_rows, processes
 from logitfusion.training.loop import train, trainer_arguments
 from logitfusion.training.padding import plan_padding
 from logitfusion.training.weights import as_saved, prepare
@@ -91,6 +91,17 @@ def _read(
     return kept[0], logits.float().log_softmax(-1)
 
 
+def warn_of_cut_batches(recipe: Recipe) -> None:
+    """Say where processes cut the micro-batches of one process: variances and means are those of a micro-batch."""
+    cut, uncut = micro_batch(recipe, processes()), micro_batch(recipe, 1)
+    if cut != uncut and is_main_process():
+        logger.warning(
+            "healing: %d processes compare %d texts at a time and one process %d, so the result is another one;"
+            " micro_batch: %d has the same in both",
+            processes(), cut, uncut, cut,
+        )  # fmt: skip
+
+
 def heal(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
@@ -110,6 +121,7 @@ def heal(
     padding = plan_padding(student, tokenizer, rows, recipe, "healing")
     # Healing compares small differences: its products are in the weights' precision, whatever the recipe's is.
     exact = padding.recipe.model_copy(update={"precision": "fp32"})
+    warn_of_cut_batches(exact)
     trainer = HealingTrainer(
         model=prepare(student, None, recipe, "healing"),
         teacher=teacher.float(),

@@ -29,7 +29,15 @@ from logitfusion.models.load import bf16_helps, choose_device
 from logitfusion.progress.pace import describe_pace
 from logitfusion.training.batches import is_main_process, micro_batch, processes
 from logitfusion.training.checkpoints import Mark, find_checkpoint, mark_checkpoints
-from logitfusion.training.sharding import gather, local, mixed_precision, outline, part_on_cpus_too, sharding_arguments
+from logitfusion.training.sharding import (
+    gather,
+    local,
+    mixed_precision,
+    one_failure,
+    outline,
+    part_on_cpus_too,
+    sharding_arguments,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +217,8 @@ def train(
     plain = outline(trainer.model, "meta") if recipe.sharded else None
     started = time.monotonic()
     try:
-        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        with one_failure():
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     except Exception as error:
         full = find_disk_error(error)
         if full is None:

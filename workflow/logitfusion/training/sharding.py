@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import DistributedType, PartialState
 from torch import Tensor, nn
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -84,6 +87,19 @@ def gather(model: nn.Module, plain: PreTrainedModel, main: bool) -> PreTrainedMo
             if blank is not None:
                 module._parameters[name] = found[id(blank)]
     return plain
+
+
+@contextmanager
+def one_failure() -> Iterator[None]:
+    """Raise the first of the failures that processes met in writing or reading a checkpoint.
+
+    What torch raises of all of them is no ``Exception``.
+    """
+    try:
+        yield
+    except CheckpointException as error:
+        first, _ = next(iter(error.failures.values()))
+        raise first from None
 
 
 def whole(value: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.models.adapters import add_adapters, load_expert
 from logitfusion.models.attention import refuse_attention
 from logitfusion.models.cards import choose_device
+from logitfusion.models.checkpoint import is_adapter
 from logitfusion.training.batches import is_main_process, processes
 from logitfusion.training.sharding import outline, refuse_unparted
 
@@ -38,6 +39,8 @@ def load_trainee(folder: str | Path, recipe: Training) -> PreTrainedModel:
     kind = recipe.quantisation if isinstance(recipe, Adaptation) else "none"
     refuse_quantisation(kind)
     if kind == "nf4":
+        if is_adapter(folder):
+            raise UserError(f"quantisation: nf4 reads whole models, and {folder} is an adapter; leave it out there.")
         return _load_nf4(folder, recipe.attention)
     device = torch.device("cpu") if recipe.sharded else own_device()
     return load_expert(folder, merge=True, device=device, dtype="auto", attention=recipe.attention)
