@@ -217,11 +217,11 @@ def test_a_weight_that_half_precision_does_not_hold_is_refused() -> None:
         as_saved(layer, torch.float16, "test")
 
 
-def test_four_bits_of_an_adapter_are_refused(tmp_path, monkeypatch):
+def test_four_bits_of_an_adapter_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     monkeypatch.setattr("logitfusion.training.weights.refuse_quantisation", lambda kind: None)
     expert = TrainedExpert.model_validate(EXPERT | {"method": "lora", "quantisation": "nf4"})
-    with pytest.raises(UserError, match="nf4 reads whole models, and .* is an adapter"):
+    with pytest.raises(UserError, match=r"nf4 reads whole models, and .* is an adapter"):
         load_trainee(tmp_path, expert)
 
 
