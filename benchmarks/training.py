@@ -25,7 +25,7 @@ from decoding.sizes import LLAMA_7B, LLAMA_13B, RANK, Shape, make_model
 from decoding.tables import as_markdown
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.files import write_json, write_text
-from logitfusion.models.cards import choose_device
+from logitfusion.models.device_maps import choose_device
 from logitfusion.models.load import count_bytes
 from logitfusion.models.tiny import tiny_tokenizer
 from logitfusion.plan.cost import Cost

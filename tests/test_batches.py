@@ -23,7 +23,7 @@ from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.fusion.tuning import tune
 from logitfusion.models import memory
-from logitfusion.models.memory import LARGEST_BATCH, BatchSize
+from logitfusion.models.batch_size import LARGEST_BATCH, BatchSize
 
 PROMPTS = [f"{word} {number}" for number in range(7) for word in ("Hello", "The quick brown fox", "a")]
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

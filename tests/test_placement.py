@@ -23,7 +23,7 @@ from logitfusion.fusion import FusedLM, caches
 from logitfusion.fusion.caches import Batch, CachedModel
 from logitfusion.fusion.decoding import split_logits
 from logitfusion.models import cards as cards_module
-from logitfusion.models.cards import assign_devices, input_device, measure_blocks, measure_folder, place_folders
+from logitfusion.models.device_maps import assign_devices, input_device, measure_blocks, measure_folder, place_folders
 from logitfusion.models.load import load_model
 from logitfusion.models.placement import SHARES, Block, Sized, halve, place_models
 from logitfusion.stages import _models as stage_models

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     from logitfusion.distill.offline import cache_teacher
     from logitfusion.distill.shard import hash_texts
     from logitfusion.models.adapters import load_expert
-    from logitfusion.models.cards import assign_devices
+    from logitfusion.models.device_maps import assign_devices
     from logitfusion.models.forward import check_lengths
     from logitfusion.models.identity import hash_model, hash_tokenizer
     from logitfusion.models.load import use_threads

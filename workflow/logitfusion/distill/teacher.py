@@ -18,9 +18,9 @@ from logitfusion.distill.selection import top_k, working_dtype
 from logitfusion.distill.shard import TeacherText, no_tokens
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import count_vocabulary, rope_limit
-from logitfusion.models.cards import input_device
+from logitfusion.models.batch_size import BatchSize
+from logitfusion.models.device_maps import input_device
 from logitfusion.models.forward import agree, check_lengths, evaluating, plain_logits, probe, refuse_not_causal
-from logitfusion.models.memory import BatchSize
 from logitfusion.models.split import SplitModel
 
 # Logits made together: 128 MB of fp32. Each chunk reads the whole output matrix, so it is not smaller.

@@ -11,7 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import counts_slots, reset_rope, rope_limit
-from logitfusion.models.cards import input_device
+from logitfusion.models.device_maps import input_device
 
 
 class CachedModel:

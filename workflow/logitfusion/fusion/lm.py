@@ -24,11 +24,11 @@ from logitfusion.fusion.speculation import Pace, decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.adapters import refuse_no_expert
 from logitfusion.models.architecture import context_length, count_vocabulary, has_position_table, rope_limit
-from logitfusion.models.cards import input_device
+from logitfusion.models.batch_size import BatchSize
 from logitfusion.models.checkpoint import is_adapter
+from logitfusion.models.device_maps import input_device
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import has_tokenizer
-from logitfusion.models.memory import BatchSize
 from logitfusion.models.padding import left_pad
 from logitfusion.models.text import TextEncoder
 from logitfusion.models.vocabulary import load_shared_tokenizer

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from logitfusion.config.loading import Attention, Dtype
 from logitfusion.models.adapter_kinds import is_plain
 from logitfusion.models.adapters import load_adapted, load_expert, load_sharing
-from logitfusion.models.cards import DeviceMap, assign_devices
 from logitfusion.models.checkpoint import find_base, is_adapter
+from logitfusion.models.device_maps import DeviceMap, assign_devices
 
 
 class Opened(NamedTuple):

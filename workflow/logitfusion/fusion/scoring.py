@@ -11,7 +11,7 @@ from torch import Tensor
 from logitfusion.fusion.caches import Batch, CachedModel
 from logitfusion.fusion.decoding import columns_at_once, read_prompts, split_logits
 from logitfusion.fusion.steering import Steering
-from logitfusion.models.memory import BatchSize
+from logitfusion.models.batch_size import BatchSize
 from logitfusion.models.padding import left_pad
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]

@@ -23,7 +23,7 @@ from logitfusion.fusion.lm import FusedLM
 from logitfusion.fusion.logits import fuse_logits
 from logitfusion.fusion.scoring import judge_logits, score_pairs
 from logitfusion.fusion.steering import draw_to_anchor
-from logitfusion.models.memory import BatchSize
+from logitfusion.models.batch_size import BatchSize
 
 ANCHORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 TRUSTS = (0.0, 0.25, 0.5, 0.75, 1.0)

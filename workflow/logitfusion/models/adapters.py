@@ -17,8 +17,8 @@ from logitfusion.files import read_json, write_json
 from logitfusion.integrity import RECORD, check_files
 from logitfusion.models.adapter_kinds import is_plain, read_adapter, read_shapes
 from logitfusion.models.architecture import count_vocabulary, has_key_value_cache, restart_length
-from logitfusion.models.cards import input_device
 from logitfusion.models.checkpoint import find_base, refuse_no_checkpoint
+from logitfusion.models.device_maps import input_device
 from logitfusion.models.forward import agree, plain_logits, refuse_not_causal
 from logitfusion.models.identity import hash_recorded
 from logitfusion.models.load import copy_tokenizer, load_model

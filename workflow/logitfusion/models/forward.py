@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.models.architecture import context_length, count_vocabulary, reset_rope, rope_limit, text_config
-from logitfusion.models.cards import input_device
+from logitfusion.models.device_maps import input_device
 
 # Tokens of the texts that checks read.
 _PROBE = 16

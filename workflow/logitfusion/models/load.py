@@ -16,8 +16,8 @@ from logitfusion.files import read_json
 from logitfusion.integrity import check_files
 from logitfusion.models.architecture import count_vocabulary, text_config
 from logitfusion.models.attention import refuse_attention
-from logitfusion.models.cards import DeviceMap, choose_device
 from logitfusion.models.checkpoint import explain_failure, how_to_mend, refuse_misfit, refuse_no_checkpoint
+from logitfusion.models.device_maps import DeviceMap, choose_device
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import checksum_weights
 from logitfusion.models.precision import choose_dtype

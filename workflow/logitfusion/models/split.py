@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from logitfusion.models.architecture import reset_rope
-from logitfusion.models.cards import input_device
+from logitfusion.models.device_maps import input_device
 from logitfusion.models.forward import agree, evaluating, plain_logits
 
 

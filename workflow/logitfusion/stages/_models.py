@@ -10,8 +10,8 @@ from logitfusion.config.loading import Loading
 from logitfusion.fusion.opening import Opened
 from logitfusion.models.adapter_kinds import is_plain
 from logitfusion.models.adapters import load_expert, load_sharing, refuse_no_expert
-from logitfusion.models.cards import DeviceMap, free_memory, place_folders
 from logitfusion.models.checkpoint import find_base
+from logitfusion.models.device_maps import DeviceMap, free_memory, place_folders
 
 # A model, or a base with the adapters that share it.
 _Key = str | tuple[str, ...]

@@ -14,8 +14,8 @@ from logitfusion.config.training import Adaptation, LoRA, Recipe, Training
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.models.adapters import add_adapters, load_expert
 from logitfusion.models.attention import refuse_attention
-from logitfusion.models.cards import choose_device
 from logitfusion.models.checkpoint import is_adapter
+from logitfusion.models.device_maps import choose_device
 from logitfusion.training.batches import is_main_process, processes
 from logitfusion.training.sharding import outline, refuse_unparted
 
