@@ -22,7 +22,7 @@ from logitfusion.distill.teacher import read_teacher
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.fusion.tuning import tune
-from logitfusion.models import memory
+from logitfusion.models import batch_size
 from logitfusion.models.batch_size import LARGEST_BATCH, BatchSize
 
 PROMPTS = [f"{word} {number}" for number in range(7) for word in ("Hello", "The quick brown fox", "a")]
@@ -71,7 +71,7 @@ def test_every_row_is_computed_once_and_in_order(lengths: list[int], room: int) 
         return [10 * row for row in batch]
 
     size = BatchSize("auto")
-    with patch.object(memory, "_free"):  # which takes a moment
+    with patch.object(batch_size, "_free"):  # which takes a moment
         found = list(size.each(batches, compute))
     assert [row for batch, _ in found for row in batch] == list(range(sum(lengths)))
     assert all(result == [10 * row for row in batch] for batch, result in found)

@@ -22,7 +22,7 @@ from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM, caches
 from logitfusion.fusion.caches import Batch, CachedModel
 from logitfusion.fusion.decoding import split_logits
-from logitfusion.models import cards as cards_module
+from logitfusion.models import device_maps
 from logitfusion.models.device_maps import assign_devices, input_device, measure_blocks, measure_folder, place_folders
 from logitfusion.models.load import load_model
 from logitfusion.models.placement import SHARES, Block, Sized, halve, place_models
@@ -185,7 +185,7 @@ def test_a_map_of_a_fusion(tiny_models: dict[str, Path], monkeypatch: pytest.Mon
     for wrong in ("moon", "cuda:99", {"": "cpu"}):
         with pytest.raises(UserError, match=f"can't be put on {wrong!r}.*use auto, cpu"):
             assign_devices(folders, wrong, "auto")
-    monkeypatch.setattr(cards_module, "free_memory", lambda: [10**9] * 2)
+    monkeypatch.setattr(device_maps, "free_memory", lambda: [10**9] * 2)
     assert assign_devices(folders, "auto", "auto") == [{"": 0}, {"": 1}]
     lm = FusedLM.from_folders(folders[0], device_map="cpu")
     assert lm.device == torch.device("cpu")

@@ -23,7 +23,7 @@ from logitfusion.config.models import PathModel, RandomModel
 from logitfusion.config.section import parse
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.errors import UserError
-from logitfusion.files import read_json, read_jsonl, write_jsonl
+from logitfusion.files import read_json, read_jsonl, write_json, write_jsonl
 from logitfusion.fusion import FusedLM
 from logitfusion.integrity import RECORD
 from logitfusion.models import adapters, merge
@@ -191,18 +191,43 @@ def test_a_changed_adapter_is_refused(run: Run) -> None:
         load_expert(run.expert("first"))
 
 
-def test_in_half_precision_an_adapter_stays_beside_its_base(run: Run, merged: dict[str, PreTrainedModel]) -> None:
+@pytest.fixture
+def half(run: Run, tmp_path: Path) -> Path:
+    """An adapter of a base that is kept in half precision."""
+    save_model(load_model(run.base, device=CPU), load_tokenizer(run.base), tmp_path / "half", torch.bfloat16)
+    folder = tmp_path / "adapter"
+    shutil.copytree(run.expert("first"), folder)
+    kept = read_json(folder / RECORD)
+    write_json(folder / RECORD, {name: kept[name] for name in kept if name not in ("files", "base_weights")})
+    settings = read_json(folder / "adapter_config.json") | {"base_model_name_or_path": "../half"}
+    write_json(folder / "adapter_config.json", settings)
+    return folder
+
+
+def test_beside_a_base_in_half_precision_an_adapter_stays(half: Path, merged: dict[str, PreTrainedModel]) -> None:
     """A sum of weights would be rounded; who trains further gets that."""
-    beside = load_expert(run.expert("first"), device=CPU, dtype=torch.bfloat16)
-    weights = {name for name, _ in beside.named_parameters()}
-    assert any("lora_A" in name for name in weights)
+    beside = load_expert(half, device=CPU, dtype="auto")
+    assert any("lora_A" in name for name, _ in beside.named_parameters())
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
         exact, found = merged["first"](ids).logits, beside(ids).logits.float()
-        base = load_model(run.base, device=CPU)(ids).logits
+        base = load_model(half.parent / "half", device=CPU)(ids).logits
     assert (found - exact).norm() < 0.2 * (base - exact).norm()
-    plain = load_expert(run.expert("first"), merge=True, device=CPU, dtype=torch.bfloat16)
+    plain = load_expert(half, merge=True, device=CPU, dtype=torch.bfloat16)
     assert plain.state_dict().keys() == merged["first"].state_dict().keys()
+
+
+def test_of_a_base_in_fp32_the_sum_is_rounded_once(
+    run: Run, merged: dict[str, PreTrainedModel], tmp_path: Path
+) -> None:
+    """To the last bit what a merged model that was saved in fp32 gives in half precision."""
+    save_model(merged["first"], load_tokenizer(run.base), tmp_path / "whole")
+    expected = load_model(tmp_path / "whole", device=CPU, dtype=torch.bfloat16)
+    found = load_expert(run.expert("first"), device=CPU, dtype=torch.bfloat16)
+    assert_equal(found, expected)
+    assert_equal_tensors(dict(found.named_buffers()), dict(expected.named_buffers()))
+    assert found.dtype == torch.bfloat16
+    assert not found.training
 
 
 def test_a_path_to_an_adapter_of_another_run_is_written_whole(

@@ -21,7 +21,8 @@ from logitfusion.models.checkpoint import find_base, refuse_no_checkpoint
 from logitfusion.models.device_maps import input_device
 from logitfusion.models.forward import agree, plain_logits, refuse_not_causal
 from logitfusion.models.identity import hash_recorded
-from logitfusion.models.load import copy_tokenizer, load_model
+from logitfusion.models.load import change_precision, copy_tokenizer, load_model
+from logitfusion.models.precision import choose_dtype
 
 
 def add_adapters(model: PreTrainedModel, lora: LoRA | None, seed: int) -> PreTrainedModel:
@@ -154,7 +155,8 @@ def load_sharing(
 def load_adapted(base: str | Path, folder: str | Path, *, merge: bool = False, **options: Any) -> PreTrainedModel:
     """A model of its own: a fresh base with one adapter, merged into it where nothing else changes by that.
 
-    Sums of weights in half precision are rounded, so there the adapter stays beside them.
+    They are merged in fp32 where the base is kept in it, and then read in the precision that is asked for. Sums of
+    weights that are kept in half precision would be rounded twice, so there the adapter stays beside them.
 
     Args:
         base: the folder of the base.
@@ -165,8 +167,15 @@ def load_adapted(base: str | Path, folder: str | Path, *, merge: bool = False, *
     Raises:
         UserError: an adapter that can't be read, is of a kind that is not computed, or does not fit the base.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     check_files(folder)
     config, plain = read_adapter(folder), is_plain(folder)
+    asked = choose_dtype(base, options.get("dtype", torch.float32))
+    if asked != torch.float32 and choose_dtype(base) == torch.float32:
+        whole = load_adapted(base, folder, dtype=torch.float32, device=torch.device("cpu"))
+        if not any(isinstance(module, BaseTunerLayer) for module in whole.modules()):
+            return change_precision(whole, asked, **{name: options[name] for name in options if name != "dtype"})
     model = load_expert(base, merge=True, **options)
     _resize_vocabulary(model, folder)
     adapted = put_on(model, folder, "expert_0")

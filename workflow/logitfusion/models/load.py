@@ -92,6 +92,31 @@ def load_model(
     return model
 
 
+def change_precision(
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    *,
+    device: torch.device | None = None,
+    device_map: DeviceMap | None = None,
+    attention: Attention = "auto",
+) -> PreTrainedModel:
+    """The model in another precision, exactly as ``load_model`` would read it in that; see there.
+
+    transformers chooses what stays in fp32 (the frequencies of rotary encodings, for one), which ``model.to`` does not.
+    """
+    devices = device_map or {"": device or choose_device()}
+    refuse_attention(model.name_or_path, attention, dtype, devices.values())
+    changed = type(model).from_pretrained(
+        None,
+        config=model.config,
+        state_dict=model.state_dict(),
+        dtype=dtype,
+        device_map=devices,
+        **({} if attention == "auto" else {"attn_implementation": attention}),
+    )
+    return changed.eval()
+
+
 def _refuse_damaged(folder: Path) -> None:
     """Hold the files that a record names against it; folders that no stage made have none."""
     check_files(folder)
