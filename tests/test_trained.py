@@ -198,7 +198,9 @@ def half(run: Run, tmp_path: Path) -> Path:
     folder = tmp_path / "adapter"
     shutil.copytree(run.expert("first"), folder)
     kept = read_json(folder / RECORD)
-    write_json(folder / RECORD, {name: kept[name] for name in kept if name not in ("files", "base_weights")})
+    del kept["base_weights"]
+    kept["files"] = [file for file in kept["files"] if file["name"] != "adapter_config.json"]
+    write_json(folder / RECORD, kept)
     settings = read_json(folder / "adapter_config.json") | {"base_model_name_or_path": "../half"}
     write_json(folder / "adapter_config.json", settings)
     return folder
