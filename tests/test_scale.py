@@ -65,7 +65,7 @@ def test_a_study_is_planned_in_seconds_with_no_job_more_than_needed(tmp_path: Pa
         "clip_encoder": 1,
         **dict.fromkeys(("clip_data", "clip_support", "clip_test", "clip_predict"), len(SETS)),
         "clip_fit": len(SETS) * len(HEADS),
-        **dict.fromkeys((*plots, "metrics", "index", "all"), 1),
+        **dict.fromkeys(("fetch", *plots, "metrics", "index", "all"), 1),
     }
     assert jobs == expected | {"total": sum(expected.values())}
     assert seconds < 60, "3 on two cores with little else to do"

@@ -330,6 +330,7 @@ def test_stages_know_the_ends_of_all_folders(
     from test_stages import decode_config
 
     from logitfusion.config.jobs.fusion import DecodeJob
+    from logitfusion.config.loading import Loading
     from logitfusion.files import write_jsonl
     from logitfusion.stages import decode, tune
     from logitfusion.stages._stage import parse
@@ -349,6 +350,7 @@ def test_stages_know_the_ends_of_all_folders(
         job = Namespace(models={"t": ["large", "base", "expert_a"]}, options=None, stop={"t": ()}, batch_size=2)
         monkeypatch.setattr(tune, "tune", lambda lm, *a, **k: seen.append(lm.ends) or [])
         monkeypatch.setattr(tune, "_chosen", lambda *a: {})
+        job.loading = Loading()
         job.tune = Namespace(trusts=[1.0], anchors=[1.0], steered_share=None)
         write_jsonl(tmp_path / "t" / "validation.jsonl", [{"prompt": "a", "completion": "b"}])
         examples = [tmp_path / "t" / "validation.jsonl"]

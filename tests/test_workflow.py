@@ -27,7 +27,7 @@ from logitfusion.files import read_json
 from logitfusion.progress.record import read_record
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(path.name for path in (ROOT / "config").rglob("*.yaml"))
+CONFIGS = sorted(str(path.relative_to(ROOT / "config")) for path in (ROOT / "config").rglob("*.yaml"))
 pytestmark = pytest.mark.workflow
 
 
