@@ -20,11 +20,11 @@ from logitfusion.config.models import PathModel
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
 from logitfusion.fusion import FusedLM
-from logitfusion.integrity import RECORD, SEEN, read_recorded
+from logitfusion.integrity import RECORD, SEEN, check_files, read_recorded
 from logitfusion.models import materialise
 from logitfusion.models.identity import hash_model, hash_tokenizer
 from logitfusion.models.load import describe, load_model, load_tokenizer
-from logitfusion.models.reference import check_reference, describe_stored, refer
+from logitfusion.models.reference import describe_stored, refer
 from logitfusion.models.source import from_path
 from logitfusion.models.tiny import tiny_tokenizer
 from logitfusion.provenance import fingerprint
@@ -243,7 +243,7 @@ def test_a_file_is_read_once_to_check_it(source: Path, reference: Path, monkeypa
     names = {file["name"] for file in read_json(reference / RECORD)["files"]}
     assert sorted(hashed) == sorted(names)
     hashed.clear()
-    for use in (load_model, load_tokenizer, hash_model, hash_tokenizer, check_reference):
+    for use in (load_model, load_tokenizer, hash_model, hash_tokenizer, check_files):
         use(reference)
     fingerprint({}, [reference])
     assert hashed == []
@@ -257,7 +257,7 @@ USES = {
     "loading": load_model,
     "hashing": hash_model,
     "fingerprint": lambda folder: fingerprint({}, [folder]),
-    "checking": check_reference,
+    "checking": check_files,
 }
 
 
@@ -309,7 +309,7 @@ def test_a_folder_that_can_not_be_written_is_checked_each_time(
     hashed = read_bytes_of(monkeypatch)
     reference.chmod(0o555)
     for _ in range(2):
-        check_reference(reference)
+        check_files(reference)
     reference.chmod(0o755)
     assert len(hashed) == 2 * len(read_recorded(reference) or {})
 
@@ -323,7 +323,7 @@ def test_what_can_not_be_noted_is_checked_each_time(reference: Path, monkeypatch
     monkeypatch.setattr(integrity, "write_json", full)
     hashed = read_bytes_of(monkeypatch)
     for _ in range(2):
-        check_reference(reference)
+        check_files(reference)
     assert len(hashed) == 2 * len(read_recorded(reference) or {})
     hashed.clear()
     hash_model(reference)
@@ -332,7 +332,7 @@ def test_what_can_not_be_noted_is_checked_each_time(reference: Path, monkeypatch
 
 def test_jobs_at_once_agree(reference: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        assert len({str(found) for found in pool.map(check_reference, [reference] * 32)}) == 1
+        assert len({str(found) for found in pool.map(check_files, [reference] * 32)}) == 1
     assert read_json(reference / SEEN).keys() == (read_recorded(reference) or {}).keys()
     assert not list(reference.glob(".*partial*"))
 

@@ -171,8 +171,8 @@ def load_adapted(base: str | Path, folder: str | Path, *, merge: bool = False, *
 
     check_files(folder)
     config, plain = read_adapter(folder), is_plain(folder)
-    asked = choose_dtype(base, options.get("dtype", torch.float32))
-    if asked != torch.float32 and choose_dtype(base) == torch.float32:
+    asked, simple = choose_dtype(base, options.get("dtype", torch.float32)), plain and not config.lora_bias
+    if simple and asked != torch.float32 and choose_dtype(base) == torch.float32:
         whole = load_adapted(base, folder, dtype=torch.float32, device=torch.device("cpu"))
         if not any(isinstance(module, BaseTunerLayer) for module in whole.modules()):
             return change_precision(whole, asked, **{name: options[name] for name in options if name != "dtype"})
@@ -180,7 +180,7 @@ def load_adapted(base: str | Path, folder: str | Path, *, merge: bool = False, *
     _resize_vocabulary(model, folder)
     adapted = put_on(model, folder, "expert_0")
     refuse_not_causal(model, f"The model with the adapter in {folder}", anew=True)
-    mergeable, exact = plain and not config.lora_bias and not _adapts_tied(adapted), model.dtype == torch.float32
+    mergeable, exact = simple and not _adapts_tied(adapted), model.dtype == torch.float32
     if mergeable and exact and _merge_alike(adapted):
         return adapted.unload().eval()
     if mergeable and merge and not exact:

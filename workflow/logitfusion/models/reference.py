@@ -16,7 +16,7 @@ from transformers.modeling_utils import str_to_torch_dtype
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.fetch.hub_files import BESIDE, CONFIG, WHOLE
 from logitfusion.files import read_json
-from logitfusion.integrity import RECORD, RecordedFile, as_rows, check_files, record_files
+from logitfusion.integrity import RECORD, as_rows, check_files, record_files
 from logitfusion.models.checkpoint import INDEX, explain_failure, read_index, refuse_misfit, refuse_no_checkpoint
 from logitfusion.models.load import describe, load_tokenizer
 from logitfusion.provenance import record
@@ -59,11 +59,6 @@ def refer(
         link.symlink_to(source / name)
     files = record_files(folder, names, title, digests or {})
     record(folder / RECORD, config, source=str(source), files=as_rows(files), **described, **facts)
-
-
-def check_reference(folder: str | Path) -> dict[str, RecordedFile]:
-    """Refuse a model whose files are not those that its record names; see ``integrity.check_files``."""
-    return check_files(folder)
 
 
 def choose_files(source: Path) -> list[str]:
