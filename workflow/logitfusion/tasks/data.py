@@ -77,8 +77,8 @@ def wanted_splits(leaf: Leaf, task: Definition, *, train: bool, validation: bool
     if train or (validation and not apart):
         if training is None:
             raise UserError(
-                f"The definition of the task {config.task!r} has no training split: name one of its data set's splits as"
-                f" the task's training_split ({evaluated}: it is cut into disjoint parts), or ask for no train and"
+                f"The definition of the task {config.task!r} has no training split: name one of its data set's splits"
+                f" as the task's training_split ({evaluated}: it is cut into disjoint parts), or ask for no train and"
                 " validation documents."
             )
         wanted.append(training)

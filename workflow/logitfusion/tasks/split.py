@@ -146,8 +146,8 @@ def _draw(cut: Cut, pool: list[Picked], validation: list[Picked] | None, sizes: 
         found, asked = len(getattr(cut, name)), getattr(sizes, name)
         if found < asked:
             raise UserError(
-                f"Task {task!r} asks for {asked} documents for {name}, and there are {found} whose prompt is not that of"
-                " another one (test and validation come first); lower the sizes."
+                f"Task {task!r} asks for {asked} documents for {name}, and there are {found} whose prompt is not that"
+                " of another one (test and validation come first); lower the sizes."
             )
 
 
