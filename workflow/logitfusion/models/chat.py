@@ -107,9 +107,17 @@ class ChatTemplate:
                 f"The chat template of the {self._owner} refuses the messages ({reason})."
             ) from error
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def write(self, messages: Sequence[Message]) -> str:
+        """The text of a whole chat, after which nobody is to speak.
+
+        Raises:
+            TemplateRefusedError: the template can't write these messages.
+        """
+        return self._apply(messages)
+
+    def encode(self, messages: Sequence[Message], *, continues: bool | None = None) -> list[int]:
         """The token ids of a chat, ending where the model should speak: the template writes all special tokens."""
-        return list(self.tokenizer.encode(self.render(messages), add_special_tokens=False))
+        return list(self.tokenizer.encode(self.render(messages, continues=continues), add_special_tokens=False))
 
     @cached_property
     def closing_token(self) -> int | None:
