@@ -121,13 +121,13 @@ def _join(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> tuple[li
     """The prompt of the first turn, all that follows, and the byte where each of these ends (None: of no response)."""
     after: list[int] = []
     ends: list[int | None] = []
-    counted = 0
+    first = 0  # byte where a response begins
     for number, turn in enumerate(turns):
         given = turn.given if number else []
-        tokens = [counted + turn.skipped + end for end in _response_ends(tokenizer, turn)]
+        tokens = [first + max(0, turn.shift + end) for end in _response_ends(tokenizer, turn)]
         after += [*given, *turn.tokens.ids, *turn.ending, *turn.closing]
-        counted += turn.size + 1
-        ends += [*[None] * len(given), *tokens, *[None] * len(turn.ending), *[counted] * len(turn.closing)]
+        first += turn.size + 1
+        ends += [*[None] * len(given), *tokens, *[None] * len(turn.ending), *[first] * len(turn.closing)]
     return turns[0].given, after, ends
 
 

@@ -28,8 +28,8 @@ class Turn:
 
     Attributes:
         given: tokens before it that nobody learns; of a later turn, those since the response before.
-        text: the response, in a chat without the white space that it begins with, or that the template leaves out.
-        skipped: bytes of the white space that it began with.
+        text: the response, in a chat with the white space around it that the template writes, and no other.
+        shift: bytes by which ``text`` begins later than the response as it was given, or earlier (negative).
         size: bytes of the response as it was given.
         tokens: of the response, with the characters of ``text`` that each stands for (none of a slow tokenizer).
         ending: what the template writes between the response and the token that closes it, not learned.
@@ -38,7 +38,7 @@ class Turn:
 
     given: list[int]
     text: str
-    skipped: int
+    shift: int
     size: int
     tokens: Tokens
     ending: list[int]
@@ -118,22 +118,22 @@ class ExampleEncoder:
         prompts = [chat.render(bare[:place], continues=False) for place in spoken]
         given, read, before = chat.encode(bare[: spoken[0]], continues=False), list[int](), prompts[0]
         for number, place in enumerate(spoken):
-            whole, response, between = messages[place]["content"], bare[place]["content"], None
+            answer, bytes_given = bare[place]["content"], len(messages[place]["content"].encode())
+            response, between = chat.opening + answer, None
             if number + 1 < len(spoken):
-                response, between = _part(prompts[number], response, prompts[number + 1])
+                response, between = _part(prompts[number], chat.opening, answer, prompts[number + 1])
             read += given
             tokens = encoder.completion(response, read, space=encoder.lost_space(before))
-            sizes = len(whole.encode()) - len(whole.lstrip().encode()), len(whole.encode())
+            shift = bytes_given - len(answer.encode()) - len(chat.opening)
             read += tokens.ids
             if between is None:
                 closing = encoder.end if chat.closing_token is None else chat.closing_token
-                yield Turn(given, response, *sizes, tokens, [], [closing])
+                yield Turn(given, response, shift, bytes_given, tokens, [], [closing])
             else:
                 following = encoder.following(between, read)
                 end = _find_end(encoder, following, chat.closing_token)
-                yield Turn(
-                    given, response, *sizes, tokens, following[: max(0, end - 1)], following[max(0, end - 1) : end]
-                )
+                ending, closing = following[: max(0, end - 1)], following[max(0, end - 1) : end]
+                yield Turn(given, response, shift, bytes_given, tokens, ending, closing)
                 read += following[:end]
                 given, before = following[end:], between
 
@@ -172,17 +172,17 @@ def _strip(message: Message) -> Message:
     return {**message, "content": check_text(message["content"]).lstrip()}
 
 
-def _part(before: str, response: str, after: str) -> tuple[str, str]:
-    """A response as a template writes it where more follows, and what comes between it and the next one.
+def _part(before: str, opening: str, answer: str, after: str) -> tuple[str, str]:
+    """An answer as a template writes it where more follows, and what comes between it and the next one.
 
     Raises:
         UserError: it writes something else, so that what is learned would not be what is read later.
     """
-    for written in (response, response.rstrip()):
+    for written in (opening + answer, opening + answer.rstrip()):
         if after.startswith(before + written):
             return written, after[len(before) + len(written) :]
     raise UserError(
-        f"the chat template writes the answer {response[:40]!r} otherwise once another message follows (it may leave"
+        f"the chat template writes the answer {answer[:40]!r} otherwise once another message follows (it may leave"
         " thoughts out), so it can't be learned together with a later one; give each answer as a text of its own."
     )
 
