@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from logitfusion.config.decoding import Decoding
+from logitfusion.config.decoding import TaskDecoding, TaskSampling
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.loading import Loading
 from logitfusion.config.prompting import MethodPrompting, Prompting
@@ -81,7 +81,7 @@ class SteeredMethod(FusionOptions, _Method):
 Method = either("model", having=SingleMethod, lacking=SteeredMethod)
 
 
-class Fusion(Decoding, Prompting, Loading):
+class Fusion(TaskDecoding, TaskSampling, Prompting, Loading):
     """The fusion track."""
 
     large: str
