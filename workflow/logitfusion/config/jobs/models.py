@@ -28,8 +28,10 @@ def task_job(run: RunConfig, name: str) -> TaskJob:
 
 
 def has_shots(run: RunConfig, task: HarnessTask) -> bool:
-    """Whether a prompt of a task may hold examples: unless the config says that none does."""
-    return task.num_fewshot != 0
+    """Whether a prompt of a task may hold examples: unless the config says that none does, or some method's do."""
+    fusion = [run.fusion, *run.fusion.methods.values()] if run.fusion else []
+    asked = [entry.num_fewshot for entry in (*fusion, run.distill) if entry is not None]
+    return task.num_fewshot != 0 or any(asked)
 
 
 def expert_job(run: RunConfig, name: str) -> Expert:
