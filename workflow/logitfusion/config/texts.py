@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, model_validator
+from jinja2 import Environment, TemplateSyntaxError
+from pydantic import AfterValidator, BeforeValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.section import (
@@ -36,6 +37,19 @@ def _listed(value: Any) -> Any:
 Values = Annotated[tuple[Value, ...], BeforeValidator(_listed, json_schema_input_type=Value | list[Value])]
 
 
+def _check_template(value: str) -> str:
+    try:
+        Environment().parse(value)
+    except TemplateSyntaxError as error:
+        words = "is a template that Jinja can't read ({message})"
+        raise PydanticCustomError("cross", words, {"message": (error.message or "").rstrip(".")}) from None
+    return value
+
+
+# A column of a data set; with {{ or {% a Jinja template of columns, as in a task of lm-evaluation-harness.
+Template = Annotated[Text, AfterValidator(_check_template)]
+
+
 class HubSplit(Section):
     """A split of a data set of the hub."""
 
@@ -54,9 +68,9 @@ class Reading(Section):
 
     messages: Text | None = None
     """The column that holds a conversation: a list of turns, {role, content} or {from, value}."""
-    prompt: Text | None = None
-    """In place of messages: a column, or a Jinja template of columns, as in a task of lm-evaluation-harness."""
-    completion: Text | None = None
+    prompt: Template | None = None
+    """In place of messages: a column, or a Jinja template of columns ({{question}}), as in lm-evaluation-harness."""
+    completion: Template | None = None
     """What is learnt after the prompt: a column, or a template."""
     delimiter: str = " "
     """Between prompt and completion."""

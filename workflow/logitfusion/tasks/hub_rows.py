@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import cached_assets_path
 
 from logitfusion.config.section import Listed, Section, canonical, parse
-from logitfusion.config.tasks import HubRows
+from logitfusion.config.texts import HubSplit
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.fetch.hub import Download, ask_hub, download, insist
 from logitfusion.fetch.revisions import download_recorded
@@ -23,9 +24,10 @@ from logitfusion.files import find_disk_error, write_text
 from logitfusion.provenance import hash_json
 
 if TYPE_CHECKING:
-    from datasets import DatasetBuilder
+    from datasets import DatasetBuilder, IterableDataset
 
 CARD = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # these say which files are whose subset and split
+BATCH = 1000  # rows in memory at a time
 _NOT_OPTIONS = {"name", "version", "data_dir", "data_files", "description", "features"}
 
 
@@ -50,7 +52,14 @@ class FetchedRows(Section):
     reader: Reader
 
 
-def fetch_rows(source: HubRows, revisions: Path | None = None) -> FetchedRows:
+class FetchedTexts(Section):
+    """The record of the data sets that a task's texts are from."""
+
+    texts: Listed[FetchedRows]
+    """In the order of the task's texts."""
+
+
+def fetch_rows(source: HubSplit, revisions: Path | None = None) -> FetchedRows:
     """Download the files of a source's splits, into the hub's cache.
 
     Args:
@@ -73,7 +82,7 @@ def fetch_rows(source: HubRows, revisions: Path | None = None) -> FetchedRows:
     return fetched
 
 
-def _note(source: HubRows, commit: str) -> Path:
+def _note(source: HubSplit, commit: str) -> Path:
     """Where the hub's folder of assets keeps how a split is read: nothing on the disk says whether that is whole."""
     folder = cached_assets_path(
         "logitfusion", namespace=f"datasets--{source.dataset}".replace("/", "--"), subfolder=commit
@@ -81,7 +90,7 @@ def _note(source: HubRows, commit: str) -> Path:
     return folder / f"{hash_json([source.subset, source.split])}.json"
 
 
-def _recall(source: HubRows, card: Download) -> FetchedRows:
+def _recall(source: HubSplit, card: Download) -> FetchedRows:
     """How a split was read when there was a network."""
     note = _note(source, card.commit)
     if not note.is_file():
@@ -93,12 +102,12 @@ def _recall(source: HubRows, card: Download) -> FetchedRows:
     return parse(FetchedRows, note.read_text(encoding="utf-8"))
 
 
-def _download(source: HubRows, reader: Reader, commit: str) -> Download:
+def _download(source: HubSplit, reader: Reader, commit: str) -> Download:
     names = list(dict.fromkeys(name for files in reader.splits.values() for name in files))
     return download("dataset", source.dataset, source.revision, commit=commit, choose=lambda *_: names)
 
 
-def _open_builder(source: HubRows, card: Download) -> DatasetBuilder:
+def _open_builder(source: HubSplit, card: Download) -> DatasetBuilder:
     """What reads a subset, as its card or the names of its files say."""
     import datasets
 
@@ -124,7 +133,7 @@ def _open_builder(source: HubRows, card: Download) -> DatasetBuilder:
         raise UserError(f"{title} can't be read ({first_line(error)}); correct the task's source.subset.") from error
 
 
-def _wanted_files(source: HubRows, card: Download, files: dict[str, list[str]]) -> dict[str, list[str]]:
+def _wanted_files(source: HubSplit, card: Download, files: dict[str, list[str]]) -> dict[str, list[str]]:
     """The files of the splits that a source names: ``train``, ``train+test``, ``train[:100]``."""
     wanted = [term.partition("[")[0].strip() for term in re.split(r"\+", source.split)]
     start = re.compile(rf"hf://datasets/[^@]+@{card.commit}/")
@@ -156,33 +165,57 @@ def _describe_reader(builder: DatasetBuilder, splits: dict[str, list[str]]) -> R
     )
 
 
-def read_rows(source: HubRows, fetched: FetchedRows) -> list[dict[str, Any]]:
-    """The rows of a split, out of the hub's cache.
+def open_rows(source: HubSplit, fetched: FetchedRows, columns: Sequence[str] | None = None) -> IterableDataset:
+    """The rows of a split, out of the hub's cache: read when they are asked for, a thousand at a time.
+
+    Args:
+        columns: those that are read, of a format that keeps columns apart; None for all.
 
     Raises:
-        UserError: the files are not there any more, or can't be read.
+        UserError: the files are not there any more, can't be read, or have no such column.
     """
-    reader = fetched.reader
-    found = _download(source, reader, fetched.download["commit"])
-    paths = {file.name: str(file.path) for file in found.files}
     import datasets
 
     datasets.disable_progress_bars()
-    # datasets maps Arrow files into memory, so they have to be on a disk for a moment.
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            files = {split: [paths[name] for name in names] for split, names in reader.splits.items()}
+    reader = fetched.reader
+    found = _download(source, reader, fetched.download["commit"])
+    paths = {file.name: str(file.path) for file in found.files}
+    files = {split: [paths[name] for name in names] for split, names in reader.splits.items()}
+    parquet = {"batch_size": BATCH} if reader.builder == "parquet" else {}
+
+    def open_with(**options: Any) -> IterableDataset:
+        with tempfile.TemporaryDirectory() as scratch:  # not its own cache, which may hold another reading
             builder = datasets.load_dataset_builder(
-                reader.builder, data_files=files, cache_dir=scratch, **reader.options
+                reader.builder, data_files=files, cache_dir=scratch, **reader.options, **options
             )
             if reader.features is not None:
                 builder.info.features = datasets.Features.from_dict(json.loads(reader.features))
-            builder.download_and_prepare(verification_mode="no_checks")
-            return builder.as_dataset(split=source.split).to_list()
-        except Exception as error:
-            if find_memory_error(error) is not None or find_disk_error(error) is not None:
-                raise
-            raise UserError(
-                f"The rows of the data set {source.dataset!r} can't be read ({first_line(error)}); correct the task's"
-                " source.split, or use a jsonl source."
-            ) from error
+            return builder.as_streaming_dataset(split=source.split)
+
+    with explaining(source):
+        dataset = open_with(**parquet)
+        known = dataset.column_names or list(next(iter(dataset), {}))
+    if columns is None:
+        return dataset
+    if absent := [name for name in columns if name not in known]:
+        raise UserError(
+            f"The data set {source.dataset!r} has no column {absent[0]!r} (it has {', '.join(known)}); name another."
+        )
+    with explaining(source):
+        return open_with(**parquet, columns=list(columns)) if parquet else dataset.select_columns(list(columns))
+
+
+@contextmanager
+def explaining(source: HubSplit) -> Iterator[None]:
+    """What datasets says of rows that it can't read, as a sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of a dozen unrelated types
+        if find_memory_error(error) is not None or find_disk_error(error) is not None:
+            raise
+        raise UserError(
+            f"The rows of the data set {source.dataset!r} can't be read ({first_line(error)}); correct the task's"
+            " split, or use a file of your own."
+        ) from error
