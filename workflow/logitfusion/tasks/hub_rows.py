@@ -190,7 +190,8 @@ def open_rows(source: HubSplit, fetched: FetchedRows, columns: Sequence[str] | N
             )
             if reader.features is not None:
                 builder.info.features = datasets.Features.from_dict(json.loads(reader.features))
-            return builder.as_streaming_dataset(split=source.split)
+            dataset = builder.as_streaming_dataset(split=source.split)
+            return dataset.reshard() if parquet else dataset  # Arrow reads ahead, but not beyond a group of rows
 
     with explaining(source):
         dataset = open_with(**parquet)
