@@ -14,7 +14,7 @@ from hub_standin import Hub, commit_of
 from huggingface_hub import constants
 
 from logitfusion.config.section import canonical, parse
-from logitfusion.config.texts import HubSplit
+from logitfusion.config.texts import HubRows
 from logitfusion.errors import UserError
 from logitfusion.tasks.hub_rows import FetchedRows, fetch_rows, open_rows
 
@@ -57,8 +57,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield hub
 
 
-def source(split: str = "train", subset: str | None = "first", dataset: str = "owner/rows") -> HubSplit:
-    return HubSplit(dataset=dataset, subset=subset, split=split, revision="main")
+def source(split: str = "train", subset: str | None = "first", dataset: str = "owner/rows") -> HubRows:
+    return HubRows(dataset=dataset, subset=subset, split=split, revision="main")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_name_without_owner_is_followed(hub: Hub, caplog: pytest.LogCaptureFix
     ("asked", "words"),
     [
         (source(dataset="owner/several", subset=None), r"main\) has several subsets; name one .*: 'one', 'two'"),
-        (source(subset="none"), "subset none.*can't be read .*'none' not found.*correct the task's source.subset"),
+        (source(subset="none"), "subset none.*can't be read .*'none' not found.*correct its subset"),
         (source(split="dev"), r"has no split 'dev' \(it has train, test\)"),
         (source(dataset="owner/none"), "The data set 'owner/none' .*is not on the hub"),
         (source(dataset="owner/code", subset=None), "made by Python code .* is never run.*refs/convert/parquet"),
@@ -150,7 +150,7 @@ def test_a_name_without_owner_is_followed(hub: Hub, caplog: pytest.LogCaptureFix
     ],
     ids=["subsets", "subset", "split", "nothing", "script", "gated"],
 )
-def test_what_can_not_be_read_is_one_sentence(hub: Hub, asked: HubSplit, words: str) -> None:
+def test_what_can_not_be_read_is_one_sentence(hub: Hub, asked: HubRows, words: str) -> None:
     subsets = [f"- {{config_name: {name}, data_files: {name}.jsonl}}\n" for name in ("one", "two")]
     several = {"README.md": f"---\nconfigs:\n{''.join(subsets)}---\n"}
     hub.add("owner/several", several | {f"{name}.jsonl": lines(name) for name in ("one", "two")}, kind="datasets")

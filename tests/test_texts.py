@@ -316,7 +316,7 @@ def test_texts_of_the_hub_are_those_of_their_commit(monkeypatch: pytest.MonkeyPa
         }
         hub.add("lab/chats", names, kind="datasets")
         hub.add("lab/sums", {"train.jsonl": lines}, kind="datasets")
-        fetched = FetchedTexts(texts=tuple(fetch_rows(entry, tmp_path / "revisions") for entry in task.texts))
+        fetched = FetchedTexts(texts=tuple(fetch_rows(entry.hub_rows, tmp_path / "revisions") for entry in task.texts))
         record = parse(FetchedTexts, canonical(fetched))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         hub.asked.clear()

@@ -63,6 +63,13 @@ class HubSplit(Section):
     """A commit (best), a tag or a branch; the commit that a branch was is recorded, and stays the run's."""
 
 
+class HubRows(HubSplit):
+    """What is read of a data set of the hub, for a config's texts or for a task of lm-evaluation-harness."""
+
+    options: dict[str, Any] = {}
+    """Further arguments of datasets.load_dataset."""
+
+
 class Reading(Section):
     """How rows become texts, and which of them do."""
 
@@ -101,6 +108,11 @@ class Texts(Reading):
 
 class HubTexts(HubSplit, Texts):
     """Texts of a data set of the hub."""
+
+    @property
+    def hub_rows(self) -> HubRows:
+        """The rows alone."""
+        return HubRows(**dict(self.part(HubSplit)))
 
 
 class FileTexts(Texts):

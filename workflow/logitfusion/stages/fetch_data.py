@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from logitfusion.config.tasks import HubRows
+from logitfusion.config.texts import HubRows
 from logitfusion.files import write_json
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.tasks.hub_rows import fetch_rows

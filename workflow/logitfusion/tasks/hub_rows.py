@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import cached_assets_path
 
 from logitfusion.config.section import Listed, Section, canonical, parse
-from logitfusion.config.texts import HubSplit
+from logitfusion.config.texts import HubRows
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.fetch.hub import Download, ask_hub, download, insist
 from logitfusion.fetch.revisions import download_recorded
@@ -24,10 +24,10 @@ from logitfusion.files import find_disk_error, write_text
 from logitfusion.provenance import hash_json
 
 if TYPE_CHECKING:
-    from datasets import DatasetBuilder, IterableDataset
+    from datasets import Dataset, DatasetBuilder, IterableDataset
 
 CARD = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # these say which files are whose subset and split
-BATCH = 1000  # rows in memory at a time
+BATCH = 1000  # rows in memory at a time, where they are read one after the other
 _NOT_OPTIONS = {"name", "version", "data_dir", "data_files", "description", "features"}
 
 
@@ -59,7 +59,7 @@ class FetchedTexts(Section):
     """In the order of the task's texts."""
 
 
-def fetch_rows(source: HubSplit, revisions: Path | None = None) -> FetchedRows:
+def fetch_rows(source: HubRows, revisions: Path | None = None) -> FetchedRows:
     """Download the files of a source's splits, into the hub's cache.
 
     Args:
@@ -82,15 +82,15 @@ def fetch_rows(source: HubSplit, revisions: Path | None = None) -> FetchedRows:
     return fetched
 
 
-def _note(source: HubSplit, commit: str) -> Path:
+def _note(source: HubRows, commit: str) -> Path:
     """Where the hub's folder of assets keeps how a split is read: nothing on the disk says whether that is whole."""
     folder = cached_assets_path(
         "logitfusion", namespace=f"datasets--{source.dataset}".replace("/", "--"), subfolder=commit
     )
-    return folder / f"{hash_json([source.subset, source.split])}.json"
+    return folder / f"{hash_json([source.subset, source.split, source.options])}.json"
 
 
-def _recall(source: HubSplit, card: Download) -> FetchedRows:
+def _recall(source: HubRows, card: Download) -> FetchedRows:
     """How a split was read when there was a network."""
     note = _note(source, card.commit)
     if not note.is_file():
@@ -102,19 +102,21 @@ def _recall(source: HubSplit, card: Download) -> FetchedRows:
     return parse(FetchedRows, note.read_text(encoding="utf-8"))
 
 
-def _download(source: HubSplit, reader: Reader, commit: str) -> Download:
+def _download(source: HubRows, reader: Reader, commit: str) -> Download:
     names = list(dict.fromkeys(name for files in reader.splits.values() for name in files))
     return download("dataset", source.dataset, source.revision, commit=commit, choose=lambda *_: names)
 
 
-def _open_builder(source: HubSplit, card: Download) -> DatasetBuilder:
+def _open_builder(source: HubRows, card: Download) -> DatasetBuilder:
     """What reads a subset, as its card or the names of its files say."""
     import datasets
 
     place = {"path": card.moved_to or card.id, "name": source.subset, "revision": card.commit}
     try:
         with tempfile.TemporaryDirectory() as scratch:  # not its own cache, which may hold another reading
-            return insist(lambda: datasets.load_dataset_builder(**place, cache_dir=scratch), source.dataset)
+            return insist(
+                lambda: datasets.load_dataset_builder(**place, **source.options, cache_dir=scratch), source.dataset
+            )
     except Exception as error:  # of a dozen unrelated types
         if find_memory_error(error) is not None or find_disk_error(error) is not None:
             raise
@@ -127,13 +129,11 @@ def _open_builder(source: HubSplit, card: Download) -> DatasetBuilder:
             ) from error
         found = re.search(r"available configs: \[(.*)\]", str(error))  # where there are several, and none was named
         if found is not None:
-            raise UserError(
-                f"{title} has several subsets; name one as the task's source.subset: {found[1]}."
-            ) from error
-        raise UserError(f"{title} can't be read ({first_line(error)}); correct the task's source.subset.") from error
+            raise UserError(f"{title} has several subsets; name one of them: {found[1]}.") from error
+        raise UserError(f"{title} can't be read ({first_line(error)}); correct its subset.") from error
 
 
-def _wanted_files(source: HubSplit, card: Download, files: dict[str, list[str]]) -> dict[str, list[str]]:
+def _wanted_files(source: HubRows, card: Download, files: dict[str, list[str]]) -> dict[str, list[str]]:
     """The files of the splits that a source names: ``train``, ``train+test``, ``train[:100]``."""
     wanted = [term.partition("[")[0].strip() for term in re.split(r"\+", source.split)]
     start = re.compile(rf"hf://datasets/[^@]+@{card.commit}/")
@@ -141,8 +141,8 @@ def _wanted_files(source: HubSplit, card: Download, files: dict[str, list[str]])
     for split in dict.fromkeys(wanted):
         if split not in files:
             raise UserError(
-                f"The data set {source.dataset!r} has no split {split!r} (it has {', '.join(map(str, files))}); correct"
-                " the task's source.split."
+                f"The data set {source.dataset!r} has no split {split!r} (it has {', '.join(map(str, files))}); name"
+                " one of these."
             )
         paths = [str(path) for path in files[split]]
         if strange := [path for path in paths if not start.match(path)]:
@@ -165,7 +165,30 @@ def _describe_reader(builder: DatasetBuilder, splits: dict[str, list[str]]) -> R
     )
 
 
-def open_rows(source: HubSplit, fetched: FetchedRows, columns: Sequence[str] | None = None) -> IterableDataset:
+def read_splits(source: HubRows, fetched: FetchedRows, folder: str | Path) -> dict[str, Dataset]:
+    """The splits of a source, out of the hub's cache: Arrow files in a folder, mapped into memory.
+
+    Raises:
+        UserError: the downloaded files are not there any more, or can't be read.
+    """
+    reader = fetched.reader
+    found = _download(source, reader, fetched.download["commit"])
+    paths = {file.name: str(file.path) for file in found.files}
+    import datasets
+
+    datasets.disable_progress_bars()
+    with explaining(source):
+        files = {split: [paths[name] for name in names] for split, names in reader.splits.items()}
+        builder = datasets.load_dataset_builder(
+            reader.builder, data_files=files, cache_dir=str(folder), **reader.options
+        )
+        if reader.features is not None:
+            builder.info.features = datasets.Features.from_dict(json.loads(reader.features))
+        builder.download_and_prepare(verification_mode="no_checks")
+        return dict(builder.as_dataset())
+
+
+def open_rows(source: HubRows, fetched: FetchedRows, columns: Sequence[str] | None = None) -> IterableDataset:
     """The rows of a split, out of the hub's cache: read when they are asked for, a thousand at a time.
 
     Args:
@@ -207,7 +230,7 @@ def open_rows(source: HubSplit, fetched: FetchedRows, columns: Sequence[str] | N
 
 
 @contextmanager
-def explaining(source: HubSplit) -> Iterator[None]:
+def explaining(source: HubRows) -> Iterator[None]:
     """What datasets says of rows that it can't read, as a sentence."""
     try:
         yield
@@ -217,6 +240,6 @@ def explaining(source: HubSplit) -> Iterator[None]:
         if find_memory_error(error) is not None or find_disk_error(error) is not None:
             raise
         raise UserError(
-            f"The rows of the data set {source.dataset!r} can't be read ({first_line(error)}); correct the task's"
-            " split, or use a file of your own."
+            f"The rows of the data set {source.dataset!r} can't be read ({first_line(error)}); another revision of it"
+            " may be readable."
         ) from error

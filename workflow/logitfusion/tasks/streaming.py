@@ -55,10 +55,10 @@ class Source:
 
     def _stream_hub(self, wanted: NDArray[np.bool_] | None) -> Iterator[Row]:
         columns = self.formatter.columns
-        tables = iter(open_rows(self.entry, self.fetched, columns).with_format("arrow").iter(BATCH))
+        tables = iter(open_rows(self.entry.hub_rows, self.fetched, columns).with_format("arrow").iter(BATCH))
         start = 0
         while True:
-            with explaining(self.entry):
+            with explaining(self.entry.hub_rows):
                 table = next(tables, None)
             if table is None:
                 return

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import Section, Some
-from logitfusion.config.texts import HubSplit, HubTexts, TextTask
+from logitfusion.config.texts import HubRows, HubTexts, TextTask
 
 
 class FetchTextsJob(Section):
     """Download the data sets that a task's texts are from."""
 
-    splits: Some[HubSplit]
+    splits: Some[HubRows]
     """In the order of the task's texts."""
 
 
@@ -22,5 +22,5 @@ def text_tasks(run: RunConfig) -> dict[str, TextTask]:
 def fetched_texts(run: RunConfig) -> dict[str, FetchTextsJob]:
     """The tasks, used or not, with texts of the hub -> what there is to download."""
     tasks = text_tasks(run).items()
-    splits = {name: [part.part(HubSplit) for part in task.texts if isinstance(part, HubTexts)] for name, task in tasks}
+    splits = {name: [part.hub_rows for part in task.texts if isinstance(part, HubTexts)] for name, task in tasks}
     return {name: FetchTextsJob(splits=tuple(parts)) for name, parts in splits.items() if parts}
