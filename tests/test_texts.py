@@ -30,7 +30,7 @@ from logitfusion.files import read_jsonl
 from logitfusion.tasks.candidates import survey
 from logitfusion.tasks.conversations import UnusableError, read_turns
 from logitfusion.tasks.formatting import make_field
-from logitfusion.tasks.hub_rows import FetchedTexts, fetch_rows
+from logitfusion.tasks.hub_rows import fetch_rows
 from logitfusion.tasks.mixtures import apportion, write_mixture
 from logitfusion.tasks.streaming import Source
 
@@ -316,15 +316,14 @@ def test_texts_of_the_hub_are_those_of_their_commit(monkeypatch: pytest.MonkeyPa
         }
         hub.add("lab/chats", names, kind="datasets")
         hub.add("lab/sums", {"train.jsonl": lines}, kind="datasets")
-        fetched = FetchedTexts(texts=tuple(fetch_rows(entry.hub_rows, tmp_path / "revisions") for entry in task.texts))
-        record = parse(FetchedTexts, canonical(fetched))
+        fetched = [fetch_rows(entry.hub_rows, tmp_path / "revisions") for entry in task.texts]
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         hub.asked.clear()
-        sources = [Source(entry, one) for entry, one in zip(task.texts, record.texts, strict=True)]
+        sources = [Source(entry, one) for entry, one in zip(task.texts, fetched, strict=True)]
         told = write_mixture(task, sources, tmp_path / "train.jsonl", tmp_path / "validation.jsonl")
         assert not hub.asked
         with pytest.raises(UserError, match=r"'lab/chats' has no column 'chat' .it has conversations, lang, n."):
-            survey(Source(task.texts[0].model_copy(update={"messages": "chat"}), record.texts[0]))
+            survey(Source(task.texts[0].model_copy(update={"messages": "chat"}), fetched[0]))
     assert [(one["dataset"], one["rows"], one["texts"]) for one in told] == [
         ("lab/chats", 2500, 1666),
         ("lab/sums", 50, 50),

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from logitfusion.config.packages import Package
 from logitfusion.config.section import Count, InputPath, Revision, Section, Text, Whole, either
 from logitfusion.config.texts import TextTask
-from logitfusion.tasks.definition import local_files, local_packages, needs_hub
+from logitfusion.tasks.definition import data_files, definition_files, local_packages, needs_hub
 
 
 def _check_json(value: Any, key: str = "") -> Any:
@@ -70,7 +70,8 @@ class HarnessTask(Splits):
     @property
     def files(self) -> tuple[str, ...]:
         """Files of this machine that it is made of: definitions with their code, and documents."""
-        return tuple(local_files(self.harness, self.include_path))
+        named = self.harness, self.include_path
+        return (*map(str, definition_files(*named)), *data_files(*named))
 
     @property
     def fetched(self) -> bool:

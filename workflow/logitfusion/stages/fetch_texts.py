@@ -8,18 +8,16 @@ from pathlib import Path
 from logitfusion.config.jobs.texts import FetchTextsJob
 from logitfusion.files import write_json
 from logitfusion.stages._stage import logger, run_stage
-from logitfusion.tasks.hub_rows import FetchedTexts, fetch_rows
+from logitfusion.tasks.hub_rows import FetchedPart, FetchedTexts, fetch_rows
 
 
 def main(arguments: argparse.Namespace, job: FetchTextsJob) -> None:
-    found = []
-    for split in job.splits:
-        fetched = fetch_rows(split, arguments.revisions)
-        size = sum(file["size"] for file in fetched.download["files"])
-        told = arguments.task, split.dataset, fetched.download["commit"], size / 1e6
+    parts = [FetchedPart(source=rows, rows=fetch_rows(rows, arguments.revisions)) for rows in job.sources]
+    write_json(arguments.output, FetchedTexts(parts=tuple(parts)).dump())
+    for part in parts:
+        size = sum(file["size"] for file in part.rows.download["files"])
+        told = arguments.task, part.source.dataset, part.rows.download["commit"], size / 1e6
         logger.info("%s: %s at %s, %.1f MB, checked", *told)
-        found.append(fetched)
-    write_json(arguments.output, FetchedTexts(texts=tuple(found)).dump())
 
 
 if __name__ == "__main__":

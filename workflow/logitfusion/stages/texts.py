@@ -15,9 +15,8 @@ from logitfusion.tasks.streaming import Source
 
 
 def main(arguments: argparse.Namespace, task: TextTask) -> None:
-    fetched = iter(
-        parse(FetchedTexts, arguments.fetched.read_text(encoding="utf-8")).texts if arguments.fetched else ()
-    )
+    parts = parse(FetchedTexts, arguments.fetched.read_text(encoding="utf-8")).parts if arguments.fetched else ()
+    fetched = iter(part.rows for part in parts)
     sources = [Source(entry, next(fetched) if isinstance(entry, HubTexts) else None) for entry in task.texts]
     found = write_mixture(task, sources, arguments.train, arguments.validation, name=arguments.task)
     record(arguments.record, task.dump(), sources=found)

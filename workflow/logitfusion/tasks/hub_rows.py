@@ -52,10 +52,17 @@ class FetchedRows(Section):
     reader: Reader
 
 
-class FetchedTexts(Section):
-    """The record of the data sets that a task's texts are from."""
+class FetchedPart(Section):
+    """A data set that is read for a task, and what was fetched of it."""
 
-    texts: Listed[FetchedRows]
+    source: HubRows
+    rows: FetchedRows
+
+
+class FetchedTexts(Section):
+    """The record of the data sets that texts are from."""
+
+    parts: Listed[FetchedPart]
     """In the order of the task's texts."""
 
 

@@ -10,7 +10,7 @@ from logitfusion.config.texts import HubRows, HubTexts, TextTask
 class FetchTextsJob(Section):
     """Download the data sets that a task's texts are from."""
 
-    splits: Some[HubRows]
+    sources: Some[HubRows]
     """In the order of the task's texts."""
 
 
@@ -21,6 +21,7 @@ def text_tasks(run: RunConfig) -> dict[str, TextTask]:
 
 def fetched_texts(run: RunConfig) -> dict[str, FetchTextsJob]:
     """The tasks, used or not, with texts of the hub -> what there is to download."""
-    tasks = text_tasks(run).items()
-    splits = {name: [part.hub_rows for part in task.texts if isinstance(part, HubTexts)] for name, task in tasks}
-    return {name: FetchTextsJob(splits=tuple(parts)) for name, parts in splits.items() if parts}
+    parts = {
+        name: [part for part in task.texts if isinstance(part, HubTexts)] for name, task in text_tasks(run).items()
+    }
+    return {name: FetchTextsJob(sources=tuple(part.hub_rows for part in mine)) for name, mine in parts.items() if mine}
