@@ -110,8 +110,8 @@ def decode_models(wildcards):
     return whole_models([name for task in tasks for name in method_models(RUN, wildcards.method, task)])
 
 
-def tuning_examples(wildcards):
-    return [task_file(task, "validation") for group in tuning_groups(RUN, wildcards.method) for task in group]
+def tuning_documents(wildcards):
+    return [task_documents(task) for group in tuning_groups(RUN, wildcards.method) for task in group]
 
 
 def data_package(wildcards):

@@ -9,17 +9,16 @@ from pydantic_core import PydanticCustomError
 
 from logitfusion.config.loading import Loading
 from logitfusion.config.objective import Objective
+from logitfusion.config.prompting import Prompting, TextFormat
 from logitfusion.config.section import BatchSize, Count, Distinct, Name, Section, Some, Whole
 from logitfusion.config.training import Adaptation, Training
 
 
-class Teacher(Section):
+class Teacher(TextFormat):
     """A model that reads all texts once."""
 
     model: str
     """A model or an expert."""
-    template: Literal["plain", "chat"] = "plain"
-    """Prompt and response joined as text, or as a chat by the teacher's own template."""
 
 
 class CacheContents(Section):
@@ -66,13 +65,13 @@ class DistillMethod(Objective):
         return self
 
 
-class Distill(Loading):
+class Distill(Prompting, Loading):
     """The distillation track."""
 
     student: str
     """The model (or expert) that every method trains."""
     tasks: Some[str]
-    """Tasks whose training splits are the text; their test splits are decoded."""
+    """Tasks whose training splits (those with train above 0) are the text; students answer those of the harness."""
     texts: Count | None = None
     """At most this many of each task, the first ones."""
     teachers: dict[Name, Teacher] = {}
