@@ -10,24 +10,9 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.packages import Package
-from logitfusion.config.section import Count, HubId, InputPath, Revision, Section, Text, Whole, either
+from logitfusion.config.section import Count, InputPath, Revision, Section, Text, Whole, either
 from logitfusion.config.texts import TextTask
-from logitfusion.tasks.definition import local_files, local_packages, needs_hub
-
-
-class HubRows(Section):
-    """Rows of a data set of the hub."""
-
-    dataset: HubId
-    """owner/name on the hub."""
-    subset: str | None = None
-    """The data set's configuration, if it has several."""
-    split: str
-    """The splits that are read, with + between them."""
-    revision: Revision = "main"
-    """A commit (best), a tag or a branch; the commit that a branch was is recorded, and stays the run's."""
-    options: dict[str, Any] = {}
-    """Further arguments of datasets.load_dataset."""
+from logitfusion.tasks.definition import data_files, definition_files, local_packages, needs_hub
 
 
 def _check_json(value: Any, key: str = "") -> Any:
@@ -85,7 +70,8 @@ class HarnessTask(Splits):
     @property
     def files(self) -> tuple[str, ...]:
         """Files of this machine that it is made of: definitions with their code, and documents."""
-        return tuple(local_files(self.harness, self.include_path))
+        named = self.harness, self.include_path
+        return (*map(str, definition_files(*named)), *data_files(*named))
 
     @property
     def fetched(self) -> bool:

@@ -30,6 +30,7 @@ class Leaf(ConfigurableTask):
         self._given = config
         self._config = TaskConfig(**config)
         self._raw: Mapping[str, Dataset] = {}
+        self._processed: dict[str, Dataset] = {}
         self._evaluated: Dataset | None = None
         self._shots: Sequence[dict[str, Any]] | None = None
 
@@ -61,10 +62,37 @@ class Leaf(ConfigurableTask):
 
     @property
     def eval_docs(self) -> Dataset:
-        return super().eval_docs if self._evaluated is None else self._evaluated
+        return self.documents(self.evaluated_split) if self._evaluated is None else self._evaluated
+
+    @property
+    def known_splits(self) -> list[str]:
+        """Splits of its data set that were read."""
+        return list(self._raw)
+
+    def documents(self, split: str) -> Dataset:
+        """The processed documents of a split.
+
+        Raises:
+            UserError: its data set has no such split.
+        """
+        if split not in self._processed:
+            if split not in self._raw:
+                raise UserError(
+                    f"The data set of the task {self.task_name!r} has no split {split!r} (it has"
+                    f" {', '.join(self._raw)}); correct the task's training_split, or its definition."
+                )
+            rows = self._raw[split]
+            process = self._config.process_docs
+            self._processed[split] = rows if process is None else process(rows)
+        return self._processed[split]
 
     def fewshot_docs(self) -> Any:
         return super().fewshot_docs() if self._shots is None else self._shots
+
+    def shot_documents(self) -> Dataset:
+        """What examples of prompts are drawn from, of its data set."""
+        found = super().fewshot_docs()
+        return found if isinstance(found, Dataset) else Dataset.from_list(list(found))
 
     @property
     def fewshot_source(self) -> str | None:

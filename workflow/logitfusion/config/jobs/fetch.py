@@ -37,8 +37,8 @@ class DataJob(Definition):
 
     training: bool
     """Whether it has training or validation documents."""
-    shots: bool
-    """Whether prompts may hold examples."""
+    shots: bool | None
+    """Whether prompts may hold examples. Null: as the definition says."""
 
 
 def fetched_tasks(run: RunConfig) -> dict[str, DataJob]:

@@ -80,9 +80,8 @@ def _data(facts: Facts) -> Grid:
         record = _read(path)
         if record is not None:
             config = record["config"]
-            sizes = [plain_cell(float(config[split]), ".0f") for split in ("train", "validation", "test")]
-            source = config["definition"]["source"]
-            rows.append([Cell(path.parent.name), Cell("task"), Cell(_say_source(source)), *sizes])
+            sizes = [plain_cell(float(record["sizes"].get(split, 0)), ".0f") for split in ("train", "validation", "test")]
+            rows.append([Cell(path.parent.name), Cell("task"), Cell(config.get("harness", "texts")), *sizes])
     for path in facts.files.datasets:
         record = _read(path)
         if record is not None:
