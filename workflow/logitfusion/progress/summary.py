@@ -90,7 +90,7 @@ def key_numbers(metrics: Path) -> list[tuple[str, str]]:
 def _is_score(row: dict[str, str]) -> bool:
     """What methods are compared by on whole tasks, if it is a share; averages are made here."""
     whole = row["better"] == "higher" and not row["subtask"] and row["metric"] != "score"
-    return whole and 0 <= float(row["value"]) <= 1
+    return whole and not (float(row["value"]) < 0 or float(row["value"]) > 1)
 
 
 def _track_line(rows: list[dict[str, str]]) -> str:
