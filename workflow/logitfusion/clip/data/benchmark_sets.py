@@ -79,7 +79,7 @@ def _read_imagenet(root: Path) -> Listing:
 
 
 def _read_imagenet_shift(folder: Path) -> Listing:
-    """A folder a class, all images of which are tested on: ImageNet-V2's are numbered, ImageNet-Sketch's WordNet ids."""
+    """A folder a class, all images of which are tested on: ImageNet-V2's are numbers, ImageNet-Sketch's WordNet ids."""
     folders = class_folders(folder)
     return _imagenet_names(folders), [], [(row.path, row.label) for row in list_images(folder, folders)]
 
