@@ -7,9 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from logitfusion.config.tasks import Answer
 from logitfusion.errors import UserError
-from logitfusion.tasks.answers import judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +38,7 @@ class JudgedExample:
 
 
 def judge_generations(
-    examples: list[dict[str, Any]], generations: dict[str, list[dict[str, Any]]], form: Answer
+    examples: list[dict[str, Any]], generations: dict[str, list[dict[str, Any]]], form: Any
 ) -> pd.DataFrame:
     """Judge every method's generations of one task.
 
@@ -63,7 +61,7 @@ def judge_generations(
             )
         for row in sorted(generated, key=lambda row: row["id"]):
             example = by_id[row["id"]]
-            judgement = judge(row["text"], example["answers"], form)
+            judgement = form(row["text"], example["answers"])
             rows.append(
                 JudgedExample(
                     method=method,

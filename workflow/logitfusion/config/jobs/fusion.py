@@ -9,7 +9,6 @@ from logitfusion.config.loading import Loading
 from logitfusion.config.methods import method_batch_size, method_models, method_tasks, tuning_groups
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import BatchSize, Count, Listed, Section, Some
-from logitfusion.config.tasks import Answer
 
 
 class DecodedTask(Section):
@@ -48,7 +47,6 @@ class JudgeJob(Section):
     """Judge every method's generations of one task."""
 
     methods: Listed[str]
-    answer: Answer
 
 
 def decode_job(run: RunConfig, method: str) -> DecodeJob:
@@ -87,4 +85,4 @@ def tune_job(run: RunConfig, method: str) -> TuneJob:
 
 def judge_job(run: RunConfig, task: str, methods: list[str]) -> JudgeJob:
     """All methods that decode a task; their order changes nothing."""
-    return JudgeJob(methods=tuple(sorted(methods)), answer=run.tasks[task].definition.answer)
+    return JudgeJob(methods=tuple(sorted(methods)))

@@ -53,7 +53,7 @@ def metrics_job(run: RunConfig) -> MetricsJob:
         run=run.run,
         seed=run.seed,
         evaluate=run.evaluate,
-        metrics={task: entry.definition.metric for task, entry in run.tasks.items()},
+        metrics={task: getattr(entry, "metric", None) or "" for task, entry in run.tasks.items()},
         fusion=_fusion(run) if run.fusion else None,
         distill=students_track(run) if run.distill else None,
         clip=FewShotTrack(**_fewshot(run)) if run.clip else None,
