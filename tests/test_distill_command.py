@@ -75,7 +75,7 @@ def test_the_cache_is_what_the_package_makes(
         torch.testing.assert_close(found.log_probs, expected.log_probs.half().float())
         assert torch.equal(found.ids, expected.ids)
         assert torch.equal(found.ends, expected.ends)
-    assert cache.digests == [digest_text(row["prompt"], row["response"]) for row in ROWS]
+    assert cache.digests == [digest_text((row["prompt"], row["response"])) for row in ROWS]
     tokens = sum(len(text.labels) for text in encoded)
     assert summary.startswith(f"3 texts, {tokens} tokens, 32 bytes/token, ")
     assert summary.endswith(" tokens/s")

@@ -23,6 +23,7 @@ _OPTIONS = {
     for name, parameter in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters.items()
     if parameter.kind is not inspect.Parameter.VAR_KEYWORD
 }
+_TURNS = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
 _DATA = {"tools", "documents"}  # of both
 
 
@@ -107,17 +108,30 @@ class ChatTemplate:
                 f"The chat template of the {self._owner} refuses the messages ({reason})."
             ) from error
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def write(self, messages: Sequence[Message]) -> str:
+        """The text of a whole chat, after which nobody is to speak.
+
+        Raises:
+            TemplateRefusedError: the template can't write these messages.
+        """
+        return self._apply(messages)
+
+    def encode(self, messages: Sequence[Message], *, continues: bool | None = None) -> list[int]:
         """The token ids of a chat, ending where the model should speak: the template writes all special tokens."""
-        return list(self.tokenizer.encode(self.render(messages), add_special_tokens=False))
+        return list(self.tokenizer.encode(self.render(messages, continues=continues), add_special_tokens=False))
+
+    @cached_property
+    def opening(self) -> str:
+        """The white space that the template puts before an assistant's message where that is to speak, if any."""
+        prompt, whole = self._apply(_TURNS[:1], add_generation_prompt=True), self._apply(_TURNS)
+        before = whole[len(prompt) :].partition(_TURNS[1]["content"])[0]
+        return before if whole.startswith(prompt) and before.isspace() else ""
 
     @cached_property
     def closing_token(self) -> int | None:
         """The token that the template puts after an assistant's message, else end of text."""
-        answer = "answer"
-        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
-        whole = self._apply(turns)
-        ids = self.tokenizer.encode(whole.rpartition(answer)[2].strip(), add_special_tokens=False)
+        whole = self._apply(_TURNS)
+        ids = self.tokenizer.encode(whole.rpartition(_TURNS[1]["content"])[2].strip(), add_special_tokens=False)
         return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else self.tokenizer.eos_token_id
 
     def _choose(self, name: str | None, otherwise: str) -> str:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from logitfusion.config.decoding import Decoding
+from logitfusion.config.decoding import TaskDecoding
 from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
 from logitfusion.config.loading import Loading
+from logitfusion.config.prompting import Prompting, TextFormat
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import Count, Section
 from logitfusion.config.training import LoRA
 
 
-class TeacherJob(CacheContents):
+class TeacherJob(CacheContents, TextFormat):
     """Let a teacher read one shard of the texts."""
 
-    template: Literal["plain", "chat"]
     texts: Count | None
 
 
@@ -32,7 +30,8 @@ class StudentJob(Section):
 def teacher_job(run: RunConfig, teacher: str) -> TeacherJob:
     """How a teacher reads, and what is kept."""
     entry = run.distill.teachers[teacher]
-    return TeacherJob(template=entry.template, texts=run.distill.texts, **dict(run.distill.cache.part(CacheContents)))
+    contents = {**dict(run.distill.cache.part(CacheContents)), **dict(entry.part(TextFormat))}
+    return TeacherJob(texts=run.distill.texts, **contents)
 
 
 def student_job(run: RunConfig, method: str) -> StudentJob:
@@ -44,11 +43,14 @@ def student_job(run: RunConfig, method: str) -> StudentJob:
 
 
 def answer_job(run: RunConfig, name: str) -> DecodeJob:
-    """One model alone on the tasks of distillation, greedily."""
+    """One model alone on the tasks of distillation."""
+    prompting = run.distill.part(Prompting)
     return DecodeJob(
         options=FusionOptions(),
-        decoding=Decoding(batch_size=run.distill.batch_size, seed=0),
+        prompting=prompting,
+        decoding=TaskDecoding(batch_size=run.distill.batch_size, seed=0),
         loading=run.distill.part(Loading),
+        split=run.distill.split,
         shards=1,
-        tasks={task: decoded_task(run, task, [name]) for task in run.distill.tasks},
+        tasks={task: decoded_task(run, task, [name], prompting) for task in run.distill.tasks},
     )
