@@ -62,6 +62,11 @@ def task_file(task, split):
     return RESULTS / "tasks" / task / f"{split}.jsonl"
 
 
+def task_documents(task):
+    """The folder of the documents that a task evaluates, of all its splits."""
+    return RESULTS / "tasks" / task / "documents"
+
+
 def model_inputs(wildcards):
     """What a model is made from, by its source."""
     entry = RUN.models[wildcards.model]
@@ -104,8 +109,8 @@ def decode_models(wildcards):
     return whole_models([name for task in tasks for name in method_models(RUN, wildcards.method, task)])
 
 
-def tuning_examples(wildcards):
-    return [task_file(task, "validation") for group in tuning_groups(RUN, wildcards.method) for task in group]
+def tuning_documents(wildcards):
+    return [task_documents(task) for group in tuning_groups(RUN, wildcards.method) for task in group]
 
 
 def data_package(wildcards):
