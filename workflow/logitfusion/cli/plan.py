@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metadata", metavar="DIR", type=Path,
         help="describes models of the hub, which is not asked then: DIR/owner/name/config.json and files.json, which"
-        " maps the names of files to their bytes; DIR/tasks.json maps tasks of the harness to their numbers of documents",
+        " maps the names of files to their bytes; DIR/tasks.json, which maps tasks of the harness to their numbers of"
+        " documents",
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the plan for programs too")
 
