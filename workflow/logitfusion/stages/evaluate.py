@@ -18,7 +18,7 @@ from logitfusion.tasks.documents import open_documents
 
 
 def main(arguments: argparse.Namespace, job: JudgeJob) -> None:
-    task = open_documents(arguments.documents, split=job.split, metric=job.metric)
+    task = open_documents(arguments.documents, split=job.split, num_fewshot=0, metric=job.metric)  # prompts are past
     responses = _read_responses(arguments.shards, arguments.task, job)
     metric = name_metric(*task.metric)
     tables: list[pd.DataFrame] = []

@@ -12,7 +12,9 @@ from logitfusion.tasks.data import fetch_task
 
 
 def main(arguments: argparse.Namespace, job: DataJob) -> None:
-    fetched = fetch_task(job, training=job.training, shots=job.shots, revisions=arguments.revisions)
+    fetched = fetch_task(
+        job, train=job.train, validation=job.validation, shots=job.shots, revisions=arguments.revisions
+    )
     write_json(arguments.output, fetched.dump())
     for part in fetched.parts:
         size = sum(file["size"] for file in part.rows.download["files"])

@@ -33,7 +33,8 @@ def main(arguments: argparse.Namespace, job: TaskJob) -> None:
     if cut.left_out:
         logger.info("%s: %d documents left out, whose prompt is one of these", arguments.task, cut.left_out)
     commits = sorted({part.rows.download["commit"] for part in fetched.parts}) if fetched else []
-    record(arguments.record, job.dump(), tasks=list(loaded["tasks"]), sizes=sizes, left_out=cut.left_out, commits=commits)
+    facts = {"tasks": list(loaded["tasks"]), "sizes": sizes, "left_out": cut.left_out, "commits": commits}
+    record(arguments.record, job.dump(), **facts)
 
 
 def _find_wheels(arguments: argparse.Namespace, job: TaskJob) -> dict[str, str]:

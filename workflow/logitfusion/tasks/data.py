@@ -31,12 +31,13 @@ class FetchedTask(Section):
 
 
 def fetch_task(
-    task: Definition, *, training: bool, shots: bool | None, revisions: Path | None = None
+    task: Definition, *, train: bool, validation: bool, shots: bool | None, revisions: Path | None = None
 ) -> FetchedTask:
     """Download what a task's leaves read, into the hub's cache.
 
     Args:
-        training: whether it has training or validation documents.
+        train: whether it has documents to learn from.
+        validation: whether it has documents for choosing anything.
         shots: whether prompts hold examples; None: as the definitions say.
         revisions: the folder of recorded commits; without it none is recorded.
 
@@ -44,32 +45,42 @@ def fetch_task(
         UserError: no such task, or its data can't be downloaded.
     """
     folders = find_folders(task.harness, task.include_path)
-    leaves = load_leaves(task.harness, folders)["tasks"].values()
-    sources = [find_source(leaf.config, task, wanted_splits(leaf, task, training, shots)) for leaf in leaves]
     parts: dict[str, FetchedPart] = {}
-    for source in sources:
+    for leaf in load_leaves(task.harness, folders)["tasks"].values():
+        splits = wanted_splits(leaf, task, train=train, validation=validation, shots=shots)
+        source = find_source(leaf.config, task, splits)
         if source is not None and (key := source.model_dump_json()) not in parts:
             parts[key] = FetchedPart(source=source, rows=fetch_rows(source, revisions))
     return FetchedTask(folders=folders, parts=tuple(parts.values()))
 
 
-def wanted_splits(leaf: Leaf, task: Definition, training: bool, shots: bool | None) -> list[str]:
+def wanted_splits(leaf: Leaf, task: Definition, *, train: bool, validation: bool, shots: bool | None) -> list[str]:
     """The splits of a leaf's data set that are read.
 
     Raises:
-        UserError: the definition names none that is evaluated.
+        UserError: the definition names none that is evaluated, or none to learn from where there are to be such.
     """
-    config = leaf.config
-    if leaf.evaluated_split is None:
+    config, evaluated = leaf.config, leaf.evaluated_split
+    if evaluated is None:
         raise UserError(
             f"The definition of the task {config.task!r} names neither a test_split nor a validation_split; add one."
         )
-    wanted = [leaf.evaluated_split]
-    if training:
-        wanted += [task.training_split or config.training_split, config.validation_split]
-    if holds_examples(config, shots):
-        wanted += [leaf.fewshot_source]
-    return list(dict.fromkeys(filter(None, wanted)))
+    training = task.training_split or config.training_split
+    apart = config.validation_split not in (None, evaluated, training) and training != evaluated
+    wanted = [evaluated]
+    if train or (validation and not apart):
+        if training is None:
+            raise UserError(
+                f"The definition of the task {config.task!r} has no training split: name one of its data set's splits"
+                f" as the task's training_split ({evaluated}: it is cut into disjoint parts), or ask for no train and"
+                " validation documents."
+            )
+        wanted.append(training)
+    if validation and apart:
+        wanted.append(config.validation_split)
+    if holds_examples(config, shots) and leaf.fewshot_source is not None:
+        wanted.append(leaf.fewshot_source)
+    return list(dict.fromkeys(wanted))
 
 
 def holds_examples(config: TaskConfig, shots: bool | None) -> bool:
@@ -96,9 +107,7 @@ def find_source(config: TaskConfig, task: Definition, splits: Sequence[str]) -> 
         return None
     revision = task.revision or options.pop("revision", None) or "main"
     options.pop("revision", None)
-    return HubRows(
-        dataset=path, subset=config.dataset_name, split="+".join(splits), revision=revision, options=options
-    )
+    return HubRows(dataset=path, subset=config.dataset_name, split="+".join(splits), revision=revision, options=options)
 
 
 def _of_repository(task: str, files: Any) -> tuple[str, Any]:
@@ -106,8 +115,8 @@ def _of_repository(task: str, files: Any) -> tuple[str, Any]:
     owners = {"/".join(file.removeprefix(_PROTOCOL).split("/")[:2]) for file in _texts(files)}
     if len(owners) > 1 or not all(file.startswith(_PROTOCOL) for file in _texts(files)):
         raise UserError(
-            f"The documents of the task {task!r} are files of the web ({next(_texts(files))}), which are not downloaded;"
-            " use data_files of this machine, or a data set of the hub."
+            f"The documents of the task {task!r} are files of the web ({next(_texts(files))}), which are not"
+            " downloaded; use data_files of this machine, or a data set of the hub."
         )
     owner = owners.pop()
     return owner, _replace(files, lambda file: file.removeprefix(f"{_PROTOCOL}{owner}/"))

@@ -218,8 +218,8 @@ def _read_index(folder: Path) -> StoredTask:
     version = importlib.metadata.version("lm_eval")
     if stored.version != version:
         raise UserError(
-            f"The documents in {folder} were made with lm-eval {stored.version}, and this is {version}; delete the folder"
-            " and run again."
+            f"The documents in {folder} were made with lm-eval {stored.version}, and this is {version}; delete the"
+            " folder and run again."
         )
     if stored.definition != digest_definition(stored.harness, stored.folders):
         raise UserError(
@@ -245,7 +245,8 @@ def _fill(
     elif shots:
         if not entry.shots:
             raise UserError(
-                f"The documents of {entry.name!r} in {folder.parent} have no examples for prompts; run the stage task again."
+                f"The documents of {entry.name!r} in {folder.parent} have no examples for prompts; run the stage task"
+                " again."
             )
         examples = datasets.load_from_disk(str(folder / "shots"))
         if split == "validation" and entry.hidden:

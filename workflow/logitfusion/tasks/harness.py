@@ -64,11 +64,6 @@ class Leaf(ConfigurableTask):
     def eval_docs(self) -> Dataset:
         return self.documents(self.evaluated_split) if self._evaluated is None else self._evaluated
 
-    @property
-    def known_splits(self) -> list[str]:
-        """Splits of its data set that were read."""
-        return list(self._raw)
-
     def documents(self, split: str) -> Dataset:
         """The processed documents of a split.
 
@@ -126,15 +121,15 @@ def _refuse(config: dict[str, Any]) -> None:
         raise UserError(f"The task {name!r} is one of unitxt, which can't be used in a workflow; use another.")
     if "class" in config:
         raise UserError(
-            f"The task {name!r} is Python code of its own, not a definition of documents, prompts and metrics, and can't be"
+            f"The task {name!r} is a class of Python, not a definition of documents, prompts and metrics, and can't be"
             " used in a workflow; logitfusion evaluate runs such tasks."
         )
     if config.get("doc_to_image") or config.get("doc_to_audio"):
         raise UserError(f"The task {name!r} asks about images or sounds, and these models read text; use another.")
     if config.get("unsafe_code"):
         raise UserError(
-            f"The task {name!r} runs the code that a model writes, which no job of a workflow does; logitfusion evaluate"
-            " --confirm-run-unsafe-code does."
+            f"The task {name!r} runs the code that a model writes, which no job of a workflow does; logitfusion"
+            " evaluate --confirm-run-unsafe-code does."
         )
 
 

@@ -43,7 +43,7 @@ def read_task(
     metadata = {"wheels": dict(wheels or {})} | ({} if asked is None else {"examples": asked})
     loaded = load_leaves(task.harness, folders, metadata)
     for leaf in loaded["tasks"].values():
-        splits = wanted_splits(leaf, task, bool(task.train or task.validation), shots)
+        splits = wanted_splits(leaf, task, train=task.train > 0, validation=task.validation > 0, shots=shots)
         raw = read_documents(leaf, task, splits, fetched, scratch)
         try:
             leaf.fill(raw, shots=[])

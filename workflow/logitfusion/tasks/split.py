@@ -6,8 +6,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from datasets import Dataset
-
 from logitfusion.config.tasks import Splits
 from logitfusion.errors import UserError
 from logitfusion.tasks.harness import Leaf
@@ -147,7 +145,10 @@ def _draw(cut: Cut, pool: list[Picked], validation: list[Picked] | None, sizes: 
     for name in ("validation", "train"):
         found, asked = len(getattr(cut, name)), getattr(sizes, name)
         if found < asked:
-            raise UserError(_explain_shortage(cut.test, sizes, task, name, found, asked, len(pool)))
+            raise UserError(
+                f"Task {task!r} asks for {asked} documents for {name}, and there are {found} whose prompt is not that"
+                " of another one (test and validation come first); lower the sizes."
+            )
 
 
 def _take(rest: Iterator[Picked], number: int, taken: set[str], cut: Cut, distinct: bool = True) -> Iterator[Picked]:
@@ -165,23 +166,6 @@ def _take(rest: Iterator[Picked], number: int, taken: set[str], cut: Cut, distin
             taken.add(key)
         found += 1
         yield picked
-
-
-def _explain_shortage(
-    test: Sequence[Picked], sizes: Splits, task: str, name: str, found: int, asked: int, pool: int
-) -> str:
-    leaf = test[0].leaf
-    split = training_split(leaf, sizes)
-    if split is None and pool == 0:
-        known = ", ".join(sorted(leaf.known_splits))
-        return (
-            f"Task {task!r} asks for {asked} documents for {name}, and its definition has no training split; name one of"
-            f" its data set's splits as the task's training_split ({known}), or ask for none."
-        )
-    return (
-        f"Task {task!r} asks for {asked} documents for {name}, and there are {found} whose prompt is not that of another"
-        " document (test and validation come first); lower the sizes."
-    )
 
 
 def _key(prompt: str) -> str:
