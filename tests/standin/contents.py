@@ -1,0 +1,24 @@
+"""All repositories of the stand-in; each is made when it is first asked for."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from hub_standin import Makers, Repository
+
+from standin import encoders, models
+from standin.data_sets import DATA_SETS
+from standin.repository import lay_out, make_repository
+
+GATED = {"BAAI/Infinity-Instruct"}
+
+
+def _make(id: str) -> Repository:
+    return make_repository(id, lay_out(DATA_SETS[id]()), gated=id in GATED)
+
+
+MAKERS: Makers = {
+    **{("datasets", id): partial(_make, id) for id in DATA_SETS},
+    **models.MAKERS,
+    **encoders.MAKERS,
+}
