@@ -6,7 +6,7 @@ from functools import partial
 
 from hub_standin import Makers, Repository
 
-from standin import encoders, models
+from standin import benchmarks, encoders, models  # noqa: F401  benchmarks adds to DATA_SETS
 from standin.data_sets import DATA_SETS
 from standin.repository import lay_out, make_repository
 

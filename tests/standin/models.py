@@ -64,7 +64,7 @@ LLAMA = Family(
     "llama",
     tokenizers.llama,
     _SENTENCEPIECE | {"pad_token": None, "legacy": False},
-    {"rms_norm_eps": 1e-5},
+    {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
 )
 QWEN2 = Family(
     "qwen2",
@@ -81,7 +81,7 @@ QWEN2 = Family(
         "model_max_length": 131072,
         "chat_template": _template("qwen"),
     },
-    {"rope_theta": 1e6},
+    {"rope_theta": 1e6, "max_position_embeddings": 131072},
 )
 QWEN3 = Family("qwen3", QWEN2.tokenizer, QWEN2.said, QWEN2.shape | {"head_dim": 16})
 PHI = Family(
@@ -96,13 +96,14 @@ PHI = Family(
         "model_max_length": 16384,
         "chat_template": _template("phi"),
     },
-    {"rope_theta": 250000.0, "original_max_position_embeddings": 4096, "sliding_window": None},
+    {"rope_theta": 250000.0, "max_position_embeddings": 16384, "original_max_position_embeddings": 16384}
+    | {"sliding_window": None},
 )
 MISTRAL = Family(
     "mistral",
     tokenizers.mistral,
     _SENTENCEPIECE | {"pad_token": "<pad>", "legacy": True, "chat_template": _template("mistral")},
-    {"rope_theta": 1e8, "head_dim": 24, "sliding_window": None},
+    {"rope_theta": 1e8, "max_position_embeddings": 32768, "head_dim": 24, "sliding_window": None},
 )
 
 
@@ -150,7 +151,6 @@ def write(model: Tiny, seed: int) -> Files:
         num_hidden_layers=model.layers,
         num_attention_heads=model.heads[0],
         num_key_value_heads=model.heads[1],
-        max_position_embeddings=4096,
         initializer_range=0.2,  # wide enough for answers of several words
         tie_word_embeddings=model.tied,
         **family.shape,
