@@ -50,7 +50,7 @@ def sums(count: int, seed: int) -> Iterator[Sum]:
     """So many; which ones depends on the seed."""
     rng = random.Random(seed)
     for _ in range(count):
-        first, second, who, things = rng.randint(2, 99), rng.randint(2, 99), rng.choice(PEOPLE), rng.choice(THINGS)
+        first, second, who, things = rng.randint(2, 9), rng.randint(2, 9), rng.choice(PEOPLE), rng.choice(THINGS)
         asked = f"{who} has {first} {things} and buys {second} more. How many {things} does {who} have?"
         yield Sum(asked, first, second, things)
 

@@ -1,4 +1,4 @@
-"""Image sets in miniature, in the folders that ``config/paper`` names below one root: CoOp's layout, ImageNet's, V2's."""
+"""Image sets in miniature, in the folders that ``config/paper`` names below one root (CoOp's layout, ImageNet's)."""
 
 from __future__ import annotations
 

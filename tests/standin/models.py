@@ -161,10 +161,15 @@ def write(model: Tiny, seed: int) -> Files:
     with tempfile.TemporaryDirectory() as scratch:
         made.save_pretrained(scratch, max_shard_size=_PARTED if model.parted else "5GB")
         files = read_folder(Path(scratch))
-    files |= {"tokenizer.json": tokenizer.to_str().encode(), "tokenizer_config.json": json.dumps(said).encode()}
+    files = add_tokenizer(files, tokenizer, said)
     if model.generation:
         files["generation_config.json"] = json.dumps(model.generation | ids).encode()
     return files | {name: bytes(size) for name, size in model.beside.items()} | {"README.md": b"Random weights.\n"}
+
+
+def add_tokenizer(files: Files, tokenizer: Tokenizer, said: dict[str, Any]) -> Files:
+    """A model's files with those of its tokenizer."""
+    return files | {"tokenizer.json": tokenizer.to_str().encode(), "tokenizer_config.json": json.dumps(said).encode()}
 
 
 _TWICE = {"pytorch_model-00001-of-00001.bin": 300_000, "pytorch_model.bin.index.json": 2, "original/params.json": 2}
