@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitfusion.errors import UserError
+from logitfusion.evaluate.faults import explain_unsafe
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -179,9 +180,4 @@ def refuse_unsafe(tasks: Sequence[str], manager: TaskManager) -> None:
     for name in tasks:
         entry = manager.task_index.get(name)
         if entry is not None and (entry.cfg or {}).get("unsafe_code"):
-            raise UserError(explain_unsafe(f"task {name}"))
-
-
-def explain_unsafe(what: str) -> str:
-    """The sentence for a task that runs code."""
-    return f"The {what} runs the code that the model writes: give --confirm-run-unsafe-code if it may."
+            raise UserError(explain_unsafe(name))

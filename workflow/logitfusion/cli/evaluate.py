@@ -5,24 +5,21 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitfusion.cli._fusion import add_fusion, read_fusion
-from logitfusion.cli._harness import add_evaluation, explain_unsafe, read_evaluation, read_pairs, refuse_unsafe
+from logitfusion.cli._harness import add_evaluation, read_evaluation, read_pairs, refuse_unsafe
 from logitfusion.cli._inputs import be_quiet, check_outputs
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.config.decoding import Decoding
 from logitfusion.config.loading import Placed
-from logitfusion.errors import UserError, find_memory_error
-from logitfusion.files import find_disk_error, write_json
+from logitfusion.errors import UserError
+from logitfusion.evaluate.faults import explaining
+from logitfusion.files import write_json
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
-
-PACKAGE = Path(__file__).parents[1]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its own options and those of a fusion."""
@@ -130,49 +127,7 @@ def _evaluate(
 
     import logitfusion.fusion.lm_eval  # noqa: F401, its model is registered by the import
 
-    try:
+    with explaining(", ".join(tasks)):
         return lm_eval.simple_evaluate(
             model="logitfusion", model_args=settings, tasks=tasks, task_manager=manager, **options
         )
-    except UserError:
-        raise
-    except Exception as error:
-        sentence = _explain(error, ", ".join(tasks))
-        if sentence is None:
-            raise
-        raise UserError(sentence) from error
-
-
-def _explain(error: Exception, tasks: str) -> str | None:
-    """The sentence for what is wrong with tasks or their data, None for an error of ours."""
-    from logitfusion.models.load import first_line
-
-    if find_disk_error(error) is not None or find_memory_error(error) is not None or _is_ours(error):
-        return None
-    if "which is marked as unsafe" in str(error):
-        return explain_unsafe(f"task {str(error).split('task: ')[-1].split()[0]}")
-    if "HF_ALLOW_CODE_EVAL" in str(error):
-        return f"A metric of {tasks} runs the code that the model writes: set HF_ALLOW_CODE_EVAL=1 if it may."
-    if isinstance(error, OSError):  # of data that has to be downloaded, mostly
-        return f"The data of {tasks} can't be read ({first_line(error)})."
-    if isinstance(error, ImportError):
-        return f"{tasks} needs a package that is not installed ({first_line(error)})."
-    if "Sample larger than population" in str(error) or "fewshot samples requested exceeds" in str(error):
-        return f"{tasks} has fewer examples for its prompts than num_fewshot asks for; lower --num-fewshot."
-    return f"lm-eval can't run {tasks} with these options ({_reason(error)})."
-
-
-def _reason(error: Exception) -> str:
-    """What an error says; the harness says nothing of a metric that it can't load, and keys say only themselves."""
-    from logitfusion.models.load import first_line
-
-    key = error.args[0] if isinstance(error, KeyError) and error.args else error
-    if key is None:
-        return "one of its metrics is unknown, or can't be loaded without a package or a network"
-    return first_line(Exception(key)) if key is error or " " in str(key) else f"there is no {key!r}"
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether an error comes from a model, and not from the harness and its tasks."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return any(Path(frame.filename).is_relative_to(PACKAGE) for frame in frames if frame.filename != __file__)

@@ -1,4 +1,4 @@
-"""How texts are decoded: what a config says once for all tasks, and what each call adds."""
+"""How texts are decoded: what a config says once for all tasks, and what a call says."""
 
 from __future__ import annotations
 
@@ -25,25 +25,43 @@ def _check_stop(text: str) -> str:
     return text
 
 
-class Decoding(Section):
-    """How all texts of a run are decoded."""
+class TaskDecoding(Section):
+    """How the texts of tasks are decoded, whatever a task says of its texts."""
 
     batch_size: BatchSize = 32
     """Prompts (or pairs that are scored) computed together; auto halves it where the memory is used up."""
+    speculative: bool = False
+    """An expert drafts, the other models verify: greedy texts are the same, in fewer passes of the large model."""
+    seed: Whole | None = None
+    """Of the draws, prompt number i draws with seed + i; left out, a config's top-level seed, else a random one."""
+
+
+class TaskSampling(Section):
+    """What replaces the sampling that the tasks' own generation_kwargs ask for; null keeps theirs."""
+
+    temperature: NonNegative | None = None
+    """Replaces the tasks' own, and their do_sample: 0 takes the likeliest token, else the fused logits are divided by it before a token is drawn."""
+    top_p: PositiveShare | None = None
+    """Replaces the tasks' own: nucleus sampling, among the likeliest tokens of at least this probability together."""
+    top_k: Whole | None = None
+    """Replaces the tasks' own: sampling among so many of the likeliest tokens; 0: all. Where nobody says, 50, as in transformers."""
+
+    @property
+    def generation_kwargs(self) -> dict[str, Any]:
+        """What is merged into those of a task."""
+        given = {name: value for name in TaskSampling.model_fields if (value := getattr(self, name)) is not None}
+        return given if self.temperature is None else given | {"do_sample": self.temperature > 0}
+
+
+class Decoding(TaskDecoding):
+    """How all texts of a call are decoded."""
+
     temperature: NonNegative = 0.0
     """0 takes the likeliest token, else the fused logits are divided by it before a token is drawn."""
     top_p: PositiveShare = 1.0
     """Nucleus sampling: among the likeliest tokens of at least this probability together; 1: all."""
     top_k: Whole = 0
     """Sampling among so many of the likeliest tokens; 0: all."""
-    speculative: bool = False
-    """An expert drafts, the other models verify: greedy texts are the same, in fewer passes of the large model."""
-    seed: Whole | None = None
-    """Of the draws, prompt number i draws with seed + i; left out, a config's top-level seed, else a random one."""
-
-    def complete(self, **call: Any) -> DecodingOptions:
-        """These options and those of one call, which may replace some."""
-        return DecodingOptions(**{name: getattr(self, name) for name in Decoding.model_fields} | call)
 
 
 class DecodingOptions(Decoding):

@@ -9,17 +9,16 @@ from pydantic_core import PydanticCustomError
 
 from logitfusion.config.loading import Loading
 from logitfusion.config.objective import Objective
+from logitfusion.config.prompting import Prompting, TextFormat
 from logitfusion.config.section import BatchSize, Count, Distinct, Name, Section, Some, Whole
 from logitfusion.config.training import Adaptation, Training
 
 
-class Teacher(Section):
+class Teacher(TextFormat):
     """A model that reads all texts once."""
 
     model: str
     """A model or an expert."""
-    template: Literal["plain", "chat"] = "plain"
-    """Prompt and response joined as text, or as a chat by the teacher's own template."""
 
 
 class CacheContents(Section):
@@ -66,7 +65,7 @@ class DistillMethod(Objective):
         return self
 
 
-class Distill(Loading):
+class Distill(Prompting, Loading):
     """The distillation track."""
 
     student: str

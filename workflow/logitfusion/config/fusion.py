@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from logitfusion.config.decoding import Decoding
+from logitfusion.config.decoding import TaskDecoding, TaskSampling
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.loading import Loading
+from logitfusion.config.prompting import MethodPrompting, Prompting
 from logitfusion.config.section import (
     BatchSize,
     Count,
@@ -36,7 +37,7 @@ class Tune(Section):
     """Set familiar so that this share of the validation prompts is steered."""
 
 
-class _Method(Section):
+class _Method(MethodPrompting):
     """What all methods have."""
 
     tasks: Tasks = None
@@ -59,6 +60,8 @@ class SteeredMethod(FusionOptions, _Method):
 
     experts: Some[str]
     """The experts that steer; {task} is replaced by the task's name."""
+    base: str | None = None
+    """The small model that its experts were trained from; the track's when left out."""
     tune: Tune | None = None
     """Choose trust and anchor on the validation split, before the test split is decoded."""
 
@@ -78,13 +81,13 @@ class SteeredMethod(FusionOptions, _Method):
 Method = either("model", having=SingleMethod, lacking=SteeredMethod)
 
 
-class Fusion(Decoding, Loading):
+class Fusion(TaskDecoding, TaskSampling, Prompting, Loading):
     """The fusion track."""
 
     large: str
     """The model that is steered."""
     base: str
-    """The small model that the experts are compared with."""
+    """The small model that the experts are compared with, where a method names no other."""
     split: Literal["test", "validation"] = "test"
     """The split that is decoded; choose anything on validation, in a run of its own."""
     shards: Annotated[int, Field(ge=1, le=1000)] = 1

@@ -22,7 +22,7 @@ DEEPEST = 50  # levels of a config
 
 
 def resolve_config(config: dict[str, Any]) -> RunConfig:
-    """The typed config of what a file holds: defaults filled in, every task's definition written out, names checked.
+    """The typed config of what a file holds: defaults filled in, names checked.
 
     Raises:
         UserError: an unknown key, a value of the wrong type or range, or a name that refers to nothing.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from logitfusion.config.experts import MergedExpert, TrainedExpert
 from logitfusion.config.fusion import SingleMethod, SteeredMethod
 from logitfusion.config.models import PrunedModel
+from logitfusion.config.prompting import Prompting
 from logitfusion.config.run import RunConfig
 
 
@@ -29,7 +30,17 @@ def method_models(run: RunConfig, method: str, task: str) -> list[str]:
     entry = run.fusion.methods[method]
     if isinstance(entry, SingleMethod):
         return expand([entry.model], task)
-    return [run.fusion.large, run.fusion.base, *expand(entry.experts, task)]
+    return [run.fusion.large, method_base(run, method), *expand(entry.experts, task)]
+
+
+def method_base(run: RunConfig, method: str) -> str:
+    """The small base of a steered method."""
+    return run.fusion.methods[method].base or run.fusion.base
+
+
+def method_prompting(run: RunConfig, method: str) -> Prompting:
+    """How a method puts documents to its models."""
+    return run.fusion.methods[method].complete(run.fusion)
 
 
 def method_batch_size(run: RunConfig, method: str) -> int | str:

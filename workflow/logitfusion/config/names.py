@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from logitfusion.clip.methods import METHODS, FewShotMethod, FewShotSettings, complete_settings
 from logitfusion.config.clip import Clip
 from logitfusion.config.encoders import BuiltClip
-from logitfusion.config.errors import explain_number, is_scientific, refer
+from logitfusion.config.errors import explain, explain_number, is_scientific, refer
 from logitfusion.config.experts import MergedExpert, TrainedExpert
 from logitfusion.config.fusion import SteeredMethod
-from logitfusion.config.methods import expand, method_models, method_tasks, tuning_groups
+from logitfusion.config.methods import (
+    expand,
+    method_base,
+    method_models,
+    method_prompting,
+    method_tasks,
+    tuning_groups,
+)
 from logitfusion.config.models import PrunedModel
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
@@ -75,6 +84,9 @@ def _check_fusion(run: RunConfig) -> None:
     refer(fusion.large, run.models, "fusion.large", "model")
     refer(fusion.base, run.models, "fusion.base", "model")
     for name, method in fusion.methods.items():
+        _check_prompting(run, name)
+        if isinstance(method, SteeredMethod) and method.base is not None:
+            refer(method.base, run.models, f"fusion.methods.{name}.base", "model")
         for task in method.tasks or ():
             refer(task, run.tasks, f"fusion.methods.{name}.tasks", "task")
         for task in method_tasks(run, name) or list(run.tasks):
@@ -104,11 +116,22 @@ def _check_split(run: RunConfig, track: str, split: str, tasks: list[str]) -> No
 
 def _check_bases(run: RunConfig, method: str, experts: list[str]) -> None:
     for name in experts:
-        if name in run.experts and run.experts[name].base != run.fusion.base:
+        base = method_base(run, method)
+        if name in run.experts and run.experts[name].base != base:
+            own = run.fusion.methods[method].base is not None
+            key = f"fusion.methods.{method}.base" if own else "fusion.base"
             raise UserError(
                 f"Method {method!r} steers with {name!r}, an expert of {run.experts[name].base!r} and not of"
-                f" fusion.base ({run.fusion.base!r}); use experts of that base."
+                f" {key} ({base!r}); use experts of that base, or give the method the base of its own."
             )
+
+
+def _check_prompting(run: RunConfig, method: str) -> None:
+    """What a method says otherwise fits what the track says."""
+    try:
+        method_prompting(run, method)
+    except ValidationError as error:
+        raise UserError(explain(error, name=lambda key: f"Config key 'fusion.methods.{method}.{key}'")) from None
 
 
 def _check_distill(run: RunConfig) -> None:

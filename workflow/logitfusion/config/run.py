@@ -27,7 +27,7 @@ class RunConfig(Section):
     models: dict[Name, Model] = {}
     """Name -> where the model comes from. Few-shot CLIP alone needs none."""
     tasks: dict[Name, Task] = {}
-    """Name -> definition and sizes of the splits. Few-shot CLIP alone needs none."""
+    """Name -> a task of lm-evaluation-harness, or texts to learn from. Few-shot CLIP alone needs none."""
     experts: dict[Name, Expert] = {}
     """Name -> a model trained on tasks, or merged from trained ones. Ceilings are experts of the large model."""
     fusion: Fusion | None = None
@@ -50,7 +50,7 @@ class RunConfig(Section):
     @property
     def packages(self) -> tuple[Package, ...]:
         """Every package: of models, of the rows of tasks, of encoders and image data sets."""
-        owners: list[Section] = [*self.models.values(), *(task.definition.source for task in self.tasks.values())]
+        owners: list[Section] = [*self.models.values(), *self.tasks.values()]
         if self.clip is not None:
             owners += [self.clip.encoder, *self.clip.auxiliaries.values(), *self.clip.datasets.values()]
         return tuple(part for owner in owners for part in getattr(owner, "packages", ()))

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.loading import Attention
+from logitfusion.config.prompting import TextFormat
 from logitfusion.config.section import Count, NonNegative, Positive, PositiveShare, Section, Whole
 
 
@@ -24,7 +25,7 @@ class LoRA(Section):
     """Dropout before the update, while training."""
 
 
-class Training(Section):
+class Training(TextFormat):
     """AdamW with a linear warm-up over a tenth of the steps, then cosine to 0."""
 
     steps: Count | None = 100

@@ -74,7 +74,7 @@ def _stack(group: pd.DataFrame, seeds: tuple[int, ...]) -> np.ndarray:
 
 def _add_scores(add: Callable[..., None], score: Score, correct: np.ndarray, seeds: tuple[int, ...]) -> None:
     """Accuracy over all seeds, and where there are several its spread and that of each."""
-    add("accuracy", score)
+    add("accuracy", score, better="higher")
     if len(seeds) > 1:
         means = correct.mean(axis=1)
         add("accuracy_std", means.std(ddof=1))

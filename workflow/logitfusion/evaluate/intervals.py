@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,8 @@ def _draw_counts(examples: int, resamples: int, rng: np.random.Generator) -> np.
 
 
 def resample_seeds_and_means(
-    correct: dict[str, np.ndarray], resamples: int, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
+    correct: dict[Any, np.ndarray], resamples: int, rng: np.random.Generator
+) -> dict[Any, np.ndarray]:
     """Means over resampled training seeds and resampled examples, ``[seeds, n] -> [resamples]`` for each method.
 
     The same examples for all methods, and the same seeds for all methods that have equally many.

@@ -10,17 +10,14 @@ import pandas as pd
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.tracks import StudentsTrack
 from logitfusion.evaluate.intervals import resample_seeds_and_means
+from logitfusion.evaluate.scores import METRIC, JudgedTask, is_mean
 from logitfusion.evaluate.table import Provenance, Score, TableWriter, average, compare_with_best
 
 ALL_TASKS = "all tasks"  # the macro-average
 
 
 def tabulate_students(
-    judged: dict[str, pd.DataFrame],
-    metrics: dict[str, str],
-    track: StudentsTrack,
-    settings: Evaluate,
-    provenance: Provenance,
+    judged: dict[str, JudgedTask], track: StudentsTrack, settings: Evaluate, provenance: Provenance
 ) -> pd.DataFrame:
     """All numbers of the distillation track.
 
@@ -28,24 +25,24 @@ def tabulate_students(
     the same ones for every method, so that gains (over the baseline method) keep their pairs.
 
     Args:
-        judged: task -> its judged examples; the column ``method`` holds ``<method>.<seed>``, and names of the
-            models.
-        metrics: task -> the name of its metric.
+        judged: task -> its judged documents and the harness's numbers, of methods ``<method>.<seed>`` and of models.
         track: the members of the table.
         settings: the config's ``evaluate``.
         provenance: written on every row.
     """
     writer = TableWriter("distill", settings, provenance)
     scores: dict[str, dict[str, Score]] = {}
-    examples = {task: table["id"].nunique() for task, table in judged.items()}
-    for task, table in judged.items():
-        scores[task] = _tabulate_task(writer, table, task, metrics[task], track)
-    if len(judged) > 1:
-        scores[ALL_TASKS] = {name: average([scores[task][name] for task in judged]) for name in track.trials}
-        examples[ALL_TASKS] = sum(examples.values())
+    examples = {task: len(entry.by_document("seconds").columns) for task, entry in judged.items()}
+    better = {task: entry.better for task, entry in judged.items()} | {ALL_TASKS: "higher"}
+    for task, entry in judged.items():
+        scores[task] = _tabulate_task(writer, entry, task, track)
+    averaged = [task for task in judged if better[task] == "higher"]
+    if len(averaged) > 1:
+        scores[ALL_TASKS] = {name: average([scores[task][name] for task in averaged]) for name in track.trials}
+        examples[ALL_TASKS] = sum(examples[task] for task in averaged)
         for name, score in scores[ALL_TASKS].items():
-            seeds = len(track.trials[name])
-            writer.add("score", score, method=name, task=ALL_TASKS, n=examples[ALL_TASKS], seeds=seeds)
+            cells = {"n": examples[ALL_TASKS], "seeds": len(track.trials[name]), "better": "higher"}
+            writer.add("score", score, method=name, task=ALL_TASKS, **cells)
     for task, by_name in scores.items():
         for name in track.methods:
             if track.baseline is not None and name != track.baseline:
@@ -53,28 +50,23 @@ def tabulate_students(
                 writer.add("gain", gain, method=name, task=task, n=examples[task], seeds=len(track.seeds))
     for task, by_name in scores.items():
         trained = {name: by_name[name] for name in track.methods}
-        compare_with_best(writer, trained, task=task, n=examples[task], seeds=len(track.seeds))
+        compare_with_best(writer, trained, better=better[task], task=task, n=examples[task], seeds=len(track.seeds))
     return writer.table()
 
 
-def _tabulate_task(
-    writer: TableWriter, table: pd.DataFrame, task: str, metric: str, track: StudentsTrack
-) -> dict[str, Score]:
-    """Add the numbers of one task; its scores."""
-    correct, failures, answers = (
-        table.pivot(index="method", columns="id", values=column) for column in ("correct", "format_failure", "answer")
-    )
-    stacked = {
-        name: np.stack([correct.loc[trial] for trial in trials]).astype(float) for name, trials in track.trials.items()
-    }
-    drawn = resample_seeds_and_means(stacked, writer.settings.resamples, writer.rng)
-    scores = {name: Score(float(values.mean()), drawn[name]) for name, values in stacked.items()}
+def _tabulate_task(writer: TableWriter, entry: JudgedTask, task: str, track: StudentsTrack) -> dict[str, Score]:
+    """Add the numbers of one task; the scores that methods are compared by."""
+    scores = _resample_trials(entry, track, writer)
+    failures, answers = entry.by_document("format_failure"), entry.by_document("answer")
     for name, trials in track.trials.items():
-        add = partial(writer.add, method=name, task=task, n=correct.shape[1], seeds=len(trials))
-        add(metric, scores[name])
-        if len(trials) > 1:
-            for seed, right in zip(track.seeds, stacked[name], strict=True):
-                add(metric, right.mean(), seed=seed, seeds=1)
+        add = partial(writer.add, method=name, task=task, n=failures.shape[1], seeds=len(trials))
+        for metric in entry.metrics():
+            main = {"better": entry.better} if metric == entry.metric else {}
+            found = [entry.find(trial, metric) for trial in trials]
+            add(metric, scores[metric, name], **main, stderr=found[0].stderr if len(trials) == 1 and found[0] else None)
+            if len(trials) > 1 and main:
+                for seed, own in zip(track.seeds, found, strict=True):
+                    add(metric, own.value, seed=seed, seeds=1, stderr=own.stderr)
         add("format_failures", failures.loc[trials].to_numpy().mean())
         for teacher, model in track.teachers.items():
             answered = answers.loc[model].notna()
@@ -82,5 +74,31 @@ def _tabulate_task(
                 same = answers.loc[trials].eq(answers.loc[model], axis=1).loc[:, answered]
                 # The share of the examples that the teacher answers at all where the student gives the same answer.
                 add(f"agreement_{teacher}", same.to_numpy().mean(), n=answered.sum())
-        add("seconds_of_decoding", table[table["method"].isin(trials)]["seconds"].sum() / len(trials))
+        add("seconds_of_decoding", _seconds(entry, trials) / len(trials))
+    return {name: scores[entry.metric, name] for name in track.trials}
+
+
+def _seconds(entry: JudgedTask, trials: list[str]) -> float:
+    table = entry.examples
+    return table[table["method"].isin(trials)]["seconds"].sum()
+
+
+def _resample_trials(entry: JudgedTask, track: StudentsTrack, writer: TableWriter) -> dict[tuple[str, str], Score]:
+    """Metric and method -> its score over seeds, all resampled with the same documents and seeds."""
+    columns = {metric: entry.by_document(METRIC + metric) for metric in entry.metrics()}
+    stacked = {
+        (metric, name): np.stack([values.loc[trial] for trial in trials]).astype(float)
+        for metric, values in columns.items() if len(values)
+        for name, trials in track.trials.items()
+    }  # fmt: skip
+    size = writer.settings.resamples
+    drawn = resample_seeds_and_means(stacked, size, writer.rng) if stacked else {}
+    scores, nothing = {}, np.full(size, np.nan)
+    for metric in columns:
+        for name, trials in track.trials.items():
+            found = [entry.find(trial, metric) for trial in trials]
+            values = stacked.get((metric, name), np.full((1, 1), np.nan))
+            value = float(np.mean([one.value for one in found]) if all(found) else values.mean())
+            samples = drawn[metric, name] if is_mean(value, values.ravel()) else nothing
+            scores[metric, name] = Score(value, samples)
     return scores

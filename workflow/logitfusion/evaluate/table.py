@@ -15,13 +15,20 @@ from logitfusion.evaluate.intervals import percentile_interval
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One number and what it is of; ``None`` is an empty cell. The order of the fields is that of the columns."""
+    """One number and what it is of; ``None`` is an empty cell. The order of the fields is that of the columns.
+
+    Attributes:
+        subtask: one of a group of lm-evaluation-harness; empty for a whole task.
+        better: ``higher`` or ``lower`` where methods are compared by this number, empty for all others.
+        stderr: the standard error that lm-evaluation-harness gives.
+    """
 
     track: str
     run: str
     split: str
     method: str
     task: str
+    subtask: str | None = None
     shots: int | None = None
     seed: int | None = None
     seeds: int = 1
@@ -29,6 +36,8 @@ class Row:
     value: float
     ci_low: float | None = None
     ci_high: float | None = None
+    stderr: float | None = None
+    better: str | None = None
     n: int
     seconds: float | None = None
     confidence: float
@@ -63,7 +72,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Score:
-    """A score and its bootstrap samples ``[resamples]``."""
+    """A score and its bootstrap samples ``[resamples]``, NaN where it is no mean over examples."""
 
     value: float
     samples: np.ndarray
@@ -107,11 +116,12 @@ class TableWriter:
         return pd.DataFrame(map(astuple, self.rows), columns=list(COLUMNS), dtype=object).astype(DTYPES)
 
 
-def compare_with_best(writer: TableWriter, scores: dict[str, Score], **cells: Any) -> None:
-    """Add each method's paired difference to the highest score, of which methods it tells apart from the best.
+def compare_with_best(writer: TableWriter, scores: dict[str, Score], *, better: str = "higher", **cells: Any) -> None:
+    """Add each method's paired difference to the best score, of which methods it tells apart from the best.
 
     The best is chosen on the data that it is compared on, so the interval says what is not told apart, and no more.
     """
-    best = max(scores.values(), key=lambda score: score.value, default=None)
+    choose = max if better == "higher" else min
+    best = choose(scores.values(), key=lambda score: score.value, default=None)
     for method, score in scores.items():
         writer.add("behind_best", score - best, method=method, **cells)

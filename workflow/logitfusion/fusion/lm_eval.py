@@ -17,6 +17,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tqdm import tqdm
 from logitfusion.config.decoding import DECODING, Decoding, DecodingOptions
 from logitfusion.config.keywords import read_options
 from logitfusion.errors import UserError
+from logitfusion.fusion.decoding import Generation
 from logitfusion.fusion.lm import FusedLM
 from logitfusion.fusion.lm_eval_arguments import (
     read_fusion_arguments,
@@ -46,6 +48,14 @@ from logitfusion.models.load import count_parameters
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text as the harness gets it, by the rules of ``hf``, and the generation that it was cut from."""
+
+    text: str
+    generation: Generation
 
 
 @register_model("logitfusion")
@@ -70,6 +80,9 @@ class FusedLMEval(TemplateLM):
         chat_template_name: which one of a tokenizer's several templates.
         device: only checked, because a fusion takes the GPU that the job was given, else the CPU.
         max_batch_size: of the harness's own command line; has no meaning here.
+        seed: of the draws, request number i draws with seed + i; by default what torch's generator says, which the
+            harness has seeded.
+        on_batch: called with the number of requests that a batch finished, of any kind.
         options: the fields of ``FusionOptions`` by name; several numbers may be separated by semicolons. Arguments of
             ``hf`` may have the values that change nothing.
 
@@ -97,6 +110,8 @@ class FusedLMEval(TemplateLM):
         chat_template_name: str | None = None,
         enable_thinking: bool | None = None,
         think_end_token: str | int | None = None,
+        seed: int | None = None,
+        on_batch: Callable[[int], None] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -119,7 +134,8 @@ class FusedLMEval(TemplateLM):
         self.lm, self.tokenizer, self._device = lm, lm.tokenizer, lm.device
         if device is not None and torch.device(device).type != lm.device.type:
             raise UserError(f"The fusion is on {lm.device}, not on {device}: CUDA_VISIBLE_DEVICES chooses the GPU.")
-        self.decoding = read_options(Decoding, {"batch_size": _read_batch_size(batch_size), "speculative": speculative})
+        given = {"batch_size": _read_batch_size(batch_size), "speculative": speculative, "seed": seed}
+        self.decoding, self.on_batch = read_options(Decoding, given), on_batch
         limits = [resolve_max_length(model.config, lm.tokenizer) for model in lm.models]
         self.max_length = int(min([*limits, lm.max_length]))
         if max_length is not None:
@@ -226,7 +242,7 @@ class FusedLMEval(TemplateLM):
                 [context for context, _ in pairs],
                 [continuation for _, continuation in pairs],
                 batch_size=self.decoding.batch_size,
-                on_batch=bar.update,
+                on_batch=self._tell(bar),
             )
         for (texts, _, _), score in zip(requests, scores, strict=True):
             if texts is not None:  # parts of rolling likelihoods have no texts of their own
@@ -261,23 +277,27 @@ class FusedLMEval(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Continuations up to a stop string; requests with the same options are decoded together."""
+        return [answer.text for answer in self.generate(requests, disable_tqdm)]
+
+    def generate(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[Answer]:
+        """The texts of ``generate_until``, and how each was generated."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(json.dumps(request.args[1], sort_keys=True, default=str), []).append(number)
-        texts = [""] * len(requests)
+        answers: dict[int, Answer] = {}
         with tqdm(total=len(requests), disable=disable_tqdm, desc="Running generate_until requests") as bar:
             for numbers in groups.values():
                 asked = requests[numbers[0]].args[1]
                 found = self._generate([requests[number].args[0] for number in numbers], asked, bar)
-                for number, text in zip(numbers, found, strict=True):
-                    texts[number] = text
-                    self.cache_hook.add_partial("generate_until", requests[number].args, text)
-        return texts
+                for number, answer in zip(numbers, found, strict=True):
+                    answers[number] = answer
+                    self.cache_hook.add_partial("generate_until", requests[number].args, answer.text)
+        return [answers[number] for number in range(len(requests))]
 
-    def _generate(self, contexts: list[str], asked: dict[str, Any], bar: tqdm) -> list[str]:
+    def _generate(self, contexts: list[str], asked: dict[str, Any], bar: tqdm) -> list[Answer]:
         end = None if self.eot_token_id is None else self.tokenizer.decode([self.eot_token_id])
         read = read_generation(asked, self.max_gen_toks, end)
-        seed = int(torch.randint(2**31, ()))  # of torch's own generator, which the harness has seeded
+        seed = int(torch.randint(2**31, ())) if self.decoding.seed is None else self.decoding.seed
         options = read_options(DecodingOptions, {**self.decoding.model_dump(), **read.options, "seed": seed})
         room = self.max_length - options.max_new_tokens
         if room < 1:
@@ -290,10 +310,20 @@ class FusedLMEval(TemplateLM):
         generations = self.lm.generate(
             [ids[-room:] or [self.prefix_token_id] for ids in encoded],
             options,
-            on_batch=bar.update,
+            on_batch=self._tell(bar),
             stopping_criterion=self._make_criterion(read.until),
         )
-        return [self._text(generation.token_ids, read.until) for generation in generations]
+        return [Answer(self._text(generation.token_ids, read.until), generation) for generation in generations]
+
+    def _tell(self, bar: tqdm) -> Callable[[int], None]:
+        """The harness's progress bar, and whoever else wants to know."""
+
+        def tell(finished: int) -> None:
+            bar.update(finished)
+            if self.on_batch is not None:
+                self.on_batch(finished)
+
+        return tell
 
     def _make_criterion(self, until: list[str]) -> Callable[[list[int]], bool]:
         """Whether a text is complete, by the rule of ``hf``: a stop string is in the last tokens' text.

@@ -11,6 +11,7 @@ import pandas as pd
 from logitfusion.config.jobs.report import MetricsJob
 from logitfusion.evaluate.fewshot import tabulate_fewshot
 from logitfusion.evaluate.fusion import tabulate_fusion
+from logitfusion.evaluate.scores import JudgedTask, read_judged
 from logitfusion.evaluate.students import tabulate_students
 from logitfusion.evaluate.table import Provenance
 from logitfusion.provenance import find_commit
@@ -23,12 +24,12 @@ def main(arguments: argparse.Namespace, job: MetricsJob) -> None:
     tables = []
     if arguments.judged:
         source = provenance(split=job.fusion.split, seed=job.seed)
-        judged = _read_tables(arguments.judged)
-        tables.append(tabulate_fusion(judged, job.metrics, job.fusion, job.evaluate, source))
+        judged = _read(arguments.judged, arguments.scores)
+        tables.append(tabulate_fusion(judged, job.fusion, job.evaluate, source))
     if arguments.students:
         source = provenance(split=job.distill.split)
-        judged = _read_tables(arguments.students)
-        tables.append(tabulate_students(judged, job.metrics, job.distill, job.evaluate, source))
+        judged = _read(arguments.students, arguments.students_scores)
+        tables.append(tabulate_students(judged, job.distill, job.evaluate, source))
     for folder in arguments.fewshot:
         source = provenance(split="test")
         parts = (read_table(folder / f"{part}.parquet") for part in ("answers", "epochs", "fits"))
@@ -40,15 +41,18 @@ def main(arguments: argparse.Namespace, job: MetricsJob) -> None:
         logger.info("%s: %d numbers of %d methods", track, len(group), group["method"].nunique())
 
 
-def _read_tables(paths: list[Path]) -> dict[str, pd.DataFrame]:
-    """Task -> its judged examples."""
-    return {path.stem: read_table(path) for path in paths}
+def _read(examples: list[Path], scores: list[Path]) -> dict[str, JudgedTask]:
+    """Task -> its judged documents and the harness's numbers."""
+    numbers = {path.stem: path for path in scores}
+    return {path.stem: read_judged(path, numbers[path.stem]) for path in examples}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--judged", type=Path, nargs="*", default=[], help="fusion: .../<task>.parquet")
+    parser.add_argument("--scores", type=Path, nargs="*", default=[], help="fusion: .../<task>.json")
     parser.add_argument("--students", type=Path, nargs="*", default=[], help="distillation: .../<task>.parquet")
+    parser.add_argument("--students-scores", type=Path, nargs="*", default=[], help="distillation: .../<task>.json")
     parser.add_argument("--fewshot", type=Path, nargs="*", default=[], help="few-shot CLIP: .../<data set>")
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--parquet", type=Path, required=True)

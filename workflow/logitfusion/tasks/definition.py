@@ -1,8 +1,14 @@
-"""Versioned task definitions: the YAML files of ``library/`` or the same mapping written in a config."""
+"""Definitions of tasks that lie on this machine: our library and the folders that a config names.
+
+They are read here without lm-evaluation-harness, which takes seconds to import, for what a workflow has to know before
+any job runs: the packages and files that a task is made of.
+"""
 
 from __future__ import annotations
 
-import difflib
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +17,161 @@ import yaml
 from logitfusion.errors import UserError
 
 LIBRARY = Path(__file__).with_name("library")
+# What datasets reads files of this machine with.
+BUILDERS = ("json", "csv", "text", "parquet", "arrow")
 
 
-def load_definition(name: str) -> dict[str, Any]:
-    """The definition ``library/<name>.yaml``.
+@dataclass(frozen=True)
+class Function:
+    """What ``!function module.name`` stands for in a definition."""
+
+    name: str
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """The module beside the definition; it may be one that is installed, and not be there."""
+        return self.folder / (self.name.rpartition(".")[0].replace(".", "/") + ".py")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A definition's file and what it holds, with what it includes.
+
+    Attributes:
+        files: the definition itself, then what it includes.
+    """
+
+    content: dict[str, Any]
+    files: tuple[Path, ...]
+
+    @property
+    def children(self) -> list[str]:
+        """Names that a group consists of; none of a task."""
+        members = self.content.get("task")
+        if "group" not in self.content or not isinstance(members, list):
+            return []
+        named = (member if isinstance(member, str) else member.get("task") or member.get("group") for member in members)
+        return [name for name in named if isinstance(name, str)]
+
+    @property
+    def data_files(self) -> list[str]:
+        """Files of documents that it names."""
+        return list(_texts((self.content.get("dataset_kwargs") or {}).get("data_files")))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its documents are made by its own code, or are files of this machine."""
+        path = self.content.get("dataset_path")
+        local = path in BUILDERS or (isinstance(path, str) and Path(path).exists())
+        return "custom_dataset" in self.content or (local and not any("://" in file for file in self.data_files))
+
+
+def read_definition(path: Path) -> Definition:
+    """Read a file of lm-evaluation-harness: what it includes is merged in, and functions stay names.
 
     Raises:
-        UserError: there is no such definition; the message suggests the nearest name.
+        UserError: the file can't be read, or does not hold a mapping.
     """
-    known = sorted(path.stem for path in LIBRARY.glob("*.yaml"))
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
-        raise UserError(f"There is no task definition {name!r}: {hint}")
-    return yaml.safe_load((LIBRARY / f"{name}.yaml").read_text(encoding="utf-8"))
+    loader = type("Loader", (yaml.SafeLoader,), {})
+    loader.add_constructor("!function", lambda _, node: Function(node.value, path.parent))
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"The task definition {path} can't be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"The task definition {path} must hold a mapping of keys to values.")
+    included = content.pop("include", None) or ()
+    parts = [
+        read_definition(path.parent / name) for name in ([included] if isinstance(included, str) else list(included))
+    ]
+    merged: dict[str, Any] = {}
+    for part in parts:
+        merged |= part.content
+    return Definition(merged | content, (path, *(file for part in parts for file in part.files)))
+
+
+def read_folder(folder: Path) -> dict[str, Definition]:
+    """All tasks and groups of a folder by name; files that are no definitions are passed over, as the harness does."""
+    found: dict[str, Definition] = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        try:
+            definition = read_definition(path)
+        except UserError:
+            continue
+        name = definition.content.get("group") or definition.content.get("task")
+        if isinstance(name, str):
+            found.setdefault(name, definition)
+    return found
+
+
+def find_leaves(name: str, include_path: str | None) -> list[Definition] | None:
+    """The tasks that a name stands for; None where they are the harness's own, or a part of them is.
+
+    Raises:
+        UserError: there is no folder ``include_path``.
+    """
+    known = _library()
+    if include_path is not None:
+        if not Path(include_path).is_dir():
+            raise UserError(f"The folder of task definitions {include_path} (include_path) does not exist.")
+        known = known | read_folder(Path(include_path))
+    return _expand(name, known)
+
+
+@functools.cache
+def _library() -> dict[str, Definition]:
+    return read_folder(LIBRARY)
+
+
+def _expand(name: str, known: dict[str, Definition]) -> list[Definition] | None:
+    tagged = [one for one in known if name in _texts(known[one].content.get("tag"))]
+    children = known[name].children if name in known else tagged
+    if not children:
+        return [known[name]] if name in known else None
+    parts = [_expand(child, known) for child in children]
+    return None if None in parts else [leaf for part in parts for leaf in part or ()]
+
+
+def local_packages(name: str, include_path: str | None) -> list[dict[str, str]]:
+    """``package`` and ``sha256`` of the packages that a task's documents are read out of."""
+    found = []
+    for leaf in find_leaves(name, include_path) or ():
+        named = leaf.content.get("dataset_kwargs") or {}
+        part = {key: named.get(key) for key in ("package", "sha256")}
+        if all(part.values()) and part not in found:
+            found.append(part)
+    return found
+
+
+def local_files(name: str, include_path: str | None) -> list[str]:
+    """The files of this machine that a task is made of: definitions, their modules, and documents."""
+    found: list[str] = []
+    for leaf in find_leaves(name, include_path) or ():
+        modules = [function.file for function in _functions(leaf.content) if function.file.is_file()]
+        found += map(str, (*leaf.files, *modules))
+        found += leaf.data_files if leaf.is_local else []
+    return list(dict.fromkeys(found))
+
+
+def needs_hub(name: str, include_path: str | None) -> bool:
+    """Whether a task's documents are downloaded from the hub."""
+    leaves = find_leaves(name, include_path)
+    return leaves is None or not all(leaf.is_local for leaf in leaves)
+
+
+def _functions(value: Any) -> Iterator[Function]:
+    if isinstance(value, Function):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _functions(inner)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of a value that is a text, a list or a mapping."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)

@@ -23,7 +23,7 @@ from logitfusion.files import find_disk_error, write_text
 from logitfusion.provenance import hash_json
 
 if TYPE_CHECKING:
-    from datasets import DatasetBuilder
+    from datasets import Dataset, DatasetBuilder
 
 CARD = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # these say which files are whose subset and split
 _NOT_OPTIONS = {"name", "version", "data_dir", "data_files", "description", "features"}
@@ -78,7 +78,7 @@ def _note(source: HubRows, commit: str) -> Path:
     folder = cached_assets_path(
         "logitfusion", namespace=f"datasets--{source.dataset}".replace("/", "--"), subfolder=commit
     )
-    return folder / f"{hash_json([source.subset, source.split])}.json"
+    return folder / f"{hash_json([source.subset, source.split, source.options])}.json"
 
 
 def _recall(source: HubRows, card: Download) -> FetchedRows:
@@ -105,7 +105,9 @@ def _open_builder(source: HubRows, card: Download) -> DatasetBuilder:
     place = {"path": card.moved_to or card.id, "name": source.subset, "revision": card.commit}
     try:
         with tempfile.TemporaryDirectory() as scratch:  # not its own cache, which may hold another reading
-            return insist(lambda: datasets.load_dataset_builder(**place, cache_dir=scratch), source.dataset)
+            return insist(
+                lambda: datasets.load_dataset_builder(**place, **source.options, cache_dir=scratch), source.dataset
+            )
     except Exception as error:  # of a dozen unrelated types
         if find_memory_error(error) is not None or find_disk_error(error) is not None:
             raise
@@ -119,9 +121,9 @@ def _open_builder(source: HubRows, card: Download) -> DatasetBuilder:
         found = re.search(r"available configs: \[(.*)\]", str(error))  # where there are several, and none was named
         if found is not None:
             raise UserError(
-                f"{title} has several subsets; name one as the task's source.subset: {found[1]}."
+                f"{title} has several subsets; name one of them: {found[1]}."
             ) from error
-        raise UserError(f"{title} can't be read ({first_line(error)}); correct the task's source.subset.") from error
+        raise UserError(f"{title} can't be read ({first_line(error)}); correct its subset.") from error
 
 
 def _wanted_files(source: HubRows, card: Download, files: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -132,8 +134,8 @@ def _wanted_files(source: HubRows, card: Download, files: dict[str, list[str]]) 
     for split in dict.fromkeys(wanted):
         if split not in files:
             raise UserError(
-                f"The data set {source.dataset!r} has no split {split!r} (it has {', '.join(map(str, files))}); correct"
-                " the task's source.split."
+                f"The data set {source.dataset!r} has no split {split!r} (it has {', '.join(map(str, files))}); name"
+                " one of these."
             )
         paths = [str(path) for path in files[split]]
         if strange := [path for path in paths if not start.match(path)]:
@@ -156,11 +158,11 @@ def _describe_reader(builder: DatasetBuilder, splits: dict[str, list[str]]) -> R
     )
 
 
-def read_rows(source: HubRows, fetched: FetchedRows) -> list[dict[str, Any]]:
-    """The rows of a split, out of the hub's cache.
+def read_splits(source: HubRows, fetched: FetchedRows, folder: str | Path) -> dict[str, Dataset]:
+    """The splits of a source, out of the hub's cache: Arrow files in a folder, mapped into memory.
 
     Raises:
-        UserError: the files are not there any more, or can't be read.
+        UserError: the downloaded files are not there any more, or can't be read.
     """
     reader = fetched.reader
     found = _download(source, reader, fetched.download["commit"])
@@ -168,21 +170,19 @@ def read_rows(source: HubRows, fetched: FetchedRows) -> list[dict[str, Any]]:
     import datasets
 
     datasets.disable_progress_bars()
-    # datasets maps Arrow files into memory, so they have to be on a disk for a moment.
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            files = {split: [paths[name] for name in names] for split, names in reader.splits.items()}
-            builder = datasets.load_dataset_builder(
-                reader.builder, data_files=files, cache_dir=scratch, **reader.options
-            )
-            if reader.features is not None:
-                builder.info.features = datasets.Features.from_dict(json.loads(reader.features))
-            builder.download_and_prepare(verification_mode="no_checks")
-            return builder.as_dataset(split=source.split).to_list()
-        except Exception as error:
-            if find_memory_error(error) is not None or find_disk_error(error) is not None:
-                raise
-            raise UserError(
-                f"The rows of the data set {source.dataset!r} can't be read ({first_line(error)}); correct the task's"
-                " source.split, or use a jsonl source."
-            ) from error
+    try:
+        files = {split: [paths[name] for name in names] for split, names in reader.splits.items()}
+        builder = datasets.load_dataset_builder(
+            reader.builder, data_files=files, cache_dir=str(folder), **reader.options
+        )
+        if reader.features is not None:
+            builder.info.features = datasets.Features.from_dict(json.loads(reader.features))
+        builder.download_and_prepare(verification_mode="no_checks")
+        return dict(builder.as_dataset())
+    except Exception as error:
+        if find_memory_error(error) is not None or find_disk_error(error) is not None:
+            raise
+        raise UserError(
+            f"The rows of the data set {source.dataset!r} can't be read ({first_line(error)}); another revision of it"
+            " may be readable."
+        ) from error

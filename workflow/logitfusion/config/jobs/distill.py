@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from logitfusion.config.decoding import Decoding
+from logitfusion.config.decoding import TaskDecoding
 from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
 from logitfusion.config.loading import Loading
+from logitfusion.config.prompting import Prompting
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import Count, Section
 from logitfusion.config.training import LoRA
@@ -44,11 +45,14 @@ def student_job(run: RunConfig, method: str) -> StudentJob:
 
 
 def answer_job(run: RunConfig, name: str) -> DecodeJob:
-    """One model alone on the tasks of distillation, greedily."""
+    """One model alone on the tasks of distillation."""
+    prompting = run.distill.part(Prompting)
     return DecodeJob(
         options=FusionOptions(),
-        decoding=Decoding(batch_size=run.distill.batch_size, seed=0),
+        prompting=prompting,
+        decoding=TaskDecoding(batch_size=run.distill.batch_size, seed=0),
         loading=run.distill.part(Loading),
+        split=run.distill.split,
         shards=1,
-        tasks={task: decoded_task(run, task, [name]) for task in run.distill.tasks},
+        tasks={task: decoded_task(run, task, [name], prompting) for task in run.distill.tasks},
     )

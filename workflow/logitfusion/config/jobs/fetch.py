@@ -11,7 +11,8 @@ from logitfusion.config.models import HubModel
 from logitfusion.config.packages import Package
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import one_of
-from logitfusion.config.tasks import HubRows
+from logitfusion.config.jobs.models import has_shots
+from logitfusion.config.tasks import Definition, HarnessTask
 
 CLIP = "clip"  # the name of the CLIP among encoders
 FetchedEncoder = one_of("source", open_clip=OpenClip, timm=TimmAuxiliary, torchvision=TorchvisionAuxiliary)
@@ -20,7 +21,7 @@ FetchedEncoder = one_of("source", open_clip=OpenClip, timm=TimmAuxiliary, torchv
 def used_packages(run: RunConfig) -> list[Package]:
     """The packages of models and tasks that a track uses, and of few-shot CLIP."""
     owners: list[Any] = [run.models[name] for name in used_models(run) if name in run.models]
-    owners += [run.tasks[name].definition.source for name in used_tasks(run)]
+    owners += [run.tasks[name] for name in used_tasks(run)]
     if run.clip is not None:
         owners += [run.clip.encoder, *run.clip.auxiliaries.values(), *run.clip.datasets.values()]
     return [part for owner in owners for part in getattr(owner, "packages", ())]
@@ -31,10 +32,24 @@ def hub_models(run: RunConfig) -> dict[str, HubModel]:
     return {name: entry for name, entry in run.models.items() if isinstance(entry, HubModel)}
 
 
-def hub_rows(run: RunConfig) -> dict[str, HubRows]:
-    """Task, used or not -> the data set of the hub that its rows are of, for tasks that have one."""
-    sources = {name: task.definition.source for name, task in run.tasks.items()}
-    return {name: source for name, source in sources.items() if isinstance(source, HubRows)}
+class DataJob(Definition):
+    """Download the documents of a task."""
+
+    training: bool
+    """Whether it has training or validation documents."""
+    shots: bool
+    """Whether prompts may hold examples."""
+
+
+def fetched_tasks(run: RunConfig) -> dict[str, DataJob]:
+    """The tasks of the harness, used or not, whose documents are on the hub."""
+    tasks = {name: task for name, task in run.tasks.items() if isinstance(task, HarnessTask) and task.fetched}
+    return {name: _data_job(run, task) for name, task in tasks.items()}
+
+
+def _data_job(run: RunConfig, task: HarnessTask) -> DataJob:
+    training = bool(task.train or task.validation)
+    return DataJob(**dict(task.part(Definition)), training=training, shots=has_shots(run, task))
 
 
 def fetched_encoders(run: RunConfig) -> dict[str, Any]:

@@ -2,89 +2,121 @@
 
 from __future__ import annotations
 
-from logitfusion.config.decoding import Decoding
+from typing import Any, Literal
+
+from logitfusion.config.decoding import TaskDecoding, TaskSampling
 from logitfusion.config.fusion import SteeredMethod, Tune
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.loading import Loading
-from logitfusion.config.methods import method_batch_size, method_models, method_tasks, tuning_groups
+from logitfusion.config.methods import (
+    method_batch_size,
+    method_models,
+    method_prompting,
+    method_tasks,
+    tuning_groups,
+)
+from logitfusion.config.prompting import Prompting
 from logitfusion.config.run import RunConfig
-from logitfusion.config.section import BatchSize, Count, Listed, Section, Some
-from logitfusion.config.tasks import Answer
+from logitfusion.config.section import BatchSize, Count, Listed, Section, Some, Whole
+
+Split = Literal["test", "validation"]
 
 
 class DecodedTask(Section):
     """A task, as decoding knows it."""
 
-    max_new_tokens: Count
-    stop: Listed[str]
     models: Some[str]
     """The models that decode it, the one that leads first, then the small base and the experts."""
+    num_fewshot: Whole | None
+    """Examples in each prompt; null: as its definition says."""
+    generation_kwargs: dict[str, Any]
+    """Merged into those of its definition."""
 
 
 class DecodeJob(Section):
-    """Decode one shard of every task's examples with one method."""
+    """Decode one shard of every task's documents with one method."""
 
     options: FusionOptions
-    decoding: Decoding
+    prompting: Prompting
+    decoding: TaskDecoding
     loading: Loading
+    split: Split
     shards: Count
     tasks: dict[str, DecodedTask]
 
 
 class TuneJob(Section):
-    """Choose on validation examples how far a method trusts its solved weights."""
+    """Choose on validation documents how far a method trusts its solved weights."""
 
     options: FusionOptions
+    prompting: Prompting
     tune: Tune
     loading: Loading
     batch_size: BatchSize
     groups: Listed[Some[str]]
     """The tasks that share one choice."""
-    models: dict[str, Some[str]]
-    stop: dict[str, Listed[str]]
+    tasks: dict[str, DecodedTask]
 
 
 class JudgeJob(Section):
-    """Judge every method's generations of one task."""
+    """Judge what every method said on one task."""
 
     methods: Listed[str]
-    answer: Answer
+    split: Split
+    metric: str | None
+    """The one that methods are compared by; null: the first of its definition."""
 
 
 def decode_job(run: RunConfig, method: str) -> DecodeJob:
     """A fusion method on all of its tasks."""
-    entry = run.fusion.methods[method]
+    entry, prompting = run.fusion.methods[method], method_prompting(run, method)
+    decoding = run.fusion.part(TaskDecoding).model_copy(update={"batch_size": method_batch_size(run, method)})
     return DecodeJob(
         options=entry.part(FusionOptions) if isinstance(entry, SteeredMethod) else FusionOptions(),
-        decoding=run.fusion.part(Decoding).model_copy(update={"batch_size": method_batch_size(run, method)}),
+        prompting=prompting,
+        decoding=decoding,
         loading=run.fusion.part(Loading),
+        split=run.fusion.split,
         shards=run.fusion.shards,
-        tasks={task: decoded_task(run, task, method_models(run, method, task)) for task in method_tasks(run, method)},
+        tasks={
+            task: decoded_task(run, task, method_models(run, method, task), prompting, run.fusion)
+            for task in method_tasks(run, method)
+        },
     )
 
 
-def decoded_task(run: RunConfig, task: str, models: list[str]) -> DecodedTask:
-    """A task with the models that decode it."""
-    definition = run.tasks[task].definition
-    return DecodedTask(max_new_tokens=definition.max_new_tokens, stop=definition.stop, models=tuple(models))
+def decoded_task(
+    run: RunConfig, task: str, models: list[str], prompting: Prompting, sampling: TaskSampling | None = None
+) -> DecodedTask:
+    """A task with the models that decode it; how it is sampled is its own matter unless a track says otherwise."""
+    entry = run.tasks[task]
+    replaced = {} if sampling is None else sampling.generation_kwargs
+    return DecodedTask(
+        models=tuple(models),
+        num_fewshot=entry.num_fewshot if prompting.num_fewshot is None else prompting.num_fewshot,
+        generation_kwargs=entry.generation_kwargs | replaced,
+    )
 
 
 def tune_job(run: RunConfig, method: str) -> TuneJob:
     """A tuned method on the tasks that it is tuned on; the order of tasks changes nothing."""
-    entry = run.fusion.methods[method]
+    entry, prompting = run.fusion.methods[method], method_prompting(run, method)
     groups = sorted(map(sorted, tuning_groups(run, method)))
-    models = {task: tuple(method_models(run, method, task)) for group in groups for task in group}
     return TuneJob(
         options=entry.part(FusionOptions),
+        prompting=prompting,
         tune=entry.tune,
         loading=run.fusion.part(Loading),
         batch_size=method_batch_size(run, method),
         groups=tuple(map(tuple, groups)),
-        models=models,
-        stop={task: run.tasks[task].definition.stop for task in models},
+        tasks={
+            task: decoded_task(run, task, method_models(run, method, task), prompting)
+            for group in groups
+            for task in group
+        },
     )
 
 
-def judge_job(run: RunConfig, task: str, methods: list[str]) -> JudgeJob:
+def judge_job(run: RunConfig, task: str, methods: list[str], split: Split) -> JudgeJob:
     """All methods that decode a task; their order changes nothing."""
-    return JudgeJob(methods=tuple(sorted(methods)), answer=run.tasks[task].definition.answer)
+    return JudgeJob(methods=tuple(sorted(methods)), split=split, metric=run.tasks[task].metric)

