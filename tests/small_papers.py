@@ -27,7 +27,7 @@ def read(name: str) -> dict[str, Any]:
 
 def shrink(config: dict[str, Any]) -> dict[str, Any]:
     """The same config, small."""
-    small = deepcopy(config) | {"evaluate": config.get("evaluate", {}) | {"resamples": 50}}
+    small = deepcopy(config) | {"evaluate": config.get("evaluate", {}) | {"resamples": 100}}
     for task in small.get("tasks", {}).values():
         _shrink_task(task)
     for expert in small.get("experts", {}).values():
