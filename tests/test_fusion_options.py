@@ -183,11 +183,6 @@ def test_a_method_of_a_config_has_bounds_for_all_experts_or_for_each() -> None:
         SteeredMethod(**options, bounds=[[0.0, 1.0]] * 3)
 
 
-def test_a_call_completes_what_a_config_says() -> None:
-    options = Decoding(batch_size=3, seed=5).complete(max_new_tokens=7, stop=["x"], seed=6)
-    assert options == DecodingOptions(batch_size=3, seed=6, max_new_tokens=7, stop=("x",))
-
-
 @pytest.mark.parametrize(
     ("words", "bounds"), [("0 1", (0.0, 1.0)), ("0 1 0.5 2", ((0.0, 1.0), (0.5, 2.0)))], ids=["all", "each"]
 )

@@ -1,19 +1,22 @@
-# Tasks: examples in three splits.
+# Tasks: documents to evaluate, and texts to learn from.
 from logitfusion.config.jobs.models import task_job
+from logitfusion.config.tasks import HarnessTask
 
 
 rule task:
     input:
-        unpack(task_rows),
+        unpack(task_inputs),
     output:
+        documents=directory(task_documents("{task}")),
         train=task_file("{task}", "train"),
         validation=task_file("{task}", "validation"),
-        test=task_file("{task}", "test"),
         record=RESULTS / "tasks/{task}/task.json",
     log:
         LOGS / "tasks/{task}.log",
     benchmark:
         BENCHMARKS / "tasks/{task}.tsv"
+    wildcard_constraints:
+        task=any_of(name for name, task in RUN.tasks.items() if isinstance(task, HarnessTask)),
     conda:
         "../../envs/light.yaml"
     threads: 1

@@ -2,13 +2,15 @@
 # steps; students, teachers and the untouched student decode the test (or validation) splits, and are judged task by task.
 from logitfusion.config.jobs.distill import answer_job, student_job, teacher_job
 from logitfusion.config.jobs.fusion import judge_job
+from logitfusion.config.methods import answered_tasks
 
 DISTILL = RUN.distill
 TEACHERS = {name: entry.model for name, entry in DISTILL.teachers.items()}
 # One trial is a method with a seed; a dot can't be part of a name, so it tells trials from models.
 TRIALS = [f"{method}.{seed}" for method in DISTILL.methods for seed in DISTILL.seeds]
 MODELS = list(dict.fromkeys([DISTILL.student, *TEACHERS.values()]))
-TEXT = [task_file(task, "train") for task in DISTILL.tasks]
+TEXT = [task_file(task, "train") for task in DISTILL.tasks if RUN.tasks[task].train]
+ANSWERED = answered_tasks(RUN)  # the others are texts to learn from
 
 
 rule teacher_cache:
@@ -75,7 +77,7 @@ rule student:
 
 rule answer:
     input:
-        examples=[task_file(task, DISTILL.split) for task in DISTILL.tasks],
+        documents=list(map(task_documents, ANSWERED)),
         models=lambda wildcards: trial_models(wildcards.student),
     output:
         RESULTS / "distill/answers/{student}/0.jsonl",
@@ -100,10 +102,11 @@ rule answer:
 
 rule evaluate_students:
     input:
-        examples=task_file("{task}", DISTILL.split),
+        documents=task_documents("{task}"),
         shards=expand(RESULTS / "distill/answers/{student}/0.jsonl", student=[*TRIALS, *MODELS]),
     output:
         RESULTS / "distill/evaluation/{task}.parquet",
+        scores=RESULTS / "distill/evaluation/{task}.json",
     log:
         LOGS / "distill/evaluation/{task}.log",
     benchmark:
@@ -115,9 +118,10 @@ rule evaluate_students:
         mem_mb=4000,
         runtime=longer(30),
     params:
-        **settings(lambda wildcards: judge_job(RUN, wildcards.task, [*TRIALS, *MODELS])),
+        **settings(lambda wildcards: judge_job(RUN, wildcards.task, [*TRIALS, *MODELS], DISTILL.split)),
     shell:
         stage("evaluate", "--task {wildcards.task}")
 
 
-STUDENTS_JUDGED = expand(RESULTS / "distill/evaluation/{task}.parquet", task=DISTILL.tasks)
+STUDENTS_JUDGED = expand(RESULTS / "distill/evaluation/{task}.parquet", task=ANSWERED)
+STUDENTS_SCORES = expand(RESULTS / "distill/evaluation/{task}.json", task=ANSWERED)

@@ -1,7 +1,7 @@
 # Downloads, the only jobs that need a network: `snakemake --until fetch` makes them and nothing else, where there is one. On a
 # cluster they run where Snakemake itself does, because compute nodes often have none.
 from logitfusion.config.jobs.fetch import CLIP as CLIP_NAME
-from logitfusion.config.jobs.fetch import fetched_encoders, hub_models, hub_rows, used_packages
+from logitfusion.config.jobs.fetch import fetched_encoders, fetched_tasks, hub_models, used_packages
 from logitfusion.config.jobs.page import used_tasks
 from logitfusion.config.methods import used_models
 from logitfusion.config.packages import Package
@@ -10,7 +10,7 @@ from logitfusion.config.packages import Package
 DOWNLOADS = {package_file(part).stem: part.part(Package) for part in RUN.packages}
 # The commit that a branch of the hub was when it was first asked about, which stays the run's.
 REVISIONS = RESULTS / "revisions"
-HUB_MODELS, HUB_ROWS, ENCODERS = hub_models(RUN), hub_rows(RUN), fetched_encoders(RUN)
+HUB_MODELS, FETCHED_TASKS, ENCODERS = hub_models(RUN), fetched_tasks(RUN), fetched_encoders(RUN)
 
 
 rule package:
@@ -66,7 +66,7 @@ rule fetch_data:
     benchmark:
         BENCHMARKS / "fetched/data/{task}.tsv"
     wildcard_constraints:
-        task=any_of(HUB_ROWS),
+        task=any_of(FETCHED_TASKS),
     localrule: True
     conda:
         "../../envs/light.yaml"
@@ -75,7 +75,7 @@ rule fetch_data:
         mem_mb=2000,
         runtime=longer(120),
     params:
-        **settings(lambda wildcards: HUB_ROWS[wildcards.task]),
+        **settings(lambda wildcards: FETCHED_TASKS[wildcards.task]),
         revisions=REVISIONS,
     shell:
         stage("fetch_data", "--task {wildcards.task} --revisions {params.revisions:q}", online=True)
@@ -108,7 +108,7 @@ rule fetch:
     input:
         packages=sorted(set(map(package_file, used_packages(RUN)))),
         models=[model_folder(name) for name in used_models(RUN) if name in HUB_MODELS],
-        data=[fetched_data(task) for task in used_tasks(RUN) if task in HUB_ROWS],
+        data=[fetched_data(task) for task in used_tasks(RUN) if task in FETCHED_TASKS],
         encoders=list(map(fetched_encoder, ENCODERS)),
     output:
         RESULTS / "downloads.json",

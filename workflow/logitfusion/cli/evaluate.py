@@ -21,6 +21,7 @@ from logitfusion.files import write_json
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its own options and those of a fusion."""
     add_fusion(parser)

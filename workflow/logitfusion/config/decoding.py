@@ -40,11 +40,11 @@ class TaskSampling(Section):
     """What replaces the sampling that the tasks' own generation_kwargs ask for; null keeps theirs."""
 
     temperature: NonNegative | None = None
-    """Replaces the tasks' own, and their do_sample: 0 takes the likeliest token, else the fused logits are divided by it before a token is drawn."""
+    """Replaces the tasks' own and their do_sample: 0 takes the likeliest token, else fused logits are divided by it."""
     top_p: PositiveShare | None = None
     """Replaces the tasks' own: nucleus sampling, among the likeliest tokens of at least this probability together."""
     top_k: Whole | None = None
-    """Replaces the tasks' own: sampling among so many of the likeliest tokens; 0: all. Where nobody says, 50, as in transformers."""
+    """Replaces the tasks' own: among so many of the likeliest tokens; 0: all. Where nobody says, 50 (transformers)."""
 
     @property
     def generation_kwargs(self) -> dict[str, Any]:

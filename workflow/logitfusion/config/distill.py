@@ -71,7 +71,7 @@ class Distill(Prompting, Loading):
     student: str
     """The model (or expert) that every method trains."""
     tasks: Some[str]
-    """Tasks whose training splits are the text; their test splits are decoded."""
+    """Tasks whose training splits (those with train above 0) are the text; students answer those of the harness."""
     texts: Count | None = None
     """At most this many of each task, the first ones."""
     teachers: dict[Name, Teacher] = {}

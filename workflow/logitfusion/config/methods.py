@@ -9,6 +9,7 @@ from logitfusion.config.fusion import SingleMethod, SteeredMethod
 from logitfusion.config.models import PrunedModel
 from logitfusion.config.prompting import Prompting
 from logitfusion.config.run import RunConfig
+from logitfusion.config.tasks import HarnessTask
 
 
 def expand(names: Sequence[str], task: str) -> list[str]:
@@ -22,7 +23,18 @@ def method_tasks(run: RunConfig, method: str) -> list[str]:
     if tasks is not None:
         return list(tasks)
     known = run.models.keys() | run.experts.keys()
-    return [task for task in run.tasks if set(method_models(run, method, task)) <= known]
+    return [task for task in measured_tasks(run) if set(method_models(run, method, task)) <= known]
+
+
+def measured_tasks(run: RunConfig) -> list[str]:
+    """The tasks that can be evaluated; the others are texts to learn from."""
+    return [name for name, task in run.tasks.items() if isinstance(task, HarnessTask)]
+
+
+def answered_tasks(run: RunConfig) -> list[str]:
+    """The tasks that students answer, those of the track that can be evaluated."""
+    measured = measured_tasks(run)
+    return [task for task in run.distill.tasks if task in measured]
 
 
 def method_models(run: RunConfig, method: str, task: str) -> list[str]:

@@ -11,7 +11,9 @@ from logitfusion.config.errors import explain, explain_number, is_scientific, re
 from logitfusion.config.experts import MergedExpert, TrainedExpert
 from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.methods import (
+    answered_tasks,
     expand,
+    measured_tasks,
     method_base,
     method_models,
     method_prompting,
@@ -89,6 +91,10 @@ def _check_fusion(run: RunConfig) -> None:
             refer(method.base, run.models, f"fusion.methods.{name}.base", "model")
         for task in method.tasks or ():
             refer(task, run.tasks, f"fusion.methods.{name}.tasks", "task")
+            if task not in measured_tasks(run):
+                raise UserError(
+                    f"Method {name!r} decodes {task!r}, which are texts to learn from; leave it out of tasks."
+                )
         for task in method_tasks(run, name) or list(run.tasks):
             for model in method_models(run, name, task):
                 refer(model, run.models.keys() | run.experts.keys(), f"fusion.methods.{name}", "model or expert")
@@ -139,9 +145,14 @@ def _check_distill(run: RunConfig) -> None:
     refer(distill.student, known, "distill.student", "model or expert")
     for task in distill.tasks:
         refer(task, run.tasks, "distill.tasks", "task")
-        if run.tasks[task].train == 0:
-            raise UserError(f"Students are trained on task {task!r}, whose train size is 0; raise it.")
-    _check_split(run, "distill", distill.split, list(distill.tasks))
+    if not any(run.tasks[task].train for task in distill.tasks):
+        named = ", ".join(map(repr, distill.tasks))
+        raise UserError(
+            f"Students are trained on {named}, whose train size is 0; raise it, or add a task to learn from."
+        )
+    if not answered_tasks(run):
+        raise UserError("distill.tasks are texts to learn from only; add a task that students answer.")
+    _check_split(run, "distill", distill.split, answered_tasks(run))
     for name, teacher in distill.teachers.items():
         refer(teacher.model, known, f"distill.teachers.{name}.model", "model or expert")
     if distill.baseline is not None:

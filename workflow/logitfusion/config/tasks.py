@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from logitfusion.config.packages import Package
 from logitfusion.config.section import Count, HubId, InputPath, Revision, Section, Text, Whole, either
 from logitfusion.config.texts import TextTask
-from logitfusion.tasks.definition import local_files, local_packages, needs_hub
+from logitfusion.tasks.definition import data_files, definition_files, local_packages, needs_hub
 
 
 class HubRows(Section):
@@ -45,13 +45,16 @@ class Definition(Section):
     """Where a task is defined, and where its documents come from."""
 
     harness: Text
-    """A task or group of lm-evaluation-harness, of its own, of include_path or of our library (workflow/logitfusion/tasks/library)."""
+    """A task or group of lm-evaluation-harness: its own, of include_path, or of our library
+    (workflow/logitfusion/tasks/library)."""
     include_path: InputPath | None = None
     """Folder of further definitions (YAML), as lm-eval's --include_path."""
     revision: Revision | None = None
-    """Of its data set on the hub: a commit (best), a tag or a branch; the commit that a branch was is recorded, and stays the run's. Null: the definition's, else main."""
+    """Of its data set on the hub: a commit (best), a tag or a branch; the commit that a branch was is recorded, and
+    stays the run's. Null: the definition's, else main."""
     training_split: Text | None = None
-    """The data set's split that is learnt from; replaces the definition's. If it is the evaluated split, that one is cut into disjoint documents."""
+    """The data set's split that is learnt from. Null: the definition's. The evaluated split itself is cut into disjoint
+    parts: its documents are shuffled, and those of the test come first."""
 
 
 class Splits(Definition):
@@ -60,11 +63,13 @@ class Splits(Definition):
     train: Whole = 0
     """Documents that experts are trained on."""
     validation: Whole = 0
-    """Documents for choosing anything: of the task's own validation split if that is not the evaluated one, else cut from training."""
+    """Documents for choosing anything: of the definition's validation split if that is not evaluated, else cut from
+    those that are learnt from."""
     test: Count | None = None
-    """Documents that are evaluated: the first so many of each task, as lm-eval's --limit. Null: all of its evaluation split."""
+    """Documents that are evaluated: the first so many of each task, as lm-eval's --limit. Null: all of them."""
     split_seed: Whole | None = None
-    """Shuffles documents before they are cut. Null: the definition's metadata.split_seed, else 0; null there keeps their order."""
+    """Shuffles documents before they are cut. Null: the definition's metadata.split_seed, else 0; null there keeps
+    their order."""
 
 
 class HarnessTask(Splits):
@@ -85,7 +90,8 @@ class HarnessTask(Splits):
     @property
     def files(self) -> tuple[str, ...]:
         """Files of this machine that it is made of: definitions with their code, and documents."""
-        return tuple(local_files(self.harness, self.include_path))
+        named = self.harness, self.include_path
+        return (*map(str, definition_files(*named)), *data_files(*named))
 
     @property
     def fetched(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from logitfusion.config.section import Some, Section, Whole
+from logitfusion.config.section import Section, Some, Whole
 
 
 class TextTask(Section):

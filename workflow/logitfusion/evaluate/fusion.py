@@ -60,9 +60,9 @@ def resample_metrics(entry: JudgedTask, writer: TableWriter, subtask: str | None
     """
     parts = {metric: entry.by_document(METRIC + metric, subtask) for metric in entry.metrics(subtask)}
     methods = sorted(entry.scores)
-    rows = [part.loc[methods] for part in parts.values() if len(part)]
+    rows = [part.loc[methods].to_numpy(float) for part in parts.values() if len(part)]
     size, scores = writer.settings.resamples, {}
-    drawn = iter(resample_means(np.concatenate([part.to_numpy(float) for part in rows]), size, writer.rng)) if rows else None
+    drawn = iter(resample_means(np.concatenate(rows), size, writer.rng) if rows else ())
     for metric, part in parts.items():
         scores[metric] = {}
         for method in methods:

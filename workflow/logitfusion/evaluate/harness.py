@@ -41,31 +41,21 @@ def evaluate_responses(task: OpenedTask, responses: Iterable[Response], source: 
         UserError: there is not one response to each request, or a metric can't be computed.
     """
     replay = Replay(responses, source)
-    for subtask in task.loaded["tasks"].values():  # the responses are there, so prompts need no examples
-        subtask.set_config("num_fewshot", 0)
     with explaining(", ".join(task.loaded["tasks"])):
         results = lm_eval.evaluate(replay, task.loaded)
     replay.check_all_said()
     return Evaluation(list(_read_scores(task, results)), results["samples"])
 
 
-def find_whole(loaded: Mapping[str, Any]) -> str | None:
-    """The one task or group of what was loaded that all others are parts of; None for a tag of several tasks."""
-    parts = {name for names in loaded["group_map"].values() for name in names}
-    roots = [name for name in (*loaded["groups"], *loaded["tasks"]) if name not in parts]
-    return roots[0] if len(roots) == 1 else None
-
-
 def _read_scores(task: OpenedTask, results: Mapping[str, Any]) -> Iterator[HarnessScore]:
-    whole = find_whole(task.loaded)
-    for name, found in sorted(results["results"].items(), key=lambda item: item[0] != whole):
+    for name, found in sorted(results["results"].items(), key=lambda item: item[0] != task.name):
         directions = results["higher_is_better"].get(name) or {}
         for key, value in found.items():
             metric, comma, filter_name = key.partition(",")
             if comma and not metric.endswith("_stderr") and isinstance(value, Real):
                 stderr = found.get(f"{metric}_stderr,{filter_name}")
                 yield HarnessScore(
-                    subtask=None if name == whole else name,
+                    subtask=None if name == task.name else name,
                     metric=name_metric(metric, filter_name),
                     value=float(value),
                     stderr=float(stderr) if isinstance(stderr, Real) and math.isfinite(stderr) else None,

@@ -117,23 +117,24 @@ def _measure(samples: Iterable[dict[str, Any]]) -> Iterable[tuple[str, float]]:
     for sample in samples:
         for metric in sample["metrics"]:
             value = sample[metric]
-            yield METRIC + name_metric(metric, sample["filter"]), float(value) if isinstance(value, (Real, np.bool_)) else np.nan
+            number = float(value) if isinstance(value, (Real, np.bool_)) else np.nan
+            yield METRIC + name_metric(metric, sample["filter"]), number
 
 
 @dataclass(frozen=True)
 class _Answer:
     text: str
     answer: str | None
-    invalid: bool = False
-    choices: list[str] = ()
-    loglikelihoods: list[float] = ()
+    invalid: bool
+    choices: list[str]
+    loglikelihoods: list[float]
 
     @classmethod
     def generated(cls, sample: dict[str, Any], said: Sequence[Response]) -> _Answer:
         """What the filters leave of a text."""
         answer = sample["filtered_resps"][0]
-        invalid = answer == INVALID or answer == [INVALID]
-        return cls(said[0].text, None if invalid else answer if isinstance(answer, str) else str(answer), invalid, [], [])
+        invalid = answer in (INVALID, [INVALID])
+        return cls(said[0].text, None if invalid else str(answer), invalid, [], [])
 
     @classmethod
     def chosen(cls, subtask: Any, sample: dict[str, Any], said: Sequence[Response]) -> _Answer:

@@ -31,7 +31,6 @@ from logitfusion.plan.training import Activations, Forward, Plan, train_cost
 
 # Bytes of a logit of the loss: in the products' dtype, in fp32, normalised, and its gradients while they are made.
 _LOSS, _DISTILLATION = 10.0, 18.0
-_CHARS = 3.5  # of a token, at the least: English text has four
 
 Keeps = Callable[[Counted, Forward, int], Activations]
 Edit = Mapping[str, Any]  # keys of the config, with dots -> other values
@@ -209,12 +208,11 @@ class Planner:
 
     def _task_texts(self, task: str, split: str, shards: int, members: list[Member]) -> Texts:
         entry = self.run.tasks[task]
-        new = entry.definition.max_new_tokens
+        new = entry.generation_kwargs.get("max_gen_toks", 256)
         context = min(member.size.context or math.inf for member in members)
-        chars = entry.definition.max_prompt_chars
-        longest = self.assumed.prompt if chars is None else math.ceil(chars / _CHARS)
+        longest = self.assumed.prompt
         prompt = max(1, int(min(longest, context - new)))
-        return Texts(math.ceil(getattr(entry, split) / shards), prompt, new)
+        return Texts(math.ceil((getattr(entry, split, None) or 1000) / shards), prompt, new)
 
     def _members(self, names: list[str], dtype: str) -> list[Member]:
         """What is loaded: adapters of the base share it in one pass if all experts are such, else each has its own."""

@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.loading import Loading
+from logitfusion.errors import UserError
+from logitfusion.fusion import FusedLM
+from logitfusion.fusion.ends import folder_ends
 from logitfusion.fusion.opening import Opened
 from logitfusion.models.adapter_kinds import is_plain
 from logitfusion.models.adapters import load_expert, load_sharing, refuse_no_expert
 from logitfusion.models.checkpoint import find_base
 from logitfusion.models.device_maps import DeviceMap, free_memory, place_folders
+from logitfusion.models.vocabulary import load_shared_tokenizer
 
 # A model, or a base with the adapters that share it.
 _Key = str | tuple[str, ...]
@@ -79,3 +84,34 @@ class Models:
             return load_expert(self.folders[key], **options)
         base, *experts = (self.folders[name] for name in key)
         return load_sharing(base, experts, **options)
+
+
+class Fusions:
+    """The fusions of several tasks, one after another, with the tokenizer and the ends that their models share.
+
+    Args:
+        folders: of every model, named by it.
+        loading: their precision and attention.
+        wanted: task -> the names of its models, the one that leads first.
+
+    Raises:
+        UserError: a model whose folder is not given, or what ``Models`` refuses.
+    """
+
+    def __init__(self, folders: Sequence[Path], loading: Loading, wanted: Mapping[str, Sequence[str]]) -> None:
+        named = {path.name: path for path in folders}
+        self.wanted = {task: tuple(names) for task, names in wanted.items()}
+        for task, names in self.wanted.items():
+            if missing := sorted(set(names) - named.keys()):
+                raise UserError(f"Task {task!r} needs {', '.join(missing)}, which the command line does not give.")
+        self.models = Models(named, loading)
+        distinct = {names: [named[name] for name in names] for names in self.wanted.values()}
+        self._shared = {names: load_shared_tokenizer(paths) for names, paths in distinct.items()}
+        self._ends = {names: folder_ends(paths) for names, paths in distinct.items()}
+
+    def open(self, task: str, options: FusionOptions) -> FusedLM:
+        """The fusion of a task."""
+        names = self.wanted[task]
+        tokenizer, entries = self._shared[names]
+        opened = self.models.open(names)
+        return FusedLM(*opened, tokenizer=tokenizer, entries=entries, options=options, ends=self._ends[names])

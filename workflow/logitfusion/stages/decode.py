@@ -1,110 +1,93 @@
-"""Decode one shard of every task's examples with one method."""
+"""Decode one shard of every task's documents with one method."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob
 from logitfusion.config.keywords import read_options
-from logitfusion.errors import UserError
-from logitfusion.files import read_json, read_jsonl, write_jsonl
-from logitfusion.fusion import FusedLM, Generation
-from logitfusion.fusion.ends import folder_ends
+from logitfusion.evaluate.requests import Recorder, Request, build_requests
+from logitfusion.evaluate.responses import Response
+from logitfusion.files import read_json, write_jsonl
+from logitfusion.fusion.lm_eval import FusedLMEval
 from logitfusion.models.load import use_threads
-from logitfusion.models.vocabulary import load_shared_tokenizer
 from logitfusion.progress.pace import Rate
 from logitfusion.shards import shard_range
-from logitfusion.stages._models import Models
+from logitfusion.stages._models import Fusions
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.tasks.documents import open_documents
 
 
 def main(arguments: argparse.Namespace, job: DecodeJob) -> None:
     logger.info("decoding %d tasks on %d threads", len(job.tasks), use_threads())
-    write_jsonl(arguments.output, _decode_tasks(arguments, job))
+    write_jsonl(arguments.output, (vars(response) for response in _decode_tasks(arguments, job)))
 
 
-def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[dict[str, Any]]:
-    folders = {path.name: path for path in arguments.models}
-    models = Models(folders, job.loading)
-    splits = {path.parent.name: path for path in arguments.examples}
+def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[Response]:
+    fusions = Fusions(arguments.models, job.loading, {task: entry.models for task, entry in job.tasks.items()})
+    folders = {path.parent.name: path for path in arguments.documents}
     tuned = read_json(arguments.tuned)["chosen"] if arguments.tuned else {}
-    for task, entry in job.tasks.items():
-        missing = {task} - splits.keys() | set(entry.models) - folders.keys()
-        if missing:
-            raise UserError(
-                f"Decoding {task!r} needs {', '.join(sorted(missing))}, which the command line does not give."
-            )
-    shared = {
-        names: load_shared_tokenizer([folders[name] for name in names])
-        for names in {entry.models for entry in job.tasks.values()}
-    }
-    ends = {names: folder_ends(folders[name] for name in names) for names in shared}
-    examples = {task: read_jsonl(splits[task]) for task in job.tasks}
-    mine = {task: shard_range(len(rows), arguments.shard, job.shards) for task, rows in examples.items()}
-    rate = Rate("all tasks", "examples", sum(map(len, mine.values())))
-    for task, entry in job.tasks.items():
-        lm = FusedLM(
-            *models.open(entry.models),
-            tokenizer=shared[entry.models].tokenizer,
-            entries=shared[entry.models].entries,
-            options=read_options(FusionOptions, dict(job.options) | choice_for(task, tuned)),
-            ends=ends[entry.models],
+    opened = {
+        task: open_documents(
+            folders[task],
+            split=job.split,
+            num_fewshot=entry.num_fewshot,
+            generation_kwargs=entry.generation_kwargs,
         )
-        yield from _decode_shard(lm, task, examples[task], mine[task], job, rate)
+        for task, entry in job.tasks.items()
+    }
+    mine = {task: shard_range(len(one.documents), arguments.shard, job.shards) for task, one in opened.items()}
+    rate = Rate("all tasks", "documents", sum(map(len, mine.values())))
+    for task, chosen in mine.items():
+        if chosen:
+            options = read_options(FusionOptions, dict(job.options) | choice_for(task, tuned))
+            lm = FusedLMEval(
+                fusions.open(task, options),
+                batch_size=job.decoding.batch_size,
+                speculative=job.decoding.speculative and len(job.tasks[task].models) > 1,
+                seed=job.decoding.seed + chosen.start,
+            )
+            requests = build_requests(opened[task], chosen, job.prompting, lm)
+            lm.on_batch = _count_documents(rate, len(chosen), requests)
+            yield from _record(lm, task, requests)
 
 
-def choice_for(task: str, tuned: dict[str, dict[str, float]]) -> dict[str, float]:
+def choice_for(task: str, tuned: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Trust, anchor and familiar, as chosen for a task, or for all tasks."""
     chosen = tuned.get(task) or tuned.get("*") or {}
     return {key: chosen[key] for key in ("trust", "anchor", "familiar") if key in chosen}
 
 
-def _decode_shard(
-    lm: FusedLM, task: str, examples: list[dict[str, Any]], chosen: range, job: DecodeJob, rate: Rate
-) -> Iterator[dict[str, Any]]:
-    """Rows of the shard's examples: the text, and each token with its weights and the expert that steered it."""
-    options = job.decoding.complete(
-        max_new_tokens=job.tasks[task].max_new_tokens,
-        stop=job.tasks[task].stop,
-        seed=job.decoding.seed + chosen.start,
-        speculative=job.decoding.speculative and bool(lm.experts),
-    )
+def _record(lm: FusedLMEval, task: str, requests: list[Request]) -> list[Response]:
     started = time.monotonic()
-    generations = lm.generate(
-        [examples[number]["prompt"] for number in chosen],
-        options,
-        on_batch=rate,
-    )
-    seconds = time.monotonic() - started
-    tokens = sum(len(generation.token_ids) for generation in generations)
-    logger.info("%s: %d tokens in %.1f s, %.1f tokens/s", task, tokens, seconds, tokens / max(seconds, 1e-9))
-    for number, generation in zip(chosen, generations, strict=True):
-        # The shard's time is spread evenly: examples of a batch share their seconds.
-        yield _row(task, examples[number]["id"], generation, lm.tokenizer, seconds / len(chosen))
+    responses = Recorder(lm, task).record(requests)
+    seconds = max(time.monotonic() - started, 1e-9)
+    tokens = sum(len(response.token_ids) for response in responses)
+    said = f"{tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s" if tokens else f"{seconds:.1f} s"
+    logger.info("%s: %d requests, %s", task, len(responses), said)
+    return responses
 
 
-def _row(task: str, number: int, generation: Generation, tokenizer: Any, seconds: float) -> dict[str, Any]:
-    return {
-        "task": task,
-        "id": number,
-        "text": generation.text,
-        "tokens": [tokenizer.decode([token]) for token in generation.token_ids],
-        "token_ids": generation.token_ids,
-        "weights": generation.weights,
-        "expert": generation.expert,
-        "finish_reason": generation.finish_reason,
-        "seconds": seconds,
-    }
+def _count_documents(rate: Rate, documents: int, requests: list[Request]) -> Any:
+    """Tell the rate of documents, of which each has as many requests as the others."""
+    total, done = sum(request.instance.repeats for request in requests), 0
+
+    def tell(finished: int) -> None:
+        nonlocal done
+        before, done = done, min(done + finished, total)
+        rate(done * documents // total - before * documents // total)
+
+    return tell
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=Path, nargs="+", required=True, help="splits: .../<task>/<split>.jsonl")
+    parser.add_argument("--documents", type=Path, nargs="+", required=True, help="of tasks: .../<task>/documents")
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="folders of all models, named by model")
     parser.add_argument("--shard", type=int, required=True)
     parser.add_argument("--tuned", type=Path, help="what the stage tune chose")

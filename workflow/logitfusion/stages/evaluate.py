@@ -1,34 +1,53 @@
-"""Merge the shards of all methods on one task and judge every generation."""
+"""Merge the shards of all methods on one task, and let lm-evaluation-harness judge them."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+
+import pandas as pd
 
 from logitfusion.config.jobs.fusion import JudgeJob
-from logitfusion.evaluate.judged import judge_generations
+from logitfusion.evaluate.harness import evaluate_responses
+from logitfusion.evaluate.judged import judge_examples, mark_correct
+from logitfusion.evaluate.responses import Response
+from logitfusion.evaluate.scores import HarnessScore, JudgedTask, name_metric
 from logitfusion.files import read_jsonl
 from logitfusion.stages._stage import logger, run_stage
-from logitfusion.tables import write_table
+from logitfusion.tasks.documents import open_documents
 
 
 def main(arguments: argparse.Namespace, job: JudgeJob) -> None:
-    generations: dict[str, list[dict[str, Any]]] = {method: [] for method in job.methods}
-    for path in arguments.shards:
-        generations[path.parent.name] += [row for row in read_jsonl(path) if row["task"] == arguments.task]
-    table = judge_generations(read_jsonl(arguments.examples), generations, job.answer)
-    write_table(table, arguments.output)
-    for method, group in table.groupby("method", sort=False):
-        logger.info(
-            "%s: %.3f right, %.3f without an answer", method, group["correct"].mean(), group["format_failure"].mean()
-        )
+    task = open_documents(arguments.documents, split=job.split, num_fewshot=0, metric=job.metric)  # prompts are past
+    responses = _read_responses(arguments.shards, arguments.task, job)
+    metric = name_metric(*task.metric)
+    tables: list[pd.DataFrame] = []
+    scores: dict[str, list[HarnessScore]] = {}
+    for method, said in responses.items():
+        evaluation = evaluate_responses(task, said, f"method {method!r}")
+        scores[method] = evaluation.scores
+        tables.append(judge_examples(task, method, said, evaluation))
+        found = (f"{one.metric} {one.value:.4g}" for one in evaluation.scores if one.subtask is None)
+        logger.info("%s: %s", method, ", ".join(found))
+    examples = pd.concat(tables, ignore_index=True)
+    examples["correct"] = mark_correct(examples, metric)
+    JudgedTask(examples, metric, scores).write(arguments.output, arguments.scores)
+
+
+def _read_responses(shards: list[Path], task: str, job: JudgeJob) -> dict[str, list[Response]]:
+    """Method -> what it said on one task."""
+    responses: dict[str, list[Response]] = {method: [] for method in job.methods}
+    for path in shards:
+        rows = (row for row in read_jsonl(path) if row["task"] == task)
+        responses[path.parent.name] += [Response(**row) for row in rows]
+    return responses
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", required=True)
-    parser.add_argument("--examples", type=Path, required=True, help="the task's split that was decoded")
+    parser.add_argument("--documents", type=Path, required=True, help="of the task: .../<task>/documents")
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help=".../<method>/<shard>.jsonl")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the table of documents")
+    parser.add_argument("--scores", type=Path, required=True, help="the harness's numbers (JSON)")
     run_stage(main, parser, JudgeJob)

@@ -17,7 +17,7 @@ def main(arguments: argparse.Namespace, _: dict[str, Any]) -> None:
     found = [
         *(_package(path) for path in arguments.packages),
         *(_model(path) for path in arguments.models),
-        *(_data(path) for path in arguments.data),
+        *(part for path in arguments.data for part in _data(path)),
         *(part for path in arguments.encoders for part in _encoder(path)),
     ]
     write_json(arguments.output, {"downloads": found})
@@ -43,9 +43,13 @@ def _model(folder: Path) -> dict[str, Any]:
     return _listed(folder.name, "model", told, files)
 
 
-def _data(path: Path) -> dict[str, Any]:
-    told = read_json(path)["download"]
-    return _listed(path.stem, "task", told, told["files"])
+def _data(path: Path) -> Iterator[dict[str, Any]]:
+    """The data sets of a task, each once, whatever its leaves read of it."""
+    told = [part["rows"]["download"] for part in read_json(path)["parts"]]
+    for commit in dict.fromkeys((one["id"], one["commit"]) for one in told):
+        mine = [one for one in told if (one["id"], one["commit"]) == commit]
+        files = {file["name"]: file for one in mine for file in one["files"]}
+        yield _listed(path.stem, "task", mine[0], list(files.values()))
 
 
 def _encoder(path: Path) -> Iterator[dict[str, Any]]:

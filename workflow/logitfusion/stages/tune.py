@@ -9,44 +9,74 @@ from typing import Any
 import numpy as np
 
 from logitfusion.config.jobs.fusion import TuneJob
-from logitfusion.files import read_jsonl, write_json
+from logitfusion.files import write_json
 from logitfusion.fusion import FusedLM
-from logitfusion.fusion.ends import folder_ends
+from logitfusion.fusion.lm_eval import FusedLMEval
 from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
 from logitfusion.models.load import use_threads
-from logitfusion.models.vocabulary import load_shared_tokenizer
 from logitfusion.progress.pace import Rate
-from logitfusion.stages._models import Models
+from logitfusion.stages._models import Fusions
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.tasks.documents import OpenedTask, open_documents
 
 
 def main(arguments: argparse.Namespace, job: TuneJob) -> None:
-    logger.info("tuning on %d tasks on %d threads", len(job.models), use_threads())
-    folders = {path.name: path for path in arguments.models}
-    splits = {path.parent.name: path for path in arguments.examples}
-    rows = {task: read_jsonl(splits[task]) for task in job.models}
-    rate = Rate("all tasks", "examples", sum(map(len, rows.values())))
-    models = Models(folders, job.loading)
+    logger.info("tuning on %d tasks on %d threads", len(job.tasks), use_threads())
+    fusions = Fusions(arguments.models, job.loading, {task: entry.models for task, entry in job.tasks.items()})
+    opened = _open_tasks(arguments.documents, job)
+    rate = Rate("all tasks", "examples", sum(len(task.documents) for task in opened.values()))
     candidates: dict[str, list[Candidate]] = {}
     gaps: dict[str, list[float]] = {}
-    for task, names in job.models.items():
-        tokenizer, entries = load_shared_tokenizer([folders[name] for name in names])
-        ends = folder_ends(folders[name] for name in names)
-        lm = FusedLM(*models.open(names), tokenizer=tokenizer, entries=entries, options=job.options, ends=ends)
-        candidates[task] = tune(
+    for name, task in opened.items():
+        lm = fusions.open(name, job.options)
+        examples = _make_examples(task, job, lm)
+        prompts = [prompt for prompt, _ in examples]
+        candidates[name] = tune(
             lm,
-            [row["prompt"] for row in rows[task]],
-            [row["completion"] for row in rows[task]],
+            prompts,
+            [completion for _, completion in examples],
             trusts=job.tune.trusts,
             anchors=job.tune.anchors,
-            stop=job.stop[task],
+            stop=find_stops(task),
             batch_size=job.batch_size,
             on_batch=rate,
         )
         if job.tune.steered_share is not None:
-            gaps[task] = lm.likelihood_gap([row["prompt"] for row in rows[task]], batch_size=job.batch_size)
-        logger.info("%s: %d examples, %d candidates", task, len(rows[task]), len(candidates[task]))
+            gaps[name] = lm.likelihood_gap(prompts, batch_size=job.batch_size)
+        logger.info("%s: %d examples, %d candidates", name, len(examples), len(candidates[name]))
     write_json(arguments.output, _chosen(job, candidates, gaps))
+
+
+def _open_tasks(folders: list[Path], job: TuneJob) -> dict[str, OpenedTask]:
+    named = {path.parent.name: path for path in folders}
+    return {
+        task: open_documents(
+            named[task],
+            split="validation",
+            num_fewshot=entry.num_fewshot,
+            generation_kwargs=entry.generation_kwargs,
+        )
+        for task, entry in job.tasks.items()
+    }
+
+
+def _make_examples(task: OpenedTask, job: TuneJob, lm: FusedLM) -> list[tuple[str, str]]:
+    """Prompts as they are decoded, and the completions that are right."""
+    chats = job.prompting.template == "chat"
+    return task.make_examples(
+        FusedLMEval(lm).apply_chat_template if chats else None,
+        system=job.prompting.system,
+        fewshot_as_multiturn=job.prompting.fewshot_as_multiturn,
+    )
+
+
+def find_stops(task: OpenedTask) -> list[str]:
+    """The strings that end a text of any of its subtasks."""
+    found: list[str] = []
+    for subtask in task.loaded["tasks"].values():
+        until = (subtask.config.generation_kwargs or {}).get("until") or ()
+        found += [until] if isinstance(until, str) else until
+    return list(dict.fromkeys(found))
 
 
 def _chosen(job: TuneJob, candidates: dict[str, list[Candidate]], gaps: dict[str, list[float]]) -> dict[str, Any]:
@@ -65,7 +95,7 @@ def _chosen(job: TuneJob, candidates: dict[str, list[Candidate]], gaps: dict[str
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=Path, nargs="+", required=True, help="splits: .../<task>/validation.jsonl")
+    parser.add_argument("--documents", type=Path, nargs="+", required=True, help="of tasks: .../<task>/documents")
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="folders of all models, named by model")
     parser.add_argument("--output", type=Path, required=True)
     run_stage(main, parser, TuneJob)

@@ -144,14 +144,19 @@ def local_packages(name: str, include_path: str | None) -> list[dict[str, str]]:
     return found
 
 
-def local_files(name: str, include_path: str | None) -> list[str]:
-    """The files of this machine that a task is made of: definitions, their modules, and documents."""
-    found: list[str] = []
+def definition_files(name: str, include_path: str | None) -> list[Path]:
+    """The files of this machine that define a task, groups aside: definitions and the modules they name."""
+    found: list[Path] = []
     for leaf in find_leaves(name, include_path) or ():
-        modules = [function.file for function in _functions(leaf.content) if function.file.is_file()]
-        found += map(str, (*leaf.files, *modules))
-        found += leaf.data_files if leaf.is_local else []
+        found += leaf.files
+        found += [function.file for function in _functions(leaf.content) if function.file.is_file()]
     return list(dict.fromkeys(found))
+
+
+def data_files(name: str, include_path: str | None) -> list[str]:
+    """The files of this machine that hold a task's documents."""
+    leaves = find_leaves(name, include_path) or ()
+    return list(dict.fromkeys(file for leaf in leaves if leaf.is_local for file in leaf.data_files))
 
 
 def needs_hub(name: str, include_path: str | None) -> bool:

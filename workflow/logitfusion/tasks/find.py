@@ -1,4 +1,4 @@
-"""Where tasks are defined: in our library, in a folder of the user's, or among the harness's thousands of definitions."""
+"""Where tasks are defined: in our library, in a folder of the user's, or among the harness's thousands."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def resolve_folder(folder: str) -> Path:
 
 def _defining(name: str) -> list[Path]:
     """Folders of the harness with a file that defines a task or group of this name."""
-    line = re.compile(rb"^[\"']?(?:task|group)[\"']?\s*:\s*[\"']?" + re.escape(name.encode()) + rb"[\"']?\s*(?:#.*)?$", re.M)
+    start, end = rb"^[\"']?(?:task|group)[\"']?\s*:\s*[\"']?", rb"[\"']?\s*(?:#.*)?$"
+    line = re.compile(start + re.escape(name.encode()) + end, re.MULTILINE)
     return sorted({path.parent for path in HARNESS.rglob("*.yaml") if line.search(path.read_bytes())} - {HARNESS})
 
 
@@ -82,7 +83,7 @@ def _has_members(group: dict[str, Any], index: dict[str, Entry]) -> bool:
     for member in group.get("task") or ():
         entry = {"task": member} if isinstance(member, str) else member
         name = entry.get("group") or entry["task"]
-        inside = isinstance(entry["task"], list) and name not in index  # a group that is defined in the group's own file
+        inside = isinstance(entry["task"], list) and name not in index  # a group in the group's own file
         tag = name in index and index[name].kind is Kind.TAG
         if not (_has_members(entry, index) if inside else tag or _is_whole(name, index)):
             return False

@@ -30,6 +30,7 @@ class Leaf(ConfigurableTask):
         self._given = config
         self._config = TaskConfig(**config)
         self._raw: Mapping[str, Dataset] = {}
+        self._processed: dict[str, Dataset] = {}
         self._evaluated: Dataset | None = None
         self._shots: Sequence[dict[str, Any]] | None = None
 
@@ -61,10 +62,32 @@ class Leaf(ConfigurableTask):
 
     @property
     def eval_docs(self) -> Dataset:
-        return super().eval_docs if self._evaluated is None else self._evaluated
+        return self.documents(self.evaluated_split) if self._evaluated is None else self._evaluated
+
+    def documents(self, split: str) -> Dataset:
+        """The processed documents of a split.
+
+        Raises:
+            UserError: its data set has no such split.
+        """
+        if split not in self._processed:
+            if split not in self._raw:
+                raise UserError(
+                    f"The data set of the task {self.task_name!r} has no split {split!r} (it has"
+                    f" {', '.join(self._raw)}); correct the task's training_split, or its definition."
+                )
+            rows = self._raw[split]
+            process = self._config.process_docs
+            self._processed[split] = rows if process is None else process(rows)
+        return self._processed[split]
 
     def fewshot_docs(self) -> Any:
         return super().fewshot_docs() if self._shots is None else self._shots
+
+    def shot_documents(self) -> Dataset:
+        """What examples of prompts are drawn from, of its data set."""
+        found = super().fewshot_docs()
+        return found if isinstance(found, Dataset) else Dataset.from_list(list(found))
 
     @property
     def fewshot_source(self) -> str | None:
@@ -98,15 +121,15 @@ def _refuse(config: dict[str, Any]) -> None:
         raise UserError(f"The task {name!r} is one of unitxt, which can't be used in a workflow; use another.")
     if "class" in config:
         raise UserError(
-            f"The task {name!r} is Python code of its own, not a definition of documents, prompts and metrics, and can't be"
+            f"The task {name!r} is a class of Python, not a definition of documents, prompts and metrics, and can't be"
             " used in a workflow; logitfusion evaluate runs such tasks."
         )
     if config.get("doc_to_image") or config.get("doc_to_audio"):
         raise UserError(f"The task {name!r} asks about images or sounds, and these models read text; use another.")
     if config.get("unsafe_code"):
         raise UserError(
-            f"The task {name!r} runs the code that a model writes, which no job of a workflow does; logitfusion evaluate"
-            " --confirm-run-unsafe-code does."
+            f"The task {name!r} runs the code that a model writes, which no job of a workflow does; logitfusion"
+            " evaluate --confirm-run-unsafe-code does."
         )
 
 

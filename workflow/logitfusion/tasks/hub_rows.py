@@ -120,9 +120,7 @@ def _open_builder(source: HubRows, card: Download) -> DatasetBuilder:
             ) from error
         found = re.search(r"available configs: \[(.*)\]", str(error))  # where there are several, and none was named
         if found is not None:
-            raise UserError(
-                f"{title} has several subsets; name one of them: {found[1]}."
-            ) from error
+            raise UserError(f"{title} has several subsets; name one of them: {found[1]}.") from error
         raise UserError(f"{title} can't be read ({first_line(error)}); correct its subset.") from error
 
 

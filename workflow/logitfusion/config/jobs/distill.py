@@ -9,6 +9,7 @@ from logitfusion.config.distill import CacheContents, DistillMethod, StudentTrai
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
 from logitfusion.config.loading import Loading
+from logitfusion.config.methods import answered_tasks
 from logitfusion.config.prompting import Prompting
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import Count, Section
@@ -54,5 +55,5 @@ def answer_job(run: RunConfig, name: str) -> DecodeJob:
         loading=run.distill.part(Loading),
         split=run.distill.split,
         shards=1,
-        tasks={task: decoded_task(run, task, [name], prompting) for task in run.distill.tasks},
+        tasks={task: decoded_task(run, task, [name], prompting) for task in answered_tasks(run)},
     )

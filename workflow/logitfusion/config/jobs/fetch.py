@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from logitfusion.config.encoders import OpenClip, Preprocess, TimmAuxiliary, TorchvisionAuxiliary
+from logitfusion.config.jobs.models import has_shots
 from logitfusion.config.jobs.page import used_tasks
 from logitfusion.config.methods import used_models
 from logitfusion.config.models import HubModel
 from logitfusion.config.packages import Package
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import one_of
-from logitfusion.config.jobs.models import has_shots
 from logitfusion.config.tasks import Definition, HarnessTask
 
 CLIP = "clip"  # the name of the CLIP among encoders
@@ -35,10 +35,12 @@ def hub_models(run: RunConfig) -> dict[str, HubModel]:
 class DataJob(Definition):
     """Download the documents of a task."""
 
-    training: bool
-    """Whether it has training or validation documents."""
-    shots: bool
-    """Whether prompts may hold examples."""
+    train: bool
+    """Whether it has documents to learn from."""
+    validation: bool
+    """Whether it has documents for choosing anything."""
+    shots: bool | None
+    """Whether prompts may hold examples. Null: as the definition says."""
 
 
 def fetched_tasks(run: RunConfig) -> dict[str, DataJob]:
@@ -48,8 +50,8 @@ def fetched_tasks(run: RunConfig) -> dict[str, DataJob]:
 
 
 def _data_job(run: RunConfig, task: HarnessTask) -> DataJob:
-    training = bool(task.train or task.validation)
-    return DataJob(**dict(task.part(Definition)), training=training, shots=has_shots(run, task))
+    used = {"train": task.train > 0, "validation": task.validation > 0, "shots": has_shots(run, task)}
+    return DataJob(**dict(task.part(Definition)), **used)
 
 
 def fetched_encoders(run: RunConfig) -> dict[str, Any]:

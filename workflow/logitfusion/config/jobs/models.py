@@ -12,8 +12,8 @@ from logitfusion.config.training import LoRA
 class TaskJob(Splits):
     """Make a task's splits."""
 
-    shots: bool
-    """Whether prompts may hold examples, which are kept then."""
+    shots: bool | None
+    """Whether prompts may hold examples, which are kept then. Null: as the definition says."""
 
 
 def model_job(run: RunConfig, name: str) -> Model:
@@ -27,9 +27,9 @@ def task_job(run: RunConfig, name: str) -> TaskJob:
     return TaskJob(**dict(task.part(Splits)), shots=has_shots(run, task))
 
 
-def has_shots(run: RunConfig, task: HarnessTask) -> bool:
-    """Whether a prompt of a task may hold examples: unless the config says that none does."""
-    return task.num_fewshot != 0
+def has_shots(run: RunConfig, task: HarnessTask) -> bool | None:
+    """Whether a prompt of a task may hold examples; None where its definition alone says."""
+    return None if task.num_fewshot is None else task.num_fewshot > 0
 
 
 def expert_job(run: RunConfig, name: str) -> Expert:

