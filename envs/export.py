@@ -21,6 +21,7 @@ ENVIRONMENTS = {
     "torch": [
         "accelerate",
         "gguf",
+        "jinja2",
         "numpy",
         "open-clip-torch",
         "pandas",
@@ -40,6 +41,7 @@ ENVIRONMENTS = {
     "light": [
         "datasets",
         "itables",
+        "jinja2",
         "matplotlib",
         "numpy",
         "pandas",

@@ -29,6 +29,9 @@ def task_job(run: RunConfig, name: str) -> TaskJob:
 
 def has_shots(run: RunConfig, task: HarnessTask) -> bool | None:
     """Whether a prompt of a task may hold examples; None where its definition alone says."""
+    fusion = [run.fusion, *run.fusion.methods.values()] if run.fusion else []
+    if any(entry.num_fewshot for entry in (*fusion, run.distill) if entry is not None):
+        return True
     return None if task.num_fewshot is None else task.num_fewshot > 0
 
 
