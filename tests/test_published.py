@@ -38,7 +38,7 @@ def facts_of(track: str, published: list[str], *rows: dict[str, Any]) -> Facts:
     common = dict.fromkeys(DTYPES) | {"track": track, "run": "made-up", "split": "test", "n": 100}
     table = pd.DataFrame([common | row for row in rows], columns=list(DTYPES), dtype=object).astype(DTYPES)
     return Facts(
-        job=page_job(run), run=run, files=RunFiles(metrics=Path("none"), full=Path("none")), metrics=table, records={}, curves={}
+        job=page_job(run), run=run, files=RunFiles(metrics=Path(), full=Path()), metrics=table, records={}, curves={}
     )  # fmt: skip
 
 
