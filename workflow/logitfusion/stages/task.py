@@ -19,7 +19,7 @@ from logitfusion.tasks.prepare import cut_task, make_texts, read_task
 
 def main(arguments: argparse.Namespace, job: TaskJob) -> None:
     fetched = parse(FetchedTask, arguments.fetched.read_text(encoding="utf-8")) if arguments.fetched else None
-    with tempfile.TemporaryDirectory(dir=arguments.documents.parent) as scratch:  # it may be larger than /tmp
+    with tempfile.TemporaryDirectory() as scratch:
         folders, loaded = read_task(
             job, shots=job.shots, scratch=Path(scratch), fetched=fetched, wheels=_find_wheels(arguments, job)
         )
