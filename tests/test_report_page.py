@@ -18,6 +18,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from judged_tasks import make_judged
 
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.jobs.page import page_job
@@ -66,7 +67,7 @@ def fusion_rows(value: float = 0.2, low: float = 0.1, high: float = 0.3) -> list
     rows = []
     for place, name in enumerate(("large", "proxy", "tuned", "dynamic_multi", "task_arithmetic", "ceiling")):
         score = 0.3 + place / 100
-        rows.append(row("fusion", name, "sums", "exact_match", score, score - 0.05, score + 0.05))
+        rows.append(row("fusion", name, "sums", "exact_match", score, score - 0.05, score + 0.05, better="higher"))
         rows.append(row("fusion", name, "sums", "format_failures", 0.25))
         rows.append(row("fusion", name, "sums", "tokens_per_second", 100.0 + place))
         if name != "large":
@@ -170,20 +171,18 @@ def test_gains_are_paired_and_change_no_earlier_number() -> None:
     names = ("large", "proxy", "same", "ceiling")
     marks = {name: rng.random(40) < 0.3 + place / 5 for place, name in enumerate(names)}
     marks["same"] = marks["large"]
-    judged = pd.DataFrame(
-        {"method": name, "id": number, "correct": bool(right), "format_failure": False, "tokens": ["a"],
-         "weights": [[]], "seconds": 0.5}
-        for name, values in marks.items() for number, right in enumerate(values)
-    )  # fmt: skip
+    judged = make_judged({name: list(map(float, values)) for name, values in marks.items()})
     settings = Evaluate(base="large", ceiling="ceiling", resamples=200)
     source = Provenance(run="r", split="test", config="c", commit="d", seed=0)
     tables = [
         tabulate_fusion(
-            {"one": judged, "two": judged}, {"one": "accuracy", "two": "accuracy"},
-            FusionTrack(split="test", seen=("one", "two"), rival=rival), settings, source,
+            {"one": judged, "two": judged},
+            FusionTrack(split="test", seen=("one", "two"), rival=rival),
+            settings,
+            source,
         )
         for rival in (None, "proxy")
-    ]  # fmt: skip
+    ]
     rest, with_rival = (one[one["metric"] != "gain_over_proxy"].reset_index(drop=True) for one in tables)
     pd.testing.assert_frame_equal(rest, with_rival)
     rows = tables[1].set_index(["metric", "task", "method"]).sort_index()
@@ -355,7 +354,7 @@ def test_data_of_two_sections_keep_apart_and_scripts_stay_inside() -> None:
 
 def test_texts_of_the_config_can_not_become_html(tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
-    config["tasks"]["letters"]["definition"]["description"] = "<script>alert(1)</script>"
+    config["tasks"]["letters"]["generation_kwargs"] = {"until": ["<script>alert(1)</script>"]}
     config["clip"]["auxiliaries"]["tiny"]["pretraining"] = '"><img src=x>'
     page = page_of(facts_of(resolve_config(config), tmp_path))
     assert "<script>alert" not in page
