@@ -343,4 +343,5 @@ ROWS = {
     "evaluate.confidence": Row(TABLES, 0.9),
     "evaluate.*": Row(TABLES),
     "report.trace_examples": Row({"plot_traces", "index"}),
+    "report.published": Row({"index"}, ["dlf-single"]),
 }

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from judged_tasks import make_judged, score_of
 from scipy import stats
 
 from logitfusion.config.evaluate import Evaluate
-from logitfusion.config.tasks import Answer
 from logitfusion.config.tracks import FusionTrack
-from logitfusion.errors import UserError
 from logitfusion.evaluate.fusion import SEEN, tabulate_fusion
 from logitfusion.evaluate.intervals import gap_closure, percentile_interval, resample_means, score_ratio
-from logitfusion.evaluate.judged import judge_generations
+from logitfusion.evaluate.scores import METRIC, JudgedTask, read_judged
 from logitfusion.evaluate.table import DTYPES, Provenance, TableWriter
 
 SETTINGS = Evaluate(base="large", ceiling="ceiling", resamples=4000, confidence=0.95, seed=0)
@@ -21,14 +23,10 @@ PROVENANCE = Provenance(run="test", split="test", seed=0, config="c", commit="d"
 TRACK = FusionTrack(split="test", seen=("a", "b"))
 
 
-def judged(**right: list[int]) -> pd.DataFrame:
-    """A judged table: method -> 1 for each right example."""
-    rows = [
-        {"method": method, "id": number, "correct": bool(value), "format_failure": False, "tokens": ["a", "b"],
-         "weights": [[0.5], [1.5]] if method == "proxy" else [[], []], "seconds": 0.5}
-        for method, values in right.items() for number, value in enumerate(values)
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+def judged(metric: str = "accuracy", *, higher: bool = True, **right: list[float]) -> JudgedTask:
+    """A judged task: method -> what each document scored."""
+    weights = {method: [[0.5], [1.5]] if method == "proxy" else [[], []] for method in right}
+    return make_judged(right, metric, higher=higher, weights=weights)
 
 
 def number(table: pd.DataFrame, method: str, task: str, metric: str) -> pd.Series:
@@ -61,10 +59,10 @@ def test_ratio_and_closure_by_hand() -> None:
 
 def test_table_holds_the_definitions() -> None:
     first = judged(large=[1, 0, 0, 0], proxy=[1, 1, 0, 0], ceiling=[1, 1, 1, 0])
-    second = judged(large=[0, 0], proxy=[1, 1], ceiling=[1, 1])
-    metrics = {"a": "accuracy", "b": "exact_match"}
-    table = tabulate_fusion({"a": first, "b": second}, metrics, TRACK, SETTINGS, PROVENANCE)
+    second = judged("exact_match", large=[0, 0], proxy=[1, 1], ceiling=[1, 1])
+    table = tabulate_fusion({"a": first, "b": second}, TRACK, SETTINGS, PROVENANCE)
     assert number(table, "proxy", "a", "accuracy")["value"] == 0.5
+    assert number(table, "proxy", "a", "accuracy")["stderr"] == pytest.approx(np.sqrt(1 / 3) / 2)
     assert number(table, "proxy", "a", "gap_closure")["value"] == pytest.approx(0.5)
     assert number(table, "proxy", "a", "score_ratio")["value"] == pytest.approx(2 / 3)
     assert number(table, "proxy", "a", "mean_weight")["value"] == pytest.approx(1.0)
@@ -73,26 +71,76 @@ def test_table_holds_the_definitions() -> None:
     assert number(table, "proxy", SEEN, "gap_closure")["value"] == pytest.approx((0.75 - 0.125) / (0.875 - 0.125))
     assert number(table, "proxy", SEEN, "score")["n"] == 6
     assert (table["seed"] == 0).all()
+    compared = table[table["better"].notna()]
+    assert set(zip(compared["task"], compared["metric"], strict=True)) == {
+        ("a", "accuracy"), ("b", "exact_match"), (SEEN, "score"),
+    }  # fmt: skip
+    assert (compared["better"] == "higher").all()
 
 
 def test_average_leaves_out_methods_that_skip_a_task() -> None:
     first, second = judged(large=[1, 0], ceiling=[1, 1], proxy=[0, 0]), judged(large=[1, 0], ceiling=[1, 1])
-    metrics = {"a": "accuracy", "b": "accuracy"}
-    table = tabulate_fusion({"a": first, "b": second}, metrics, TRACK, SETTINGS, PROVENANCE)
+    table = tabulate_fusion({"a": first, "b": second}, TRACK, SETTINGS, PROVENANCE)
     assert set(table[table["task"] == SEEN]["method"]) == {"large", "ceiling"}
     averages = table[(table["task"] == SEEN) & (table["metric"] == "score")]
     assert averages["method"].tolist() == ["ceiling", "large"]  # in the order of each task
 
 
-def test_shards_that_do_not_hold_each_example_once_are_refused() -> None:
-    examples = [{"id": 0, "prompt": "p", "answers": ["1"]}, {"id": 1, "prompt": "q", "answers": ["2"]}]
-    row = {"text": " 1", "tokens": ["1"], "weights": [[]], "expert": [-1], "seconds": 0.1}
-    form = Answer(kind="number")
-    whole = judge_generations(examples, {"m": [row | {"id": 1}, row | {"id": 0}]}, form)
-    assert whole.set_index("id")["correct"].to_dict() == {0: True, 1: False}
-    for ids in ([0], [0, 0], [0, 1, 1], [0, 2]):
-        with pytest.raises(UserError, match="'m'"):
-            judge_generations(examples, {"m": [row | {"id": number} for number in ids]}, form)
+def test_where_lower_is_better_the_best_is_the_lowest() -> None:
+    """A closed gap is one that was closed downwards; averages with accuracies would mean nothing."""
+    losses = {"large": [4.0, 6.0], "proxy": [3.0, 5.0], "ceiling": [2.0, 2.0]}
+    first = judged("perplexity", higher=False, **losses)
+    table = tabulate_fusion({"a": first, "b": judged(large=[1, 0])}, TRACK, SETTINGS, PROVENANCE)
+    assert number(table, "proxy", "a", "gap_closure")["value"] == pytest.approx((4 - 5) / (2 - 5))
+    assert number(table, "proxy", "a", "behind_best")["value"] == 0
+    assert number(table, "large", "a", "behind_best")["value"] == pytest.approx(1)
+    assert number(table, "proxy", "a", "gain")["value"] == pytest.approx(-1)
+    assert number(table, "large", "a", "perplexity")["better"] == "lower"
+    assert "score_ratio" not in set(table["metric"])
+    assert SEEN not in set(table["task"])
+
+
+def test_a_metric_that_is_no_mean_has_the_harness_numbers_and_no_interval() -> None:
+    task = judged("f1", large=[1, 0, 1], proxy=[1, 1, 0])
+    for method, value in (("large", 0.25), ("proxy", 0.5)):
+        task.scores[method] = [replace(task.scores[method][0], value=value, stderr=0.125)]
+    table = tabulate_fusion({"a": task}, TRACK, SETTINGS, PROVENANCE)
+    found = number(table, "proxy", "a", "f1")
+    assert (found["value"], found["stderr"]) == (0.5, 0.125)
+    assert table[table["metric"].isin(["f1", "gain"])][["ci_low", "ci_high"]].isna().all(axis=None)
+    assert number(table, "proxy", "a", "gain")["value"] == pytest.approx(0.25)
+
+
+def test_all_metrics_of_a_group_and_of_its_subtasks_are_told() -> None:
+    """Intervals of the group resample all documents, those of a subtask its own; numbers repeat between subtasks."""
+    values = {"large": [1.0, 0.0, 1.0, 1.0], "proxy": [0.0, 0.0, 1.0, 1.0]}
+    task = make_judged(values, "acc")
+    parts = {"first": slice(0, 1), "second": slice(1, 4)}
+    task.examples["subtask"] = [name for _ in values for name in ("first", "second", "second", "second")]
+    task.examples["id"] = [number for _ in values for number in (0, 0, 1, 2)]
+    task.examples[f"{METRIC}acc_norm"] = 1.0 - task.examples[f"{METRIC}acc"]
+    for method, own in values.items():
+        task.scores[method].append(score_of("acc_norm", [1 - value for value in own], higher=None))
+        task.scores[method] += [score_of("acc", own[part], subtask=name) for name, part in parts.items()]
+    table = tabulate_fusion({"a": task}, TRACK, SETTINGS, PROVENANCE)
+    rows = table[(table["method"] == "large") & table["metric"].str.startswith("acc")]
+    found = {(row["metric"], row["subtask"]): row for row in rows.fillna({"subtask": ""}).to_dict("records")}
+    assert {key: row["value"] for key, row in found.items()} == {
+        ("acc", ""): 0.75, ("acc_norm", ""): 0.25, ("acc", "first"): 1.0, ("acc", "second"): pytest.approx(2 / 3),
+    }  # fmt: skip
+    assert [row["better"] for row in found.values()].count("higher") == 1
+    assert found["acc", ""]["ci_low"] == pytest.approx(1 - found["acc_norm", ""]["ci_high"])
+    assert (found["acc", "first"]["ci_low"], found["acc", "first"]["ci_high"], found["acc", "first"]["n"]) == (1, 1, 1)
+
+
+def test_judged_tasks_are_read_as_they_were_written(tmp_path: Path) -> None:
+    task = judged(large=[1, 0], proxy=[0.5, 0])
+    task.write(tmp_path / "a.parquet", tmp_path / "a.json")
+    again = read_judged(tmp_path / "a.parquet", tmp_path / "a.json")
+    assert (again.metric, again.scores) == (task.metric, task.scores)
+    assert again.examples[f"{METRIC}accuracy"].tolist() == [1, 0, 0.5, 0]
+    assert again.examples["correct"].isna().all(), "half a point is neither right nor wrong"
+    assert judged(large=[1, 0]).examples["correct"].tolist() == [True, False]
 
 
 def test_every_column_has_its_type_whatever_it_holds() -> None:

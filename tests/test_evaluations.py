@@ -17,7 +17,8 @@ from sqlitedict import SqliteDict
 from test_harness import CHAT
 from test_stops import llama3_like, make_random
 
-from logitfusion.cli import evaluate
+from logitfusion.errors import UserError
+from logitfusion.evaluate.faults import explaining
 from logitfusion.files import read_json
 from logitfusion.fusion import FusedLM
 from logitfusion.models.load import save_model
@@ -158,7 +159,8 @@ def test_tasks_that_run_code_need_a_word(capsys: pytest.CaptureFixture[str], com
     assert "--confirm-run-unsafe-code" in refuse(capsys, *command, "toy_code")
     assert "toy_code" in run(capsys, *command, "toy_code", "--confirm-run-unsafe-code")
     error = ValueError("Attempted to run task: x which is marked as unsafe. Set confirm_run_unsafe_code=True to ...")
-    assert "--confirm-run-unsafe-code" in evaluate._explain(error, "x,y")
+    with pytest.raises(UserError, match="--confirm-run-unsafe-code"), explaining("x,y"):
+        raise error
 
 
 @pytest.mark.parametrize(
@@ -211,6 +213,6 @@ def test_errors_of_the_model_are_no_errors_of_tasks(tiny_models: dict[str, Path]
         FusedLM.from_folders(tiny_models["large"]).score(["a"], [object()])
 
     for call, ours in ((fail, True), (lambda: json.loads("{"), False), (lambda: random.sample([1], 3), False)):
-        with pytest.raises(Exception) as caught:  # noqa: PT011, any of them
+        with pytest.raises(Exception) as caught, explaining("x"):  # noqa: PT011, any of them
             call()
-        assert evaluate._is_ours(caught.value) == ours
+        assert ours == (caught.value.__cause__ is None)  # theirs are told in a sentence of ours

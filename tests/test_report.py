@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from judged_tasks import make_judged
 from pydantic import ValidationError
 
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.section import canonical
 from logitfusion.config.tracks import FewShotTrack, FusionReport, FusionTrack, StudentsTrack, TracesReport
 from logitfusion.evaluate.fusion import SEEN, tabulate_fusion
+from logitfusion.evaluate.scores import JudgedTask
 from logitfusion.evaluate.table import Provenance
 from logitfusion.report.fusion.methods import plot_methods, write_fusion_summary
 from logitfusion.report.fusion.traces import plot_traces
@@ -24,13 +26,9 @@ ROOT = Path(__file__).parents[1]
 METHODS = {"large": [1, 0, 0, 0], "proxy": [1, 1, 0, 0], "ceiling": [1, 1, 1, 0]}
 
 
-def judged() -> pd.DataFrame:
-    rows = [
-        {"method": method, "id": number, "prompt": "q", "gold": "a $1", "correct": bool(right), "format_failure": False,
-         "tokens": ["a", " b"], "weights": [[0.5], [1.5]] if method == "proxy" else [[], []], "seconds": 0.5}
-        for method, marks in METHODS.items() for number, right in enumerate(marks)
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+def judged() -> JudgedTask:
+    weights = {method: [[0.5], [1.5]] if method == "proxy" else [[], []] for method in METHODS}
+    return make_judged(METHODS, weights=weights)
 
 
 def test_rules_ask_for_plots_that_there_are() -> None:
@@ -61,9 +59,8 @@ def test_a_track_has_no_hidden_keys() -> None:
 def test_pictures_of_fusion_name_methods_tasks_and_counts(tmp_path: Path) -> None:
     settings = Evaluate(base="large", ceiling="ceiling", resamples=200)
     provenance = Provenance(run="r", split="test", config="c", commit="d", seed=0)
-    metrics = dict.fromkeys(("one", "two", "far"), "accuracy")
     seen = FusionTrack(split="test", seen=("one", "two"))
-    table = tabulate_fusion(dict.fromkeys(metrics, judged()), metrics, seen, settings, provenance)
+    table = tabulate_fusion(dict.fromkeys(("one", "two", "far"), judged()), seen, settings, provenance)
     track = FusionReport(methods=tuple(METHODS), base="large", ceiling="ceiling", seen=seen.seen)
     plot_methods(table, track, tmp_path / "methods.svg")
     write_fusion_summary(table, track, tmp_path / "summary.html", tmp_path / "summary.md")
@@ -81,7 +78,7 @@ def test_traces_show_the_first_examples_of_steered_methods(tmp_path: Path) -> No
     track = TracesReport(
         task="one", experts={"proxy": ("expert",), "absent": ("other",)}, examples=2, steering=("expert", "other")
     )
-    plot_traces(judged(), track, tmp_path / "traces.svg")
+    plot_traces(judged().examples, track, tmp_path / "traces.svg")
     text = (tmp_path / "traces.svg").read_text()
     assert text.count("right answer: ") == 2
     assert "first 2 examples of one" in text

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from judged_tasks import make_judged
 
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.jobs.page import page_job
@@ -34,7 +35,6 @@ from logitfusion.report.index import PageSection, render_page
 from logitfusion.report.index.comparisons import make_comparisons
 from logitfusion.report.index.facts import Facts, RunFiles, gather_facts
 from logitfusion.report.index.problems import find_problems
-from logitfusion.report.index.published import published_grids
 from logitfusion.report.index.settings import list_values
 from logitfusion.report.index.verdicts import write_verdicts
 from logitfusion.report.index.words import difference, judge_difference
@@ -67,7 +67,7 @@ def fusion_rows(value: float = 0.2, low: float = 0.1, high: float = 0.3) -> list
     rows = []
     for place, name in enumerate(("large", "proxy", "tuned", "dynamic_multi", "task_arithmetic", "ceiling")):
         score = 0.3 + place / 100
-        rows.append(row("fusion", name, "sums", "exact_match", score, score - 0.05, score + 0.05))
+        rows.append(row("fusion", name, "sums", "exact_match", score, score - 0.05, score + 0.05, better="higher"))
         rows.append(row("fusion", name, "sums", "format_failures", 0.25))
         rows.append(row("fusion", name, "sums", "tokens_per_second", 100.0 + place))
         if name != "large":
@@ -171,20 +171,18 @@ def test_gains_are_paired_and_change_no_earlier_number() -> None:
     names = ("large", "proxy", "same", "ceiling")
     marks = {name: rng.random(40) < 0.3 + place / 5 for place, name in enumerate(names)}
     marks["same"] = marks["large"]
-    judged = pd.DataFrame(
-        {"method": name, "id": number, "correct": bool(right), "format_failure": False, "tokens": ["a"],
-         "weights": [[]], "seconds": 0.5}
-        for name, values in marks.items() for number, right in enumerate(values)
-    )  # fmt: skip
+    judged = make_judged({name: list(map(float, values)) for name, values in marks.items()})
     settings = Evaluate(base="large", ceiling="ceiling", resamples=200)
     source = Provenance(run="r", split="test", config="c", commit="d", seed=0)
     tables = [
         tabulate_fusion(
-            {"one": judged, "two": judged}, {"one": "accuracy", "two": "accuracy"},
-            FusionTrack(split="test", seen=("one", "two"), rival=rival), settings, source,
+            {"one": judged, "two": judged},
+            FusionTrack(split="test", seen=("one", "two"), rival=rival),
+            settings,
+            source,
         )
         for rival in (None, "proxy")
-    ]  # fmt: skip
+    ]
     rest, with_rival = (one[one["metric"] != "gain_over_proxy"].reset_index(drop=True) for one in tables)
     pd.testing.assert_frame_equal(rest, with_rival)
     rows = tables[1].set_index(["metric", "task", "method"]).sort_index()
@@ -251,16 +249,6 @@ def test_columns_of_numbers_sort_as_numbers(tmp_path: Path) -> None:
         for label in {label for label, value in cells if value}:
             values = re.findall(rf'data-label="{re.escape(label)}"( data-order="[^"]*")?', one)
             assert all(values), label
-
-
-def test_published_tables_have_a_cell_for_each_column_and_are_labelled(tmp_path: Path) -> None:
-    for track in TRACKS:
-        for grid in published_grids(track):
-            assert all(len(cells) == len(grid.columns) for cells in grid.rows)
-            assert grid.caption.startswith("Published")
-            assert "arXiv" in grid.note
-    page = page_of(facts_of(smoke("fusion"), tmp_path, table(*fusion_rows())))
-    assert "Published numbers of the paper (other models and data)" in page
 
 
 # ---- what is missing or went wrong
@@ -366,7 +354,7 @@ def test_data_of_two_sections_keep_apart_and_scripts_stay_inside() -> None:
 
 def test_texts_of_the_config_can_not_become_html(tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
-    config["tasks"]["letters"]["definition"]["description"] = "<script>alert(1)</script>"
+    config["tasks"]["letters"]["generation_kwargs"] = {"until": ["<script>alert(1)</script>"]}
     config["clip"]["auxiliaries"]["tiny"]["pretraining"] = '"><img src=x>'
     page = page_of(facts_of(resolve_config(config), tmp_path))
     assert "<script>alert" not in page
@@ -377,7 +365,7 @@ def test_assets_are_part_of_the_package() -> None:
     patterns = re.search(r"^logitfusion = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     package = ROOT / "workflow/logitfusion"
     found = {path for pattern in json.loads(patterns) for path in package.glob(pattern)}
-    assert {*package.glob("report/index/assets/*"), *package.glob("report/published/*.yaml")} <= found
+    assert {*package.glob("report/index/assets/*"), *package.glob("report/published/*.csv")} <= found
 
 
 # ---- what ran, and how it was set

@@ -94,15 +94,19 @@ def test_expected_seconds_follow_what_was_measured(tmp_path: Path) -> None:
 def test_the_summary_fits_and_compares_what_can_be_compared(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.csv"
     rows = [
-        "track,method,task,shots,metric,value,ci_low",
-        "fusion,large,sums,,accuracy,0.5,0.4",
-        "fusion,large,sst2,,accuracy,0.7,0.6",
-        "fusion,large,sst2,,score,0.1,0.1",
-        "fusion,expert,sums,,accuracy,0.9,0.8",
-        "clip,amu,emoji,1,accuracy,0.2,0.1",
-        "clip,amu,emoji,8,accuracy,0.6,0.1",
-        "clip,amu,emoji,8,accuracy,0.1,",
-        "clip,amu,twitter,8,accuracy,0.3,0.1",
+        "track,method,task,subtask,shots,metric,value,better",
+        "fusion,large,sums,,,accuracy,0.5,higher",
+        "fusion,large,sums,part,,accuracy,0.1,higher",
+        "fusion,large,sums,,,acc_norm,0.2,",
+        "fusion,large,sst2,,,accuracy,0.7,higher",
+        "fusion,large,seen,,,score,0.1,higher",
+        "fusion,large,words,,,word_perplexity,30,lower",
+        "fusion,expert,sums,,,accuracy,0.9,higher",
+        "fusion,expert,words,,,word_perplexity,20,lower",
+        "clip,amu,emoji,,1,accuracy,0.2,higher",
+        "clip,amu,emoji,,8,accuracy,0.6,higher",
+        "clip,amu,emoji,,8,accuracy,0.1,",
+        "clip,amu,twitter,,8,accuracy,0.3,higher",
     ]
     metrics.write_text("\n".join(rows) + "\n")
     jobs = tuple(JobRecord(f"rule_{number}", {}, 0, number + 1, "finished", 1, True, 1000.0) for number in range(26))
@@ -123,10 +127,10 @@ def test_the_summary_fits_and_compares_what_can_be_compared(tmp_path: Path) -> N
 
 
 def test_many_tasks_are_counted_and_what_is_no_number_comes_last(tmp_path: Path) -> None:
-    head = "track,method,task,shots,metric,value,ci_low"
+    head = "track,method,task,subtask,shots,metric,value,better"
     values = {"worst": 0.1, "none": "nan", "best": 0.9}
     rows = [
-        f"fusion,{method},a_task_of_a_long_name_{number},,accuracy,{value},0.1"
+        f"fusion,{method},a_task_of_a_long_name_{number},,,accuracy,{value},higher"
         for number in range(12)
         for method, value in values.items()
     ]
@@ -136,8 +140,8 @@ def test_many_tasks_are_counted_and_what_is_no_number_comes_last(tmp_path: Path)
 
 
 def test_many_methods_take_two_lines_with_the_best_and_the_last(tmp_path: Path) -> None:
-    rows = [f"clip,method_{number},emoji,1,accuracy,0.{number},0.1" for number in range(10, 60)]
-    (tmp_path / "m.csv").write_text("\n".join(["track,method,task,shots,metric,value,ci_low", *rows]) + "\n")
+    rows = [f"clip,method_{number},emoji,,1,accuracy,0.{number},higher" for number in range(10, 60)]
+    (tmp_path / "m.csv").write_text("\n".join(["track,method,task,subtask,shots,metric,value,better", *rows]) + "\n")
     ((_, text),) = key_numbers(tmp_path / "m.csv")
     said = lines.wrap(text, indent=" " * 10)
     assert len(said) == 2

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from judged_tasks import make_judged
 
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.tracks import StudentsTrack
 from logitfusion.evaluate.intervals import percentile_interval, resample_means, resample_seeds_and_means
+from logitfusion.evaluate.scores import JudgedTask
 from logitfusion.evaluate.students import ALL_TASKS, tabulate_students
 from logitfusion.evaluate.table import Provenance
 from logitfusion.report.students import plot_student_losses, plot_students, write_students_summary
@@ -22,13 +24,13 @@ SETTINGS = Evaluate(resamples=2000, confidence=0.95, seed=0)
 PROVENANCE = Provenance(run="test", split="test", config="c", commit="d")
 
 
-def judged(answers: dict[str, list[str | None]], gold: list[str]) -> pd.DataFrame:
-    rows = [
-        {"method": method, "id": number, "answer": answer, "correct": answer == gold[number],
-         "format_failure": answer is None, "seconds": 0.5}
-        for method, given in answers.items() for number, answer in enumerate(given)
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+def judged(answers: dict[str, list[str | None]], gold: list[str], metric: str = "accuracy") -> JudgedTask:
+    right = {
+        method: [float(one == gold[place]) for place, one in enumerate(given)] for method, given in answers.items()
+    }
+    failures = {method: tuple(one is None for one in given) for method, given in answers.items()}
+    given = {method: tuple(own) for method, own in answers.items()}
+    return make_judged(right, metric, answer=given, format_failure=failures)
 
 
 @pytest.fixture
@@ -41,9 +43,9 @@ def table() -> pd.DataFrame:
         },
         ["a", "a", "a", "a"],
     )  # fmt: skip
-    second = judged({name: ["x"] * 2 for name in ("small", "large", "sft.3", "sft.4", "gld.3", "gld.4")}, ["x", "y"])
-    metrics = {"one": "accuracy", "two": "exact_match"}
-    return tabulate_students({"one": first, "two": second}, metrics, TRACK, SETTINGS, PROVENANCE)
+    names = ("small", "large", "sft.3", "sft.4", "gld.3", "gld.4")
+    second = judged({name: ["x"] * 2 for name in names}, ["x", "y"], "exact_match")
+    return tabulate_students({"one": first, "two": second}, TRACK, SETTINGS, PROVENANCE)
 
 
 def number(table: pd.DataFrame, method: str, task: str, metric: str) -> pd.Series:

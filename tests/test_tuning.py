@@ -138,7 +138,7 @@ def test_trust_and_anchor_have_ranges(
 
 def small_config() -> dict:
     model = {"source": "random"}
-    task = {"definition": "sums", "train": 8, "validation": 4, "test": 4}
+    task = {"harness": "sums", "train": 8, "validation": 4, "test": 4}
     expert = {"base": "small", "tasks": ["a"], "steps": 1}
     return {
         "run": "x",

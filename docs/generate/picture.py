@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from generate.stored import FOLDER, StoredRun
 from logitfusion.evaluate.fusion import SEEN
 from logitfusion.files import sha256, whole
-from logitfusion.report.page import SCORES
+from logitfusion.report.page import compared
 from logitfusion.report.style import COLOURS, GREY, STYLE, draw_interval, name_lines, show_percent
 
 PATH = FOLDER / "demo.svg"
@@ -64,7 +64,7 @@ def describe_source(folder: Path = FOLDER) -> str:
 
 def _scores(run: StoredRun, track: str) -> pd.DataFrame:
     """Method -> its score with its interval."""
-    table = run.table[(run.table["track"] == track) & run.table["metric"].isin(SCORES)]
+    table = compared(run.table[run.table["track"] == track])
     if track == "fusion":
         table = table[table["task"] == SEEN]
     if track == "clip":

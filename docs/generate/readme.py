@@ -14,7 +14,7 @@ from generate.parts import replace_part
 from generate.stored import StoredRun
 from logitfusion.evaluate.fusion import SEEN
 from logitfusion.files import write_text
-from logitfusion.report.page import SCORES
+from logitfusion.report.page import compared
 
 RUN = "demo"
 PATH = stored.DOCS.parent / "README.md"
@@ -93,7 +93,7 @@ def _clip_rows(run: StoredRun) -> list[tuple[str, str, str]]:
 
 def _distilled(run: StoredRun) -> tuple[str, str]:
     """The task of the distillation and how it is measured."""
-    rows = run.table[(run.table["track"] == "distill") & run.table["metric"].isin(SCORES)]
+    rows = compared(run.table[run.table["track"] == "distill"])
     return rows["task"].iloc[0], rows["metric"].iloc[0]
 
 

@@ -28,7 +28,8 @@ def make_judged(examples: int, methods: int, tokens: int = 6, seed: int = 0) -> 
             outcome = draw.choice(("right", "right", "wrong", "none"))
             pieces = draw.choices(WORDS, k=tokens)
             rows.append({
-                "method": f"method_{number}", "id": example, "prompt": f"Question {example}: is <this> & that so?",
+                "method": f"method_{number}", "subtask": "t", "id": example,
+                "prompt": f"Question {example}: is <this> & that so?",
                 "gold": "yes", "text": "".join(pieces), "correct": outcome == "right",
                 "answer": {"right": "yes", "wrong": "no", "none": None}[outcome], "format_failure": outcome == "none",
                 "tokens": pieces, "weights": [[draw.random() for _ in range(width)] for _ in pieces],

@@ -53,6 +53,7 @@ def make_metrics(run: RunConfig) -> pd.DataFrame:
         for metric in metrics:
             sign = -1 if metric.startswith("gain") else 1
             ends = {"ci_low": sign * 0.288 - 0.1, "ci_high": sign * 0.288 + 0.1}
+            ends["better"] = "higher" if metric == "accuracy" else None
             rows.append(dict.fromkeys(DTYPES) | common | ends | {"metric": metric, "value": sign * 0.288})
 
     extra = ["behind_best", "format_failures", "tokens_per_second", "mean_weight"]

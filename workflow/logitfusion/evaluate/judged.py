@@ -23,7 +23,7 @@ INVALID = "[invalid]"  # the harness's word for a text without an answer of the 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedExample:
-    """A row of the judged table; its fields are the columns, and those of ``METRIC``.
+    """A row of the judged table; its fields are the columns, and those of ``METRIC`` and ``mark_correct``.
 
     Attributes:
         subtask: the harness's own task: one of a group, or the only one.
@@ -79,11 +79,15 @@ def judge_examples(
     return pd.DataFrame(rows)
 
 
-def mark_correct(examples: pd.DataFrame, metric: str) -> pd.Series:
-    """Which rows are right by a metric of right and wrong; empty for one that grades."""
-    values = examples[METRIC + metric]
-    binary = values.isin((0.0, 1.0)).all()
-    return (values == 1.0).astype("boolean") if binary else pd.Series(pd.NA, index=examples.index, dtype="boolean")
+def mark_correct(examples: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The table with the columns ``score``, of the metric that methods are compared by, and ``correct``.
+
+    Whether a document is right is known where all its scores are 0 or 1; a metric that grades leaves it empty.
+    """
+    scores = examples.get(METRIC + metric, pd.Series(np.nan, examples.index))
+    binary = scores.isin((0.0, 1.0)).all()
+    correct = (scores == 1.0).astype("boolean") if binary else pd.Series(pd.NA, examples.index, dtype="boolean")
+    return examples.assign(score=scores, correct=correct)
 
 
 def _judge(

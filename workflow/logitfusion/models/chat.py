@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -15,6 +16,8 @@ from logitfusion.errors import UserError
 from logitfusion.models.text import name_tokenizer
 
 Message = Mapping[str, Any]
+logger = logging.getLogger(__name__)
+_CLOCK = "strftime_now"  # transformers' function for templates
 
 # What else a template is given by its reader; these are not ours to set.
 _OURS = {"messages", "conversation", "add_generation_prompt", "continue_final_message"}
@@ -60,6 +63,12 @@ class ChatTemplate:
             raise UserError(f"The chat argument {ours[0]} can't be set; it is no argument of a template.")
         for argument in self.arguments:
             self._check_mentioned(argument, "argument")
+        if _CLOCK in self.text:
+            logger.warning(
+                "The chat template of the %s may write today's date, so that prompts of another day are others; most do"
+                " so in a system's message of their own, which yours replaces.",
+                self._owner,
+            )
 
     def render(self, messages: Sequence[Message], *, continues: bool | None = None) -> str:
         """The text of a chat, ending where the model should speak.

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from logitfusion.evaluate.names import is_share_of_right, say_metric
 from logitfusion.progress.duration import format_duration, format_memory
 from logitfusion.progress.lines import GLUE, wrap
 from logitfusion.progress.record import JobRecord, RunRecord
@@ -73,7 +74,7 @@ def peak_memory(jobs: Iterable[JobRecord]) -> float:
 
 
 def key_numbers(metrics: Path) -> list[tuple[str, str]]:
-    """A text for each track: the share of right answers, the best method first, over tasks or on a set at most shots.
+    """A text for each track: the methods' scores, the best one first, over tasks or on a set at most shots.
 
     Only what every method was scored on is averaged, so that the numbers of a line can be compared.
     """
@@ -87,8 +88,9 @@ def key_numbers(metrics: Path) -> list[tuple[str, str]]:
 
 
 def _is_score(row: dict[str, str]) -> bool:
-    """Of all seeds together, which is what has an interval."""
-    return row["metric"] in ("accuracy", "exact_match") and bool(row["ci_low"])
+    """What methods are compared by on whole tasks, if it is a share; averages are made here."""
+    whole = row["better"] == "higher" and not row["subtask"] and row["metric"] != "score"
+    return whole and not (float(row["value"]) < 0 or float(row["value"]) > 1)
 
 
 def _track_line(rows: list[dict[str, str]]) -> str:
@@ -108,7 +110,9 @@ def _track_line(rows: list[dict[str, str]]) -> str:
     at = "" if shots is None else f", {shots} shots"
     ordered = sorted(right.items(), key=lambda item: (math.isnan(item[1]), -item[1]))
     texts = [f"{method}{GLUE}{100 * value:.1f}" for method, value in ordered]
-    return _fit(f"% right, {on}{at}: ", texts)
+    metrics = {row["metric"] for row in rows if row["task"] in tasks}
+    what = "right" if all(map(is_share_of_right, metrics)) else " and ".join(map(say_metric, sorted(metrics)))
+    return _fit(f"% {what}, {on}{at}: ", texts)
 
 
 def _fit(head: str, texts: list[str]) -> str:

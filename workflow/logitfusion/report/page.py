@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from logitfusion.evaluate.names import is_share_of_right, say_metric
 from logitfusion.files import write_text
 
-SCORES = ("accuracy", "exact_match", "score")
+
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of scores that methods are compared by, of whole tasks and of averages."""
+    return table[table["better"].notna() & table["subtask"].isna()]
 
 
 def write_tables(
@@ -26,7 +30,7 @@ def write_tables(
 
 def score_cell(group: pd.DataFrame) -> str:
     """A score with its interval and, in brackets, the share of texts without an answer, if any."""
-    scores = group[group["metric"].isin(SCORES) & group["ci_low"].notna()]
+    scores = compared(group)
     if scores.empty:
         return ""
     failures = group[group["metric"] == "format_failures"]["value"]
@@ -46,6 +50,16 @@ def describe_sizes(table: pd.DataFrame) -> str:
     """How many examples each task has."""
     sizes = table.groupby("task", sort=False)["n"].first()
     return f"n = {', '.join(f'{count} ({task})' for task, count in sizes.items())}"
+
+
+def describe_scores(table: pd.DataFrame) -> str:
+    """What the scores of whole tasks are: ``Share of right answers``, or their metrics by name."""
+    scores = compared(table)
+    named = dict(zip(scores["task"], scores["metric"], strict=True))
+    metrics = {task: metric for task, metric in named.items() if metric != "score"}  # which is an average of these
+    if all(map(is_share_of_right, metrics.values())):
+        return "Share of right answers"
+    return f"Score ({', '.join(f'{say_metric(metric)} of {task}' for task, metric in metrics.items())})"
 
 
 def describe_source(table: pd.DataFrame) -> str:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from logitfusion.config.tracks import StudentsTrack
+from logitfusion.evaluate.names import say_metric
 from logitfusion.evaluate.students import ALL_TASKS
 from logitfusion.report.page import (
-    SCORES,
+    compared,
     count_seeds,
+    describe_scores,
     describe_sizes,
     describe_source,
     interval_cell,
@@ -38,21 +40,21 @@ PARTS = {
 
 def plot_students(table: pd.DataFrame, track: StudentsTrack, path: str | Path) -> None:
     """A panel a task: every method's score with its interval, seeds as small dots; grey: models it did not train."""
-    scores = table[table["metric"].isin(SCORES)]
+    scores = compared(table)
     tasks, names = list(dict.fromkeys(scores["task"])), list(track.trials)
     shades = assign_colours(track.methods)
     figure, axes = make_panels(len(tasks), 3, 0.34 * len(names) + 1.3)
     for axis, task in zip(axes, tasks, strict=True):
-        group = scores[scores["task"] == task]
-        means, seeds = group[group["ci_low"].notna()].set_index("method"), group[group["ci_low"].isna()]
+        means = scores[scores["task"] == task].set_index("method")
+        first = means.iloc[0]
+        seeds = table[(table["task"] == task) & (table["metric"] == first["metric"]) & table["seed"].notna()]
         for position, name in enumerate(names):
             shade = shades.get(name, GREY)
             draw_interval(axis, means.loc[name], position, shade)
             dots = seeds[seeds["method"] == name]["value"]
             axis.scatter(dots, [position + 0.22] * len(dots), s=9, color=shade, alpha=0.7)
-        first = means.iloc[0]
         axis.set_title(f"{task}\n(n = {first['n']}, {count_seeds(track.seeds)})")
-        axis.set_xlabel(f"{first['metric'].replace('_', ' ')}, {first['confidence']:.0%} interval")
+        axis.set_xlabel(f"{say_metric(first['metric'])}, {first['confidence']:.0%} interval")
         name_lines(axis, names)
     description = (
         f"A panel for each of {', '.join(tasks)}: a dot for every method at its score with its interval, small dots for"
@@ -116,7 +118,7 @@ def write_students_summary(
         rows.append(cells)
     first = table.iloc[0]
     note = (
-        "Share of right answers with its interval; in brackets after it the share of texts without an answer of the"
+        f"{describe_scores(table)} with its interval; in brackets after it the share of texts without an answer of the"
         f" asked form, if any. {describe_sizes(table)}; {first['split']} split; {len(track.seeds)} training seed(s):"
         f" {', '.join(map(str, track.seeds))}; {first['confidence']:.0%} bootstrap intervals over examples and seeds;"
         " gains are paired. Answers as a teacher: of the examples that this teacher answers in the asked form, the"

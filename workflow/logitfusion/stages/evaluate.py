@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace, job: JudgeJob) -> None:
         found = (f"{one.metric} {one.value:.4g}" for one in evaluation.scores if one.subtask is None)
         logger.info("%s: %s", method, ", ".join(found))
     examples = pd.concat(tables, ignore_index=True)
-    examples["correct"] = mark_correct(examples, metric)
+    examples = mark_correct(examples, metric)
     JudgedTask(examples, metric, scores).write(arguments.output, arguments.scores)
 
 

@@ -44,7 +44,7 @@ def _draw_table(track: str, *draw: Callable[..., None]) -> Callable[[argparse.Na
 
     def run(arguments: argparse.Namespace, section: Section) -> None:
         table = read_table(arguments.input[0])
-        table = table[table["track"] == track]
+        table = table[(table["track"] == track) & table["subtask"].isna()]
         outputs = arguments.output
         for one, path in zip(draw[:-1], outputs, strict=False):
             one(table, section, path)

@@ -8,13 +8,22 @@ import pandas as pd
 
 from logitfusion.config.tracks import FusionReport
 from logitfusion.evaluate.fusion import SEEN
-from logitfusion.report.page import SCORES, describe_sizes, describe_source, interval_cell, score_cell, write_tables
+from logitfusion.evaluate.names import say_metric
+from logitfusion.report.page import (
+    compared,
+    describe_scores,
+    describe_sizes,
+    describe_source,
+    interval_cell,
+    score_cell,
+    write_tables,
+)
 from logitfusion.report.style import GREY, assign_colours, draw_interval, make_panels, name_lines, save_figure
 
 
 def plot_methods(table: pd.DataFrame, track: FusionReport, path: str | Path) -> None:
     """One panel a task: every method's score with its interval; lines mark the large model and the ceiling."""
-    scores = table[table["metric"].isin(SCORES)]
+    scores = compared(table)
     tasks = list(dict.fromkeys(scores["task"]))
     shades = assign_colours(track.methods) | dict.fromkeys((track.base, track.ceiling), GREY)
     figure, axes = make_panels(len(tasks), 3, 0.32 * len(track.methods) + 1.1)
@@ -28,8 +37,9 @@ def plot_methods(table: pd.DataFrame, track: FusionReport, path: str | Path) -> 
                 draw_interval(axis, group.loc[method], position, shades[method])
         first = group.iloc[0]
         axis.set_title(f"{task} (n = {first['n']})")
-        axis.set_xlabel(f"{first['metric'].replace('_', ' ')}, {first['confidence']:.0%} interval")
-        axis.set_xlim(-0.02, 1.02)
+        axis.set_xlabel(f"{say_metric(first['metric'])}, {first['confidence']:.0%} interval")
+        if group["value"].between(0, 1).all():
+            axis.set_xlim(-0.02, 1.02)
         name_lines(axis, track.methods)
     description = (
         f"A panel for each of {', '.join(tasks)}: a dot for every method at its score with its interval; dotted line:"
@@ -61,7 +71,7 @@ def write_fusion_summary(
         rows.append(cells)
     first = table.iloc[0]
     note = (
-        "Share of right answers with its interval; in brackets after it the share of texts without an answer of the"
+        f"{describe_scores(table)} with its interval; in brackets after it the share of texts without an answer of the"
         f" asked form, if any. {describe_sizes(table)}; {first['split']} split; training seed {first['seed']};"
         f" {first['confidence']:.0%} bootstrap intervals over examples; run {describe_source(table)}."
     )

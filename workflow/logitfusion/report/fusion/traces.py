@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from logitfusion.config.tracks import TracesReport
+from logitfusion.report.judged import name_examples, say_outcome
 from logitfusion.report.style import GREY, STYLE, WIDTH, assign_colours, save_figure
 
 COLUMNS = 3
@@ -26,6 +27,7 @@ def plot_traces(judged: pd.DataFrame, track: TracesReport, path: str | Path) -> 
         judged: the task's judged examples.
         track: the task, how many of its first examples are drawn, and the steered methods with their experts.
     """
+    judged = name_examples(judged)
     methods = [method for method in track.experts if method in set(judged["method"])]
     ids = sorted(judged["id"].unique())[: track.examples] if methods else []
     rows = judged[judged["method"].isin(methods) & judged["id"].isin(ids)].set_index(["id", "method"])
@@ -60,12 +62,12 @@ def plot_traces(judged: pd.DataFrame, track: TracesReport, path: str | Path) -> 
     save_figure(figure, path, f"Weights along the text: {track.task}", description, rect=None)
 
 
-def _longest(rows: pd.DataFrame, number: int, methods: Sequence[str]) -> int:
+def _longest(rows: pd.DataFrame, number: int | str, methods: Sequence[str]) -> int:
     """How many tokens the panels of a line have room for."""
     return min(max(1, *(len(rows.loc[number, method]["tokens"]) for method in methods)), MOST_TOKENS)
 
 
-def _write_header(figure: plt.Figure, row: pd.Series, number: int, top: float) -> None:
+def _write_header(figure: plt.Figure, row: pd.Series, number: int | str, top: float) -> None:
     prompt = textwrap.shorten(_show(str(row["prompt"]), 220), 84, placeholder=" …")
     words = f"Example {number}: {prompt}\nright answer: {_show(str(row['gold']), 60)}"
     figure.text(0.01, top - 0.1 / figure.get_size_inches()[1], words, va="top", fontweight="bold")
@@ -84,7 +86,7 @@ def _draw(
     axis.set_ylim(tokens - 0.5, -0.5)
     axis.set_xlim(0, 2.1)
     axis.grid(False, axis="y")
-    verdict = "right" if row["correct"] else "no answer" if row["format_failure"] else "wrong"
+    verdict = say_outcome(row)
     more = len(row["tokens"]) - tokens
     title = f"{_show(method, 18)}: {verdict}" + (f" (+{more} tokens)" if more > 0 else "")
     axis.set_title(title, loc="left", x=-(LABELS - 0.15) / PANEL)

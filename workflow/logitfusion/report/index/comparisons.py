@@ -19,9 +19,11 @@ from logitfusion.config.methods import fixed_rival, seen_tasks
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
 from logitfusion.evaluate.fusion import SEEN
+from logitfusion.evaluate.names import is_share_of_right, say_metric
 from logitfusion.evaluate.students import ALL_TASKS
 from logitfusion.report.index.facts import Facts
-from logitfusion.report.page import SCORES
+from logitfusion.report.index.words import Better
+from logitfusion.report.page import compared
 
 Row = Mapping[str, Any]  # of the tidy table, by column
 Rows = dict[tuple[str, str, str], Row]
@@ -62,10 +64,31 @@ class Comparison:
         """Its rows by what they are of."""
         return index_rows(self.rows)
 
+    @cached_property
+    def scores(self) -> dict[tuple[str, str], Row]:
+        """The scores that methods are compared by."""
+        return {(row["method"], row["task"]): row for row in compared(self.rows).to_dict("records")}
+
+    @cached_property
+    def metrics(self) -> dict[str, str]:
+        """Task -> the metric that methods are compared by."""
+        return {task: row["metric"] for (_, task), row in self.scores.items()}
+
+    def describe(self, task: str) -> str:
+        """What the scores of a task are: ``share of right answers``, or the metric by name."""
+        metric = self.metrics.get(task, "score")
+        parts = [one for one in self.metrics.values() if one != "score"] if metric == "score" else [metric]
+        if all(map(is_share_of_right, parts)):
+            return "share of right answers"
+        return "mean score" if metric == "score" else say_metric(metric)
+
+    def better(self, task: str) -> Better:
+        """Which way is better on a task."""
+        return next((row["better"] for (_, of), row in self.scores.items() if of == task), "higher")
+
     def score(self, method: str, task: str) -> Row | None:
-        """The mean score with its interval."""
-        rows = (self.found.get((method, task, metric)) for metric in SCORES)
-        return next((row for row in rows if row is not None and not pd.isna(row["ci_low"])), None)
+        """The score that methods are compared by, with its interval if it has one."""
+        return self.scores.get((method, task))
 
     def difference(self, method: str, task: str, metric: str | None = None) -> Row | None:
         """A paired difference, to the baseline where no other metric is named."""

@@ -91,8 +91,9 @@ class Facts:
     unreadable: list[str] = field(default_factory=list)
 
     def track(self, name: str) -> pd.DataFrame:
-        """The rows of a track."""
-        return self.metrics[self.metrics["track"] == name] if len(self.metrics) else self.metrics
+        """The rows of a track, without those of single subtasks of a group."""
+        rows = self.metrics
+        return rows[(rows["track"] == name) & rows["subtask"].isna()] if len(rows) else rows
 
 
 def gather_facts(job: PageJob, files: RunFiles) -> Facts:

@@ -10,7 +10,7 @@ import pandas as pd
 from logitfusion.report.index.comparisons import Comparison, Row
 from logitfusion.report.index.words import counted, difference, escape, judge_difference, number, signed
 
-_STEPS = [base * scale for scale in (0.001, 0.01, 0.1) for base in (1, 2, 5)] + [1.0]
+_STEPS = [base * 10.0**power for power in range(-3, 6) for base in (1, 2, 5)]
 
 
 def draw_forest(comparison: Comparison, task: str, scale: tuple[float, float, float]) -> str:
@@ -31,34 +31,42 @@ def draw_forest(comparison: Comparison, task: str, scale: tuple[float, float, fl
     )
     shots = "" if pd.isna(first["shots"]) else f", {counted(int(first['shots']), 'shot')} a class"
     caption = (
-        f"<b>{escape(task)}</b>: share of right answers, difference to <b>{escape(comparison.baseline)}</b>"
+        f"<b>{escape(task)}</b>: {escape(comparison.describe(task))},"
+        f" difference to <b>{escape(comparison.baseline)}</b>"
         f" <span class=note>(paired, {first['confidence']:.0%} interval, n = {first['n']}, {seeds}{shots})</span>"
     )
     count = math.floor(high / step + 1e-9) - math.ceil(low / step - 1e-9)
     ticks = [step * (math.ceil(low / step - 1e-9) + place) for place in range(count + 1)]
+    ends = ("worse", "better") if comparison.better(task) == "higher" else ("better", "worse")
     axis = "".join(f'<span style="left:{_place(one, scale):.2f}%">{signed(one)}</span>' for one in ticks)
     grid = "".join(
         f'<i class="{"zero" if abs(one) < step / 2 else "grid"}" style="left:{_place(one, scale):.2f}%"></i>'
         for one in ticks
     )
-    body = "".join(_row(name, row, comparison, scale, grid) for name, row in rows)
+    body = "".join(_row(name, row, comparison, task, scale, grid) for name, row in rows)
     return (
         f'<table class="forest"><caption>{caption}</caption><thead><tr><th scope="col">method</th>'
-        f'<th scope="col"><span class="ends"><span>worse</span><span>better</span></span></th>'
+        f'<th scope="col"><span class="ends"><span>{ends[0]}</span><span>{ends[1]}</span></span></th>'
         f'<th scope="col">difference</th><th scope="col">shown</th></tr></thead><tbody>{body}</tbody>'
         f'<tfoot aria-hidden="true"><tr><td></td><td><div class="axis">{axis}</div></td><td></td><td></td></tr></tfoot>'
         "</table>"
     )
 
 
-def choose_scale(comparison: Comparison) -> tuple[float, float, float]:
-    """Ends and step of one horizontal axis for all plots of a track."""
-    found = [row for task in comparison.tasks for _, row in _differences(comparison, task)]
-    ends = [end for row in found for end in (row["value"], row["ci_low"], row["ci_high"]) if not pd.isna(end)]
+def choose_scale(comparison: Comparison, task: str) -> tuple[float, float, float]:
+    """Ends and step of the horizontal axis of a plot, the same for all tasks of a track whose scores are shares."""
+    ends = {one: _ends(comparison, one) for one in comparison.tasks}
+    shares = [one for one, values in ends.items() if all(-1 <= value <= 1 for value in values)]
+    ends = [value for one in (shares if task in shares else [task]) for value in ends[one]]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     spread = max(high - low, 0.02)
-    step = next((one for one in _STEPS if spread / one <= 6), 1.0)
+    step = next((one for one in _STEPS if spread / one <= 6), _STEPS[-1])
     return math.floor(low / step - 0.1) * step, math.ceil(high / step + 0.1) * step, step
+
+
+def _ends(comparison: Comparison, task: str) -> list[float]:
+    found = [row for _, row in _differences(comparison, task)]
+    return [end for row in found for end in (row["value"], row["ci_low"], row["ci_high"]) if not pd.isna(end)]
 
 
 def _differences(comparison: Comparison, task: str) -> Sequence[tuple[str, Row]]:
@@ -66,8 +74,8 @@ def _differences(comparison: Comparison, task: str) -> Sequence[tuple[str, Row]]
     return [(name, row) for name, row in rows if row is not None]
 
 
-def _row(name: str, row: Row, comparison: Comparison, scale: tuple[float, float, float], grid: str) -> str:
-    shown = judge_difference(row)
+def _row(name: str, row: Row, comparison: Comparison, task: str, scale: tuple[float, float, float], grid: str) -> str:
+    shown = judge_difference(row, comparison.better(task))
     low, high = (row["value"] if pd.isna(row[end]) else row[end] for end in ("ci_low", "ci_high"))
     left, right, dot = (_place(one, scale) for one in (low, high, row["value"]))
     marked = " spoken" if name in comparison.spoken else ""

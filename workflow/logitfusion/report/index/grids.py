@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from logitfusion.report.index.words import enough_digits, escape, number, signed, span
+from logitfusion.report.index.words import Better, enough_digits, escape, number, signed, span
 
-Better = Literal["higher", "lower"]
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 

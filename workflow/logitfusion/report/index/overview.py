@@ -54,8 +54,7 @@ def _show_track(comparison: Comparison) -> str:
         return (
             f"{head}{sentences}<p class=note>The config names no baseline, so no differences are shown.</p></article>"
         )
-    scale = choose_scale(comparison)
-    first, *more = [draw_forest(comparison, task, scale) for task in comparison.tasks]
+    first, *more = [draw_forest(comparison, task, choose_scale(comparison, task)) for task in comparison.tasks]
     folded = "".join(more)
     details = (
         f"<details><summary>The same on each of: {escape(listed(comparison.tasks[1:]))}</summary>{folded}</details>"

@@ -14,7 +14,7 @@ from logitfusion.report.index.comparisons import Comparison, Rows, index_rows, m
 from logitfusion.report.index.facts import Facts
 from logitfusion.report.index.grids import Cell, Column, Grid, mark_extreme, number_cell, plain_cell
 from logitfusion.report.index.words import counted, listed
-from logitfusion.report.page import describe_sizes
+from logitfusion.report.page import describe_scores, describe_sizes
 
 MARKS = (
     "Bold: the best of a column. ≈: not told apart from the best, because the interval of their paired difference"
@@ -37,16 +37,19 @@ def _fusion(facts: Facts, comparison: Comparison) -> Grid:
     columns = [
         (Column("method", None, "and what steers it"), [Cell(name, _steering(run, name)) for name in names]),
         *(
-            (Column(task if task in seen else f"{task} (unseen)", "higher"), _scores(comparison, names, task))
+            (
+                _score_column(comparison, task, task if task in seen else f"{task} (unseen)"),
+                _scores(comparison, names, task),
+            )
             for task in tasks
         ),
     ]
     if SEEN in comparison.tasks:
-        columns.append((Column(f"mean of {SEEN}", "higher"), _scores(comparison, names, SEEN)))
+        columns.append((_score_column(comparison, SEEN, f"mean of {SEEN}"), _scores(comparison, names, SEEN)))
     differences = {comparison.metric: comparison.baseline} | {key: name for key, (name, _) in comparison.rivals.items()}
     for metric, other in differences.items():
         if other is not None:
-            column = Column(f"over {other}", "higher", f"paired difference to {other}, {main}")
+            column = Column(f"over {other}", comparison.better(main), f"paired difference to {other}, {main}")
             columns.append(
                 (column, [number_cell(comparison.difference(name, main, metric), sign=True) for name in names])
             )
@@ -65,8 +68,9 @@ def _fusion(facts: Facts, comparison: Comparison) -> Grid:
     columns.append(
         _mean_column(comparison, names, "tokens_per_second", Column("tokens/s", "higher", "see Cost"), ".0f")
     )
-    note = f"Share of right answers. {MARKS} The ceiling is not compared. {describe_sizes(comparison.rows)}."
-    return _assemble("fusion", "Fusion: share of right answers", columns, note)
+    scores = describe_scores(comparison.rows)
+    note = f"{scores}. {MARKS} The ceiling is not compared. {describe_sizes(comparison.rows)}."
+    return _assemble("fusion", f"Fusion: {scores[:1].lower()}{scores[1:]}", columns, note)
 
 
 def _steering(run: Any, name: str) -> str:
@@ -88,13 +92,17 @@ def _distill(facts: Facts, comparison: Comparison) -> Grid:
         (Column("method"), [Cell(name) for name in names]),
         (Column("teachers"), [Cell(kinds.get(name) or comparison.references.get(name, "")) for name in names]),
         *(
-            (Column(f"mean of {task}" if task == ALL_TASKS else task, "higher"), _scores(comparison, names, task))
+            (
+                _score_column(comparison, task, f"mean of {task}" if task == ALL_TASKS else task),
+                _scores(comparison, names, task),
+            )
             for task in comparison.tasks
         ),
     ]
     if comparison.baseline is not None:
         cells = [number_cell(comparison.difference(name, main), sign=True) for name in names]
-        columns.append((Column(f"over {comparison.baseline}", "higher", f"paired difference, {main}"), cells))
+        column = Column(f"over {comparison.baseline}", comparison.better(main), f"paired difference, {main}")
+        columns.append((column, cells))
     for teacher in track.teachers:
         column = Column(
             f"answers as {teacher}", None, "of the examples that the teacher answers in form, the same answer"
@@ -104,11 +112,12 @@ def _distill(facts: Facts, comparison: Comparison) -> Grid:
     columns.append(
         _mean_column(comparison, names, "seconds_of_decoding", Column("decoding, s", "lower", "see Cost"), ".1f")
     )
+    scores = describe_scores(comparison.rows)
     note = (
-        f"Share of right answers, mean over {counted(len(track.seeds), 'training seed')}. {MARKS} Student and teachers"
+        f"{scores}, mean over {counted(len(track.seeds), 'training seed')}. {MARKS} Student and teachers"
         f" themselves are not compared. {describe_sizes(comparison.rows)}."
     )
-    return _assemble("distill", "Distillation: share of right answers", columns, note)
+    return _assemble("distill", f"Distillation: {scores[:1].lower()}{scores[1:]}", columns, note)
 
 
 def _fewshot(facts: Facts, comparison: Comparison) -> Grid:
@@ -151,6 +160,10 @@ def _accuracy(rows: Rows, task: str, name: str) -> Cell:
     row, spread = rows.get((name, task, "accuracy")), _value(rows, task, name, "accuracy_std")
     cell = number_cell(row, 3, mark=_mark(rows, task, name))
     return Cell(cell.text, f"{cell.more} ± {spread:.3f}" if spread is not None else cell.more, cell.value, cell.mark)
+
+
+def _score_column(comparison: Comparison, task: str, title: str) -> Column:
+    return Column(title, comparison.better(task), comparison.describe(task))
 
 
 def _scores(comparison: Comparison, names: list[str], task: str) -> list[Cell]:

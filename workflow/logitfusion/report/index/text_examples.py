@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
-RIGHT, WRONG, NO_ANSWER = "rwn"
+from logitfusion.report.judged import find_outcomes, name_examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +40,7 @@ class TextExamples:
 
     def count(self, task: str) -> int:
         """How many examples a task has."""
-        return self.judged[task]["id"].nunique()
+        return len(self.judged[task][["subtask", "id"]].drop_duplicates())
 
     def describe(self) -> dict[str, Any]:
         """What the page needs besides the examples."""
@@ -56,13 +55,13 @@ class TextExamples:
 
 def encode_texts(source: TextExamples, task: str) -> dict[str, Any]:
     """Columns of a task's examples by id: ``id prompt gold`` and, by method, those of `_encode_method`."""
-    judged = source.judged[task]
+    judged = name_examples(source.judged[task])
     ids = sorted(judged["id"].unique())
     first = judged.drop_duplicates("id").set_index("id").loc[ids]
     present = set(judged["method"])
     experts = source.experts.get(task, {})
     return {
-        "id": [int(number) for number in ids],
+        "id": [name if isinstance(name, str) else int(name) for name in ids],
         "prompt": first["prompt"].tolist(),
         "gold": [str(gold) for gold in first["gold"]],
         "methods": {
@@ -83,14 +82,15 @@ def cut_texts(columns: dict[str, Any], most: int) -> dict[str, Any]:
 
 
 def _encode_method(rows: pd.DataFrame, experts: Sequence[str]) -> dict[str, Any]:
-    """``text answer outcome`` and, of a steered method, ``tokens weights expert``.
+    """``text answer outcome`` and, of a steered method, ``tokens weights expert``; ``score`` of a metric that grades.
 
     A text that its tokens spell is None; ``outcome`` is a letter an example; ``weights`` are thousandths, token by
     token and expert by expert.
     """
-    outcomes = np.where(rows["format_failure"], NO_ANSWER, np.where(rows["correct"], RIGHT, WRONG))
     answers = [None if pd.isna(answer) else str(answer) for answer in rows["answer"]]
-    columns = {"experts": list(experts), "outcome": "".join(outcomes), "answer": answers}
+    columns = {"experts": list(experts), "outcome": "".join(find_outcomes(rows)), "answer": answers}
+    if rows["correct"].isna().any():
+        columns["score"] = [None if pd.isna(score) else round(float(score), 4) for score in rows["score"]]
     if not experts:
         return columns | {"text": rows["text"].tolist()}
     tokens = [list(row) for row in rows["tokens"]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from logitfusion.report.index.comparisons import Comparison
 from logitfusion.report.index.words import difference, enough_digits, judge_difference, listed, number, signed, span
 
@@ -17,7 +19,10 @@ def _verdict(comparison: Comparison, method: str, role: str) -> str:
     score = comparison.score(method, task)
     if score is None:
         return ""
-    text = f"{method} ({role}): {number(score['value'], digits)} {span(score, digits)} of {task} right"
+    told = f"{number(score['value'], digits)} {span(score, digits)}".strip()
+    words = comparison.describe(task)
+    told = f"{told} of {task} right" if words == "share of right answers" else f"{words} {told} on {task}"
+    text = f"{method} ({role}): {told}"
     parts = [_against(comparison, method, comparison.metric, comparison.baseline, "")]
     parts += [_against(comparison, method, metric, name, words) for metric, (name, words) in comparison.rivals.items()]
     return "; ".join(filter(None, [text, *parts])) + "."
@@ -27,7 +32,7 @@ def _against(comparison: Comparison, method: str, metric: str, other: str | None
     row = comparison.difference(method, comparison.tasks[0], metric) if other and other != method else None
     if row is None:
         return ""
-    shown = judge_difference(row)
+    shown = judge_difference(row, comparison.better(comparison.tasks[0]))
     against = f"over {other}" if shown == "better" else f"against {other}"
     return f"{difference(row, comparison.digits)} {against}{f', {words}' if words else ''}{_ending(shown)}"
 
@@ -50,7 +55,7 @@ def _ending(shown: str) -> str:
 def warn_of_no_width(comparison: Comparison, method: str) -> str:
     """Where no answer or every answer is right, a bootstrap has nothing to resample; empty elsewhere."""
     row = comparison.score(method, comparison.tasks[0])
-    if row is None or row["ci_low"] < row["ci_high"]:
+    if row is None or pd.isna(row["ci_low"]) or row["ci_low"] < row["ci_high"]:
         return ""
     return (
         f"All {row['n']} answers of {method} are judged alike, so its interval has no width:"
@@ -65,7 +70,8 @@ def tell_other_tasks(comparison: Comparison, method: str) -> str:
         row = comparison.difference(method, task)
         if row is not None:
             value = signed(row["value"], enough_digits(row, comparison.digits))
-            outcomes.setdefault(judge_difference(row), []).append(f"{task} ({value})")
+            outcome = judge_difference(row, comparison.better(task))
+            outcomes.setdefault(outcome, []).append(f"{task} ({value})")
     order = ("better", "worse", "no difference shown", "no interval")
     told = [f"{outcome} on {listed(outcomes[outcome])}" for outcome in order if outcome in outcomes]
     return f"Elsewhere, {method} against {comparison.baseline}: {'; '.join(told)}." if told else ""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+Better = Literal["higher", "lower"]
 Outcome = Literal["better", "worse", "no difference shown", "no interval"]
 
 
@@ -29,19 +30,23 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def span(row: Mapping[str, Any], digits: int = 2) -> str:
-    """The interval of a row of the tidy table, in brackets; empty where it has none."""
+    """The interval of a row of the tidy table, in brackets, else its standard error; empty where it has neither."""
     if pd.isna(row["ci_low"]):
-        return ""
+        return "" if pd.isna(row["stderr"]) else f"± {number(row['stderr'], digits)} s.e."
     return f"[{number(row['ci_low'], digits)}, {number(row['ci_high'], digits)}]"
 
 
-def judge_difference(row: Mapping[str, Any]) -> Outcome:
-    """What a difference shows: nothing exactly where its interval holds 0."""
+def judge_difference(row: Mapping[str, Any], better: Better = "higher") -> Outcome:
+    """What a difference shows: nothing exactly where its interval holds 0.
+
+    Args:
+        better: which way is better of what the difference is of.
+    """
     if pd.isna(row["ci_low"]) or pd.isna(row["ci_high"]):
         return "no interval"
     if row["ci_low"] <= 0 <= row["ci_high"]:
         return "no difference shown"
-    return "better" if row["ci_low"] > 0 else "worse"
+    return "better" if (row["ci_low"] > 0) == (better == "higher") else "worse"
 
 
 def difference(row: Mapping[str, Any], digits: int = 2) -> str:

@@ -1,6 +1,8 @@
 // Generated texts: filters, methods side by side, and every token with its weights and its expert.
-const OUTCOMES = { n: ["∅", "no answer", "none"], w: ["✗", "wrong", "wrong"], r: ["✓", "right", "right"] };
-const FAILURES_FIRST = "nwr";
+const OUTCOMES = {
+  n: ["∅", "no answer", "none"], w: ["✗", "wrong", "wrong"], r: ["✓", "right", "right"], s: ["~", "scored", "scored"],
+};
+const FAILURES_FIRST = "nwsr";
 const NO_EXPERT = "#767676";
 
 class TextExplorer {
@@ -39,7 +41,10 @@ class TextExplorer {
   }
 
   fillOutcomes() {
-    const marks = Object.entries(OUTCOMES).map(([letter, [mark, word]]) => [letter, `${mark} ${word}`]);
+    const there = new Set(Object.values(this.table.methods).map((method) => method.outcome).join(""));
+    if (!there.has("s")) ["n", "w", "r"].forEach((letter) => there.add(letter));
+    const marks = Object.entries(OUTCOMES).filter(([letter]) => there.has(letter))
+      .map(([letter, [mark, word]]) => [letter, `${mark} ${word}`]);
     const options = [["", "all, failures first"], ["nw", "failures: wrong or no answer"], ...marks];
     const rival = this.beside.value;
     if (rival && rival !== "*" && rival !== this.method.value) {
@@ -72,7 +77,8 @@ class TextExplorer {
     const rival = this.table.methods[this.beside.value];
     const found = this.table.id.map((_, place) => place)
       .filter((place) => this.hasOutcome(own, rival, place) && (!words || this.contains(own, place, words)))
-      .sort((one, other) => FAILURES_FIRST.indexOf(own.outcome[one]) - FAILURES_FIRST.indexOf(own.outcome[other]));
+      .sort((one, other) => FAILURES_FIRST.indexOf(own.outcome[one]) - FAILURES_FIRST.indexOf(own.outcome[other])
+        || (own.score?.[one] ?? 0) - (own.score?.[other] ?? 0));
     this.pages.show(found, this.table.id.length, describeCut(this.part, this.fullPage));
   }
 
@@ -101,7 +107,8 @@ class TextExplorer {
 
   drawMethod(name, place) {
     const method = this.table.methods[name];
-    const [mark, word, kind] = OUTCOMES[method.outcome[place]];
+    const [mark, kindOf, kind] = OUTCOMES[method.outcome[place]];
+    const word = method.outcome[place] === "s" ? `score ${method.score[place] ?? "only over all examples"}` : kindOf;
     const answer = method.answer[place];
     const head = make("p", { class: "judgement" }, make("b", {}, name), " ",
       make("span", { class: `outcome ${kind}` }, `${mark} ${word}`), answer === null ? "" : ` answer: ${answer}`);
