@@ -16,7 +16,7 @@ from logitfusion.errors import UserError
 from logitfusion.tasks.definition import BUILDERS
 from logitfusion.tasks.find import find_folders
 from logitfusion.tasks.harness import Leaf, explain, load_leaves
-from logitfusion.tasks.hub_rows import FetchedPart, FetchedRows, fetch_rows, read_splits
+from logitfusion.tasks.hub_rows import FetchedPart, fetch_rows, read_splits
 
 _PROTOCOL = "hf://datasets/"
 
