@@ -122,7 +122,7 @@ def test_measured_numbers_stand_beside_the_papers_and_change_none() -> None:
     other = {"method": "dlf_7b", "task": "gsm8k", "metric": "exact_match,flexible-extract", "value": 0.9}
     (grid,) = repeated_grids(facts_of("fusion", ["dlf-single"], score, other), "fusion")
     assert shown(grid, "dynamic fusion from 7B", "GSM8K EM, published") == "39.34"
-    assert shown(grid, "dynamic fusion from 7B", "GSM8K EM, here") == "50.00 40.00 to 60.00"
+    assert shown(grid, "dynamic fusion from 7B", "GSM8K EM, here") == "50.00 [40.00, 60.00]"
     assert shown(grid, "dynamic fusion from 7B", "average, here") == "", "four tasks of the average are missing"
     assert shown(grid, "13B base", "GSM8K EM, here") == ""
     alone, *_ = published_grids("fusion")
