@@ -37,9 +37,8 @@ def facts_of(track: str, published: list[str], *rows: dict[str, Any]) -> Facts:
     run = RunConfig.model_validate(config)
     common = dict.fromkeys(DTYPES) | {"track": track, "run": "made-up", "split": "test", "n": 100}
     table = pd.DataFrame([common | row for row in rows], columns=list(DTYPES), dtype=object).astype(DTYPES)
-    return Facts(
-        job=page_job(run), run=run, files=RunFiles(metrics=Path(), full=Path()), metrics=table, records={}, curves={}
-    )  # fmt: skip
+    files = RunFiles(metrics=Path("x.parquet"), full=Path("x.html"))
+    return Facts(job=page_job(run), run=run, files=files, metrics=table, records={}, curves={})
 
 
 def shown(grid: Grid, row: str, column: str) -> str:

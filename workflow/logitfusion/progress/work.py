@@ -23,6 +23,7 @@ TOKEN = 0.015  # a generated token, of each model that takes part
 IMAGE = 0.02  # a view of an image through an encoder
 FIT = 1.0  # a few-shot head
 CLASSES, IMAGES = 15, 1000  # of a data set that is not unpacked yet
+DOCUMENTS, ANSWER = 1000, 10  # of a task that says nothing of its size, and tokens of one of its texts
 USUAL = 5.0  # plots, tables, files
 
 Wildcards = Mapping[str, str]
@@ -65,7 +66,7 @@ def _expert(run: RunConfig, wildcards: Wildcards) -> float:
 
 def _tune(run: RunConfig, wildcards: Wildcards) -> float:
     job = tune_job(run, wildcards["method"])
-    read = sum(run.tasks[task].validation * _sizes(run, models) for task, models in job.models.items())
+    read = sum(run.tasks[task].validation * _sizes(run, entry.models) for task, entry in job.tasks.items())
     return 2 * LOAD + READ * read
 
 
@@ -73,22 +74,24 @@ def _sizes(run: RunConfig, models: Iterable[str]) -> float:
     return sum(_size(run, name) for name in models)
 
 
-def _generation(run: RunConfig, job: DecodeJob, split: str) -> float:
+def _generation(run: RunConfig, job: DecodeJob) -> float:
     tokens = sum(
-        math.ceil(getattr(run.tasks[task], split) / job.shards) * entry.max_new_tokens * _sizes(run, entry.models)
+        math.ceil((getattr(run.tasks[task], job.split) or DOCUMENTS) / job.shards)
+        * entry.generation_kwargs.get("max_gen_toks", ANSWER)
+        * _sizes(run, entry.models)
         for task, entry in job.tasks.items()
     )
     return LOAD + TOKEN * tokens
 
 
 def _decode(run: RunConfig, wildcards: Wildcards) -> float:
-    return _generation(run, decode_job(run, wildcards["method"]), run.fusion.split)
+    return _generation(run, decode_job(run, wildcards["method"]))
 
 
 def _answer(run: RunConfig, wildcards: Wildcards) -> float:
     name = wildcards["student"]
-    job = answer_job(run, run.distill.student if "." in name else name)  # a trial is as large as the student
-    return _generation(run, job, run.distill.split)
+    # A trial is as large as the student.
+    return _generation(run, answer_job(run, run.distill.student if "." in name else name))
 
 
 def _texts(run: RunConfig) -> int:
@@ -132,6 +135,7 @@ _STAGES: dict[str, Callable[[RunConfig, Wildcards], float]] = {
     "fetch_encoder": lambda *_: 30.0,
     "model": _model,
     "task": lambda *_: 2.0,
+    "texts": lambda *_: 10.0,
     "expert": _expert,
     "tune": _tune,
     "decode": _decode,

@@ -13,7 +13,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry, Kind
 
 from logitfusion.errors import UserError
-from logitfusion.tasks.definition import LIBRARY, find_leaves
+from logitfusion.tasks.definition import LIBRARY, find_definitions
 
 HARNESS = Path(lm_eval.tasks.__file__).parent
 # How a record names folders of definitions on whatever machine reads it.
@@ -29,7 +29,7 @@ def find_folders(name: str, include_path: str | None) -> list[str]:
         UserError: there is no such task; the sentence suggests others.
     """
     own = ["<library>"] if include_path is None else ["<library>", include_path]
-    if find_leaves(name, include_path) is not None:
+    if find_definitions(name, include_path) is not None:
         return own
     for folder in _defining(name):
         place = f"<harness>/{folder.relative_to(HARNESS)}"
