@@ -21,6 +21,7 @@ ENVIRONMENTS = {
     "torch": [
         "accelerate",
         "gguf",
+        "lm-eval",
         "numpy",
         "open-clip-torch",
         "pandas",
@@ -40,6 +41,7 @@ ENVIRONMENTS = {
     "light": [
         "datasets",
         "itables",
+        "lm-eval",
         "matplotlib",
         "numpy",
         "pandas",
