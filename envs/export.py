@@ -21,6 +21,7 @@ ENVIRONMENTS = {
     "torch": [
         "accelerate",
         "gguf",
+        "jinja2",
         "lm-eval",
         "numpy",
         "open-clip-torch",
@@ -41,6 +42,7 @@ ENVIRONMENTS = {
     "light": [
         "datasets",
         "itables",
+        "jinja2",
         "lm-eval",
         "matplotlib",
         "numpy",

@@ -86,7 +86,13 @@ def write_small_config(folder: Path) -> str:
     """The smoke config with one of everything: each rule but downloads runs; `model`, `expert` with and without GPU."""
     config = yaml.safe_load((folder / "config/smoke.yaml").read_text())
     del config["tasks"]["letters"], config["models"]["stranger"], config["clip"]["datasets"]["dark"]
-    config["experts"] = {"sums": config["experts"]["sums"], "merged": {"base": "small", "merge": ["sums"]}}
+    config["tasks"]["chats"]["texts"] = [
+        {"path": "config/smoke_tasks/chats.jsonl", "prompt": "question", "completion": "answer"}
+    ]
+    config["experts"] = {
+        "sums": config["experts"]["sums"] | {"tasks": ["sums", "chats"]},
+        "merged": {"base": "small", "merge": ["sums"]},
+    }
     tuned = config["fusion"]["methods"]["tuned"] | {"experts": ["merged"], "tasks": ["sums"]}
     config["fusion"] |= {"shards": 1, "methods": {"tuned": tuned}}
     config["evaluate"] |= {"base": "tuned", "ceiling": "tuned"}

@@ -101,6 +101,14 @@ def _quantised(config: dict[str, Any], path: str) -> Together:
     return Together({path: "nf4", path.replace(".quantisation", ".method"): "lora"})
 
 
+def _chatting(value: Any) -> Any:
+    """What is said of chats, where texts become chats with it."""
+    return lambda config, path: Together({path: value, f"{path.rpartition('.')[0]}.template": "chat"})
+
+
+_system, _turns = _chatting("Be brief."), _chatting(True)
+
+
 def value_at(config: Any, path: str) -> Any:
     """The value at a dotted path."""
     for part in path.split("."):
@@ -134,6 +142,8 @@ ROWS = {
     "models.small.heal.processes": Row(SMALL, 2),
     "models.small.heal.sharded": Row(SMALL, _sharded),
     "models.small.heal.attention": Row(SMALL, "eager"),
+    "models.small.heal.template": Row(SMALL, "chat"),
+    "models.small.heal.system": Row(SMALL, _system),
     "models.small.heal.*": Row(SMALL),
     "models.gemma.source": Row(GEMMA | FETCHED, _of_another_source(_RANDOM)),
     "models.gemma.parts.*.package|sha256": Row(PACKAGE | GEMMA),
@@ -176,6 +186,8 @@ ROWS = {
     "experts.ceiling.processes": Row(CEILING, 2),
     "experts.ceiling.sharded": Row(CEILING, _sharded),
     "experts.ceiling.attention": Row(CEILING, "eager"),
+    "experts.ceiling.template": Row(CEILING, "chat"),
+    "experts.ceiling.system": Row(CEILING, _system),
     "experts.ceiling.**": Row(CEILING),
     "experts.*.base": Row(EXPERT, Together(_BASES)),
     "experts.*.tasks": Row(EXPERT, ["sums", "sst2"]),
@@ -187,6 +199,8 @@ ROWS = {
     "experts.*.processes": Row(EXPERT, 2),
     "experts.*.sharded": Row(EXPERT, _sharded),
     "experts.*.attention": Row(EXPERT, "eager"),
+    "experts.*.template": Row(EXPERT, "chat"),
+    "experts.*.system": Row(EXPERT, _system),
     "experts.**": Row(EXPERT),
     # ---- fusion: three methods are tuned, six are steered, three are one model
     "fusion.large": Row(TUNED, "gemma"),
@@ -195,8 +209,21 @@ ROWS = {
     "fusion.batch_size": Row(TUNED),
     "fusion.dtype": Row(TUNED, "bfloat16"),
     "fusion.attention": Row(TUNED, "eager"),
+    "fusion.template": Row(TUNED, "chat"),
+    "fusion.system": Row(TUNED, _system),
+    "fusion.fewshot_as_multiturn": Row(TUNED, _turns),
+    "fusion.num_fewshot": Row(TUNED, 2),
     "fusion.gpus": Row(TABLES),  # moves a model and changes no number
     "fusion.methods.*.gpus": Row(TABLES, 2),
+    "fusion.methods.*.base": Row(TABLES, "small"),  # the track's own: its experts have no other
+    "fusion.methods.fixed|tuned|multi_tuned.template": Row(TUNED, "chat"),
+    "fusion.methods.fixed|tuned|multi_tuned.system": Row(TUNED, _system),
+    "fusion.methods.fixed|tuned|multi_tuned.fewshot_as_multiturn": Row(TUNED, _turns),
+    "fusion.methods.fixed|tuned|multi_tuned.num_fewshot": Row(TUNED, 2),
+    "fusion.methods.*.template": Row(DECODED, "chat"),
+    "fusion.methods.*.system": Row(DECODED, _system),
+    "fusion.methods.*.fewshot_as_multiturn": Row(DECODED, _turns),
+    "fusion.methods.*.num_fewshot": Row(DECODED, 2),
     "fusion.methods.fixed|tuned|multi_tuned.batch_size": Row(TUNED, 8),
     "fusion.methods.*.batch_size": Row(DECODED, 8),
     "fusion.methods.fixed|tuned|multi_tuned.weights": Row({"plot_tuning"} | DECODED, _untuned),
@@ -230,6 +257,7 @@ ROWS = {
     "distill.teachers.gemma.model": Row(TAUGHT | FETCHED, "large"),  # gemma is not used then
     "distill.teachers.*.model": Row(TAUGHT, "large"),
     "distill.teachers.*.template": Row(TAUGHT, "chat"),
+    "distill.teachers.*.system": Row(TAUGHT, _system),
     "distill.cache.precision": Row(TAUGHT, "fp32"),
     "distill.cache.gpus": Row(TABLES),
     "distill.gpus": Row(TABLES),
@@ -242,6 +270,8 @@ ROWS = {
     "distill.training.processes": Row(STUDENTS, 2),
     "distill.training.sharded": Row(STUDENTS, _sharded),
     "distill.training.attention": Row(STUDENTS, "eager"),
+    "distill.training.template": Row(STUDENTS, "chat"),
+    "distill.training.system": Row(STUDENTS, _system),
     "distill.training.*": Row(STUDENTS),
     "distill.methods.sft.teachers|uld": Row(
         STUDENTS, Together({"distill.methods.sft.teachers": ["gemma"], "distill.methods.sft.uld": 0.5})
@@ -259,6 +289,10 @@ ROWS = {
     "distill.seeds": Row(STUDENTS, [0, 1]),
     "distill.baseline": Row({"plot_student_losses"} | TABLES, "uld"),
     "distill.split": Row({"plot_student_losses"} | ANSWERED, "validation"),
+    "distill.template": Row(ANSWERED, "chat"),
+    "distill.system": Row(ANSWERED, _system),
+    "distill.fewshot_as_multiturn": Row(ANSWERED, _turns),
+    "distill.num_fewshot": Row(ANSWERED, 2),
     "distill.batch_size": Row(ANSWERED),
     "distill.dtype": Row(ANSWERED, "bfloat16"),
     "distill.attention": Row(ANSWERED, "eager"),
@@ -309,4 +343,5 @@ ROWS = {
     "evaluate.confidence": Row(TABLES, 0.9),
     "evaluate.*": Row(TABLES),
     "report.trace_examples": Row({"plot_traces", "index"}),
+    "report.published": Row({"index"}, ["dlf-single"]),
 }

@@ -360,9 +360,42 @@ def unchecked_flowers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchvision.datasets.Flowers102._check_integrity", lambda self: True)
 
 
+# Sets that nobody learns from -> the folders of ImageNet's classes 0, 2 and 10 in them.
+SHIFTS = {
+    "imagenet_v2": ("imagenetv2/imagenetv2-matched-frequency-format-val", ("0", "2", "10")),
+    "imagenet_sketch": ("imagenet-sketch/images", ("n01440764", "n01484850", "n01530575")),
+}
+
+
 def test_there_is_a_miniature_of_each_of_the_eleven_sets() -> None:
-    assert set(MINIATURES) == set(BENCHMARKS)
-    assert len(BENCHMARKS) == 11
+    assert {*MINIATURES, *SHIFTS} == set(BENCHMARKS)
+    assert len(MINIATURES) == 11
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_a_shift_of_imagenet_has_its_classes_and_is_tested_on_alone(tmp_path: Path, name: str) -> None:
+    place, folders = SHIFTS[name]
+    fill(tmp_path / place, dict.fromkeys(folders, 2), ".JPEG")
+    fill(tmp_path / "train", dict.fromkeys(SHIFTS["imagenet_sketch"][1], 1), ".JPEG")
+    fill(tmp_path / "val", dict.fromkeys(SHIFTS["imagenet_sketch"][1], 1), ".JPEG")
+    entry = {"source": "torchvision", "root": str(tmp_path), **SEEDED}
+    imagenet, shifted = read_data({**entry, "name": "imagenet"}), read_data({**entry, "name": name})
+    assert imagenet.classes == ["tench", "great white shark", "brambling"]
+    assert shifted.train == []
+    matched = match_classes(shifted, imagenet.classes)
+    named = {Path(row.path).parent.name: matched.classes[row.label] for row in matched.test}
+    assert named == dict(zip(folders, imagenet.classes, strict=True)), "V2's folders are sorted as texts: 0, 10, 2"
+    assert set(per_class(matched.test).values()) == {2}
+
+
+def test_no_two_classes_of_imagenet_share_a_name(tmp_path: Path) -> None:
+    """open_clip's names do: two are missiles, and two are sunglasses."""
+    from timm.data import ImageNetInfo
+
+    fill(tmp_path / "images", dict.fromkeys(ImageNetInfo("imagenet-1k").label_names(), 1), ".JPEG")
+    data = read_data({"source": "torchvision", "name": "imagenet_sketch", "root": str(tmp_path)})
+    assert len(set(data.classes)) == 1000
+    assert {"projectile", "missile", "sunglass", "sunglasses"} < set(data.classes)
 
 
 @pytest.mark.parametrize("name", MINIATURES)
@@ -383,7 +416,7 @@ def test_a_benchmark_set_is_read_where_it_lies(tmp_path: Path, unchecked_flowers
         assert all(folder.replace("_", " ") == one for folder, one in folders.items())
 
 
-@pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - {"imagenet", "fgvc_aircraft"}))
+@pytest.mark.parametrize("name", sorted(set(MINIATURES) - {"imagenet", "fgvc_aircraft"}))
 def test_coops_split_is_taken_when_it_is_given(tmp_path: Path, unchecked_flowers: None, name: str) -> None:
     MINIATURES[name][0](tmp_path)
     images = next(tmp_path / place for place in BENCHMARKS[name].images if (tmp_path / place).is_dir())

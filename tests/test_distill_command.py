@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from commands import refuse, run
+from test_text import make_model
 
 from logitfusion.cli.distill_cache import Progress
 from logitfusion.distill.cache import TeacherCache, find_shards
-from logitfusion.distill.encoding import digest_text, encode_text
+from logitfusion.distill.encoding import digest_text, encode_text, encode_texts
 from logitfusion.distill.shard import hash_texts
 from logitfusion.distill.teacher import read_teacher
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, write_jsonl
 from logitfusion.models.identity import hash_model, hash_tokenizer
-from logitfusion.models.load import load_model, load_tokenizer
+from logitfusion.models.load import load_model, load_tokenizer, save_model
+from logitfusion.models.tiny import tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
 ROWS = [
@@ -75,7 +77,7 @@ def test_the_cache_is_what_the_package_makes(
         torch.testing.assert_close(found.log_probs, expected.log_probs.half().float())
         assert torch.equal(found.ids, expected.ids)
         assert torch.equal(found.ends, expected.ends)
-    assert cache.digests == [digest_text(row["prompt"], row["response"]) for row in ROWS]
+    assert cache.digests == [digest_text((row["prompt"], row["response"])) for row in ROWS]
     tokens = sum(len(text.labels) for text in encoded)
     assert summary.startswith(f"3 texts, {tokens} tokens, 32 bytes/token, ")
     assert summary.endswith(" tokens/s")
@@ -223,3 +225,30 @@ def test_hashes_are_of_what_decides(tiny_models: dict[str, Path], tmp_path: Path
         hash_model(folder)
     with pytest.raises(UserError, match="holds no tokenizer"):
         hash_tokenizer(tmp_path)
+
+
+def test_chats_of_several_turns_are_cached(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(pairs=True)
+    folder = tmp_path / "teacher"
+    save_model(make_model(tokenizer), tokenizer, folder)
+    turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate("abcd")]
+    texts = [turns, ("a", "b")]
+    write_jsonl(tmp_path / "chats.jsonl", [{"messages": turns}, {"prompt": "a", "response": "b"}])
+    asked = ["distill-cache", "--teacher", folder, "--texts", tmp_path / "chats.jsonl", "--k", 3]
+    out = tmp_path / "out"
+    run(capsys, *asked, "--output", out, "--template", "chat", "--system", "Be brief.")
+    cache = TeacherCache(find_shards(out), {"data_hash": hash_texts(texts), "template": 'chat system "Be brief."'})
+    expected = encode_texts(tokenizer, texts, template="chat", system="Be brief.")
+    assert [tuple(text.ends.tolist()) for text in cache] == [text.ends for text in expected]
+    assert [len(text.labels) for text in expected] == [4, 2]
+    for sentence, *options in (
+        ("line 1, has messages; add --template chat.", "--output", out),
+        ("--system needs --template chat.", "--output", out, "--system", "Be brief."),
+        ("is of a cache with other settings (template is", "--output", out, "--template", "chat"),
+    ):
+        assert sentence in refuse(capsys, *asked, *options)
+    write_jsonl(tmp_path / "chats.jsonl", [{"messages": turns, "response": "b"}])
+    assert "both a response and messages" in refuse(capsys, *asked, "--output", out, "--template", "chat")
+    write_jsonl(tmp_path / "chats.jsonl", [{"messages": [*turns, {"role": "assistant"}]}])
+    sentence = 'line 1, message 5, needs a text under "content".'
+    assert sentence in refuse(capsys, *asked, "--output", out, "--template", "chat")

@@ -208,7 +208,7 @@ def change(texts: list[EncodedText], how: str) -> list[EncodedText]:
         return [*texts[:3], texts[4], texts[3], *texts[5:]]
     if how == "twice":
         return [*texts[:3], texts[2], *texts[4:]]
-    return [*texts[:3], replace(texts[3], digest=digest_text("Another:", TEXTS[3][1])), *texts[4:]]
+    return [*texts[:3], replace(texts[3], digest=digest_text(("Another:", TEXTS[3][1]))), *texts[4:]]
 
 
 @pytest.mark.parametrize("how", ["order", "twice", "prompt"])

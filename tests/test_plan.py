@@ -30,6 +30,7 @@ from logitfusion.plan.remedies import edit_run
 from logitfusion.plan.resources import PlannedResources, read_size
 from logitfusion.plan.run import fits, plan_run, trace_kept
 from logitfusion.plan.size import CachedLayer, ModelSize
+from logitfusion.plan.tasks import RecordedTasks, TaskSize, read_tasks
 from logitfusion.plan.training import Activations, Forward, Plan, estimate, train_cost
 
 PAPER = ROOT / "config/paper"
@@ -59,7 +60,7 @@ def small_run(**changes: Any) -> dict[str, Any]:
     config = {
         "run": "planned",
         "models": {"large": hub | {"id": "owner/large"}, "small": hub | {"id": "owner/small"}},
-        "tasks": {"sums": {"definition": "sums", "train": 64, "validation": 8, "test": 8}},
+        "tasks": {"sums": {"harness": "sums", "train": 64, "validation": 8, "test": 8}},
         "experts": {"sums": {"base": "small", "tasks": ["sums"], "steps": 4, "batch_size": 8}},
         "fusion": {"large": "large", "base": "small", "methods": {"dynamic": {"experts": ["sums"]}}},
     }
@@ -221,16 +222,17 @@ def test_models_of_packages_are_not_guessed(
 # ---- the papers' settings --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", plans.PLANS)
 def test_the_papers_settings_fit_and_the_page_shows_them(name: str) -> None:
-    found = plans.make_plan(name)
+    found = plans.make_plan(plans.PLANS[name])
     assert [misfit.reason for misfit in found.misfits] == []
-    assert max(job.cost.cards for job in found.jobs) == plans.PLANS[name]
+    assert max(job.cost.cards for job in found.jobs) == plans.PLANS[name].cards
     assert all(found.downloads.values())
+    assert found.guessed == (), "tasks.json has them"
     text = plans.PAGE.read_text()
     assert replace_part(text, name, plans.render(found)) == text, "run make reference"
 
 
 def test_without_half_precision_and_sharding_they_do_not() -> None:
-    config = yaml.safe_load((PAPER / "gld_eight.yaml").read_text())
+    config = yaml.safe_load((PAPER / "gld.yaml").read_text())
     config["distill"]["training"] |= {"processes": 1, "sharded": False}
     for model in config["models"].values():
         model["dtype"] = "float32"
@@ -240,6 +242,90 @@ def test_without_half_precision_and_sharding_they_do_not() -> None:
     assert {("student", "gld"), ("teacher_cache", "mistral"), ("answer", "mistral")} <= wrong.keys()
     assert any(edit.get("distill.training.sharded") for edit in wrong["student", "gld"])
     assert {"distill.cache.precision": "bf16"} in wrong["teacher_cache", "mistral"]
+
+
+# ---- tasks -----------------------------------------------------------------------------------------------------------
+def sizes_of(tmp_path: Path, tasks: dict[str, Any], counts: dict[str, int] | None = None) -> dict[str, TaskSize]:
+    run = resolve_config(small_run(tasks=small_run()["tasks"] | tasks))
+    (tmp_path / "tasks.json").write_text(json.dumps(counts or {}))
+    return read_tasks(run, tmp_path, tmp_path / "results", documents=77)
+
+
+def test_a_task_is_as_large_as_its_definition_says(tmp_path: Path) -> None:
+    tasks = {
+        "gsm8k": {"harness": "gsm8k"},
+        "zero": {"harness": "gsm8k", "num_fewshot": 0, "generation_kwargs": {"max_gen_toks": 99}, "test": 12},
+        "anatomy": {"harness": "mmlu_anatomy", "validation": 5},
+        "stem": {"harness": "mmlu_stem", "test": 3},
+        "news": {"harness": "cnn_dailymail_rouge2"},
+    }
+    found = sizes_of(tmp_path, tasks, {"gsm8k": 1319, "mmlu_anatomy": 135})
+    assert found["gsm8k"] == TaskSize(test=1319, validation=0, new=256, shots=5)
+    assert found["zero"] == TaskSize(test=12, validation=0, new=99, shots=0)
+    assert found["anatomy"] == TaskSize(test=135, validation=5, new=1, shots=0), "choices are scored in one pass"
+    assert found["stem"].test == 3 * 19, "the first so many of each subject"
+    assert found["news"] == TaskSize(test=77, validation=0, new=128, certain=False), "nothing says it, so it is assumed"
+
+
+def test_a_task_that_was_made_is_as_large_as_it_is(tmp_path: Path) -> None:
+    place = tmp_path / "results/planned/tasks/gsm8k"
+    place.mkdir(parents=True)
+    (place / "task.json").write_text(json.dumps({"sizes": {"test": 40, "validation": 0, "train": 0}}))
+    tasks = {"gsm8k": {"harness": "gsm8k"}}
+    assert sizes_of(tmp_path, tasks)["gsm8k"] == TaskSize(test=40, validation=0, shots=5)
+    run = resolve_config(small_run(tasks=small_run()["tasks"] | tasks))
+    assert RecordedTasks(run, tmp_path / "results/planned")("gsm8k").test == 40
+
+
+def test_what_is_assumed_of_tasks_is_told(tmp_path: Path, metadata: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = small_run(tasks=small_run()["tasks"] | {"gsm8k": {"harness": "gsm8k"}})
+    assert plan(tmp_path, config, "--metadata", str(metadata), "--documents", "55")[0] == 0
+    assert "55 documents of gsm8k (--documents)" in " ".join(capsys.readouterr().out.split())
+    assert plan(tmp_path, small_run(), "--metadata", str(metadata))[0] == 0
+    assert "--documents" not in capsys.readouterr().out
+
+
+def test_more_examples_and_longer_texts_need_more(metadata: Path) -> None:
+    def decode(**task: Any) -> Any:
+        config = small_run(tasks={"sums": small_run()["tasks"]["sums"] | task})
+        return plan_run(resolve_config(config), "x", metadata=metadata).jobs[-1].cost
+
+    assert decode(num_fewshot=8).gpu_bytes > decode().gpu_bytes
+    assert decode(generation_kwargs={"max_gen_toks": 400}).gpu_bytes > decode().gpu_bytes
+    assert decode(test=800).work.flops == pytest.approx(100 * decode().work.flops)
+
+
+def test_a_method_may_show_other_examples_than_its_task(metadata: Path) -> None:
+    config = small_run()
+    config["fusion"]["methods"] |= {"shots": {"experts": ["sums"], "num_fewshot": 8}}
+    plain, shots = plan_run(resolve_config(config), "x", metadata=metadata).jobs[-2:]
+    assert shots.cost.work.flops > plain.cost.work.flops
+
+
+def test_texts_without_a_measure_are_learnt_from_and_not_decoded(metadata: Path) -> None:
+    config = small_run()
+    config["tasks"]["texts"] = {"texts": [{"path": "x.jsonl", "messages": "messages"}], "train": 64}
+    config["experts"]["sums"] |= {"tasks": ["sums", "texts"], "steps": None, "epochs": 1}
+    first, last = plan_run(resolve_config(config), "x", metadata=metadata).jobs
+    config["experts"]["sums"]["tasks"] = ["sums"]
+    other, _ = plan_run(resolve_config(config), "x", metadata=metadata).jobs
+    assert first.cost.work.flops == pytest.approx(2 * other.cost.work.flops)
+    assert last.count == 1
+
+
+def test_a_config_over_another_replaces_what_it_names(
+    tmp_path: Path, metadata: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(small_run()))
+    (tmp_path / "over.yaml").write_text("run: other\nexperts: {sums: {method: lora}}\n")
+    both = [str(tmp_path / name) for name in ("base.yaml", "over.yaml")]
+    written = tmp_path / "plan.json"
+    assert cli.main(["plan", *both, "--metadata", str(metadata), "--json", str(written)]) == 0
+    assert " and ".join(both) in capsys.readouterr().out
+    config = small_run(run="other")
+    config["experts"]["sums"]["method"] = "lora"
+    expected = plan_run(resolve_config(config), "x", metadata=metadata)
+    assert [job["disk"] for job in json.loads(written.read_text())["jobs"]] == [job.cost.disk for job in expected.jobs]
 
 
 def test_encoders_of_the_few_shot_track_are_counted(

@@ -35,7 +35,6 @@ from logitfusion.report.index import PageSection, render_page
 from logitfusion.report.index.comparisons import make_comparisons
 from logitfusion.report.index.facts import Facts, RunFiles, gather_facts
 from logitfusion.report.index.problems import find_problems
-from logitfusion.report.index.published import published_grids
 from logitfusion.report.index.settings import list_values
 from logitfusion.report.index.verdicts import write_verdicts
 from logitfusion.report.index.words import difference, judge_difference
@@ -252,16 +251,6 @@ def test_columns_of_numbers_sort_as_numbers(tmp_path: Path) -> None:
             assert all(values), label
 
 
-def test_published_tables_have_a_cell_for_each_column_and_are_labelled(tmp_path: Path) -> None:
-    for track in TRACKS:
-        for grid in published_grids(track):
-            assert all(len(cells) == len(grid.columns) for cells in grid.rows)
-            assert grid.caption.startswith("Published")
-            assert "arXiv" in grid.note
-    page = page_of(facts_of(smoke("fusion"), tmp_path, table(*fusion_rows())))
-    assert "Published numbers of the paper (other models and data)" in page
-
-
 # ---- what is missing or went wrong
 
 
@@ -376,7 +365,7 @@ def test_assets_are_part_of_the_package() -> None:
     patterns = re.search(r"^logitfusion = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     package = ROOT / "workflow/logitfusion"
     found = {path for pattern in json.loads(patterns) for path in package.glob(pattern)}
-    assert {*package.glob("report/index/assets/*"), *package.glob("report/published/*.yaml")} <= found
+    assert {*package.glob("report/index/assets/*"), *package.glob("report/published/*.csv")} <= found
 
 
 # ---- what ran, and how it was set

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -22,16 +23,37 @@ from logitfusion.plan.run import plan_run
 PAGE = DOCS / "tutorials/plan.md"
 ROOT = DOCS.parent
 GPU = "A100-80GB"
-# Config -> cards of the machine.
-PLANS = {"dlf_one": 1, "dlf_eight": 8, "gld_one": 1, "gld_eight": 8}
 
 
-def make_plan(name: str) -> RunPlan:
-    """What ``logitfusion plan config/paper/NAME.yaml`` makes for the card and the number of them."""
-    place = f"config/paper/{name}.yaml"
-    gpu = find_gpu(GPU)
-    assumed = Assumed(cards=PLANS[name], memory=gpu.memory)
-    return plan_run(load_config(ROOT / place), place, gpu=gpu, assumed=assumed, metadata=ROOT / "config/paper/metadata")
+@dataclass(frozen=True)
+class Plan:
+    """A plan that the page shows.
+
+    Attributes:
+        configs: in config/paper, each laid over those before it.
+        cards: of the machine.
+    """
+
+    configs: tuple[str, ...]
+    cards: int
+
+
+PLANS = {
+    "dlf-multi": Plan(("dlf-multi",), 8),
+    "dlf-multi-one-card": Plan(("dlf-multi", "one-card/dlf-multi"), 1),
+    "dlf-qwen": Plan(("dlf-qwen",), 1),
+    "gld": Plan(("gld",), 8),
+    "gld-one-card": Plan(("gld", "one-card/gld"), 1),
+}
+
+
+def make_plan(plan: Plan) -> RunPlan:
+    """What ``logitfusion plan`` makes of configs for a number of cards."""
+    places = [f"config/paper/{name}.yaml" for name in plan.configs]
+    gpu, metadata = find_gpu(GPU), ROOT / "config/paper/metadata"
+    assumed = Assumed(cards=plan.cards, memory=gpu.memory)
+    run = load_config(*(ROOT / place for place in places))
+    return plan_run(run, " and ".join(places), gpu=gpu, assumed=assumed, metadata=metadata)
 
 
 def render(plan: RunPlan) -> str:
@@ -42,8 +64,8 @@ def render(plan: RunPlan) -> str:
 def main() -> None:
     """Replace all plans of the page."""
     text = PAGE.read_text(encoding="utf-8")
-    for name in PLANS:
-        text = replace_part(text, name, render(make_plan(name)))
+    for name, plan in PLANS.items():
+        text = replace_part(text, name, render(make_plan(plan)))
     write_text(PAGE, text)
 
 

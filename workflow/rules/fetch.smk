@@ -3,6 +3,7 @@
 from logitfusion.config.jobs.fetch import CLIP as CLIP_NAME
 from logitfusion.config.jobs.fetch import fetched_encoders, fetched_tasks, hub_models, used_packages
 from logitfusion.config.jobs.page import used_tasks
+from logitfusion.config.jobs.texts import fetched_texts
 from logitfusion.config.methods import used_models
 from logitfusion.config.packages import Package
 
@@ -11,6 +12,7 @@ DOWNLOADS = {package_file(part).stem: part.part(Package) for part in RUN.package
 # The commit that a branch of the hub was when it was first asked about, which stays the run's.
 REVISIONS = RESULTS / "revisions"
 HUB_MODELS, FETCHED_TASKS, ENCODERS = hub_models(RUN), fetched_tasks(RUN), fetched_encoders(RUN)
+FETCHED_TEXTS = fetched_texts(RUN)
 
 
 rule package:
@@ -81,6 +83,29 @@ rule fetch_data:
         stage("fetch_data", "--task {wildcards.task} --revisions {params.revisions:q}", online=True)
 
 
+rule fetch_texts:
+    output:
+        fetched_data("{task}"),
+    log:
+        LOGS / "fetched/data/{task}.log",
+    benchmark:
+        BENCHMARKS / "fetched/data/{task}.tsv"
+    wildcard_constraints:
+        task=any_of(FETCHED_TEXTS),
+    localrule: True
+    conda:
+        "../../envs/light.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=longer(240),
+    params:
+        **settings(lambda wildcards: FETCHED_TEXTS[wildcards.task]),
+        revisions=REVISIONS,
+    shell:
+        stage("fetch_texts", "--task {wildcards.task} --revisions {params.revisions:q}", online=True)
+
+
 rule fetch_encoder:
     output:
         fetched_encoder("{encoder}"),
@@ -108,7 +133,7 @@ rule fetch:
     input:
         packages=sorted(set(map(package_file, used_packages(RUN)))),
         models=[model_folder(name) for name in used_models(RUN) if name in HUB_MODELS],
-        data=[fetched_data(task) for task in used_tasks(RUN) if task in FETCHED_TASKS],
+        data=[fetched_data(task) for task in used_tasks(RUN) if task in {**FETCHED_TASKS, **FETCHED_TEXTS}],
         encoders=list(map(fetched_encoder, ENCODERS)),
     output:
         RESULTS / "downloads.json",

@@ -88,6 +88,13 @@ def task_inputs(wildcards):
     return found | ({"fetched": fetched_data(wildcards.task)} if task.fetched else {})
 
 
+def text_inputs(wildcards):
+    """The files that a task's texts are from, and what was fetched of the hub."""
+    files = [part.path for part in RUN.tasks[wildcards.task].texts if hasattr(part, "path")]
+    fetched = {"fetched": fetched_data(wildcards.task)} if wildcards.task in FETCHED_TEXTS else {}
+    return {"files": list(dict.fromkeys(files))} | fetched
+
+
 def expert_inputs(wildcards):
     """An expert's base, and its training text or the experts it is merged from."""
     entry = RUN.experts[wildcards.expert]

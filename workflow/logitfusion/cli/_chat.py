@@ -78,17 +78,30 @@ def read_prompt(row: Any, place: str, *, chat: bool) -> Prompt:
     """
     if not isinstance(row, dict) or "messages" not in row:
         return Prompt(place, {"prompt": read_field(row, "prompt", place)})
-    if not chat:
-        raise UserError(f"{place} has messages; add --chat.")
-    if "prompt" in row:
-        raise UserError(f"{place} has both a prompt and messages; give one of the two.")
+    return Prompt(place, {"messages": read_messages(row, place, option=None if chat else "--chat")})
+
+
+def read_messages(row: dict[str, Any], place: str, *, option: str | None, instead: str = "prompt") -> list[Any]:
+    """The messages of a chat, each with a role and a text.
+
+    Args:
+        option: the one that chats need, where it was not given.
+        instead: what no row has beside messages.
+
+    Raises:
+        UserError: names the place that is something else.
+    """
+    if option is not None:
+        raise UserError(f"{place} has messages; add {option}.")
+    if instead in row:
+        raise UserError(f"{place} has both a {instead} and messages; give one of the two.")
     messages = row["messages"]
     if not isinstance(messages, list) or not messages:
         raise UserError(f'{place} needs a list of messages under "messages".')
     for number, message in enumerate(messages, start=1):
         for field in ("role", "content"):
             read_field(message, field, f"{place} message {number},")
-    return Prompt(place, {"messages": messages})
+    return messages
 
 
 def encode_chats(

@@ -39,20 +39,6 @@ def read_text(path: str) -> str:
         raise UserError(f"{_name(path)} can't be read ({(error.strerror or str(error)).lower()}).") from None
 
 
-def read_fields(path: str, text: str, fields: tuple[str, ...]) -> list[dict[str, str]]:
-    """JSON objects, one a line, of which each has these texts.
-
-    Raises:
-        UserError: names the line that is something else.
-    """
-    rows = []
-    for place, row in read_rows(path, text):
-        for field in fields:
-            read_field(row, field, place)
-        rows.append(row)
-    return rows
-
-
 def read_rows(path: str, text: str) -> Iterator[tuple[str, Any]]:
     """JSON, one value a line, each with its place for messages.
 

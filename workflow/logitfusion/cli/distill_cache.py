@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from logitfusion.cli._chat import add_chat_arguments, read_chat_arguments
-from logitfusion.cli._inputs import be_quiet, check_folder, read_fields, read_text
+from logitfusion.cli._chat import add_chat_arguments, read_chat_arguments, read_messages
+from logitfusion.cli._inputs import be_quiet, check_folder, check_text, read_field, read_rows, read_text
 from logitfusion.cli._options import add_options, given_values, spell
 from logitfusion.config.distill import CacheContents
 from logitfusion.config.keywords import read_options
@@ -21,6 +20,7 @@ from logitfusion.shards import shard_range
 
 if TYPE_CHECKING:
     from logitfusion.distill.encoding import EncodedText
+    from logitfusion.models.examples import Text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--teacher", type=Path, metavar="DIR", help="the model that reads the texts")
     parser.add_argument(
-        "--texts", metavar="FILE.jsonl", help='JSON objects with "prompt" and "response" (- : stdin), one a line'
+        "--texts",
+        metavar="FILE.jsonl",
+        help='JSON objects with "prompt" and "response", or the "messages" of a chat (- : stdin), one a line',
     )
     parser.add_argument("--k", type=int, metavar="K", help="tokens kept of each position")
     parser.add_argument("--output", type=Path, metavar="DIR", help="the cache")
@@ -39,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", type=int, metavar="I", help="make only this one, from 1 to N (default: all)")
     parser.add_argument(
         "--template", choices=("plain", "chat"), default="plain", help="how prompt and response are put together"
+    )
+    parser.add_argument(
+        "--system", metavar="TEXT", help="of --template chat: the system's message of chats without one"
     )
     add_chat_arguments(parser)
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longer texts are cut (default: none is)")
@@ -54,7 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.verify is not None:
         _verify(arguments.verify)
         return
-    rows = _check(arguments)
+    texts = _check(arguments)
+    from logitfusion.distill.encoding import name_template
     from logitfusion.distill.offline import cache_teacher
     from logitfusion.distill.shard import hash_texts
     from logitfusion.models.adapters import load_expert
@@ -63,24 +69,24 @@ def run(arguments: argparse.Namespace) -> None:
     from logitfusion.models.identity import hash_model, hash_tokenizer
     from logitfusion.models.load import use_threads
 
-    texts = _encode(arguments, rows)
+    encoded = _encode(arguments, texts)
     source = {
         "model_hash": hash_model(arguments.teacher),
         "tokenizer_hash": hash_tokenizer(arguments.teacher),
-        "template": _name_template(arguments),
-        "data_hash": hash_texts((row["prompt"], row["response"]) for row in rows),
+        "template": name_template(arguments.template, arguments.system, read_chat_arguments(arguments)),
+        "data_hash": hash_texts(texts),
         "max_tokens": arguments.max_tokens,
     }
     use_threads()
     loading = _read_loading(arguments)
     (place,) = assign_devices([arguments.teacher], loading.device_map, loading.dtype)
     model = load_expert(arguments.teacher, dtype=loading.dtype, device_map=place, attention=loading.attention)
-    lengths = [len(text.ids) for text in texts]
+    lengths = [len(text.ids) for text in encoded]
     check_lengths(model, lengths, f"the model in {arguments.teacher}", "--max-tokens")
-    progress = Progress(_count_tokens(texts, arguments.shards, arguments.shard))
+    progress = Progress(_count_tokens(encoded, arguments.shards, arguments.shard))
     paths = cache_teacher(
         model,
-        texts,
+        encoded,
         arguments.output,
         source=source,
         k=arguments.k,
@@ -95,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{_size(paths)}, {progress.rate():.1f} tokens/s")
 
 
-def _check(arguments: argparse.Namespace) -> list[dict[str, str]]:
+def _check(arguments: argparse.Namespace) -> list[Text]:
     """The texts, if the command line can be used; nothing is loaded before."""
     missing = [name for name in ("teacher", "texts", "k", "output") if getattr(arguments, name) is None]
     if missing:
@@ -111,10 +117,22 @@ def _check(arguments: argparse.Namespace) -> list[dict[str, str]]:
         raise UserError("--max-tokens is at least 2, a token of the prompt and one of the response.")
     if read_chat_arguments(arguments) and arguments.template != "chat":
         raise UserError("--chat-arguments needs --template chat.")
-    rows = read_fields(arguments.texts, read_text(arguments.texts), ("prompt", "response"))
-    if not rows:
+    if arguments.system is not None:
+        if arguments.template != "chat":
+            raise UserError("--system needs --template chat.")
+        check_text(arguments.system, "--system")
+    rows = read_rows(arguments.texts, read_text(arguments.texts))
+    texts = [_read_row(row, place, chats=arguments.template == "chat") for place, row in rows]
+    if not texts:
         raise UserError(f"{arguments.texts} holds no texts.")
-    return rows
+    return texts
+
+
+def _read_row(row: Any, place: str, *, chats: bool) -> Text:
+    """A prompt and its response, or the messages of a chat."""
+    if isinstance(row, dict) and "messages" in row:
+        return read_messages(row, place, option=None if chats else "--template chat", instead="response")
+    return read_field(row, "prompt", place), read_field(row, "response", place)
 
 
 def _read_batch_size(arguments: argparse.Namespace) -> int | Literal["auto"]:
@@ -131,25 +149,19 @@ def _read_loading(arguments: argparse.Namespace) -> Placed:
     return read_options(Placed, given, spell)
 
 
-def _encode(arguments: argparse.Namespace, rows: list[dict[str, str]]) -> list[EncodedText]:
+def _encode(arguments: argparse.Namespace, texts: Sequence[Text]) -> list[EncodedText]:
     from logitfusion.distill.encoding import encode_texts
     from logitfusion.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(arguments.teacher)
-    texts = [(row["prompt"], row["response"]) for row in rows]
     return encode_texts(
         tokenizer,
         texts,
         template=arguments.template,
+        system=arguments.system,
         arguments=read_chat_arguments(arguments),
         max_tokens=arguments.max_tokens,
     )
-
-
-def _name_template(arguments: argparse.Namespace) -> str:
-    """The template as a cache's manifest tells it apart from others."""
-    given = read_chat_arguments(arguments)
-    return f"{arguments.template} {json.dumps(given, sort_keys=True)}" if given else arguments.template
 
 
 def _count_tokens(texts: Sequence[EncodedText], shards: int, shard: int | None) -> int:

@@ -16,7 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " job, what does not fit the GPU, and which keys of the config would make it fit. No weights are downloaded."
         " Exit code 1 if something does not fit."
     )
-    parser.add_argument("config", metavar="CONFIG", type=Path, help="a config file")
+    parser.add_argument(
+        "configs", metavar="CONFIG", type=Path, nargs="+",
+        help="a config file; of several, each replaces values of those before it, as with snakemake's --configfile",
+    )  # fmt: skip
     card = parser.add_mutually_exclusive_group()
     card.add_argument("--gpu", metavar="NAME", help="A100-80GB, H100, RTX-4090, ...; none: everything on the CPU")
     card.add_argument("--gpu-memory", metavar="GB", type=float, help="memory of a card that has no name here")
@@ -24,18 +27,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpus", metavar="N", type=int, default=8, help="the most cards that a job can be given (default: 8)"
     )
     parser.add_argument(
-        "--prompt-tokens", metavar="N", type=int, default=512, help="of the longest prompt (default: 512)"
+        "--prompt-tokens",
+        metavar="N",
+        type=int,
+        default=512,
+        help="of the longest prompt, without examples (default: 512)",
     )
+    parser.add_argument(
+        "--documents", metavar="N", type=int, default=1000,
+        help="of each task whose test is left out and whose data is not there (default: 1000)",
+    )  # fmt: skip
     parser.add_argument(
         "--metadata", metavar="DIR", type=Path,
         help="describes models of the hub, which is not asked then: DIR/owner/name/config.json and files.json, which"
-        " maps the names of files to their bytes",
+        " maps the names of files to their bytes; DIR/tasks.json, which maps tasks of the harness to their numbers of"
+        " documents",
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the plan for programs too")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    for name in ("gpus", "prompt_tokens"):
+    for name in ("gpus", "prompt_tokens", "documents"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is at least 1.")
     if arguments.gpu_memory is not None and not 0 < arguments.gpu_memory < 1e6:
@@ -55,9 +67,12 @@ def run(arguments: argparse.Namespace) -> None:
     gpu = find_gpu(arguments.gpu) if arguments.gpu and not on_cpu else None
     if arguments.gpu_memory is not None:
         gpu = Gpu("a card", arguments.gpu_memory * 1e9)
-    assumed = Assumed(arguments.prompt_tokens, arguments.gpus, gpu.memory if gpu else None)
+    assumed = Assumed(
+        prompt=arguments.prompt_tokens, documents=arguments.documents, cards=arguments.gpus,
+        memory=gpu.memory if gpu else None,
+    )  # fmt: skip
     plan = plan_run(
-        load_config(arguments.config), str(arguments.config),
+        load_config(*arguments.configs), " and ".join(map(str, arguments.configs)),
         gpu=gpu, on_cpu=on_cpu, assumed=assumed, metadata=arguments.metadata,
     )  # fmt: skip
     print(write_plan(plan))

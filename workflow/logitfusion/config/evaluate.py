@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from logitfusion.config.section import Section, Whole
+from logitfusion.config.section import Distinct, Section, Whole
 
 
 class Evaluate(Section):
@@ -29,3 +29,5 @@ class Report(Section):
 
     trace_examples: Annotated[int, Field(ge=1, le=12)] = 4
     """Test examples of each task whose weights are drawn along the text."""
+    published: Distinct[Literal["dlf-single", "dlf-multi", "amu-imagenet", "amu-11", "amu-ood"]] = ()
+    """Tables of the papers that this run repeats, under the names of config/paper: its numbers are shown beside."""

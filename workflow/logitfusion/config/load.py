@@ -40,12 +40,22 @@ def resolve_config(config: dict[str, Any]) -> RunConfig:
     return resolved
 
 
-def load_config(path: str | Path) -> RunConfig:
-    """Read and resolve a config file.
+def load_config(*paths: str | Path) -> RunConfig:
+    """Read and resolve a config file; of several, each replaces values of those before it, as Snakemake does.
 
     Raises:
-        UserError: the file is missing, is not YAML, or holds something wrong.
+        UserError: a file is missing, is not YAML, or holds something wrong.
     """
+    config: dict[str, Any] = {}
+    for path in paths:
+        _replace(config, _read_yaml(path))
+    try:
+        return resolve_config(config)
+    except UserError as error:
+        raise UserError(f"{' and '.join(map(str, paths))}: {error}") from None
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -58,10 +68,17 @@ def load_config(path: str | Path) -> RunConfig:
         raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a mapping of keys to values.")
-    try:
-        return resolve_config(config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    return config
+
+
+def _replace(config: dict[str, Any], other: dict[str, Any]) -> None:
+    """Put the values of another config in the place of these; mappings are merged, key by key."""
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            config[key] = dict(config[key])  # an alias of the file may stand elsewhere too
+            _replace(config[key], value)
+        else:
+            config[key] = value
 
 
 def write_once(folder: str | Path, run: RunConfig) -> Path:

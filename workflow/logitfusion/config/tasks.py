@@ -10,24 +10,9 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.packages import Package
-from logitfusion.config.section import Count, HubId, InputPath, Revision, Section, Text, Whole, either
+from logitfusion.config.section import Count, InputPath, Revision, Section, Text, Whole, either
 from logitfusion.config.texts import TextTask
 from logitfusion.tasks.definition import data_files, definition_files, local_packages, needs_hub
-
-
-class HubRows(Section):
-    """Rows of a data set of the hub."""
-
-    dataset: HubId
-    """owner/name on the hub."""
-    subset: str | None = None
-    """The data set's configuration, if it has several."""
-    split: str
-    """The splits that are read, with + between them."""
-    revision: Revision = "main"
-    """A commit (best), a tag or a branch; the commit that a branch was is recorded, and stays the run's."""
-    options: dict[str, Any] = {}
-    """Further arguments of datasets.load_dataset."""
 
 
 def _check_json(value: Any, key: str = "") -> Any:

@@ -12,15 +12,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, get_args
 
 from transformers import PreTrainedTokenizerBase
 
+from logitfusion.config.prompting import Template, TextFormat
 from logitfusion.errors import UserError
-from logitfusion.models.chat import ChatTemplate
-from logitfusion.models.text import TextEncoder
+from logitfusion.models.examples import ExampleEncoder, Text, Turn
 
-TEMPLATES = ("plain", "chat")
+TEMPLATES = get_args(Template)
 # In place of the digest of a text that nobody named.
 UNKNOWN_TEXT = bytes(8)
 
@@ -32,43 +32,49 @@ class EncodedText:
     Attributes:
         ids: the tokens of prompt, response, and what closes the response.
         start: place of the response's first token, at least 1: the logits at ``start - 1`` predict it.
-        ends: for each token from ``start`` on, the byte of the response (UTF-8) where it ends, not descending. What
-            closes a response of n bytes (end of text, end of turn) ends at n + 1, so that it never belongs to the text.
-            A response that was cut has nothing that closes it.
+        ends: for each token of a response, the byte of it (UTF-8) where it ends, not descending. What closes a response
+            of n bytes (end of text, end of turn) ends at n + 1, so that it never belongs to the text. A response that
+            was cut has nothing that closes it. In a chat each response goes on to count where the one before closed.
         digest: of prompt and response as they were given, 8 bytes, equal for all models.
+        between: the places after ``start`` that are of no response: what others say between those of a chat.
     """
 
     ids: tuple[int, ...]
     start: int
     ends: tuple[int, ...]
     digest: bytes = UNKNOWN_TEXT
+    between: tuple[int, ...] = ()
+
+    @property
+    def places(self) -> list[int]:
+        """Of the tokens of responses, what closes them included; the logits before each predict it."""
+        if not self.between:
+            return list(range(self.start, len(self.ids)))
+        between = set(self.between)
+        return [place for place in range(self.start, len(self.ids)) if place not in between]
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """The response's own tokens, what closes it included."""
-        return self.ids[self.start :]
+        """The responses' own tokens, what closes them included."""
+        return self.ids[self.start :] if not self.between else tuple(self.ids[place] for place in self.places)
 
 
 def encode_text(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     response: str,
-    *,
-    template: str = "plain",
-    arguments: Mapping[str, Any] | None = None,
-    max_tokens: int | None = None,
+    **options: Any,
 ) -> EncodedText:
     """``encode_texts`` of one text."""
-    return encode_texts(tokenizer, [(prompt, response)], template=template, arguments=arguments, max_tokens=max_tokens)[
-        0
-    ]
+    return encode_texts(tokenizer, [(prompt, response)], **options)[0]
 
 
 def encode_texts(
     tokenizer: PreTrainedTokenizerBase,
-    texts: Iterable[tuple[str, str]],
+    texts: Iterable[Text],
     *,
     template: str = "plain",
+    system: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     max_tokens: int | None = None,
 ) -> list[EncodedText]:
@@ -80,80 +86,88 @@ def encode_texts(
     Args:
         tokenizer: a fast one.
         texts: prompts and what is learned after them; an end of text comes after it. An empty prompt becomes the
-            tokenizer's first token (or its end of text).
+            tokenizer's first token (or its end of text). With ``template="chat"`` also the messages of chats, of which
+            all that the assistant says is learned.
         template: ``"plain"``: prompt and response as they are. ``"chat"``: the prompt is a user's message in the
             tokenizer's chat template, the response the assistant's, without its leading whitespace (whose bytes still
             count), closed by the one token that the template closes it with, else by end of text.
+        system: the system's message of chats that have none.
         arguments: of the chat template.
-        max_tokens: at least 2; None for no limit. The prompt is cut first, from the left, down to one token; then the
-            response, from the right, not between tokens that end at the same byte: that may leave none.
+        max_tokens: at least 2; None for no limit. The prompt is cut first, from the left, down to one token; then what
+            follows, from the right, not between tokens that end at the same byte: that may leave none.
 
     Raises:
-        UserError: a slow tokenizer, one without an end of text, or without a chat template where one is needed.
+        UserError: a slow tokenizer, one without an end of text, or without a chat template where one is needed; a text
+            that can't be written in it.
         ValueError: an unknown template or too small a limit.
     """
     if template not in TEMPLATES:
         raise ValueError(f"template is one of {TEMPLATES}, not {template!r}")
     if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens is at least 2, a token of the prompt and one of the response, not {max_tokens}")
-    if arguments and template == "plain":
-        raise UserError("Chat arguments need template: chat.")
     if not tokenizer.is_fast:
         raise UserError(
             f"The tokenizer of {tokenizer.name_or_path!r} is a slow one, which can't say what text its tokens cover;"
             " use a model that has a tokenizer.json."
         )
-    encoder = TextEncoder(tokenizer)
-    if template == "plain":
-        found = [(text, _encode_plain(encoder, *text, max_tokens)) for text in texts]
-    else:
-        chat = ChatTemplate(tokenizer, arguments=arguments, otherwise="use a chat model or template: plain")
-        found = [(text, _encode_chat(encoder, chat, *text, max_tokens)) for text in texts]
-    return [replace(encoded, digest=digest_text(*text)) for text, encoded in found]
+    encoder, texts = ExampleEncoder(tokenizer, TextFormat(template=template, system=system), arguments), list(texts)
+    return [
+        replace(_cut(*_join(tokenizer, turns), max_tokens), digest=digest_text(text))
+        for text, turns in zip(texts, encoder.turns(texts), strict=True)
+    ]
 
 
-def _encode_plain(encoder: TextEncoder, prompt: str, response: str, max_tokens: int | None) -> EncodedText:
-    closing, before = encoder.end, encoder.prompt(prompt) or encoder.start
-    ids, ends = _encode_response(encoder, response, before, encoder.lost_space(prompt))
-    return _cut(before, [*ids, closing], [*ends, len(response.encode()) + 1], max_tokens)
+def _join(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> tuple[list[int], list[int], list[int | None]]:
+    """The prompt of the first turn, all that follows, and the byte where each of these ends (None: of no response)."""
+    after: list[int] = []
+    ends: list[int | None] = []
+    first = 0  # byte where a response begins
+    for number, turn in enumerate(turns):
+        given = turn.given if number else []
+        tokens = [first + max(0, turn.shift + end) for end in _response_ends(tokenizer, turn)]
+        after += [*given, *turn.tokens.ids, *turn.ending, *turn.closing]
+        first += turn.size + 1
+        ends += [*[None] * len(given), *tokens, *[None] * len(turn.ending), *[first] * len(turn.closing)]
+    return turns[0].given, after, ends
 
 
-def _encode_chat(
-    encoder: TextEncoder, chat: ChatTemplate, prompt: str, response: str, max_tokens: int | None
-) -> EncodedText:
-    text, messages = response.lstrip(), [{"role": "user", "content": prompt}]
-    before = chat.encode(messages)
-    ids, ends = _encode_response(encoder, text, before, encoder.lost_space(chat.render(messages)))
-    size = len(response.encode())
-    stripped = size - len(text.encode())
-    closing = chat.closing_token
-    ends = [*(stripped + end for end in ends), size + 1]
-    return _cut(before, [*ids, encoder.end if closing is None else closing], ends, max_tokens)
-
-
-def digest_text(prompt: str, response: str) -> bytes:
+def digest_text(text: Text) -> bytes:
     """By which texts are told apart, the start of a SHA-256."""
-    return hashlib.sha256(json.dumps([prompt, response]).encode()).digest()[:8]
+    return hashlib.sha256(spell_text(text).encode()).digest()[:8]
 
 
-def _cut(before: list[int], response: list[int], ends: list[int], max_tokens: int | None) -> EncodedText:
-    kept = len(response)
+def name_template(template: str, system: str | None, arguments: Mapping[str, Any] | None = None) -> str:
+    """How texts are written, in a cache's manifest, which tells it apart from other ways."""
+    given = json.dumps(dict(arguments), sort_keys=True) if arguments else ""
+    return " ".join(filter(None, [template, given, f"system {json.dumps(system)}" if system else ""]))
+
+
+def spell_text(text: Text) -> str:
+    """A prompt and its response, or the messages of a chat, on one line."""
+    return json.dumps([dict(part) if isinstance(part, Mapping) else part for part in text], sort_keys=True)
+
+
+def _cut(before: list[int], after: list[int], ends: list[int | None], max_tokens: int | None) -> EncodedText:
+    kept = len(after)
     if max_tokens is not None:
         before = before[-max(1, max_tokens - kept) :]
         kept = min(kept, max_tokens - len(before))
         # Tokens with one end share characters: some of them alone would pass for all of them.
-        while 0 < kept < len(response) and ends[kept - 1] == ends[kept]:
+        while 0 < kept < len(after) and ends[kept - 1] is not None and ends[kept - 1] == ends[kept]:
             kept -= 1
-    return EncodedText(tuple(before + response[:kept]), len(before), tuple(ends[:kept]))
+        while 0 < kept < len(after) and ends[kept - 1] is None:  # nothing is learned after it
+            kept -= 1
+    between = [len(before) + place for place, end in enumerate(ends[:kept]) if end is None]
+    found = tuple(end for end in ends[:kept] if end is not None)
+    return EncodedText(tuple(before + after[:kept]), len(before), found, between=tuple(between))
 
 
-def _encode_response(encoder: TextEncoder, text: str, before: list[int], space: str) -> tuple[list[int], list[int]]:
-    """The tokens of a text and the byte where each ends."""
-    ids, offsets = encoder.completion(text, before, space=space)
-    tokens = encoder.tokenizer.convert_ids_to_tokens(ids)
+def _response_ends(tokenizer: PreTrainedTokenizerBase, turn: Turn) -> list[int]:
+    """The byte of a response where each of its tokens ends."""
+    tokens = tokenizer.convert_ids_to_tokens(turn.tokens.ids)
     spellings = [[spell(token) for token in tokens] for spell in (_byte_level, _sentencepiece)]
-    ends = _exact_ends(spellings, text)
-    return ids, _ends_from_offsets(offsets, spellings, text) if ends is None else ends
+    ends = _exact_ends(spellings, turn.text)
+    return _ends_from_offsets(turn.tokens.offsets, spellings, turn.text) if ends is None else ends
 
 
 # How byte-level BPE (GPT-2) writes bytes as characters: those that print in Latin-1 as themselves, the others from

@@ -33,9 +33,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from logitfusion.distill.encoding import UNKNOWN_TEXT
+from logitfusion.distill.encoding import UNKNOWN_TEXT, spell_text
 from logitfusion.errors import UserError
 from logitfusion.files import whole
+from logitfusion.models.examples import Text
 
 # Version 1 had no digests, by which a cache is held against the texts that it is used with.
 VERSION = 2
@@ -89,11 +90,11 @@ def no_tokens(k: int, digest: bytes = UNKNOWN_TEXT) -> TeacherText:
     return TeacherText(numbers.reshape(0, k), ids.reshape(0, k), numbers, numbers, ids, digest)
 
 
-def hash_texts(texts: Iterable[tuple[str, str]]) -> str:
-    """The manifest's ``data_hash``: a SHA-256 over prompts and responses, in their order."""
+def hash_texts(texts: Iterable[Text]) -> str:
+    """The manifest's ``data_hash``: a SHA-256 over prompts and responses, or chats, in their order."""
     digest = hashlib.sha256()
-    for prompt, response in texts:
-        digest.update(json.dumps([prompt, response]).encode() + b"\n")
+    for text in texts:
+        digest.update(spell_text(text).encode() + b"\n")
     return digest.hexdigest()
 
 

@@ -140,7 +140,7 @@ def _read_batch(split: SplitModel, texts: list[EncodedText], k: int) -> list[Tea
     counts = [len(text.labels) for text in texts]
     rows_of_ids = [torch.tensor(text.ids) for text in texts]
     ids = nn.utils.rnn.pad_sequence(rows_of_ids, batch_first=True).to(input_device(split.model))
-    places = [(row, text.start - 1 + n) for row, text in enumerate(texts) for n in range(len(text.labels))]
+    places = [(row, place - 1) for row, text in enumerate(texts) for place in text.places]
     rows, columns = torch.tensor(places, dtype=torch.long, device=ids.device).T
     hidden, labels = split.hidden_states(ids)[rows, columns], ids[rows, columns + 1]
     step = max(1, _CHUNK // count_vocabulary(split.model))

@@ -141,14 +141,25 @@ def pair_texts(texts: Sequence[EncodedText], teachers: dict[str, TeacherCache], 
         if not text.labels:  # a limit of tokens may leave none
             continue
         groups = [ALIGNMENTS[alignment](text.ends, cache[number].ends.tolist()) for cache in teachers.values()]
-        rows.append({"input_ids": list(text.ids), "completion": len(text.labels), "text": number, "groups": groups})
+        row = {"input_ids": list(text.ids), "completion": len(text.ids) - text.start, "text": number, "groups": groups}
+        rows.append(row | ({"learned": _learned(text)} if text.between else {}))
     for place, teacher in enumerate(teachers):
-        shares = share([row["groups"][place] for row in rows], [row["completion"] for row in rows])
+        shares = share([row["groups"][place] for row in rows], list(map(_count_labels, rows)))
         logger.info(
             "teacher %s: %.1f %% of the student's tokens meet one of its, %.1f %% are in merged groups, %.1f %% alone",
             teacher, *(100 * shares[part] for part in ("one_to_one", "merged", "dropped")),
         )  # fmt: skip
     return rows
+
+
+def _learned(text: EncodedText) -> list[bool]:
+    """Which of the tokens from the first response on are of one."""
+    own = set(text.places)
+    return [place in own for place in range(text.start, len(text.ids))]
+
+
+def _count_labels(row: dict[str, Any]) -> int:
+    return sum(row["learned"]) if "learned" in row else row["completion"]
 
 
 class DistillationCollator(CompletionCollator):
@@ -168,7 +179,7 @@ class DistillationCollator(CompletionCollator):
         groups, starts = [], torch.zeros(2, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
             groups.append(row["groups"][place] + starts.repeat_interleave(2))
-            starts = starts + torch.tensor([row["completion"], len(text.label_log_probs)])
+            starts = starts + torch.tensor([_count_labels(row), len(text.label_log_probs)])
         return {
             "log_probs": torch.cat([text.log_probs for text in texts]),
             "ids": torch.cat([text.ids for text in texts]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -15,6 +16,8 @@ from logitfusion.errors import UserError
 from logitfusion.models.text import name_tokenizer
 
 Message = Mapping[str, Any]
+logger = logging.getLogger(__name__)
+_CLOCK = "strftime_now"  # transformers' function for templates
 
 # What else a template is given by its reader; these are not ours to set.
 _OURS = {"messages", "conversation", "add_generation_prompt", "continue_final_message"}
@@ -23,6 +26,7 @@ _OPTIONS = {
     for name, parameter in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters.items()
     if parameter.kind is not inspect.Parameter.VAR_KEYWORD
 }
+_TURNS = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
 _DATA = {"tools", "documents"}  # of both
 
 
@@ -59,6 +63,12 @@ class ChatTemplate:
             raise UserError(f"The chat argument {ours[0]} can't be set; it is no argument of a template.")
         for argument in self.arguments:
             self._check_mentioned(argument, "argument")
+        if _CLOCK in self.text:
+            logger.warning(
+                "The chat template of the %s may write today's date, so that prompts of another day are others; most do"
+                " so in a system's message of their own, which yours replaces.",
+                self._owner,
+            )
 
     def render(self, messages: Sequence[Message], *, continues: bool | None = None) -> str:
         """The text of a chat, ending where the model should speak.
@@ -107,17 +117,30 @@ class ChatTemplate:
                 f"The chat template of the {self._owner} refuses the messages ({reason})."
             ) from error
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def write(self, messages: Sequence[Message]) -> str:
+        """The text of a whole chat, after which nobody is to speak.
+
+        Raises:
+            TemplateRefusedError: the template can't write these messages.
+        """
+        return self._apply(messages)
+
+    def encode(self, messages: Sequence[Message], *, continues: bool | None = None) -> list[int]:
         """The token ids of a chat, ending where the model should speak: the template writes all special tokens."""
-        return list(self.tokenizer.encode(self.render(messages), add_special_tokens=False))
+        return list(self.tokenizer.encode(self.render(messages, continues=continues), add_special_tokens=False))
+
+    @cached_property
+    def opening(self) -> str:
+        """The white space that the template puts before an assistant's message where that is to speak, if any."""
+        prompt, whole = self._apply(_TURNS[:1], add_generation_prompt=True), self._apply(_TURNS)
+        before = whole[len(prompt) :].partition(_TURNS[1]["content"])[0]
+        return before if whole.startswith(prompt) and before.isspace() else ""
 
     @cached_property
     def closing_token(self) -> int | None:
         """The token that the template puts after an assistant's message, else end of text."""
-        answer = "answer"
-        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
-        whole = self._apply(turns)
-        ids = self.tokenizer.encode(whole.rpartition(answer)[2].strip(), add_special_tokens=False)
+        whole = self._apply(_TURNS)
+        ids = self.tokenizer.encode(whole.rpartition(_TURNS[1]["content"])[2].strip(), add_special_tokens=False)
         return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else self.tokenizer.eos_token_id
 
     def _choose(self, name: str | None, otherwise: str) -> str:

@@ -121,6 +121,10 @@ class TextEncoder:
         ids, offsets = self._continue(space + text, after, special=False)
         return Tokens(ids, _shift(offsets, len(space)))
 
+    def following(self, text: str, after: Sequence[int]) -> list[int]:
+        """The ids of a text that goes on after others, as a chat does; the texts of special tokens are these tokens."""
+        return self._continue(text, after, special=True).ids
+
     def lost_space(self, prompt: str) -> str:
         """White space at the end of a prompt that the tokenizer leaves out, as those do that strip texts."""
         bare = prompt.rstrip()

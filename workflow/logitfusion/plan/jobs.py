@@ -12,25 +12,30 @@ from typing import Any
 from logitfusion.config.experts import MergedExpert, TrainedExpert
 from logitfusion.config.loading import LARGEST_BATCH, PRECISIONS
 from logitfusion.config.methods import (
+    answered_tasks,
     method_batch_size,
     method_gpus,
     method_models,
+    method_prompting,
     method_tasks,
     tuned_methods,
     tuning_groups,
     used_models,
 )
 from logitfusion.config.models import HubModel, PathModel, PrunedModel
+from logitfusion.config.prompting import Prompting
 from logitfusion.config.run import RunConfig
 from logitfusion.config.training import LoRA, Training
 from logitfusion.plan.cost import PROCESS, Cost, largest
 from logitfusion.plan.counted import Counted, Models, adapter_rank, root
 from logitfusion.plan.decoding import Member, Texts, cached_token, decode_cost, read_cost
 from logitfusion.plan.size import ITEM
+from logitfusion.plan.tasks import DOCUMENTS, Sizes, Split, size_by_config
 from logitfusion.plan.training import Activations, Forward, Plan, train_cost
 
 # Bytes of a logit of the loss: in the products' dtype, in fp32, normalised, and its gradients while they are made.
 _LOSS, _DISTILLATION = 10.0, 18.0
+_EXAMPLE = 0.25  # of the longest prompt: an example in a prompt is a usual one, far shorter
 
 Keeps = Callable[[Counted, Forward, int], Activations]
 Edit = Mapping[str, Any]  # keys of the config, with dots -> other values
@@ -72,13 +77,15 @@ class Assumed:
     """What a config does not say: the data is not there yet.
 
     Attributes:
-        prompt: tokens of the longest prompt.
+        prompt: tokens of the longest prompt, without examples.
+        documents: of a task of which nothing says how many it has.
         cards: the most GPUs that a job could be given.
         memory: bytes of a GPU; None: as much as it takes.
         on_cpu: there is no GPU.
     """
 
     prompt: int = 512
+    documents: int = DOCUMENTS
     cards: int = 8
     memory: float | None = None
     on_cpu: bool = False
@@ -92,10 +99,14 @@ class Planner:
         models: their numbers.
         assumed: what the config does not say.
         keeps: what autograd keeps of a model's forward, at texts of so many tokens.
+        sizes: of tasks by name; left out, what the config says of them.
     """
 
-    def __init__(self, run: RunConfig, models: Models, assumed: Assumed, keeps: Keeps) -> None:
+    def __init__(
+        self, run: RunConfig, models: Models, assumed: Assumed, keeps: Keeps, sizes: Sizes | None = None
+    ) -> None:
         self.run, self.models, self.assumed, self.keeps = run, models, assumed, keeps
+        self.sizes = sizes or (lambda name: size_by_config(run.tasks[name]))
 
     def find(self, rule: str, name: str) -> Job | None:
         """The jobs of a rule that make what has this name; None where there are none that compute with models."""
@@ -194,25 +205,25 @@ class Planner:
             cost = partial(self._decode, name, tasks, fusion.split)
             yield self._job("decode", name, names, cost, count=fusion.shards, edits=edits)
 
-    def _decode(self, method: str, tasks: list[str], split: str) -> Cost:
+    def _decode(self, method: str, tasks: list[str], split: Split) -> Cost:
         """The tasks of a method one after the other; models that the next task shares stay in memory."""
         costs: list[Cost] = []
         shards = self.run.fusion.shards if split == self.run.fusion.split else 1
         for task in tasks:
             members = self._members(method_models(self.run, method, task), self.run.fusion.dtype)
-            texts = self._task_texts(task, split, shards, members)
+            texts = self._task_texts(task, split, shards, members, method_prompting(self.run, method))
             placed = {"cards": method_gpus(self.run, method), "memory": self.assumed.memory}
             cost = partial(decode_cost, members, texts, **placed)
             costs.append(self._batched(method_batch_size(self.run, method), cost))
         return largest(costs)
 
-    def _task_texts(self, task: str, split: str, shards: int, members: list[Member]) -> Texts:
-        entry = self.run.tasks[task]
-        new = entry.generation_kwargs.get("max_gen_toks", 256)
+    def _task_texts(self, task: str, split: Split, shards: int, members: list[Member], prompting: Prompting) -> Texts:
+        size = self.sizes(task)
+        shots = size.shots if prompting.num_fewshot is None else prompting.num_fewshot
         context = min(member.size.context or math.inf for member in members)
-        longest = self.assumed.prompt
-        prompt = max(1, int(min(longest, context - new)))
-        return Texts(math.ceil((getattr(entry, split, None) or 1000) / shards), prompt, new)
+        longest = math.ceil(self.assumed.prompt * (1 + _EXAMPLE * shots))
+        prompt = max(1, int(min(longest, context - size.new)))
+        return Texts(math.ceil(size.documents(split) / shards), prompt, size.new)
 
     def _members(self, names: list[str], dtype: str) -> list[Member]:
         """What is loaded: adapters of the base share it in one pass if all experts are such, else each has its own."""
@@ -272,7 +283,8 @@ class Planner:
     def _answer(self, name: str) -> Cost:
         distill = self.run.distill
         members = self._members([name], distill.dtype)
-        texts = [self._task_texts(task, distill.split, 1, members) for task in distill.tasks]
+        prompting, tasks = distill.part(Prompting), answered_tasks(self.run)
+        texts = [self._task_texts(task, distill.split, 1, members, prompting) for task in tasks]
         placed = {"cards": distill.gpus, "memory": self.assumed.memory}
         costs = [partial(decode_cost, members, some, **placed) for some in texts]
         return largest([self._batched(distill.batch_size, cost) for cost in costs])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ class RunPlan:
         gpu: the card that was named.
         on_cpu: there is no GPU at all.
         assumed: what the config does not say.
+        guessed: tasks whose number of documents is assumed.
     """
 
     config: str
@@ -46,6 +48,7 @@ class RunPlan:
     gpu: Gpu | None
     on_cpu: bool
     assumed: Assumed
+    guessed: tuple[str, ...] = ()
 
     @property
     def disk(self) -> float:
@@ -162,12 +165,15 @@ def _yaml(value: Any) -> str:
 
 
 def _assumptions(plan: RunPlan) -> list[str]:
-    return [
-        f"Assumed, because the data is not there yet: prompts of {plan.assumed.prompt} tokens (--prompt-tokens; a task"
-        " with max_prompt_chars says",
-        "it itself), texts as long as their limits (max_tokens, max_new_tokens). Hours are those of 40 % of the card's",
-        "products and half of its bandwidth. A GB is 10^9 bytes.",
-    ]
+    said = "Hours are those of 40 % of the card's products and half of its bandwidth. A GB is 10^9 bytes."
+    if any(job.rule not in ("clip_support", "clip_test") for job in plan.jobs):
+        assumed = plan.assumed
+        counts = f", {assumed.documents} documents of {', '.join(plan.guessed)} (--documents)" if plan.guessed else ""
+        said = (
+            f"Assumed, because the data is not there yet: prompts of {assumed.prompt} tokens (--prompt-tokens){counts},"
+            f" texts as long as their limits (max_tokens, max_gen_toks). {said}"
+        )
+    return textwrap.wrap(said, 118)
 
 
 def as_json(plan: RunPlan) -> dict[str, Any]:
@@ -175,7 +181,11 @@ def as_json(plan: RunPlan) -> dict[str, Any]:
     return {
         "config": plan.config,
         "gpu": None if plan.gpu is None else {"name": plan.gpu.name, "memory": plan.gpu.memory},
-        "assumed": {"prompt_tokens": plan.assumed.prompt},
+        "assumed": {
+            "prompt_tokens": plan.assumed.prompt,
+            "documents": plan.assumed.documents,
+            "of": list(plan.guessed),
+        },
         "jobs": [_job_as_json(job, plan) for job in plan.jobs],
         "downloads": plan.downloads,
         "disk": plan.disk,

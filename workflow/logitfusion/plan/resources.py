@@ -13,6 +13,7 @@ from logitfusion.plan.counted import Counted, Models, root
 from logitfusion.plan.hardware import GPUS
 from logitfusion.plan.jobs import Assumed, Job, Planner
 from logitfusion.plan.size import ITEM, CachedLayer, ModelSize
+from logitfusion.plan.tasks import RecordedTasks
 from logitfusion.plan.training import Activations, Forward, estimate
 
 # Room above the plan, and the slower of the cards that such models are run on: another card's name is not known.
@@ -28,7 +29,7 @@ class PlannedResources:
     """
 
     def __init__(self, run: RunConfig, results: Path) -> None:
-        self.planner = Planner(run, RecordedModels(results), Assumed(), _keeps)
+        self.planner = Planner(run, RecordedModels(results), Assumed(), _keeps, RecordedTasks(run, results))
 
     def memory_mb(self, rule: str, name: str, least: int) -> int:
         """Of the machine, for a job on the GPUs that it asks for; ``least`` where that is more or nothing is known."""

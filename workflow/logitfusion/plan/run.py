@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from logitfusion.plan.models import count_models, refuse_other_vocabularies
 from logitfusion.plan.remedies import find_remedies
 from logitfusion.plan.report import Misfit, RunPlan
 from logitfusion.plan.saved import count_saved
+from logitfusion.plan.tasks import TaskSize, read_tasks
 from logitfusion.plan.training import Activations, Forward
+
+RESULTS = Path("results")  # where an earlier run has made models and tasks
 
 
 def plan_run(
@@ -41,17 +45,22 @@ def plan_run(
         UserError: what is known to be wrong with the models before anything is downloaded.
     """
     assumed = replace(assumed or Assumed(), on_cpu=on_cpu)
-    models = count_models(run, metadata)
+    tasks = read_tasks(run, metadata, RESULTS, assumed.documents)
+    models = count_models(run, metadata, RESULTS)
     refuse_other_vocabularies(run, models)
-    jobs = list_jobs(run, models, assumed)
+    jobs = list_jobs(run, models, assumed, tasks)
     large = [] if gpu is None else [job for job in jobs if not fits(job, gpu, assumed)]
-    misfits = [_explain(run, job, gpu, models, assumed) for job in large]
-    return RunPlan(config, tuple(jobs), _downloads(run, models), tuple(misfits), gpu, on_cpu, assumed)
+    misfits = [
+        _explain(run, job, gpu, assumed, lambda changed: list_jobs(changed, models, assumed, tasks)) for job in large
+    ]
+    guessed = tuple(name for name, size in tasks.items() if not size.certain)
+    return RunPlan(config, tuple(jobs), _downloads(run, models), tuple(misfits), gpu, on_cpu, assumed, guessed)
 
 
-def list_jobs(run: RunConfig, models: Models, assumed: Assumed) -> list[Job]:
+def list_jobs(run: RunConfig, models: Models, assumed: Assumed, tasks: Mapping[str, TaskSize]) -> list[Job]:
     """All jobs that compute, those of the few-shot track last."""
-    return Planner(run, models, assumed, trace_kept).jobs() + ([*clip_jobs(run)] if run.clip else [])
+    planner = Planner(run, models, assumed, trace_kept, tasks.__getitem__)
+    return planner.jobs() + ([*clip_jobs(run)] if run.clip else [])
 
 
 def trace_kept(model: Counted, forward: Forward, tokens: int) -> Activations:
@@ -65,14 +74,16 @@ def fits(job: Job, gpu: Gpu, assumed: Assumed) -> bool:
     return cost is None or not cost.gpu or (cost.gpu_bytes <= gpu.memory and cost.cards <= assumed.cards)
 
 
-def _explain(run: RunConfig, job: Job, gpu: Gpu, models: Models, assumed: Assumed) -> Misfit:
+def _explain(
+    run: RunConfig, job: Job, gpu: Gpu, assumed: Assumed, list_again: Callable[[RunConfig], list[Job]]
+) -> Misfit:
     if job.cost.cards > assumed.cards:
         reason = f"asks for {job.cost.cards} GPUs, and there are {assumed.cards}"
     else:
         reason = f"needs {job.cost.gpu_bytes / 1e9:.1f} GB of a card's {gpu.memory / 1e9:.0f}"
 
     def again(changed: RunConfig) -> Job:
-        return next(one for one in list_jobs(changed, models, assumed) if one.key == job.key)
+        return next(one for one in list_again(changed) if one.key == job.key)
 
     remedies = find_remedies(run, job, lambda one: fits(one, gpu, assumed), again)
     return Misfit(job, reason, tuple(remedies))

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from logitfusion.files import read_jsonl
+from logitfusion.models.examples import Text, read_example
 
 
-def read_texts(splits: Sequence[Path], limit: int | None) -> list[tuple[str, str]]:
-    """Prompts and responses of all splits, the first ``limit`` of each."""
-    return [(row["prompt"], row["completion"]) for path in splits for row in read_jsonl(path)[:limit]]
+def read_texts(splits: Sequence[Path], limit: int | None) -> list[Text]:
+    """Prompts and responses, or chats, of all splits, the first ``limit`` of each."""
+    return [read_example(row) for path in splits for row in read_jsonl(path)[:limit]]

@@ -16,11 +16,13 @@ from logitfusion.config.models import (
     RandomModel,
     WholeModel,
 )
+from logitfusion.config.prompting import TextFormat
 from logitfusion.config.section import Section
 from logitfusion.config.training import PLACEMENT
 from logitfusion.files import read_jsonl, remove, whole
 from logitfusion.integrity import RECORD, as_rows, record_files
 from logitfusion.models import source
+from logitfusion.models.examples import ExampleEncoder, read_example
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
 from logitfusion.models.precision import written_dtype
 from logitfusion.models.reference import describe_recorded
@@ -67,11 +69,13 @@ def _prune_and_heal(arguments: argparse.Namespace, entry: PrunedModel) -> tuple[
     model = source.prune(arguments.source, entry.layers)
     if entry.heal is None:
         return model, []
-    texts = [row["prompt"] + row["completion"] for path in arguments.text for row in read_jsonl(path)]
+    tokenizer = load_tokenizer(arguments.source)
+    examples = ExampleEncoder(tokenizer, entry.heal.part(TextFormat))
+    texts = [examples.write(read_example(row)) for path in arguments.text for row in read_jsonl(path)]
     return heal.heal(
         choose_attention(model, arguments.source, entry.heal),
         load_model(arguments.source, device=own_device(), attention=entry.heal.attention),
-        load_tokenizer(arguments.source),
+        tokenizer,
         texts,
         entry.heal,
         checkpoints=arguments.checkpoints,

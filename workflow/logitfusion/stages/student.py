@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace, job: StudentJob) -> None:
     model, curve = distill(
         load_trainee(base, job.training),
         tokenizer,
-        encode_texts(tokenizer, texts, max_tokens=recipe.max_tokens),
+        encode_texts(tokenizer, texts, template=recipe.template, system=recipe.system, max_tokens=recipe.max_tokens),
         caches,
         job.method,
         recipe,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from logitfusion.config.jobs.distill import TeacherJob
 from logitfusion.config.loading import PRECISIONS, Loading
-from logitfusion.distill.encoding import encode_texts
+from logitfusion.distill.encoding import encode_texts, name_template
 from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.shard import hash_texts, read_manifest
 from logitfusion.files import remove, whole
@@ -26,7 +26,7 @@ def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
     texts = read_texts(arguments.text, job.texts)
     folder, *_ = arguments.model
     tokenizer = load_tokenizer(folder)
-    encoded = encode_texts(tokenizer, texts, template=job.template, max_tokens=job.max_tokens)
+    encoded = encode_texts(tokenizer, texts, template=job.template, system=job.system, max_tokens=job.max_tokens)
     model = (
         Models({arguments.teacher: folder}, Loading(dtype=PRECISIONS[job.precision])).open([arguments.teacher]).large
     )
@@ -43,7 +43,7 @@ def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
         source={
             "model_hash": hash_model(folder),
             "tokenizer_hash": hash_tokenizer(folder),
-            "template": job.template,
+            "template": name_template(job.template, job.system),
             "data_hash": hash_texts(texts),
             "max_tokens": job.max_tokens,
         },

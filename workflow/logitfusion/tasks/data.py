@@ -10,21 +10,15 @@ from datasets import Dataset, load_dataset
 from lm_eval.config.task import TaskConfig
 
 from logitfusion.config.section import Listed, Section
-from logitfusion.config.tasks import Definition, HubRows
+from logitfusion.config.tasks import Definition
+from logitfusion.config.texts import HubRows
 from logitfusion.errors import UserError
 from logitfusion.tasks.definition import BUILDERS
 from logitfusion.tasks.find import find_folders
 from logitfusion.tasks.harness import Leaf, explain, load_leaves
-from logitfusion.tasks.hub_rows import FetchedRows, fetch_rows, read_splits
+from logitfusion.tasks.hub_rows import FetchedPart, fetch_rows, read_splits
 
 _PROTOCOL = "hf://datasets/"
-
-
-class FetchedPart(Section):
-    """A data set that one or several of a task's leaves read."""
-
-    source: HubRows
-    rows: FetchedRows
 
 
 class FetchedTask(Section):

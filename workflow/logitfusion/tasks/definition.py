@@ -105,8 +105,8 @@ def read_folder(folder: Path) -> dict[str, Definition]:
     return found
 
 
-def find_leaves(name: str, include_path: str | None) -> list[Definition] | None:
-    """The tasks that a name stands for; None where they are the harness's own, or a part of them is.
+def find_definitions(name: str, include_path: str | None) -> list[Definition] | None:
+    """The task of a name, or the group and all it consists of; None where any is the harness's own.
 
     Raises:
         UserError: there is no folder ``include_path``.
@@ -126,18 +126,18 @@ def _library() -> dict[str, Definition]:
 
 def _expand(name: str, known: dict[str, Definition]) -> list[Definition] | None:
     tagged = [one for one in known if name in _texts(known[one].content.get("tag"))]
-    children = known[name].children if name in known else tagged
-    if not children:
-        return [known[name]] if name in known else None
-    parts = [_expand(child, known) for child in children]
-    return None if None in parts else [leaf for part in parts for leaf in part or ()]
+    own = [known[name]] if name in known else []
+    parts = [_expand(child, known) for child in (own[0].children if own else tagged)]
+    if None in parts or not (own or tagged):
+        return None
+    return own + [definition for part in parts for definition in part or ()]
 
 
 def local_packages(name: str, include_path: str | None) -> list[dict[str, str]]:
     """``package`` and ``sha256`` of the packages that a task's documents are read out of."""
     found = []
-    for leaf in find_leaves(name, include_path) or ():
-        named = leaf.content.get("dataset_kwargs") or {}
+    for definition in find_definitions(name, include_path) or ():
+        named = definition.content.get("dataset_kwargs") or {}
         part = {key: named.get(key) for key in ("package", "sha256")}
         if all(part.values()) and part not in found:
             found.append(part)
@@ -145,24 +145,24 @@ def local_packages(name: str, include_path: str | None) -> list[dict[str, str]]:
 
 
 def definition_files(name: str, include_path: str | None) -> list[Path]:
-    """The files of this machine that define a task, groups aside: definitions and the modules they name."""
+    """The files of this machine that define a task: definitions and the modules they name."""
     found: list[Path] = []
-    for leaf in find_leaves(name, include_path) or ():
-        found += leaf.files
-        found += [function.file for function in _functions(leaf.content) if function.file.is_file()]
+    for definition in find_definitions(name, include_path) or ():
+        found += definition.files
+        found += [function.file for function in _functions(definition.content) if function.file.is_file()]
     return list(dict.fromkeys(found))
 
 
 def data_files(name: str, include_path: str | None) -> list[str]:
     """The files of this machine that hold a task's documents."""
-    leaves = find_leaves(name, include_path) or ()
-    return list(dict.fromkeys(file for leaf in leaves if leaf.is_local for file in leaf.data_files))
+    definitions = find_definitions(name, include_path) or ()
+    return list(dict.fromkeys(file for one in definitions if one.is_local for file in one.data_files))
 
 
 def needs_hub(name: str, include_path: str | None) -> bool:
     """Whether a task's documents are downloaded from the hub."""
-    leaves = find_leaves(name, include_path)
-    return leaves is None or not all(leaf.is_local for leaf in leaves)
+    definitions = find_definitions(name, include_path)
+    return definitions is None or not all(one.is_local or "group" in one.content for one in definitions)
 
 
 def _functions(value: Any) -> Iterator[Function]:

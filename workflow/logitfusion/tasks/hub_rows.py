@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import cached_assets_path
 
 from logitfusion.config.section import Listed, Section, canonical, parse
-from logitfusion.config.tasks import HubRows
+from logitfusion.config.texts import HubRows
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.fetch.hub import Download, ask_hub, download, insist
 from logitfusion.fetch.revisions import download_recorded
@@ -23,9 +24,10 @@ from logitfusion.files import find_disk_error, write_text
 from logitfusion.provenance import hash_json
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetBuilder
+    from datasets import Dataset, DatasetBuilder, IterableDataset
 
 CARD = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # these say which files are whose subset and split
+BATCH = 1000  # rows in memory at a time, where they are read one after the other
 _NOT_OPTIONS = {"name", "version", "data_dir", "data_files", "description", "features"}
 
 
@@ -48,6 +50,20 @@ class FetchedRows(Section):
     download: dict[str, Any]
     """Repository, revision, commit, licence, and the files with sizes and digests."""
     reader: Reader
+
+
+class FetchedPart(Section):
+    """A data set that is read for a task, and what was fetched of it."""
+
+    source: HubRows
+    rows: FetchedRows
+
+
+class FetchedTexts(Section):
+    """The record of the data sets that texts are from."""
+
+    parts: Listed[FetchedPart]
+    """In the order of the task's texts."""
 
 
 def fetch_rows(source: HubRows, revisions: Path | None = None) -> FetchedRows:
@@ -168,7 +184,7 @@ def read_splits(source: HubRows, fetched: FetchedRows, folder: str | Path) -> di
     import datasets
 
     datasets.disable_progress_bars()
-    try:
+    with explaining(source):
         files = {split: [paths[name] for name in names] for split, names in reader.splits.items()}
         builder = datasets.load_dataset_builder(
             reader.builder, data_files=files, cache_dir=str(folder), **reader.options
@@ -177,7 +193,57 @@ def read_splits(source: HubRows, fetched: FetchedRows, folder: str | Path) -> di
             builder.info.features = datasets.Features.from_dict(json.loads(reader.features))
         builder.download_and_prepare(verification_mode="no_checks")
         return dict(builder.as_dataset())
-    except Exception as error:
+
+
+def open_rows(source: HubRows, fetched: FetchedRows, columns: Sequence[str] | None = None) -> IterableDataset:
+    """The rows of a split, out of the hub's cache: read when they are asked for, a thousand at a time.
+
+    Args:
+        columns: those that are read, of a format that keeps columns apart; None for all.
+
+    Raises:
+        UserError: the files are not there any more, can't be read, or have no such column.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    reader = fetched.reader
+    found = _download(source, reader, fetched.download["commit"])
+    paths = {file.name: str(file.path) for file in found.files}
+    files = {split: [paths[name] for name in names] for split, names in reader.splits.items()}
+    parquet = {"batch_size": BATCH} if reader.builder == "parquet" else {}
+
+    def open_with(**options: Any) -> IterableDataset:
+        with tempfile.TemporaryDirectory() as scratch:  # not its own cache, which may hold another reading
+            builder = datasets.load_dataset_builder(
+                reader.builder, data_files=files, cache_dir=scratch, **reader.options, **options
+            )
+            if reader.features is not None:
+                builder.info.features = datasets.Features.from_dict(json.loads(reader.features))
+            dataset = builder.as_streaming_dataset(split=source.split)
+            return dataset.reshard() if parquet else dataset  # Arrow reads ahead, but not beyond a group of rows
+
+    with explaining(source):
+        dataset = open_with(**parquet)
+        known = dataset.column_names or list(next(iter(dataset), {}))
+    if columns is None:
+        return dataset
+    if absent := [name for name in columns if name not in known]:
+        raise UserError(
+            f"The data set {source.dataset!r} has no column {absent[0]!r} (it has {', '.join(known)}); name another."
+        )
+    with explaining(source):
+        return open_with(**parquet, columns=list(columns)) if parquet else dataset.select_columns(list(columns))
+
+
+@contextmanager
+def explaining(source: HubRows) -> Iterator[None]:
+    """What datasets says of rows that it can't read, as a sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of a dozen unrelated types
         if find_memory_error(error) is not None or find_disk_error(error) is not None:
             raise
         raise UserError(

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from logitfusion.config.training import Recipe
@@ -84,7 +85,10 @@ class TextCollator:
 
 
 class CompletionCollator(TextCollator):
-    """With labels for the completions, which all end together, so that only the last columns need logits."""
+    """With labels for the completions, which all end together, so that only the last columns need logits.
+
+    Inside of one, tokens that a row says are not ``learned`` (what others say between the answers of a chat) have none.
+    """
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         batch = super().__call__(rows)
@@ -93,4 +97,6 @@ class CompletionCollator(TextCollator):
         labels = batch["input_ids"][:, -keep:].clone()
         for number, row in enumerate(rows):
             labels[number, : keep - row["completion"]] = -100
+            if "learned" in row:
+                labels[number, keep - row["completion"] :][~torch.tensor(row["learned"])] = -100
         return batch | {"labels": labels}

@@ -1,4 +1,4 @@
-"""Fine-tuning on prompts and completions, all weights or LoRA, loss on the completion alone."""
+"""Fine-tuning on prompts and completions or on chats, all weights or LoRA, loss on what is answered alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from logitfusion.config.prompting import TextFormat
 from logitfusion.config.training import LoRA, Recipe
-from logitfusion.models.text import TextEncoder
+from logitfusion.models.examples import PLAIN, ExampleEncoder, read_example
 from logitfusion.training.batches import CompletionCollator, order_rows
 from logitfusion.training.loop import StepTrainer, train, trainer_arguments
 from logitfusion.training.padding import plan_padding
@@ -20,23 +21,25 @@ logger = logging.getLogger(__name__)
 
 
 def encode_examples(
-    examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_tokens: int
+    examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_tokens: int, form: TextFormat = PLAIN
 ) -> list[dict[str, Any]]:
-    """``input_ids`` of prompt and completion, and how many of them the ``completion`` has, its end-of-text included.
+    """``input_ids`` of each example, how many its ``completion`` has, and which of these are ``learned`` if not all.
 
     Prompt and completion are encoded separately, as they are at decoding time, so the boundary is the same: see
-    ``TextEncoder``. The text of a special token in a completion is ordinary text, in a prompt it is the token. An
-    example that is too long loses its beginning.
+    ``TextEncoder``. The text of a special token in a completion is ordinary text, in a prompt it is the token. Of a
+    chat the completion is all from the assistant's first answer to the end of its last one; only its own tokens and
+    what closes them are learned. An example that is too long loses its beginning.
 
     Raises:
-        UserError: the tokenizer has no end-of-text token.
+        UserError: the tokenizer has no end-of-text token, or an example can't be written in this form.
     """
-    encoder, encoded = TextEncoder(tokenizer), []
-    end = encoder.end
-    for example in examples:
-        prompt, completion = encoder.example(example["prompt"], example["completion"])
-        ids = [*prompt, *completion, end][-max_tokens:]
-        encoded.append({"input_ids": ids, "completion": min(len(completion) + 1, len(ids) - 1)})
+    encoded = []
+    for turns in ExampleEncoder(tokenizer, form).turns(map(read_example, examples)):
+        ids = [token for turn in turns for token in turn.ids][-max_tokens:]
+        learned = [value for turn in turns for value in turn.learned][-max_tokens:]
+        first = next(place for place in range(1, len(ids)) if learned[place])  # nothing predicts the first token
+        row = {"input_ids": ids, "completion": len(ids) - first}
+        encoded.append(row if all(learned[first:]) else row | {"learned": learned[first:]})
     return encoded
 
 
@@ -66,8 +69,12 @@ def finetune(
     fingerprint: str,
     name: str,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
-    """Train on ``examples`` (``prompt``, ``completion``) and return the model, adapters unmerged, and its losses."""
-    rows = encode_examples(examples, tokenizer, recipe.max_tokens)
+    """Train on ``examples`` (``prompt`` and ``completion``, or ``messages``).
+
+    Returns:
+        the model, adapters unmerged, and its losses.
+    """
+    rows = encode_examples(examples, tokenizer, recipe.max_tokens, recipe.part(TextFormat))
     recipe, own = recipe.for_texts(len(rows)), model.dtype
     padding = plan_padding(model, tokenizer, rows, recipe, name)
     logger.info("%s: %d examples, %d steps", name, len(examples), recipe.steps)

@@ -1,4 +1,6 @@
-"""The eleven few-shot benchmark sets of CoOp (Zhou et al., arXiv 2109.01134) from a local folder, not downloaded.
+"""The few-shot benchmark sets of CoOp (Zhou et al., arXiv 2109.01134) from a local folder, not downloaded.
+
+Eleven to learn and to test on, and two to test ImageNet's heads on, out of distribution.
 
 With one of CoOp's files ``split_zhou_*.json`` the split is CoOp's; its validation images are not used. Without, it is
 the official split where there is one (as torchvision reads it), else a seeded one.
@@ -69,16 +71,32 @@ def _read_pets(root: Path) -> Listing:
 
 
 def _read_imagenet(root: Path) -> Listing:
-    """The folders ``train`` and ``val`` with a folder a class; for all 1,000 classes open_clip's names for prompts."""
+    """The folders ``train`` and ``val`` with a folder a class."""
     train, test = list_images(root / "train", (folders := class_folders(root / "train"))), []
     if (root / "val").is_dir():
         test = list_images(root / "val", folders)
-    names = folders
-    if len(folders) == 1000:
-        from open_clip import IMAGENET_CLASSNAMES
+    return _imagenet_names(folders), [(row.path, row.label) for row in train], [(row.path, row.label) for row in test]
 
-        names = list(IMAGENET_CLASSNAMES)  # in the order of the sorted folders (WordNet ids)
-    return names, [(row.path, row.label) for row in train], [(row.path, row.label) for row in test]
+
+def _read_imagenet_shift(folder: Path) -> Listing:
+    """A folder a class, all images of which are tested on: ImageNet-V2's are numbers, ImageNet-Sketch's WordNet ids."""
+    folders = class_folders(folder)
+    return _imagenet_names(folders), [], [(row.path, row.label) for row in list_images(folder, folders)]
+
+
+def _imagenet_names(folders: list[str]) -> list[str]:
+    """open_clip's names for prompts of folders that are ImageNet's WordNet ids, or its classes' numbers, else theirs.
+
+    It calls two pairs of classes alike, which prompts could not tell apart: one of each has WordNet's name for it.
+    """
+    from open_clip import IMAGENET_CLASSNAMES
+    from timm.data import ImageNetInfo
+
+    ids = ImageNetInfo("imagenet-1k").label_names()  # sorted, which is the order of open_clip's names
+    own = {"n04008634": "projectile", "n04355933": "sunglass"}  # beside missile and sunglasses
+    names = [own.get(id, name) for id, name in zip(ids, IMAGENET_CLASSNAMES, strict=True)]
+    named = dict(zip([*ids, *map(str, range(len(ids)))], names * 2, strict=True))
+    return [named[folder] for folder in folders] if set(folders) <= named.keys() else folders
 
 
 def _read_sun(folder: Path) -> Listing:
@@ -133,6 +151,15 @@ class Benchmark:
 # The pool is train + val where 16 shots need it (Flowers102 has 10 + 10 a class), and CoOp's choice for FGVC-Aircraft.
 BENCHMARKS: dict[str, Benchmark] = {
     "imagenet": Benchmark(_read_imagenet, ("", "images", "imagenet/images", "imagenet"), ("a photo of a {}.",), True),
+    "imagenet_v2": Benchmark(
+        _read_imagenet_shift,
+        ("imagenetv2/imagenetv2-matched-frequency-format-val", "imagenetv2-matched-frequency-format-val"),
+        ("a photo of a {}.",),
+        True,
+    ),
+    "imagenet_sketch": Benchmark(
+        _read_imagenet_shift, ("imagenet-sketch/images", "images", "sketch"), ("a photo of a {}.",), True
+    ),
     "caltech101": Benchmark(
         _class_folders("BACKGROUND_Google"),
         ("caltech101/101_ObjectCategories", "caltech-101/101_ObjectCategories", "101_ObjectCategories"),
@@ -170,7 +197,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def read_benchmark(entry: dict[str, Any]) -> DataSet:
-    """One of the eleven sets.
+    """One of the sets.
 
     Keys: ``name`` (of ``BENCHMARKS``); ``root``, where torchvision would look for it, or the set's folder in CoOp's
     layout; optional ``coop_split``, the path of CoOp's JSON, and ``images``, the folder that its paths start from, if

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from logitfusion.config.decoding import TaskDecoding
 from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
 from logitfusion.config.loading import Loading
 from logitfusion.config.methods import answered_tasks
-from logitfusion.config.prompting import Prompting
+from logitfusion.config.prompting import Prompting, TextFormat
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import Count, Section
 from logitfusion.config.training import LoRA
 
 
-class TeacherJob(CacheContents):
+class TeacherJob(CacheContents, TextFormat):
     """Let a teacher read one shard of the texts."""
 
-    template: Literal["plain", "chat"]
     texts: Count | None
 
 
@@ -34,7 +31,8 @@ class StudentJob(Section):
 def teacher_job(run: RunConfig, teacher: str) -> TeacherJob:
     """How a teacher reads, and what is kept."""
     entry = run.distill.teachers[teacher]
-    return TeacherJob(template=entry.template, texts=run.distill.texts, **dict(run.distill.cache.part(CacheContents)))
+    contents = {**dict(run.distill.cache.part(CacheContents)), **dict(entry.part(TextFormat))}
+    return TeacherJob(texts=run.distill.texts, **contents)
 
 
 def student_job(run: RunConfig, method: str) -> StudentJob:

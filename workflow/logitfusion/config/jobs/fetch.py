@@ -46,11 +46,11 @@ class DataJob(Definition):
 def fetched_tasks(run: RunConfig) -> dict[str, DataJob]:
     """The tasks of the harness, used or not, whose documents are on the hub."""
     tasks = {name: task for name, task in run.tasks.items() if isinstance(task, HarnessTask) and task.fetched}
-    return {name: _data_job(run, task) for name, task in tasks.items()}
+    return {name: _data_job(run, name, task) for name, task in tasks.items()}
 
 
-def _data_job(run: RunConfig, task: HarnessTask) -> DataJob:
-    used = {"train": task.train > 0, "validation": task.validation > 0, "shots": has_shots(run, task)}
+def _data_job(run: RunConfig, name: str, task: HarnessTask) -> DataJob:
+    used = {"train": task.train > 0, "validation": task.validation > 0, "shots": has_shots(run, name)}
     return DataJob(**dict(task.part(Definition)), **used)
 
 

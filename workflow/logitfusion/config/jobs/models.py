@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from logitfusion.config.experts import Expert, TrainedExpert
+from logitfusion.config.methods import method_prompting, method_tasks
 from logitfusion.config.models import Model
 from logitfusion.config.run import RunConfig
-from logitfusion.config.tasks import HarnessTask, Splits
+from logitfusion.config.tasks import Splits
 from logitfusion.config.training import LoRA
 
 
@@ -23,13 +24,21 @@ def model_job(run: RunConfig, name: str) -> Model:
 
 def task_job(run: RunConfig, name: str) -> TaskJob:
     """A task, but not how prompts and texts are made of its documents, nor what is compared."""
-    task = run.tasks[name]
-    return TaskJob(**dict(task.part(Splits)), shots=has_shots(run, task))
+    return TaskJob(**dict(run.tasks[name].part(Splits)), shots=has_shots(run, name))
 
 
-def has_shots(run: RunConfig, task: HarnessTask) -> bool | None:
-    """Whether a prompt of a task may hold examples; None where its definition alone says."""
-    return None if task.num_fewshot is None else task.num_fewshot > 0
+def has_shots(run: RunConfig, name: str) -> bool | None:
+    """Whether a prompt of a task holds examples, in any track; None where its definition says."""
+    tracks = [method_prompting(run, method) for method in decoding_methods(run, name)]
+    tracks += [run.distill] if run.distill and name in run.distill.tasks else []
+    own = run.tasks[name].num_fewshot
+    asked = {own if track.num_fewshot is None else track.num_fewshot for track in tracks} or {own}
+    return True if any(asked) else None if None in asked else False
+
+
+def decoding_methods(run: RunConfig, task: str) -> list[str]:
+    """The fusion methods that decode a task."""
+    return [method for method in (run.fusion.methods if run.fusion else ()) if task in method_tasks(run, method)]
 
 
 def expert_job(run: RunConfig, name: str) -> Expert:

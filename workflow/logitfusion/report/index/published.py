@@ -1,59 +1,95 @@
-"""Numbers that papers print, as data: shown beside ours, labelled, and never mixed with them."""
+"""The tables of the papers: alone, or with what a run measured beside each number, labelled and never mixed with it."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+from collections.abc import Sequence
+from statistics import fmean
 
-import yaml
+import pandas as pd
 
-from logitfusion.config.section import Listed, Section, Some
+from logitfusion.report.index.facts import Facts
 from logitfusion.report.index.grids import Cell, Column, Grid
+from logitfusion.report.published import PublishedCell, PublishedTable, read_published
 
-
-class PublishedTable(Section):
-    """A table of a paper."""
-
-    name: str
-    """For ids and files."""
-    caption: str
-    """What was measured, on which models."""
-    setting: str
-    """What a comparison has to know."""
-    columns: Some[str]
-    """The first names the rows."""
-    rows: Listed[Listed[str | float | None]]
-    """One cell a column; empty where the paper has none."""
-
-
-class Published(Section):
-    """The tables of one track's paper."""
-
-    source: str
-    """The paper."""
-    tables: Listed[PublishedTable]
-    """In the order of the page."""
+CLOSURE = Column("gap closure", "higher", "(average - base's) / (ceiling's - base's), computed here")
 
 
 def published_grids(track: str) -> list[Grid]:
-    """The published tables of a track."""
-    text = files("logitfusion.report.published").joinpath(f"{track}.yaml").read_text(encoding="utf-8")
-    paper = Published.model_validate(yaml.safe_load(text))
-    return [_grid(track, table, paper.source) for table in paper.tables]
+    """The published tables of a track, alone."""
+    return [_show_alone(table) for table in read_published(track)]
 
 
-def _grid(track: str, table: PublishedTable, source: str) -> Grid:
-    rows = [[_cell(value, title) for value, title in zip(row, table.columns, strict=True)] for row in table.rows]
-    note = f"Published, not measured here: {source}. {table.setting[0].upper()}{table.setting[1:]}"
-    return Grid(
-        f"published-{track}-{table.name}",
-        f"Published, other models and data: {table.caption}",
-        [Column(title, "higher" if place else None) for place, title in enumerate(table.columns)],
-        rows,
-        note,
+def repeated_grids(facts: Facts, track: str) -> list[Grid]:
+    """The tables that the run's config says it repeats (``report.published``), with its numbers beside the paper's."""
+    named = facts.run.report.published
+    return [_show_beside(table, facts.track(track)) for table in read_published(track) if table.name in named]
+
+
+def _show_alone(table: PublishedTable) -> Grid:
+    columns = [Column("method"), *(Column(column) for column in table.columns)]
+    rows = [[Cell(row), *(_published(table.find(row, column)) for column in table.columns)] for row in table.rows]
+    if closures := _closures(table):
+        columns.append(CLOSURE)
+        for row, cells in zip(table.rows, rows, strict=True):
+            cells.append(Cell(f"{closures[row]:.3f}", value=closures[row]) if row in closures else Cell())
+    note = f"Published, not measured here: {table.source}. {table.protocol}"
+    return Grid(f"published-{table.name}", f"Published, other models and data: {table.caption}", columns, rows, note)
+
+
+def _closures(table: PublishedTable) -> dict[str, float]:
+    """Row -> the share of the gap that it closes, for rows between its ends that have an average."""
+    base, ceiling = table.find(table.base, "average"), table.find(table.ceiling, "average")
+    if base is None or ceiling is None:
+        return {}
+    averages = {row: table.find(row, "average") for row in table.rows if row not in (table.base, table.ceiling)}
+    gap = ceiling.value - base.value
+    return {row: (cell.value - base.value) / gap for row, cell in averages.items() if cell is not None}
+
+
+def _show_beside(table: PublishedTable, rows: pd.DataFrame) -> Grid:
+    columns, body = [Column("method", None, "as the paper calls it, and its name in this run")], []
+    for column in table.columns:
+        columns += [Column(f"{column}, published"), Column(f"{column}, here", "higher", "measured by this run, in %")]
+    for row in table.rows:
+        cells = [table.find(row, column) for column in table.columns]
+        name = next((cell.method for cell in cells if cell is not None), "")
+        body.append([Cell(row, name)])
+        for cell in cells:
+            body[-1] += [_published(cell), _measured(cell, rows)]
+    note = (
+        f"Published: {table.source}. {table.protocol} Here: this run's own numbers with their intervals, in %; means of"
+        " tasks have none. A column without a number was not measured."
     )
+    return Grid(f"repeated-{table.name}", f"Published, and measured here: {table.caption}", columns, body, note)
 
 
-def _cell(value: str | float | None, column: str) -> Cell:
-    if value is None or isinstance(value, str):
-        return Cell(value or "")
-    return Cell(f"{value:.3f}" if column == "gap closure" else f"{value:.2f}", value=float(value))
+def _published(cell: PublishedCell | None) -> Cell:
+    return Cell() if cell is None else Cell(f"{cell.value:.2f}", value=cell.value)
+
+
+def _measured(cell: PublishedCell | None, rows: pd.DataFrame) -> Cell:
+    """The run's number of a published one, in %; empty where a part of it was not measured."""
+    if cell is None or not cell.method or not cell.measured or not len(rows):
+        return Cell()
+    groups = [[_find(rows, cell, place) for place in group.split()] for group in cell.measured.split("|")]
+    found = [row for group in groups for row in group]
+    if any(row is None for row in found):
+        return Cell()
+    value = 100 * fmean(fmean(row["value"] for row in group) for group in groups)
+    interval = "" if len(found) > 1 else _interval(found[0])
+    return Cell(f"{value:.2f}", interval, value)
+
+
+def _interval(row: pd.Series) -> str:
+    ends = (row["ci_low"], row["ci_high"])
+    return "" if any(map(pd.isna, ends)) else "{:.2f} to {:.2f}".format(*(100 * end for end in ends))
+
+
+def _find(rows: pd.DataFrame, cell: PublishedCell, place: str) -> pd.Series | None:
+    """The row of the tidy table that ``task/metric`` names; None where there is not exactly one."""
+    task, _, metric = place.partition("/")
+    same: Sequence[bool] = (rows["method"] == cell.method) & (rows["task"] == task) & (rows["metric"] == metric)
+    if cell.shots:
+        same &= rows["shots"] == int(cell.shots)
+    found = rows[same]
+    return found.iloc[0] if len(found) == 1 else None

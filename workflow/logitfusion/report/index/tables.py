@@ -15,7 +15,7 @@ from itables.utils import read_package_file
 from logitfusion.report.index.facts import Facts
 from logitfusion.report.index.grids import show_grid
 from logitfusion.report.index.page import PageSection, read_asset
-from logitfusion.report.index.published import published_grids
+from logitfusion.report.index.published import published_grids, repeated_grids
 from logitfusion.report.index.results import make_grids
 from logitfusion.report.index.words import escape
 
@@ -31,7 +31,8 @@ def tables_section(facts: Facts) -> PageSection:
     """The second section."""
     grids = make_grids(facts)
     body = [
-        f"<article><h3>{escape(_title(grid.name))}</h3>{show_grid(grid)}{_published(grid.name)}</article>"
+        f"<article><h3>{escape(_title(grid.name))}</h3>{show_grid(grid)}"
+        f"{''.join(map(show_grid, repeated_grids(facts, grid.name)))}{_published(grid.name)}</article>"
         for grid in grids
     ]
     if not grids:
