@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from checkout import ROOT
 from hub_fixture import ask_standin
 from huggingface_hub import constants
@@ -23,6 +25,7 @@ from lm_eval.utils import apply_template
 from pydantic import ValidationError
 
 from logitfusion.config.errors import explain
+from logitfusion.config.load import resolve_config
 from logitfusion.config.section import canonical, parse
 from logitfusion.config.texts import FileTexts, HubTexts, TextTask
 from logitfusion.errors import UserError
@@ -294,6 +297,19 @@ def test_too_few_texts_are_one_sentence(files: list[dict[str, Any]], tmp_path: P
     with pytest.raises(UserError, match=r"asks for 88 texts of \S+second.jsonl, which has 50 in 60 rows; lower train"):
         mix(tmp_path / "out", files, (0.2, 0.8), train=100)
     assert not (tmp_path / "out/train.jsonl").exists()
+
+
+def test_the_tutorial_prints_what_its_config_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs/tutorials/texts.md").read_text(encoding="utf-8")
+    printed = re.search(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    written = dict(re.findall(r"^cat > (\S+) <<'END'\n(.*?)^END", page, re.MULTILINE | re.DOTALL))
+    for name in ("data/chats.jsonl", "data/sums.jsonl"):
+        Path(name).write_text(written[name], encoding="utf-8")
+    task = resolve_config(yaml.safe_load(written["config/garden.yaml"])).tasks["garden"]
+    write_mixture(task, [Source(entry) for entry in task.texts], Path("train.jsonl"), Path("validation.jsonl"))
+    assert Path("train.jsonl").read_text(encoding="utf-8") == printed
 
 
 # ---- data sets of the hub --------------------------------------------------------------------------------------------
