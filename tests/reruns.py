@@ -7,6 +7,8 @@ source has other keys), it is ``Together``.
 
 A new key of the config needs a row. Ask yourself what depends on it, write that down, and run the test: if more runs
 again than you wrote, the key is in a slice (``logitfusion/config/jobs``) that it need not be in.
+
+The demo learns from no texts alone: the keys of those are in ``tests/test_texts_workflow.py``.
 """
 
 from __future__ import annotations

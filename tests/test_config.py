@@ -784,7 +784,11 @@ def test_the_schema_and_the_reference_page_are_current() -> None:
     assert (ROOT / "docs/reference/config.md").read_text() == make_reference()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: path.name)
+# Definitions of tasks, and configs that are laid over others, are no whole runs.
+RUNS = [path for path in sorted((ROOT / "config").rglob("*.yaml")) if "run" in yaml.safe_load(path.read_text())]
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
 def test_every_shipped_config_fits_the_schema_as_written(path: Path) -> None:
     validator = Draft202012Validator(make_schema())
     assert [error.message for error in validator.iter_errors(yaml.safe_load(path.read_text()))] == []
