@@ -15,7 +15,7 @@ SHAPES ?= llama-13b llama-13b-7b llama-13b-4-adapters qwen-14b-0.5b llama-13b-4x
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
-.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test envs-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-results lint format reference docs results architectures lock envs dag clean
+.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -65,6 +65,9 @@ envs-test: setup ## the conda environments' packages, each alone (without conda)
 
 fault-test: setup ## what a killed, broken, cut-off or crowded run does: minutes (full and read-only disks as root only)
 	@$(RUN) python -m pytest tests/faults -m fault -rs
+
+paper-test: setup ## every config of config/paper, small, to its report, on a stand-in of the hub: minutes
+	@$(RUN) python -m pytest tests/papers tests/test_benchmarks.py -m paper -rs
 
 bench-fusion: setup ## fused decoding against the large model alone and a naive loop: results/bench/fusion.md
 	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/models/large results/demo/models/small results/demo/experts/common_knowledge results/demo/tasks/common_knowledge/validation.jsonl

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_allowed"
@@ -37,6 +38,7 @@ class Repository:
         silent: bodies of large files begin, and nothing follows.
         lies: large files have other bytes than the hub states.
         licence: in its card.
+        any_commit: whatever commit is asked for holds the files of ``main``, as a config may pin a real one.
     """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -50,15 +52,38 @@ class Repository:
     silent: bool = False
     lies: bool = False
     licence: str | None = "mit"
+    any_commit: bool = False
+
+    def find_commit(self, revision: str) -> str:
+        """The commit that a branch, a tag or a commit's name means; it may be one that is not there."""
+        if self.any_commit and len(revision) == 40:
+            self.commits.setdefault(revision, self.commits[self.revisions["main"]])
+        return self.revisions.get(revision, revision)
+
+
+Makers: TypeAlias = Mapping[tuple[str, str], Callable[[], Repository]]
 
 
 @dataclass
 class Hub:
-    """The repositories by (kind, id), and what was asked: ``HEAD /path``."""
+    """The repositories by (kind, id), and what was asked: ``HEAD /path``.
 
+    Attributes:
+        makers: of repositories that are made when they are first asked for.
+    """
+
+    makers: Makers = field(default_factory=dict)
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     address: str = ""
+    _making: threading.Lock = field(default_factory=threading.Lock)
+
+    def find(self, kind: str, id: str) -> Repository | None:
+        """A repository of ``models`` or ``datasets``, if there is one."""
+        with self._making:
+            if (kind, id) not in self.repositories and (kind, id) in self.makers:
+                self.repositories[kind, id] = self.makers[kind, id]()
+            return self.repositories.get((kind, id))
 
     def add(self, id: str, files: dict[str, bytes | str], kind: str = "models", **traits: Any) -> Repository:
         """A repository with one commit, which is ``main``."""
@@ -70,12 +95,12 @@ class Hub:
 
 
 @contextmanager
-def serve() -> Iterator[Hub]:
+def serve(makers: Makers | None = None, port: int = 0) -> Iterator[Hub]:
     """A hub that answers at ``address`` until the block ends."""
-    hub = Hub()
+    hub = Hub(makers or {})
     stopped = threading.Event()
     handler = type("Handler", (_Handler,), {"hub": hub, "stopped": stopped})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -119,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def answer(self, kind: str, id: str, rest: list[str], *, api: bool) -> None:
-        repository = self.hub.repositories.get((kind, id))
+        repository = self.hub.find(kind, id)
         if repository is None:
             return self.refuse(401, "RepoNotFound", "Invalid username or password.")
         if repository.statuses:
@@ -128,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.send(status, **repository.headers)
         if repository.moved_to:
             return self.send(307, Location=self.path.replace(id, repository.moved_to, 1))
-        commit = repository.revisions.get(rest[1], rest[1]) if rest else repository.revisions["main"]
+        commit = repository.find_commit(rest[1] if rest else "main")
         if commit not in repository.commits:
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {rest[1]}")
         if api:
@@ -180,9 +205,10 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit, "ETag": f'"{digest}"', "X-Linked-Size": str(len(data))}
         whole, first = len(data), 0
         if asked := self.headers.get("Range"):
-            first = int(asked.removeprefix("bytes=").partition("-")[0])
-            headers["Content-Range"] = f"bytes {first}-{whole - 1}/{whole}"
-        return self.send(206 if asked else 200, data[first:], cut=self.cut(repository, name), **headers)
+            start, _, end = asked.removeprefix("bytes=").partition("-")
+            first, whole = int(start), min(int(end or whole) + 1, whole)
+            headers["Content-Range"] = f"bytes {first}-{whole - 1}/{len(data)}"
+        return self.send(206 if asked else 200, data[first:whole], cut=self.cut(repository, name), **headers)
 
     def cut(self, repository: Repository, name: str) -> bool:
         if self.command != "GET" or not name.endswith(LARGE):
@@ -218,9 +244,17 @@ def _folder(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+@lru_cache(maxsize=1000)
+def _digests(data: bytes) -> tuple[str, str]:
+    """git's, and the one of LFS."""
+    git = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
+    git.update(data)
+    return git.hexdigest(), hashlib.sha256(data).hexdigest()
+
+
 def _entry(name: str, data: bytes) -> dict[str, Any]:
     """A file as the hub lists it."""
-    git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    git, digest = _digests(data)
     entry = {"type": "file", "path": name, "size": len(data), "oid": git}
-    lfs = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 1}
+    lfs = {"oid": digest, "size": len(data), "pointerSize": 1}
     return entry | ({"lfs": lfs} if name.endswith(LARGE) else {})

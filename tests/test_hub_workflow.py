@@ -78,7 +78,7 @@ def test_what_was_fetched_is_all_that_a_run_needs(tmp_path: Path, tiny_models: d
 
 def test_on_a_cluster_downloads_run_where_snakemake_does() -> None:
     """And they are all that may ask the network."""
-    downloads = {"package", "fetch", "fetch_model", "fetch_data", "fetch_texts", "fetch_encoder"}
+    downloads = {"package", "fetch", "fetch_model", "fetch_data", "fetch_encoder"}
     assert rules_with("localrule: True") == rules_with("online=True") == downloads
 
 

@@ -8,17 +8,22 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import lm_eval
 import pandas as pd
 import pytest
 import yaml
 from checkout import ROOT, copy_checkout, plans, snakemake
 from commands import refuse, run
+from lm_eval.api.model import LM
 from tiny_encoders import write_image_tower
 
+from logitfusion.cli._tasks import INVALID
 from logitfusion.cli._templates import write_value
 from logitfusion.cli.init import TRACKS
 from logitfusion.clip.encoders.tiny import make_random_clip
 from logitfusion.config.load import load_config, resolve_config
+from logitfusion.tasks import find
+from logitfusion.tasks.find import index_folders
 
 IMAGES = ROOT / "config/smoke_images/bright"
 TEMPLATES = ROOT / "workflow/logitfusion/templates"
@@ -80,37 +85,90 @@ def test_models_of_one_s_own_take_the_place_of_the_template_s(
             "large": {"source": "path", "path": "my model: #1"},
             "small": {"source": "hub", "id": "me/small", "revision": "main"},
         }
-        assert config["tasks"]["sst2"]["definition"] == "sst2"
+        assert config["tasks"]["sst2"]["harness"] == "sst2_reviews"
 
 
 def test_a_task_of_the_library_is_used_everywhere(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = written(capsys, "--task", "sciq")
-    assert config["tasks"].keys() == config["experts"].keys() == {"sciq"}
-    assert sum(config["tasks"]["sciq"][split] for split in ("train", "validation", "test")) <= 376, "all that there are"
-    assert config["experts"]["sciq"]["tasks"] == config["models"]["small"]["heal"]["tasks"] == ["sciq"]
+    config = written(capsys, "--task", "sciq_passages")
+    assert config["tasks"].keys() == config["experts"].keys() == {"sciq_passages"}
+    entry = config["tasks"]["sciq_passages"]
+    assert entry.pop("harness") == "sciq_passages"
+    assert sum(entry[split] for split in ("train", "validation", "test")) <= 376, "all that there are"
+    assert config["experts"]["sciq_passages"]["tasks"] == ["sciq_passages"]
+    assert config["models"]["small"]["heal"]["tasks"] == ["sciq_passages"]
     assert "sst2" not in json.dumps(config)
 
 
-@pytest.mark.parametrize(
-    ("answers", "form"),
-    [
-        (["3", "-4", "2.5"], {"kind": "number"}),
-        (["yes", "no"], {"kind": "choice", "choices": ["yes", "no"]}),
-        ([f"a city of {number}" for number in range(30)], {"kind": "text", "max_words": 5}),
-    ],
-)
+def test_a_task_of_the_harness_is_used_by_its_name(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = written(capsys, "--task", "gsm8k")["tasks"]["gsm8k"]
+    assert entry.pop("harness") == "gsm8k"
+    assert entry.keys() == {"train", "validation", "test"}
+
+
+# Answers of a file; and generated texts -> the answer that is found, and whether it is that of the second row.
+FORMS = [
+    (
+        ["3", "-4", "2.5"],
+        {
+            " -4": ("-4", 1.0),
+            "-4.0 apples": ("-4.0", 1.0),
+            "4": ("4", 0.0),
+            "minus 4": (INVALID, 0.0),
+            "": (INVALID, 0.0),
+        },
+    ),
+    (
+        ["a", "a b", "no"],
+        {" A b, of course": ("A b", 1.0), "a": ("a", 0.0), "ab": (INVALID, 0.0), "I say a b": (INVALID, 0.0)},
+    ),
+    (
+        [f"The city of {number}" for number in range(30)],
+        {
+            "city of 1.": ("city of 1.", 1.0),
+            "the City\tof 1\nYes": ("the City\tof 1", 0.0),
+            "a b c d e f": (INVALID, 0.0),
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("answers", "texts"), FORMS, ids=["number", "choice", "text"])
 def test_lines_of_one_s_own_are_a_task(
-    answers: list[str], form: dict[str, Any], checkout: Path, capsys: pytest.CaptureFixture[str]
+    answers: list[str], texts: dict[str, Any], checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [{"prompt": f"What is {number}?", "answer": answers[number % len(answers)]} for number in range(60)]
+    """The harness finds answers of the file's form in what models generate, and tells others apart."""
+    rows = [{"prompt": f"What is {number}?", "answer": f"{answers[number % len(answers)]} "} for number in range(60)]
     write_lines(checkout / "sst2/my lines.jsonl", rows)
     config = written(capsys, "--task", "sst2/my lines.jsonl")
     task = config["tasks"]["my_lines"]
-    assert task["definition"]["source"] == {"kind": "jsonl", "path": "sst2/my lines.jsonl"}
-    assert task["definition"]["answer"] == form
+    assert (task["harness"], task["include_path"]) == ("my_lines", "config/mine_tasks")
     assert task["train"] + task["validation"] + task["test"] == 60
     assert min(task["train"], task["validation"], task["test"]) >= 6
     assert config["fusion"]["methods"]["dynamic"]["experts"] == ["my_lines"]
+    loaded = index_folders(["config/mine_tasks"]).load(["my_lines"])
+    (leaf,) = loaded["tasks"].values()
+    for text, (found, right) in texts.items():
+        told = lm_eval.evaluate(Parrot(text), loaded, samples={"my_lines": [1]}, bootstrap_iters=0, log_samples=True)
+        (sample,) = told["samples"]["my_lines"]
+        assert sample["arguments"][0][0] == "What is 1?"
+        assert leaf.doc_to_target(sample["doc"]) == answers[1]
+        assert (sample["filtered_resps"], sample["exact_match"]) == ([found], right), text
+
+
+class Parrot(LM):
+    """Always generates the same."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def generate_until(self, requests: list[Any], **_: Any) -> list[str]:
+        return [self.text for _ in requests]
+
+    def loglikelihood(self, requests: list[Any], **_: Any) -> list[Any]:
+        raise NotImplementedError
+
+    loglikelihood_rolling = loglikelihood
 
 
 @pytest.mark.parametrize("name", ["1", "null", "yes", "2020-01-01", "0x10"])
@@ -129,10 +187,13 @@ def test_a_file_may_be_named_as_yaml_writes_other_things(
         (("../up",), "NAME is '../up'"),
         (("mine", "--large", "no/folder", "--base", "images"), "There is no folder no/folder"),
         (("mine", "--large", "images"), "--base MODEL"),
-        (("mine", "--task", "sumz"), "common_knowledge, sciq, sst2, sums"),
+        (("mine", "--task", "sumz"), "There is no task 'sumz': did you mean sums? Or give a FILE.jsonl"),
+        (("mine", "--task", "truthfulqa_mc1"), "'truthfulqa_mc1' has no training split"),
+        (("mine", "--task", "taken.jsonl"), "config/mine_tasks/taken.yaml is there already"),
         (("mine", "--task", "few.jsonl"), "at least 10"),
         (("mine", "--task", "wrong.jsonl"), 'needs a text under "answer"'),
         (("mine", "--task", "no.jsonl"), "no.jsonl can't be read"),
+        (("mine", "--task", "chats.jsonl"), "chats.jsonl, line 1, is a chat, which is learned from and not measured"),
         (("mine", "--images", "images"), "--images is of the tracks clip"),
         (("mine", "--track", "clip"), "--images DIR"),
         (("mine", "--track", "clip", "--images", "no"), "The image folder no is not there"),
@@ -147,8 +208,17 @@ def test_a_file_may_be_named_as_yaml_writes_other_things(
     ],
 )
 def test_what_can_not_be_written_is_refused_and_nothing_is_written(
-    options: tuple[str, ...], words: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+    options: tuple[str, ...],
+    words: str,
+    checkout: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(find, "HARNESS", find.HARNESS / "truthfulqa")  # the index of all takes ten seconds
+    monkeypatch.setitem(find._ROOTS, "<harness>", find.HARNESS)
+    (checkout / "config/mine_tasks").mkdir()
+    (checkout / "config/mine_tasks/taken.yaml").touch()
+    write_lines(checkout / "taken.jsonl", [{"prompt": str(number), "answer": "b"} for number in range(20)])
     (checkout / "one").mkdir()
     shutil.copytree(IMAGES / "bar", checkout / "one/bar")
     for split in ("train", "test"):
@@ -161,8 +231,9 @@ def test_what_can_not_be_written_is_refused_and_nothing_is_written(
     (checkout / "config/there.yaml").write_text("run: other # than its file\n")
     write_lines(checkout / "few.jsonl", [{"prompt": "a", "answer": "b"}])
     write_lines(checkout / "wrong.jsonl", [{"prompt": "a"}])
+    write_lines(checkout / "chats.jsonl", [{"messages": [{"role": "user", "content": "a"}]}])
     assert words in refuse(capsys, "init", *options)
-    assert [path.name for path in (checkout / "config").iterdir()] == ["there.yaml"]
+    assert sorted(path.name for path in (checkout / "config").rglob("*")) == ["mine_tasks", "taken.yaml", "there.yaml"]
     assert (checkout / "config/there.yaml").read_text() == "run: other # than its file\n"
 
 

@@ -333,11 +333,17 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "no_such_folder" in refused(find_folders, "choice", str(tmp_path / "no_such_folder"))
 
 
-def test_a_missing_file_of_documents_is_named(tmp_path: Path) -> None:
-    kwargs = {"data_files": {"test": str(tmp_path / "absent.jsonl")}}
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "absent.jsonl does not exist"), ("{}\n{", "absent.jsonl, line 2, is not JSON")]
+)
+def test_a_file_of_documents_that_can_not_be_read_is_named(tmp_path: Path, content: str | None, words: str) -> None:
+    path = tmp_path / "absent.jsonl"
+    if content is not None:
+        path.write_text(content)
+    kwargs = {"data_files": {"test": str(path)}}
     entry = {"task": "gone", "dataset_path": "json", "test_split": "test", "dataset_kwargs": kwargs, **CHOICE}
     (tmp_path / "gone.yaml").write_text(yaml.safe_dump(entry))
-    assert "absent.jsonl" in refused(written, tmp_path, tmp_path, harness="gone")
+    assert words in refused(written, tmp_path, tmp_path, harness="gone")
 
 
 @pytest.mark.parametrize(

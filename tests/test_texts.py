@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from checkout import ROOT
 from hub_fixture import ask_standin
 from huggingface_hub import constants
@@ -23,6 +25,7 @@ from lm_eval.utils import apply_template
 from pydantic import ValidationError
 
 from logitfusion.config.errors import explain
+from logitfusion.config.load import resolve_config
 from logitfusion.config.section import canonical, parse
 from logitfusion.config.texts import FileTexts, HubTexts, TextTask
 from logitfusion.errors import UserError
@@ -89,6 +92,8 @@ def test_what_no_template_can_write_is_left_out_with_its_reason(value: Any, reas
         "Q: {{question.strip()}}\n",
         "{% if extra %}{{extra}} {% endif %}{{choices.text[1]}}",
         "{% for one in choices.text %}{{loop.index}}. {{one}}\n{% endfor %}",
+        "{{question | trim | regex_replace('W(.)', 't')}}",
+        "{% for place in range(2) %}{{choices.text[place]}}{% endfor %}",
     ],
 )
 def test_templates_are_those_of_the_harness(template: str) -> None:
@@ -100,7 +105,13 @@ def test_templates_are_those_of_the_harness(template: str) -> None:
 
 
 def test_nothing_is_never_written_as_a_word() -> None:
-    for spec, row in (("{{a}}", {"a": None}), ("{{a.b}}", {"a": {}}), ("a", {"a": None}), ("a", {"a": ["x"]})):
+    for spec, row in (
+        ("{{a}}", {"a": None}),
+        ("{{a.b}}", {"a": {}}),
+        ("a", {"a": None}),
+        ("a", {"a": ["x"]}),
+        ("{{a + 1}}", {"a": "1"}),
+    ):
         with pytest.raises(UnusableError):
             make_field(spec).read(row)
     assert make_field("a").read({"a": 7}) == "7"
@@ -190,6 +201,10 @@ PART = {"path": "rows.jsonl", "prompt": "q", "completion": "a"}
         ([PART | {"completion": None}], "'texts.0' must name its column of messages, or its prompt and completion"),
         ([PART | {"messages": "chat"}], "'texts.0' must name its column of messages, or"),
         ([PART | {"prompt": "{{q"}], "'texts.0.prompt' is a template that Jinja can't read"),
+        (
+            [PART | {"completion": "{{a | shout}}"}],
+            "'texts.0.completion' is a template that Jinja can't read (No filter",
+        ),
         ([PART | {"where": {"kind": []}}], "'texts.0.where.kind' must be a value of the column, or a list"),
         ([PART | {"where": {"kind": {"not": 1}}}], "'texts.0.where.kind' must be a value of the column, or a list"),
         ([PART | {"min_chars": 3, "max_chars": 2}], "a min_chars above its max_chars"),
@@ -294,6 +309,19 @@ def test_too_few_texts_are_one_sentence(files: list[dict[str, Any]], tmp_path: P
     with pytest.raises(UserError, match=r"asks for 88 texts of \S+second.jsonl, which has 50 in 60 rows; lower train"):
         mix(tmp_path / "out", files, (0.2, 0.8), train=100)
     assert not (tmp_path / "out/train.jsonl").exists()
+
+
+def test_the_tutorial_prints_what_its_config_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs/tutorials/texts.md").read_text(encoding="utf-8")
+    printed = re.search(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    written = dict(re.findall(r"^cat > (\S+) <<'END'\n(.*?)^END", page, re.MULTILINE | re.DOTALL))
+    for name in ("data/chats.jsonl", "data/sums.jsonl"):
+        Path(name).write_text(written[name], encoding="utf-8")
+    task = resolve_config(yaml.safe_load(written["config/garden.yaml"])).tasks["garden"]
+    write_mixture(task, [Source(entry) for entry in task.texts], Path("train.jsonl"), Path("validation.jsonl"))
+    assert Path("train.jsonl").read_text(encoding="utf-8") == printed
 
 
 # ---- data sets of the hub --------------------------------------------------------------------------------------------

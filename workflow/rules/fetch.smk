@@ -11,8 +11,8 @@ from logitfusion.config.packages import Package
 DOWNLOADS = {package_file(part).stem: part.part(Package) for part in RUN.packages}
 # The commit that a branch of the hub was when it was first asked about, which stays the run's.
 REVISIONS = RESULTS / "revisions"
-HUB_MODELS, FETCHED_TASKS, ENCODERS = hub_models(RUN), fetched_tasks(RUN), fetched_encoders(RUN)
-FETCHED_TEXTS = fetched_texts(RUN)
+HUB_MODELS, ENCODERS = hub_models(RUN), fetched_encoders(RUN)
+HUB_TASKS = {**fetched_tasks(RUN), **fetched_texts(RUN)}
 
 
 rule package:
@@ -68,7 +68,7 @@ rule fetch_data:
     benchmark:
         BENCHMARKS / "fetched/data/{task}.tsv"
     wildcard_constraints:
-        task=any_of(FETCHED_TASKS),
+        task=any_of(HUB_TASKS),
     localrule: True
     conda:
         "../../envs/light.yaml"
@@ -77,33 +77,10 @@ rule fetch_data:
         mem_mb=2000,
         runtime=longer(120),
     params:
-        **settings(lambda wildcards: FETCHED_TASKS[wildcards.task]),
+        **settings(lambda wildcards: HUB_TASKS[wildcards.task]),
         revisions=REVISIONS,
     shell:
         stage("fetch_data", "--task {wildcards.task} --revisions {params.revisions:q}", online=True)
-
-
-rule fetch_texts:
-    output:
-        fetched_data("{task}"),
-    log:
-        LOGS / "fetched/data/{task}.log",
-    benchmark:
-        BENCHMARKS / "fetched/data/{task}.tsv"
-    wildcard_constraints:
-        task=any_of(FETCHED_TEXTS),
-    localrule: True
-    conda:
-        "../../envs/light.yaml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=longer(240),
-    params:
-        **settings(lambda wildcards: FETCHED_TEXTS[wildcards.task]),
-        revisions=REVISIONS,
-    shell:
-        stage("fetch_texts", "--task {wildcards.task} --revisions {params.revisions:q}", online=True)
 
 
 rule fetch_encoder:
@@ -133,7 +110,7 @@ rule fetch:
     input:
         packages=sorted(set(map(package_file, used_packages(RUN)))),
         models=[model_folder(name) for name in used_models(RUN) if name in HUB_MODELS],
-        data=[fetched_data(task) for task in used_tasks(RUN) if task in {**FETCHED_TASKS, **FETCHED_TEXTS}],
+        data=[fetched_data(task) for task in used_tasks(RUN) if task in HUB_TASKS],
         encoders=list(map(fetched_encoder, ENCODERS)),
     output:
         RESULTS / "downloads.json",

@@ -91,7 +91,7 @@ def task_inputs(wildcards):
 def text_inputs(wildcards):
     """The files that a task's texts are from, and what was fetched of the hub."""
     files = [part.path for part in RUN.tasks[wildcards.task].texts if hasattr(part, "path")]
-    fetched = {"fetched": fetched_data(wildcards.task)} if wildcards.task in FETCHED_TEXTS else {}
+    fetched = {"fetched": fetched_data(wildcards.task)} if wildcards.task in HUB_TASKS else {}
     return {"files": list(dict.fromkeys(files))} | fetched
 
 

@@ -1,4 +1,4 @@
-"""Entries of a template's config that are the user's own: models, a task, images."""
+"""Entries of a template's config that are the user's own: models and images; and how they are written there."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from logitfusion.cli._inputs import read_field, read_rows, read_text
 from logitfusion.errors import UserError
 
-TASK = "sst2"  # of the templates
-SIZES = {"train": 240, "validation": 36, "test": 100}  # sciq, the smallest of the library, has 376 examples
 SHOTS = (1, 2, 4, 8, 16)
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 
@@ -83,63 +79,6 @@ def describe_model(spec: str) -> dict[str, Any]:
     raise UserError(
         f"There is no folder {spec}; give one, or a model of the hub as OWNER/NAME@REVISION (a commit, or main)."
     )
-
-
-def describe_task(spec: str, *, validation: bool) -> Entry:
-    """The entry of a task: one of the library, or lines of JSON with ``prompt`` and ``answer``.
-
-    Raises:
-        UserError: neither, or a file of too few lines.
-    """
-    library = resources.files("logitfusion").joinpath("tasks", "library")
-    known = sorted(path.name.removesuffix(".yaml") for path in library.iterdir() if path.name.endswith(".yaml"))
-    name, definition, sizes = spec, spec, dict(SIZES)
-    if spec not in known:
-        if not spec.endswith((".jsonl", ".json")):
-            raise UserError(f"There is no task {spec!r}: give one of {', '.join(known)}, or a FILE.jsonl of your own.")
-        rows = [
-            (read_field(row, "prompt", place), read_field(row, "answer", place))
-            for place, row in read_rows(spec, read_text(spec))
-        ]
-        name, definition, sizes = _name_of(spec), _define(spec, rows), _split(spec, len({prompt for prompt, _ in rows}))
-    if not validation:
-        sizes["train"] += sizes.pop("validation")
-    return Entry(("tasks", name), {"definition": definition, **sizes}, {TASK: name} if name != TASK else {})
-
-
-def _name_of(path: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", Path(path).stem).strip("_-")[:64] or "mine"
-
-
-def _define(path: str, rows: list[tuple[str, str]]) -> dict[str, Any]:
-    """A definition for a file's answers: numbers, a few choices, or short texts."""
-    answers = list(dict.fromkeys(answer.strip() for _, answer in rows))
-    words = max((len(answer.split()) for answer in answers), default=1)
-    if all(re.fullmatch(r"-?\d+(\.\d+)?", answer) for answer in answers):
-        form: dict[str, Any] = {"kind": "number"}
-    elif 2 <= len(answers) <= 10 and len(answers) * 4 <= len(rows):
-        form = {"kind": "choice", "choices": answers}
-    else:
-        form = {"kind": "text", "max_words": max(words, 5)}
-    return {
-        "version": 1,
-        "description": f"The lines of {path}",
-        "source": {"kind": "jsonl", "path": path},
-        "prompt": "{prompt}",
-        "target": {"field": "answer"},
-        "answer": form,
-        "metric": "accuracy" if form["kind"] == "choice" else "exact_match",
-        "max_new_tokens": 4 * words + 4,
-        "split_seed": 0,
-    }
-
-
-def _split(path: str, count: int) -> dict[str, int]:
-    """A fifth of the lines tests, a tenth validates, the rest is learnt from."""
-    if count < 10:
-        raise UserError(f"{path} has {count} different lines; a task needs at least 10, better hundreds.")
-    sizes = {"validation": min(count // 10, 100), "test": min(count // 5, 500)}
-    return {"train": count - sum(sizes.values()), **sizes}
 
 
 def describe_images(folder: str, clip: str | None, auxiliary: str | None) -> list[Entry]:

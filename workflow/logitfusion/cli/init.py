@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -12,13 +14,15 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from logitfusion.cli._inputs import check_output
-from logitfusion.cli._templates import Entry, describe_images, describe_model, describe_task, fill_template
+from logitfusion.cli._tasks import WrittenTask, describe_task
+from logitfusion.cli._templates import Entry, describe_images, describe_model, fill_template
 from logitfusion.config.errors import explain
 from logitfusion.config.load import resolve_config
 from logitfusion.config.section import Name
 from logitfusion.errors import UserError
 from logitfusion.files import write_text
 
+TASK = "sst2"  # of the templates
 # Track -> the options that it knows, besides those of all.
 TRACKS = {
     "fusion": ("large", "base", "task"),
@@ -41,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--base", metavar="MODEL", help="the small model that the expert is trained from, or the student"
     )
     models.add_argument(
-        "--task", metavar="TASK", help="one of the library, or a FILE.jsonl of lines with prompt and answer"
+        "--task",
+        metavar="TASK",
+        help="one that lm-evaluation-harness or our library knows, or a FILE.jsonl of lines with prompt and answer",
     )
     images = parser.add_argument_group("clip")
     images.add_argument("--images", metavar="DIR", help="with a folder of images for each class")
@@ -69,9 +75,13 @@ def run(arguments: argparse.Namespace) -> None:
     if inside:
         _check_run(arguments.name)
     template = resources.files("logitfusion").joinpath("templates", f"{arguments.track}.yaml").read_text("utf-8")
-    text = fill_template(template, arguments.name, _describe(arguments))
-    resolve_config(yaml.safe_load(text))
-    write_text(path, text)
+    task = _describe_task(arguments, path if inside else path.absolute())
+    text = fill_template(template, arguments.name, _describe(arguments, task))
+    with _definition(task):
+        resolve_config(yaml.safe_load(text))
+        write_text(path, text)
+    if task is not None and task.file is not None:
+        print(f"{task.file} is the task's definition: read it, and correct it.")
     print(f"{path} is written. What it would run, and the run:")
     command = f"snakemake --profile local --configfile {shlex.quote(str(path if inside else path.absolute()))}"
     print(f"{command} -n\n{command}")
@@ -108,12 +118,40 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise UserError("With a --large of your own, name the small model too: --base MODEL.")
 
 
-def _describe(arguments: argparse.Namespace) -> list[Entry]:
+def _describe_task(arguments: argparse.Namespace, path: Path) -> WrittenTask | None:
+    """The task that is named, with its definition in a folder beside the config."""
+    if arguments.task is None:
+        return None
+    folder = path.with_name(f"{path.stem}_tasks")
+    task = describe_task(arguments.task, validation=arguments.track == "fusion", folder=folder)
+    if task.file is not None and task.file.exists():
+        raise UserError(f"{task.file} is there already; choose another name, or delete it.")
+    return task
+
+
+@contextmanager
+def _definition(task: WrittenTask | None) -> Iterator[None]:
+    """Write a task's definition, which its config is checked with; and leave nothing behind if that fails."""
+    if task is None or task.file is None:
+        yield
+        return
+    new = not task.file.parent.exists()
+    write_text(task.file, task.definition)
+    try:
+        yield
+    except BaseException:
+        task.file.unlink(missing_ok=True)
+        if new:
+            task.file.parent.rmdir()
+        raise
+
+
+def _describe(arguments: argparse.Namespace, task: WrittenTask | None) -> list[Entry]:
     """What the command line replaces in the template."""
     models = [(("models", "large"), arguments.large), (("models", "small"), arguments.base)]
     entries = [Entry(place, describe_model(given)) for place, given in models if given is not None]
-    if arguments.task is not None:
-        entries.append(describe_task(arguments.task, validation=arguments.track == "fusion"))
+    if task is not None:
+        entries.append(Entry(("tasks", task.name), task.entry, {TASK: task.name} if task.name != TASK else {}))
     if arguments.images is not None:
         entries += describe_images(arguments.images, arguments.clip, arguments.auxiliary)
     return entries

@@ -135,6 +135,7 @@ _STAGES: dict[str, Callable[[RunConfig, Wildcards], float]] = {
     "fetch_encoder": lambda *_: 30.0,
     "model": _model,
     "task": lambda *_: 2.0,
+    "texts": lambda *_: 10.0,
     "expert": _expert,
     "tune": _tune,
     "decode": _decode,

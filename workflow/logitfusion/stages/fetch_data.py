@@ -6,15 +6,21 @@ import argparse
 from pathlib import Path
 
 from logitfusion.config.jobs.fetch import DataJob
+from logitfusion.config.jobs.texts import TextsDataJob
+from logitfusion.config.section import either
 from logitfusion.files import write_json
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.tasks.data import fetch_task
+from logitfusion.tasks.hub_rows import fetch_texts
 
 
-def main(arguments: argparse.Namespace, job: DataJob) -> None:
-    fetched = fetch_task(
-        job, train=job.train, validation=job.validation, shots=job.shots, revisions=arguments.revisions
-    )
+def main(arguments: argparse.Namespace, job: DataJob | TextsDataJob) -> None:
+    if isinstance(job, TextsDataJob):
+        fetched = fetch_texts(job.sources, arguments.revisions)
+    else:
+        fetched = fetch_task(
+            job, train=job.train, validation=job.validation, shots=job.shots, revisions=arguments.revisions
+        )
     write_json(arguments.output, fetched.dump())
     for part in fetched.parts:
         size = sum(file["size"] for file in part.rows.download["files"])
@@ -27,4 +33,4 @@ if __name__ == "__main__":
     parser.add_argument("--task", required=True, help="its name, for messages")
     parser.add_argument("--revisions", type=Path, required=True, help="folder of the commits that branches were")
     parser.add_argument("--output", type=Path, required=True, help="record.json")
-    run_stage(main, parser, DataJob)
+    run_stage(main, parser, either("sources", having=TextsDataJob, lacking=DataJob))

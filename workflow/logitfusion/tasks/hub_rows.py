@@ -89,6 +89,11 @@ def fetch_rows(source: HubRows, revisions: Path | None = None) -> FetchedRows:
     return fetched
 
 
+def fetch_texts(sources: Sequence[HubRows], revisions: Path | None = None) -> FetchedTexts:
+    """``fetch_rows`` of several sources."""
+    return FetchedTexts(parts=tuple(FetchedPart(source=one, rows=fetch_rows(one, revisions)) for one in sources))
+
+
 def _note(source: HubRows, commit: str) -> Path:
     """Where the hub's folder of assets keeps how a split is read: nothing on the disk says whether that is whole."""
     folder = cached_assets_path(

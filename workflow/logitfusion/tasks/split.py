@@ -70,7 +70,8 @@ def cut_documents(leaves: Sequence[Leaf], sizes: Splits, task: str) -> Cut:
             shuffled = len(leaves) == 1
         else:
             cut.test += [Picked(leaf, leaf.evaluated_split, index) for index in range(_tested(leaf, sizes))]
-            pool += _all_of(leaf, training_split(leaf, sizes))
+            drawn = sizes.train or (sizes.validation and not _validation_split(leaf, sizes))
+            pool += _all_of(leaf, training_split(leaf, sizes)) if drawn else []  # else it was not even fetched
     if not (sizes.train or sizes.validation):
         return cut
     if seed is not None and not shuffled:
@@ -82,6 +83,13 @@ def cut_documents(leaves: Sequence[Leaf], sizes: Splits, task: str) -> Cut:
 def training_split(leaf: Leaf, sizes: Splits) -> str | None:
     """The split that is learnt from: the config's, else the definition's."""
     return sizes.training_split or leaf.config.training_split
+
+
+def _validation_split(leaf: Leaf, sizes: Splits) -> str | None:
+    """The definition's, if it is neither evaluated nor learnt from, and the evaluated one is not learnt from."""
+    split, training = leaf.config.validation_split, training_split(leaf, sizes)
+    apart = split not in (leaf.evaluated_split, training) and training != leaf.evaluated_split
+    return split if apart else None
 
 
 def _find_seed(leaves: Sequence[Leaf], sizes: Splits) -> int | None:
@@ -128,9 +136,7 @@ def _validation_pool(leaves: Sequence[Leaf], sizes: Splits, seed: int | None) ->
     """All documents of validation splits that are neither evaluated nor learnt from; None where there are none."""
     pool: list[Picked] = []
     for leaf in leaves:
-        split, training = leaf.config.validation_split, training_split(leaf, sizes)
-        if split not in (None, leaf.evaluated_split, training) and training != leaf.evaluated_split:
-            pool += _all_of(leaf, split)
+        pool += _all_of(leaf, _validation_split(leaf, sizes))
     if seed is not None:
         random.Random(seed).shuffle(pool)
     return pool or None

@@ -7,7 +7,7 @@ from logitfusion.config.section import Section, Some
 from logitfusion.config.texts import HubRows, HubTexts, TextTask
 
 
-class FetchTextsJob(Section):
+class TextsDataJob(Section):
     """Download the data sets that a task's texts are from."""
 
     sources: Some[HubRows]
@@ -19,9 +19,9 @@ def text_tasks(run: RunConfig) -> dict[str, TextTask]:
     return {name: task for name, task in run.tasks.items() if isinstance(task, TextTask)}
 
 
-def fetched_texts(run: RunConfig) -> dict[str, FetchTextsJob]:
+def fetched_texts(run: RunConfig) -> dict[str, TextsDataJob]:
     """The tasks, used or not, with texts of the hub -> what there is to download."""
     parts = {
         name: [part for part in task.texts if isinstance(part, HubTexts)] for name, task in text_tasks(run).items()
     }
-    return {name: FetchTextsJob(sources=tuple(part.hub_rows for part in mine)) for name, mine in parts.items() if mine}
+    return {name: TextsDataJob(sources=tuple(part.hub_rows for part in mine)) for name, mine in parts.items() if mine}
