@@ -193,6 +193,7 @@ def test_a_file_may_be_named_as_yaml_writes_other_things(
         (("mine", "--task", "few.jsonl"), "at least 10"),
         (("mine", "--task", "wrong.jsonl"), 'needs a text under "answer"'),
         (("mine", "--task", "no.jsonl"), "no.jsonl can't be read"),
+        (("mine", "--task", "chats.jsonl"), "chats.jsonl, line 1, is a chat, which is learned from and not measured"),
         (("mine", "--images", "images"), "--images is of the tracks clip"),
         (("mine", "--track", "clip"), "--images DIR"),
         (("mine", "--track", "clip", "--images", "no"), "The image folder no is not there"),
@@ -230,6 +231,7 @@ def test_what_can_not_be_written_is_refused_and_nothing_is_written(
     (checkout / "config/there.yaml").write_text("run: other # than its file\n")
     write_lines(checkout / "few.jsonl", [{"prompt": "a", "answer": "b"}])
     write_lines(checkout / "wrong.jsonl", [{"prompt": "a"}])
+    write_lines(checkout / "chats.jsonl", [{"messages": [{"role": "user", "content": "a"}]}])
     assert words in refuse(capsys, "init", *options)
     assert sorted(path.name for path in (checkout / "config").rglob("*")) == ["mine_tasks", "taken.yaml", "there.yaml"]
     assert (checkout / "config/there.yaml").read_text() == "run: other # than its file\n"

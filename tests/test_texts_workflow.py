@@ -79,7 +79,9 @@ def test_a_changed_key_reruns_what_is_learned_from_the_texts(tmp_path: Path) -> 
     configs = [put(path, value) for path, value in CHANGES.items()]
     first, expert, *changed = plans(copy_checkout(tmp_path), [CONFIG, trained, *configs])
     rules = [{job["rule"] for job in plan} for plan in (first, expert, *changed)]
-    assert {"fetch_data", "texts", "expert"} <= rules[0]
+    assert {"fetch_data", "expert"} <= rules[0]
+    (made,) = (job for job in first if job["rule"] == "texts")
+    assert made["input"] == [FILE["path"], "results/mixed/fetched/data/chats.json"], "an edit of the file counts"
     for path, found in zip(CHANGES, rules[2:], strict=True):
         fetched = {"fetch_data", "fetch"} if path.endswith(FETCHED) else set()
         assert found == rules[1] | {"texts"} | fetched, path

@@ -11,7 +11,7 @@ import yaml
 
 from logitfusion.cli._inputs import read_field, read_rows, read_text
 from logitfusion.errors import UserError
-from logitfusion.tasks.definition import find_leaves
+from logitfusion.tasks.definition import find_definitions
 
 SIZES = {"train": 240, "validation": 36, "test": 100}  # sciq_passages, the smallest of the library, has 376 documents
 NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
@@ -46,10 +46,7 @@ def describe_task(spec: str, *, validation: bool, folder: Path) -> WrittenTask:
         UserError: neither, a task without a training split, or a file of too few lines.
     """
     if spec.endswith((".jsonl", ".json")):
-        rows = [
-            (read_field(row, "prompt", place), read_field(row, "answer", place))
-            for place, row in read_rows(spec, read_text(spec))
-        ]
+        rows = [_read_row(row, place) for place, row in read_rows(spec, read_text(spec))]
         name, sizes = _name_of(Path(spec).stem), _split(spec, len({prompt for prompt, _ in rows}))
         file, definition = folder / f"{name}.yaml", define(name, spec, [answer for _, answer in rows])
         return WrittenTask(
@@ -57,6 +54,15 @@ def describe_task(spec: str, *, validation: bool, folder: Path) -> WrittenTask:
         )
     _check_known(spec)
     return WrittenTask(_name_of(spec), {"harness": spec, **_fit(dict(SIZES), validation)})
+
+
+def _read_row(row: Any, place: str) -> tuple[str, str]:
+    if isinstance(row, dict) and "messages" in row and "prompt" not in row:
+        raise UserError(
+            f"{place} is a chat, which is learned from and not measured: name the file among a task's texts, in a"
+            " config (docs/tutorials/texts.md)."
+        )
+    return read_field(row, "prompt", place), read_field(row, "answer", place)
 
 
 def define(name: str, path: str, answers: list[str]) -> str:
@@ -116,7 +122,7 @@ def define(name: str, path: str, answers: list[str]) -> str:
 
 def _check_known(name: str) -> None:
     """Refuse what is no task's name, and what has nothing to learn from."""
-    if (leaves := find_leaves(name, None)) is None:
+    if (found := find_definitions(name, None)) is None:
         from logitfusion.tasks.find import find_folders
         from logitfusion.tasks.harness import load_leaves
 
@@ -126,7 +132,7 @@ def _check_known(name: str) -> None:
             raise UserError(f"{error} Or give a FILE.jsonl of your own.") from None
         configs = [leaf.config.to_dict() for leaf in load_leaves(name, folders)["tasks"].values()]
     else:
-        configs = [leaf.content for leaf in leaves]
+        configs = [one.content for one in found if "group" not in one.content]
     if any(config.get("training_split") is None for config in configs):
         raise UserError(
             f"The task {name!r} has no training split, and an expert is trained on one; name another task, or write"
