@@ -73,7 +73,7 @@ def test_examples_are_the_methods_then_the_tracks_then_the_tasks() -> None:
 )
 def test_examples_are_kept_where_some_prompt_holds_them(where: dict[str, int]) -> None:
     run = resolve(tasks__sums__num_fewshot=0, **where)
-    assert bool(has_shots(run, run.tasks["sums"])) == bool(where)
+    assert bool(has_shots(run, "sums")) == bool(where)
     assert bool(task_job(run, "sums").shots) == bool(where)
 
 

@@ -92,6 +92,8 @@ def test_what_no_template_can_write_is_left_out_with_its_reason(value: Any, reas
         "Q: {{question.strip()}}\n",
         "{% if extra %}{{extra}} {% endif %}{{choices.text[1]}}",
         "{% for one in choices.text %}{{loop.index}}. {{one}}\n{% endfor %}",
+        "{{question | trim | regex_replace('W(.)', 't')}}",
+        "{% for place in range(2) %}{{choices.text[place]}}{% endfor %}",
     ],
 )
 def test_templates_are_those_of_the_harness(template: str) -> None:
@@ -103,7 +105,13 @@ def test_templates_are_those_of_the_harness(template: str) -> None:
 
 
 def test_nothing_is_never_written_as_a_word() -> None:
-    for spec, row in (("{{a}}", {"a": None}), ("{{a.b}}", {"a": {}}), ("a", {"a": None}), ("a", {"a": ["x"]})):
+    for spec, row in (
+        ("{{a}}", {"a": None}),
+        ("{{a.b}}", {"a": {}}),
+        ("a", {"a": None}),
+        ("a", {"a": ["x"]}),
+        ("{{a + 1}}", {"a": "1"}),
+    ):
         with pytest.raises(UnusableError):
             make_field(spec).read(row)
     assert make_field("a").read({"a": 7}) == "7"
@@ -193,6 +201,10 @@ PART = {"path": "rows.jsonl", "prompt": "q", "completion": "a"}
         ([PART | {"completion": None}], "'texts.0' must name its column of messages, or its prompt and completion"),
         ([PART | {"messages": "chat"}], "'texts.0' must name its column of messages, or"),
         ([PART | {"prompt": "{{q"}], "'texts.0.prompt' is a template that Jinja can't read"),
+        (
+            [PART | {"completion": "{{a | shout}}"}],
+            "'texts.0.completion' is a template that Jinja can't read (No filter",
+        ),
         ([PART | {"where": {"kind": []}}], "'texts.0.where.kind' must be a value of the column, or a list"),
         ([PART | {"where": {"kind": {"not": 1}}}], "'texts.0.where.kind' must be a value of the column, or a list"),
         ([PART | {"min_chars": 3, "max_chars": 2}], "a min_chars above its max_chars"),

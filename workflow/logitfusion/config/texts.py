@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Self
 
-from jinja2 import Environment, TemplateSyntaxError
+from jinja2 import StrictUndefined, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import AfterValidator, BeforeValidator, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -37,9 +39,18 @@ def _listed(value: Any) -> Any:
 Values = Annotated[tuple[Value, ...], BeforeValidator(_listed, json_schema_input_type=Value | list[Value])]
 
 
+def _regex_replace(value: str, pattern: str, repl: str, count: int = 0) -> str:
+    return re.sub(pattern, repl, value, count=count)
+
+
+# As lm-evaluation-harness has them, but that they can do nothing else than make a text.
+TEMPLATES = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+TEMPLATES.filters["regex_replace"] = _regex_replace
+
+
 def _check_template(value: str) -> str:
     try:
-        Environment().parse(value)
+        TEMPLATES.from_string(value)
     except TemplateSyntaxError as error:
         words = "is a template that Jinja can't read ({message})"
         raise PydanticCustomError("cross", words, {"message": (error.message or "").rstrip(".")}) from None

@@ -30,6 +30,7 @@ def find_folders(name: str, include_path: str | None) -> list[str]:
         UserError: there is no such task; the sentence suggests others.
     """
     own = ["<library>"] if include_path is None else ["<library>", include_path]
+    _check_folders(own)
     if find_definitions(name, include_path) is not None:
         return own
     scan = _scan_harness(name)
@@ -39,7 +40,8 @@ def find_folders(name: str, include_path: str | None) -> list[str]:
             return [*own, place]
     everything = [*own, "<harness>"]
     if not (scan.folders or scan.is_tag) or name not in index_folders(everything).task_index:
-        raise UserError(f"There is no task {name!r}: {_suggest(name, scan.names)}")
+        where = "" if include_path is None else f" in {include_path} or among lm-eval's own"
+        raise UserError(f"There is no task {name!r}{where}: {_suggest(name, scan.names)}")
     return everything
 
 
@@ -49,13 +51,17 @@ def index_folders(folders: Sequence[str], metadata: dict[str, object] | None = N
     Raises:
         UserError: a folder does not exist.
     """
+    _check_folders(folders)
     paths = [resolve_folder(folder) for folder in folders]
-    for path in paths:
-        if not path.is_dir():
-            raise UserError(f"The folder of task definitions {path} does not exist.")
     # The harness's own come first, as they do where it indexes all.
     paths.sort(key=lambda path: not path.is_relative_to(HARNESS))
     return TaskManager(include_path=list(paths), include_defaults=False, metadata=metadata)
+
+
+def _check_folders(folders: Sequence[str]) -> None:
+    for path in map(resolve_folder, folders):
+        if not path.is_dir():
+            raise UserError(f"The folder of task definitions {path} does not exist.")
 
 
 def resolve_folder(folder: str) -> Path:

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import StrictUndefined, UndefinedError
+from jinja2 import UndefinedError
 from jinja2.meta import find_undeclared_variables
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from logitfusion.config.texts import Reading, Values
+from logitfusion.config.texts import TEMPLATES, Reading, Values
 from logitfusion.tasks.conversations import UnusableError, check_text, opening, read_turns
 
 
@@ -21,8 +20,7 @@ def _not_nothing(value: Any) -> Any:
     return value
 
 
-# The environment of lm-evaluation-harness's templates, which here may do nothing but make a text.
-_TEMPLATES = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_not_nothing)
+_TEMPLATES = TEMPLATES.overlay(finalize=_not_nothing)
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,15 @@ def make_field(spec: str) -> Field:
     def fill(row: dict[str, Any]) -> str:
         try:
             return _check(template.render(row))
+        except UnusableError:
+            raise
         except UndefinedError:
             raise UnusableError("no value in a column of the template") from None
+        except Exception as error:  # whatever the template does with values
+            raise UnusableError(f"a value that the template can't use ({type(error).__name__})") from None
 
-    return Field(tuple(sorted(find_undeclared_variables(_TEMPLATES.parse(spec)))), fill)
+    columns = find_undeclared_variables(_TEMPLATES.parse(spec)) - _TEMPLATES.globals.keys()
+    return Field(tuple(sorted(columns)), fill)
 
 
 def _check(value: Any) -> str:
