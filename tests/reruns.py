@@ -119,9 +119,7 @@ def value_at(config: Any, path: str) -> Any:
 
 
 _RANDOM = {"source": "random"}
-_LINES = {"kind": "jsonl", "path": "config/smoke.jsonl"}
 _FOLDER = {"source": "folder", "path": "config/smoke_images/bright"}
-_DIGESTS = {f"tasks.{task}.definition.source.sha256": "0" * 64 for task in ("sst2", "common_knowledge", "sciq")}
 _BASES = {f"experts.{name}.base": "gemma" for name in ("sst2", "sums", "common_knowledge")} | {"fusion.base": "gemma"}
 
 ROWS = {
@@ -151,31 +149,20 @@ ROWS = {
     "models.gemma.parts.*.package|sha256": Row(PACKAGE | GEMMA),
     "models.gemma.**": Row(GEMMA),
     # ---- tasks: nothing learns from sciq; from the others also the ceiling, which is a teacher
-    "tasks.*.definition.description": Row(TABLES),
-    "tasks.sst2.definition.metric": Row(TABLES, "exact_match"),
-    "tasks.*.definition.metric": Row(TABLES, "accuracy"),
-    "tasks.common_knowledge.definition.max_new_tokens": Row(DECODED | ANSWERED),
-    "tasks.*.definition.max_new_tokens": Row(DECODED),
-    "tasks.common_knowledge.definition.stop": Row(TUNED | ANSWERED, ["."]),
-    "tasks.sciq.definition.stop": Row(DECODED, ["."]),
-    "tasks.*.definition.stop": Row(TUNED, ["."]),
-    "tasks.*.definition.source.sha256": Row(PACKAGE | {"task"} | LARGE, Together(_DIGESTS)),
-    "tasks.sciq.definition.source.package": Row(PACKAGE | {"task"} | DECODED),
-    "tasks.*.definition.source.package": Row(PACKAGE | {"task"} | LARGE),
-    "tasks.sciq.definition.source.kind": Row({"task"} | DECODED, _of_another_source(_LINES)),
-    "tasks.*.definition.source.kind": Row({"task"} | LARGE, _of_another_source(_LINES)),
-    "tasks.sums.definition.source.arguments": Row({"task"} | LARGE, {"min_terms": 3, "max_terms": 3}),
-    "tasks.sciq.definition.target.map": Row({"task"} | DECODED, {"0": "bad", "1": "good"}),
-    "tasks.*.definition.target.map": Row({"task"} | LARGE, {"0": "bad", "1": "good"}),
-    "tasks.sciq.definition.target.index|labels": Row({"task"} | DECODED, "other"),
-    "tasks.*.definition.target.index|labels": Row({"task"} | LARGE, "other"),
-    "tasks.sciq.definition.answer.choices": Row({"task"} | DECODED, ["bad", "good"]),
-    "tasks.*.definition.answer.choices": Row({"task"} | LARGE, ["bad", "good"]),
-    "tasks.sst2.definition.answer.kind": Row({"task"} | LARGE, "text"),
-    "tasks.sciq.definition.answer.kind": Row({"task"} | DECODED, "number"),
-    "tasks.*.definition.answer.kind": Row({"task"} | LARGE, "choice"),
-    "tasks.sciq.definition.max_prompt_chars": Row({"task"} | DECODED, 100),
-    "tasks.*.definition.max_prompt_chars": Row({"task"} | LARGE, 100),
+    "tasks.sst2.metric": Row({"evaluate", "plot_traces"} | TABLES, "exact_match"),
+    "tasks.common_knowledge.metric": Row({"evaluate", "evaluate_students", "plot_traces"} | TABLES, "accuracy"),
+    "tasks.*.metric": Row({"evaluate", "plot_traces"} | TABLES, "accuracy"),
+    "tasks.common_knowledge.generation_kwargs": Row(TUNED | ANSWERED, {"max_gen_toks": 3}),
+    "tasks.sciq.generation_kwargs": Row(DECODED, {"max_gen_toks": 3}),
+    "tasks.*.generation_kwargs": Row(TUNED, {"max_gen_toks": 3}),
+    "tasks.sciq.harness": Row({"task"} | DECODED, "common_knowledge"),
+    "tasks.*.harness": Row({"task"} | LARGE, "sciq_passages"),
+    "tasks.sciq.include_path": Row({"task"} | DECODED, "config/smoke_tasks"),
+    "tasks.*.include_path": Row({"task"} | LARGE, "config/smoke_tasks"),
+    "tasks.sciq.revision|training_split": Row({"task"} | DECODED, "rows"),
+    "tasks.*.revision|training_split": Row({"task"} | LARGE, "rows"),
+    "tasks.sciq.split_seed|num_fewshot": Row({"task"} | DECODED, 1),
+    "tasks.*.split_seed|num_fewshot": Row({"task"} | LARGE, 1),
     "tasks.sciq.**": Row({"task"} | DECODED),
     "tasks.**": Row({"task"} | LARGE),
     # ---- experts

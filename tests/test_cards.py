@@ -93,7 +93,7 @@ def test_as_many_jobs_as_cards_compute_at_once_and_two_where_there_is_one(cores:
 CONFIG = {
     "run": "cards",
     "models": {name: {"source": "random", "hidden_size": 8, "layers": 2} for name in ("large", "small")},
-    "tasks": {"sums": {"definition": "sums", "train": 4, "validation": 4, "test": 4}},
+    "tasks": {"sums": {"harness": "sums", "train": 4, "validation": 4, "test": 4}},
     "experts": {name: {"base": "small", "tasks": ["sums"], "steps": 1} for name in ("sums", "left", "right")},
     "fusion": {
         "large": "large",

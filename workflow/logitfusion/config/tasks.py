@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from logitfusion.config.packages import Package
 from logitfusion.config.section import Count, InputPath, Revision, Section, Text, Whole, either
 from logitfusion.config.texts import TextTask
+from logitfusion.errors import UserError
 from logitfusion.tasks.definition import data_files, definition_files, local_packages, needs_hub
 
 
@@ -82,6 +85,18 @@ class HarnessTask(Splits):
     def fetched(self) -> bool:
         """Whether its documents come from the hub."""
         return needs_hub(self.harness, self.include_path)
+
+
+def check_folders(tasks: Mapping[str, HarnessTask | TextTask]) -> None:
+    """Refuse folders of definitions that are not there, before any job runs.
+
+    Raises:
+        UserError: names the task.
+    """
+    for name, task in tasks.items():
+        folder = getattr(task, "include_path", None)
+        if folder is not None and not Path(folder).is_dir():
+            raise UserError(f"The folder of definitions {folder} (tasks.{name}.include_path) does not exist.")
 
 
 Task = either("harness", having=HarnessTask, lacking=TextTask)

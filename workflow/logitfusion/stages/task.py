@@ -19,14 +19,15 @@ from logitfusion.tasks.prepare import cut_task, make_texts, read_task
 
 def main(arguments: argparse.Namespace, job: TaskJob) -> None:
     fetched = parse(FetchedTask, arguments.fetched.read_text(encoding="utf-8")) if arguments.fetched else None
-    with tempfile.TemporaryDirectory(dir=arguments.documents.parent) as scratch:  # it may be larger than /tmp
+    with tempfile.TemporaryDirectory() as scratch:
         folders, loaded = read_task(
             job, shots=job.shots, scratch=Path(scratch), fetched=fetched, wheels=_find_wheels(arguments, job)
         )
         cut = cut_task(job, loaded, arguments.task)
+        texts = {"train": list(make_texts(cut.train)), "validation": list(make_texts(cut.validation))}
         write_documents(arguments.documents, job.harness, folders, loaded, cut, shots=job.shots)
-        write_jsonl(arguments.train, make_texts(cut.train))
-        write_jsonl(arguments.validation, make_texts(cut.validation))
+    for name, rows in texts.items():
+        write_jsonl(getattr(arguments, name), rows)
     sizes = {"test": len(cut.test), "validation": len(cut.validation), "train": len(cut.train)}
     for name, size in sizes.items():
         logger.info("%s: %d %s documents", arguments.task, size, name)

@@ -19,7 +19,8 @@ def main(arguments: argparse.Namespace, task: TextTask) -> None:
     fetched = iter(part.rows for part in parts)
     sources = [Source(entry, next(fetched) if isinstance(entry, HubTexts) else None) for entry in task.texts]
     found = write_mixture(task, sources, arguments.train, arguments.validation, name=arguments.task)
-    record(arguments.record, task.dump(), sources=found)
+    sizes = {"train": task.train, "validation": task.validation}
+    record(arguments.record, task.dump(), sizes=sizes, sources=found)
 
 
 if __name__ == "__main__":

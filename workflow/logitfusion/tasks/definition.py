@@ -106,16 +106,8 @@ def read_folder(folder: Path) -> dict[str, Definition]:
 
 
 def find_definitions(name: str, include_path: str | None) -> list[Definition] | None:
-    """The task of a name, or the group and all it consists of; None where any is the harness's own.
-
-    Raises:
-        UserError: there is no folder ``include_path``.
-    """
-    known = _library()
-    if include_path is not None:
-        if not Path(include_path).is_dir():
-            raise UserError(f"The folder of task definitions {include_path} (include_path) does not exist.")
-        known = known | read_folder(Path(include_path))
+    """The task of a name, or the group and all it consists of; None where any is the harness's own."""
+    known = _library() if include_path is None else _library() | read_folder(Path(include_path))
     return _expand(name, known)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from logitfusion.tasks.split import Cut
 
 Split = Literal["test", "validation"]
 INDEX = "index.json"
+logger = logging.getLogger(__name__)
 
 
 class StoredLeaf(Section):
@@ -239,6 +241,12 @@ def _fill(
     """Give a leaf its documents, and settings as ``lm_eval.simple_evaluate`` does."""
     own = leaf.config.num_fewshot
     shots = own if num_fewshot is None or own == 0 else num_fewshot
+    if num_fewshot and own == 0:
+        logger.warning(
+            "%s: its definition says num_fewshot: 0, which the harness never overrules, so its prompts hold no examples"
+            " and not %d.",
+            entry.name, num_fewshot,
+        )  # fmt: skip
     examples: Any = []
     if shots and leaf.fewshot_source is None:
         examples = None  # the definition's own

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,18 @@ def find_folders(name: str, include_path: str | None) -> list[str]:
         UserError: there is no such task; the sentence suggests others.
     """
     own = ["<library>"] if include_path is None else ["<library>", include_path]
+    _check_folders(own)
     if find_definitions(name, include_path) is not None:
         return own
-    for folder in _defining(name):
+    scan = _scan_harness(name)
+    for folder in scan.folders:
         place = f"<harness>/{folder.relative_to(HARNESS)}"
-        found = index_folders([*own, place])
-        if _is_whole(name, found.task_index):
+        if _is_whole(name, index_folders([*own, place]).task_index):
             return [*own, place]
     everything = [*own, "<harness>"]
-    index = index_folders(everything)
-    if name not in index.task_index:
-        raise UserError(f"There is no task {name!r}: {_suggest(name, index.all_tasks)}")
+    if not (scan.folders or scan.is_tag) or name not in index_folders(everything).task_index:
+        where = "" if include_path is None else f" in {include_path} or among lm-eval's own"
+        raise UserError(f"There is no task {name!r}{where}: {_suggest(name, scan.names)}")
     return everything
 
 
@@ -49,13 +51,17 @@ def index_folders(folders: Sequence[str], metadata: dict[str, object] | None = N
     Raises:
         UserError: a folder does not exist.
     """
+    _check_folders(folders)
     paths = [resolve_folder(folder) for folder in folders]
-    for path in paths:
-        if not path.is_dir():
-            raise UserError(f"The folder of task definitions {path} does not exist.")
     # The harness's own come first, as they do where it indexes all.
     paths.sort(key=lambda path: not path.is_relative_to(HARNESS))
     return TaskManager(include_path=list(paths), include_defaults=False, metadata=metadata)
+
+
+def _check_folders(folders: Sequence[str]) -> None:
+    for path in map(resolve_folder, folders):
+        if not path.is_dir():
+            raise UserError(f"The folder of task definitions {path} does not exist.")
 
 
 def resolve_folder(folder: str) -> Path:
@@ -64,11 +70,36 @@ def resolve_folder(folder: str) -> Path:
     return _ROOTS[root] / rest if root in _ROOTS else Path(folder)
 
 
-def _defining(name: str) -> list[Path]:
-    """Folders of the harness with a file that defines a task or group of this name."""
-    start, end = rb"^[\"']?(?:task|group)[\"']?\s*:\s*[\"']?", rb"[\"']?\s*(?:#.*)?$"
-    line = re.compile(start + re.escape(name.encode()) + end, re.MULTILINE)
-    return sorted({path.parent for path in HARNESS.rglob("*.yaml") if line.search(path.read_bytes())} - {HARNESS})
+@dataclass
+class _Scan:
+    """What the lines of the harness's files say, without reading them as YAML.
+
+    Attributes:
+        names: of its tasks and groups.
+        folders: those that define what was looked for.
+        is_tag: it may be a tag.
+    """
+
+    names: set[str] = field(default_factory=set)
+    folders: list[Path] = field(default_factory=list)
+    is_tag: bool = False
+
+
+def _scan_harness(name: str) -> _Scan:
+    """Look for a name in all files of the harness."""
+    defined = re.compile(rb"^[\"']?(?:task|group)[\"']?\s*:[ \t]*[\"']?([\w.:/-]+)", re.MULTILINE)
+    tag = re.compile(
+        rb"^\s*(?:-|[\"']?tag[\"']?\s*:)\s*[\"']?" + re.escape(name.encode()) + rb"[\"']?\s*$", re.MULTILINE
+    )
+    scan = _Scan()
+    for path in sorted(HARNESS.rglob("*.yaml")):
+        text = path.read_bytes()
+        names = {found.decode() for found in defined.findall(text)}
+        scan.names |= names
+        if name in names and path.parent not in (HARNESS, *scan.folders):
+            scan.folders.append(path.parent)
+        scan.is_tag = scan.is_tag or tag.search(text) is not None
+    return scan
 
 
 def _is_whole(name: str, index: dict[str, Entry]) -> bool:
@@ -90,6 +121,6 @@ def _has_members(group: dict[str, Any], index: dict[str, Entry]) -> bool:
     return True
 
 
-def _suggest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
+def _suggest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=3)
     return f"did you mean {' or '.join(close)}?" if close else "lm-eval ls tasks lists them."

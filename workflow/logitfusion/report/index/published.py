@@ -58,7 +58,7 @@ def _show_beside(table: PublishedTable, rows: pd.DataFrame) -> Grid:
             body[-1] += [_published(cell), _measured(cell, rows)]
     note = (
         f"Published: {table.source}. {table.protocol} Here: this run's own numbers with their intervals, in %; means of"
-        " tasks have none. A column without a number was not measured."
+        " tasks have none. Empty cells were not published, or not measured."
     )
     return Grid(f"repeated-{table.name}", f"Published, and measured here: {table.caption}", columns, body, note)
 
@@ -82,7 +82,7 @@ def _measured(cell: PublishedCell | None, rows: pd.DataFrame) -> Cell:
 
 def _interval(row: pd.Series) -> str:
     ends = (row["ci_low"], row["ci_high"])
-    return "" if any(map(pd.isna, ends)) else "{:.2f} to {:.2f}".format(*(100 * end for end in ends))
+    return "" if any(map(pd.isna, ends)) else "[{:.2f}, {:.2f}]".format(*(100 * end for end in ends))
 
 
 def _find(rows: pd.DataFrame, cell: PublishedCell, place: str) -> pd.Series | None:

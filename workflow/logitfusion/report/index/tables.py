@@ -13,7 +13,7 @@ import pandas as pd
 from itables.utils import read_package_file
 
 from logitfusion.report.index.facts import Facts
-from logitfusion.report.index.grids import show_grid
+from logitfusion.report.index.grids import Grid, show_grid
 from logitfusion.report.index.page import PageSection, read_asset
 from logitfusion.report.index.published import published_grids, repeated_grids
 from logitfusion.report.index.results import make_grids
@@ -32,7 +32,7 @@ def tables_section(facts: Facts) -> PageSection:
     grids = make_grids(facts)
     body = [
         f"<article><h3>{escape(_title(grid.name))}</h3>{show_grid(grid)}"
-        f"{''.join(map(show_grid, repeated_grids(facts, grid.name)))}{_published(grid.name)}</article>"
+        f"{''.join(map(_titled, repeated_grids(facts, grid.name)))}{_published(grid.name)}</article>"
         for grid in grids
     ]
     if not grids:
@@ -67,9 +67,14 @@ def _title(track: str) -> str:
 
 
 def _published(track: str) -> str:
-    shown = "".join(map(show_grid, published_grids(track)))
+    shown = "".join(map(_titled, published_grids(track)))
     title = "Published numbers of the paper (other models and data)"
     return f'<details class="published"><summary>{title}</summary>{shown}</details>'
+
+
+def _titled(grid: Grid) -> str:
+    """A grid under its caption, which is hidden in the table itself."""
+    return f"<h4>{escape(grid.caption)}</h4>{show_grid(grid)}"
 
 
 def _tidy(facts: Facts) -> str:

@@ -1,0 +1,1 @@
+"""Definitions of our own tasks, and the code that they name."""
