@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from logitfusion.errors import UserError
 from logitfusion.tasks.conversations import UnusableError
 from logitfusion.tasks.formatting import find_prompt, matches
+from logitfusion.tasks.hub_rows import BATCH
 from logitfusion.tasks.streaming import Source
 
 logger = logging.getLogger(__name__)
 
+INTERVAL = 5.0  # seconds between lines that say how far the reading is
 Numbers = NDArray[np.int64]
 REPEATED = "a prompt that stands earlier"
 
@@ -57,9 +60,12 @@ def survey(source: Source) -> Candidates:
         UserError: none is, or a value of a filter is that of no row.
     """
     rows, number, left_out, numbers, prompts = 0, -1, Counter[str](), array("q"), array("Q")
-    watch = _FilterWatch(source)
+    watch, told = _FilterWatch(source), time.monotonic()
     for number, row in source.stream():
         rows += 1
+        if rows % BATCH == 0 and time.monotonic() - told > INTERVAL:
+            told = time.monotonic()
+            logger.info("%s: %d rows read", source.title, rows)
         watch(row)
         try:
             prompt = find_prompt(source.formatter(row))
@@ -81,20 +87,20 @@ class _FilterWatch:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.missing = {(column, value) for column, values in source.entry.where.items() for value in values}
+        self.missing = [(column, value) for column, values in source.entry.where.items() for value in values]
         self.seen: dict[str, list[str]] = {column: [] for column in source.entry.where}
 
     def __call__(self, row: dict[str, Any]) -> None:
         if not self.missing:
             return
-        self.missing = {(column, value) for column, value in self.missing if not matches(row[column], (value,))}
+        self.missing = [(column, value) for column, value in self.missing if not matches(row[column], (value,))]
         for column, seen in self.seen.items():
             if len(seen) < 5 and (shown := json.dumps(row[column], ensure_ascii=False, default=str)[:60]) not in seen:
                 seen.append(shown)
 
     def check(self) -> None:
         if self.missing:
-            column, value = min(self.missing, key=str)
+            column, value = self.missing[0]
             raise UserError(
                 f"No row of {self.source.title} has {json.dumps(value, ensure_ascii=False)} in the column"
                 f" {column!r}, as where asks; there are {', '.join(self.seen[column]) or 'no rows'}, for example."
