@@ -73,8 +73,13 @@ def test_examples_are_the_methods_then_the_tracks_then_the_tasks() -> None:
 )
 def test_examples_are_kept_where_some_prompt_holds_them(where: dict[str, int]) -> None:
     run = resolve(tasks__sums__num_fewshot=0, **where)
-    assert bool(has_shots(run, "sums")) == bool(where)
-    assert bool(task_job(run, "sums").shots) == bool(where)
+    assert has_shots(run, "sums") == bool(where)
+    assert task_job(run, "sums").shots == bool(where)
+
+
+def test_a_method_with_examples_changes_no_documents() -> None:
+    """Unless the task's own entry rules examples out, so that experts need no new training."""
+    assert task_job(resolve(), "sums") == task_job(resolve(fusion__methods__proxy__num_fewshot=5), "sums")
 
 
 def test_training_and_reading_get_their_form() -> None:

@@ -39,8 +39,8 @@ class DataJob(Definition):
     """Whether it has documents to learn from."""
     validation: bool
     """Whether it has documents for choosing anything."""
-    shots: bool | None
-    """Whether prompts may hold examples. Null: as the definition says."""
+    shots: bool
+    """Whether examples for prompts are kept, unless a definition says that there are none."""
 
 
 def fetched_tasks(run: RunConfig) -> dict[str, DataJob]:

@@ -13,8 +13,8 @@ from logitfusion.config.training import LoRA
 class TaskJob(Splits):
     """Make a task's splits."""
 
-    shots: bool | None
-    """Whether prompts may hold examples, which are kept then. Null: as the definition says."""
+    shots: bool
+    """Whether examples for prompts are kept, unless a definition says that there are none."""
 
 
 def model_job(run: RunConfig, name: str) -> Model:
@@ -27,13 +27,14 @@ def task_job(run: RunConfig, name: str) -> TaskJob:
     return TaskJob(**dict(run.tasks[name].part(Splits)), shots=has_shots(run, name))
 
 
-def has_shots(run: RunConfig, name: str) -> bool | None:
-    """Whether a prompt of a task holds examples, in any track; None where its definition says."""
+def has_shots(run: RunConfig, name: str) -> bool:
+    """Whether a task's documents come with examples for prompts: unless its entry says 0 and no method asks for some.
+
+    Else it does not depend on what methods ask for: one with examples can be added, and no expert is trained anew.
+    """
     tracks = [method_prompting(run, method) for method in decoding_methods(run, name)]
     tracks += [run.distill] if run.distill and name in run.distill.tasks else []
-    own = run.tasks[name].num_fewshot
-    asked = {own if track.num_fewshot is None else track.num_fewshot for track in tracks} or {own}
-    return True if any(asked) else None if None in asked else False
+    return run.tasks[name].num_fewshot != 0 or any(track.num_fewshot for track in tracks)
 
 
 def decoding_methods(run: RunConfig, task: str) -> list[str]:
