@@ -238,7 +238,9 @@ ROWS = {
     ),
     "fusion.methods.*.tune": Row(TUNED, {}),
     "fusion.methods.*.step|trust|anchor": Row(DECODED),
-    "fusion.shards|temperature|top_p|top_k|speculative|seed": Row(DECODED),
+    "fusion.temperature|top_p": Row(DECODED, 0.5),
+    "fusion.top_k": Row(DECODED, 5),
+    "fusion.shards|speculative|seed": Row(DECODED),
     # ---- distillation
     "distill.student": Row(STUDENTS, "gemma"),
     "distill.tasks": Row(TAUGHT, ["sums"]),
