@@ -15,6 +15,7 @@ TASKS = ("toy_choice", "toy_words", "toy_text")
 
 def write_tasks(folder: Path, rows: int = 9) -> Path:
     """Definitions and data of the tasks: a choice, a continuation and a perplexity."""
+    folder.mkdir(parents=True, exist_ok=True)
     random.seed(0)
     words = ["red", "green", "blue", "a long yellow one", "Grüße", "→"]
     examples = [

@@ -8,7 +8,9 @@ import yaml
 from harness_tasks import TASKS
 from lm_eval.tasks import TaskManager
 
-from logitfusion.tasks.documents import Document, OpenedTask
+from logitfusion.config.tasks import Splits
+from logitfusion.tasks.documents import Document, OpenedTask, write_documents
+from logitfusion.tasks.prepare import cut_task, read_task
 
 GROUP = "toys"
 
@@ -37,3 +39,12 @@ def open_toys(folder: Path, name: str, *, metric: str = "acc", num_fewshot: int 
 
 
 METRICS = dict(zip(TASKS, ("acc", "exact_match", "word_perplexity"), strict=True))
+
+
+def store(folder: Path, task: str, definitions: Path, **sizes: int) -> Path:
+    """A task's documents as the stage ``task`` writes them, in ``folder/documents``."""
+    splits = Splits(harness=task, include_path=str(definitions), **sizes)
+    folder.mkdir(parents=True)
+    folders, loaded = read_task(splits, shots=None, scratch=folder)
+    write_documents(folder / "documents", task, folders, loaded, cut_task(splits, loaded, task), shots=None)
+    return folder / "documents"

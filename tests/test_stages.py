@@ -14,18 +14,22 @@ from typing import Any
 import pytest
 import yaml
 from checkout import copy_checkout, snakemake
+from harness_tasks import write_tasks
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded import store
 
+from logitfusion import cli
 from logitfusion.config.experts import TrainedExpert
-from logitfusion.config.jobs.fusion import DecodeJob
+from logitfusion.config.jobs.fusion import DecodeJob, JudgeJob
 from logitfusion.config.jobs.models import TaskJob
 from logitfusion.config.models import PrunedModel
 from logitfusion.config.section import parse
 from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
+from logitfusion.evaluate.scores import read_judged
 from logitfusion.files import read_json, read_jsonl, write_json, write_jsonl
-from logitfusion.stages import decode, expert, model
+from logitfusion.stages import decode, evaluate, expert, model
 from logitfusion.tasks.definition import local_packages
 from logitfusion.tasks.documents import open_documents
 
@@ -295,66 +299,112 @@ def test_shards_cover_every_example_once(examples: int, shards: int) -> None:
     assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
 
 
+MODELS = ("large", "base", "expert_a")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders ``words`` and ``choice``, each with the documents of a task."""
+    folder = tmp_path_factory.mktemp("stored")
+    definitions = write_tasks(folder / "definitions", rows=5)
+    for name in ("words", "choice"):
+        store(folder / name, f"toy_{name}", definitions)
+    return folder
+
+
 def decode_config(shards: int) -> dict[str, Any]:
-    task = {"models": ["large", "base", "expert_a"], "max_new_tokens": 4, "stop": ["\n"]}
+    task = {"models": list(MODELS), "num_fewshot": None, "generation_kwargs": {"max_gen_toks": 4}}
     return {
         "shards": shards,
+        "split": "test",
         "loading": {},
+        "prompting": {},
         "options": {"weights": "dynamic", "rule": "grid", "selection": "one_hot", "step": 0.5, "bounds": [0.0, 2.0]},
-        "decoding": {"batch_size": 2, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": 0, "speculative": True},
-        "tasks": {"spelling": task, "alone": task | {"models": ["large"]}},
+        "decoding": {"batch_size": 2, "seed": 0, "speculative": True},
+        "tasks": {"words": task, "choice": task | {"models": ["large"]}},
     }
 
 
-def write_examples(folder: Path, prompts: list[str]) -> list[Path]:
-    """The same test split for two tasks."""
-    files = [folder / task / "test.jsonl" for task in ("spelling", "alone")]
-    for file in files:
-        write_jsonl(file, ({"id": 10 * n, "prompt": prompt} for n, prompt in enumerate(prompts)))
-    return files
+def documents(folder: Path) -> list[Path]:
+    return [folder / task / "documents" for task in ("words", "choice")]
 
 
-def decode_here(folder: Path, models: list[Path], shard: int, shards: int) -> list[dict[str, Any]]:
+def decode_here(stored: Path, folder: Path, models: list[Path], shard: int, shards: int) -> list[dict[str, Any]]:
     """Decode without the cost of a new process."""
     output = folder / f"{shard}-{shards}.jsonl"
-    examples = [folder / task / "test.jsonl" for task in ("spelling", "alone")]
-    arguments = Namespace(examples=examples, models=models, shard=shard, output=output, tuned=None)
+    arguments = Namespace(documents=documents(stored), models=models, shard=shard, output=output, tuned=None)
     decode.main(arguments, parse(DecodeJob, json.dumps(decode_config(shards))))
     return read_jsonl(output)
 
 
 def outcome(row: dict[str, Any]) -> str:
-    return json.dumps({key: value for key, value in row.items() if key != "seconds"}, sort_keys=True)
+    """What a row says, its likelihood as exactly as batches allow."""
+    kept = {key: value for key, value in row.items() if key != "seconds"}
+    if row["loglikelihood"] is not None:
+        kept["loglikelihood"] = round(row["loglikelihood"], 3)
+    return json.dumps(kept, sort_keys=True)
 
 
-def test_two_shards_decode_what_one_does(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    examples = write_examples(tmp_path, ["one", "a longer prompt", "x", "two words", "last"])
-    models = [tiny_models[name] for name in ("large", "base", "expert_a")]
+def test_two_shards_decode_what_one_does(stored: Path, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    models = [tiny_models[name] for name in MODELS]
     first = tmp_path / "first.jsonl"
-    arguments = ("--examples", *examples, "--shard", "0", "--output", first, "--models", *models)
+    arguments = ("--documents", *documents(stored), "--shard", "0", "--output", first, "--models", *models)
     succeeded(run("decode", decode_config(2), *arguments))
-    halves = read_jsonl(first) + decode_here(tmp_path, models, 1, 2)
-    for task, experts in (("spelling", 1), ("alone", 0)):
-        mine = [row for row in halves if row["task"] == task]
-        assert [row["id"] for row in mine] == [0, 10, 20, 30, 40]
-        for row in mine:
-            assert len(row["tokens"]) == len(row["token_ids"]) == len(row["weights"]) == len(row["expert"])
-            assert 1 <= len(row["token_ids"]) <= 4
-            assert {len(weights) for weights in row["weights"]} == {experts}
-    whole = decode_here(tmp_path, models, 0, 1)
-    assert sorted(map(outcome, halves)) == sorted(map(outcome, whole))
+    halves = read_jsonl(first) + decode_here(stored, tmp_path, models, 1, 2)
+    words, choices = ([row for row in halves if row["task"] == task] for task in ("words", "choice"))
+    assert [row["document"] for row in words] == list(range(5))
+    assert sorted((row["document"], row["request"]) for row in choices) == [(n, k) for n in range(5) for k in range(3)]
+    for row in words:
+        assert len(row["tokens"]) == len(row["token_ids"]) == len(row["weights"]) == len(row["expert"])
+        assert 1 <= len(row["token_ids"]) <= 4
+        assert {len(weights) for weights in row["weights"]} == {1}
+    assert sorted(map(outcome, halves)) == sorted(map(outcome, decode_here(stored, tmp_path, models, 0, 1)))
 
 
-def test_a_shard_without_examples_is_an_empty_file(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    write_examples(tmp_path, ["one"])
-    models = [tiny_models[name] for name in ("large", "base", "expert_a")]
-    assert decode_here(tmp_path, models, 0, 2) == []
-    assert [row["id"] for row in decode_here(tmp_path, models, 1, 2)] == [0, 0]
+def test_a_shard_without_documents_is_an_empty_file(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    definitions = write_tasks(tmp_path / "definitions", rows=1)
+    for name in ("words", "choice"):
+        store(tmp_path / name, f"toy_{name}", definitions)
+    models = [tiny_models[name] for name in MODELS]
+    assert decode_here(tmp_path, tmp_path, models, 0, 2) == []
+    assert [row["task"] for row in decode_here(tmp_path, tmp_path, models, 1, 2)] == ["words", *["choice"] * 3]
 
 
-def test_a_model_that_is_not_there_is_named(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    write_examples(tmp_path, ["one"])
-    absent = tmp_path / "absent"
+def test_a_model_that_is_not_there_is_named(stored: Path, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    absent = tmp_path / "large"
     with pytest.raises(UserError, match=re.escape(str(absent))):
-        decode_here(tmp_path, [absent, tiny_models["base"], tiny_models["expert_a"]], 0, 1)
+        decode_here(stored, tmp_path, [absent, tiny_models["base"], tiny_models["expert_a"]], 0, 1)
+    with pytest.raises(UserError, match="'words' needs expert_a"):
+        decode_here(stored, tmp_path, [tiny_models["large"], tiny_models["base"]], 0, 1)
     assert not (tmp_path / "0-1.jsonl").exists()
+
+
+@pytest.mark.parametrize(("task", "metric"), [("words", "exact_match"), ("choice", "acc_norm")])
+def test_stages_give_what_the_command_line_gives(
+    stored: Path, tiny_models: dict[str, Path], tmp_path: Path, task: str, metric: str
+) -> None:
+    """Two shards through files, against ``logitfusion evaluate`` on the very definitions."""
+    models = [tiny_models[name] for name in MODELS]
+    shards = [tmp_path / f"m/{shard}.jsonl" for shard in range(2)]
+    for number, path in enumerate(shards):
+        decode_here(stored, tmp_path, models, number, 2)
+        path.parent.mkdir(exist_ok=True)
+        (tmp_path / f"{number}-2.jsonl").rename(path)
+    table, scores = tmp_path / "t.parquet", tmp_path / "t.json"
+    evaluate.main(
+        Namespace(task=task, documents=stored / task / "documents", shards=shards, output=table, scores=scores),
+        JudgeJob(methods=("m",), split="test", metric=metric),
+    )
+    judged = read_judged(table, scores)
+    output = tmp_path / "results.json"
+    options = ["evaluate", "--large", models[0], "--batch-size", "2", "--output", output, "--tasks", f"toy_{task}"]
+    options += ["--include-path", stored / "definitions", "--gen-kwargs", "max_gen_toks=4"]
+    if task == "words":
+        options += ["--base", models[1], "--expert", models[2], "--step", "0.5", "--selection", "one_hot"]
+    assert cli.main([str(word) for word in options]) == 0
+    expected = read_json(output)["results"][f"toy_{task}"]
+    for one in judged.scores["m"]:
+        stderr = expected[f"{one.metric}_stderr,none"]
+        assert (one.value, one.stderr) == (expected[f"{one.metric},none"], stderr if stderr != "N/A" else None)
+    assert (judged.metric, len(judged.examples)) == (metric, 5)
+    assert judged.examples["score"].mean() == pytest.approx(judged.find("m", metric).value)

@@ -160,6 +160,7 @@ def test_filters_keep_what_they_say(reading: dict[str, Any], numbers: list[int],
     ("reading", "words"),
     [
         ({"where": {"kind": ["x", "z"]}}, """No row of .*rows.jsonl has "z" in the column 'kind'.*"x", "y", null"""),
+        ({"where": {"good": [1, True, 0]}}, "has 0 in the column 'good'"),
         ({"where": {"good": "Yes"}}, 'has "Yes" in the column .*true, false, 1'),
         ({"where": {"kin": "x"}}, "line 1, has no field 'kin' .it has q, a, kind, good.; correct"),
         ({"prompt": "{{question}}"}, "line 1, has no field 'question'"),

@@ -87,20 +87,20 @@ class _FilterWatch:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.missing = {(column, value) for column, values in source.entry.where.items() for value in values}
+        self.missing = [(column, value) for column, values in source.entry.where.items() for value in values]
         self.seen: dict[str, list[str]] = {column: [] for column in source.entry.where}
 
     def __call__(self, row: dict[str, Any]) -> None:
         if not self.missing:
             return
-        self.missing = {(column, value) for column, value in self.missing if not matches(row[column], (value,))}
+        self.missing = [(column, value) for column, value in self.missing if not matches(row[column], (value,))]
         for column, seen in self.seen.items():
             if len(seen) < 5 and (shown := json.dumps(row[column], ensure_ascii=False, default=str)[:60]) not in seen:
                 seen.append(shown)
 
     def check(self) -> None:
         if self.missing:
-            column, value = min(self.missing, key=str)
+            column, value = self.missing[0]
             raise UserError(
                 f"No row of {self.source.title} has {json.dumps(value, ensure_ascii=False)} in the column"
                 f" {column!r}, as where asks; there are {', '.join(self.seen[column]) or 'no rows'}, for example."
