@@ -238,7 +238,7 @@ ROWS = {
     ),
     "fusion.methods.*.tune": Row(TUNED, {}),
     "fusion.methods.*.step|trust|anchor": Row(DECODED),
-    "fusion.temperature|top_p": Row(DECODED, 0.5),
+    "fusion.temperature|top_p": Row(DECODED, 0.5),  # in place of the tasks' own
     "fusion.top_k": Row(DECODED, 5),
     "fusion.shards|speculative|seed": Row(DECODED),
     # ---- distillation
