@@ -161,8 +161,11 @@ ROWS = {
     "tasks.*.include_path": Row({"task"} | LARGE, "config/smoke_tasks"),
     "tasks.sciq.revision|training_split": Row({"task"} | DECODED, "rows"),
     "tasks.*.revision|training_split": Row({"task"} | LARGE, "rows"),
-    "tasks.sciq.split_seed|num_fewshot": Row({"task"} | DECODED, 1),
-    "tasks.*.split_seed|num_fewshot": Row({"task"} | LARGE, 1),
+    "tasks.common_knowledge.num_fewshot": Row(TUNED | ANSWERED, 1),
+    "tasks.sciq.num_fewshot": Row(DECODED, 1),
+    "tasks.*.num_fewshot": Row(TUNED, 1),
+    "tasks.sciq.split_seed": Row({"task"} | DECODED, 1),
+    "tasks.*.split_seed": Row({"task"} | LARGE, 1),
     "tasks.sciq.**": Row({"task"} | DECODED),
     "tasks.**": Row({"task"} | LARGE),
     # ---- experts
@@ -238,7 +241,9 @@ ROWS = {
     ),
     "fusion.methods.*.tune": Row(TUNED, {}),
     "fusion.methods.*.step|trust|anchor": Row(DECODED),
-    "fusion.shards|temperature|top_p|top_k|speculative|seed": Row(DECODED),
+    "fusion.temperature|top_p": Row(DECODED, 0.5),  # in place of the tasks' own
+    "fusion.top_k": Row(DECODED, 5),
+    "fusion.shards|speculative|seed": Row(DECODED),
     # ---- distillation
     "distill.student": Row(STUDENTS, "gemma"),
     "distill.tasks": Row(TAUGHT, ["sums"]),

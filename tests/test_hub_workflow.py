@@ -20,21 +20,20 @@ from logitfusion.models.load import load_model
 
 RUN = Path("results/far")
 TASK = {
-    "version": 1,
-    "description": "sums",
-    "source": {"kind": "hub", "dataset": "owner/sums", "split": "train", "revision": "main"},
-    "prompt": "{question} =",
-    "target": {"field": "answer"},
-    "answer": {"kind": "number"},
-    "metric": "exact_match",
-    "max_new_tokens": 2,
-    "split_seed": 0,
+    "task": "far_sums",
+    "dataset_path": "owner/sums",
+    "test_split": "train",
+    "output_type": "generate_until",
+    "doc_to_text": "{{question}} =",
+    "doc_to_target": "answer",
+    "generation_kwargs": {"until": ["\n"], "max_gen_toks": 2},
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
 }
 MODEL = {"source": "hub", "id": "owner/tiny", "revision": "main"}
 CONFIG = {
     "run": "far",
     "models": {"large": MODEL, "unused": MODEL | {"id": "owner/huge"}},
-    "tasks": {"sums": {"definition": TASK, "test": 2}},
+    "tasks": {"sums": {"harness": "far_sums", "include_path": "far", "test": 2}},
     "fusion": {"large": "large", "base": "large", "shards": 1, "methods": {"large": {"model": "large"}}},
 }
 
@@ -50,6 +49,8 @@ def add_all(hub: Hub, tiny_model: Path) -> None:
 def test_what_was_fetched_is_all_that_a_run_needs(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
     folder = copy_checkout(tmp_path / "checkout")
     (folder / "far.yaml").write_text(yaml.safe_dump(CONFIG))
+    (folder / "far").mkdir()
+    (folder / "far/sums.yaml").write_text(yaml.safe_dump(TASK))
     variables = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "", "no_proxy": "*"}
     arguments = ["--cores", "2", "--configfile", "far.yaml"]
     with serve() as hub:
@@ -69,10 +70,10 @@ def test_what_was_fetched_is_all_that_a_run_needs(tmp_path: Path, tiny_models: d
         assert not any("huge" in line for line in hub.asked), "no track uses it"
         assert (folder / RUN / "models/large/model.safetensors").is_symlink()
         hub.asked.clear()
-        done = snakemake(folder, str(RUN / "tasks/sums/test.jsonl"), *arguments, **variables)
+        done = snakemake(folder, str(RUN / "tasks/sums/task.json"), *arguments, **variables)
         assert done.returncode == 0, done.stderr
         assert hub.asked == []
-        assert len((folder / RUN / "tasks/sums/test.jsonl").read_text().splitlines()) == 2
+    assert json.loads((folder / RUN / "tasks/sums/task.json").read_text())["sizes"]["test"] == 2
     assert load_model(folder / RUN / "models/large").num_parameters() > 0
 
 

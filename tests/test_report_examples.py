@@ -19,7 +19,8 @@ def make_source(**counts: int) -> TextExamples:
     for task, count in counts.items():
         rows = [
             {"method": method, "subtask": "t", "id": number, "prompt": f"p{number}", "gold": "g",
-             "text": "a b" if number else "é", "answer": None if number % 3 == 2 else "x", "correct": number % 3 == 0, "format_failure": number % 3 == 2,
+             "text": "a b" if number else "é", "answer": None if number % 3 == 2 else "x",
+             "correct": number % 3 == 0, "format_failure": number % 3 == 2,
              "tokens": ["a", " b"], "weights": [[0.12345, 1.0], [0.0, 2.0]] if method == "steered" else [[], []],
              "expert": [0, -1], "seconds": 1.0}
             for method in ("alone", "steered") for number in reversed(range(count))

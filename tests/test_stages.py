@@ -165,7 +165,7 @@ def task_config(folder: Path, rows: int = 12, **changes: Any) -> dict[str, Any]:
     (folder / "definitions").mkdir(exist_ok=True)
     (folder / "definitions/lines.yaml").write_text(yaml.safe_dump(definition | changes))
     task = {"harness": "lines", "include_path": str(folder / "definitions"), "train": 6, "validation": 2, "test": 4}
-    return TaskJob.model_validate(task | {"shots": None}).dump()
+    return TaskJob.model_validate(task | {"shots": True}).dump()
 
 
 def make_task(folder: Path, config: dict[str, Any]) -> subprocess.CompletedProcess[str]:

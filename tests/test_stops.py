@@ -327,34 +327,33 @@ def test_stages_know_the_ends_of_all_folders(
 ) -> None:
     from argparse import Namespace
 
-    from test_stages import decode_config
+    from harness_tasks import write_tasks
+    from recorded import store
 
-    from logitfusion.config.jobs.fusion import DecodeJob
-    from logitfusion.config.loading import Loading
-    from logitfusion.files import write_jsonl
+    from logitfusion.config.jobs.fusion import DecodeJob, TuneJob
     from logitfusion.stages import decode, tune
     from logitfusion.stages._stage import parse
 
     seen: list[frozenset[int]] = []
     real = FusedLM.generate if stage == "decode" else tune.tune
     models = [chat_folders[name] for name in ("large", "base", "expert_a")]
+    definitions = write_tasks(tmp_path / "definitions", rows=6)
+    sizes = {"training_split": "test", "validation": 2, "test": 1}
+    stored = [store(tmp_path / name, "toy_words", definitions, **sizes) for name in ("spelling", "alone")]
+    task = {"num_fewshot": None, "generation_kwargs": {"max_gen_toks": 2}}
+    steered = {"spelling": task | {"models": ["large", "base", "expert_a"]}}
+    given = {"prompting": {}, "loading": {}}
     if stage == "decode":
-        for task in ("spelling", "alone"):
-            write_jsonl(tmp_path / task / "test.jsonl", [{"id": 0, "prompt": "a"}])
         monkeypatch.setattr(FusedLM, "generate", lambda lm, *a, **k: seen.append(lm.ends) or real(lm, *a, **k))
-        examples = [tmp_path / task / "test.jsonl" for task in ("spelling", "alone")]
-        arguments = Namespace(examples=examples, models=models, shard=0, output=tmp_path / "out", tuned=None)
-        decode.main(arguments, parse(DecodeJob, json.dumps(decode_config(1))))
+        given |= {"options": {}, "decoding": {"batch_size": 2, "seed": 0}, "split": "test", "shards": 1}
+        job = parse(DecodeJob, json.dumps(given | {"tasks": steered | {"alone": task | {"models": ["large"]}}}))
+        decode.main(Namespace(documents=stored, models=models, shard=0, output=tmp_path / "out", tuned=None), job)
         assert seen == [{2, D}, {2}]
     else:
-        job = Namespace(models={"t": ["large", "base", "expert_a"]}, options=None, stop={"t": ()}, batch_size=2)
-        monkeypatch.setattr(tune, "tune", lambda lm, *a, **k: seen.append(lm.ends) or [])
-        monkeypatch.setattr(tune, "_chosen", lambda *a: {})
-        job.loading = Loading()
-        job.tune = Namespace(trusts=[1.0], anchors=[1.0], steered_share=None)
-        write_jsonl(tmp_path / "t" / "validation.jsonl", [{"prompt": "a", "completion": "b"}])
-        examples = [tmp_path / "t" / "validation.jsonl"]
-        tune.main(Namespace(examples=examples, models=models, output=tmp_path / "out"), job)
+        monkeypatch.setattr(tune, "tune", lambda lm, *a, **k: seen.append(lm.ends) or real(lm, *a, **k))
+        given |= {"options": {}, "tune": {}, "batch_size": 2, "groups": [["spelling"]], "tasks": steered}
+        job = parse(TuneJob, json.dumps(given))
+        tune.main(Namespace(documents=stored, models=models, output=tmp_path / "out"), job)
         assert seen == [{2, D}]
 
 

@@ -112,7 +112,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def written(folder: Path, place: Path, shots: bool | None = None, **entry: Any) -> tuple[Path, Cut]:
+def written(folder: Path, place: Path, shots: bool = False, **entry: Any) -> tuple[Path, Cut]:
     """The folder of a task's documents, and how they were cut."""
     task = HarnessTask(include_path=str(folder), **entry).part(Splits)
     folders, loaded = read_task(task, shots=shots, scratch=place)

@@ -12,6 +12,8 @@ import pytest
 import torch
 import yaml
 from checkout import ROOT, copy_checkout, plans
+from harness_tasks import write_tasks
+from recorded import store
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -247,16 +249,20 @@ def test_a_path_to_an_adapter_of_another_run_is_written_whole(
 
 
 def decode_job(models: list[str], weights: float | str = 1.0) -> DecodeJob:
-    task = {"max_new_tokens": 6, "stop": [], "models": models}
+    task = {"models": models, "num_fewshot": None, "generation_kwargs": {"max_gen_toks": 6}}
     options = {"weights": weights} if len(models) > 1 else {}
-    given = {"options": options, "decoding": {"batch_size": 4, "seed": 0}, "shards": 1, "tasks": {"squares": task}}
-    return parse(DecodeJob, json.dumps(given | {"loading": {}}))
+    given = {"options": options, "prompting": {}, "decoding": {"batch_size": 4, "seed": 0}, "loading": {}}
+    return parse(DecodeJob, json.dumps(given | {"split": "test", "shards": 1, "tasks": {"toy_words": task}}))
 
 
-def decode_text(run: Run, folders: list[Path], job: DecodeJob, output: Path) -> list[list[int]]:
-    examples = [run.folder / "tasks/squares/test.jsonl"]
-    write_jsonl(examples[0], ({"id": number, "prompt": row["prompt"]} for number, row in enumerate(ROWS)))
-    decode.main(Namespace(examples=examples, models=folders, shard=0, output=output, tuned=None), job)
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documents")
+    return store(folder / "toy_words", "toy_words", write_tasks(folder / "definitions"))
+
+
+def decode_text(documents: Path, folders: list[Path], job: DecodeJob, output: Path) -> list[list[int]]:
+    decode.main(Namespace(documents=[documents], models=folders, shard=0, output=output, tuned=None), job)
     return [row["token_ids"] for row in read_jsonl(output)]
 
 
@@ -264,7 +270,12 @@ def decode_text(run: Run, folders: list[Path], job: DecodeJob, output: Path) -> 
     ("experts", "weights"), [([], 1.0), (["first"], 1.0), (["first", "second"], "dynamic"), (["first", "full"], 0.5)]
 )
 def test_a_stage_decodes_as_with_merged_experts(
-    run: Run, merged: dict[str, PreTrainedModel], tmp_path: Path, experts: list[str], weights: float | str
+    run: Run,
+    merged: dict[str, PreTrainedModel],
+    documents: Path,
+    tmp_path: Path,
+    experts: list[str],
+    weights: float | str,
 ) -> None:
     whole = tmp_path / "whole"
     for name in experts or ["first"]:
@@ -275,8 +286,10 @@ def test_a_stage_decodes_as_with_merged_experts(
     ours = [*steering, *(run.expert(name) for name in experts or ["first"])]
     theirs = [*steering, *(whole / name for name in experts or ["first"])]
     job = decode_job(names, weights)
-    found = decode_text(run, [*ours, *([] if experts else [run.base])], job, tmp_path / "ours.jsonl")
-    assert found == decode_text(run, theirs, job, tmp_path / "theirs.jsonl")
+    found = decode_text(documents, [*ours, *([] if experts else [run.base])], job, tmp_path / "ours.jsonl")
+    assert found == decode_text(documents, theirs, job, tmp_path / "theirs.jsonl")
+    assert len(found) == 9
+    assert all(found)
 
 
 def test_adapters_of_one_base_share_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,14 +32,14 @@ class FetchedTask(Section):
 
 
 def fetch_task(
-    task: Definition, *, train: bool, validation: bool, shots: bool | None, revisions: Path | None = None
+    task: Definition, *, train: bool, validation: bool, shots: bool, revisions: Path | None = None
 ) -> FetchedTask:
     """Download what a task's leaves read, into the hub's cache.
 
     Args:
         train: whether it has documents to learn from.
         validation: whether it has documents for choosing anything.
-        shots: whether prompts hold examples; None: as the definitions say.
+        shots: whether prompts may hold examples.
         revisions: the folder of recorded commits; without it none is recorded.
 
     Raises:
@@ -55,7 +55,7 @@ def fetch_task(
     return FetchedTask(folders=folders, parts=tuple(parts.values()))
 
 
-def wanted_splits(leaf: Leaf, task: Definition, *, train: bool, validation: bool, shots: bool | None) -> list[str]:
+def wanted_splits(leaf: Leaf, task: Definition, *, train: bool, validation: bool, shots: bool) -> list[str]:
     """The splits of a leaf's data set that are read.
 
     Raises:
@@ -84,9 +84,9 @@ def wanted_splits(leaf: Leaf, task: Definition, *, train: bool, validation: bool
     return list(dict.fromkeys(wanted))
 
 
-def holds_examples(config: TaskConfig, shots: bool | None) -> bool:
-    """Whether prompts hold examples; a definition that says 0 is never overruled, as in the harness."""
-    return bool(config.num_fewshot) if shots is None or config.num_fewshot == 0 else shots
+def holds_examples(config: TaskConfig, shots: bool) -> bool:
+    """Whether prompts may hold examples; a definition that says 0 is never overruled, as in the harness."""
+    return shots and config.num_fewshot != 0
 
 
 def find_source(config: TaskConfig, task: Definition, splits: Sequence[str]) -> HubRows | None:

