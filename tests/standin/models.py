@@ -116,6 +116,8 @@ class Tiny:
         heads: of attention, and those of keys and values.
         tied: whether the output layer is the embedding.
         parted: weights are in several files.
+        end: the end of a text, if it is not the family's.
+        generation: of its ``generation_config.json``, if it has one of its own.
         beside: other files that the real repository has, which nobody should fetch -> their bytes.
     """
 
@@ -128,7 +130,6 @@ class Tiny:
     tied: bool = False
     parted: bool = False
     end: str | None = None
-    chat_template: str | None = None
     generation: dict[str, Any] = field(default_factory=dict)
     beside: dict[str, int] = field(default_factory=dict)
     gated: bool = False
@@ -139,7 +140,6 @@ def write(model: Tiny, seed: int) -> Files:
     """The files of its repository."""
     family, tokenizer = model.family, model.family.tokenizer()
     said = family.said | ({"eos_token": model.end} if model.end else {})
-    said |= {"chat_template": model.chat_template} if model.chat_template else {}
     named = [name for name in ("bos_token", "eos_token", "pad_token") if said[name]]
     ids = {f"{name}_id": tokenizer.token_to_id(said[name]) for name in named}
     config = AutoConfig.for_model(
@@ -179,11 +179,9 @@ _llama2 = partial(Tiny, LLAMA, dtype=torch.float16, parted=True, beside=_TWICE, 
 MODELS: dict[str, Tiny] = {
     "meta-llama/Llama-2-13b-hf": _llama2(80, 5, (5, 5)),
     "meta-llama/Llama-2-7b-hf": _llama2(64, 4, (4, 4)),
-    "meta-llama/Llama-2-13b-chat-hf": _llama2(80, 5, (5, 5), chat_template=_template("llama")),
     "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T": Tiny(LLAMA, 32, 3, (4, 1), dtype=torch.float32),
     "Qwen/Qwen2.5-14B": Tiny(QWEN2, 80, 4, padding=_LARGE, parted=True),
     "Qwen/Qwen2.5-7B": Tiny(QWEN2, 64, 4, padding=_LARGE, parted=True),
-    "Qwen/Qwen2.5-3B": Tiny(QWEN2, 48, 4, padding=_SMALL, tied=True),
     "Qwen/Qwen2.5-1.5B": Tiny(QWEN2, 48, 3, padding=_SMALL, tied=True),
     "Qwen/Qwen2.5-0.5B": Tiny(QWEN2, 32, 2, padding=_SMALL, tied=True),
     "Qwen/Qwen2.5-14B-Instruct": Tiny(
@@ -194,15 +192,12 @@ MODELS: dict[str, Tiny] = {
         QWEN2, 80, 3, padding=_LARGE, parted=True, end="<|im_end|>", generation=_INSTRUCT
     ),
     "Qwen/Qwen3-14B-Base": Tiny(QWEN3, 80, 4, padding=_SMALL, parted=True),
-    "Qwen/Qwen3-8B-Base": Tiny(QWEN3, 64, 4, padding=_SMALL, parted=True),
-    "Qwen/Qwen3-4B-Base": Tiny(QWEN3, 48, 4, padding=_SMALL, tied=True),
     "Qwen/Qwen3-1.7B-Base": Tiny(QWEN3, 48, 3, padding=_SMALL, tied=True),
     "Qwen/Qwen3-0.6B-Base": Tiny(QWEN3, 32, 2, padding=_SMALL, tied=True),
     "microsoft/phi-4": Tiny(PHI, 64, 3, padding=16, parted=True, licence="mit"),
     "mistralai/Mistral-Small-24B-Instruct-2501": Tiny(
         MISTRAL, 64, 4, parted=True, beside={"tekken.json": 2, "consolidated.safetensors": 400_000}
     ),
-    "mistralai/Mistral-Small-24B-Base-2501": Tiny(MISTRAL, 64, 4, parted=True),
 }
 """Name on the hub -> the miniature."""
 
