@@ -34,6 +34,7 @@ from logitfusion.progress.record import JobRecord, Machine, RunRecord, record_pa
 from logitfusion.report.index import PageSection, render_page
 from logitfusion.report.index.comparisons import make_comparisons
 from logitfusion.report.index.facts import Facts, RunFiles, gather_facts
+from logitfusion.report.index.forest import choose_scale
 from logitfusion.report.index.problems import find_problems
 from logitfusion.report.index.settings import list_values
 from logitfusion.report.index.verdicts import write_verdicts
@@ -196,6 +197,16 @@ def test_gains_are_paired_and_change_no_earlier_number() -> None:
         assert "ceiling" not in behind.index
         assert behind["value"].max() == 0
         assert behind.loc["same", "value"] == pytest.approx(score["large"] - max(score[["large", "proxy", "same"]]))
+
+
+@pytest.mark.parametrize("size", [1e-9, 0.3, 70.0, 1e17])
+def test_an_axis_has_few_ticks_whatever_the_metric(size: float, tmp_path: Path) -> None:
+    rows = [one | ({"better": "lower"} if one["better"] else {}) for one in fusion_rows(size, size / 2, 2 * size)]
+    (comparison,) = make_comparisons(facts_of(smoke("fusion"), tmp_path, table(*rows)))
+    low, high, step = choose_scale(comparison, "sums")
+    assert low <= 0 < 2 * size <= high
+    assert (high - low) / step <= 9
+    assert judge_difference(comparison.difference("dynamic_multi", "sums"), comparison.better("sums")) == "worse"
 
 
 # ---- the numbers of the tables

@@ -42,8 +42,10 @@ def interval_cell(row: pd.Series, digits: int = 2) -> str:
     """A number with its interval."""
     if pd.isna(row["value"]):
         return "no gap"
-    span = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:.{digits}f}, {row['ci_high']:.{digits}f}]"
-    return f"{row['value']:.{digits}f}{span}"
+    value = f"{row['value']:.{digits}f}" if abs(row["value"]) < 1e5 else f"{row['value']:.3g}"
+    if not pd.isna(row["ci_low"]):
+        return f"{value} [{row['ci_low']:.{digits}f}, {row['ci_high']:.{digits}f}]"
+    return value if pd.isna(row["stderr"]) else f"{value} ± {row['stderr']:.{digits}f} s.e."
 
 
 def describe_sizes(table: pd.DataFrame) -> str:

@@ -10,8 +10,6 @@ import pandas as pd
 from logitfusion.report.index.comparisons import Comparison, Row
 from logitfusion.report.index.words import counted, difference, escape, judge_difference, number, signed
 
-_STEPS = [base * 10.0**power for power in range(-3, 6) for base in (1, 2, 5)]
-
 
 def draw_forest(comparison: Comparison, task: str, scale: tuple[float, float, float]) -> str:
     """The differences of all methods to the baseline on one task, with intervals around a zero line (HTML).
@@ -60,7 +58,8 @@ def choose_scale(comparison: Comparison, task: str) -> tuple[float, float, float
     ends = [value for one in (shares if task in shares else [task]) for value in ends[one]]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     spread = max(high - low, 0.02)
-    step = next((one for one in _STEPS if spread / one <= 6), _STEPS[-1])
+    unit = 10.0 ** math.floor(math.log10(spread / 6))
+    step = next(unit * base for base in (1, 2, 5, 10) if spread / (unit * base) <= 6)
     return math.floor(low / step - 0.1) * step, math.ceil(high / step + 0.1) * step, step
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 Better = Literal["higher", "lower"]
+_LARGE = 1e5  # digits behind the point of such a number say nothing
 Outcome = Literal["better", "worse", "no difference shown", "no interval"]
 
 
@@ -19,7 +20,7 @@ def escape(value: object) -> str:
 
 def number(value: float, digits: int = 2) -> str:
     """A score; a true minus, and no minus before zero."""
-    text = f"{value:.{digits}f}"
+    text = f"{value:.{digits}f}" if abs(value) < _LARGE else f"{value:.3g}"
     return text.removeprefix("-") if not float(text) else text.replace("-", "\N{MINUS SIGN}")
 
 
