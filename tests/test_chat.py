@@ -287,6 +287,15 @@ def test_the_harness_model_uses_the_template_that_is_named() -> None:
         FusedLMEval(fusion, chat_template_args={"enable_thinkin": True}).apply_chat_template(CHATS[0])
 
 
+def test_a_template_that_writes_the_date_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    dated = "{{ strftime_now('%Y') }}" + TEMPLATES["chatml"]
+    for template, words in ((dated, "may write today's date"), (TEMPLATES["chatml"], "")):
+        caplog.clear()
+        assert ChatTemplate(make_tokenizer(template)).render(CHATS[0]).endswith("assistant\n")
+        assert words in caplog.text
+        assert bool(words) == bool(caplog.text)
+
+
 # Teachers
 
 

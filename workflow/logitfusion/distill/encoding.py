@@ -1,4 +1,4 @@
-"""A prompt and its response in the tokens of one model, with the bytes of the response that each token covers.
+"""Prompts and responses, or chats, in the tokens of one model, with the bytes of a response that each token covers.
 
 Models whose vocabularies differ cut the same response into different tokens. Bytes are what they have in common, so a
 token is known by the byte where it ends, exact even inside a character that several tokens share.
@@ -63,9 +63,14 @@ def encode_text(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     response: str,
-    **options: Any,
+    *,
+    template: str = "plain",
+    system: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    max_tokens: int | None = None,
 ) -> EncodedText:
-    """``encode_texts`` of one text."""
+    """``encode_texts`` of one prompt and its response."""
+    options = {"template": template, "system": system, "arguments": arguments, "max_tokens": max_tokens}
     return encode_texts(tokenizer, [(prompt, response)], **options)[0]
 
 
