@@ -24,7 +24,7 @@ from stage_imports import ENVIRONMENTS, foreign_imports, stages_of
 ROOT = Path(__file__).parents[1]
 # Reached by import statements, but by no job of that environment's rules.
 OPTIONAL = {
-    "light": {"open_clip", "torchvision"},  # benchmark sets' own files; plots read the tables made of them
+    "light": {"open_clip", "timm", "torchvision"},  # benchmark sets' own files; plots read the tables made of them
 }
 SMALL = {"light"}  # no torch: a few seconds
 INSTALLED = [
