@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -139,8 +140,10 @@ class ChatTemplate:
     @cached_property
     def closing_token(self) -> int | None:
         """The token that the template puts after an assistant's message, else end of text."""
-        whole = self._apply(_TURNS)
-        ids = self.tokenizer.encode(whole.rpartition(_TURNS[1]["content"])[2].strip(), add_special_tokens=False)
+        # Two chats end alike in what follows the message, even where a template writes it otherwise than it is given.
+        ends = [self._apply([_TURNS[0], {**_TURNS[1], "content": said}])[::-1] for said in ("answer", "yes")]
+        after = os.path.commonprefix(ends)[::-1]
+        ids = self.tokenizer.encode(after.strip(), add_special_tokens=False)
         return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else self.tokenizer.eos_token_id
 
     def _choose(self, name: str | None, otherwise: str) -> str:
