@@ -190,6 +190,13 @@ def test_what_is_learnt_is_what_is_asked(folder: Path, tmp_path: Path, name: str
         assert f" {answer}\n\n" in shown[0][0], "as examples of prompts show it"
 
 
+@pytest.mark.parametrize("name", ["choice", "first"])
+def test_more_examples_than_there_are_is_one_sentence(folder: Path, tmp_path: Path, name: str) -> None:
+    place, _ = written(folder, tmp_path, shots=True, harness=name)
+    with pytest.raises(UserError, match=f"{name}' has fewer examples for its prompts than num_fewshot asks for; lower"):
+        open_documents(place, num_fewshot=900).make_examples()
+
+
 def test_chats_have_the_answer_alone_in_the_last_turn(folder: Path, tmp_path: Path) -> None:
     place, _ = written(folder, tmp_path, harness="choice")
     opened = open_documents(place)

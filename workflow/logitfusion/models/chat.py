@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -141,8 +141,9 @@ class ChatTemplate:
     def closing_token(self) -> int | None:
         """The token that the template puts after an assistant's message, else end of text."""
         # Two chats end alike in what follows the message, even where a template writes it otherwise than it is given.
-        ends = [self._apply([_TURNS[0], {**_TURNS[1], "content": said}])[::-1] for said in ("answer", "yes")]
-        after = os.path.commonprefix(ends)[::-1]
+        chats = (reversed(self._apply([_TURNS[0], {**_TURNS[1], "content": said}])) for said in ("answer", "yes"))
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(*chats, strict=False))
+        after = "".join(character for character, _ in same)[::-1]
         ids = self.tokenizer.encode(after.strip(), add_special_tokens=False)
         return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else self.tokenizer.eos_token_id
 
