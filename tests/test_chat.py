@@ -272,6 +272,8 @@ def test_the_harness_model_writes_and_reads_chats_as_hf_does(
     assert ours.chat_template(True) == theirs.chat_template(True)
     left_out = [row for row in caplog.records if "system message is left out" in row.getMessage()]
     assert len(left_out) == (name in ("no system", "drops system"))
+    begun = [row for row in caplog.records if "does not write the token that begins its texts" in row.getMessage()]
+    assert len(begun) == (name not in ("with begin", "no system")), "here as with hf, and not in a training"
 
 
 def test_the_harness_model_uses_the_template_that_is_named() -> None:

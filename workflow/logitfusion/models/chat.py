@@ -130,6 +130,10 @@ class ChatTemplate:
         """The token ids of a chat, ending where the model should speak: the template writes all special tokens."""
         return list(self.tokenizer.encode(self.render(messages, continues=continues), add_special_tokens=False))
 
+    def begins(self, ids: Sequence[int]) -> bool:
+        """Whether the template begins a chat with these tokens."""
+        return self.encode(_TURNS[:1])[: len(ids)] == list(ids)
+
     @cached_property
     def opening(self) -> str:
         """The white space that the template puts before an assistant's message where that is to speak, if any."""
