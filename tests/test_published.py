@@ -115,6 +115,15 @@ def test_published_tables_have_a_cell_for_each_column_and_are_labelled() -> None
             assert "arXiv" in grid.note
 
 
+def test_numbers_are_shown_as_they_are_printed() -> None:
+    """No digit is added to those that were read off a plot, or that are whole seconds."""
+    eleven = next(grid for grid in published_grids("clip") if grid.name == "published-amu-11")
+    assert shown(eleven, "AMU", "1 shot") == "66.9"
+    assert shown(eleven, "CoOp", "1 shot") == "59.80"
+    seconds = next(grid for grid in published_grids("fusion") if grid.name == "published-dlf-seconds")
+    assert shown(seconds, "13B", "seconds") == "60"
+
+
 def test_gap_closures_are_computed_and_not_the_papers_ratio() -> None:
     """Its "96.4 %" and "86.3 %" are ratios of scores (46.09 / 47.79 and 39.42 / 45.68)."""
     single, multi, *_ = published_grids("fusion")

@@ -64,7 +64,7 @@ def _show_beside(table: PublishedTable, rows: pd.DataFrame) -> Grid:
 
 
 def _published(cell: PublishedCell | None) -> Cell:
-    return Cell() if cell is None else Cell(f"{cell.value:.2f}", value=cell.value)
+    return Cell() if cell is None else Cell(cell.printed, value=cell.value)
 
 
 def _measured(cell: PublishedCell | None, rows: pd.DataFrame) -> Cell:
