@@ -224,6 +224,11 @@ def test_fields_that_are_null_are_not_there() -> None:
     assert template.encode([CHATS[0][0] | {"tool_calls": None, "refusal": None}]) == expect(CHATML, CHATS[0])
 
 
+def test_half_a_character_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"not Unicode, '\\ud83d'"):
+        ChatTemplate(make_tokenizer(CHATML)).encode([{"role": "user", "content": "Hi \ud83d"}])
+
+
 # Files of prompts
 
 

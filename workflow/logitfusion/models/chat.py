@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
-from logitfusion.models.text import name_tokenizer
+from logitfusion.models.text import check_text, name_tokenizer
 
 Message = Mapping[str, Any]
 logger = logging.getLogger(__name__)
@@ -128,7 +128,8 @@ class ChatTemplate:
 
     def encode(self, messages: Sequence[Message], *, continues: bool | None = None) -> list[int]:
         """The token ids of a chat, ending where the model should speak: the template writes all special tokens."""
-        return list(self.tokenizer.encode(self.render(messages, continues=continues), add_special_tokens=False))
+        text = check_text(self.render(messages, continues=continues))
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def begins(self, ids: Sequence[int]) -> bool:
         """Whether the template begins a chat with these tokens."""
