@@ -93,6 +93,17 @@ def test_what_a_table_does_not_measure_is_not_shown_beside_it(tmp_path: Path) ->
         assert load_config(base, path).report.published == (), path.name
 
 
+def test_an_expert_of_another_run_is_used_again_as_the_first_lines_say(tmp_path: Path) -> None:
+    text = (PAPER / "dlf-multi.yaml").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^#   (\w+: \{source: path.*)", text, re.M)
+    name = line.partition(":")[0]
+    edited = re.sub(rf"^  {name}: .*\n", "", text, flags=re.M).replace("\nmodels:\n", f"\nmodels:\n  {line}\n")
+    (tmp_path / "edited.yaml").write_text(edited)
+    run = load_config(tmp_path / "edited.yaml")
+    assert name in run.models
+    assert name not in run.experts
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
 def test_the_first_lines_say_what_a_stranger_has_to_know(path: Path) -> None:
     head = head_of(path)
