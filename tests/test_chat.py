@@ -224,6 +224,11 @@ def test_fields_that_are_null_are_not_there() -> None:
     assert template.encode([CHATS[0][0] | {"tool_calls": None, "refusal": None}]) == expect(CHATML, CHATS[0])
 
 
+def test_half_a_character_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"not Unicode, '\\ud83d'"):
+        ChatTemplate(make_tokenizer(CHATML)).encode([{"role": "user", "content": "Hi \ud83d"}])
+
+
 # Files of prompts
 
 
@@ -272,6 +277,8 @@ def test_the_harness_model_writes_and_reads_chats_as_hf_does(
     assert ours.chat_template(True) == theirs.chat_template(True)
     left_out = [row for row in caplog.records if "system message is left out" in row.getMessage()]
     assert len(left_out) == (name in ("no system", "drops system"))
+    begun = [row for row in caplog.records if "does not write the token that begins its texts" in row.getMessage()]
+    assert len(begun) == (name not in ("with begin", "no system")), "here as with hf, and not in a training"
 
 
 def test_the_harness_model_uses_the_template_that_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,30 @@ def test_a_config_for_one_card_asks_for_one_and_changes_nothing_else(path: Path)
         assert run.distill.methods == base.distill.methods
         trained.append(run.distill.training)
     assert {recipe.processes for recipe in trained} == {1}
+
+
+def test_what_a_table_does_not_measure_is_not_shown_beside_it(tmp_path: Path) -> None:
+    """Adapters beside its training of all weights, or a ViT beside its RN50, would be wrong numbers without a word."""
+    overlays = [(path, PAPER / path.name) for path in OVERLAYS]
+    for path in CONFIGS:  # commands that give a run another name
+        for values in re.findall(r"--config run=(.*)", head_of(path)):
+            pairs = (value.partition("=") for value in shlex.split(values)[1:])
+            overlays.append((tmp_path / path.name, path))
+            overlays[-1][0].write_text("\n".join(f"{key}: {value}" for key, _, value in pairs))
+    assert len(overlays) > len(OVERLAYS)
+    for path, base in overlays:
+        assert load_config(base, path).report.published == (), path.name
+
+
+def test_an_expert_of_another_run_is_used_again_as_the_first_lines_say(tmp_path: Path) -> None:
+    text = (PAPER / "dlf-multi.yaml").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^#   (\w+: \{source: path.*)", text, re.M)
+    name = line.partition(":")[0]
+    edited = re.sub(rf"^  {name}: .*\n", "", text, flags=re.M).replace("\nmodels:\n", f"\nmodels:\n  {line}\n")
+    (tmp_path / "edited.yaml").write_text(edited)
+    run = load_config(tmp_path / "edited.yaml")
+    assert name in run.models
+    assert name not in run.experts
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)

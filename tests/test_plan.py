@@ -351,7 +351,10 @@ def test_encoders_of_the_few_shot_track_are_counted(
     models = [open_clip.create_model("ViT-S-32-alt"), timm.create_model("test_efficientnet.r160_in1k")]
     weights = sum(value.nbytes for model in models for value in model.parameters())
     assert [job["gpu_parts"]["weights"] for job in found["jobs"]] == [weights, weights]
-    assert "clip_test mine" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "clip_test mine" in said
+    assert [job["disk"] for job in found["jobs"]] == [None] * len(found["jobs"])
+    assert "Disk: not known, because the features of pictures are not counted" in said
 
 
 # ---- properties ------------------------------------------------------------------------------------------------------

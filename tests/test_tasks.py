@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from lm_eval.tasks import TaskManager
+from small_tokenizers import framed
+from test_text import make_model
 
+from logitfusion.config.prompting import Prompting, TextFormat
 from logitfusion.config.tasks import HarnessTask, Splits
 from logitfusion.errors import UserError
+from logitfusion.fusion import FusedLM
+from logitfusion.models.examples import ExampleEncoder
+from logitfusion.models.tiny import tiny_tokenizer
+from logitfusion.stages.tune import _make_examples
 from logitfusion.tasks.definition import LIBRARY, data_files, definition_files, needs_hub
 from logitfusion.tasks.documents import OpenedTask, open_documents, write_documents
 from logitfusion.tasks.find import find_folders
@@ -190,6 +198,13 @@ def test_what_is_learnt_is_what_is_asked(folder: Path, tmp_path: Path, name: str
         assert f" {answer}\n\n" in shown[0][0], "as examples of prompts show it"
 
 
+@pytest.mark.parametrize("name", ["choice", "first"])
+def test_more_examples_than_there_are_is_one_sentence(folder: Path, tmp_path: Path, name: str) -> None:
+    place, _ = written(folder, tmp_path, shots=True, harness=name)
+    with pytest.raises(UserError, match=f"{name}' has fewer examples for its prompts than num_fewshot asks for; lower"):
+        open_documents(place, num_fewshot=900).make_examples()
+
+
 def test_chats_have_the_answer_alone_in_the_last_turn(folder: Path, tmp_path: Path) -> None:
     place, _ = written(folder, tmp_path, harness="choice")
     opened = open_documents(place)
@@ -201,6 +216,28 @@ def test_chats_have_the_answer_alone_in_the_last_turn(folder: Path, tmp_path: Pa
     assert all(context.startswith("<system>Be brief.\n\nColours of") for context, _ in chats)
     assert all(context.endswith("A:<assistant>") for context, _ in chats)
     assert [completion for _, completion in chats] == [completion.removeprefix(" ") for _, completion in plain]
+
+
+@pytest.mark.parametrize("name", ["words", "choice", "guided"])
+def test_methods_are_tuned_on_what_a_chat_learns_to_say(folder: Path, tmp_path: Path, name: str) -> None:
+    """A template's white space before an answer is generated with it; likelihoods are asked for without it."""
+    tokenizer = framed(tiny_tokenizer(), ["<s>"], [])
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ m['role'] + ':' }}{{ ' ' + m['content'] + eos_token }}"
+    )
+    tokenizer.chat_template += "{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    lm = FusedLM(make_model(tokenizer), tokenizer=tokenizer)
+    place, _ = written(folder, tmp_path, harness=name)
+    opened, job = open_documents(place), SimpleNamespace(prompting=Prompting(template="chat"))
+    (leaf,) = opened.loaded["tasks"].values()
+    encoder = ExampleEncoder(tokenizer, TextFormat(template="chat"))
+    for document, (context, completion) in zip(opened.documents, _make_examples(opened, job, lm), strict=True):
+        row = leaf.eval_docs[document.index]
+        if name == "words":
+            ((turn,),) = encoder.turns([(leaf.doc_to_text(row), row["choices"][0])])
+            assert list(lm.encoder.example(context, completion)) == [turn.given, turn.tokens.ids]
+        else:
+            assert completion == {"choice": row["choices"][row["answer"]], "guided": " " + row["word"]}[name]
 
 
 # ---- splits ----------------------------------------------------------------------------------------------------

@@ -153,6 +153,23 @@ def test_a_template_without_closing_is_closed_at_the_end_alone() -> None:
     assert [text for text, own in spell(marked(), row) if own] == ["b", "d<|endoftext|>"]
 
 
+def test_the_last_answer_is_written_as_those_before_it() -> None:
+    """Where a template trims what is said, no white space at an answer's end is learned, wherever it stands."""
+    tokenizer = marked(template=MARKED.replace("{{ m['content'] + ", "{{ m['content'] | trim + "))
+    messages = say("a", "b \n", "c", "d  ")
+    (row,) = encode_examples([{"messages": messages}], tokenizer, 1000, CHAT)
+    whole = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    assert (row["input_ids"], learned(row)) == (whole["input_ids"][:-1], whole["assistant_masks"][:-1])
+    (text,) = encode_texts(tokenizer, [messages], template="chat")
+    assert text.ends[-1] == len("b \n") + 1 + len("d  ") + 1  # bytes are counted as they were given
+
+
+def test_an_answer_is_closed_by_the_templates_token_even_where_that_rewrites_it() -> None:
+    tokenizer = marked(template=MARKED.replace("{{ m['content'] + ", "{{ m['content'] | upper + "))
+    (row,) = encode_examples([{"messages": say("a", "b")}], tokenizer, 1000, CHAT)
+    assert [text for text, own in spell(tokenizer, row) if own] == ["b<|im_end|>"]
+
+
 def test_what_cannot_be_learned_is_one_sentence() -> None:
     for rows, sentence in (
         ([{"messages": say("a")}], "Text 1: it has no message of an assistant"),

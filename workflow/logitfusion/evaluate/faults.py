@@ -9,6 +9,7 @@ from pathlib import Path
 
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.files import find_disk_error
+from logitfusion.tasks.harness import lacks_examples
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -44,7 +45,7 @@ def _explain(error: Exception, tasks: str) -> str:
         return f"The data of {tasks} can't be read ({first_line(error)})."
     if isinstance(error, ImportError):
         return f"{tasks} needs a package that is not installed ({first_line(error)})."
-    if "Sample larger than population" in str(error) or "fewshot samples requested exceeds" in str(error):
+    if lacks_examples(error):
         return f"{tasks} has fewer examples for its prompts than num_fewshot asks for; lower it."
     return f"lm-eval can't run {tasks} with these options ({_reason(error)})."
 

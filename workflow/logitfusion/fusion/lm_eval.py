@@ -44,6 +44,7 @@ from logitfusion.fusion.lm_eval_arguments import (
 from logitfusion.fusion.options import parse_folders, parse_options
 from logitfusion.models.chat import ChatTemplate, TemplateRefusedError
 from logitfusion.models.load import count_parameters
+from logitfusion.models.text import name_tokenizer
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
@@ -203,12 +204,24 @@ class FusedLMEval(TemplateLM):
             self.__dict__.pop("_chat", None)
         return self._chat.text if chat_template else None
 
+    @property
+    def opening(self) -> str:
+        """The white space that the template writes before what the assistant says."""
+        return self._chat.opening
+
     @cached_property
     def _chat(self) -> ChatTemplate:
         otherwise = "evaluate it without one"
-        return ChatTemplate(
+        chat = ChatTemplate(
             self.tokenizer, name=self._template_name, arguments=self.chat_template_args, otherwise=otherwise
         )
+        if self.lm.encoder.prefix and not chat.begins(self.lm.encoder.prefix):
+            logger.warning(
+                "The chat template of the %s does not write the token that begins its texts. Prompts have it here, as"
+                " with hf; texts of a training with template: chat do not.",
+                name_tokenizer(self.tokenizer),
+            )
+        return chat
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness keeps of the model with its results."""

@@ -8,12 +8,13 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
-from logitfusion.models.text import name_tokenizer
+from logitfusion.models.text import check_text, name_tokenizer
 
 Message = Mapping[str, Any]
 logger = logging.getLogger(__name__)
@@ -127,7 +128,12 @@ class ChatTemplate:
 
     def encode(self, messages: Sequence[Message], *, continues: bool | None = None) -> list[int]:
         """The token ids of a chat, ending where the model should speak: the template writes all special tokens."""
-        return list(self.tokenizer.encode(self.render(messages, continues=continues), add_special_tokens=False))
+        text = check_text(self.render(messages, continues=continues))
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def begins(self, ids: Sequence[int]) -> bool:
+        """Whether the template begins a chat with these tokens."""
+        return self.encode(_TURNS[:1])[: len(ids)] == list(ids)
 
     @cached_property
     def opening(self) -> str:
@@ -139,8 +145,11 @@ class ChatTemplate:
     @cached_property
     def closing_token(self) -> int | None:
         """The token that the template puts after an assistant's message, else end of text."""
-        whole = self._apply(_TURNS)
-        ids = self.tokenizer.encode(whole.rpartition(_TURNS[1]["content"])[2].strip(), add_special_tokens=False)
+        # Two chats end alike in what follows the message, even where a template writes it otherwise than it is given.
+        chats = (reversed(self._apply([_TURNS[0], {**_TURNS[1], "content": said}])) for said in ("answer", "yes"))
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(*chats, strict=False))
+        after = "".join(character for character, _ in same)[::-1]
+        ids = self.tokenizer.encode(after.strip(), add_special_tokens=False)
         return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else self.tokenizer.eos_token_id
 
     def _choose(self, name: str | None, otherwise: str) -> str:

@@ -122,6 +122,8 @@ class ExampleEncoder:
             response, between = chat.opening + answer, None
             if number + 1 < len(spoken):
                 response, between = _part(prompts[number], chat.opening, answer, prompts[number + 1])
+            else:
+                response = _end(prompts[number], chat.opening, answer, chat.write(bare[: place + 1]))
             read += given
             tokens = encoder.completion(response, read, space=encoder.lost_space(before))
             shift = bytes_given - len(answer.encode()) - len(chat.opening)
@@ -185,6 +187,12 @@ def _part(before: str, opening: str, answer: str, after: str) -> tuple[str, str]
         f"the chat template writes the answer {answer[:40]!r} otherwise once another message follows (it may leave"
         " thoughts out), so it can't be learned together with a later one; give each answer as a text of its own."
     )
+
+
+def _end(before: str, opening: str, answer: str, whole: str) -> str:
+    """The last answer, without the white space at its end that a template leaves out there as everywhere."""
+    written, bare = before + opening + answer, opening + answer.rstrip()
+    return bare if whole.startswith(before + bare) and not whole.startswith(written) else opening + answer
 
 
 def _find_end(encoder: TextEncoder, following: list[int], closing: int | None) -> int:

@@ -67,7 +67,8 @@ def _encode(run: RunConfig) -> Cost:
         "texts": float(max(texts for _, _, texts in parts)),
     }
     gpu["pictures"], gpu["texts"] = max(gpu["pictures"], gpu["texts"]), 0.0  # one after the other
-    return Cost({name: size for name, size in gpu.items() if size}, host={"process": PROCESS})
+    # Nothing says before they are there how many pictures have features to be kept.
+    return Cost({name: size for name, size in gpu.items() if size}, host={"process": PROCESS}, disk=None)
 
 
 @functools.lru_cache(maxsize=16)

@@ -40,7 +40,7 @@ class Cost:
         gpu: part -> bytes, on the fullest of its cards.
         cards: how many it has; without a GPU all of that is in the machine's memory.
         host: part -> bytes of the machine's memory, beside those of ``gpu`` where there is no card.
-        disk: bytes that it leaves.
+        disk: bytes that it leaves; None where that is not counted.
         scratch: bytes of the disk while it runs (checkpoints).
         work: what it computes; None where that is not counted.
     """
@@ -48,7 +48,7 @@ class Cost:
     gpu: Mapping[str, float] = field(default_factory=dict)
     cards: int = 1
     host: Mapping[str, float] = field(default_factory=lambda: {"process": PROCESS})
-    disk: float = 0.0
+    disk: float | None = 0.0
     scratch: float = 0.0
     work: Work | None = None
 

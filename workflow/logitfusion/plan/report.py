@@ -52,8 +52,8 @@ class RunPlan:
 
     @property
     def disk(self) -> float:
-        """Bytes that stay in results, besides the small files of every run."""
-        return sum(job.count * job.cost.disk for job in self.jobs if job.cost is not None)
+        """Bytes that stay in results, of jobs where they are counted, besides the small files of every run."""
+        return sum(job.count * (job.cost.disk or 0.0) for job in self.jobs if job.cost is not None)
 
     @property
     def scratch(self) -> float:
@@ -99,7 +99,7 @@ def _row(job: Job, plan: RunPlan) -> tuple[str, ...]:
         str(cost.cards) if uses else "-",
         f"{cost.gpu_bytes / 1e9:.1f}" if uses else "-",
         f"{host / 1e9:.1f}",
-        f"{cost.disk / 1e9:.1f}",
+        "?" if cost.disk is None else f"{cost.disk / 1e9:.1f}",
         _hours(seconds) if cost.gpu else "-",
         _mostly(cost.gpu),
     )
@@ -141,8 +141,12 @@ def _storage(plan: RunPlan) -> list[str]:
             f"  {name.ljust(width)}  {'?' if size is None else _size(size)}" for name, size in plan.downloads.items()
         ]
     known_jobs = [job for job in plan.jobs if job.cost is not None]
+    counted = [job for job in known_jobs if job.cost.disk is not None]
     more = "" if len(known_jobs) == len(plan.jobs) else ", without that of models that are not known yet"
-    if known_jobs:
+    more += "" if len(counted) == len(known_jobs) else "; the features of pictures are not counted"
+    if known_jobs and not counted:
+        lines.append("Disk: not known, because the features of pictures are not counted")
+    elif known_jobs:
         checkpoints = f"at most {_size(plan.scratch)} for the checkpoints of a job while it runs"
         lines.append(f"Disk: {_size(plan.disk)} in results, and {checkpoints}{more}")
     else:

@@ -62,11 +62,14 @@ def _open_tasks(folders: list[Path], job: TuneJob) -> dict[str, OpenedTask]:
 
 def _make_examples(task: OpenedTask, job: TuneJob, lm: FusedLM) -> list[tuple[str, str]]:
     """Prompts as they are decoded, and the completions that are right."""
-    chats = job.prompting.template == "chat"
+    if job.prompting.template == "plain":
+        return task.make_examples()
+    model = FusedLMEval(lm)
     return task.make_examples(
-        FusedLMEval(lm).apply_chat_template if chats else None,
+        model.apply_chat_template,
         system=job.prompting.system,
         fewshot_as_multiturn=job.prompting.fewshot_as_multiturn,
+        opening=model.opening,
     )
 
 

@@ -90,9 +90,17 @@ class OpenedTask:
     metric: tuple[str, str]
 
     def make_examples(
-        self, chat_template: ChatTemplate | None = None, system: str | None = None, fewshot_as_multiturn: bool = False
+        self,
+        chat_template: ChatTemplate | None = None,
+        system: str | None = None,
+        fewshot_as_multiturn: bool = False,
+        opening: str = "",
     ) -> list[tuple[str, str]]:
-        """Context and right answer of each document, with as many examples in front as the task was opened with."""
+        """Context and right answer of each document, with as many examples in front as the task was opened with.
+
+        Args:
+            opening: of chats; see ``make_completion``.
+        """
         found = []
         for document in self.documents:
             leaf = self.loaded["tasks"][document.task]
@@ -105,7 +113,7 @@ class OpenedTask:
                 system=system,
                 fewshot_as_multiturn=fewshot_as_multiturn,
             )
-            found.append((context, make_completion(leaf, row, chat=chat_template is not None)))
+            found.append((context, make_completion(leaf, row, opening=opening if chat_template else None)))
         return found
 
 

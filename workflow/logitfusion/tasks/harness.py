@@ -169,8 +169,16 @@ def explain(name: str, error: Exception) -> Exception:
         return error
     if isinstance(error, ImportError):
         return UserError(f"The task {name!r} needs a package that is not installed ({first_line(error)}).")
+    if lacks_examples(error):
+        return UserError(f"The task {name!r} has fewer examples for its prompts than num_fewshot asks for; lower it.")
     if isinstance(error, KeyError):
         return UserError(f"The task {name!r} can't be read: there is no {error}; correct its definition.")
     return UserError(
         f"The task {name!r} can't be read ({type(error).__name__}: {first_line(error)}); correct its definition."
     )
+
+
+def lacks_examples(error: Exception) -> bool:
+    """Whether the harness found fewer examples for a prompt than it was to hold."""
+    said = ("Sample larger than population", "fewshot samples requested exceeds", "no documents available for sampling")
+    return any(words in str(error) for words in said)

@@ -36,14 +36,15 @@ def make_context(
         return context if isinstance(context, str) else context[leaf.doc_to_text(document)]
 
 
-def make_completion(leaf: Leaf, document: Mapping[str, Any], *, chat: bool = False) -> str:
+def make_completion(leaf: Leaf, document: Mapping[str, Any], *, opening: str | None = None) -> str:
     """A document's right answer with what separates it from its context: the first one of several.
 
     It is the text that the harness asks the likelihood of, and in tasks that generate what stands in examples of
     prompts.
 
     Args:
-        chat: the context is a chat, after which nothing separates it.
+        opening: the context is a chat, after which nothing separates it but this, in tasks that generate: the white
+            space that a template writes, and models that learned from it generate, before what the assistant says.
     """
     with explaining(leaf.task_name):
         answer, prefix = _first_answer(leaf, document), leaf.doc_to_prefix(document)
@@ -51,8 +52,9 @@ def make_completion(leaf: Leaf, document: Mapping[str, Any], *, chat: bool = Fal
         return answer
     if leaf.OUTPUT_TYPE == "generate_until" and prefix:
         return maybe_delimit(prefix, answer)[len(prefix) :]
-    between = not chat or (prefix and not ends_with_whitespace(prefix))
-    return leaf.config.target_delimiter + answer if between else answer
+    if opening is None or (prefix and not ends_with_whitespace(prefix)):
+        return leaf.config.target_delimiter + answer
+    return opening + answer if leaf.OUTPUT_TYPE == "generate_until" else answer
 
 
 def _first_answer(leaf: Leaf, document: Mapping[str, Any]) -> str:

@@ -64,7 +64,7 @@ def _show_beside(table: PublishedTable, rows: pd.DataFrame) -> Grid:
 
 
 def _published(cell: PublishedCell | None) -> Cell:
-    return Cell() if cell is None else Cell(f"{cell.value:.2f}", value=cell.value)
+    return Cell() if cell is None else Cell(cell.printed, value=cell.value)
 
 
 def _measured(cell: PublishedCell | None, rows: pd.DataFrame) -> Cell:
@@ -86,9 +86,10 @@ def _interval(row: pd.Series) -> str:
 
 
 def _find(rows: pd.DataFrame, cell: PublishedCell, place: str) -> pd.Series | None:
-    """The row of the tidy table that ``task/metric`` names; None where there is not exactly one."""
+    """The row of the tidy table that ``task/metric`` names, over all seeds; None where there is not exactly one."""
     task, _, metric = place.partition("/")
     same: Sequence[bool] = (rows["method"] == cell.method) & (rows["task"] == task) & (rows["metric"] == metric)
+    same &= rows["seed"].isna()  # those of single seeds stand beside it
     if cell.shots:
         same &= rows["shots"] == int(cell.shots)
     found = rows[same]

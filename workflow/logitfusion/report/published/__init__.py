@@ -18,11 +18,12 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class PublishedCell:
-    """One number of a paper; empty texts where the workflow has none of its kind."""
+    """One number of a paper, and how it prints it; empty texts where the workflow has none of its kind."""
 
     row: str
     column: str
     value: float
+    printed: str
     method: str
     measured: str
     shots: str
@@ -83,7 +84,9 @@ def read_published(track: str) -> list[PublishedTable]:
 
 def _read_cell(cell: dict[str, str]) -> PublishedCell:
     return PublishedCell(
-        **{key: text for key, text in cell.items() if key != "table"} | {"value": float(cell["value"])}
+        **{key: text for key, text in cell.items() if key not in ("table", "value")},
+        value=float(cell["value"]),
+        printed=cell["value"],
     )
 
 
