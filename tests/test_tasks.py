@@ -334,7 +334,12 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "absent.jsonl does not exist"), ("{}\n{", "absent.jsonl, line 2, is not JSON")]
+    ("content", "words"),
+    [
+        (None, "absent.jsonl can't be read (no such file"),
+        ("", "absent.jsonl is empty"),
+        ("{}\n{", "absent.jsonl, line 2, is not JSON (Expecting property name enclosed in double quotes)."),
+    ],
 )
 def test_a_file_of_documents_that_can_not_be_read_is_named(tmp_path: Path, content: str | None, words: str) -> None:
     path = tmp_path / "absent.jsonl"
@@ -344,6 +349,39 @@ def test_a_file_of_documents_that_can_not_be_read_is_named(tmp_path: Path, conte
     entry = {"task": "gone", "dataset_path": "json", "test_split": "test", "dataset_kwargs": kwargs, **CHOICE}
     (tmp_path / "gone.yaml").write_text(yaml.safe_dump(entry))
     assert words in refused(written, tmp_path, tmp_path, harness="gone")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("choice", {"doc_to_choice": None}, "'choice' has no doc_to_choice"),
+        ("choice", {"doc_to_target": "question"}, "which is none of its choices"),
+        ("choice", {"doc_to_target": -1}, "choice -1 is right, of 3"),
+        ("words", {"doc_to_target": "wrod"}, "doc_to_target: wrod, and its documents have no such field (they have "),
+        ("words", {"doc_to_text": "qestion"}, "doc_to_text: qestion, and its documents have no such field"),
+        ("words", {"metric_list": []}, "'words' has no metrics"),
+        ("words", {"metric_list": [{"metric": "exact_mach"}]}, "names a metric that lm-evaluation-harness does not"),
+    ],
+)
+def test_a_definition_by_which_nothing_could_be_right_is_refused(
+    folder: Path, tmp_path: Path, name: str, change: dict[str, Any], words: str
+) -> None:
+    """The harness would find all answers wrong, without a word."""
+    definition = yaml.safe_load((folder / f"{name}.yaml").read_text()) | change
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(definition))
+
+    def prepare() -> None:
+        place, _ = written(tmp_path, tmp_path / "made", harness=name)
+        open_documents(place)
+
+    assert words in refused(prepare)
+
+
+def test_a_definition_with_a_mistake_is_named_and_no_other_of_its_name_is_used(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("task: gsm8k\n  doc_to_text: [\n")
+    assert f"The task definition {tmp_path / 'mine.yaml'} can't be read" in refused(
+        find_folders, "gsm8k", str(tmp_path)
+    )
 
 
 @pytest.mark.parametrize(

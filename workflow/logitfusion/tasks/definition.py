@@ -105,6 +105,16 @@ def read_folder(folder: Path) -> dict[str, Definition]:
     return found
 
 
+def check_readable(folder: Path) -> None:
+    """Refuse a folder with a file that can't be read.
+
+    Raises:
+        UserError: names it.
+    """
+    for path in sorted(folder.rglob("*.yaml")):
+        read_definition(path)
+
+
 def find_definitions(name: str, include_path: str | None) -> list[Definition] | None:
     """The task of a name, or the group and all it consists of; None where any is the harness's own."""
     known = _library() if include_path is None else _library() | read_folder(Path(include_path))
