@@ -11,7 +11,8 @@ import pytest
 import yaml
 from lm_eval.tasks import TaskManager
 
-from logitfusion.config.tasks import HarnessTask, Splits
+from logitfusion.config.tasks import HarnessTask, Splits, check_inputs
+from logitfusion.config.texts import TextTask
 from logitfusion.errors import UserError
 from logitfusion.tasks.definition import LIBRARY, data_files, definition_files, needs_hub
 from logitfusion.tasks.documents import OpenedTask, open_documents, write_documents
@@ -426,6 +427,22 @@ def test_files_of_a_task_are_its_definitions_its_code_and_its_documents(folder: 
     assert {Path(path).name for path in data_files("filled", str(folder))} == {"train.jsonl", "test.jsonl"}
     named = {path.name for path in definition_files("all_of_it", str(folder))}
     assert named == {"group.yaml", "choice.yaml", "shouted.yaml", "functions.py"}
+
+
+def test_files_that_are_not_there_are_refused_before_any_job(tmp_path: Path) -> None:
+    """Where results are there already, Snakemake takes a missing file for one that has not changed."""
+    for name in ("a", "b"):
+        write_lines(tmp_path / f"{name}.jsonl", documents(4, 1))
+    entry = {"task": "lines", **CHOICE, **DATA, "dataset_path": "json"}
+    entry["dataset_kwargs"] = {"data_files": {"train": str(tmp_path / "*.jsonl"), "test": str(tmp_path / "c.json")}}
+    (tmp_path / "lines.yaml").write_text(yaml.safe_dump(entry))
+    task = HarnessTask(harness="lines", include_path=str(tmp_path))
+    assert [Path(path).name for path in task.files] == ["lines.yaml", "a.jsonl", "b.jsonl", "c.json"]
+    assert f"{tmp_path / 'c.json'} of tasks.mine does not exist" in refused(check_inputs, {"mine": task})
+    texts = TextTask(texts=[{"path": str(tmp_path / "d.jsonl"), "messages": "turns"}], train=1)
+    assert f"{tmp_path / 'd.jsonl'} of tasks.chats does not exist" in refused(check_inputs, {"chats": texts})
+    (tmp_path / "c.json").touch()
+    check_inputs({"mine": task})
 
 
 def test_only_documents_of_the_hub_are_fetched(folder: Path) -> None:

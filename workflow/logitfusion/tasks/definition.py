@@ -7,6 +7,7 @@ any job runs: the packages and files that a task is made of.
 from __future__ import annotations
 
 import functools
+import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,8 @@ def definition_files(name: str, include_path: str | None) -> list[Path]:
 def data_files(name: str, include_path: str | None) -> list[str]:
     """The files of this machine that hold a task's documents."""
     definitions = find_definitions(name, include_path) or ()
-    return list(dict.fromkeys(file for one in definitions if one.is_local for file in one.data_files))
+    named = (file for one in definitions if one.is_local for file in one.data_files)
+    return list(dict.fromkeys(file for pattern in named for file in sorted(glob.glob(pattern)) or [pattern]))
 
 
 def needs_hub(name: str, include_path: str | None) -> bool:
