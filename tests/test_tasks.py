@@ -437,7 +437,7 @@ def test_files_that_are_not_there_are_refused_before_any_job(tmp_path: Path) -> 
     entry["dataset_kwargs"] = {"data_files": {"train": str(tmp_path / "*.jsonl"), "test": str(tmp_path / "c.json")}}
     (tmp_path / "lines.yaml").write_text(yaml.safe_dump(entry))
     task = HarnessTask(harness="lines", include_path=str(tmp_path))
-    assert [Path(path).name for path in task.files] == ["lines.yaml", "a.jsonl", "b.jsonl", "c.json"]
+    assert {Path(path).name for path in task.files} == {"lines.yaml", "a.jsonl", "b.jsonl", "c.json"}
     assert f"{tmp_path / 'c.json'} of tasks.mine does not exist" in refused(check_inputs, {"mine": task})
     texts = TextTask(texts=[{"path": str(tmp_path / "d.jsonl"), "messages": "turns"}], train=1)
     assert f"{tmp_path / 'd.jsonl'} of tasks.chats does not exist" in refused(check_inputs, {"chats": texts})

@@ -160,7 +160,8 @@ def data_files(name: str, include_path: str | None) -> list[str]:
     """The files of this machine that hold a task's documents."""
     definitions = find_definitions(name, include_path) or ()
     named = (file for one in definitions if one.is_local for file in one.data_files)
-    return list(dict.fromkeys(file for pattern in named for file in sorted(glob.glob(pattern)) or [pattern]))
+    found = (file for pattern in named for file in sorted(glob.glob(pattern)) or [pattern])  # noqa: PTH207: may be absolute
+    return list(dict.fromkeys(found))
 
 
 def needs_hub(name: str, include_path: str | None) -> bool:
