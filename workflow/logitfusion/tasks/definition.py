@@ -160,7 +160,7 @@ def data_files(name: str, include_path: str | None) -> list[str]:
     """The files of this machine that hold a task's documents."""
     definitions = find_definitions(name, include_path) or ()
     named = (file for one in definitions if one.is_local for file in one.data_files)
-    found = (file for pattern in named for file in sorted(glob.glob(pattern)) or [pattern])  # noqa: PTH207: may be absolute
+    found = (file for pattern in named for file in sorted(glob.glob(pattern)) or [pattern])  # noqa: PTH207
     return list(dict.fromkeys(found))
 
 
