@@ -155,3 +155,15 @@ def test_every_column_has_its_type_whatever_it_holds() -> None:
     assert table["ci_low"].isna().all()
     with pytest.raises(TypeError, match="metod"):
         writer.add("accuracy", 0.5, metod="m", task="t", n=4)
+
+
+def test_only_texts_can_lack_the_asked_form() -> None:
+    """A group may have both: its share is of the texts, and a task that compares likelihoods has none."""
+    named = {"large": [1.0, 0.0, 1.0]}
+    mixed = make_judged(
+        named, loglikelihoods={"large": ([], [-1.0], [])}, format_failure={"large": (True, False, False)}
+    )
+    chosen = make_judged(named, loglikelihoods={"large": [-1.0, -2.0]})
+    table = tabulate_fusion({"a": mixed, "b": chosen}, TRACK, SETTINGS, PROVENANCE)
+    failures = table[table["metric"] == "format_failures"]
+    assert [(row.task, row.value, row.n) for row in failures.itertuples()] == [("a", 0.5, 2)]

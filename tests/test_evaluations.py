@@ -202,6 +202,7 @@ def test_unknown_groups_and_missing_examples_are_refused(
     capsys: pytest.CaptureFixture[str], command: list, tasks: Path, tmp_path: Path
 ) -> None:
     assert "'toyz'" in refuse(capsys, *command, "toyz")
+    assert "'sums' is one of our library: give its folder, --include-path " in refuse(capsys, *command, "sums")
     for change, words in (({"doc_to_text": "{{nothing.at.all}}"}, "nothing"), ({"test_split": "gone"}, "toy_new")):
         definition = yaml.safe_load((tasks / "toy_words.yaml").read_text(encoding="utf-8"))
         (tmp_path / "new.yaml").write_text(yaml.safe_dump(definition | {"task": "toy_new"} | change), encoding="utf-8")

@@ -191,6 +191,9 @@ def test_a_file_may_be_named_as_yaml_writes_other_things(
         (("mine", "--task", "taken.jsonl"), "config/mine_tasks/taken.yaml is there already"),
         (("mine", "--task", "few.jsonl"), "at least 10"),
         (("mine", "--task", "wrong.jsonl"), 'needs a text under "answer"'),
+        (("mine", "--task", "lines.jsonl"), "lines.jsonl, line 2, needs an answer of one line"),
+        (("mine", "--task", "blank.jsonl"), "blank.jsonl, line 2, needs an answer of one line"),
+        (("mine", "--task", "days.jsonl"), 'nothing but times under "answer" (2024-01-01)'),
         (("mine", "--task", "no.jsonl"), "no.jsonl can't be read"),
         (("mine", "--task", "chats.jsonl"), "chats.jsonl, line 1, is a chat, which is learned from and not measured"),
         (("mine", "--images", "images"), "--images is of the tracks clip"),
@@ -224,6 +227,10 @@ def test_what_can_not_be_written_is_refused_and_nothing_is_written(
     (checkout / "config/there.yaml").write_text("run: other # than its file\n")
     write_lines(checkout / "few.jsonl", [{"prompt": "a", "answer": "b"}])
     write_lines(checkout / "wrong.jsonl", [{"prompt": "a"}])
+    for name, answer in (("lines", "b\nc"), ("blank", " ")):
+        write_lines(checkout / f"{name}.jsonl", [{"prompt": "a", "answer": "b"}, {"prompt": "c", "answer": answer}])
+    days = [{"prompt": str(day), "answer": f"2024-01-{day:02d}"} for day in range(1, 30)]
+    write_lines(checkout / "days.jsonl", days)
     write_lines(checkout / "chats.jsonl", [{"messages": [{"role": "user", "content": "a"}]}])
     assert words in refuse(capsys, "init", *options)
     assert sorted(path.name for path in (checkout / "config").rglob("*")) == ["mine_tasks", "taken.yaml", "there.yaml"]

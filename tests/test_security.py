@@ -482,10 +482,13 @@ def test_texts_of_a_config_reach_no_shell(
     folder = copy_checkout(tmp_path / TEXTS[1])
     for name in ("emoji_twitter", "cloth"):
         (folder / config["clip"]["datasets"][name]["package"]).write_text("")
-    sciq = config["tasks"]["sciq"]
-    (folder / sciq["include_path"]).mkdir()
-    definition = {"task": sciq["harness"], "dataset_path": "json", "test_split": "rows"}
-    (folder / sciq["include_path"] / "sciq.yaml").write_text(yaml.safe_dump(definition))
+    rows = f"{TEXTS[1]}.jsonl"
+    (folder / rows).write_text("")
+    definition = {"task": config["tasks"]["sciq"]["harness"], "dataset_path": "json"}
+    definition["dataset_kwargs"] = {"data_files": {"rows": rows}}
+    include_path = folder / config["tasks"]["sciq"]["include_path"]
+    include_path.mkdir()
+    (include_path / "sciq.yaml").write_text(json.dumps(definition))
     jobs = [job for job in plans(folder, [config])[0] if job["rule"] != "all"]
     python = tmp_path / "bin/python"
     python.parent.mkdir()
@@ -504,7 +507,7 @@ def test_texts_of_a_config_reach_no_shell(
         hostile_words.discard(str(folder / "requirements.lock"))  # where the clone lies, told to the page
         assert hostile_words <= set(job["input"])
         carried |= hostile_words
-    assert len(carried) == 3, "the two packages and the definition; all else is data in the slices"
+    assert len(carried) == 4, "two packages, a definition and its file of rows; all else is data in the slices"
     assert not list(tmp_path.rglob("ran"))
     told = "".join(slices)
     assert all(json.dumps(text, ensure_ascii=False)[1:-1] in told for text in places.values())

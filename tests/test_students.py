@@ -117,3 +117,11 @@ def test_pictures_name_all_methods(table: pd.DataFrame, tmp_path: Path) -> None:
         assert all(name in text for name in ("sft", "gld"))
     assert "ULD" not in (tmp_path / "losses.svg").read_text()  # nothing to show of it
     assert "2 training seed(s): 3, 4" in (tmp_path / "s.md").read_text()
+
+
+def test_a_task_that_compares_likelihoods_has_no_share_without_the_asked_form() -> None:
+    names = ("small", "large", "sft.3", "sft.4", "gld.3", "gld.4")
+    values = {"loglikelihoods": {name: [-1.0, -2.0] for name in names}, "answer": dict.fromkeys(names, "a")}
+    task = make_judged({name: [1.0, 0.0] for name in names}, "acc", **values)
+    table = tabulate_students({"one": task}, TRACK, SETTINGS, PROVENANCE)
+    assert "format_failures" not in set(table["metric"])

@@ -15,7 +15,8 @@ from small_tokenizers import framed
 from test_text import make_model
 
 from logitfusion.config.prompting import Prompting, TextFormat
-from logitfusion.config.tasks import HarnessTask, Splits
+from logitfusion.config.tasks import HarnessTask, Splits, check_inputs
+from logitfusion.config.texts import TextTask
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM
 from logitfusion.models.examples import ExampleEncoder
@@ -371,7 +372,12 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "absent.jsonl does not exist"), ("{}\n{", "absent.jsonl, line 2, is not JSON")]
+    ("content", "words"),
+    [
+        (None, "absent.jsonl can't be read (no such file"),
+        ("", "absent.jsonl is empty"),
+        ("{}\n{", "absent.jsonl, line 2, is not JSON (Expecting property name enclosed in double quotes)."),
+    ],
 )
 def test_a_file_of_documents_that_can_not_be_read_is_named(tmp_path: Path, content: str | None, words: str) -> None:
     path = tmp_path / "absent.jsonl"
@@ -381,6 +387,39 @@ def test_a_file_of_documents_that_can_not_be_read_is_named(tmp_path: Path, conte
     entry = {"task": "gone", "dataset_path": "json", "test_split": "test", "dataset_kwargs": kwargs, **CHOICE}
     (tmp_path / "gone.yaml").write_text(yaml.safe_dump(entry))
     assert words in refused(written, tmp_path, tmp_path, harness="gone")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("choice", {"doc_to_choice": None}, "'choice' has no doc_to_choice"),
+        ("choice", {"doc_to_target": "question"}, "which is none of its choices"),
+        ("choice", {"doc_to_target": -1}, "choice -1 is right, of 3"),
+        ("words", {"doc_to_target": "wrod"}, "doc_to_target: wrod, and its documents have no such field (they have "),
+        ("words", {"doc_to_text": "qestion"}, "doc_to_text: qestion, and its documents have no such field"),
+        ("words", {"metric_list": []}, "'words' has no metrics"),
+        ("words", {"metric_list": [{"metric": "exact_mach"}]}, "names a metric that lm-evaluation-harness does not"),
+    ],
+)
+def test_a_definition_by_which_nothing_could_be_right_is_refused(
+    folder: Path, tmp_path: Path, name: str, change: dict[str, Any], words: str
+) -> None:
+    """The harness would find all answers wrong, without a word."""
+    definition = yaml.safe_load((folder / f"{name}.yaml").read_text()) | change
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(definition))
+
+    def prepare() -> None:
+        place, _ = written(tmp_path, tmp_path / "made", harness=name)
+        open_documents(place)
+
+    assert words in refused(prepare)
+
+
+def test_a_definition_with_a_mistake_is_named_and_no_other_of_its_name_is_used(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("task: gsm8k\n  doc_to_text: [\n")
+    assert f"The task definition {tmp_path / 'mine.yaml'} can't be read" in refused(
+        find_folders, "gsm8k", str(tmp_path)
+    )
 
 
 @pytest.mark.parametrize(
@@ -425,6 +464,22 @@ def test_files_of_a_task_are_its_definitions_its_code_and_its_documents(folder: 
     assert {Path(path).name for path in data_files("filled", str(folder))} == {"train.jsonl", "test.jsonl"}
     named = {path.name for path in definition_files("all_of_it", str(folder))}
     assert named == {"group.yaml", "choice.yaml", "shouted.yaml", "functions.py"}
+
+
+def test_files_that_are_not_there_are_refused_before_any_job(tmp_path: Path) -> None:
+    """Where results are there already, Snakemake takes a missing file for one that has not changed."""
+    for name in ("a", "b"):
+        write_lines(tmp_path / f"{name}.jsonl", documents(4, 1))
+    entry = {"task": "lines", **CHOICE, **DATA, "dataset_path": "json"}
+    entry["dataset_kwargs"] = {"data_files": {"train": str(tmp_path / "*.jsonl"), "test": str(tmp_path / "c.json")}}
+    (tmp_path / "lines.yaml").write_text(yaml.safe_dump(entry))
+    task = HarnessTask(harness="lines", include_path=str(tmp_path))
+    assert {Path(path).name for path in task.files} == {"lines.yaml", "a.jsonl", "b.jsonl", "c.json"}
+    assert f"{tmp_path / 'c.json'} of tasks.mine does not exist" in refused(check_inputs, {"mine": task})
+    texts = TextTask(texts=[{"path": str(tmp_path / "d.jsonl"), "messages": "turns"}], train=1)
+    assert f"{tmp_path / 'd.jsonl'} of tasks.chats does not exist" in refused(check_inputs, {"chats": texts})
+    (tmp_path / "c.json").touch()
+    check_inputs({"mine": task})
 
 
 def test_only_documents_of_the_hub_are_fetched(folder: Path) -> None:

@@ -18,7 +18,7 @@ from logitfusion.config.experts import TrainedExpert
 from logitfusion.config.methods import method_gpus, method_models, method_tasks, tuned_methods, tuning_groups
 from logitfusion.config.load import resolve_config, write_once
 from logitfusion.config.section import canonical
-from logitfusion.config.tasks import check_folders
+from logitfusion.config.tasks import check_inputs
 from logitfusion.errors import UserError
 from logitfusion.plan.resources import PlannedResources
 from logitfusion.progress.record import name_job
@@ -33,7 +33,7 @@ if not os.access(Path.cwd(), os.W_OK):
 try:
     RUN = resolve_config(config)
     check_files(workflow.config_settings.configfiles, RUN.run)
-    check_folders(RUN.tasks)
+    check_inputs(RUN.tasks)
 except UserError as error:
     asked = workflow.config_settings
     hint = explain_command_line(asked.configfiles, asked.config)

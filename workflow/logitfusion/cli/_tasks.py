@@ -15,6 +15,7 @@ from logitfusion.tasks.definition import find_definitions
 
 SIZES = {"train": 240, "validation": 36, "test": 100}  # sciq_passages, the smallest of the library, has 376 documents
 NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
+TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d|\Z)")
 INVALID = "[invalid]"  # what filters give where a text has no answer of the asked form
 
 
@@ -47,6 +48,7 @@ def describe_task(spec: str, *, validation: bool, folder: Path) -> WrittenTask:
     """
     if spec.endswith((".jsonl", ".json")):
         rows = [_read_row(row, place) for place, row in read_rows(spec, read_text(spec))]
+        _check_times(spec, rows)
         name, sizes = _name_of(Path(spec).stem), _split(spec, len({prompt for prompt, _ in rows}))
         file, definition = folder / f"{name}.yaml", define(name, spec, [answer for _, answer in rows])
         return WrittenTask(
@@ -62,7 +64,23 @@ def _read_row(row: Any, place: str) -> tuple[str, str]:
             f"{place} is a chat, which is learned from and not measured: name the file among a task's texts, in a"
             " config (docs/tutorials/texts.md)."
         )
-    return read_field(row, "prompt", place), read_field(row, "answer", place)
+    prompt, answer = read_field(row, "prompt", place), read_field(row, "answer", place)
+    if not answer.strip() or "\n" in answer.strip():  # nothing that is generated up to a line's end could be right
+        raise UserError(
+            f"{place} needs an answer of one line; leave it out, or write a definition of your own"
+            " (docs/tutorials/own_task.md)."
+        )
+    return prompt, answer
+
+
+def _check_times(path: str, rows: list[tuple[str, str]]) -> None:
+    """Refuse fields that datasets reads as times, and would write with another text: a day with its midnight."""
+    for field, texts in zip(("prompt", "answer"), zip(*rows, strict=True), strict=False):
+        if all(map(TIME.match, texts)):
+            raise UserError(
+                f'{path} has nothing but times under "{field}" ({texts[0]}), which datasets would read as times and'
+                " write in another form; put a word in front of them."
+            )
 
 
 def define(name: str, path: str, answers: list[str]) -> str:

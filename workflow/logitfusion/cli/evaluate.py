@@ -17,6 +17,7 @@ from logitfusion.config.loading import Placed
 from logitfusion.errors import UserError
 from logitfusion.evaluate.faults import explaining
 from logitfusion.files import write_json
+from logitfusion.tasks.definition import LIBRARY, find_definitions
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -115,6 +116,8 @@ def _match(pattern: str, manager: TaskManager) -> list[str]:
         )
     found = manager.match_tasks([pattern])
     if not found:
+        if find_definitions(pattern, None):
+            raise UserError(f"The task {pattern!r} is one of our library: give its folder, --include-path {LIBRARY}.")
         close = difflib.get_close_matches(pattern, manager.all_tasks, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "lm-eval ls tasks lists them."
         raise UserError(f"There is no task {pattern!r}: {hint}")

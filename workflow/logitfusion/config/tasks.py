@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from logitfusion.config.packages import Package
 from logitfusion.config.section import Count, InputPath, Revision, Section, Text, Whole, either
-from logitfusion.config.texts import TextTask
+from logitfusion.config.texts import FileTexts, TextTask
 from logitfusion.errors import UserError
 from logitfusion.tasks.definition import data_files, definition_files, local_packages, needs_hub
 
@@ -87,8 +87,10 @@ class HarnessTask(Splits):
         return needs_hub(self.harness, self.include_path)
 
 
-def check_folders(tasks: Mapping[str, HarnessTask | TextTask]) -> None:
-    """Refuse folders of definitions that are not there, before any job runs.
+def check_inputs(tasks: Mapping[str, HarnessTask | TextTask]) -> None:
+    """Refuse folders of definitions and files that are not there, before any job runs.
+
+    Snakemake would say that there is nothing to be done where results are there already, of another file.
 
     Raises:
         UserError: names the task.
@@ -97,6 +99,13 @@ def check_folders(tasks: Mapping[str, HarnessTask | TextTask]) -> None:
         folder = getattr(task, "include_path", None)
         if folder is not None and not Path(folder).is_dir():
             raise UserError(f"The folder of definitions {folder} (tasks.{name}.include_path) does not exist.")
+        if isinstance(task, HarnessTask):
+            paths = task.files
+        else:
+            paths = tuple(part.path for part in task.texts if isinstance(part, FileTexts))
+        for path in paths:
+            if not Path(path).exists():
+                raise UserError(f"The file {path} of tasks.{name} does not exist.")
 
 
 Task = either("harness", having=HarnessTask, lacking=TextTask)

@@ -84,7 +84,9 @@ def _describe_task(writer: TableWriter, entry: JudgedTask, task: str, scores: di
             cells = _harness_cells(entry, method, metric)
             main = {"better": entry.better, "seconds": seconds} if metric == entry.metric else {}
             add(metric, by_method[method], **cells | main)
-        add("format_failures", group["format_failure"].mean())
+        texts = group[group["loglikelihoods"].map(len) == 0]
+        if len(texts):  # likelihoods have no form that could be missed
+            add("format_failures", texts["format_failure"].mean(), n=len(texts))
         if seconds > 0 and tokens > 0:
             add("tokens_per_second", tokens / seconds)
         if weights:

@@ -58,6 +58,7 @@ def _tabulate_task(writer: TableWriter, entry: JudgedTask, task: str, track: Stu
     """Add the numbers of one task; the scores that methods are compared by."""
     scores = _resample_trials(entry, track, writer)
     failures, answers = entry.by_document("format_failure"), entry.by_document("answer")
+    texts = entry.by_document("loglikelihoods").map(len) == 0
     for name, trials in track.trials.items():
         add = partial(writer.add, method=name, task=task, n=failures.shape[1], seeds=len(trials))
         for metric in entry.metrics():
@@ -67,7 +68,9 @@ def _tabulate_task(writer: TableWriter, entry: JudgedTask, task: str, track: Stu
             if len(trials) > 1 and main:
                 for seed, own in zip(track.seeds, found, strict=True):
                     add(metric, own.value, seed=seed, seeds=1, stderr=own.stderr)
-        add("format_failures", failures.loc[trials].to_numpy().mean())
+        failed = failures.loc[trials].to_numpy(bool)[texts.loc[trials].to_numpy()]
+        if len(failed):  # likelihoods have no form that could be missed
+            add("format_failures", failed.mean())
         for teacher, model in track.teachers.items():
             answered = answers.loc[model].notna()
             if trials != [model] and answered.any():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from logitfusion.config.jobs.fusion import JudgeJob
+from logitfusion.errors import UserError
 from logitfusion.evaluate.harness import evaluate_responses
 from logitfusion.evaluate.judged import judge_examples, mark_correct
 from logitfusion.evaluate.responses import Response
@@ -38,8 +39,11 @@ def _read_responses(shards: list[Path], task: str, job: JudgeJob) -> dict[str, l
     """Method -> what it said on one task."""
     responses: dict[str, list[Response]] = {method: [] for method in job.methods}
     for path in shards:
-        rows = (row for row in read_jsonl(path) if row["task"] == task)
-        responses[path.parent.name] += [Response(**row) for row in rows]
+        try:
+            rows = (row for row in read_jsonl(path) if row["task"] == task)
+            responses[path.parent.name] += [Response(**row) for row in rows]
+        except (KeyError, TypeError):
+            raise UserError(f"{path} has a row that is no response; delete the file and run again.") from None
     return responses
 
 

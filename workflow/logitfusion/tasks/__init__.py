@@ -1,1 +1,1 @@
-"""Text tasks: where rows come from, how they are split, prompted and scored."""
+"""Tasks: their definitions, documents, splits and prompts; and mixtures of texts to learn from."""

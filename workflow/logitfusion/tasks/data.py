@@ -13,11 +13,11 @@ from logitfusion.config.section import Listed, Section
 from logitfusion.config.tasks import Definition
 from logitfusion.config.texts import HubRows
 from logitfusion.errors import UserError
-from logitfusion.files import read_jsonl
 from logitfusion.tasks.definition import BUILDERS
 from logitfusion.tasks.find import find_folders
 from logitfusion.tasks.harness import Leaf, explain, load_leaves
 from logitfusion.tasks.hub_rows import FetchedPart, fetch_rows, read_splits
+from logitfusion.tasks.streaming import stream_lines
 
 _PROTOCOL = "hf://datasets/"
 
@@ -148,8 +148,8 @@ def read_documents(
         return load_dataset(config.dataset_path, config.dataset_name, **options | {"cache_dir": str(scratch)})
     except Exception as error:  # of the definition's own code, or of a dozen unrelated types
         for file in _texts(options.get("data_files") if config.dataset_path == "json" else None):
-            if file.endswith(".jsonl"):
-                read_jsonl(file)  # says which line is wrong
+            if file.endswith(".jsonl") and not sum(1 for _ in stream_lines(file)):  # which says what line is wrong
+                raise UserError(f"{file} is empty; the task {config.task!r} needs its documents.") from None
         raise explain(config.task, error) from error
 
 

@@ -7,6 +7,7 @@ any job runs: the packages and files that a task is made of.
 from __future__ import annotations
 
 import functools
+import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,16 @@ def read_folder(folder: Path) -> dict[str, Definition]:
     return found
 
 
+def check_readable(folder: Path) -> None:
+    """Refuse a folder with a file that can't be read.
+
+    Raises:
+        UserError: names it.
+    """
+    for path in sorted(folder.rglob("*.yaml")):
+        read_definition(path)
+
+
 def find_definitions(name: str, include_path: str | None) -> list[Definition] | None:
     """The task of a name, or the group and all it consists of; None where any is the harness's own."""
     known = _library() if include_path is None else _library() | read_folder(Path(include_path))
@@ -148,7 +159,9 @@ def definition_files(name: str, include_path: str | None) -> list[Path]:
 def data_files(name: str, include_path: str | None) -> list[str]:
     """The files of this machine that hold a task's documents."""
     definitions = find_definitions(name, include_path) or ()
-    return list(dict.fromkeys(file for one in definitions if one.is_local for file in one.data_files))
+    named = (file for one in definitions if one.is_local for file in one.data_files)
+    found = (file for pattern in named for file in sorted(glob.glob(pattern)) or [pattern])  # noqa: PTH207
+    return list(dict.fromkeys(found))
 
 
 def needs_hub(name: str, include_path: str | None) -> bool:

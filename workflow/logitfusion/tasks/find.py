@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry, Kind
 
 from logitfusion.errors import UserError
-from logitfusion.tasks.definition import LIBRARY, find_definitions
+from logitfusion.tasks.definition import LIBRARY, check_readable, find_definitions
 
 HARNESS = Path(lm_eval.tasks.__file__).parent
 # How a record names folders of definitions on whatever machine reads it.
@@ -33,6 +33,8 @@ def find_folders(name: str, include_path: str | None) -> list[str]:
     _check_folders(own)
     if find_definitions(name, include_path) is not None:
         return own
+    if include_path is not None:
+        check_readable(Path(include_path))  # else a mistake in the file would make it another task, or none
     scan = _scan_harness(name)
     for folder in scan.folders:
         place = f"<harness>/{folder.relative_to(HARNESS)}"

@@ -171,6 +171,8 @@ def explain(name: str, error: Exception) -> Exception:
         return UserError(f"The task {name!r} needs a package that is not installed ({first_line(error)}).")
     if lacks_examples(error):
         return UserError(f"The task {name!r} has fewer examples for its prompts than num_fewshot asks for; lower it.")
+    if isinstance(error, KeyError) and error.args == (None,):  # of the harness, for want of a metric's function
+        return UserError(f"The task {name!r} names a metric that lm-evaluation-harness does not have; correct it.")
     if isinstance(error, KeyError):
         return UserError(f"The task {name!r} can't be read: there is no {error}; correct its definition.")
     return UserError(

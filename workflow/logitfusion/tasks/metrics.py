@@ -28,6 +28,8 @@ def find_metric(task: str, loaded: TaskDict, asked: str | None) -> tuple[str, st
     """
     leaves = list(loaded["tasks"].values())
     known = list(dict.fromkeys(pair for leaf in leaves for pair in list_metrics(leaf)))
+    if not known:
+        raise UserError(f"The task {task!r} has no metrics; give its definition a metric_list.")
     group = loaded.get("groups", {}).get(task)
     if asked is None and group is not None and group.has_aggregation:
         first = group.aggregate_metric_list[0]

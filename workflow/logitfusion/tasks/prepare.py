@@ -9,9 +9,10 @@ from typing import Any
 from lm_eval.tasks.manager import TaskDict
 
 from logitfusion.config.tasks import Splits
+from logitfusion.errors import UserError
 from logitfusion.tasks.data import FetchedTask, read_documents, wanted_splits
 from logitfusion.tasks.find import find_folders
-from logitfusion.tasks.harness import explaining, load_leaves
+from logitfusion.tasks.harness import Leaf, explaining, load_leaves
 from logitfusion.tasks.prompts import make_completion
 from logitfusion.tasks.split import Cut, Picked, cut_documents
 
@@ -51,8 +52,42 @@ def read_task(
 
 
 def cut_task(task: Splits, loaded: TaskDict, name: str) -> Cut:
-    """Choose a task's documents; see ``cut_documents``."""
-    return cut_documents(list(loaded["tasks"].values()), task, name)
+    """Choose a task's documents; see ``cut_documents``.
+
+    Raises:
+        UserError: there are not enough, or no answer to those that are tested could be right.
+    """
+    cut = cut_documents(list(loaded["tasks"].values()), task, name)
+    for leaf in loaded["tasks"].values():
+        _check_answers(leaf, [picked for picked in cut.test if picked.leaf is leaf])
+    return cut
+
+
+def _check_answers(leaf: Leaf, tested: list[Picked]) -> None:
+    """Refuse a definition by which all are wrong, which the harness would measure without a word."""
+    config = leaf.config
+    if config.process_results is not None or leaf.OUTPUT_TYPE not in ("multiple_choice", "generate_until"):
+        return
+    if leaf.OUTPUT_TYPE == "multiple_choice" and config.doc_to_choice is None:
+        raise UserError(
+            f"The definition of the task {config.task!r} has no doc_to_choice, which multiple_choice needs."
+        )
+    for key in ("doc_to_text", "doc_to_target"):
+        given = getattr(config, key)
+        if isinstance(given, str) and given.isidentifier() and given not in leaf.features:
+            raise UserError(
+                f"The definition of the task {config.task!r} has {key}: {given}, and its documents have no such field"
+                f" (they have {', '.join(leaf.features)}); correct it."
+            )
+    refusal = None
+    for picked in tested if leaf.OUTPUT_TYPE == "multiple_choice" else ():
+        try:
+            make_completion(leaf, picked.document)
+            return
+        except UserError as error:
+            refusal = refusal or error
+    if refusal is not None:
+        raise refusal
 
 
 def make_texts(picked: list[Picked]) -> Iterator[dict[str, Any]]:

@@ -60,9 +60,9 @@ def make_completion(leaf: Leaf, document: Mapping[str, Any], *, opening: str | N
 def _first_answer(leaf: Leaf, document: Mapping[str, Any]) -> str:
     answer = leaf.doc_to_target(document)
     if isinstance(answer, (list, tuple)):
-        if not answer:
-            raise UserError(f"A document of the task {leaf.task_name!r} has no answer, and none can be learnt from it.")
-        answer = answer[0]
+        answer = answer[0] if answer else None
+    if answer is None:
+        raise UserError(f"A document of the task {leaf.task_name!r} has no answer, and none can be learnt from it.")
     if isinstance(answer, int) and leaf.config.doc_to_choice is not None:
         choices = leaf.doc_to_choice(document)
         if not 0 <= answer < len(choices):
@@ -71,4 +71,14 @@ def _first_answer(leaf: Leaf, document: Mapping[str, Any]) -> str:
                 " correct its doc_to_target."
             )
         answer = choices[answer]
+    elif _must_choose(leaf) and answer not in (choices := leaf.doc_to_choice(document)):
+        raise UserError(
+            f"A document of the task {leaf.task_name!r} says that {answer!r} is right, which is none of its choices"
+            f" ({', '.join(map(str, choices))}); correct its doc_to_target, or its doc_to_choice."
+        )
     return str(answer)
+
+
+def _must_choose(leaf: Leaf) -> bool:
+    """Whether the right answer is one of the choices: not where these are contexts, and the answer follows all."""
+    return leaf.OUTPUT_TYPE == "multiple_choice" and not leaf.multiple_input and leaf.config.doc_to_choice is not None

@@ -51,7 +51,7 @@ class Source:
         """
         if isinstance(self.entry, HubTexts):
             return self._stream_hub(wanted)
-        return _stream_lines(self.entry.path, self.formatter.columns, wanted)
+        return stream_lines(self.entry.path, self.formatter.columns, wanted)
 
     def _stream_hub(self, wanted: NDArray[np.bool_] | None) -> Iterator[Row]:
         columns = self.formatter.columns
@@ -70,7 +70,8 @@ class Source:
             yield from zip(numbers.tolist(), table.select(list(columns)).to_pylist(), strict=True)
 
 
-def _stream_lines(path: str, columns: Sequence[str], wanted: NDArray[np.bool_] | None) -> Iterator[Row]:
+def stream_lines(path: str, columns: Sequence[str] = (), wanted: NDArray[np.bool_] | None = None) -> Iterator[Row]:
+    """Rows of a file with one JSON object a line; see ``Source.stream``."""
     number = -1
     try:
         with Path(path).open(encoding="utf-8-sig") as file:
