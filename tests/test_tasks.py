@@ -295,6 +295,27 @@ def test_training_documents_with_a_tested_prompt_are_left_out(folder: Path, tmp_
     assert "'leaks' asks for 4 documents for train, and there are 3" in words
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_documents_without_a_prompt_are_told_apart_by_their_text(tmp_path: Path, split: str) -> None:
+    """A text whose likelihood is asked has nothing in front of it."""
+    rows = [{"text": f"text {number}"} for number in range(8)]
+    files = {"train": write_lines(tmp_path / "a.jsonl", rows), "test": write_lines(tmp_path / "b.jsonl", rows[:6])}
+    entry = {"task": "texts", **DATA, "dataset_kwargs": {"data_files": files}, "output_type": "loglikelihood_rolling"}
+    entry |= {"doc_to_text": "", "doc_to_target": "{{text}}", "metric_list": [{"metric": "word_perplexity"}]}
+    (tmp_path / "texts.yaml").write_text(yaml.safe_dump(entry))
+    _, cut = written(tmp_path, tmp_path, harness="texts", train=2, validation=1, test=3, training_split=split)
+    learnt, tested = ({one.document["text"] for one in part} for part in (cut.train + cut.validation, cut.test))
+    assert (len(learnt), len(tested), learnt & tested) == (3, 3, set())
+
+
+def test_a_split_that_is_tested_whole_leaves_no_examples(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "own.yaml").read_text().replace("fewshot_split: train", "fewshot_split: test")
+    (tmp_path / "whole.yaml").write_text(text.replace("task: own", "task: whole"))
+    place, _ = written(tmp_path, tmp_path, shots=True, harness="whole")
+    assert len(open_documents(place, num_fewshot=0).documents) == 12
+    assert "all are tested or validated; lower num_fewshot" in refused(open_documents, place, num_fewshot=1)
+
+
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 
