@@ -316,6 +316,39 @@ def test_a_split_that_is_tested_whole_leaves_no_examples(folder: Path, tmp_path:
     assert "all are tested or validated; lower num_fewshot" in refused(open_documents, place, num_fewshot=1)
 
 
+def write_group(folder: Path, name: str, *members: Any) -> None:
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({"group": name, "task": list(members)}))
+
+
+def test_a_group_of_ours_consists_of_tasks_of_the_harness(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "choice.yaml").write_text((folder / "choice.yaml").read_text())
+    write_group(tmp_path, "mixed", "choice", {"group": "inside", "task": ["gsm8k"]})
+    write_group(tmp_path, "outer", "mixed")
+    for name in ("mixed", "outer"):
+        folders = find_folders(name, str(tmp_path))
+        assert folders == ["<library>", str(tmp_path), "<harness>/gsm8k"]
+        assert list(load_leaves(name, folders)["tasks"]) == ["choice", "gsm8k"]
+        assert needs_hub(name, str(tmp_path))
+        assert {"choice.yaml", "mixed.yaml"} <= {path.name for path in definition_files(name, str(tmp_path))}
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (["chioce"], "no task 'chioce' in .* 'wrong' consists of .*did you mean choice"),
+        ([{"group": "inside", "task": ["chioce"]}], "no task 'chioce' in .*did you mean choice"),
+        ([{"task": "inline", "dataset_path": "json"}], "no task 'inline' in .* needs files of its own"),
+        ([], "'wrong' consists of nothing"),
+        (["wrong"], "'wrong' can't be read"),
+    ],
+)
+def test_a_wrong_member_of_a_group_is_named(folder: Path, tmp_path: Path, members: list[Any], words: str) -> None:
+    (tmp_path / "choice.yaml").write_text((folder / "choice.yaml").read_text())
+    write_group(tmp_path, "wrong", *members)
+    with pytest.raises(UserError, match=words):
+        load_leaves("wrong", find_folders("wrong", str(tmp_path)))
+
+
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 

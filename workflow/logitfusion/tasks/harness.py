@@ -148,6 +148,8 @@ def load_leaves(name: str, folders: Sequence[str], metadata: dict[str, Any] | No
     manager._factory = _Factory(meta=metadata)
     with explaining(name):
         loaded = manager.load(name)
+    if not loaded["tasks"]:
+        raise UserError(f"The group {name!r} consists of nothing; its key task must list names of tasks.")
     strangers = [task for task, leaf in loaded["tasks"].items() if not isinstance(leaf, Leaf)]
     if strangers:
         raise UserError(f"The group {name!r} names the task {strangers[0]!r}, which is defined nowhere; correct it.")
