@@ -383,6 +383,30 @@ def test_sizes_that_can_not_be_had_are_one_sentence(
         written(folder, tmp_path, **entry)
 
 
+MEAN = {"metric": "exact_match", "aggregation": "mean"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metric_list": [MEAN | {"aggregation": "meen"}]}, "unknown aggregation 'meen'"),
+        ({"metric_list": [MEAN | {"metric": "exact_mtach"}]}, "metric 'exact_mtach' of the task 'wrong' is unknown"),
+        ({"metric_list": [{"metric": "exact_mtach"}]}, "metric 'exact_mtach' of the task 'wrong' is unknown"),
+        ({"process_docs": "!none"}, "'wrong' has nothing to evaluate"),
+        ({"fewshot_split": "dev"}, "'wrong' can't be read: there is no 'dev'"),
+        ({"filter_list": [{"name": "a", "filter": [{"function": "regexx"}]}]}, "KeyError: Unknown filter 'regexx'"),
+    ],
+)
+def test_a_wrong_definition_is_refused_before_anything_is_decoded(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "functions.py").write_text("def none(rows):\n    return rows.select([])\n")
+    entry = yaml.safe_load((folder / "words.yaml").read_text()) | {"task": "wrong"} | changes
+    text = yaml.safe_dump(entry).replace("'!none'", "!function functions.none")
+    (tmp_path / "wrong.yaml").write_text(text)
+    assert words in refused(written, tmp_path, tmp_path, shots=True, harness="wrong")
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "no_such_folder" in refused(find_folders, "choice", str(tmp_path / "no_such_folder"))
 
