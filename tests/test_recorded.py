@@ -160,7 +160,7 @@ def test_shards_that_lack_or_double_a_response_are_refused(fusion: FusedLM, task
 def test_a_metric_that_nothing_computes_is_named(fusion: FusedLM, tasks: Path) -> None:
     """A definition may list what its own code does not give."""
     task = replace(open_toys(tasks, "toy_choice"), metric=("absent", "none"))
-    with pytest.raises(UserError, match="metric 'absent' of 'toy_choice' has no value.* there are acc"):
+    with pytest.raises(UserError, match=r"metric 'absent' of 'toy_choice' has no value.* there are acc"):
         evaluate_responses(task, record(fusion, task), "method 'm'")
 
 

@@ -316,6 +316,26 @@ def test_a_split_that_is_tested_whole_leaves_no_examples(folder: Path, tmp_path:
     assert "all are tested or validated; lower num_fewshot" in refused(open_documents, place, num_fewshot=1)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "{root}/te*.jsonl"}}},
+        {"dataset_path": "json", "dataset_kwargs": {"data_files": "*.jsonl", "data_dir": "{root}"}},
+        {"dataset_path": "json", "dataset_kwargs": {"data_dir": "{root}"}},
+        {"dataset_path": "{root}"},
+    ],
+    ids=["pattern", "both", "data_dir", "dataset_path"],
+)
+def test_the_files_of_a_pattern_or_a_folder_are_those_of_the_task(tmp_path: Path, source: dict[str, Any]) -> None:
+    """So that an edit of any of them reruns what depends on it."""
+    (tmp_path / "rows").mkdir()
+    path = write_lines(tmp_path / "rows/test.jsonl", documents(3, 1))
+    text = yaml.safe_dump({"task": "many", "test_split": "test", **source, **CHOICE})
+    (tmp_path / "many.yaml").write_text(text.replace("{root}", str(tmp_path / "rows")))
+    assert data_files("many", str(tmp_path)) == [path]
+    assert not needs_hub("many", str(tmp_path))
+
+
 def write_group(folder: Path, name: str, *members: Any) -> None:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump({"group": name, "task": list(members)}))
 
@@ -393,7 +413,7 @@ MEAN = {"metric": "exact_match", "aggregation": "mean"}
         ({"metric_list": [MEAN | {"metric": "exact_mtach"}]}, "metric 'exact_mtach' of the task 'wrong' is unknown"),
         ({"metric_list": [{"metric": "exact_mtach"}]}, "metric 'exact_mtach' of the task 'wrong' is unknown"),
         ({"process_docs": "!none"}, "'wrong' has nothing to evaluate"),
-        ({"fewshot_split": "dev"}, "'wrong' can't be read: there is no 'dev'"),
+        ({"fewshot_split": "dev"}, "the split 'dev', and its data set has test, train; say num_fewshot: 0"),
         ({"filter_list": [{"name": "a", "filter": [{"function": "regexx"}]}]}, "KeyError: Unknown filter 'regexx'"),
     ],
 )

@@ -7,6 +7,7 @@ any job runs: the packages and files that a task is made of.
 from __future__ import annotations
 
 import functools
+import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,13 @@ class Definition:
 
     @property
     def data_files(self) -> list[str]:
-        """Files of documents that it names."""
-        return list(_texts((self.content.get("dataset_kwargs") or {}).get("data_files")))
+        """Files of documents that it names; those of this machine that a pattern or a folder stands for."""
+        options, path = self.content.get("dataset_kwargs") or {}, self.content.get("dataset_path")
+        folder = options.get("data_dir") or (path if isinstance(path, str) and Path(path).is_dir() else None)
+        named = list(_texts(options.get("data_files")))
+        if folder is not None:
+            named = [one if "://" in one else str(Path(folder, one)) for one in named or ["**"]]
+        return [file for one in named for file in (_matching(one) if glob.has_magic(one) else [one])]
 
     @property
     def is_local(self) -> bool:
@@ -179,6 +185,14 @@ def _functions(value: Any) -> Iterator[Function]:
     elif isinstance(value, (dict, list)):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _functions(inner)
+
+
+def _matching(pattern: str) -> list[str]:
+    """The files of this machine that a pattern stands for."""
+    if "://" in pattern:
+        return [pattern]
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 (it may be absolute)
+    return sorted(file for file in found if Path(file).is_file())
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -95,6 +95,12 @@ class Leaf(ConfigurableTask):
 
     def shot_documents(self) -> Dataset:
         """What examples of prompts are drawn from, of its data set."""
+        source = self.fewshot_source
+        if source is not None and source not in self._raw:
+            raise UserError(
+                f"The examples of prompts of the task {self.task_name!r} come from the split {source!r}, and its data"
+                f" set has {', '.join(self._raw)}; say num_fewshot: 0 in the config, or correct its definition."
+            )
         with explaining(self.task_name):
             found = super().fewshot_docs()
         return found if isinstance(found, Dataset) else Dataset.from_list(list(found))
