@@ -157,6 +157,13 @@ def test_shards_that_lack_or_double_a_response_are_refused(fusion: FusedLM, task
             evaluate_responses(task, responses, "method 'm'")
 
 
+def test_a_metric_that_nothing_computes_is_named(fusion: FusedLM, tasks: Path) -> None:
+    """A definition may list what its own code does not give."""
+    task = replace(open_toys(tasks, "toy_choice"), metric=("absent", "none"))
+    with pytest.raises(UserError, match=r"metric 'absent' of 'toy_choice' has no value.* there are acc"):
+        evaluate_responses(task, record(fusion, task), "method 'm'")
+
+
 def test_judged_rows_hold_what_was_said(fusion: FusedLM, tasks: Path) -> None:
     task = open_toys(tasks, GROUP)
     said = record(fusion, task, shards=2)

@@ -333,6 +333,80 @@ def test_training_documents_with_a_tested_prompt_are_left_out(folder: Path, tmp_
     assert "'leaks' asks for 4 documents for train, and there are 3" in words
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_documents_without_a_prompt_are_told_apart_by_their_text(tmp_path: Path, split: str) -> None:
+    """A text whose likelihood is asked has nothing in front of it."""
+    rows = [{"text": f"text {number}"} for number in range(8)]
+    files = {"train": write_lines(tmp_path / "a.jsonl", rows), "test": write_lines(tmp_path / "b.jsonl", rows[:6])}
+    entry = {"task": "texts", **DATA, "dataset_kwargs": {"data_files": files}, "output_type": "loglikelihood_rolling"}
+    entry |= {"doc_to_text": "", "doc_to_target": "{{text}}", "metric_list": [{"metric": "word_perplexity"}]}
+    (tmp_path / "texts.yaml").write_text(yaml.safe_dump(entry))
+    _, cut = written(tmp_path, tmp_path, harness="texts", train=2, validation=1, test=3, training_split=split)
+    learnt, tested = ({one.document["text"] for one in part} for part in (cut.train + cut.validation, cut.test))
+    assert (len(learnt), len(tested), learnt & tested) == (3, 3, set())
+
+
+def test_a_split_that_is_tested_whole_leaves_no_examples(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "own.yaml").read_text().replace("fewshot_split: train", "fewshot_split: test")
+    (tmp_path / "whole.yaml").write_text(text.replace("task: own", "task: whole"))
+    place, _ = written(tmp_path, tmp_path, shots=True, harness="whole")
+    assert len(open_documents(place, num_fewshot=0).documents) == 12
+    assert "all are tested or validated; lower num_fewshot" in refused(open_documents, place, num_fewshot=1)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "{root}/te*.jsonl"}}},
+        {"dataset_path": "json", "dataset_kwargs": {"data_files": "*.jsonl", "data_dir": "{root}"}},
+        {"dataset_path": "json", "dataset_kwargs": {"data_dir": "{root}"}},
+        {"dataset_path": "{root}"},
+    ],
+    ids=["pattern", "both", "data_dir", "dataset_path"],
+)
+def test_the_files_of_a_pattern_or_a_folder_are_those_of_the_task(tmp_path: Path, source: dict[str, Any]) -> None:
+    """So that an edit of any of them reruns what depends on it."""
+    (tmp_path / "rows").mkdir()
+    path = write_lines(tmp_path / "rows/test.jsonl", documents(3, 1))
+    text = yaml.safe_dump({"task": "many", "test_split": "test", **source, **CHOICE})
+    (tmp_path / "many.yaml").write_text(text.replace("{root}", str(tmp_path / "rows")))
+    assert data_files("many", str(tmp_path)) == [path]
+    assert not needs_hub("many", str(tmp_path))
+
+
+def write_group(folder: Path, name: str, *members: Any) -> None:
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({"group": name, "task": list(members)}))
+
+
+def test_a_group_of_ours_consists_of_tasks_of_the_harness(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "choice.yaml").write_text((folder / "choice.yaml").read_text())
+    write_group(tmp_path, "mixed", "choice", {"group": "inside", "task": ["gsm8k"]})
+    write_group(tmp_path, "outer", "mixed")
+    for name in ("mixed", "outer"):
+        folders = find_folders(name, str(tmp_path))
+        assert folders == ["<library>", str(tmp_path), "<harness>/gsm8k"]
+        assert list(load_leaves(name, folders)["tasks"]) == ["choice", "gsm8k"]
+        assert needs_hub(name, str(tmp_path))
+        assert {"choice.yaml", "mixed.yaml"} <= {path.name for path in definition_files(name, str(tmp_path))}
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (["chioce"], "no task 'chioce' in .* 'wrong' consists of .*did you mean choice"),
+        ([{"group": "inside", "task": ["chioce"]}], "no task 'chioce' in .*did you mean choice"),
+        ([{"task": "inline", "dataset_path": "json"}], "no task 'inline' in .* needs files of its own"),
+        ([], "'wrong' consists of nothing"),
+        (["wrong"], "'wrong' can't be read"),
+    ],
+)
+def test_a_wrong_member_of_a_group_is_named(folder: Path, tmp_path: Path, members: list[Any], words: str) -> None:
+    (tmp_path / "choice.yaml").write_text((folder / "choice.yaml").read_text())
+    write_group(tmp_path, "wrong", *members)
+    with pytest.raises(UserError, match=words):
+        load_leaves("wrong", find_folders("wrong", str(tmp_path)))
+
+
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 
@@ -367,6 +441,30 @@ def test_sizes_that_can_not_be_had_are_one_sentence(
         written(folder, tmp_path, **entry)
 
 
+MEAN = {"metric": "exact_match", "aggregation": "mean"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metric_list": [MEAN | {"aggregation": "meen"}]}, "unknown aggregation 'meen'"),
+        ({"metric_list": [MEAN | {"metric": "exact_mtach"}]}, "metric 'exact_mtach' of the task 'wrong' is unknown"),
+        ({"metric_list": [{"metric": "exact_mtach"}]}, "metric 'exact_mtach' of the task 'wrong' is unknown"),
+        ({"process_docs": "!none"}, "'wrong' has nothing to evaluate"),
+        ({"fewshot_split": "dev"}, "the split 'dev', and its data set has test, train; say num_fewshot: 0"),
+        ({"filter_list": [{"name": "a", "filter": [{"function": "regexx"}]}]}, "KeyError: Unknown filter 'regexx'"),
+    ],
+)
+def test_a_wrong_definition_is_refused_before_anything_is_decoded(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "functions.py").write_text("def none(rows):\n    return rows.select([])\n")
+    entry = yaml.safe_load((folder / "words.yaml").read_text()) | {"task": "wrong"} | changes
+    text = yaml.safe_dump(entry).replace("'!none'", "!function functions.none")
+    (tmp_path / "wrong.yaml").write_text(text)
+    assert words in refused(written, tmp_path, tmp_path, shots=True, harness="wrong")
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "no_such_folder" in refused(find_folders, "choice", str(tmp_path / "no_such_folder"))
 
@@ -398,7 +496,7 @@ def test_a_file_of_documents_that_can_not_be_read_is_named(tmp_path: Path, conte
         ("words", {"doc_to_target": "wrod"}, "doc_to_target: wrod, and its documents have no such field (they have "),
         ("words", {"doc_to_text": "qestion"}, "doc_to_text: qestion, and its documents have no such field"),
         ("words", {"metric_list": []}, "'words' has no metrics"),
-        ("words", {"metric_list": [{"metric": "exact_mach"}]}, "names a metric that lm-evaluation-harness does not"),
+        ("words", {"metric_list": [{"metric": "exact_mach"}]}, "is unknown, or can't be loaded without a package"),
     ],
 )
 def test_a_definition_by_which_nothing_could_be_right_is_refused(

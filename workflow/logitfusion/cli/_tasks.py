@@ -140,7 +140,8 @@ def define(name: str, path: str, answers: list[str]) -> str:
 
 def _check_known(name: str) -> None:
     """Refuse what is no task's name, and what has nothing to learn from."""
-    if (found := find_definitions(name, None)) is None:
+    found, elsewhere = find_definitions(name, None)
+    if elsewhere:
         from logitfusion.tasks.find import find_folders
         from logitfusion.tasks.harness import load_leaves
 

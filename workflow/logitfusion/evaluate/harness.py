@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import lm_eval
 
+from logitfusion.errors import UserError
 from logitfusion.evaluate.faults import explaining
 from logitfusion.evaluate.responses import Replay, Response
 from logitfusion.evaluate.scores import HarnessScore, name_metric
@@ -38,13 +39,20 @@ def evaluate_responses(task: OpenedTask, responses: Iterable[Response], source: 
         source: what the responses come from, in messages.
 
     Raises:
-        UserError: there is not one response to each request, or a metric can't be computed.
+        UserError: there is not one response to each request, or a metric can't be computed, or has no value.
     """
     replay = Replay(responses, source)
     with explaining(", ".join(task.loaded["tasks"])):
         results = lm_eval.evaluate(replay, task.loaded)
     replay.check_all_said()
-    return Evaluation(list(_read_scores(task, results)), results["samples"])
+    scores = list(_read_scores(task, results))
+    known = list(dict.fromkeys(one.metric for one in scores))
+    if (metric := name_metric(*task.metric)) not in known:
+        raise UserError(
+            f"The metric {metric!r} of {task.name!r} has no value, though its definition lists it; there are"
+            f" {', '.join(known) or 'none'}: correct its metric_list, or what its process_results gives."
+        )
+    return Evaluation(scores, results["samples"])
 
 
 def _read_scores(task: OpenedTask, results: Mapping[str, Any]) -> Iterator[HarnessScore]:

@@ -48,17 +48,18 @@ class Definition:
 
     @property
     def children(self) -> list[str]:
-        """Names that a group consists of; none of a task."""
-        members = self.content.get("task")
-        if "group" not in self.content or not isinstance(members, list):
-            return []
-        named = (member if isinstance(member, str) else member.get("task") or member.get("group") for member in members)
-        return [name for name in named if isinstance(name, str)]
+        """Names that a group consists of, those of groups in its own file included; none of a task."""
+        return list(_members(self.content)) if "group" in self.content else []
 
     @property
     def data_files(self) -> list[str]:
-        """Files of documents that it names."""
-        return list(_texts((self.content.get("dataset_kwargs") or {}).get("data_files")))
+        """Files of documents that it names; those of this machine that a pattern or a folder stands for."""
+        options, path = self.content.get("dataset_kwargs") or {}, self.content.get("dataset_path")
+        folder = options.get("data_dir") or (path if isinstance(path, str) and Path(path).is_dir() else None)
+        named = list(_texts(options.get("data_files")))
+        if folder is not None:
+            named = [one if "://" in one else str(Path(folder, one)) for one in named or ["**"]]
+        return [file for one in named for file in (_matching(one) if glob.has_magic(one) else [one])]
 
     @property
     def is_local(self) -> bool:
@@ -77,7 +78,7 @@ def read_definition(path: Path) -> Definition:
     loader = type("Loader", (yaml.SafeLoader,), {})
     loader.add_constructor("!function", lambda _, node: Function(node.value, path.parent))
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        content = loader(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"The task definition {path} can't be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -116,10 +117,17 @@ def check_readable(folder: Path) -> None:
         read_definition(path)
 
 
-def find_definitions(name: str, include_path: str | None) -> list[Definition] | None:
-    """The task of a name, or the group and all it consists of; None where any is the harness's own."""
-    known = _library() if include_path is None else _library() | read_folder(Path(include_path))
-    return _expand(name, known)
+def find_definitions(name: str, include_path: str | None) -> tuple[list[Definition], list[str]]:
+    """The task of a name, or the group and all it consists of; and the names of it that are not defined here."""
+    known = known_definitions(include_path)
+    found: dict[str, Definition | None] = {}
+    _expand(name, known, found)
+    return [one for one in found.values() if one], [name for name, one in found.items() if one is None]
+
+
+def known_definitions(include_path: str | None) -> dict[str, Definition]:
+    """Those of our library and of a folder of the user's, by name."""
+    return _library() if include_path is None else _library() | read_folder(Path(include_path))
 
 
 @functools.cache
@@ -127,19 +135,32 @@ def _library() -> dict[str, Definition]:
     return read_folder(LIBRARY)
 
 
-def _expand(name: str, known: dict[str, Definition]) -> list[Definition] | None:
+def _expand(name: str, known: dict[str, Definition], found: dict[str, Definition | None]) -> None:
+    """Add what a name stands for; None where it is not known."""
+    if name in found:
+        return
     tagged = [one for one in known if name in _texts(known[one].content.get("tag"))]
-    own = [known[name]] if name in known else []
-    parts = [_expand(child, known) for child in (own[0].children if own else tagged)]
-    if None in parts or not (own or tagged):
-        return None
-    return own + [definition for part in parts for definition in part or ()]
+    if name in known or not tagged:
+        found[name] = known.get(name)
+    for child in known[name].children if name in known else tagged:
+        _expand(child, known, found)
+
+
+def _members(group: dict[str, Any]) -> Iterator[str]:
+    members = group.get("task")
+    for member in members if isinstance(members, list) else ():
+        named = {"task": member} if isinstance(member, str) else member
+        name = named.get("group") or named.get("task")
+        if isinstance(named.get("task"), list):
+            yield from _members(named)
+        elif isinstance(name, str):
+            yield name
 
 
 def local_packages(name: str, include_path: str | None) -> list[dict[str, str]]:
     """``package`` and ``sha256`` of the packages that a task's documents are read out of."""
     found = []
-    for definition in find_definitions(name, include_path) or ():
+    for definition in find_definitions(name, include_path)[0]:
         named = definition.content.get("dataset_kwargs") or {}
         part = {key: named.get(key) for key in ("package", "sha256")}
         if all(part.values()) and part not in found:
@@ -150,7 +171,7 @@ def local_packages(name: str, include_path: str | None) -> list[dict[str, str]]:
 def definition_files(name: str, include_path: str | None) -> list[Path]:
     """The files of this machine that define a task: definitions and the modules they name."""
     found: list[Path] = []
-    for definition in find_definitions(name, include_path) or ():
+    for definition in find_definitions(name, include_path)[0]:
         found += definition.files
         found += [function.file for function in _functions(definition.content) if function.file.is_file()]
     return list(dict.fromkeys(found))
@@ -158,16 +179,14 @@ def definition_files(name: str, include_path: str | None) -> list[Path]:
 
 def data_files(name: str, include_path: str | None) -> list[str]:
     """The files of this machine that hold a task's documents."""
-    definitions = find_definitions(name, include_path) or ()
-    named = (file for one in definitions if one.is_local for file in one.data_files)
-    found = (file for pattern in named for file in sorted(glob.glob(pattern)) or [pattern])  # noqa: PTH207
-    return list(dict.fromkeys(found))
+    definitions, _ = find_definitions(name, include_path)
+    return list(dict.fromkeys(file for one in definitions if one.is_local for file in one.data_files))
 
 
 def needs_hub(name: str, include_path: str | None) -> bool:
     """Whether a task's documents are downloaded from the hub."""
-    definitions = find_definitions(name, include_path)
-    return definitions is None or not all(one.is_local or "group" in one.content for one in definitions)
+    definitions, elsewhere = find_definitions(name, include_path)
+    return bool(elsewhere) or not all(one.is_local or "group" in one.content for one in definitions)
 
 
 def _functions(value: Any) -> Iterator[Function]:
@@ -176,6 +195,14 @@ def _functions(value: Any) -> Iterator[Function]:
     elif isinstance(value, (dict, list)):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _functions(inner)
+
+
+def _matching(pattern: str) -> list[str]:
+    """The files of this machine that a pattern stands for; itself where it stands for none, to be missed by name."""
+    if "://" in pattern:
+        return [pattern]
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 (it may be absolute)
+    return sorted(file for file in found if Path(file).is_file()) or [pattern]
 
 
 def _texts(value: Any) -> Iterator[str]:

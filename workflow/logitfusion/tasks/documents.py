@@ -163,8 +163,8 @@ def _save(documents: Dataset, folder: Path) -> None:
 def _examples(leaf: Leaf, cut: Cut) -> tuple[Dataset | None, list[int]]:
     """What examples of prompts are drawn from, and which of it are validation documents.
 
-    None where the definition holds its examples itself. Where the evaluated split was cut, no document that is tested
-    or validated is an example; elsewhere they are drawn from what the harness draws them from.
+    None where the definition holds its examples itself, or none is left. Where the evaluated split was cut, no document
+    that is tested or validated is an example; elsewhere they are drawn from what the harness draws them from.
     """
     source = leaf.fewshot_source
     if source is None:
@@ -173,7 +173,8 @@ def _examples(leaf: Leaf, cut: Cut) -> tuple[Dataset | None, list[int]]:
     validated = {one.index for one in cut.validation if one.leaf is leaf and one.split == source}
     if source == leaf.evaluated_split and leaf in cut.leaves_cut:
         kept = validated | {one.index for one in cut.test if one.leaf is leaf}
-        return examples.select([number for number in range(len(examples)) if number not in kept]), []
+        left = [number for number in range(len(examples)) if number not in kept]
+        return (examples.select(left) if left else None), []
     return examples, sorted(validated)
 
 
@@ -261,8 +262,8 @@ def _fill(
     elif shots:
         if not entry.shots:
             raise UserError(
-                f"The documents of {entry.name!r} in {folder.parent} have no examples for prompts; run the stage task"
-                " again."
+                f"The documents of {entry.name!r} in {folder.parent} have no examples for prompts: none was asked for,"
+                " or all are tested or validated; lower num_fewshot, or those sizes, or run the stage task again."
             )
         examples = datasets.load_from_disk(str(folder / "shots"))
         if split == "validation" and entry.hidden:

@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry, Kind
 
 from logitfusion.errors import UserError
-from logitfusion.tasks.definition import LIBRARY, check_readable, find_definitions
+from logitfusion.tasks.definition import LIBRARY, check_readable, find_definitions, known_definitions
 
 HARNESS = Path(lm_eval.tasks.__file__).parent
 # How a record names folders of definitions on whatever machine reads it.
@@ -31,20 +31,28 @@ def find_folders(name: str, include_path: str | None) -> list[str]:
     """
     own = ["<library>"] if include_path is None else ["<library>", include_path]
     _check_folders(own)
-    if find_definitions(name, include_path) is not None:
-        return own
-    if include_path is not None:
+    _, elsewhere = find_definitions(name, include_path)
+    if elsewhere and include_path is not None:
         check_readable(Path(include_path))  # else a mistake in the file would make it another task, or none
+    # A group or tag of ours may consist of the harness's.
+    within = "" if name in elsewhere else f" (what {name!r} consists of needs files of its own)"
+    folders = [folder for other in elsewhere for folder in _find_elsewhere(other, include_path, own, within)]
+    return [*own, *(["<harness>"] if "<harness>" in folders else dict.fromkeys(folders))]
+
+
+def _find_elsewhere(name: str, include_path: str | None, own: list[str], within: str) -> list[str]:
+    """The folders that define what is the harness's."""
     scan = _scan_harness(name)
     for folder in scan.folders:
         place = f"<harness>/{folder.relative_to(HARNESS)}"
         if _is_whole(name, index_folders([*own, place]).task_index):
-            return [*own, place]
+            return [place]
     everything = [*own, "<harness>"]
     if not (scan.folders or scan.is_tag) or name not in index_folders(everything).task_index:
         where = "" if include_path is None else f" in {include_path} or among lm-eval's own"
-        raise UserError(f"There is no task {name!r}{where}: {_suggest(name, scan.names)}")
-    return everything
+        known = scan.names | set(known_definitions(include_path))
+        raise UserError(f"There is no task {name!r}{where}{within}: {_suggest(name, known)}")
+    return ["<harness>"]
 
 
 def index_folders(folders: Sequence[str], metadata: dict[str, object] | None = None) -> TaskManager:

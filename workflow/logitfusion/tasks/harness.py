@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
+from lm_eval.api.registry import get_aggregation, get_metric, get_metric_aggregation
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.tasks import TaskManager
@@ -49,6 +50,7 @@ class Leaf(ConfigurableTask):
             evaluated: documents in the place of those of its evaluation split, processed already.
             shots: likewise for the examples of prompts.
         """
+        _check_metrics(self._config)
         self._raw, self._evaluated, self._shots = raw or {}, evaluated, shots
         super().__init__(config=self._given)
         return self
@@ -63,7 +65,13 @@ class Leaf(ConfigurableTask):
 
     @property
     def eval_docs(self) -> Dataset:
-        return self.documents(self.evaluated_split) if self._evaluated is None else self._evaluated
+        found = self.documents(self.evaluated_split) if self._evaluated is None else self._evaluated
+        if not len(found):
+            raise UserError(
+                f"The task {self.task_name!r} has nothing to evaluate: its split {self.evaluated_split!r} is empty, or"
+                " its process_docs leaves none of it."
+            )
+        return found
 
     def documents(self, split: str) -> Dataset:
         """The processed documents of a split.
@@ -87,7 +95,14 @@ class Leaf(ConfigurableTask):
 
     def shot_documents(self) -> Dataset:
         """What examples of prompts are drawn from, of its data set."""
-        found = super().fewshot_docs()
+        source = self.fewshot_source
+        if source is not None and source not in self._raw:
+            raise UserError(
+                f"The examples of prompts of the task {self.task_name!r} come from the split {source!r}, and its data"
+                f" set has {', '.join(self._raw)}; say num_fewshot: 0 in the config, or correct its definition."
+            )
+        with explaining(self.task_name):
+            found = super().fewshot_docs()
         return found if isinstance(found, Dataset) else Dataset.from_list(list(found))
 
     @property
@@ -102,6 +117,25 @@ class Leaf(ConfigurableTask):
     @property
     def fewshot_config(self) -> Any:
         return self.config.fewshot_config
+
+
+def _check_metrics(config: TaskConfig) -> None:
+    """Refuse metrics that would fail when everything is decoded."""
+    for entry in config.metric_list or ():
+        metric, aggregation = entry.get("metric"), entry.get("aggregation")
+        loaded = config.process_results is not None or not isinstance(metric, str)
+        if not loaded and get_metric(metric, entry.get("hf_evaluate") is True) is None:
+            raise UserError(
+                f"The metric {metric!r} of the task {config.task!r} is unknown, or can't be loaded without a package or"
+                " a network; correct its definition."
+            )
+        if aggregation is None and isinstance(metric, str) and get_metric_aggregation(metric) is None:
+            raise UserError(f"The metric {metric!r} of the task {config.task!r} needs an aggregation, such as mean.")
+        if isinstance(aggregation, str) and get_aggregation(aggregation) is None:
+            raise UserError(
+                f"The metric {metric!r} of the task {config.task!r} has an unknown aggregation {aggregation!r}; use"
+                " mean, or correct its definition."
+            )
 
 
 class _Factory(TaskFactory):
@@ -148,6 +182,8 @@ def load_leaves(name: str, folders: Sequence[str], metadata: dict[str, Any] | No
     manager._factory = _Factory(meta=metadata)
     with explaining(name):
         loaded = manager.load(name)
+    if not loaded["tasks"]:
+        raise UserError(f"The group {name!r} consists of nothing; its key task must list names of tasks.")
     strangers = [task for task, leaf in loaded["tasks"].items() if not isinstance(leaf, Leaf)]
     if strangers:
         raise UserError(f"The group {name!r} names the task {strangers[0]!r}, which is defined nowhere; correct it.")
@@ -171,12 +207,10 @@ def explain(name: str, error: Exception) -> Exception:
         return UserError(f"The task {name!r} needs a package that is not installed ({first_line(error)}).")
     if lacks_examples(error):
         return UserError(f"The task {name!r} has fewer examples for its prompts than num_fewshot asks for; lower it.")
-    if isinstance(error, KeyError) and error.args == (None,):  # of the harness, for want of a metric's function
-        return UserError(f"The task {name!r} names a metric that lm-evaluation-harness does not have; correct it.")
-    if isinstance(error, KeyError):
+    if isinstance(error, KeyError) and " " not in str(error):  # else it is a sentence of the harness
         return UserError(f"The task {name!r} can't be read: there is no {error}; correct its definition.")
     return UserError(
-        f"The task {name!r} can't be read ({type(error).__name__}: {first_line(error)}); correct its definition."
+        f"The task {name!r} can't be read ({type(error).__name__}: {_said(error)}); correct its definition."
     )
 
 
@@ -184,3 +218,8 @@ def lacks_examples(error: Exception) -> bool:
     """Whether the harness found fewer examples for a prompt than it was to hold."""
     said = ("Sample larger than population", "fewshot samples requested exceeds", "no documents available for sampling")
     return any(words in str(error) for words in said)
+
+
+def _said(error: Exception) -> str:
+    """Keys would be said in quotes, with their line breaks."""
+    return first_line(Exception(*error.args) if isinstance(error, KeyError) else error)

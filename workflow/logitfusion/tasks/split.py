@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from logitfusion.config.tasks import Splits
 from logitfusion.errors import UserError
 from logitfusion.tasks.harness import Leaf
-from logitfusion.tasks.prompts import make_context
+from logitfusion.tasks.prompts import make_completion, make_context
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Picked:
     def prompt(self) -> str:
         """Without examples."""
         return make_context(self.leaf, self.document)
+
+    @property
+    def key(self) -> str:
+        """What documents are told apart by, without case and spacing: the answer where the prompt is blank."""
+        return _plain(self.prompt) or _plain(make_completion(self.leaf, self.document))
 
 
 @dataclass
@@ -113,7 +118,7 @@ def _cut_split(
     """The test documents of a split that is learnt from too, and all others."""
     first: dict[str, Picked] = {}
     for picked in _all_of(leaf, leaf.evaluated_split):
-        first.setdefault(_key(picked.prompt), picked)
+        first.setdefault(picked.key, picked)
     distinct = list(first.values())
     if sizes.test is None and leaves > 1:
         raise UserError(
@@ -144,7 +149,7 @@ def _validation_pool(leaves: Sequence[Leaf], sizes: Splits, seed: int | None) ->
 
 def _draw(cut: Cut, pool: list[Picked], validation: list[Picked] | None, sizes: Splits, task: str) -> None:
     """Validation documents, then training documents, with no prompt of those that were drawn before."""
-    taken = {_key(picked.prompt) for picked in cut.test}
+    taken = {picked.key for picked in cut.test}
     rest = iter(pool)
     cut.validation = list(_take(iter(validation) if validation else rest, sizes.validation, taken, cut))
     cut.train = list(_take(rest, sizes.train, taken, cut, distinct=False))
@@ -164,7 +169,7 @@ def _take(rest: Iterator[Picked], number: int, taken: set[str], cut: Cut, distin
         picked = next(rest, None)
         if picked is None:
             return
-        key = _key(picked.prompt)
+        key = picked.key
         if key in taken:
             cut.left_out += 1
             continue
@@ -174,6 +179,5 @@ def _take(rest: Iterator[Picked], number: int, taken: set[str], cut: Cut, distin
         yield picked
 
 
-def _key(prompt: str) -> str:
-    """Prompts are compared without case and spacing."""
-    return " ".join(prompt.lower().split())
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
