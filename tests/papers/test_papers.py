@@ -41,7 +41,8 @@ def test_a_paper_runs_from_its_downloads_to_its_report(name: str, checkout: Path
     made = pd.read_csv(checkout / "results" / config["run"] / "metrics.csv")
     methods = {method for track in ("fusion", "distill", "clip") for method in config.get(track, {}).get("methods", {})}
     assert methods <= set(made["method"])
-    assert made["value"].notna().all()
+    undefined = made["metric"].isin(("score_ratio", "gap_closure"))  # of tiny models that score nothing
+    assert made[~undefined]["value"].notna().all()
     assert (checkout / "reports" / config["run"] / "index.html").is_file()
 
 
