@@ -107,7 +107,7 @@ import logitfusion.stages
 import argparse, os, sys, time
 from pathlib import Path
 
-outputs = ("output", "train", "validation", "test", "record")
+outputs = ("output", "train", "validation", "documents", "record")
 parser = argparse.ArgumentParser(allow_abbrev=False)
 for name in outputs:
     parser.add_argument(f"--{name}", nargs="*", type=Path, default=[])

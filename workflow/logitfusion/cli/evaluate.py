@@ -116,7 +116,7 @@ def _match(pattern: str, manager: TaskManager) -> list[str]:
         )
     found = manager.match_tasks([pattern])
     if not found:
-        if find_definitions(pattern, None):
+        if find_definitions(pattern, None)[0]:
             raise UserError(f"The task {pattern!r} is one of our library: give its folder, --include-path {LIBRARY}.")
         close = difflib.get_close_matches(pattern, manager.all_tasks, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "lm-eval ls tasks lists them."

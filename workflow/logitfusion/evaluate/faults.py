@@ -9,7 +9,7 @@ from pathlib import Path
 
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.files import find_disk_error
-from logitfusion.tasks.harness import lacks_examples
+from logitfusion.tasks.faults import lacks_examples
 
 PACKAGE = Path(__file__).parents[1]
 

@@ -14,8 +14,9 @@ from logitfusion.config.tasks import Definition
 from logitfusion.config.texts import HubRows
 from logitfusion.errors import UserError
 from logitfusion.tasks.definition import BUILDERS
+from logitfusion.tasks.faults import explain
 from logitfusion.tasks.find import find_folders
-from logitfusion.tasks.harness import Leaf, explain, load_leaves
+from logitfusion.tasks.harness import Leaf, load_leaves
 from logitfusion.tasks.hub_rows import FetchedPart, fetch_rows, read_splits
 from logitfusion.tasks.streaming import stream_lines
 

@@ -19,7 +19,8 @@ from logitfusion.files import sha256, whole, write_text
 from logitfusion.provenance import hash_json
 from logitfusion.tasks.data import holds_examples
 from logitfusion.tasks.definition import definition_files
-from logitfusion.tasks.harness import FEWSHOT_SEED, Leaf, explaining, load_leaves
+from logitfusion.tasks.faults import explaining
+from logitfusion.tasks.harness import FEWSHOT_SEED, Leaf, load_leaves
 from logitfusion.tasks.metrics import find_metric
 from logitfusion.tasks.prompts import ChatTemplate, make_completion, make_context
 from logitfusion.tasks.split import Cut

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -15,8 +14,8 @@ from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry
 from lm_eval.tasks.manager import TaskDict
 
-from logitfusion.errors import UserError, find_memory_error, first_line
-from logitfusion.files import find_disk_error
+from logitfusion.errors import UserError
+from logitfusion.tasks.faults import explaining
 from logitfusion.tasks.find import index_folders
 
 FEWSHOT_SEED = 1234  # the harness's own
@@ -188,38 +187,3 @@ def load_leaves(name: str, folders: Sequence[str], metadata: dict[str, Any] | No
     if strangers:
         raise UserError(f"The group {name!r} names the task {strangers[0]!r}, which is defined nowhere; correct it.")
     return loaded
-
-
-@contextmanager
-def explaining(name: str) -> Iterator[None]:
-    """What a task's own code raises, as a sentence."""
-    try:
-        yield
-    except Exception as error:  # whatever it is
-        raise explain(name, error) from error
-
-
-def explain(name: str, error: Exception) -> Exception:
-    """The sentence for what is wrong with a task; errors of the machine stay what they are."""
-    if isinstance(error, UserError) or find_disk_error(error) is not None or find_memory_error(error) is not None:
-        return error
-    if isinstance(error, ImportError):
-        return UserError(f"The task {name!r} needs a package that is not installed ({first_line(error)}).")
-    if lacks_examples(error):
-        return UserError(f"The task {name!r} has fewer examples for its prompts than num_fewshot asks for; lower it.")
-    if isinstance(error, KeyError) and " " not in str(error):  # else it is a sentence of the harness
-        return UserError(f"The task {name!r} can't be read: there is no {error}; correct its definition.")
-    return UserError(
-        f"The task {name!r} can't be read ({type(error).__name__}: {_said(error)}); correct its definition."
-    )
-
-
-def lacks_examples(error: Exception) -> bool:
-    """Whether the harness found fewer examples for a prompt than it was to hold."""
-    said = ("Sample larger than population", "fewshot samples requested exceeds", "no documents available for sampling")
-    return any(words in str(error) for words in said)
-
-
-def _said(error: Exception) -> str:
-    """Keys would be said in quotes, with their line breaks."""
-    return first_line(Exception(*error.args) if isinstance(error, KeyError) else error)

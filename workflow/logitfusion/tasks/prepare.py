@@ -11,8 +11,9 @@ from lm_eval.tasks.manager import TaskDict
 from logitfusion.config.tasks import Splits
 from logitfusion.errors import UserError
 from logitfusion.tasks.data import FetchedTask, read_documents, wanted_splits
+from logitfusion.tasks.faults import explaining
 from logitfusion.tasks.find import find_folders
-from logitfusion.tasks.harness import Leaf, explaining, load_leaves
+from logitfusion.tasks.harness import Leaf, load_leaves
 from logitfusion.tasks.prompts import make_completion
 from logitfusion.tasks.split import Cut, Picked, cut_documents
 

@@ -8,7 +8,8 @@ from typing import Any
 from lm_eval.api.utils import ends_with_whitespace, maybe_delimit
 
 from logitfusion.errors import UserError
-from logitfusion.tasks.harness import Leaf, explaining
+from logitfusion.tasks.faults import explaining
+from logitfusion.tasks.harness import Leaf
 
 ChatTemplate = Callable[..., str]
 
