@@ -112,7 +112,8 @@ parser = argparse.ArgumentParser(allow_abbrev=False)
 for name in outputs:
     parser.add_argument(f"--{name}", nargs="*", type=Path, default=[])
 found, _ = parser.parse_known_args()
-paths = [path for name in outputs for path in getattr(found, name)]
+given = outputs if found.train else ("output", "record")  # documents are an input elsewhere
+paths = [path for name in given for path in getattr(found, name)]
 together = os.environ.get("TOGETHER", "").split()
 if paths[0].stem in together:
     started = Path("started")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sysconfig
 import venv
@@ -28,7 +29,7 @@ assert config == before, "the outer config is untouched"
 rule everything:
     default_target: True
     input:
-        "inner/results/smoke/tasks/sums/test.jsonl",
+        "inner/results/smoke/tasks/sums/validation.jsonl",
 """
 
 
@@ -47,6 +48,8 @@ def python(tmp_path: Path) -> Path:
 def test_a_stage_runs_from_an_outer_workflow_with_a_prefix(tmp_path: Path, python: Path) -> None:
     folder = tmp_path / "outer"
     folder.mkdir()
+    shutil.copytree(ROOT / "config/smoke_tasks", folder / "config/smoke_tasks")  # paths of a config are the caller's
+    shutil.copy(ROOT / "config/smoke.jsonl", folder / "config")
     inner = (ROOT / "config/smoke.yaml").read_text()
     (folder / "outer.yaml").write_text("own: 1\ninner:\n" + "".join(f"  {line}\n" for line in inner.splitlines()))
     head = "import copy, yaml\nbefore = yaml.safe_load(open('outer.yaml'))\n"
@@ -58,8 +61,8 @@ def test_a_stage_runs_from_an_outer_workflow_with_a_prefix(tmp_path: Path, pytho
         cwd=folder, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (folder / "inner/results/smoke/tasks/sums/test.jsonl").exists()
+    assert (folder / "inner/results/smoke/tasks/sums/validation.jsonl").exists()
     assert (folder / "inner/results/smoke/logs/tasks/sums.log").exists()
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
-        "Snakefile", "inner", "outer.yaml"
+        "Snakefile", "config", "inner", "outer.yaml"
     ]  # fmt: skip
