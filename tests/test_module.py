@@ -49,7 +49,6 @@ def test_a_stage_runs_from_an_outer_workflow_with_a_prefix(tmp_path: Path, pytho
     folder = tmp_path / "outer"
     folder.mkdir()
     shutil.copytree(ROOT / "config/smoke_tasks", folder / "config/smoke_tasks")  # paths of a config are the caller's
-    shutil.copy(ROOT / "config/smoke.jsonl", folder / "config")
     inner = (ROOT / "config/smoke.yaml").read_text()
     (folder / "outer.yaml").write_text("own: 1\ninner:\n" + "".join(f"  {line}\n" for line in inner.splitlines()))
     head = "import copy, yaml\nbefore = yaml.safe_load(open('outer.yaml'))\n"
