@@ -20,6 +20,7 @@ from checkout import command, copy_checkout, environment, snakemake
 from logitfusion.clip.data import load_data
 from logitfusion.clip.data.support import read_draw
 from logitfusion.config.jobs import clip, distill, models
+from logitfusion.config.jobs.texts import text_tasks
 from logitfusion.config.load import load_config, write_once
 from logitfusion.config.section import Section
 from logitfusion.evaluate.table import COLUMNS
@@ -220,7 +221,7 @@ def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(
 RECORDS: dict[str, Callable[..., Section]] = {
     "models/(.+)/record.json": models.model_job,
     "experts/(.+)/record.json": models.expert_job,
-    "tasks/(.+)/task.json": models.task_job,
+    "tasks/(.+)/task.json": lambda run, name: text_tasks(run).get(name) or models.task_job(run, name),
     "distill/students/(.+)[.]./record.json": distill.student_job,
     "clip/data/(.+)/record.json": clip.data_job,
     "clip/encoder/stage.json": clip.encoder_job,

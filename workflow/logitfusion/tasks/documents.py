@@ -157,8 +157,11 @@ def write_documents(
 
 
 def _save(documents: Dataset, folder: Path) -> None:
+    """Rows and their types alone: what datasets keeps besides names files of this machine, and random numbers."""
     datasets.disable_progress_bars()
-    documents.save_to_disk(str(folder))
+    rows = documents.flatten_indices()
+    plain = Dataset(rows.data, info=datasets.DatasetInfo(features=rows.features), fingerprint="documents")
+    plain.save_to_disk(str(folder))
 
 
 def _examples(leaf: Leaf, cut: Cut) -> tuple[Dataset | None, list[int]]:
