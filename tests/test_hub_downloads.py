@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_standin import TOKEN, Hub, commit_of, serve
+from hub_fixture import ask_standin
+from hub_standin import TOKEN, Hub, commit_of
 from huggingface_hub import constants
 
 from logitfusion.errors import UserError
@@ -40,19 +41,9 @@ BESIDE = {
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A hub with the model ``owner/name``, an empty cache, and no patience."""
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(client, "_silence", None)
     monkeypatch.setattr("time.sleep", lambda _: None)
-    client._new_name.cache_clear()
-    with serve() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+    with ask_standin(monkeypatch, tmp_path) as hub:
         hub.add("owner/name", NEEDED | BESIDE)
         yield hub
 
