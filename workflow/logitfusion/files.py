@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from logitfusion.errors import UserError
+from logitfusion.errors import UserError, find_memory_error
 
 
 def _temporary(target: Path) -> Path:
@@ -96,6 +96,11 @@ def find_disk_error(error: BaseException | None) -> str | None:
             return _DISK_ERRORS[errno.ENOSPC]
         error = error.__cause__ or error.__context__
     return None
+
+
+def is_used_up(error: BaseException) -> bool:
+    """Whether an exception is about a full disk or memory: of the machine, whatever it was doing."""
+    return find_disk_error(error) is not None or find_memory_error(error) is not None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -11,12 +11,11 @@ import yaml
 
 from logitfusion.cli._inputs import read_field, read_rows, read_text
 from logitfusion.errors import UserError
-from logitfusion.tasks.definition import find_definitions
+from logitfusion.tasks.definition import INVALID, find_definitions
 
 SIZES = {"train": 240, "validation": 36, "test": 100}  # sciq_passages, the smallest of the library, has 376 documents
 NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
 TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d|\Z)")
-INVALID = "[invalid]"  # what filters give where a text has no answer of the asked form
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from logitfusion.config.loading import Loading
 from logitfusion.config.objective import Objective
 from logitfusion.config.prompting import Prompting, TextFormat
 from logitfusion.config.section import BatchSize, Count, Distinct, Name, Section, Some, Whole
+from logitfusion.config.tasks import Split
 from logitfusion.config.training import Adaptation, Training
 
 
@@ -86,7 +87,7 @@ class Distill(Prompting, Loading):
     """Name -> teachers and the loss."""
     baseline: str | None = None
     """The method that gains are counted from; left out, the one named sft, or the first without teachers, if any."""
-    split: Literal["test", "validation"] = "test"
+    split: Split = "test"
     """The split that is decoded."""
     batch_size: BatchSize = 32
     """Of decoding; auto halves it where the memory is used up."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -22,6 +22,7 @@ from logitfusion.config.section import (
     Some,
     either,
 )
+from logitfusion.config.tasks import Split
 
 Tasks = Some[str] | None
 
@@ -88,7 +89,7 @@ class Fusion(TaskDecoding, TaskSampling, Prompting, Loading):
     """The model that is steered."""
     base: str
     """The small model that the experts are compared with, where a method names no other."""
-    split: Literal["test", "validation"] = "test"
+    split: Split = "test"
     """The split that is decoded; choose anything on validation, in a run of its own."""
     shards: Annotated[int, Field(ge=1, le=1000)] = 1
     """Decoding jobs for each method."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
@@ -16,6 +16,8 @@ from logitfusion.config.section import Count, InputPath, Revision, Section, Text
 from logitfusion.config.texts import FileTexts, TextTask
 from logitfusion.errors import UserError
 from logitfusion.tasks.definition import data_files, definition_files, local_packages, needs_hub
+
+Split = Literal["test", "validation"]  # of the documents that are decoded
 
 
 def _check_json(value: Any, key: str = "") -> Any:

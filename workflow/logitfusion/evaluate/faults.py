@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from logitfusion.errors import UserError, find_memory_error, first_line
-from logitfusion.files import find_disk_error
+from logitfusion.errors import UserError, first_line
+from logitfusion.files import is_used_up
 from logitfusion.tasks.faults import lacks_examples
 
 PACKAGE = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ def explaining(tasks: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if find_disk_error(error) is not None or find_memory_error(error) is not None or _is_ours(error):
+        if is_used_up(error) or _is_ours(error):
             raise
         raise UserError(_explain(error, tasks)) from error
 

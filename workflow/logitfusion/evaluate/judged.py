@@ -14,11 +14,10 @@ import pandas as pd
 from logitfusion.evaluate.harness import Evaluation
 from logitfusion.evaluate.responses import Response
 from logitfusion.evaluate.scores import METRIC, name_metric
+from logitfusion.tasks.definition import INVALID
 
 if TYPE_CHECKING:
     from logitfusion.tasks.documents import OpenedTask
-
-INVALID = "[invalid]"  # the harness's word for a text without an answer of the asked form
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,8 +104,7 @@ class ExampleEncoder:
 
     def _pair(self, text: Text, closing: int) -> Turn:
         prompt, response = _check_pair(text)
-        given = self.encoder.prompt(prompt) or self.encoder.start
-        tokens = self.encoder.completion(response, given, space=self.encoder.lost_space(prompt))
+        given, tokens = self.encoder.example_tokens(prompt, response)
         return Turn(given, response, 0, len(response.encode()), tokens, [], [closing])
 
     def _chat_turns(self, text: Text) -> Iterator[Turn]:

@@ -133,8 +133,13 @@ class TextEncoder:
 
     def example(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
         """A prompt (at least one id) and its completion, without an end."""
+        before, tokens = self.example_tokens(prompt, completion)
+        return before, tokens.ids
+
+    def example_tokens(self, prompt: str, completion: str) -> tuple[list[int], Tokens]:
+        """``example``, with the characters of the completion that its tokens stand for."""
         before = self.prompt(prompt) or self.start
-        return before, self.completion(completion, before, space=self.lost_space(prompt)).ids
+        return before, self.completion(completion, before, space=self.lost_space(prompt))
 
     def pair(self, context: str, continuation: str, name: str = "The pair") -> tuple[list[int], list[int]]:
         """A context (at least one id) and a continuation (at least one id) whose likelihood is asked for.

@@ -6,14 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from logitfusion.config.run import RunConfig
-from logitfusion.config.tasks import HarnessTask
+from logitfusion.config.tasks import HarnessTask, Split
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
-
-Split = Literal["test", "validation"]
 
 TASKS = "tasks.json"
 DOCUMENTS = 1000  # of a task of which nothing says how many it has

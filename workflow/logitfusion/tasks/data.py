@@ -13,7 +13,7 @@ from logitfusion.config.section import Listed, Section
 from logitfusion.config.tasks import Definition
 from logitfusion.config.texts import HubRows
 from logitfusion.errors import UserError
-from logitfusion.tasks.definition import BUILDERS
+from logitfusion.tasks.definition import BUILDERS, find_texts
 from logitfusion.tasks.faults import explain
 from logitfusion.tasks.find import find_folders
 from logitfusion.tasks.harness import Leaf, load_leaves
@@ -96,13 +96,13 @@ def find_source(config: TaskConfig, task: Definition, splits: Sequence[str]) -> 
     Raises:
         UserError: the documents are somewhere else in the web, or nowhere.
     """
-    options = {key: value for key, value in (config.dataset_kwargs or {}).items() if key not in ("trust_remote_code",)}
+    options = _read_options(config)
     path, files = config.dataset_path, options.get("data_files")
     if config.custom_dataset is not None:
         return None
     if path is None:
         raise UserError(f"The definition of the task {config.task!r} names no dataset_path and no custom_dataset.")
-    addresses = [file for file in _texts(files) if "://" in file]
+    addresses = [file for file in find_texts(files) if "://" in file]
     if path in BUILDERS and addresses:
         path, options["data_files"] = _of_repository(config.task, files)
     elif path in BUILDERS or Path(path).exists():
@@ -114,10 +114,10 @@ def find_source(config: TaskConfig, task: Definition, splits: Sequence[str]) -> 
 
 def _of_repository(task: str, files: Any) -> tuple[str, Any]:
     """``hf://datasets/owner/name/file`` as a repository and its files."""
-    owners = {"/".join(file.removeprefix(_PROTOCOL).split("/")[:2]) for file in _texts(files)}
-    if len(owners) > 1 or not all(file.startswith(_PROTOCOL) for file in _texts(files)):
+    owners = {"/".join(file.removeprefix(_PROTOCOL).split("/")[:2]) for file in find_texts(files)}
+    if len(owners) > 1 or not all(file.startswith(_PROTOCOL) for file in find_texts(files)):
         raise UserError(
-            f"The documents of the task {task!r} are files of the web ({next(_texts(files))}), which are not"
+            f"The documents of the task {task!r} are files of the web ({next(find_texts(files))}), which are not"
             " downloaded; use data_files of this machine, or a data set of the hub."
         )
     owner = owners.pop()
@@ -142,24 +142,21 @@ def read_documents(
             if part.source == source:
                 return read_splits(source, part.rows, scratch)
         raise UserError(f"The data set {source.dataset!r} of the task {config.task!r} was not fetched; fetch it again.")
-    options = {key: value for key, value in (config.dataset_kwargs or {}).items() if key != "trust_remote_code"}
+    options = _read_options(config)
     try:
         if config.custom_dataset is not None:
             return config.custom_dataset(**(config.metadata or {}), **options)
         return load_dataset(config.dataset_path, config.dataset_name, **options | {"cache_dir": str(scratch)})
     except Exception as error:  # of the definition's own code, or of a dozen unrelated types
-        for file in _texts(options.get("data_files") if config.dataset_path == "json" else None):
+        for file in find_texts(options.get("data_files") if config.dataset_path == "json" else None):
             if file.endswith(".jsonl") and not sum(1 for _ in stream_lines(file)):  # which says what line is wrong
                 raise UserError(f"{file} is empty; the task {config.task!r} needs its documents.") from None
         raise explain(config.task, error) from error
 
 
-def _texts(value: Any) -> Any:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list, tuple)):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+def _read_options(config: TaskConfig) -> dict[str, Any]:
+    """What a definition passes to datasets; code that comes with a data set is never run, whatever it says of that."""
+    return {key: value for key, value in (config.dataset_kwargs or {}).items() if key != "trust_remote_code"}
 
 
 def _replace(value: Any, change: Callable[[str], str]) -> Any:

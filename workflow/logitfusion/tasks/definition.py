@@ -18,6 +18,7 @@ import yaml
 from logitfusion.errors import UserError
 
 LIBRARY = Path(__file__).with_name("library")
+INVALID = "[invalid]"  # the harness's word for a text without an answer of the asked form
 # What datasets reads files of this machine with.
 BUILDERS = ("json", "csv", "text", "parquet", "arrow")
 
@@ -56,7 +57,7 @@ class Definition:
         """Files of documents that it names; those of this machine that a pattern or a folder stands for."""
         options, path = self.content.get("dataset_kwargs") or {}, self.content.get("dataset_path")
         folder = options.get("data_dir") or (path if isinstance(path, str) and Path(path).is_dir() else None)
-        named = list(_texts(options.get("data_files")))
+        named = list(find_texts(options.get("data_files")))
         if folder is not None:
             named = [one if "://" in one else str(Path(folder, one)) for one in named or ["**"]]
         return [file for one in named for file in (_matching(one) if glob.has_magic(one) else [one])]
@@ -139,7 +140,7 @@ def _expand(name: str, known: dict[str, Definition], found: dict[str, Definition
     """Add what a name stands for; None where it is not known."""
     if name in found:
         return
-    tagged = [one for one in known if name in _texts(known[one].content.get("tag"))]
+    tagged = [one for one in known if name in find_texts(known[one].content.get("tag"))]
     if name in known or not tagged:
         found[name] = known.get(name)
     for child in known[name].children if name in known else tagged:
@@ -205,10 +206,10 @@ def _matching(pattern: str) -> list[str]:
     return sorted(file for file in found if Path(file).is_file()) or [pattern]
 
 
-def _texts(value: Any) -> Iterator[str]:
+def find_texts(value: Any) -> Iterator[str]:
     """All texts of a value that is a text, a list or a mapping."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, (dict, list)):
+    elif isinstance(value, (dict, list, tuple)):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+            yield from find_texts(inner)

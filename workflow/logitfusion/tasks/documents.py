@@ -7,13 +7,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 from datasets import Dataset
 from lm_eval.tasks.manager import TaskDict
 
 from logitfusion.config.section import Listed, Section, canonical, parse
+from logitfusion.config.tasks import Split
 from logitfusion.errors import UserError
 from logitfusion.files import sha256, whole, write_text
 from logitfusion.provenance import hash_json
@@ -25,7 +26,6 @@ from logitfusion.tasks.metrics import find_metric
 from logitfusion.tasks.prompts import ChatTemplate, make_completion, make_context
 from logitfusion.tasks.split import Cut
 
-Split = Literal["test", "validation"]
 INDEX = "index.json"
 logger = logging.getLogger(__name__)
 

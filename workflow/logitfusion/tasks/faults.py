@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from logitfusion.errors import UserError, find_memory_error, first_line
-from logitfusion.files import find_disk_error
+from logitfusion.errors import UserError, first_line
+from logitfusion.files import is_used_up
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def explaining(name: str) -> Iterator[None]:
 
 def explain(name: str, error: Exception) -> Exception:
     """The sentence for what is wrong with a task; errors of the machine stay what they are."""
-    if isinstance(error, UserError) or find_disk_error(error) is not None or find_memory_error(error) is not None:
+    if isinstance(error, UserError) or is_used_up(error):
         return error
     if isinstance(error, ImportError):
         return UserError(f"The task {name!r} needs a package that is not installed ({first_line(error)}).")

@@ -17,10 +17,10 @@ from huggingface_hub import cached_assets_path
 
 from logitfusion.config.section import Listed, Section, canonical, parse
 from logitfusion.config.texts import HubRows
-from logitfusion.errors import UserError, find_memory_error, first_line
+from logitfusion.errors import UserError, first_line
 from logitfusion.fetch.hub import Download, ask_hub, download, insist
 from logitfusion.fetch.revisions import download_recorded
-from logitfusion.files import find_disk_error, write_text
+from logitfusion.files import is_used_up, write_text
 from logitfusion.provenance import hash_json
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _open_builder(source: HubRows, card: Download) -> DatasetBuilder:
                 lambda: datasets.load_dataset_builder(**place, **source.options, cache_dir=scratch), source.dataset
             )
     except Exception as error:  # of a dozen unrelated types
-        if find_memory_error(error) is not None or find_disk_error(error) is not None:
+        if is_used_up(error):
             raise
         subset = f", subset {source.subset}" if source.subset else ""
         title = f"The data set {source.dataset!r} (revision {source.revision}{subset})"
@@ -242,7 +242,7 @@ def explaining(source: HubRows) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of a dozen unrelated types
-        if find_memory_error(error) is not None or find_disk_error(error) is not None:
+        if is_used_up(error):
             raise
         raise UserError(
             f"The rows of the data set {source.dataset!r} can't be read ({first_line(error)}); another revision of it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from logitfusion.config.decoding import TaskDecoding, TaskSampling
 from logitfusion.config.fusion import SteeredMethod, Tune
@@ -18,8 +18,7 @@ from logitfusion.config.methods import (
 from logitfusion.config.prompting import Prompting
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import BatchSize, Count, Listed, Section, Some, Whole
-
-Split = Literal["test", "validation"]
+from logitfusion.config.tasks import Split
 
 
 class DecodedTask(Section):
