@@ -28,7 +28,11 @@ from logitfusion.files import read_json
 from logitfusion.progress.record import read_record
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(str(path.relative_to(ROOT / "config")) for path in (ROOT / "config").rglob("*.yaml"))
+CONFIGS = sorted(
+    str(path.relative_to(ROOT / "config"))
+    for path in (ROOT / "config").rglob("*.yaml")
+    if re.search(r"^run:", path.read_text(), re.MULTILINE)  # else a definition, or values that replace a config's
+)
 pytestmark = pytest.mark.workflow
 
 

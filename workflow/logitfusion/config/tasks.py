@@ -15,7 +15,8 @@ from logitfusion.config.packages import Package
 from logitfusion.config.section import Count, InputPath, Revision, Section, Text, Whole, either
 from logitfusion.config.texts import FileTexts, TextTask
 from logitfusion.errors import UserError
-from logitfusion.tasks.definition import data_files, definition_files, local_packages, needs_hub
+from logitfusion.files import sha256
+from logitfusion.tasks.definition import LIBRARY, data_files, definition_files, local_packages, needs_hub
 
 Split = Literal["test", "validation"]  # of the documents that are decoded
 
@@ -79,9 +80,16 @@ class HarnessTask(Splits):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Files of this machine that it is made of: definitions with their code, and documents."""
+        """Files of the user that it is made of: definitions with their code, and documents."""
         named = self.harness, self.include_path
-        return (*map(str, definition_files(*named)), *data_files(*named))
+        own = (path for path in definition_files(*named) if not path.is_relative_to(LIBRARY))
+        return (*map(str, own), *data_files(*named))
+
+    @property
+    def library(self) -> tuple[str, ...]:
+        """SHA-256 of what it is made of in our library, which lies where the workflow does: its place means nothing."""
+        named = definition_files(self.harness, self.include_path)
+        return tuple(sha256(path) for path in named if path.is_relative_to(LIBRARY))
 
     @property
     def fetched(self) -> bool:

@@ -6,6 +6,7 @@ from logitfusion.config.experts import Expert, TrainedExpert
 from logitfusion.config.methods import method_prompting, method_tasks
 from logitfusion.config.models import Model
 from logitfusion.config.run import RunConfig
+from logitfusion.config.section import Listed
 from logitfusion.config.tasks import Splits
 from logitfusion.config.training import LoRA
 
@@ -15,6 +16,8 @@ class TaskJob(Splits):
 
     shots: bool
     """Whether examples for prompts are kept, unless a definition says that there are none."""
+    library: Listed[str] = ()
+    """SHA-256 of its definition and code in our library: none of the user's."""
 
 
 def model_job(run: RunConfig, name: str) -> Model:
@@ -24,7 +27,8 @@ def model_job(run: RunConfig, name: str) -> Model:
 
 def task_job(run: RunConfig, name: str) -> TaskJob:
     """A task, but not how prompts and texts are made of its documents, nor what is compared."""
-    return TaskJob(**dict(run.tasks[name].part(Splits)), shots=has_shots(run, name))
+    task = run.tasks[name]
+    return TaskJob(**dict(task.part(Splits)), shots=has_shots(run, name), library=task.library)
 
 
 def has_shots(run: RunConfig, name: str) -> bool:
