@@ -112,8 +112,8 @@ bench-results: setup ## tables of results/bench into docs/benchmarks.md
 architectures: setup ## docs/reference/architectures.md anew: every family of transformers against its plain forward, two minutes
 	@$(RUN) python tests/architectures.py
 
-lock: ## requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
+lock: ## requirements.lock anew from pyproject.toml, but for what CUDA alone can use
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra workflow --extra docs --extra dev pyproject.toml -o requirements.lock
 
 envs: setup ## envs/*.yaml anew from requirements.lock
 	@$(RUN) python envs/export.py
