@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from logitfusion import __version__
 from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders, parse_auxiliary, parse_clip
-from logitfusion.cli._inputs import be_quiet, check_folder, check_output, check_text, read_text
+from logitfusion.cli._inputs import be_quiet, check_folder, check_output, check_text
 from logitfusion.cli._scores import format_score, print_skipped
 from logitfusion.cli._settings import parse_settings
-from logitfusion.clip.data import read_data
 from logitfusion.clip.data.dataset import PROMPT, ImageRow
-from logitfusion.clip.data.folders import class_folders
+from logitfusion.clip.data.found import left_out_lines
+from logitfusion.clip.data.labelled import Labelled, read_labelled_folder, read_labelled_list
+from logitfusion.clip.data.names import read_names
 from logitfusion.clip.data.support import make_support
-from logitfusion.clip.data.tables import read_csv
 from logitfusion.clip.fitting.fit import fit_method
 from logitfusion.clip.fitting.leave_out import predict_left_out
 from logitfusion.clip.head_file import save_head
@@ -42,8 +39,9 @@ def run(arguments: argparse.Namespace) -> None:
         "clip": parse_clip(arguments.clip),
         "auxiliary": [parse_auxiliary(spec) for spec in arguments.auxiliary],
     }
-    folders, classes, pool = _read_images(arguments)
-    rows = _draw(pool, classes, arguments)
+    found = _read_images(arguments)
+    classes = found.classes
+    rows = _draw(found.rows, classes, arguments)
     use_threads()
     encoders = load_encoders(entries["clip"], entries["auxiliary"])
     started = time.monotonic()
@@ -69,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         class_names=classes,
         encoders=encoders.fingerprints(),
         metadata={
-            "folders": folders,
+            "folders": found.folders,
             "prompts": arguments.prompts,
             "entries": entries,
             "transforms": {role: encoder.transform for role, encoder in encoders.by_role().items()},
@@ -123,52 +121,22 @@ def _check_prompt(prompt: str) -> None:
         raise UserError(f"The prompt {prompt!r} needs one {{}} for the class, and no other braces.")
 
 
-def _read_images(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[ImageRow]]:
-    """What the classes are called in the data (folders or labels) and in prompts, and all images.
+def _read_images(arguments: argparse.Namespace) -> Labelled:
+    """All images to learn from; files that are not used are told.
 
     Raises:
         UserError: there is nothing to learn from.
     """
-    names = None if arguments.class_names is None else _read_names(arguments.class_names)
-    entry: dict[str, Any] = {"test_share": 1, "seed": 0, "prompts": arguments.prompts}  # all in one part, none apart
+    names = None if arguments.class_names is None else read_names(arguments.class_names)
     if arguments.images is not None:
-        place = arguments.images
-        data = read_data({**entry, "source": "folder", "path": str(place), "class_names": names})
-        folders = list(names) if names else class_folders(place)
-        classes = data.classes
+        found = read_labelled_folder(arguments.images, names)
     else:
-        place = arguments.csv
-        if place.is_dir():
-            raise UserError(f"{place} is a folder, not a CSV; a folder with class folders is given as --images.")
-        data = read_data({**entry, "source": "csv", "path": str(place)})
-        folders = sorted({row["label"] for row in read_csv(place, "image list")[1]})
-        classes = data.classes if names is None else _rename(folders, names, place)
-    rows = data.train if data.split == "given" else data.test
-    for name in classes:
+        found = read_labelled_list(arguments.csv, names)
+    for name in found.classes:
         check_text(name, f"The class {name!r}")
-    return folders, classes, rows
-
-
-def _read_names(path: Path) -> dict[str, str]:
-    try:
-        names = json.loads(read_text(str(path)))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}).") from None
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) and name for name in names.values()):
-        raise UserError(
-            f'{path} is not a JSON object of folders (or labels) and names, such as {{"n01440764": "tench"}}.'
-        )
-    return names
-
-
-def _rename(labels: list[str], names: dict[str, str], place: Path) -> list[str]:
-    unlike = sorted(set(labels) ^ set(names))
-    if unlike:
-        raise UserError(f"{place} and the class names don't have the same labels; only one has {unlike[0]!r}.")
-    renamed = [names[label] for label in labels]
-    if len(set(renamed)) < len(renamed):
-        raise UserError(f"The class names for {place} give two labels one name; prompts can't tell them apart.")
-    return renamed
+    for line in left_out_lines(found.left_out):
+        print(line, file=sys.stderr)
+    return found
 
 
 def _draw(pool: list[ImageRow], classes: list[str], arguments: argparse.Namespace) -> list[ImageRow]:
