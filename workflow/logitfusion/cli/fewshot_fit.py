@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from logitfusion import __version__
-from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders, parse_auxiliary, parse_clip
+from logitfusion.cli._encoders import Encoders, load_encoders, parse_auxiliary, parse_clip
+from logitfusion.cli._features import encode_with_bar
 from logitfusion.cli._inputs import be_quiet, check_folder, check_output, check_text, read_text
 from logitfusion.cli._scores import format_score, print_skipped
 from logitfusion.cli._settings import parse_settings
@@ -23,6 +24,7 @@ from logitfusion.clip.data.dataset import PROMPT, ImageRow
 from logitfusion.clip.data.folders import class_folders
 from logitfusion.clip.data.support import make_support
 from logitfusion.clip.data.tables import read_csv
+from logitfusion.clip.features.encode import Encoded
 from logitfusion.clip.fitting.fit import fit_method
 from logitfusion.clip.fitting.leave_out import predict_left_out
 from logitfusion.clip.head_file import save_head
@@ -47,9 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
     use_threads()
     encoders = load_encoders(entries["clip"], entries["auxiliary"])
     started = time.monotonic()
-    encoded = encode_images(
+    encoded = encode_with_bar(
         rows,
-        encoders,
+        encoders.by_role(),
         arguments.features,
         split="support",
         views=arguments.views,

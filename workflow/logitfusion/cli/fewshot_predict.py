@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders, parse_auxiliary, parse_clip
+from logitfusion.cli._encoders import Encoders, load_encoders, parse_auxiliary, parse_clip
+from logitfusion.cli._features import encode_with_bar
 from logitfusion.cli._inputs import be_quiet, check_folder, check_output
 from logitfusion.cli._scores import format_score, print_skipped
 from logitfusion.clip.confidence import uncertainty
 from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.data.folders import find_images
+from logitfusion.clip.features.encode import Encoded
 from logitfusion.clip.head_file import load_head
 from logitfusion.clip.heads import CacheHead, FusedHead, Head
 from logitfusion.errors import UserError
@@ -40,7 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     encoders = load_encoders(clip, auxiliary)
     load_head(arguments.head, encoders=encoders.fingerprints())
-    encoded = encode_images(rows, encoders, arguments.features, split="test", max_skipped=arguments.max_skipped)
+    encoded = encode_with_bar(
+        rows, encoders.by_role(), arguments.features, split="test", max_skipped=arguments.max_skipped
+    )
     answers = _answer(head, header, encoders, encoded)
     seconds = time.monotonic() - started
     print_skipped(encoded.skipped, len(rows))
