@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from logitfusion import __version__
-from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders, parse_auxiliary, parse_clip
-from logitfusion.cli._inputs import be_quiet, check_folder, check_output, check_text, read_text
+from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
+from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders
+from logitfusion.cli._inputs import be_quiet, check_text, read_text
 from logitfusion.cli._scores import format_score, print_skipped
 from logitfusion.cli._settings import parse_settings
 from logitfusion.clip.data import read_data
@@ -37,7 +38,8 @@ CHEAP = 2_000_000
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
-    settings = _check(arguments)
+    settings = parse_settings(arguments.method, arguments.set)
+    arguments.prompts = arguments.prompts or [PROMPT]
     entries = {
         "clip": parse_clip(arguments.clip),
         "auxiliary": [parse_auxiliary(spec) for spec in arguments.auxiliary],
@@ -88,39 +90,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 LIBRARIES = ("open_clip_torch", "pillow", "timm", "torch", "torchvision")
-
-
-def _check(arguments: argparse.Namespace) -> FewShotSettings:
-    """The settings, if the command line can be used; nothing is loaded before."""
-    settings = parse_settings(arguments.method, arguments.set)
-    if arguments.views < 1 or (arguments.shots is not None and arguments.shots < 1):
-        raise UserError("--views and --shots are at least 1.")
-    if not 0 <= arguments.seed < 2**63:
-        raise UserError("--seed is a number from 0 to 2^63 - 1.")
-    if not 0 <= arguments.max_skipped <= 1:
-        raise UserError("--max-skipped is a share from 0 to 1.")
-    needed = METHODS[arguments.method].reads_auxiliary(settings)
-    if needed and not arguments.auxiliary:
-        raise UserError(f"{arguments.method} corrects CLIP with another encoder; name one with --auxiliary.")
-    if arguments.auxiliary and not needed:
-        raise UserError(f"{arguments.method} reads CLIP's features only; leave --auxiliary out.")
-    arguments.prompts = arguments.prompts or [PROMPT]
-    for prompt in arguments.prompts:
-        _check_prompt(prompt)
-    check_output(arguments.output)
-    if arguments.features is not None:
-        check_folder(arguments.features)
-    return settings
-
-
-def _check_prompt(prompt: str) -> None:
-    check_text(prompt, "A prompt")
-    try:
-        fits = prompt.count("{}") == 1 and prompt.format("class") == prompt.replace("{}", "class")
-    except (ValueError, LookupError, AttributeError):
-        fits = False
-    if not fits:
-        raise UserError(f"The prompt {prompt!r} needs one {{}} for the class, and no other braces.")
 
 
 def _read_images(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[ImageRow]]:
