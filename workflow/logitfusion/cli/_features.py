@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from logitfusion.clip.data.dataset import ImageRow
-from logitfusion.clip.features.encode import BATCH_SIZE, Encoded, Split, encode_images
+from logitfusion.clip.features.encode import Encoded, Split, encode_images
 from logitfusion.clip.features.views import Encoder
 
 
@@ -20,7 +20,7 @@ def encode_with_bar(
     split: Split,
     views: int = 1,
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int,
     max_skipped: float,
 ) -> Encoded:
     """``encode_images``, of which people see how far it is."""

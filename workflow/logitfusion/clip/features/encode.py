@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.data.images import MAX_MEGAPIXELS, MISSING, check_skipped, hash_image
+from logitfusion.clip.features import BATCH_SIZE
 from logitfusion.clip.features.cache import Cache, Table
 from logitfusion.clip.features.compute import compute_missing
 from logitfusion.clip.features.views import Encoder, ViewMaker
 from logitfusion.errors import UserError
 
 Split = Literal["support", "test"]
-BATCH_SIZE = 64  # views that are encoded at a time, unless another number is given
 CLIP = "clip"  # the name of CLIP among encoders; all others are auxiliary
 
 
