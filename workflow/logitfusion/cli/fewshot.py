@@ -6,9 +6,12 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
+from logitfusion.cli._fewshot_checks import check_fit, check_predict
+from logitfusion.clip.features import BATCH_SIZE
 from logitfusion.clip.methods import METHODS
 
 DEFAULT_METHOD = "amu_classes"
+CHECKS = {"fit": check_fit, "predict": check_predict}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    # A mistake is told before torch and the encoders' libraries are imported, which takes seconds.
+    if check := CHECKS.get(arguments.action):
+        check(arguments)
     import_module(f"logitfusion.cli.fewshot_{arguments.action}").run(arguments)
 
 
@@ -54,11 +60,11 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     )
     method.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="settings of it")
     method.add_argument(
-        "--estimate",
+        "--compare",
         choices=("auto", "always", "never"),
         default="auto",
-        help="accuracy on images left out of the fit in turn, which is fitted up to four times more for it"
-        " (default: auto, if images x classes x passes of training are few)",
+        help="methods on images that are left out of each fit in turn, and recommend one (default: auto, those of which"
+        " images x classes x passes of training are few)",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors", help="the head")
 
@@ -108,6 +114,13 @@ def _add_encoders(parser: argparse.ArgumentParser, default: str, *, required: bo
     )
     encoders.add_argument(
         "--features", type=Path, metavar="DIR", help="where features are kept between calls (default: nowhere)"
+    )
+    encoders.add_argument(
+        "--batch-size",
+        type=int,
+        default=BATCH_SIZE,
+        metavar="N",
+        help=f"views of images that are encoded at a time; fewer need less memory (default: {BATCH_SIZE})",
     )
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders, parse_auxiliary, parse_clip
-from logitfusion.cli._inputs import be_quiet, check_folder, check_output
+from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
+from logitfusion.cli._encoders import Encoders, load_encoders
+from logitfusion.cli._features import encode_with_bar
+from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._scores import format_score, print_skipped
 from logitfusion.clip.confidence import uncertainty
 from logitfusion.clip.data.found import left_out_lines
@@ -28,6 +30,7 @@ from logitfusion.clip.data.labelled import (
     score_folder,
     score_list,
 )
+from logitfusion.clip.features.encode import Encoded
 from logitfusion.clip.head_file import load_head
 from logitfusion.clip.heads import CacheHead, FusedHead, Head
 from logitfusion.errors import UserError
@@ -39,7 +42,6 @@ PIECE = 1024  # images whose logits are in memory
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
-    _check(arguments)
     head, header = load_head(arguments.head)
     found = _read_scored(arguments, header) if arguments.score else _read_unlabelled(arguments)
     rows = found.rows
@@ -50,7 +52,14 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     encoders = load_encoders(clip, auxiliary)
     load_head(arguments.head, encoders=encoders.fingerprints())
-    encoded = encode_images(rows, encoders, arguments.features, split="test", max_skipped=arguments.max_skipped)
+    encoded = encode_with_bar(
+        rows,
+        encoders.by_role(),
+        arguments.features,
+        split="test",
+        batch_size=arguments.batch_size,
+        max_skipped=arguments.max_skipped,
+    )
     answers = _answer(head, header, encoders, encoded)
     seconds = time.monotonic() - started
     print_skipped(encoded.skipped, len(rows))
@@ -66,17 +75,6 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.score:
         for line in _score(answers, header["class_names"], encoded.labels):
             print(line, file=place)
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    if arguments.top < 1:
-        raise UserError("--top is at least 1.")
-    if not 0 <= arguments.max_skipped <= 1:
-        raise UserError("--max-skipped is a share from 0 to 1.")
-    if arguments.output is not None:
-        check_output(arguments.output)
-    if arguments.features is not None:
-        check_folder(arguments.features)
 
 
 # Which images
