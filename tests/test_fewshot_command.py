@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from logitfusion import cli
-from logitfusion.cli._encoders import parse_auxiliary, parse_clip
+from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
 from logitfusion.cli._settings import parse_settings
 from logitfusion.clip import Support, fit_method, load_head, save_head
 from logitfusion.clip.data.support import draw_support
@@ -363,7 +363,7 @@ def test_classes_may_be_called_otherwise(
     _, header = load_head(tmp_path / "head")
     folders = header["metadata"]["folders"]
     assert header["class_names"] == [names[folder] for folder in folders]
-    assert folders == (sorted(names) if source == "--csv" else list(names))
+    assert folders == list(names)
     scored = ["fewshot", "predict", "--head", tmp_path / "head", "--images", place / "test", "--score"]
     lines, warned = run(capsys, *scored)
     right = sum(names[Path(row["path"]).parent.name] == row["label"] for row in map(json.loads, lines.splitlines()))
@@ -395,7 +395,7 @@ def test_what_can_not_be_scored_is_refused(
 ) -> None:
     argv = ["fewshot", "predict", "--head", head, "--score", "--images"]
     assert "is a file" in refuse(capsys, *argv, place / "test/red/0.png")
-    assert "is in no class folder" in refuse(capsys, *argv, place / "test/red")
+    assert "has no folders in it" in refuse(capsys, *argv, place / "test/red")
     shutil.copytree(place / "test/red", tmp_path / "crimson")
     assert "crimson is no class of this head; they are dark blue, green, red" in refuse(capsys, *argv, tmp_path)
 
@@ -462,7 +462,7 @@ def test_a_class_without_a_readable_image_is_refused(
         (["--class-names", "surplus.json"], "violet has no images in it"),
         (["--class-names", "list.json"], "is not a JSON object"),
         (["--class-names", "broken.json"], "is not JSON"),
-        (["--class-names", "flat"], "is a directory"),
+        (["--class-names", "flat"], "--class-names names a file"),
         (["--clip", "nowhere"], "no CLIP 'nowhere'"),
         (["--clip", "timm:test_resnet"], "no CLIP 'timm:test_resnet'"),
         (["--clip", "open_clip:ViT-B-32"], "open_clip:MODEL/TAG"),
@@ -555,13 +555,13 @@ def test_lists_that_can_not_be_used_are_refused(
     names.write_text(json.dumps({"red": "red", "blue": "blue"}))
     assert "only one has 'blue'" in refuse(capsys, *argv, "--class-names", names)
     names.write_text(json.dumps({"red": "red", "green": "red"}))
-    assert "one name" in refuse(capsys, *argv, "--class-names", names)
+    assert "CLIP reads as one text: 'red'" in refuse(capsys, *argv, "--class-names", names)
 
 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--head", "nowhere"], "nowhere does not exist"),
+        (["--head", "nowhere"], "nowhere is not there; correct --head"),
         (["--head", "picture.png"], "not a readable safetensors file"),
         (["--images", "nowhere"], "no image or folder nowhere"),
         (["--images", "empty"], "has no images in it"),

@@ -1,88 +1,13 @@
-"""Encoders by name on the command line, and what they see in images."""
+"""The encoders of a command line."""
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from torch import Tensor
-from tqdm import tqdm
-
-from logitfusion.clip.data.dataset import ImageRow
-from logitfusion.clip.encoders.load import (
-    ClipEncoder,
-    ImageEncoder,
-    find_in_folder,
-    join_features,
-    load_auxiliary,
-    load_clip,
-)
-from logitfusion.clip.features.cache import cache_features, read_features
-from logitfusion.errors import UserError
-
-CLIP_FORMS = (
-    "a folder that holds a CLIP (results/<run>/clip/encoder, say), open_clip:MODEL/TAG (or TAG@REVISION), or"
-    " checkpoint:MODEL:FILE"
-)
-AUXILIARY_FORMS = (
-    "timm:MODEL, timm:MODEL@REVISION, torchvision:MODEL, torchvision:MODEL/WEIGHTS, or checkpoint:MODEL:FILE"
-)
-
-
-def parse_clip(spec: str) -> dict[str, Any]:
-    """The entry of ``load_clip`` for one of ``CLIP_FORMS``; its path is absolute.
-
-    Raises:
-        UserError: it is none of them, or its file is not there.
-    """
-    source, _, rest = spec.partition(":")
-    named, revision = _parse_revision(rest)
-    model, _, tag = named.rpartition("/")
-    if source == "open_clip" and model and tag:
-        return {"source": "open_clip", "model": model, "pretrained": tag, **revision}
-    if source == "checkpoint":
-        return {"source": "path", **_parse_checkpoint(spec, rest)}
-    if Path(spec).is_dir():
-        return find_in_folder(Path(spec).resolve())
-    raise UserError(f"There is no CLIP {spec!r}; give {CLIP_FORMS}.")
-
-
-def parse_auxiliary(spec: str) -> dict[str, Any]:
-    """The entry of ``load_auxiliary`` for one of ``AUXILIARY_FORMS``; its path is absolute.
-
-    Raises:
-        UserError: it is none of them, or its file is not there.
-    """
-    source, _, rest = spec.partition(":")
-    model, slash, weights = rest.partition("/")
-    named, revision = _parse_revision(rest)
-    if source == "timm" and named:
-        return {"source": "timm", "model": named, "pretrained": True, **revision}
-    if source == "torchvision" and model and bool(slash) == bool(weights):
-        return {"source": "torchvision", "model": model, "weights": weights or "DEFAULT"}
-    if source == "checkpoint":
-        return {"source": "checkpoint", **_parse_checkpoint(spec, rest)}
-    raise UserError(f"There is no auxiliary encoder {spec!r}; give {AUXILIARY_FORMS}.")
-
-
-def _parse_revision(rest: str) -> tuple[str, dict[str, str]]:
-    """What stands before @REVISION of the hub, and the entry's key for that, if it is given."""
-    named, _, revision = rest.partition("@")
-    return named, {"revision": revision} if revision else {}
-
-
-def _parse_checkpoint(spec: str, rest: str) -> dict[str, str]:
-    model, _, file = rest.partition(":")
-    if not model or not file:
-        raise UserError(f"{spec!r} needs both model and file; write it as checkpoint:MODEL:FILE.")
-    if not Path(file).is_file():
-        raise UserError(f"The weights file {file} of {spec!r} is not there.")
-    return {"model": model, "path": str(Path(file).resolve())}
+from logitfusion.clip.encoders.errors import worded_for
+from logitfusion.clip.encoders.load import ClipEncoder, ImageEncoder, load_auxiliary, load_clip
 
 
 @dataclass(frozen=True)
@@ -101,83 +26,12 @@ class Encoders:
 
 
 def load_encoders(clip: dict[str, Any], auxiliary: Sequence[dict[str, Any]]) -> Encoders:
-    """Encoders of entries as ``parse_clip`` and ``parse_auxiliary`` give them."""
-    return Encoders(load_clip(clip), [load_auxiliary(entry) for entry in auxiliary])
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Features of the images that can be read.
-
-    Attributes:
-        clip: ``[n, views, D]`` fp32, unit norm.
-        auxiliary: ``[n, views, D_aux]``, all auxiliaries side by side, or None.
-        labels: ``[n]`` int64.
-        ids: the images' ids.
-        skipped: the ids of images that can't be read -> why.
-    """
-
-    clip: Tensor
-    auxiliary: Tensor | None
-    labels: Tensor
-    ids: list[str]
-    skipped: dict[str, str]
-
-
-def encode_images(
-    rows: Sequence[ImageRow],
-    encoders: Encoders,
-    folder: Path | None,
-    *,
-    split: Literal["support", "test"],
-    views: int = 1,
-    seed: int = 0,
-    max_skipped: float,
-) -> Encoded:
-    """The images' features, out of the cache ``folder`` where they are there; without one nothing is kept.
+    """Encoders of entries as ``parse_clip`` and ``parse_auxiliary`` give them.
 
     Raises:
-        UserError: more unreadable images than the share ``max_skipped``.
+        UserError: see ``load_clip`` and ``load_auxiliary``; it names the options ``--clip`` and ``--auxiliary``.
     """
-    parts = []
-    with _cache(folder) as cache, _no_warnings(), tqdm(total=len(rows), unit=" images", disable=None) as bar:
-        for role, encoder in encoders.by_role().items():
-            bar.set_description(role)
-            bar.reset()
-            path = cache_features(
-                rows,
-                encoder,
-                cache,
-                split=split,
-                views=views,
-                seed=seed,
-                max_skipped=max_skipped,
-                progress=lambda done, _: bar.update(done - bar.n),
-            )
-            parts.append(read_features(path, purpose="fit" if split == "support" else "evaluate"))
-    clip, *others = parts
-    if any(other.ids != clip.ids for other in others):
-        raise UserError("Images changed while they were read; run again.")
-    auxiliary = join_features([other.values for other in others]) if others else None
-    return Encoded(clip.values, auxiliary, clip.labels, clip.ids, clip.skipped)
-
-
-@contextmanager
-def _cache(folder: Path | None) -> Iterator[Path]:
-    if folder is not None:
-        yield folder
-    else:
-        with tempfile.TemporaryDirectory() as scratch:
-            yield Path(scratch)
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """The cache warns of unreadable images once for each encoder; the commands report them once."""
-    logger = logging.getLogger(cache_features.__module__)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+    with worded_for("--clip"):
+        seen = load_clip(clip)
+    with worded_for("--auxiliary"):
+        return Encoders(seen, [load_auxiliary(entry) for entry in auxiliary])

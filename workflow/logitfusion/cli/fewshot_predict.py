@@ -15,12 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders, parse_auxiliary, parse_clip
-from logitfusion.cli._inputs import be_quiet, check_folder, check_output
+from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
+from logitfusion.cli._encoders import Encoders, load_encoders
+from logitfusion.cli._features import encode_with_bar
+from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._scores import format_score, print_skipped
 from logitfusion.clip.confidence import uncertainty
-from logitfusion.clip.data.dataset import ImageRow
-from logitfusion.clip.data.folders import find_images
+from logitfusion.clip.data.found import left_out_lines
+from logitfusion.clip.data.labelled import (
+    Labelled,
+    find_unlabelled,
+    join_labelled,
+    list_unlabelled,
+    score_folder,
+    score_list,
+)
+from logitfusion.clip.features.encode import Encoded
 from logitfusion.clip.head_file import load_head
 from logitfusion.clip.heads import CacheHead, FusedHead, Head
 from logitfusion.errors import UserError
@@ -32,15 +42,24 @@ PIECE = 1024  # images whose logits are in memory
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
-    _check(arguments)
     head, header = load_head(arguments.head)
-    rows = _list_scored(arguments.images, header) if arguments.score else _list_images(arguments.images)
+    found = _read_scored(arguments, header) if arguments.score else _read_unlabelled(arguments)
+    rows = found.rows
+    for line in left_out_lines(found.left_out):
+        print(line, file=sys.stderr)
     clip, auxiliary = _entries(arguments, header)
     use_threads()
     started = time.monotonic()
     encoders = load_encoders(clip, auxiliary)
     load_head(arguments.head, encoders=encoders.fingerprints())
-    encoded = encode_images(rows, encoders, arguments.features, split="test", max_skipped=arguments.max_skipped)
+    encoded = encode_with_bar(
+        rows,
+        encoders.by_role(),
+        arguments.features,
+        split="test",
+        batch_size=arguments.batch_size,
+        max_skipped=arguments.max_skipped,
+    )
     answers = _answer(head, header, encoders, encoded)
     seconds = time.monotonic() - started
     print_skipped(encoded.skipped, len(rows))
@@ -58,68 +77,22 @@ def run(arguments: argparse.Namespace) -> None:
             print(line, file=place)
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    if arguments.top < 1:
-        raise UserError("--top is at least 1.")
-    if not 0 <= arguments.max_skipped <= 1:
-        raise UserError("--max-skipped is a share from 0 to 1.")
-    if arguments.output is not None:
-        check_output(arguments.output)
-    if arguments.features is not None:
-        check_folder(arguments.features)
-
-
 # Which images
 
 
-def _list_images(given: Sequence[Path]) -> list[ImageRow]:
-    """The images that are named, and those in folders that are named, in this order, each once."""
-    files = dict.fromkeys(file for place in given for file in _files(place))
-    return [_row(file, 0) for file in files]
+def _read_scored(arguments: argparse.Namespace, header: dict[str, Any]) -> Labelled:
+    """The images of known classes, in class folders or in a list; the classes go by folder or by name."""
+    classes, folders = header["class_names"], header["metadata"].get("folders", [])
+    if arguments.csv is not None:
+        return score_list(arguments.csv, classes, folders)
+    return join_labelled([score_folder(place, classes, folders) for place in arguments.images])
 
 
-def _list_scored(given: Sequence[Path], header: dict[str, Any]) -> list[ImageRow]:
-    """The images of class folders, with the classes as labels; the classes go by folder or by name.
-
-    Raises:
-        UserError: something that is not in the folder of a class.
-    """
-    label_of = {name: label for label, name in enumerate(header["class_names"])}
-    label_of |= {folder: label for label, folder in enumerate(header["metadata"].get("folders", []))}
-    found: dict[Path, int] = {}
-    for place in given:
-        if place.is_file():
-            raise UserError(f"{place} is a file; to be scored, give folders with a folder for each class.")
-        for file in _files(place):
-            folder, *inside = file.relative_to(place).parts
-            if not inside:
-                raise UserError(f"{file} is in no class folder, so it can't be scored; leave --score out.")
-            if folder not in label_of:
-                raise UserError(f"{place / folder} is no class of this head; they are {_some(header['class_names'])}.")
-            found[file] = label_of[folder]
-    return [_row(file, label) for file, label in found.items()]
-
-
-def _files(place: Path) -> list[Path]:
-    """A file itself, or all image files in a folder, nested ones too; nothing hidden."""
-    if place.is_file():
-        return [place]
-    if not place.is_dir():
-        raise UserError(f"There is no image or folder {place}.")
-    files = find_images(place)
-    if not files:
-        raise UserError(f"The folder {place} has no images in it.")
-    return files
-
-
-def _row(file: Path, label: int) -> ImageRow:
-    if "\n" in str(file):
-        raise UserError(f"The image {str(file)!r} has a line break in its name; rename it.")
-    return ImageRow(str(file), str(file), label)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:10])} and {len(names) - 10} more"
+def _read_unlabelled(arguments: argparse.Namespace) -> Labelled:
+    """The images that are listed, or named, and those in folders that are named, in this order, each once."""
+    if arguments.csv is not None:
+        return list_unlabelled(arguments.csv)
+    return join_labelled([find_unlabelled(place) for place in arguments.images])
 
 
 # With which encoders
