@@ -64,7 +64,7 @@ class ImageExamples:
 
 
 def encode_images(source: ImageExamples, task: str) -> dict[str, Any]:
-    """Columns of a test set's images: ``id picture label clip clip_chance factor``; answers by method, shots and seed."""
+    """Columns of a test set's images: ``id picture label clip clip_chance factor``; answers by method, shots, seed."""
     origin, images = source.origin(task), source.images(task)
     ids = images["id"].tolist()
     answers = origin.answers[origin.answers["set"] == task]

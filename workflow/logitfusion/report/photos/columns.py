@@ -5,38 +5,42 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from logitfusion.report.photos.photos import Photos
+
+if TYPE_CHECKING:
+    from logitfusion.clip.answers import Answer
 
 NONE = -1  # the label of "none of these"; photo_sheet.js knows it too
 MOST_PICTURES = 3000  # in a page: some 20 MB
 
 
 def encode_photos(photos: Photos) -> dict[str, Any]:
-    """Columns of the photos that were read: ``id answer chance clip clip_chance picture note``.
+    """Columns of the photos that were read: ``id answer chance uncertainty clip clip_chance picture note``.
 
-    ``label``, ``factor`` and ``link`` are there where they are known; chances are in thousandths.
+    ``label`` and ``link`` are there where they are known; chances are in thousandths.
     """
     places = photos.readable()
     answers = [photos.answers[place] for place in places]
     label_of = {name: label for label, name in enumerate(photos.classes)}
+    copies = {path: group for group in photos.duplicates for path in group}
     shown = set(_most_wanted(photos, places))
     columns: dict[str, Any] = {
         "classes": list(photos.classes),
         "id": shorten([answer.path for answer in answers]),
         "answer": [NONE if answer.label is None else label_of[answer.label] for answer in answers],
         "chance": [thousandths(answer.probability) for answer in answers],
+        "uncertainty": [round(answer.uncertainty, 2) for answer in answers],
         "clip": [label_of[answer.clip_label] for answer in answers],
         "clip_chance": [thousandths(answer.clip_probability) for answer in answers],
         "picture": [to_uri(photos.thumbnail(photos.answers[place].path)) if place in shown else "" for place in places],
-        "note": _notes(photos, [answer.path for answer in answers]),
+        "note": [_note(answer, copies.get(answer.path, ())) for answer in answers],
     }
     if photos.truths is not None:
         columns["label"] = [label_of[photos.truths[place]] for place in places]
-    if all(answer.uncertainty is not None for answer in answers):
-        columns["factor"] = [round(answer.uncertainty, 3) for answer in answers]
     if photos.folder is not None:
         columns["link"] = [link_photo(answer.path, photos.folder) for answer in answers]
     return columns
@@ -44,7 +48,7 @@ def encode_photos(photos: Photos) -> dict[str, Any]:
 
 def shorten(paths: Sequence[str]) -> list[str]:
     """Paths below the folder that all of them are in."""
-    folders = {os.path.dirname(path) for path in paths}
+    folders = {str(Path(path).parent) for path in paths}
     try:
         common = os.path.commonpath(folders) if folders else ""
     except ValueError:  # on several drives, or some of them relative
@@ -67,7 +71,7 @@ def link_photo(path: str, folder: str) -> str:
     try:
         return quote(os.path.relpath(path, folder).replace(os.sep, "/"), errors="surrogateescape")
     except ValueError:  # another drive
-        return "file:///" + quote(os.path.abspath(path).replace(os.sep, "/"), safe="/:")
+        return Path(path).absolute().as_uri()
 
 
 def _most_wanted(photos: Photos, places: Sequence[int]) -> list[int]:
@@ -80,13 +84,9 @@ def _most_wanted(photos: Photos, places: Sequence[int]) -> list[int]:
     return sorted(places, key=order)[:MOST_PICTURES]
 
 
-def _notes(photos: Photos, paths: Sequence[str]) -> list[str]:
-    """What else is known of each photo, in a few words."""
-    copies = {path: group for group in photos.duplicates for path in group}
-    notes = []
-    for path in paths:
-        words = ["the head was fitted on it"] if path in photos.learnt else []
-        if others := len(copies.get(path, ())) - 1:
-            words += [f"there {'is' if others == 1 else 'are'} {others} more of it"] if others > 0 else []
-        notes.append("; ".join(words))
-    return notes
+def _note(answer: Answer, copies: Sequence[str]) -> str:
+    """What else is known of a photo, in a few words."""
+    words = ["the head was fitted on it"] if answer.learnt else []
+    if len(copies) > 1:
+        words.append(f"one of {len(copies)} with equal contents")
+    return "; ".join(words)

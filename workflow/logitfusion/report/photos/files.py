@@ -14,6 +14,7 @@ OPEN = 20  # as long a list is not folded
 def files_section(photos: Photos) -> PageSection:
     """Every file that is not simply a photo with an answer."""
     broken = [f"{answer.path}: {answer.error}" for answer in photos.answers if answer.error is not None]
+    learnt = photos.learnt()
     body = "".join(
         (
             _fold(counted(len(broken), "photo") + " can't be read", broken),
@@ -24,8 +25,8 @@ def files_section(photos: Photos) -> PageSection:
                 "Each is answered by itself, and counts by itself in the numbers above.",
             ),
             _fold(
-                counted(len(photos.learnt), "photo") + " that the head was fitted on",
-                sorted(photos.learnt),
+                counted(len(learnt), "photo") + " that the head was fitted on",
+                learnt,
                 "The head has seen them, so what it has right of them says nothing about other photos.",
             ),
         )

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from logitfusion.report.index.page import PageSection
 from logitfusion.report.index.words import escape, signed
-from logitfusion.report.photos.photos import HeadFacts, MethodRow
 
-HEAD = ("method", "right of those left out, %", "gain over CLIP alone, points", "n")
+if TYPE_CHECKING:
+    from logitfusion.clip.fitting.compare import Comparison, Difference, Score
+
+HEAD = ("method", "right", "accuracy, %", "against CLIP alone, points", "against the best, points")
 
 
-def methods_section(head: HeadFacts) -> PageSection:
+def methods_section(comparison: Comparison) -> PageSection:
     """A table of the comparison that ``fewshot fit`` made, and what it recommends."""
-    columns = "".join(f'<th scope="col">{name}</th>' for name in HEAD)
+    head = "".join(f'<th scope="col">{name}</th>' for name in HEAD)
+    rows = "".join(_row(score, comparison) for score in comparison.scores)
+    untried = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in comparison.left_out.items())
     body = (
-        f"<p>{escape(head.advice)}</p>"
-        '<div class="wide" role="region" aria-label="Methods compared" tabindex="0"><table class="plain" aria-label="Methods compared">'
-        f"<thead><tr>{columns}</tr></thead><tbody>{''.join(map(_row, head.methods))}</tbody></table></div>"
-        '<p class="note">Each method was fitted without a part of the support images in turn, and asked about that part;'
-        " 95% intervals.</p>"
+        f"<p>Recommended for these classes: <strong>{escape(comparison.recommended)}</strong>.</p>"
+        '<table class="plain cards" aria-label="Methods compared">'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        f'<p class="note">Of {comparison.n} support images: each method was fitted without a part of them in turn, and'
+        " asked about that part. Intervals of 95%; Wilson's for accuracies, paired for differences.</p>"
     )
-    return PageSection("methods", "Methods compared", body)
+    return PageSection(
+        "methods", "Methods compared", body + (f"<p>Not tried:</p><ul>{untried}</ul>" if untried else "")
+    )
 
 
-def _row(row: MethodRow) -> str:
-    low, high = (100 * end for end in row.interval)
-    gain = "" if row.gain is None else _say_gain(*(100 * one for one in row.gain))
-    cells = (f"{100 * row.accuracy:.1f} [{low:.1f}, {high:.1f}]", gain, str(row.n))
-    name = f"{row.name} (recommended)" if row.recommended else row.name
-    drawn = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr{" class=best" if row.recommended else ""}><th scope="row">{escape(name)}</th>{drawn}</tr>'
+def _row(score: Score, comparison: Comparison) -> str:
+    accuracy = f"{100 * score.accuracy:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+    cells = (f"{score.right} of {comparison.n}", accuracy, _say(score.against_clip), _say(score.against_best))
+    drawn = "".join(f'<td data-label="{name}">{escape(cell)}</td>' for name, cell in zip(HEAD[1:], cells, strict=True))
+    best = " class=best" if score.method == comparison.recommended else ""
+    return f'<tr{best}><th scope="row">{escape(score.method)}</th>{drawn}</tr>'
 
 
-def _say_gain(value: float, low: float, high: float) -> str:
-    return f"{signed(value, 1)} [{signed(low, 1)}, {signed(high, 1)}]"
+def _say(difference: Difference) -> str:
+    value, low, high = (signed(100 * one, 1) for one in (difference.value, difference.low, difference.high))
+    return f"{value} [{low}, {high}]"

@@ -19,8 +19,9 @@ SCRIPTS = ("explorer.js", "photo_sheet.js")
 def write_page(path: str | Path, photos: Photos, title: str = "Classified photos") -> None:
     """Write the page, all of it or none."""
     sections = [summary_section(photos), _sheet_section(photos), files_section(photos)]
-    if photos.head.methods:
-        sections.append(methods_section(photos.head))
+    comparison = photos.head.comparison
+    if comparison is not None and comparison.scores:
+        sections.append(methods_section(comparison))
     page.write_page(sections, title, path)
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from logitfusion.evaluate.intervals import wilson_interval
 from logitfusion.report.index.page import PageSection
-from logitfusion.report.index.words import counted, escape
+from logitfusion.report.index.words import escape
 from logitfusion.report.photos.photos import Photos
+
+if TYPE_CHECKING:
+    from logitfusion.clip.calibration import Calibration
+
+OPEN_CLASSES = 12  # a table that is not folded at first
 
 
 def summary_section(photos: Photos) -> PageSection:
@@ -15,10 +21,31 @@ def summary_section(photos: Photos) -> PageSection:
     pairs = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in _tiles(photos).items())
     facts = "; ".join(f"{name}: {text}" for name, text in photos.head.facts.items())
     body = (
-        f'<dl class="tiles">{pairs}</dl><p>{escape(photos.head.calibration)}</p>'
+        f'<dl class="tiles">{pairs}</dl><p>{escape(say_calibration(photos.head.calibration))}</p>'
         f'<p class="note">{escape(facts)}</p>{_class_table(photos)}'
     )
     return PageSection("answers", "Answers", body)
+
+
+def say_calibration(calibration: Calibration) -> str:
+    """What a probability means here, and when the answer is "none of these"."""
+    if not calibrated(calibration):
+        return (
+            "The probabilities are not calibrated: too few images could be left out of the fit. They order the answers,"
+            " but are no shares of right ones."
+        )
+    words = (
+        f"The probabilities are calibrated on {calibration.n} images that were left out of the fit in turn: on those,"
+        f" they are {100 * calibration.error:.1f} points off the share of right answers (expected calibration error)."
+    )
+    if calibration.threshold:
+        words += f' Below {calibration.threshold:.0%} the answer is "none of these".'
+    return words
+
+
+def calibrated(calibration: Calibration) -> bool:
+    """Whether a probability is a share of right answers."""
+    return calibration.calibrated and calibration.error is not None
 
 
 def say_share(right: int, count: int) -> str:
@@ -28,24 +55,25 @@ def say_share(right: int, count: int) -> str:
 
 
 def _tiles(photos: Photos) -> dict[str, str]:
-    """What the tiles say, as HTML."""
+    """Name -> text of each tile, as HTML."""
     read = photos.readable()
     tiles = {"photos": f"{len(read)}"}
     if photos.truths is not None and read:
         for name, right in zip((photos.head.method, "CLIP alone"), _count_right(photos, read), strict=True):
             words = f"<small>{say_share(right, len(read))}, Wilson, 95%</small>"
             tiles[f"right, {escape(name)}"] = f"{right} of {len(read)}{words}"
-    unsure = sum(photos.answers[place].label is None for place in read)
-    tiles["none of these"] = f"{unsure}<small>less sure than the head's threshold</small>"
-    changed = sum(photos.answers[place].label != photos.answers[place].clip_label for place in read)
-    tiles["answered otherwise than CLIP alone"] = str(changed)
-    if broken := len(photos.answers) - len(read):
-        tiles["can't be read"] = f'{broken}<small>see <a href="#files">Files</a></small>'
-    if copies := sum(len(group) - 1 for group in photos.duplicates):
-        tiles["copies of others"] = f'{copies}<small>see <a href="#files">Files</a></small>'
-    if photos.learnt:
-        tiles["learnt from"] = f'{len(photos.learnt)}<small>see <a href="#files">Files</a></small>'
-    return tiles
+    answers = [photos.answers[place] for place in read]
+    tiles["none of these"] = str(sum(answer.label is None for answer in answers))
+    changed = sum(answer.label not in (answer.clip_label, None) for answer in answers)
+    tiles["of another class than CLIP alone says"] = str(changed)
+    see = '<small>see <a href="#files">Files</a></small>'
+    others = {
+        "can't be read": len(photos.answers) - len(read),
+        "copies of others": sum(len(group) - 1 for group in photos.duplicates),
+        "that the head was fitted on": len(photos.learnt()),
+        "files left out": len(photos.left_out),
+    }
+    return tiles | {name: f"{count}{see}" for name, count in others.items() if count}
 
 
 def _count_right(photos: Photos, places: list[int]) -> tuple[int, int]:
@@ -59,30 +87,28 @@ def _class_table(photos: Photos) -> str:
     """A row a class: photos that were answered so; with labels, how many of its photos are right."""
     read = photos.readable()
     answered = Counter(photos.answers[place].label for place in read)
-    head = ["class", "answered so", "mean probability"]
-    head += ["photos of it", f"right, {photos.head.method}", "right, CLIP alone"] if photos.truths is not None else []
-    rows = []
-    for name in [*photos.classes, *([None] if answered[None] else [])]:
-        own = [place for place in read if photos.answers[place].label == name]
-        mean = sum(photos.answers[place].probability for place in own) / len(own) if own else None
-        cells = [str(answered[name]), "" if mean is None else f"{mean:.0%}"]
-        if photos.truths is not None:
-            cells += _right_cells(photos, [place for place in read if photos.truths[place] == name])
-        rows.append(f'<tr><th scope="row">{escape(name or "none of these")}</th>{_cells(cells)}</tr>')
-    columns = "".join(f'<th scope="col">{escape(one)}</th>' for one in head)
+    names = [*photos.classes, *([None] if answered[None] else [])]
+    rows = [(name or "none of these", _class_cells(photos, name, read)) for name in names]
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(f'<td data-label="{escape(key)}">{escape(cell)}</td>' for key, cell in cells.items())
+        + "</tr>"
+        for name, cells in rows
+    )
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("class", *rows[0][1]))
     return (
-        f"<details{' open' if len(rows) <= 20 else ''}><summary>{counted(len(photos.classes), 'class').replace('classs', 'classes')}"
-        '</summary><div class="wide" role="region" aria-label="Classes" tabindex="0"><table class="plain" aria-label="Classes">'
-        f"<thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
+        f"<details{' open' if len(rows) <= OPEN_CLASSES else ''}><summary>{len(photos.classes)} classes</summary>"
+        f'<table class="plain cards" aria-label="Classes"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        "</details>"
     )
 
 
-def _right_cells(photos: Photos, places: list[int]) -> list[str]:
-    if not places:
-        return ["0", "", ""]
-    shares = [f"{right} ({say_share(right, len(places))})" for right in _count_right(photos, places)]
-    return [str(len(places)), *shares]
-
-
-def _cells(cells: list[str]) -> str:
-    return "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+def _class_cells(photos: Photos, name: str | None, read: list[int]) -> dict[str, str]:
+    own = [photos.answers[place].probability for place in read if photos.answers[place].label == name]
+    cells = {"answered so": str(len(own)), "mean probability": f"{sum(own) / len(own):.0%}" if own else ""}
+    if photos.truths is None:
+        return cells
+    places = [place for place in read if photos.truths[place] == name]
+    cells["photos of it"] = str(len(places)) if name is not None else ""
+    shares = [f"{right} ({say_share(right, len(places))})" if places else "" for right in _count_right(photos, places)]
+    return cells | dict(zip((f"right, {photos.head.method}", "right, CLIP alone"), shares, strict=True))

@@ -1,5 +1,5 @@
 // Photos with the answers of CLIP alone and of a head: classes that are confused, what the head changed, and the photos by answer.
-// A table has columns: id, answer, chance (thousandths), clip, clip_chance; perhaps label, factor, picture, link, note.
+// A table has columns: id, answer, chance (thousandths), clip, clip_chance; perhaps label, uncertainty, factor (AMU's), picture, link, note.
 const NONE = -1; // the answer "none of these"
 const MOST_CLASSES = 20; // of a square of confusions that can be read
 const OPEN_CLASSES = 10; // of a square that is not folded at first
@@ -127,7 +127,7 @@ class PhotoSheet {
   }
 
   drawPhoto(place) {
-    const { label, clip, clip_chance: clipChance, answer, chance, picture, id, factor, note, link } = this.table;
+    const { label, clip, clip_chance: clipChance, answer, chance, picture, id, uncertainty, factor, note, link } = this.table;
     const line = (who, given, sure) => {
       const right = label ? given === label[place] : null;
       const outcome = given === NONE || right === null ? "" : right ? "right" : "wrong";
@@ -135,12 +135,13 @@ class PhotoSheet {
       return make("span", { class: `outcome ${outcome || "none"}` }, `${mark}${who}: ${this.name(given)}`, sure === undefined ? "" : make("span", { class: "chance" }, ` ${sayChance(sure)}`));
     };
     const words = label ? `${this.name(label[place])} (${id[place]})` : id[place];
-    const image = picture?.[place] ? make("img", { src: picture[place], alt: words, loading: "lazy" }) : make("p", { class: "unseen" }, "(no picture here)");
+    const image = picture?.[place] ? make("img", { src: picture[place], alt: words }) : make("p", { class: "unseen" }, "(no picture here)");
     return make("figure", { class: this.kinds[place] },
       link ? make("a", { href: link[place], target: "_blank", rel: "noopener" }, image) : image,
       make("figcaption", {},
         label ? make("b", {}, this.name(label[place])) : null,
         line("CLIP", clip[place], clipChance?.[place]), line(this.method, answer[place], chance[place]),
+        uncertainty ? make("span", {}, `uncertainty ${uncertainty[place].toFixed(2)}`) : null,
         factor ? make("span", {}, `u = ${factor[place].toFixed(2)}`) : null,
         make("span", { class: "file" }, id[place]),
         note?.[place] ? make("span", { class: "remark" }, note[place]) : null));
