@@ -52,11 +52,11 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     )
     method.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="settings of it")
     method.add_argument(
-        "--estimate",
+        "--compare",
         choices=("auto", "always", "never"),
         default="auto",
-        help="accuracy on images left out of the fit in turn, which is fitted up to four times more for it"
-        " (default: auto, if images x classes x passes of training are few)",
+        help="methods on images that are left out of each fit in turn, and recommend one (default: auto, those of which"
+        " images x classes x passes of training are few)",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors", help="the head")
 

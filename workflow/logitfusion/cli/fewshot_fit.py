@@ -7,32 +7,34 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from tqdm import tqdm
 
 from logitfusion import __version__
 from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders, parse_auxiliary, parse_clip
 from logitfusion.cli._inputs import be_quiet, check_folder, check_output, check_text, read_text
-from logitfusion.cli._scores import format_score, print_skipped
+from logitfusion.cli._scores import print_skipped
 from logitfusion.cli._settings import parse_settings
+from logitfusion.cli.fewshot import DEFAULT_METHOD
 from logitfusion.clip.data import read_data
 from logitfusion.clip.data.dataset import PROMPT, ImageRow
 from logitfusion.clip.data.folders import class_folders
 from logitfusion.clip.data.support import make_support
 from logitfusion.clip.data.tables import read_csv
+from logitfusion.clip.fitting.calibrate import calibrate_clip, calibrate_head
+from logitfusion.clip.fitting.compare import Comparison, choose_methods, compare_methods
+from logitfusion.clip.fitting.describe import describe_calibration, describe_comparison
 from logitfusion.clip.fitting.fit import fit_method
-from logitfusion.clip.fitting.leave_out import predict_left_out
 from logitfusion.clip.head_file import save_head
 from logitfusion.clip.heads import Head, Support
 from logitfusion.clip.methods import METHODS, FewShotSettings
 from logitfusion.errors import UserError
 from logitfusion.models.load import use_threads
-
-# Images x classes x passes of a fit that is repeated for an estimate unasked: ten seconds of AMU's training on a CPU.
-CHEAP = 2_000_000
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -63,6 +65,11 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     head = _fit(arguments.method, support, settings, arguments.seed)
     fitted_in = time.monotonic() - started
+    print(f"Learnt from {len(encoded.ids)} images of {len(classes)} classes: {_list_counts(classes, counts)}.")
+    print(f"The features took {encoded_in:.1f} s, and {head.method} was fitted in {fitted_in:.1f} s.")
+    _print_selection(head)
+    calibration = calibrate_head(head, support, seed=arguments.seed)
+    comparison = _compare(support, settings, arguments)
     save_head(
         arguments.output,
         head,
@@ -78,13 +85,15 @@ def run(arguments: argparse.Namespace) -> None:
             "seed": arguments.seed,
             "views": arguments.views,
             "versions": {"logitfusion": __version__, **{name: version(name) for name in LIBRARIES}},
+            "digests": getattr(encoded, "digests", []),
+            "calibration": calibration.dump(),
+            "clip_calibration": calibrate_clip(support).dump(),
+            "comparison": None if comparison is None else comparison.dump(),
         },
     )
-    print(f"{len(classes)} classes, {len(encoded.ids)} images: {_list_counts(classes, counts)}")
-    print(f"features in {encoded_in:.1f} s, {head.method} fitted in {fitted_in:.1f} s")
-    _print_selection(head)
-    _print_estimate(support, settings, arguments)
-    print(f"{arguments.output}: {arguments.output.stat().st_size / 1000:,.1f} kB")
+    for line in (*_words(comparison, head), *describe_calibration(calibration)):
+        print(line)
+    print(f"Wrote {arguments.output} ({arguments.output.stat().st_size / 1000:,.1f} kB).")
 
 
 LIBRARIES = ("open_clip_torch", "pillow", "timm", "torch", "torchvision")
@@ -218,29 +227,29 @@ def _print_selection(head: Head) -> None:
     grid = METHODS[head.method].grid
     values = ", ".join(f"{name} {head.settings[name]:g}" for name in (grid[0] if grid else ()))
     if head.settings["selected"]:
-        print(f"chosen by cross-validation on these images: {values}")
+        print(f"Its settings were chosen by cross-validation on these images: {values}.")
     elif head.settings["selection"] == "cross_validation":
-        print(f"one image a class leaves nothing to choose the settings on, so they are not chosen: {values}")
+        print(f"No class has two images to choose the settings on, so they are not chosen: {values}.")
 
 
-def _print_estimate(support: Support, settings: FewShotSettings, arguments: argparse.Namespace) -> None:
-    """Accuracy on images that are left out of the fit in turn, beside CLIP's own.
+def _compare(support: Support, settings: FewShotSettings, arguments: argparse.Namespace) -> Comparison | None:
+    """All methods that apply on images that are left out of them in turn; None where it was not asked for."""
+    if arguments.compare == "never":
+        return None
+    methods, not_tried = choose_methods(
+        support, {DEFAULT_METHOD: None, arguments.method: settings}, dear=arguments.compare == "always"
+    )
+    with tqdm(total=len(methods), unit=" methods", desc="comparing", disable=None, leave=False) as bar:
 
-    Sizes and settings decide whether it is made, never the time that a fit took.
-    """
-    if arguments.estimate == "never":
-        return
-    passes = METHODS[arguments.method].passes(settings)
-    images, classes = len(support.labels), support.classes
-    if arguments.estimate == "auto" and images * classes * passes > CHEAP:
-        work = f"{images} images x {classes} classes x {passes} passes"
-        print(f"not cross-validated: {work} are more than {CHEAP:,}; use --estimate always")
-        return
-    predicted = predict_left_out(arguments.method, support, settings, seed=arguments.seed)
-    left_out = predicted >= 0
-    labels, alone = support.labels[left_out], support.zero_shot()[left_out, 0].argmax(-1)
-    if len(labels):
-        print(f"left out of the fit in turn (cross-validation): {format_score(predicted[left_out], labels)}")
-        print(f"CLIP alone on the same images: {format_score(alone, labels)}")
+        def show(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update()
+
+        return compare_methods(support, methods, seed=arguments.seed, on_method=show, not_tried=not_tried)
+
+
+def _words(comparison: Comparison | None, head: Head) -> Iterator[str]:
+    if comparison is None:
+        yield "Methods were not compared (--compare never)."
     else:
-        print("not cross-validated: one image a class leaves nothing to fit to")
+        yield from describe_comparison(comparison, head.method)

@@ -88,11 +88,13 @@ def answer(
     alone = Calibration.load(facts["clip_calibration"]).probabilities(zero_shot)
     probabilities = calibration.probabilities(head_logits(head, encoded.clip[:, 0], _plain(encoded.auxiliary)))
     entropy = torch.special.entr(probabilities).sum(-1) / math.log(len(names))
-    values, places = probabilities.topk(min(top, len(names)))
+    values, places = (part.tolist() for part in probabilities.topk(min(top, len(names))))
     digests = getattr(encoded, "digests", None) or [None] * len(encoded.ids)
     found = []
     for row, (image, digest) in enumerate(zip(encoded.ids, digests, strict=True)):
-        best = tuple((names[label], value) for label, value in zip(places[row].tolist(), values[row].tolist(), strict=True))
+        best = tuple((names[label], value) for label, value in zip(places[row], values[row], strict=True))
+            (names[label], value) for label, value in zip(places[row].tolist(), values[row].tolist(), strict=True)
+        )
         likeliest, probability = best[0]
         found.append(
             Answer(

@@ -15,8 +15,10 @@ from logitfusion.evaluate.calibration import expected_calibration_error
 FEWEST_IMAGES = 10
 # Of right answers, at most so many are to be taken for "none of these".
 REFUSED_SHARE = 0.05
-# Halvings of the interval that holds the best temperature's logarithm.
+# Halvings of the interval that holds the logarithm of the best inverse temperature.
 _HALVINGS = 60
+# Of that logarithm, for logits of spread 1.
+_RANGE = (-12.0, 12.0)
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,28 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     spread = float(logits.square().mean().sqrt())
     if spread == 0.0:
         return 1.0
-    low, high = -12.0, 12.0  # of the logarithm of the inverse temperature, for logits of spread 1
+    low, high = _RANGE
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
         expected = (math.exp(middle) / spread * logits).softmax(-1)
         low, high = (low, middle) if float(((expected - targets) * logits).sum()) > 0.0 else (middle, high)
+    return spread / math.exp(low)
+
+
+def matching_temperature(logits: Tensor, confidence: float) -> float:
+    """The temperature with which the likeliest class has this probability in the mean: ``[n, C]`` -> T.
+
+    The mean falls from 1 to 1 / C as the temperature grows; a confidence that is no more than 1 / C gets all but that.
+    """
+    logits = logits.double()
+    spread = float((logits - logits.mean(-1, keepdim=True)).square().mean().sqrt())
+    if spread == 0.0:
+        return 1.0
+    low, high = _RANGE
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2.0
+        found = float((math.exp(middle) / spread * logits).softmax(-1).amax(-1).mean())
+        low, high = (low, middle) if found > confidence else (middle, high)
     return spread / math.exp(low)
 
 
