@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from logitfusion.cli._encoders import parse_clip
+from logitfusion.cli._encoder_specs import parse_clip
 from logitfusion.clip.encoders import load
 from logitfusion.clip.encoders.load import draw_crop, flatten, join_features, load_auxiliary, load_clip
 from logitfusion.clip.encoders.tiny import make_random_clip

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from logitfusion import cli
-from logitfusion.cli._encoders import parse_auxiliary, parse_clip
+from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
 from logitfusion.cli._settings import parse_settings
 from logitfusion.clip import Support, fit_method, load_head, save_head
 from logitfusion.clip.data.support import draw_support
@@ -462,7 +462,7 @@ def test_a_class_without_a_readable_image_is_refused(
         (["--class-names", "surplus.json"], "violet has no images in it"),
         (["--class-names", "list.json"], "is not a JSON object"),
         (["--class-names", "broken.json"], "is not JSON"),
-        (["--class-names", "flat"], "is a directory"),
+        (["--class-names", "flat"], "--class-names names a file"),
         (["--clip", "nowhere"], "no CLIP 'nowhere'"),
         (["--clip", "timm:test_resnet"], "no CLIP 'timm:test_resnet'"),
         (["--clip", "open_clip:ViT-B-32"], "open_clip:MODEL/TAG"),
@@ -561,7 +561,7 @@ def test_lists_that_can_not_be_used_are_refused(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--head", "nowhere"], "nowhere does not exist"),
+        (["--head", "nowhere"], "nowhere is not there; correct --head"),
         (["--head", "picture.png"], "not a readable safetensors file"),
         (["--images", "nowhere"], "no image or folder nowhere"),
         (["--images", "empty"], "has no images in it"),

@@ -110,7 +110,7 @@ def describe_images(folder: str, clip: str | None, auxiliary: str | None) -> lis
     ]
     if clip is None and auxiliary is None:
         return entries
-    from logitfusion.cli._encoders import parse_auxiliary, parse_clip
+    from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
 
     if clip is not None:
         found = {"source": "path", "path": clip} if Path(clip).is_dir() and parse_clip(clip) else parse_clip(clip)

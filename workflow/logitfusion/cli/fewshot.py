@@ -6,9 +6,11 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
+from logitfusion.cli._fewshot_checks import check_fit, check_predict
 from logitfusion.clip.methods import METHODS
 
 DEFAULT_METHOD = "amu_classes"
+CHECKS = {"fit": check_fit, "predict": check_predict}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    # A mistake is told before torch and the encoders' libraries are imported, which takes seconds.
+    if check := CHECKS.get(arguments.action):
+        check(arguments)
     import_module(f"logitfusion.cli.fewshot_{arguments.action}").run(arguments)
 
 

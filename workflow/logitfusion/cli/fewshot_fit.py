@@ -16,16 +16,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from logitfusion import __version__
-from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders, parse_auxiliary, parse_clip
-from logitfusion.cli._inputs import be_quiet, check_folder, check_output, check_text, read_text
+from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
+from logitfusion.cli._encoders import Encoders, load_encoders
+from logitfusion.cli._inputs import be_quiet, check_text, read_text
 from logitfusion.cli._scores import print_skipped
 from logitfusion.cli._settings import parse_settings
 from logitfusion.cli.fewshot import DEFAULT_METHOD
 from logitfusion.clip.data import read_data
 from logitfusion.clip.data.dataset import PROMPT, ImageRow
+from logitfusion.clip.data.duplicates import describe_duplicates, find_duplicates, groups
 from logitfusion.clip.data.folders import class_folders
 from logitfusion.clip.data.support import make_support
 from logitfusion.clip.data.tables import read_csv
+from logitfusion.clip.features.encode import Encoded, encode_images
 from logitfusion.clip.fitting.calibrate import calibrate_clip, calibrate_head
 from logitfusion.clip.fitting.compare import Comparison, choose_methods, compare_methods
 from logitfusion.clip.fitting.describe import describe_calibration, describe_comparison
@@ -39,7 +42,8 @@ from logitfusion.models.load import use_threads
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
-    settings = _check(arguments)
+    settings = parse_settings(arguments.method, arguments.set)
+    arguments.prompts = arguments.prompts or [PROMPT]
     entries = {
         "clip": parse_clip(arguments.clip),
         "auxiliary": [parse_auxiliary(spec) for spec in arguments.auxiliary],
@@ -49,17 +53,11 @@ def run(arguments: argparse.Namespace) -> None:
     use_threads()
     encoders = load_encoders(entries["clip"], entries["auxiliary"])
     started = time.monotonic()
-    encoded = encode_images(
-        rows,
-        encoders,
-        arguments.features,
-        split="support",
-        views=arguments.views,
-        seed=arguments.seed,
-        max_skipped=arguments.max_skipped,
-    )
+    encoded = _encode(rows, encoders, arguments)
     encoded_in = time.monotonic() - started
     print_skipped(encoded.skipped, len(rows))
+    for line in describe_duplicates(find_duplicates(encoded.ids, encoded.digests, encoded.labels.tolist())):
+        print(line, file=sys.stderr)
     counts = _count(encoded, classes)
     support = _support(encoded, encoders, classes, arguments.prompts)
     started = time.monotonic()
@@ -85,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
             "seed": arguments.seed,
             "views": arguments.views,
             "versions": {"logitfusion": __version__, **{name: version(name) for name in LIBRARIES}},
-            "digests": getattr(encoded, "digests", []),
+            "digests": encoded.digests,
             "calibration": calibration.dump(),
             "clip_calibration": calibrate_clip(support).dump(),
             "comparison": None if comparison is None else comparison.dump(),
@@ -97,39 +95,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 LIBRARIES = ("open_clip_torch", "pillow", "timm", "torch", "torchvision")
-
-
-def _check(arguments: argparse.Namespace) -> FewShotSettings:
-    """The settings, if the command line can be used; nothing is loaded before."""
-    settings = parse_settings(arguments.method, arguments.set)
-    if arguments.views < 1 or (arguments.shots is not None and arguments.shots < 1):
-        raise UserError("--views and --shots are at least 1.")
-    if not 0 <= arguments.seed < 2**63:
-        raise UserError("--seed is a number from 0 to 2^63 - 1.")
-    if not 0 <= arguments.max_skipped <= 1:
-        raise UserError("--max-skipped is a share from 0 to 1.")
-    needed = METHODS[arguments.method].reads_auxiliary(settings)
-    if needed and not arguments.auxiliary:
-        raise UserError(f"{arguments.method} corrects CLIP with another encoder; name one with --auxiliary.")
-    if arguments.auxiliary and not needed:
-        raise UserError(f"{arguments.method} reads CLIP's features only; leave --auxiliary out.")
-    arguments.prompts = arguments.prompts or [PROMPT]
-    for prompt in arguments.prompts:
-        _check_prompt(prompt)
-    check_output(arguments.output)
-    if arguments.features is not None:
-        check_folder(arguments.features)
-    return settings
-
-
-def _check_prompt(prompt: str) -> None:
-    check_text(prompt, "A prompt")
-    try:
-        fits = prompt.count("{}") == 1 and prompt.format("class") == prompt.replace("{}", "class")
-    except (ValueError, LookupError, AttributeError):
-        fits = False
-    if not fits:
-        raise UserError(f"The prompt {prompt!r} needs one {{}} for the class, and no other braces.")
 
 
 def _read_images(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[ImageRow]]:
@@ -192,6 +157,20 @@ def _draw(pool: list[ImageRow], classes: list[str], arguments: argparse.Namespac
     return drawn.rows
 
 
+def _encode(rows: list[ImageRow], encoders: Encoders, arguments: argparse.Namespace) -> Encoded:
+    with tqdm(total=len(rows), unit=" images", desc="encoding", disable=None) as bar:
+        return encode_images(
+            rows,
+            encoders.by_role(),
+            arguments.features,
+            split="support",
+            views=arguments.views,
+            seed=arguments.seed,
+            max_skipped=arguments.max_skipped,
+            progress=lambda done, _: bar.update(done - bar.n),
+        )
+
+
 def _count(encoded: Encoded, classes: list[str]) -> list[int]:
     """Readable images of each class, of which there is at least one."""
     found = Counter(encoded.labels.tolist())
@@ -209,7 +188,9 @@ def _list_counts(classes: list[str], counts: list[int]) -> str:
 
 def _support(encoded: Encoded, encoders: Encoders, classes: list[str], prompts: list[str]) -> Support:
     classifier = encoders.clip.classifier(classes, prompts).cpu()
-    return Support(encoded.clip, encoded.auxiliary, encoded.labels, classifier, encoders.clip.scale)
+    return Support(
+        encoded.clip, encoded.auxiliary, encoded.labels, classifier, encoders.clip.scale, groups(encoded.digests)
+    )
 
 
 def _fit(method: str, support: Support, settings: FewShotSettings, seed: int) -> Head:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders, parse_auxiliary, parse_clip
-from logitfusion.cli._inputs import be_quiet, check_folder, check_output
+from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
+from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders
+from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._scores import format_score, print_skipped
 from logitfusion.clip.confidence import uncertainty
 from logitfusion.clip.data.dataset import ImageRow
@@ -32,7 +33,6 @@ PIECE = 1024  # images whose logits are in memory
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
-    _check(arguments)
     head, header = load_head(arguments.head)
     rows = _list_scored(arguments.images, header) if arguments.score else _list_images(arguments.images)
     clip, auxiliary = _entries(arguments, header)
@@ -56,17 +56,6 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.score:
         for line in _score(answers, header["class_names"], encoded.labels):
             print(line, file=place)
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    if arguments.top < 1:
-        raise UserError("--top is at least 1.")
-    if not 0 <= arguments.max_skipped <= 1:
-        raise UserError("--max-skipped is a share from 0 to 1.")
-    if arguments.output is not None:
-        check_output(arguments.output)
-    if arguments.features is not None:
-        check_folder(arguments.features)
 
 
 # Which images

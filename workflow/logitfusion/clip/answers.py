@@ -93,8 +93,6 @@ def answer(
     found = []
     for row, (image, digest) in enumerate(zip(encoded.ids, digests, strict=True)):
         best = tuple((names[label], value) for label, value in zip(places[row], values[row], strict=True))
-            (names[label], value) for label, value in zip(places[row].tolist(), values[row].tolist(), strict=True)
-        )
         likeliest, probability = best[0]
         found.append(
             Answer(

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from logitfusion.clip.encoders.load import ENTRY, ClipEncoder, ImageEncoder, load_auxiliary, load_clip
+from logitfusion.clip.encoders.entries import ENTRY
+from logitfusion.clip.encoders.load import ClipEncoder, ImageEncoder, load_auxiliary, load_clip
 from logitfusion.config.encoders import PackageAuxiliary
 from logitfusion.config.section import Section
 from logitfusion.files import read_json, write_json

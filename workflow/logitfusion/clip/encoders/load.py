@@ -28,6 +28,7 @@ from torchvision.transforms import Compose
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
 from logitfusion.clip.data.images import flatten
+from logitfusion.clip.encoders.entries import find_in_folder
 from logitfusion.clip.encoders.hub import clip_weights, fetch_weights, timm_weights, torchvision_weights
 from logitfusion.clip.encoders.towers import drop_head, fill, make_trunk, read_package, read_weights, strip_prefix
 from logitfusion.errors import UserError
@@ -139,24 +140,6 @@ def join_features(features: Sequence[Tensor]) -> Tensor:
 
 
 MAIN = "main"  # the branch of the hub, of an entry that gives no revision
-ENTRY = "entry.json"  # in an encoder's folder of the workflow: how ``load_clip`` opens it
-
-
-def find_in_folder(folder: str | Path) -> dict[str, Any]:
-    """The entry of ``load_clip`` for the CLIP of a folder, as the workflow or ``build_clip`` wrote it.
-
-    Raises:
-        UserError: the folder holds none.
-    """
-    folder = Path(folder)
-    if (folder / "open_clip_config.json").is_file():
-        return {"source": "built", "path": str(folder)}
-    if (folder / ENTRY).is_file():  # nothing but where its weights are
-        entry = read_json(folder / ENTRY)
-        return find_in_folder(entry["path"]) if entry["source"] == "path" and Path(entry["path"]).is_dir() else entry
-    raise UserError(
-        f"The folder {folder} holds no CLIP; name one with an open_clip_config.json, as results/<run>/clip/encoder."
-    )
 
 
 def load_clip(entry: dict[str, Any], *, device: torch.device | None = None) -> ClipEncoder:

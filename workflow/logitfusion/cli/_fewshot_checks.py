@@ -1,0 +1,86 @@
+"""What is wrong with a command line of ``fewshot``, said before anything heavy is imported."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
+from logitfusion.cli._inputs import check_folder, check_output, check_text
+from logitfusion.cli._settings import parse_settings
+from logitfusion.clip.methods import METHODS
+from logitfusion.errors import UserError
+
+
+def check_fit(arguments: argparse.Namespace) -> None:
+    """Refuse what ``fit`` can't do.
+
+    Raises:
+        UserError: names the option that can't be used, or the file that is not there.
+    """
+    settings = parse_settings(arguments.method, arguments.set)
+    if arguments.views < 1 or (arguments.shots is not None and arguments.shots < 1):
+        raise UserError("--views and --shots are at least 1.")
+    if not 0 <= arguments.seed < 2**63:
+        raise UserError("--seed is a number from 0 to 2^63 - 1.")
+    needed = METHODS[arguments.method].reads_auxiliary(settings)
+    if needed and not arguments.auxiliary:
+        raise UserError(f"{arguments.method} corrects CLIP with another encoder; name one with --auxiliary.")
+    if arguments.auxiliary and not needed:
+        raise UserError(f"{arguments.method} reads CLIP's features only; leave --auxiliary out.")
+    for prompt in arguments.prompts or ():
+        _check_prompt(prompt)
+    if arguments.images is not None and not arguments.images.is_dir():
+        raise UserError(
+            f"The folder {arguments.images} is not there; give --images a folder that has one for each class."
+        )
+    for option, file in (("--csv", arguments.csv), ("--class-names", arguments.class_names)):
+        if file is not None:
+            _check_file(option, file)
+    _check_encoders(arguments)
+    check_output(arguments.output)
+
+
+def check_predict(arguments: argparse.Namespace) -> None:
+    """Refuse what ``predict`` can't do.
+
+    Raises:
+        UserError: names the option that can't be used, or the file that is not there.
+    """
+    if arguments.top < 1:
+        raise UserError("--top is at least 1.")
+    _check_file("--head", arguments.head)
+    for place in arguments.images:
+        if not place.exists():
+            raise UserError(f"There is no image or folder {place}; correct --images.")
+    _check_encoders(arguments)
+    if arguments.output is not None:
+        check_output(arguments.output)
+
+
+def _check_file(option: str, file: Path) -> None:
+    if file.is_dir():
+        raise UserError(f"{file} is a folder, and {option} names a file.")
+    if not file.exists():
+        raise UserError(f"The file {file} is not there; correct {option}.")
+
+
+def _check_encoders(arguments: argparse.Namespace) -> None:
+    if arguments.clip is not None:
+        parse_clip(arguments.clip)
+    for spec in arguments.auxiliary:
+        parse_auxiliary(spec)
+    if not 0 <= arguments.max_skipped <= 1:
+        raise UserError("--max-skipped is a share from 0 to 1.")
+    if arguments.features is not None:
+        check_folder(arguments.features)
+
+
+def _check_prompt(prompt: str) -> None:
+    check_text(prompt, "A prompt")
+    try:
+        fits = prompt.count("{}") == 1 and prompt.format("class") == prompt.replace("{}", "class")
+    except (ValueError, LookupError, AttributeError):
+        fits = False
+    if not fits:
+        raise UserError(f"The prompt {prompt!r} needs one {{}} for the class, and no other braces.")
