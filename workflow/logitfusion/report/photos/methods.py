@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 HEAD = ("method", "right", "accuracy, %", "against CLIP alone, points", "against the best, points")
 
 
-def methods_section(comparison: Comparison) -> PageSection:
+def methods_section(comparison: Comparison, advice: str) -> PageSection:
     """A table of the comparison that ``fewshot fit`` made, and what it recommends."""
     head = "".join(f'<th scope="col">{name}</th>' for name in HEAD)
     rows = "".join(_row(score, comparison) for score in comparison.scores)
-    untried = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in comparison.left_out.items())
+    untried = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in comparison.not_tried.items())
     body = (
-        f"<p>Recommended for these classes: <strong>{escape(comparison.recommended)}</strong>.</p>"
+        f"<p>{escape(advice)}</p>"
         '<table class="plain cards" aria-label="Methods compared">'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         f'<p class="note">Of {comparison.n} support images: each method was fitted without a part of them in turn, and'

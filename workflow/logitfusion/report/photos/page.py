@@ -21,7 +21,7 @@ def write_page(path: str | Path, photos: Photos, title: str = "Classified photos
     sections = [summary_section(photos), _sheet_section(photos), files_section(photos)]
     comparison = photos.head.comparison
     if comparison is not None and comparison.scores:
-        sections.append(methods_section(comparison))
+        sections.append(methods_section(comparison, photos.head.advice))
     page.write_page(sections, title, path)
 
 

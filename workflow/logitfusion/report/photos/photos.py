@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the report's environment has no torch
     from logitfusion.clip.answers import Answer
-    from logitfusion.clip.calibration import Calibration
     from logitfusion.clip.fitting.compare import Comparison
 
 FindThumbnail = Callable[[str], bytes | None]
@@ -21,15 +20,17 @@ class HeadFacts:
 
     Attributes:
         method: its name.
-        calibration: of its probabilities.
+        learnt: what it was fitted on, in a sentence.
+        calibration: what its probabilities rest on, in sentences.
         comparison: of methods, made when the head was fitted; None if none was.
-        facts: name -> text, of a line under the numbers.
+        advice: what the comparison recommends, in a sentence.
     """
 
     method: str
-    calibration: Calibration
-    comparison: Comparison | None
-    facts: Mapping[str, str]
+    learnt: str
+    calibration: str
+    comparison: Comparison | None = None
+    advice: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from logitfusion.evaluate.intervals import wilson_interval
 from logitfusion.report.index.page import PageSection
 from logitfusion.report.index.words import escape
 from logitfusion.report.photos.photos import Photos
-
-if TYPE_CHECKING:
-    from logitfusion.clip.calibration import Calibration
 
 OPEN_CLASSES = 12  # a table that is not folded at first
 
@@ -19,33 +15,9 @@ OPEN_CLASSES = 12  # a table that is not folded at first
 def summary_section(photos: Photos) -> PageSection:
     """Tiles with the counts, sentences about the head, and a table of classes."""
     pairs = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in _tiles(photos).items())
-    facts = "; ".join(f"{name}: {text}" for name, text in photos.head.facts.items())
-    body = (
-        f'<dl class="tiles">{pairs}</dl><p>{escape(say_calibration(photos.head.calibration))}</p>'
-        f'<p class="note">{escape(facts)}</p>{_class_table(photos)}'
-    )
+    words = f"<p>{escape(photos.head.calibration)}</p><p>{escape(photos.head.learnt)}</p>"
+    body = f'<dl class="tiles">{pairs}</dl>{words}{_class_table(photos)}'
     return PageSection("answers", "Answers", body)
-
-
-def say_calibration(calibration: Calibration) -> str:
-    """What a probability means here, and when the answer is "none of these"."""
-    if not calibrated(calibration):
-        return (
-            "The probabilities are not calibrated: too few images could be left out of the fit. They order the answers,"
-            " but are no shares of right ones."
-        )
-    words = (
-        f"The probabilities are calibrated on {calibration.n} images that were left out of the fit in turn: on those,"
-        f" they are {100 * calibration.error:.1f} points off the share of right answers (expected calibration error)."
-    )
-    if calibration.threshold:
-        words += f' Below {calibration.threshold:.0%} the answer is "none of these".'
-    return words
-
-
-def calibrated(calibration: Calibration) -> bool:
-    """Whether a probability is a share of right answers."""
-    return calibration.calibrated and calibration.error is not None
 
 
 def say_share(right: int, count: int) -> str:
