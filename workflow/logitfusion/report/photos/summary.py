@@ -36,8 +36,7 @@ def _tiles(photos: Photos) -> dict[str, str]:
             tiles[f"right, {escape(name)}"] = f"{right} of {len(read)}{words}"
     answers = [photos.answers[place] for place in read]
     tiles["none of these"] = str(sum(answer.label is None for answer in answers))
-    changed = sum(answer.label not in (answer.clip_label, None) for answer in answers)
-    tiles["of another class than CLIP alone says"] = str(changed)
+    tiles["answered otherwise than CLIP alone"] = str(sum(answer.label != answer.clip_label for answer in answers))
     see = '<small>see <a href="#files">Files</a></small>'
     others = {
         "can't be read": len(photos.answers) - len(read),
