@@ -51,16 +51,18 @@ def check_predict(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise UserError("--top is at least 1.")
     _check_file("--head", arguments.head)
-    for place in arguments.images:
+    for place in arguments.images or ():
         if not place.exists():
             raise UserError(f"There is no image or folder {place}; correct --images.")
+    if arguments.csv is not None:
+        _check_file("--csv", arguments.csv)
     _check_encoders(arguments)
     if arguments.none_below is not None and not 0 <= arguments.none_below <= 1:
         raise UserError("--none-below is a probability from 0 to 1.")
     check_outputs(arguments.output, arguments.report)
     if arguments.sort_into is not None:
         check_folder(arguments.sort_into)
-        check_sorting(arguments.sort_into, arguments.images)
+        check_sorting(arguments.sort_into, arguments.images or ())
     elif arguments.copy:
         raise UserError("--copy says how to fill a folder; name one with --sort-into.")
 
@@ -79,6 +81,8 @@ def _check_encoders(arguments: argparse.Namespace) -> None:
         parse_auxiliary(spec)
     if not 0 <= arguments.max_skipped <= 1:
         raise UserError("--max-skipped is a share from 0 to 1.")
+    if arguments.batch_size < 1:
+        raise UserError("--batch-size is at least 1.")
     if arguments.features is not None:
         check_folder(arguments.features)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from logitfusion.cli._photos import Listed
 from logitfusion.clip.answers import Answer, as_text
 from logitfusion.clip.calibration import Calibration
 from logitfusion.clip.data.duplicates import Duplicates
 from logitfusion.clip.data.images import thumbnail
+from logitfusion.clip.data.labelled import Labelled
 from logitfusion.clip.fitting.compare import Comparison
 from logitfusion.clip.fitting.describe import describe_calibration, recommendation
 from logitfusion.report.photos.page import write_page
@@ -24,14 +24,14 @@ SIDE = 160  # pixels of a thumbnail
 def write_photo_page(
     path: Path,
     answers: Sequence[Answer],
-    listed: Listed,
+    listed: Labelled,
+    truths: Sequence[str] | None,
     duplicates: Duplicates,
     header: Mapping[str, Any],
     calibration: Calibration,
 ) -> None:
     """Write the page; thumbnails are made while a bar shows how many."""
     rows = {as_text(row.id): row for row in listed.rows}
-    classes = header["class_names"]
     with tqdm(total=len(rows), unit=" thumbnails", disable=None, leave=False) as bar:
 
         def find(name: str) -> bytes | None:
@@ -40,10 +40,10 @@ def write_photo_page(
 
         photos = Photos(
             answers=answers,
-            classes=classes,
+            classes=header["class_names"],
             head=_facts(header, calibration),
             thumbnail=find,
-            truths=[classes[row.label] for row in listed.rows] if listed.scored else None,
+            truths=truths,
             duplicates=[list(map(as_text, found)) for found in duplicates.sets],
             left_out={as_text(name): why for name, why in listed.left_out.items()},
             folder=str(path.resolve().parent),

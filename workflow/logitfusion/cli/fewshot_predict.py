@@ -12,19 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
 from logitfusion.cli._encoders import Encoders, load_encoders
+from logitfusion.cli._features import encode_with_bar
 from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._photo_outputs import json_rows, sort_photos, write_answers
 from logitfusion.cli._photo_page import write_photo_page
-from logitfusion.cli._photos import Listed, list_photos
 from logitfusion.cli._scores import format_score, print_skipped
 from logitfusion.clip.answers import Answer, answer, describe_learnt, zero_shot_logits
 from logitfusion.clip.calibration import Calibration
 from logitfusion.clip.data.duplicates import Duplicates, describe_duplicates, find_duplicates
-from logitfusion.clip.features.encode import Encoded, encode_images
+from logitfusion.clip.data.found import left_out_lines
+from logitfusion.clip.data.labelled import (
+    Labelled,
+    find_unlabelled,
+    join_labelled,
+    list_unlabelled,
+    score_folder,
+    score_list,
+)
+from logitfusion.clip.features.encode import Encoded
 from logitfusion.clip.fitting.describe import describe_calibration
 from logitfusion.clip.head_file import load_head
 from logitfusion.clip.heads import Head
@@ -40,7 +48,7 @@ class Predicted:
         truths: the classes that the images are filed under, if they are scored.
     """
 
-    listed: Listed
+    listed: Labelled
     answers: list[Answer]
     truths: list[str] | None
     duplicates: Duplicates
@@ -50,13 +58,21 @@ class Predicted:
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
     head, header = load_head(arguments.head)
-    listed = list_photos(arguments, header)
+    listed = _read_scored(arguments, header) if arguments.score else _read_unlabelled(arguments)
     clip, auxiliary = _entries(arguments, header)
     use_threads()
     started = time.monotonic()
     encoders = load_encoders(clip, auxiliary)
     load_head(arguments.head, encoders=encoders.fingerprints())
-    encoded = _encode(listed, encoders, arguments)
+    # How many can't be read is judged when the others have their answers.
+    encoded = encode_with_bar(
+        listed.rows,
+        encoders.by_role(),
+        arguments.features,
+        split="test",
+        batch_size=arguments.batch_size,
+        max_skipped=1.0,
+    )
     predicted = _predict(head, header, encoders, listed, encoded, arguments)
     seconds = time.monotonic() - started
     alone = not (arguments.output or arguments.report or arguments.sort_into)
@@ -65,12 +81,32 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{len(encoded.ids)} images were answered in {seconds:.1f} s.", file=place)
     for line in _tell(predicted, header["class_names"]):
         print(line, file=place)
+    for line in left_out_lines(listed.left_out):
+        print(line, file=sys.stderr)
     print_skipped(encoded.skipped, len(listed.rows))
     if len(encoded.skipped) > arguments.max_skipped * len(listed.rows):
         raise UserError(
             f"{len(encoded.skipped)} of {len(listed.rows)} images can't be read, more than the share"
             f" {arguments.max_skipped:g} that --max-skipped allows; the others have their answers."
         )
+
+
+# Which images
+
+
+def _read_scored(arguments: argparse.Namespace, header: Mapping[str, Any]) -> Labelled:
+    """The images of known classes, in class folders or in a list; the classes go by folder or by name."""
+    classes, folders = header["class_names"], header["metadata"].get("folders", [])
+    if arguments.csv is not None:
+        return score_list(arguments.csv, classes, folders)
+    return join_labelled([score_folder(place, classes, folders) for place in arguments.images])
+
+
+def _read_unlabelled(arguments: argparse.Namespace) -> Labelled:
+    """The images that are listed, or named, and those in folders that are named, in this order, each once."""
+    if arguments.csv is not None:
+        return list_unlabelled(arguments.csv)
+    return join_labelled([find_unlabelled(place) for place in arguments.images])
 
 
 # With which encoders
@@ -99,24 +135,11 @@ def _entries(arguments: argparse.Namespace, header: dict[str, Any]) -> tuple[dic
 # The answers
 
 
-def _encode(listed: Listed, encoders: Encoders, arguments: argparse.Namespace) -> Encoded:
-    """The features of all images that can be read; how many can't is judged when the others have their answers."""
-    with tqdm(total=len(listed.rows), unit=" images", disable=None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return encode_images(
-            listed.rows, encoders.by_role(), arguments.features, split="test", max_skipped=1.0, progress=show
-        )
-
-
 def _predict(
     head: Head,
     header: Mapping[str, Any],
     encoders: Encoders,
-    listed: Listed,
+    listed: Labelled,
     encoded: Encoded,
     arguments: argparse.Namespace,
 ) -> Predicted:
@@ -129,7 +152,7 @@ def _predict(
     return Predicted(
         listed=listed,
         answers=[answer_of[row.id] for row in listed.rows],
-        truths=[header["class_names"][row.label] for row in listed.rows] if listed.scored else None,
+        truths=[header["class_names"][row.label] for row in listed.rows] if arguments.score else None,
         duplicates=find_duplicates(encoded.ids, encoded.digests, encoded.labels.tolist()),
         calibration=calibration,
     )
@@ -147,6 +170,7 @@ def _write(predicted: Predicted, header: Mapping[str, Any], arguments: argparse.
             arguments.report,
             predicted.answers,
             predicted.listed,
+            predicted.truths,
             predicted.duplicates,
             header,
             predicted.calibration,
