@@ -71,8 +71,8 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Classify images with a head file: a JSON object a line. A probability is the softmax of the head's logits; it"
-        " orders answers, but is not calibrated."
+        "Classify images with a head file: a class for each, or none of them, with a probability that is calibrated on"
+        " images that were left out of the fit. The answers are lines of JSON, a CSV, a page to look at, or folders."
     )
     parser.add_argument("--head", type=Path, required=True, metavar="FILE.safetensors", help="what fewshot fit wrote")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -88,8 +88,18 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         help="count right answers; the images are in folders named as the classes, or have labels in the CSV (if it"
         " has the column split, those of test)",
     )
+    parser.add_argument(
+        "--none-below",
+        type=float,
+        metavar="P",
+        help='probability below which the answer is "none of these" (default: chosen when the head was fitted)',
+    )
     _add_skipping(parser)
-    parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help="instead of the standard output")
+    outputs = parser.add_argument_group("outputs", "without any, a JSON object a line on the standard output")
+    outputs.add_argument("--output", type=Path, metavar="FILE", help="a JSON object a line; NAME.csv: a table")
+    outputs.add_argument("--report", type=Path, metavar="FILE.html", help="a page with the images, in one file")
+    outputs.add_argument("--sort-into", type=Path, metavar="DIR", help="a new folder with links, by class")
+    outputs.add_argument("--copy", action="store_true", help="copies in place of links")
 
 
 def _add_methods(parser: argparse.ArgumentParser) -> None:
