@@ -10,13 +10,13 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from logitfusion.clip.data.dataset import ImageRow
+from logitfusion.clip.data.depth import raw_mode_of, reduce_depth, scale_colours
 from logitfusion.clip.data.formats import register_plugins
 from logitfusion.clip.data.metadata import strip_metadata
 from logitfusion.errors import UserError
 
 MISSING = "missing"  # in place of the hash of an image that can't be opened
 MAX_MEGAPIXELS = 64.0  # below Pillow's own guard against decompression bombs, which stays on
-DEPTHS = (8, 10, 12, 14, 16)  # bits of a sample, as sensors and scanners have them
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,7 +35,7 @@ class UnreadableImageError(Exception):
 def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS, side: int | None = None) -> Image.Image:
     """The image of a row in mode RGB, turned as its EXIF orientation says, on white where it is transparent.
 
-    16-bit grey is reduced to 8 bits, by its own range; of an animation the first picture is taken. Metadata never
+    16 bits are reduced to 8 by their own range; of an animation the first picture is taken. Metadata never
     decide whether the pixels are read.
 
     Args:
@@ -84,17 +84,18 @@ def _read_pixels(file: Path | io.BytesIO, max_megapixels: float, side: int | Non
             raise UnreadableImageError(f"{megapixels:.0f} megapixels are more than {max_megapixels:g}")
         if side is not None:
             image.draft(None, (side, side))
+        raw_mode = raw_mode_of(image)
         image.load()
-        return _to_rgb(_turn(image))
+        return _to_rgb(_turn(image, scale_colours(image, file, raw_mode)))
 
 
-def _turn(image: Image.Image) -> Image.Image:
-    """The picture as its EXIF says where that can be read; Pillow's own function writes all of it anew, or fails."""
+def _turn(image: Image.Image, picture: Image.Image) -> Image.Image:
+    """The picture as the image's EXIF says where that can be read; Pillow's own function writes it anew, or fails."""
     try:
         turn = TURNS.get(int(image.getexif().get(ExifTags.Base.Orientation, 1)))
     except Exception:  # the parser raises whatever the file makes it to
         turn = None
-    return image if turn is None else image.transpose(turn)
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -104,12 +105,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise UnreadableImageError("32-bit pixels, whose range is not known")
     return flatten(image)
-
-
-def reduce_depth(deep: np.ndarray) -> np.ndarray:
-    """16-bit samples as 8 bits, by the fewest bits of ``DEPTHS`` that hold all: cameras leave the upper ones empty."""
-    bits = next(bits for bits in DEPTHS if int(deep.max()) < 1 << bits)
-    return (deep >> (bits - 8)).astype(np.uint8)
 
 
 def flatten(image: Image.Image) -> Image.Image:
