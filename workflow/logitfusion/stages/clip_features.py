@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from logitfusion.clip.data import DataSet, ImageRow, load_data, match_classes
+from logitfusion.clip.data.duplicates import describe_duplicates, find_duplicates
 from logitfusion.clip.data.support import make_support, write_support
 from logitfusion.clip.features.encode import CLIP, encode_images
 from logitfusion.clip.features.pool import manifest, write_classifier
@@ -49,6 +50,11 @@ def main(arguments: argparse.Namespace, job: SupportFeaturesJob | TestFeaturesJo
             workers=threads,
             progress=_Pace(arguments.dataset),
         )
+        for line in describe_duplicates(find_duplicates(encoded.ids, encoded.digests, encoded.labels.tolist())):
+            logger.warning("%s: %s", arguments.dataset, line)
+        if encoded.skipped:
+            names = ", ".join(encoded.skipped)
+            logger.warning("%d of %d images can't be read and are left out: %s", len(encoded.skipped), len(rows), names)
         for name in encoders:
             write_features(folder / f"{name}.safetensors", encoded, name, arguments.split)
         record(folder / "stage.json", job.dump(), **facts)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from logitfusion.clip.data.duplicates import count_learnt
+from logitfusion.clip.features.pool import read_pool
 from logitfusion.clip.predictions import EvaluationSet, predict
 from logitfusion.config.jobs.clip import PredictJob
 from logitfusion.files import whole
@@ -17,6 +19,14 @@ from logitfusion.stages._stage import logger, run_stage
 
 def main(arguments: argparse.Namespace, job: PredictJob) -> None:
     sets = [EvaluationSet(folder.name, folder, arguments.support) for folder in arguments.test]
+    learnt = read_pool(arguments.support).digests
+    known = {one.name: count_learnt(one.digests, learnt) for one in sets}
+    for one in sets:
+        if known[one.name]:
+            logger.warning(
+                "%s: %d of %d test images are support images too, to the byte: their answers were learnt",
+                one.name, known[one.name], len(one.ids),
+            )  # fmt: skip
     answers, epochs, fits = [], [], []
     for folder in arguments.heads:
         for answered, kept, fit in predict(folder.name, sorted(folder.glob("*.safetensors")), sets):
@@ -34,7 +44,7 @@ def main(arguments: argparse.Namespace, job: PredictJob) -> None:
         output.mkdir()
         for name, table in tables.items():
             table.to_parquet(output / f"{name}.parquet")
-        record(output / "stage.json", job.dump(), classes=sets[0].facts["classes"])
+        record(output / "stage.json", job.dump(), classes=sets[0].facts["classes"], learnt=known)
 
 
 if __name__ == "__main__":

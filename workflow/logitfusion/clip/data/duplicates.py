@@ -59,7 +59,7 @@ def _some(sets: Sequence[Sequence[str]], most: int = 3) -> str:
     return named + (f"; and {len(sets) - most} more" if len(sets) > most else "")
 
 
-def find_learned(digests: Sequence[str], learned: Iterable[str]) -> list[int]:
-    """The places of the images whose content a head was fitted to."""
-    known = set(learned)
-    return [place for place, digest in enumerate(digests) if digest in known]
+def count_learnt(digests: Sequence[str], learnt: Iterable[str]) -> int:
+    """How many images have a content that something was learnt from."""
+    known = set(learnt)
+    return sum(digest in known for digest in digests)

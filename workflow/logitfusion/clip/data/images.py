@@ -123,7 +123,7 @@ def _array_row(row: ImageRow) -> np.ndarray:
 def thumbnail(row: ImageRow, size: int, form: str = "PNG") -> bytes | None:
     """An image of at most ``size`` pixels a side, in a form that Pillow writes; None if it can't be read."""
     try:
-        image = read_image(row)
+        image = read_image(row, side=2 * size)
     except UnreadableImageError:
         return None
     image.thumbnail((size, size))

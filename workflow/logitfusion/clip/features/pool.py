@@ -32,11 +32,13 @@ class Pool:
     Attributes:
         images: all of them, as one support set.
         ids: of the images, in the same order.
+        digests: the SHA-256 of their bytes, in hex.
         facts: what ``write_classifier`` kept: ``classes``, ``prompts``, ``encoders`` (name -> hash), ``scale``.
     """
 
     images: Support
     ids: list[str]
+    digests: list[str]
     facts: dict[str, Any]
     folder: Path
 
@@ -64,7 +66,7 @@ def read_pool(folder: str | Path) -> Pool:
     classifier, facts = read_classifier(folder)
     seen = join_encoders(folder, facts["encoders"], purpose="fit")
     images = Support(seen.clip, seen.auxiliary, seen.labels, classifier, facts["scale"], groups(seen.digests))
-    return Pool(images, seen.ids, facts, Path(folder))
+    return Pool(images, seen.ids, seen.digests, facts, Path(folder))
 
 
 def join_encoders(folder: str | Path, names: Iterable[str], *, purpose: Literal["fit", "evaluate"]) -> Encoded:
