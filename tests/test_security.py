@@ -23,7 +23,8 @@ import torch
 import yaml
 from checkout import ROOT, copy_checkout, plans
 
-from logitfusion.clip.encoders.towers import read_weights, unpack_text_tower
+from logitfusion.clip.encoders.towers import unpack_text_tower
+from logitfusion.clip.encoders.weights import read_weights
 from logitfusion.config.load import resolve_config
 from logitfusion.errors import UserError
 from logitfusion.fetch.archives import unpack_deb, unpack_tar

@@ -29,9 +29,11 @@ def parse_clip(spec: str) -> dict[str, Any]:
     if source == "open_clip" and model and tag:
         return {"source": "open_clip", "model": model, "pretrained": tag, **revision}
     if source == "checkpoint":
-        return {"source": "path", **_parse_checkpoint(spec, rest)}
+        return {"source": "path", **_parse_activation(_parse_checkpoint(spec, rest))}
     if Path(spec).is_dir():
         return find_in_folder(Path(spec).resolve())
+    if Path(spec).is_file():
+        raise UserError(f"{spec} is a file; say which of open_clip's models it is of, as checkpoint:MODEL:{spec}.")
     raise UserError(f"There is no CLIP {spec!r}; give {CLIP_FORMS}.")
 
 
@@ -57,6 +59,15 @@ def _parse_revision(rest: str) -> tuple[str, dict[str, str]]:
     """What stands before @REVISION of the hub, and the entry's key for that, if it is given."""
     named, _, revision = rest.partition("@")
     return named, {"revision": revision} if revision else {}
+
+
+def _parse_activation(entry: dict[str, str]) -> dict[str, Any]:
+    """MODEL-gelu is the answer to the question which activation a checkpoint of MODEL was trained with.
+
+    open_clip itself has names for the other answer, MODEL-quickgelu.
+    """
+    plain = entry["model"].removesuffix("-gelu")
+    return {**entry, "model": plain, "quick_gelu": False} if plain != entry["model"] else dict(entry)
 
 
 def _parse_checkpoint(spec: str, rest: str) -> dict[str, str]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -18,17 +15,18 @@ from tqdm import tqdm
 from logitfusion import __version__
 from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
 from logitfusion.cli._encoders import Encoders, load_encoders
-from logitfusion.cli._inputs import be_quiet, check_text, read_text
+from logitfusion.cli._features import encode_with_bar
+from logitfusion.cli._inputs import be_quiet, check_text
 from logitfusion.cli._scores import print_skipped
 from logitfusion.cli._settings import parse_settings
 from logitfusion.cli.fewshot import DEFAULT_METHOD
-from logitfusion.clip.data import read_data
 from logitfusion.clip.data.dataset import PROMPT, ImageRow
 from logitfusion.clip.data.duplicates import describe_duplicates, find_duplicates, groups
-from logitfusion.clip.data.folders import class_folders
+from logitfusion.clip.data.found import left_out_lines
+from logitfusion.clip.data.labelled import Labelled, read_labelled_folder, read_labelled_list
+from logitfusion.clip.data.names import read_names
 from logitfusion.clip.data.support import make_support
-from logitfusion.clip.data.tables import read_csv
-from logitfusion.clip.features.encode import Encoded, encode_images
+from logitfusion.clip.features.encode import Encoded
 from logitfusion.clip.fitting.calibrate import calibrate_clip, calibrate_head
 from logitfusion.clip.fitting.compare import Comparison, choose_methods, compare_methods
 from logitfusion.clip.fitting.describe import describe_calibration, describe_comparison
@@ -48,12 +46,22 @@ def run(arguments: argparse.Namespace) -> None:
         "clip": parse_clip(arguments.clip),
         "auxiliary": [parse_auxiliary(spec) for spec in arguments.auxiliary],
     }
-    folders, classes, pool = _read_images(arguments)
-    rows = _draw(pool, classes, arguments)
+    found = _read_images(arguments)
+    classes = found.classes
+    rows = _draw(found.rows, classes, arguments)
     use_threads()
     encoders = load_encoders(entries["clip"], entries["auxiliary"])
     started = time.monotonic()
-    encoded = _encode(rows, encoders, arguments)
+    encoded = encode_with_bar(
+        rows,
+        encoders.by_role(),
+        arguments.features,
+        split="support",
+        views=arguments.views,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        max_skipped=arguments.max_skipped,
+    )
     encoded_in = time.monotonic() - started
     print_skipped(encoded.skipped, len(rows))
     for line in describe_duplicates(find_duplicates(encoded.ids, encoded.digests, encoded.labels.tolist())):
@@ -74,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         class_names=classes,
         encoders=encoders.fingerprints(),
         metadata={
-            "folders": folders,
+            "folders": found.folders,
             "prompts": arguments.prompts,
             "entries": entries,
             "transforms": {role: encoder.transform for role, encoder in encoders.by_role().items()},
@@ -97,52 +105,22 @@ def run(arguments: argparse.Namespace) -> None:
 LIBRARIES = ("open_clip_torch", "pillow", "timm", "torch", "torchvision")
 
 
-def _read_images(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[ImageRow]]:
-    """What the classes are called in the data (folders or labels) and in prompts, and all images.
+def _read_images(arguments: argparse.Namespace) -> Labelled:
+    """All images to learn from; files that are not used are told.
 
     Raises:
         UserError: there is nothing to learn from.
     """
-    names = None if arguments.class_names is None else _read_names(arguments.class_names)
-    entry: dict[str, Any] = {"test_share": 1, "seed": 0, "prompts": arguments.prompts}  # all in one part, none apart
+    names = None if arguments.class_names is None else read_names(arguments.class_names)
     if arguments.images is not None:
-        place = arguments.images
-        data = read_data({**entry, "source": "folder", "path": str(place), "class_names": names})
-        folders = list(names) if names else class_folders(place)
-        classes = data.classes
+        found = read_labelled_folder(arguments.images, names)
     else:
-        place = arguments.csv
-        if place.is_dir():
-            raise UserError(f"{place} is a folder, not a CSV; a folder with class folders is given as --images.")
-        data = read_data({**entry, "source": "csv", "path": str(place)})
-        folders = sorted({row["label"] for row in read_csv(place, "image list")[1]})
-        classes = data.classes if names is None else _rename(folders, names, place)
-    rows = data.train if data.split == "given" else data.test
-    for name in classes:
+        found = read_labelled_list(arguments.csv, names)
+    for name in found.classes:
         check_text(name, f"The class {name!r}")
-    return folders, classes, rows
-
-
-def _read_names(path: Path) -> dict[str, str]:
-    try:
-        names = json.loads(read_text(str(path)))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}).") from None
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) and name for name in names.values()):
-        raise UserError(
-            f'{path} is not a JSON object of folders (or labels) and names, such as {{"n01440764": "tench"}}.'
-        )
-    return names
-
-
-def _rename(labels: list[str], names: dict[str, str], place: Path) -> list[str]:
-    unlike = sorted(set(labels) ^ set(names))
-    if unlike:
-        raise UserError(f"{place} and the class names don't have the same labels; only one has {unlike[0]!r}.")
-    renamed = [names[label] for label in labels]
-    if len(set(renamed)) < len(renamed):
-        raise UserError(f"The class names for {place} give two labels one name; prompts can't tell them apart.")
-    return renamed
+    for line in left_out_lines(found.left_out):
+        print(line, file=sys.stderr)
+    return found
 
 
 def _draw(pool: list[ImageRow], classes: list[str], arguments: argparse.Namespace) -> list[ImageRow]:
@@ -155,20 +133,6 @@ def _draw(pool: list[ImageRow], classes: list[str], arguments: argparse.Namespac
         named = ", ".join(f"{classes[label]} ({count})" for label, count in list(short.items())[:5])
         print(f"{len(short)} of {len(classes)} classes have fewer than {arguments.shots}: {named}", file=sys.stderr)
     return drawn.rows
-
-
-def _encode(rows: list[ImageRow], encoders: Encoders, arguments: argparse.Namespace) -> Encoded:
-    with tqdm(total=len(rows), unit=" images", desc="encoding", disable=None) as bar:
-        return encode_images(
-            rows,
-            encoders.by_role(),
-            arguments.features,
-            split="support",
-            views=arguments.views,
-            seed=arguments.seed,
-            max_skipped=arguments.max_skipped,
-            progress=lambda done, _: bar.update(done - bar.n),
-        )
 
 
 def _count(encoded: Encoded, classes: list[str]) -> list[int]:

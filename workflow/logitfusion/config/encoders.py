@@ -71,11 +71,11 @@ class PathClip(Section):
 
     source: Literal["path"]
     path: Text
-    """A checkpoint, or a folder that holds a CLIP."""
+    """A checkpoint, or a folder that holds a CLIP (one of transformers, too)."""
     model: Text | None = None
     """The model of open_clip that a checkpoint is of; a folder says so itself."""
-    quick_gelu: bool = False
-    """Whether it was trained with that activation."""
+    quick_gelu: bool | None = None
+    """Whether a checkpoint was trained with that activation, where neither model nor file says it (OpenAI's do)."""
     pretraining: Pretraining = None
     """What it was trained on, in words: every table names it."""
 

@@ -42,13 +42,11 @@ def describe_duplicates(duplicates: Duplicates) -> list[str]:
     """Whole sentences about them, the first few by name; none where there are no duplicates."""
     lines = []
     if duplicates.sets:
-        copies = sum(len(found) - 1 for found in duplicates.sets)
-        lines.append(
-            f"{_count(copies, 'image is a copy', 'images are copies')} of another, to the byte: {_some(duplicates.sets)}."
-        )
+        copies = _count(sum(len(found) - 1 for found in duplicates.sets), "image is a copy", "images are copies")
+        lines.append(f"{copies} of another, to the byte: {_some(duplicates.sets)}.")
     if duplicates.at_odds:
-        many = _count(len(duplicates.at_odds), "picture is", "pictures are")
-        lines.append(f"{many} in more than one class, to the byte: {_some(duplicates.at_odds)}.")
+        odd = _count(len(duplicates.at_odds), "picture is", "pictures are")
+        lines.append(f"{odd} in more than one class, to the byte: {_some(duplicates.at_odds)}.")
     return lines
 
 

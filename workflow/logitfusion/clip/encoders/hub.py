@@ -16,6 +16,7 @@ import torchvision
 from open_clip.factory import get_model_config
 from timm.models import get_pretrained_cfg
 
+from logitfusion.clip.encoders.errors import EncoderError, wrong_key
 from logitfusion.errors import UserError, first_line
 from logitfusion.fetch.hub import Download, download
 from logitfusion.fetch.hub_files import BESIDE, CONFIG, matches
@@ -57,11 +58,11 @@ def clip_weights(model: str, tag: str) -> HubWeights:
         UserError: no such model or tag.
     """
     if get_model_config(model) is None:
-        raise UserError(f"open_clip has no model {model!r}; correct the entry's model key.")
+        raise wrong_key(f"open_clip has no model {model!r}", "model")
     trained = open_clip.get_pretrained_cfg(model, tag)
     if not trained:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise UserError(f"open_clip has no weights {tag!r} for {model} (it has {tags}); correct the pretrained key.")
+        raise wrong_key(f"open_clip has no weights {tag!r} for {model} (it has {tags})", "pretrained")
     id, _, name = trained["hf_hub"].rpartition("/")
     return HubWeights(id, _named(name or "open_clip_pytorch_model.bin"))
 
@@ -73,10 +74,14 @@ def timm_weights(model: str) -> HubWeights:
         UserError: no such model, or one without weights on the hub.
     """
     if not timm.is_model(model):
-        raise UserError(f"timm has no model {model!r}; correct the entry's model key.")
+        raise wrong_key(f"timm has no model {model!r}", "model")
     trained = get_pretrained_cfg(model)
     if trained is None or not trained.hf_hub_id:
-        raise UserError(f"timm has no weights of {model!r} on the hub; name another, or use source: checkpoint.")
+        raise EncoderError(
+            f"timm has no weights of {model!r} on the hub",
+            config="name another, or use source: checkpoint",
+            option="name another, or give {option} checkpoint:MODEL:FILE",
+        )
     return HubWeights(trained.hf_hub_id, _named(trained.hf_hub_filename or "pytorch_model.bin"))
 
 
@@ -138,7 +143,13 @@ def torchvision_weights(model: str, weights: str) -> Any:
     try:
         return torchvision.models.get_model_weights(model)[weights]
     except (KeyError, ValueError):
-        raise UserError(f"torchvision has no {model!r} with weights {weights!r}; correct the entry's keys.") from None
+        raise wrong_weights(model, weights) from None
+
+
+def wrong_weights(model: str, weights: str | None) -> EncoderError:
+    """torchvision knows no such model, or no such weights of it."""
+    fault = f"torchvision has no {model!r} with weights {weights!r}"
+    return EncoderError(fault, config="correct the entry's keys", option="correct {option}")
 
 
 def _fetch_torchvision(model: str, weights: str) -> dict[str, Any]:

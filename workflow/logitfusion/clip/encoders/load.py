@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +28,19 @@ from torchvision.transforms import Compose
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
 from logitfusion.clip.data.images import flatten
+from logitfusion.clip.encoders.checkpoint import no_warnings, open_checkpoint
 from logitfusion.clip.encoders.entries import find_in_folder
-from logitfusion.clip.encoders.hub import clip_weights, fetch_weights, timm_weights, torchvision_weights
-from logitfusion.clip.encoders.towers import drop_head, fill, make_trunk, read_package, read_weights, strip_prefix
+from logitfusion.clip.encoders.errors import EncoderError
+from logitfusion.clip.encoders.hub import (
+    clip_weights,
+    fetch_weights,
+    timm_weights,
+    torchvision_weights,
+    wrong_weights,
+)
+from logitfusion.clip.encoders.towers import drop_head, fill, make_trunk, read_package, strip_prefix
+from logitfusion.clip.encoders.transformers_clip import open_transformers
+from logitfusion.clip.encoders.weights import read_weights
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
 from logitfusion.models.load import choose_device, first_line
@@ -134,45 +144,41 @@ class ClipEncoder(ImageEncoder):
         return float(self.model.logit_scale.detach().exp())
 
 
-def join_features(features: Sequence[Tensor]) -> Tensor:
-    """Several encoders as one: their unit features ``[n, D_i]`` side by side, made unit again, ``[n, sum of D_i]``."""
-    return F.normalize(torch.cat([part.float() for part in features], dim=-1), dim=-1)
-
-
 MAIN = "main"  # the branch of the hub, of an entry that gives no revision
 
 
 def load_clip(entry: dict[str, Any], *, device: torch.device | None = None) -> ClipEncoder:
-    """A CLIP from one of three sources.
+    """A CLIP from one of four sources.
 
     Args:
         entry: ``{source: open_clip, model, pretrained, revision}`` (a tag of open_clip, at a revision of the hub);
-            ``{source: path, model, path}`` (a checkpoint of one of open_clip's models, with ``quick_gelu: true`` if it
-            was trained with that activation; or a folder that holds a CLIP, without a model); or ``{source: built,
-            path}`` (a folder made by ``build_clip``).
+            ``{source: path, model, path, quick_gelu}`` (a checkpoint of one of open_clip's models; ``quick_gelu`` says
+            whether it was trained with that activation, where neither file nor model do; or a folder that holds a CLIP,
+            without a model); ``{source: built, path}`` (a folder made by ``build_clip``); or ``{source: transformers,
+            path}`` (a folder of transformers).
 
     Raises:
         UserError: no such model, tag or file, no network, or a checkpoint of another model.
     """
     if entry["source"] == "path" and Path(entry["path"]).is_dir():
         entry = find_in_folder(entry["path"])
+    named, described = entry.get("model") or Path(entry.get("path", "")).name, None
     match entry["source"]:
         case "open_clip":
-            model, tokenizer, name = (
-                *_open_tag(entry["model"], entry["pretrained"], entry.get("revision", MAIN)),
-                entry["model"],
-            )
+            model, tokenizer = _open_tag(named, entry["pretrained"], entry.get("revision", MAIN))
         case "path":
-            model, tokenizer, name = *_open_file(entry), entry["model"]
+            model, tokenizer = open_checkpoint(entry)
         case "built":
-            model, tokenizer, name = *open_folder(entry["path"]), Path(entry["path"]).name
+            model, tokenizer = open_folder(entry["path"])
+        case "transformers":
+            model, tokenizer, described = open_transformers(entry["path"])
         case other:
-            raise UserError(f"A CLIP's source can't be {other!r}; it is one of open_clip, path, built.")
+            raise UserError(f"A CLIP's source can't be {other!r}; it is one of open_clip, path, built, transformers.")
     model = model.to(device or choose_device()).eval().requires_grad_(False)
-    seen = PreprocessCfg(**model.visual.preprocess_cfg)
+    seen = PreprocessCfg(**(described or model.visual.preprocess_cfg))
     size = to_2tuple(seen.size)
     return ClipEncoder(
-        name=entry.get("name", name),
+        name=entry.get("name", named),
         model=model,
         preprocess=Compose([flatten, image_transform_v2(seen, is_train=False)]),
         size=size,
@@ -197,28 +203,10 @@ def _open_tag(model: str, tag: str, revision: str) -> tuple[nn.Module, Any]:
     try:
         return open_clip.create_model(model, pretrained=str(file.path), **options), open_clip.get_tokenizer(model)
     except Exception as error:  # of open_clip, torch, and the hub's client, which a tokenizer may be fetched with
-        raise UserError(
-            f"The weights {tag!r} of {model} could not be loaded ({first_line(error)}); use others, or source: path."
-        ) from error
-
-
-def _open_file(entry: dict[str, Any]) -> tuple[nn.Module, Any]:
-    model, path = entry.get("model"), Path(entry["path"])
-    if model is None and not path.exists():
-        raise UserError(f"There is no CLIP at {path}; correct the path, or make it first.")
-    if model is None:
-        raise UserError(f"Which of open_clip's models the checkpoint {path} is of must be said; add the key model.")
-    if get_model_config(model) is None:
-        raise UserError(f"open_clip has no model {model!r}; correct the entry's model key.")
-    read_weights(path)  # for its errors: open_clip's own for a bad file is a traceback
-    try:
-        opened = open_clip.create_model(
-            model, pretrained=str(path), force_quick_gelu=entry.get("quick_gelu", False), weights_only=True
-        )
-        return opened, open_clip.get_tokenizer(model)
-    except Exception as error:
-        raise UserError(
-            f"The checkpoint {path} does not fit open_clip's {model} ({first_line(error)}); correct the model key."
+        raise EncoderError(
+            f"The weights {tag!r} of {model} could not be loaded ({first_line(error)})",
+            config="use others, or source: path",
+            option="use others, or {option} checkpoint:MODEL:FILE",
         ) from error
 
 
@@ -236,23 +224,13 @@ def open_folder(folder: str | Path, *, load_weights: bool = True) -> tuple[nn.Mo
     here = {**text, "hf_model_name": str(folder), "hf_model_pretrained": False} if "hf_model_name" in text else text
     loading = {"load_weights": load_weights, "require_pretrained": load_weights, "pretrained_text": False}
     try:
-        with _no_warnings() if not load_weights else nullcontext():
+        with no_warnings() if not load_weights else nullcontext():
             model = open_clip.create_model(f"local-dir:{folder}", text_cfg=here, weights_only=True, **loading)
         return model, open_clip.get_tokenizer(f"local-dir:{folder}")
     except Exception as error:
         raise UserError(
             f"The CLIP in {folder} can't be read ({first_line(error)}); delete the folder and build it again."
         ) from error
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """open_clip warns, through the root logger, of random weights; here they are asked for."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def load_auxiliary(
@@ -309,9 +287,10 @@ def _open_timm(model: str, pretrained: bool, revision: str) -> nn.Module:
         exactly = {"hf_hub_id": f"{weights.id}@{commit}"}
         return timm.create_model(model, pretrained=True, pretrained_cfg_overlay=exactly, num_classes=0)
     except Exception as error:
-        raise UserError(
-            f"The weights of timm's {model} could not be loaded ({first_line(error)}); use others, or source:"
-            " checkpoint."
+        raise EncoderError(
+            f"The weights of timm's {model} could not be loaded ({first_line(error)})",
+            config="use others, or source: checkpoint",
+            option="use others, or {option} checkpoint:MODEL:FILE",
         ) from error
 
 
@@ -320,11 +299,12 @@ def _open_torchvision(model: str, weights: str | None) -> tuple[nn.Module, dict[
     try:
         trunk = drop_head(torchvision.models.get_model(model, weights=chosen))
     except (KeyError, ValueError):
-        raise UserError(f"torchvision has no {model!r} with weights {weights!r}; correct the entry's keys.") from None
+        raise wrong_weights(model, weights) from None
     except Exception as error:
-        raise UserError(
-            f"The weights {weights} of torchvision's {model} could not be loaded ({first_line(error)});"
-            " check the network, or download the file and use source: checkpoint."
+        raise EncoderError(
+            f"The weights {weights} of torchvision's {model} could not be loaded ({first_line(error)})",
+            config="check the network, or download the file and use source: checkpoint",
+            option="check the network, or download the file and give {option} checkpoint:MODEL:FILE",
         ) from error
     if chosen is None:
         return trunk, {}

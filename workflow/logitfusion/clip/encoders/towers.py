@@ -1,4 +1,4 @@
-"""Weights for image and text towers: read from files and packages, never unpickled."""
+"""Weights for image and text towers, out of files and packages."""
 
 from __future__ import annotations
 
@@ -8,44 +8,18 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 import timm
-import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from logitfusion.clip.encoders.errors import EncoderError, wrong_key
+from logitfusion.clip.encoders.weights import read_weights
 from logitfusion.errors import UserError
 from logitfusion.fetch.pypi import check, unpack_file
 from logitfusion.files import read_json
-from logitfusion.models.load import first_line
 
 HEADS = ("fc", "classifier", "head", "heads", "pooler")
 # Where self-supervised training leaves the encoder, the most specific first: MoCo v3, MoCo v1/2, DINO, any.
 PREFIXES = ("module.base_encoder.", "base_encoder.", "module.encoder_q.", "module.backbone.", "backbone.", "module.")
-CONTAINERS = ("state_dict", "model", "teacher", "student")
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file by name, on the CPU; a file that needs unpickling is refused.
-
-    Raises:
-        UserError: no such file, or not a file of tensors only.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"The weights file {path} is not there; correct the entry's path key.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors, zipfile and pickle each have their own types
-        raise UserError(
-            f"The weights in {path} can't be read safely ({first_line(error)}); save the plain state dict again."
-        ) from error
-    while isinstance(state, dict) and (inner := next((name for name in CONTAINERS if name in state), None)):
-        state = state[inner]
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"The file {path} holds no weights by name; give a state dict.")
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -68,7 +42,7 @@ def make_trunk(model: str) -> nn.Module:
         return timm.create_model(model, pretrained=False, num_classes=0)
     if model in torchvision.models.list_models(module=torchvision.models):
         return drop_head(torchvision.models.get_model(model, weights=None))
-    raise UserError(f"Neither timm nor torchvision has a model {model!r}; correct the entry's model key.")
+    raise wrong_key(f"Neither timm nor torchvision has a model {model!r}", "model")
 
 
 def drop_head(model: nn.Module) -> nn.Module:
@@ -97,9 +71,10 @@ def fill(trunk: nn.Module, state: dict[str, Tensor], source: str) -> nn.Module:
     for names, fault in ((missing, "lacks"), (shaped, "has other shapes for"), (foreign, "has unknown")):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(
-                f"The checkpoint {source} {fault} {', '.join(names[:3])}{more}; it belongs to another model,"
-                " correct the entry's model key."
+            raise EncoderError(
+                f"The checkpoint {source} {fault} {', '.join(names[:3])}{more}",
+                config="it belongs to another model, correct the entry's model key",
+                option="it belongs to another model, correct the one in {option}",
             )
     trunk.load_state_dict(given, strict=False)
     return trunk
@@ -128,7 +103,11 @@ def read_package(model: str, wheel: str | Path, file: str, sha256: str | None = 
     expected = whole.state_dict()
     shapes = [tuple(value.shape) for value in expected.values()], [tuple(value.shape) for value in found.values()]
     if shapes[0] != shapes[1]:
-        raise UserError(f"The file {file} in {wheel} does not hold {model}; correct the entry's model or file key.")
+        raise EncoderError(
+            f"The file {file} in {wheel} does not hold {model}",
+            config="correct the entry's model or file key",
+            option="correct the model or the file in {option}",
+        )
     whole.load_state_dict(dict(zip(expected, found.values(), strict=True)))
     whole.reset_classifier(0)
     return whole.state_dict()

@@ -1,0 +1,323 @@
+"""Weights that were downloaded elsewhere: what is read is what their own library makes of them, and no code runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from numpy._core import multiarray
+from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+from logitfusion.cli._encoder_specs import parse_clip
+from logitfusion.clip.encoders.load import ClipEncoder, load_auxiliary, load_clip
+from logitfusion.clip.encoders.torchscript import read_archive
+from logitfusion.clip.encoders.weights import read_weights
+from logitfusion.errors import UserError
+
+CPU = torch.device("cpu")
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2},
+}
+TEXTS = ["a photo of a red apple.", "Ein Bär", "it's 3 o'clock, isn't it?", "word " * 90]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def architectures(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """open_clip's ``small`` (GELU) and ``small-quickgelu``; ``alone`` is known with GELU only."""
+    folder = tmp_path_factory.mktemp("architectures")
+    for name, more in {"small": {}, "small-quickgelu": {"quick_gelu": True}, "alone": {}}.items():
+        (folder / f"{name}.json").write_text(json.dumps({**TINY, **more}))
+    open_clip.add_model_config(folder)
+
+
+def make_model(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = open_clip.create_model(name).eval()
+    for value in model.parameters():  # so large that activations differ visibly
+        value.data.add_(0.1 * torch.randn_like(value))
+    return model
+
+
+class OpenAIs(nn.Module):
+    """A CLIP with the numbers that OpenAI's archives keep beside the weights, in half precision as they are."""
+
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        for name, part in clip.named_children():
+            self.add_module(name, part)
+        for name in ("positional_embedding", "text_projection", "logit_scale"):
+            self.register_parameter(name, getattr(clip, name))
+        for name, number in {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}.items():
+            self.register_buffer(name, torch.tensor(number))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.visual(image)
+
+
+def pictures() -> list[Image.Image]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        Image.fromarray(torch.randint(256, (*size, 3), generator=generator, dtype=torch.uint8).numpy())
+        for size in ((40, 56), (90, 33))
+    ]
+
+
+def see(clip: ClipEncoder) -> Tensor:
+    return clip.encode_images(torch.stack([clip.preprocess(picture) for picture in pictures()]))
+
+
+def read(clip: ClipEncoder) -> Tensor:
+    return clip.model.encode_text(clip.tokenizer(TEXTS), normalize=True)
+
+
+# TorchScript
+
+
+@pytest.fixture(scope="module")
+def openai_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A traced model in half precision, as OpenAI publishes them."""
+    path = tmp_path_factory.mktemp("openai") / "ViT-B-32.pt"
+    torch.jit.trace(OpenAIs(make_model("small-quickgelu")), torch.zeros(1, 3, 32, 32)).half().save(path)
+    return path
+
+
+@pytest.mark.parametrize("model", ["small", "small-quickgelu"])
+def test_openais_archive_is_the_model_that_open_clip_builds_of_it(openai_archive: Path, model: str) -> None:
+    """Under a plain name too: that OpenAI's models have QuickGELU is known."""
+    theirs = open_clip.openai.load_openai_model(str(openai_archive), precision="fp32", device="cpu").eval()
+    ours = load_clip({"source": "path", "model": model, "path": str(openai_archive)}, device=CPU)
+    batch = torch.stack([ours.preprocess(picture) for picture in pictures()])
+    torch.testing.assert_close(ours.model.encode_image(batch), theirs.encode_image(batch).detach())
+    tokens = ours.tokenizer(TEXTS)
+    torch.testing.assert_close(ours.model.encode_text(tokens), theirs.encode_text(tokens).detach())
+    assert ours.scale == pytest.approx(float(theirs.logit_scale.exp()), rel=1e-3)
+
+
+@pytest.mark.parametrize("how", ["script", "trace"])
+@pytest.mark.parametrize("model", ["small", "small-quickgelu"])
+def test_an_archives_weights_are_torchs_and_its_code_tells_the_activation(tmp_path: Path, how: str, model: str) -> None:
+    made, path = make_model(model), tmp_path / "model.pt"
+    if how == "script":
+        torch.jit.script(made).save(path)
+    else:
+        torch.jit.trace_module(made, {"encode_image": torch.zeros(1, 3, 32, 32)}).save(path)
+    archive, expected = read_archive(path), torch.jit.load(path).state_dict()
+    assert archive.state.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in archive.state.items())
+    assert archive.quick_gelu is (model == "small-quickgelu")
+    clip = load_clip({"source": "path", "model": "small", "path": str(path)}, device=CPU)
+    batch = torch.stack([clip.preprocess(picture) for picture in pictures()])
+    torch.testing.assert_close(clip.model.encode_image(batch), made.encode_image(batch).detach())
+
+
+def test_an_archive_of_an_auxiliary_is_read(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = timm.create_model("test_resnet", num_classes=0).eval()
+    torch.jit.trace(made, torch.zeros(1, 3, 64, 64)).save(tmp_path / "model.pt")
+    entry = {"source": "checkpoint", "model": "test_resnet", "path": str(tmp_path / "model.pt")}
+    batch = torch.randn(2, 3, 64, 64)
+    expected = nn.functional.normalize(made(batch).detach(), dim=-1)
+    torch.testing.assert_close(load_auxiliary(entry, device=CPU).encode_images(batch), expected)
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("evil",)
+
+
+def rewrite(path: Path, target: Path, table: bytes) -> Path:
+    """The archive with another table of its modules."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copy:
+        for name in source.namelist():
+            copy.writestr(name, table if name.endswith("/data.pkl") else source.read(name))
+    return target
+
+
+def test_no_code_of_an_archive_runs(openai_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what its table names, nor the text beside it."""
+    monkeypatch.chdir(tmp_path)
+    evil = rewrite(openai_archive, tmp_path / "evil.pt", pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(UserError, match=r"can't be read safely \(it names \w+\.mkdir"):
+        read_weights(evil)
+    with zipfile.ZipFile(openai_archive) as archive:
+        (name,) = (one for one in archive.namelist() if one.endswith("/data.pkl"))
+        table = archive.read(name)
+    grown = table.replace(b"ctorch\nHalfStorage\n", b"ctorch\nDoubleStorage\n", 1)
+    assert grown != table
+    with pytest.raises(UserError, match="reaches out of its storage"):
+        read_weights(rewrite(openai_archive, tmp_path / "grown.pt", grown))
+    with pytest.raises(UserError, match="holds no module"):
+        read_weights(rewrite(openai_archive, tmp_path / "empty.pt", pickle.dumps([1], protocol=2)))
+    (tmp_path / "cut.pt").write_bytes(openai_archive.read_bytes()[:-2000])
+    with pytest.raises(UserError, match="can't be read safely"):
+        read_weights(tmp_path / "cut.pt")
+    assert not Path("evil").exists()
+    pickle.loads(pickle.dumps(Evil()))
+    assert Path("evil").is_dir(), "the trap is a trap"
+
+
+# Which activation
+
+
+def test_a_checkpoint_that_does_not_say_its_activation_is_asked_about(tmp_path: Path) -> None:
+    path = str(tmp_path / "w.safetensors")
+    save_file(make_model("small").state_dict(), path)
+    entry = {"source": "path", "model": "small", "path": path}
+    with pytest.raises(UserError, match="add quick_gelu: true or quick_gelu: false") as asked:
+        load_clip(entry, device=CPU)
+    assert "MetaCLIP" in str(asked.value)
+    plain, quick = (load_clip({**entry, "quick_gelu": answer}, device=CPU) for answer in (False, True))
+    assert not torch.allclose(see(plain), see(quick), atol=1e-3)
+    by_name = {
+        f"checkpoint:small-gelu:{path}": plain,
+        f"checkpoint:small-quickgelu:{path}": quick,
+        f"checkpoint:alone:{path}": plain,  # a model that open_clip knows with one activation
+    }
+    for spec, expected in by_name.items():
+        assert load_clip(parse_clip(spec), device=CPU).fingerprint == expected.fingerprint
+    with pytest.raises(UserError, match="leave the key quick_gelu out"):
+        load_clip({**entry, "model": "small-quickgelu", "quick_gelu": False}, device=CPU)
+
+
+def test_a_file_that_says_its_activation_is_believed(openai_archive: Path, tmp_path: Path) -> None:
+    """OpenAI's numbers are in plain state dicts of its models, too."""
+    state = torch.jit.load(openai_archive).state_dict()
+    torch.save(state, tmp_path / "plain.pt")
+    entry = {"source": "path", "model": "small", "path": str(tmp_path / "plain.pt")}
+    whole = load_clip({**entry, "path": str(openai_archive)}, device=CPU)
+    assert load_clip(entry, device=CPU).fingerprint == whole.fingerprint
+    with pytest.raises(UserError, match="was made with QuickGELU, not with GELU; name the model small-quickgelu"):
+        load_clip({**entry, "quick_gelu": False}, device=CPU)
+
+
+# Beside the weights
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numbers_and_arguments_beside_the_weights_are_no_hindrance(tmp_path: Path, zipped: bool) -> None:
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    numbers = [np.float64(0.5), np.float32(3), np.int64(4), np.bool_(True), np.str_("a"), np.arange(3.0)]
+    beside = {"best": numbers, "args": argparse.Namespace(epochs=3, lr=np.float64(0.1))}
+    torch.save({"state_dict": state, **beside}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    found = read_weights(tmp_path / "w.pth")
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+class Hidden:
+    """An array's only number that is a pickle of its own."""
+
+    def __reduce__(self) -> Any:
+        return multiarray.scalar, (np.dtype("O"), pickle.dumps(Evil()))
+
+
+@pytest.mark.parametrize("trap", [Evil(), Hidden(), np.array([Evil()], dtype=object)])
+def test_code_beside_the_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trap: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"w": torch.ones(2)}, "best": trap}, "w.pth")
+    with pytest.raises(UserError, match="can't be read safely") as caught:
+        read_weights("w.pth")
+    assert "\x1b" not in str(caught.value)
+    assert "only if you trust" not in str(caught.value)
+    assert not Path("evil").exists()
+
+
+# transformers
+
+
+@pytest.fixture(scope="module")
+def transformers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP, OpenAI's tokenizer and an image processor, all written by transformers."""
+    folder = tmp_path_factory.mktemp("hub")
+    shape = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 1}
+    words = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}
+    vision = {"image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    config = CLIPConfig(text_config={**shape, **words}, vision_config={**shape, **vision}, projection_dim=16)
+    model = CLIPModel(config)
+    for value in model.parameters():
+        value.data.add_(0.1 * torch.randn_like(value))
+    model.save_pretrained(folder)
+    openai = SimpleTokenizer()
+    merges = [" ".join(pair) for pair in openai.bpe_ranks]
+    (folder / "words").mkdir()
+    names = {token.replace("<start_of_text>", "<|startoftext|>"): id for token, id in openai.encoder.items()}
+    names = {token.replace("<end_of_text>", "<|endoftext|>"): id for token, id in names.items()}
+    (folder / "words/vocab.json").write_text(json.dumps(names))
+    (folder / "words/merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "words")
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_of_transformers_does_what_transformers_does(transformers_folder: Path) -> None:
+    entry = parse_clip(str(transformers_folder))
+    assert entry == {"source": "transformers", "path": str(transformers_folder.resolve())}
+    ours, theirs = load_clip(entry, device=CPU), CLIPModel.from_pretrained(transformers_folder).eval()
+    wanted = CLIPImageProcessor.from_pretrained(transformers_folder)(images=pictures(), return_tensors="pt")
+    batch = torch.stack([ours.preprocess(picture) for picture in pictures()])
+    torch.testing.assert_close(batch, wanted.pixel_values, atol=0.03, rtol=0)  # resizing may round to a neighbour
+    seen = theirs(**wanted, **tokenize(transformers_folder))
+    torch.testing.assert_close(see(ours), seen.image_embeds.detach(), atol=0.01, rtol=0)
+    torch.testing.assert_close(read(ours), seen.text_embeds.detach())
+    assert ours.scale == pytest.approx(float(theirs.logit_scale.exp()))
+    assert ours.classifier(["dog", "cat"], ["a {}", "the {}"]).shape == (16, 2)
+    assert ours.fingerprint == load_clip({"source": "path", "path": str(transformers_folder)}, device=CPU).fingerprint
+
+
+def tokenize(folder: Path) -> dict[str, Tensor]:
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    return dict(tokenizer(TEXTS, padding=True, truncation=True, max_length=77, return_tensors="pt"))
+
+
+def test_weights_and_config_alone_are_openais_in_words_and_pictures(transformers_folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(transformers_folder / name)
+    bare, whole = (
+        load_clip({"source": "transformers", "path": str(path)}, device=CPU) for path in (tmp_path, transformers_folder)
+    )
+    torch.testing.assert_close(read(bare), read(whole))
+    torch.testing.assert_close(see(bare), see(whole))
+
+
+def test_folders_that_are_not_whole_are_refused(transformers_folder: Path, tmp_path: Path) -> None:
+    config = json.loads((transformers_folder / "config.json").read_text())
+    state = load_file(transformers_folder / "model.safetensors")
+
+    def folder(name: str, changes: dict[str, Any], lacking: str = "", **files: Any) -> str:
+        place = tmp_path / name
+        place.mkdir()
+        (place / "config.json").write_text(json.dumps({**config, **changes}))
+        save_file({key: value for key, value in state.items() if key != lacking}, place / "model.safetensors")
+        for file, content in files.items():
+            (place / f"{file}.json").write_text(json.dumps(content))
+        return str(place)
+
+    words = {**config["text_config"], "vocab_size": 100}
+    cases = [
+        (folder("lacking", {}, "visual_projection.weight"), r"lack visual_projection\.weight"),
+        (folder("words", {"text_config": words}), "token_embedding"),
+        (folder("other", {"model_type": "siglip"}), "of the type 'siglip', not a CLIP"),
+        (folder("large", {}, preprocessor_config={"size": 64, "crop_size": 32}), "preprocessor_config.json"),
+    ]
+    for path, sentence in cases:
+        with pytest.raises(UserError, match=sentence) as caught:
+            load_clip({"source": "path", "path": path}, device=CPU)
+        assert "\n" not in str(caught.value)
