@@ -190,7 +190,14 @@ def _compare(support: Support, settings: FewShotSettings, arguments: argparse.Na
             bar.set_postfix_str(name)
             bar.update()
 
-        return compare_methods(support, methods, seed=arguments.seed, on_method=show, not_tried=not_tried)
+        return compare_methods(
+            support,
+            methods,
+            expected=DEFAULT_METHOD if DEFAULT_METHOD in methods else arguments.method,
+            seed=arguments.seed,
+            on_method=show,
+            not_tried=not_tried,
+        )
 
 
 def _words(comparison: Comparison | None, head: Head) -> Iterator[str]:

@@ -62,12 +62,14 @@ class Comparison:
         n: images that every method has answered without having learnt from them; 0: none could be left out.
         scores: of the methods, in their order; none where n is 0.
         recommended: the method to take; None where n is 0. ``zero_shot``: keep CLIP alone.
+        expected: the method that was to be taken before anything was seen.
         not_tried: methods that were left out of the comparison, and why.
     """
 
     n: int
     scores: tuple[Score, ...] = ()
     recommended: str | None = None
+    expected: str | None = None
     not_tried: dict[str, str] = field(default_factory=dict)
 
     def score(self, method: str) -> Score | None:
@@ -98,6 +100,7 @@ def compare_methods(
     support: Support,
     methods: Mapping[str, Settings],
     *,
+    expected: str,
     seed: int,
     folds: int = 4,
     on_method: Callable[[str], None] | None = None,
@@ -105,12 +108,13 @@ def compare_methods(
 ) -> Comparison:
     """Judge methods on the support set's images, each left out of all its fits in turn, the same for every method.
 
-    The recommended method has the most images right; of equals, the least loss. CLIP alone is recommended where no
-    method has more right than it. Methods that can't be told from the recommended one have 0 in the interval of their
-    difference.
+    The expected method is recommended unless another is better beyond its paired 95% interval (of several, the one with
+    the most images right), or unless it has no image right that CLIP alone has not. To take whatever has the most right
+    would be worse: of many methods on few images one is first by luck.
 
     Args:
         methods: names with settings (or None for the defaults); CLIP alone is always among them.
+        expected: one of them, which is known to be good in general.
         seed: of the folds and of all fits.
         on_method: called with each name before it is fitted.
         not_tried: see ``Comparison``.
@@ -120,7 +124,7 @@ def compare_methods(
         if on_method is not None:
             on_method(name)
         found[name] = left_out_logits(name, support, methods.get(name), folds=folds, seed=seed)
-    return replace(compare_left_out(found, support.labels), not_tried=dict(not_tried or {}))
+    return replace(compare_left_out(found, support.labels, expected), not_tried=dict(not_tried or {}))
 
 
 def choose_methods(
@@ -147,7 +151,7 @@ def choose_methods(
     return methods, not_tried
 
 
-def compare_left_out(found: Mapping[str, LeftOut], labels: Tensor) -> Comparison:
+def compare_left_out(found: Mapping[str, LeftOut], labels: Tensor, expected: str) -> Comparison:
     """The comparison of methods, ``zero_shot`` among them, by their answers to the same left-out images.
 
     Args:
@@ -156,12 +160,20 @@ def compare_left_out(found: Mapping[str, LeftOut], labels: Tensor) -> Comparison
     predicted = found[CLIP_ALONE].predicted
     labels, count = labels[predicted], int(predicted.sum())
     if count == 0:
-        return Comparison(0)
+        return Comparison(0, expected=expected)
     right = {name: one.classes[predicted] == labels for name, one in found.items()}
     losses = {name: float(calibrated_loss(one.logits[predicted][None], labels)) for name, one in found.items()}
-    best = min(found, key=lambda name: (-int(right[name].sum()), name != CLIP_ALONE, losses[name]))
-    scores = tuple(_score(name, right, losses[name], best) for name in found)
-    return Comparison(count, scores, best)
+    order = sorted(found, key=lambda name: (-int(right[name].sum()), name != CLIP_ALONE, losses[name]))
+    scores = tuple(_score(name, right, losses[name], order[0]) for name in found)
+    return Comparison(count, scores, _recommend(order, right, expected), expected)
+
+
+def _recommend(order: list[str], right: Mapping[str, Tensor], expected: str) -> str:
+    """See ``compare_methods``; ``order`` has the methods with the most right first."""
+    for name in order:
+        if _difference(right[name], right[expected]).low > 0:
+            return name
+    return expected if bool((right[expected] & ~right[CLIP_ALONE]).any()) else CLIP_ALONE
 
 
 def _score(name: str, right: Mapping[str, Tensor], loss: float, best: str) -> Score:

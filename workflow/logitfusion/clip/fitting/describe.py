@@ -33,24 +33,21 @@ def describe_comparison(comparison: Comparison, fitted: str) -> Iterator[str]:
 
 
 def recommendation(comparison: Comparison, fitted: str) -> str:
-    """Which method to take, in one or two sentences; empty where nothing could be left out."""
+    """Which method to take and why; empty where nothing could be left out."""
     best = comparison.score(comparison.recommended or "")
-    own = comparison.score(fitted)
     if best is None:
         return ""
-    if best.method == CLIP_ALONE:
-        advice = "No method has more of them right than CLIP alone, so keep CLIP alone (--method zero_shot)."
-    elif best.method == fitted:
-        advice = f"{fitted}, which was fitted, has the most right."
+    if best.method != comparison.expected and best.method == CLIP_ALONE:
+        advice = f"Keep CLIP alone (zero_shot): {comparison.expected} has no more of these images right."
+    elif best.method != comparison.expected:
+        advice = f"{best.method} is recommended: it is better than {comparison.expected} by more than chance allows."
+    elif best.against_best.value < 0:
+        advice = f"{best.method} is recommended: those with more right are ahead by no more than chance allows."
     else:
-        advice = f"{best.method} has the most right; to take it, fit again with --method {best.method}."
-    if own is None or own is best:
-        return advice
-    if own.right == best.right:
-        return f"{advice} {fitted}, which was fitted, has as many."
-    if own.against_best.high >= 0:
-        return f"{advice} {fitted}, which was fitted, is behind by no more than chance allows."
-    return f"{advice} {fitted}, which was fitted, is clearly behind."
+        advice = f"{best.method} is recommended: no method has more of these images right."
+    if best.method != CLIP_ALONE and best.against_clip.low <= 0:
+        advice += " Whether it is better than CLIP alone, so few images can't tell."
+    return advice if best.method == fitted else f"{advice} To take it, fit again with --method {best.method}."
 
 
 def describe_calibration(calibration: Calibration) -> Iterator[str]:
