@@ -71,7 +71,7 @@ class OpenAIs(nn.Module):
 
 
 def pictures() -> list[Image.Image]:
-    """Smooth ones, of sizes whose middle is a whole pixel: libraries round sharp edges and other middles differently."""
+    """Smooth, and with a whole pixel in the middle: libraries round sharp edges and other middles differently."""
     generator = torch.Generator().manual_seed(0)
     return [
         Image.fromarray(torch.randint(256, (6, 6, 3), generator=generator, dtype=torch.uint8).numpy()).resize(size)
