@@ -186,12 +186,12 @@ def test_a_list_without_a_split_is_split_by_the_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("", "'label'"),
+        ("", "'path'"),
         ("path,class\na.png,cat\n", "'label'"),
         ("path,label\n", "no images"),
         ("path,label\na.png\n", "line 2"),
         ("path,label\na.png,\n", "image 1"),
-        ("path,label,split\na.png,cat,val\n", "'val'"),
+        ("path,label,split\na.png,cat,dev2\n", "'dev2'"),
         ("path,label\na.png,cat\nb.png,cat\na.png,yak\n", "'a.png' twice"),
         ("path,label,split\na.png,cat,train\nb.png,yak,test\n", "'yak'"),
         ("path,label,split\na.png,cat,train\n", "no test images"),
@@ -349,7 +349,7 @@ MINIATURES: dict[str, tuple[Callable[[Path], None], list[str], int, int, str]] =
     "fgvc_aircraft": (make_fgvc_aircraft, ["707-320", "A300B4"], 1, 1, "official"),
     "sun397": (make_sun397, ["abbey", "indoor church"], 2, 2, "seeded 3"),
     "dtd": (make_dtd, ["banded", "dotted"], 2, 1, "official"),
-    "eurosat": (make_eurosat, ["Forest", "SeaLake"], 2, 2, "seeded 3"),
+    "eurosat": (make_eurosat, ["Forest", "Sea or Lake"], 2, 2, "seeded 3"),
     "ucf101": (make_ucf101, ["Apply Eye Makeup", "Archery"], 1, 1, "official"),
 }
 
@@ -412,7 +412,7 @@ def test_a_benchmark_set_is_read_where_it_lies(tmp_path: Path, unchecked_flowers
         assert not Path(row.id).is_absolute()
         assert row.path.endswith(row.id)
     folders = {Path(row.path).parent.name: data.classes[row.label] for row in data.train}
-    if name in ("food101", "dtd", "eurosat", "caltech101"):
+    if name in ("food101", "dtd", "caltech101"):
         assert all(folder.replace("_", " ") == one for folder, one in folders.items())
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from logitfusion.cli._encoder_specs import parse_clip
 from logitfusion.clip.encoders import load
-from logitfusion.clip.encoders.load import draw_crop, flatten, join_features, load_auxiliary, load_clip
+from logitfusion.clip.encoders.load import draw_crop, flatten, load_auxiliary, load_clip
 from logitfusion.clip.encoders.tiny import make_random_clip
 from logitfusion.clip.encoders.towers import read_package
 from logitfusion.errors import UserError
@@ -262,14 +262,6 @@ def test_a_crop_lies_in_its_picture(width: int, height: int, seed: int) -> None:
     assert high >= 1
     assert 0 <= left <= width - wide
     assert 0 <= top <= height - high
-
-
-def test_joined_features_average_the_cosines() -> None:
-    torch.manual_seed(0)
-    parts = [F.normalize(torch.randn(4, size), dim=1) for size in (5, 9, 2)]
-    joined = join_features(parts)
-    mean = torch.stack([part @ part.T for part in parts]).mean(dim=0)
-    torch.testing.assert_close(joined @ joined.T, mean)
 
 
 class Evil:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
-from logitfusion.cli._inputs import check_folder, check_output, check_text
+from logitfusion.cli._inputs import check_folder, check_output, check_outputs, check_text
 from logitfusion.cli._settings import parse_settings
 from logitfusion.clip.methods import METHODS
 from logitfusion.errors import UserError
@@ -50,12 +51,20 @@ def check_predict(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise UserError("--top is at least 1.")
     _check_file("--head", arguments.head)
-    for place in arguments.images:
+    for place in arguments.images or ():
         if not place.exists():
             raise UserError(f"There is no image or folder {place}; correct --images.")
+    if arguments.csv is not None:
+        _check_file("--csv", arguments.csv)
     _check_encoders(arguments)
-    if arguments.output is not None:
-        check_output(arguments.output)
+    if arguments.none_below is not None and not 0 <= arguments.none_below <= 1:
+        raise UserError("--none-below is a probability from 0 to 1.")
+    check_outputs(arguments.output, arguments.report)
+    if arguments.sort_into is not None:
+        check_folder(arguments.sort_into)
+        check_sorting(arguments.sort_into, arguments.images or ())
+    elif arguments.copy:
+        raise UserError("--copy says how to fill a folder; name one with --sort-into.")
 
 
 def _check_file(option: str, file: Path) -> None:
@@ -72,6 +81,8 @@ def _check_encoders(arguments: argparse.Namespace) -> None:
         parse_auxiliary(spec)
     if not 0 <= arguments.max_skipped <= 1:
         raise UserError("--max-skipped is a share from 0 to 1.")
+    if arguments.batch_size < 1:
+        raise UserError("--batch-size is at least 1.")
     if arguments.features is not None:
         check_folder(arguments.features)
 
@@ -84,3 +95,19 @@ def _check_prompt(prompt: str) -> None:
         fits = False
     if not fits:
         raise UserError(f"The prompt {prompt!r} needs one {{}} for the class, and no other braces.")
+
+
+def check_sorting(folder: Path, places: Sequence[Path]) -> None:
+    """Refuse a folder that has something in it, or that lies among the images.
+
+    Raises:
+        UserError: says which.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty, and --sort-into overwrites nothing; name a new folder.")
+    around = next((place for place in places if place.resolve() in folder.resolve().parents), None)
+    if around is not None:
+        raise UserError(
+            f"{folder} lies in {around}, so that its links would be classified the next time; name another place for"
+            " --sort-into."
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,6 @@ from typing import Any
 from logitfusion.errors import UserError
 
 SHOTS = (1, 2, 4, 8, 16)
-SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,17 @@ def describe_images(folder: str, clip: str | None, auxiliary: str | None) -> lis
     Raises:
         UserError: the folder has no folders of images, or an encoder that is not there.
     """
-    from logitfusion.clip.data.folders import class_folders, list_images
+    from logitfusion.clip.data.folders import class_folders, list_images, refuse_splits
+    from logitfusion.clip.data.found import left_out_lines
 
     classes = class_folders(Path(folder))
     if len(classes) < 2:
         raise UserError(f"The image folder {folder} has one class; give it a folder of images for each of several.")
-    if SPLITS.issuperset(map(str.lower, classes)):  # they would be learnt as classes
-        raise UserError(
-            f"The folders of {folder} are splits, not classes: {', '.join(classes)}. Name one of them with --images;"
-            " the config's key test_path takes another."
-        )
-    counts = Counter(classes[row.label] for row in list_images(Path(folder), classes))
+    refuse_splits(Path(folder), classes)
+    rows, left_out = list_images(Path(folder), classes)
+    for line in left_out_lines(left_out):
+        print(line, file=sys.stderr)
+    counts = Counter(classes[row.label] for row in rows)
     rarest = min(counts, key=counts.__getitem__)
     if counts[rarest] < 2:
         raise UserError(

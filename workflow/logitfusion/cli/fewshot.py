@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from logitfusion.cli._fewshot_checks import check_fit, check_predict
+from logitfusion.clip.features import BATCH_SIZE
 from logitfusion.clip.methods import METHODS
 
 DEFAULT_METHOD = "amu_classes"
@@ -35,7 +36,9 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     images = parser.add_argument_group("images")
     source = images.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", type=Path, metavar="DIR", help="with a folder of images for each class")
-    source.add_argument("--csv", type=Path, metavar="FILE", help="with the columns path and label")
+    source.add_argument(
+        "--csv", type=Path, metavar="FILE", help="with the columns path and label; if it has split, train is read"
+    )
     images.add_argument("--shots", type=int, metavar="N", help="images drawn of each class (default: all)")
     images.add_argument("--views", type=int, default=8, metavar="N", help="of each, the first is plain (default: 8)")
     images.add_argument("--seed", type=int, default=0, help="of the draw, the views and the training (default: 0)")
@@ -57,37 +60,46 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     )
     method.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="settings of it")
     method.add_argument(
-        "--estimate",
+        "--compare",
         choices=("auto", "always", "never"),
         default="auto",
-        help="accuracy on images left out of the fit in turn, which is fitted up to four times more for it"
-        " (default: auto, if images x classes x passes of training are few)",
+        help="methods on images that are left out of each fit in turn, and recommend one (default: auto, those of which"
+        " images x classes x passes of training are few)",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors", help="the head")
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Classify images with a head file: a JSON object a line. A probability is the softmax of the head's logits; it"
-        " orders answers, but is not calibrated."
+        "Classify images with a head file: a class for each, or none of them, with a probability that is calibrated on"
+        " images that were left out of the fit. The answers are lines of JSON, a CSV, a page to look at, or folders."
     )
     parser.add_argument("--head", type=Path, required=True, metavar="FILE.safetensors", help="what fewshot fit wrote")
-    parser.add_argument(
-        "--images",
-        type=Path,
-        nargs="+",
-        action="extend",
-        required=True,
-        metavar="PATH",
-        help="images, and folders of them",
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--images", type=Path, nargs="+", action="extend", metavar="PATH", help="images, and folders of them"
     )
+    source.add_argument("--csv", type=Path, metavar="FILE", help="with the column path, and label to be scored")
     _add_encoders(parser, " (default: where it was)", required=False)
     parser.add_argument("--top", type=int, default=3, metavar="K", help="likeliest classes to list (default: 3)")
     parser.add_argument(
-        "--score", action="store_true", help="count right answers; the images are in folders named as the classes"
+        "--score",
+        action="store_true",
+        help="count right answers; the images are in folders named as the classes, or have labels in the CSV (if it"
+        " has the column split, those of test)",
+    )
+    parser.add_argument(
+        "--none-below",
+        type=float,
+        metavar="P",
+        help='probability below which the answer is "none of these" (default: chosen when the head was fitted)',
     )
     _add_skipping(parser)
-    parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help="instead of the standard output")
+    outputs = parser.add_argument_group("outputs", "without any, a JSON object a line on the standard output")
+    outputs.add_argument("--output", type=Path, metavar="FILE", help="a JSON object a line; NAME.csv: a table")
+    outputs.add_argument("--report", type=Path, metavar="FILE.html", help="a page with the images, in one file")
+    outputs.add_argument("--sort-into", type=Path, metavar="DIR", help="a new folder with links, by class")
+    outputs.add_argument("--copy", action="store_true", help="copies in place of links")
 
 
 def _add_methods(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +124,13 @@ def _add_encoders(parser: argparse.ArgumentParser, default: str, *, required: bo
     )
     encoders.add_argument(
         "--features", type=Path, metavar="DIR", help="where features are kept between calls (default: nowhere)"
+    )
+    encoders.add_argument(
+        "--batch-size",
+        type=int,
+        default=BATCH_SIZE,
+        metavar="N",
+        help=f"views of images that are encoded at a time; fewer need less memory (default: {BATCH_SIZE})",
     )
 
 

@@ -1,114 +1,112 @@
-"""Classify images with a head that ``fewshot fit`` wrote."""
+"""Classify images with a head file: an answer for each, a page to look at, folders of photos."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
-from logitfusion.cli._encoders import Encoded, Encoders, encode_images, load_encoders
+from logitfusion.cli._encoders import Encoders, load_encoders
+from logitfusion.cli._features import encode_with_bar
 from logitfusion.cli._inputs import be_quiet
+from logitfusion.cli._photo_outputs import json_rows, sort_photos, write_answers
+from logitfusion.cli._photo_page import write_photo_page
 from logitfusion.cli._scores import format_score, print_skipped
-from logitfusion.clip.confidence import uncertainty
-from logitfusion.clip.data.dataset import ImageRow
-from logitfusion.clip.data.folders import find_images
+from logitfusion.clip.answers import Answer, answer, describe_learnt, zero_shot_logits
+from logitfusion.clip.calibration import Calibration
+from logitfusion.clip.data.duplicates import Duplicates, describe_duplicates, find_duplicates
+from logitfusion.clip.data.found import left_out_lines
+from logitfusion.clip.data.labelled import (
+    Labelled,
+    find_unlabelled,
+    join_labelled,
+    list_unlabelled,
+    score_folder,
+    score_list,
+)
+from logitfusion.clip.features.encode import Encoded
+from logitfusion.clip.fitting.describe import describe_calibration
 from logitfusion.clip.head_file import load_head
-from logitfusion.clip.heads import CacheHead, FusedHead, Head
+from logitfusion.clip.heads import Head
 from logitfusion.errors import UserError
-from logitfusion.files import write_jsonl
 from logitfusion.models.load import use_threads
 
-PIECE = 1024  # images whose logits are in memory
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was asked, and the answers in that order.
+
+    Attributes:
+        truths: the classes that the images are filed under, if they are scored.
+    """
+
+    listed: Labelled
+    answers: list[Answer]
+    truths: list[str] | None
+    duplicates: Duplicates
+    calibration: Calibration
 
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
     head, header = load_head(arguments.head)
-    rows = _list_scored(arguments.images, header) if arguments.score else _list_images(arguments.images)
+    listed = _read_scored(arguments, header) if arguments.score else _read_unlabelled(arguments)
     clip, auxiliary = _entries(arguments, header)
     use_threads()
     started = time.monotonic()
     encoders = load_encoders(clip, auxiliary)
     load_head(arguments.head, encoders=encoders.fingerprints())
-    encoded = encode_images(rows, encoders, arguments.features, split="test", max_skipped=arguments.max_skipped)
-    answers = _answer(head, header, encoders, encoded)
+    # How many can't be read is judged when the others have their answers.
+    encoded = encode_with_bar(
+        listed.rows,
+        encoders.by_role(),
+        arguments.features,
+        split="test",
+        batch_size=arguments.batch_size,
+        max_skipped=1.0,
+    )
+    predicted = _predict(head, header, encoders, listed, encoded, arguments)
     seconds = time.monotonic() - started
-    print_skipped(encoded.skipped, len(rows))
-    lines = _lines(answers, header["class_names"], encoded.ids, arguments.top)
-    if arguments.output is not None:
-        write_jsonl(arguments.output, lines)
-    else:
-        for line in lines:
-            print(json.dumps(line, ensure_ascii=False))
-    # Lines on the standard output stay alone there.
-    place = sys.stderr if arguments.output is None else sys.stdout
-    print(f"{len(encoded.ids)} images in {seconds:.1f} s; the probabilities are not calibrated", file=place)
-    if arguments.score:
-        for line in _score(answers, header["class_names"], encoded.labels):
-            print(line, file=place)
+    alone = not (arguments.output or arguments.report or arguments.sort_into)
+    place = sys.stderr if alone else sys.stdout  # lines on the standard output stay alone there
+    _write(predicted, header, arguments, alone=alone)
+    print(f"{len(encoded.ids)} images were answered in {seconds:.1f} s.", file=place)
+    for line in _tell(predicted, header["class_names"]):
+        print(line, file=place)
+    for line in left_out_lines(listed.left_out):
+        print(line, file=sys.stderr)
+    print_skipped(encoded.skipped, len(listed.rows))
+    if len(encoded.skipped) > arguments.max_skipped * len(listed.rows):
+        raise UserError(
+            f"{len(encoded.skipped)} of {len(listed.rows)} images can't be read, more than the share"
+            f" {arguments.max_skipped:g} that --max-skipped allows; the others have their answers."
+        )
 
 
 # Which images
 
 
-def _list_images(given: Sequence[Path]) -> list[ImageRow]:
-    """The images that are named, and those in folders that are named, in this order, each once."""
-    files = dict.fromkeys(file for place in given for file in _files(place))
-    return [_row(file, 0) for file in files]
+def _read_scored(arguments: argparse.Namespace, header: Mapping[str, Any]) -> Labelled:
+    """The images of known classes, in class folders or in a list; the classes go by folder or by name."""
+    classes, folders = header["class_names"], header["metadata"].get("folders", [])
+    if arguments.csv is not None:
+        return score_list(arguments.csv, classes, folders)
+    return join_labelled([score_folder(place, classes, folders) for place in arguments.images])
 
 
-def _list_scored(given: Sequence[Path], header: dict[str, Any]) -> list[ImageRow]:
-    """The images of class folders, with the classes as labels; the classes go by folder or by name.
-
-    Raises:
-        UserError: something that is not in the folder of a class.
-    """
-    label_of = {name: label for label, name in enumerate(header["class_names"])}
-    label_of |= {folder: label for label, folder in enumerate(header["metadata"].get("folders", []))}
-    found: dict[Path, int] = {}
-    for place in given:
-        if place.is_file():
-            raise UserError(f"{place} is a file; to be scored, give folders with a folder for each class.")
-        for file in _files(place):
-            folder, *inside = file.relative_to(place).parts
-            if not inside:
-                raise UserError(f"{file} is in no class folder, so it can't be scored; leave --score out.")
-            if folder not in label_of:
-                raise UserError(f"{place / folder} is no class of this head; they are {_some(header['class_names'])}.")
-            found[file] = label_of[folder]
-    return [_row(file, label) for file, label in found.items()]
-
-
-def _files(place: Path) -> list[Path]:
-    """A file itself, or all image files in a folder, nested ones too; nothing hidden."""
-    if place.is_file():
-        return [place]
-    if not place.is_dir():
-        raise UserError(f"There is no image or folder {place}.")
-    files = find_images(place)
-    if not files:
-        raise UserError(f"The folder {place} has no images in it.")
-    return files
-
-
-def _row(file: Path, label: int) -> ImageRow:
-    if "\n" in str(file):
-        raise UserError(f"The image {str(file)!r} has a line break in its name; rename it.")
-    return ImageRow(str(file), str(file), label)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:10])} and {len(names) - 10} more"
+def _read_unlabelled(arguments: argparse.Namespace) -> Labelled:
+    """The images that are listed, or named, and those in folders that are named, in this order, each once."""
+    if arguments.csv is not None:
+        return list_unlabelled(arguments.csv)
+    return join_labelled([find_unlabelled(place) for place in arguments.images])
 
 
 # With which encoders
@@ -137,53 +135,81 @@ def _entries(arguments: argparse.Namespace, header: dict[str, Any]) -> tuple[dic
 # The answers
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Logits ``[n, C]`` of the head and of CLIP alone, and the uncertainty factor ``[n]`` where the method has one."""
-
-    fused: Tensor
-    clip: Tensor
-    factor: Tensor | None
-
-
-def _answer(head: Head, header: dict[str, Any], encoders: Encoders, encoded: Encoded) -> Answers:
-    if isinstance(head, FusedHead | CacheHead):
-        classifier, scale = head.classifier, head.scale
-    else:
-        prompts = header["metadata"].get("prompts")
-        if not prompts:
-            raise UserError("The head file has no record of its prompts; fit it again.")
-        classifier = encoders.clip.classifier(header["class_names"], prompts).cpu()
-        scale = encoders.clip.scale
-    parts = []
-    for some in torch.arange(len(encoded.ids)).split(PIECE):
-        clip = encoded.clip[some, 0]
-        parts.append(head.logits(clip, None if encoded.auxiliary is None else encoded.auxiliary[some, 0]))
-    alone = encoded.clip[:, 0] @ (scale * classifier)
-    factor = None
-    if isinstance(head, FusedHead) and head.kind != "none":
-        factor = uncertainty(alone, head.kind, head.power, head.reference)[:, 0]
-    return Answers(torch.cat(parts), alone, factor)
+def _predict(
+    head: Head,
+    header: Mapping[str, Any],
+    encoders: Encoders,
+    listed: Labelled,
+    encoded: Encoded,
+    arguments: argparse.Namespace,
+) -> Predicted:
+    zero_shot = zero_shot_logits(head, header, encoders.clip, encoded.clip[:, 0])
+    given = answer(head, header, encoded, zero_shot, top=arguments.top, none_below=arguments.none_below)
+    answer_of = dict(zip((*encoded.ids, *encoded.skipped), given, strict=True))
+    calibration = Calibration.load(header["metadata"]["calibration"])
+    if arguments.none_below is not None:
+        calibration = replace(calibration, threshold=arguments.none_below)
+    return Predicted(
+        listed=listed,
+        answers=[answer_of[row.id] for row in listed.rows],
+        truths=[header["class_names"][row.label] for row in listed.rows] if arguments.score else None,
+        duplicates=find_duplicates(encoded.ids, encoded.digests, encoded.labels.tolist()),
+        calibration=calibration,
+    )
 
 
-def _lines(answers: Answers, names: Sequence[str], ids: Sequence[str], top: int) -> Iterator[dict[str, Any]]:
-    """One row an image."""
-    for place, name in enumerate(ids):
-        probabilities, alone = answers.fused[place].softmax(-1), answers.clip[place].softmax(-1)
-        likeliest = (part.tolist() for part in probabilities.topk(min(top, len(names))))
-        best = [{"label": names[label], "probability": value} for value, label in zip(*likeliest, strict=True)]
-        line = {"path": os.fsencode(name).decode(errors="replace"), **best[0]}
-        line |= {"clip_label": names[int(alone.argmax())], "clip_probability": float(alone.max())}
-        if answers.factor is not None:
-            line["uncertainty"] = float(answers.factor[place])
-        yield line | {"top": best}
+def _write(predicted: Predicted, header: Mapping[str, Any], arguments: argparse.Namespace, *, alone: bool) -> None:
+    """All that was asked for; a line an image on the standard output if nothing was."""
+    if arguments.output is not None:
+        write_answers(arguments.output, predicted.answers, predicted.truths)
+    if alone:
+        for row in json_rows(predicted.answers, predicted.truths):
+            print(json.dumps(row, ensure_ascii=False))
+    if arguments.report is not None:
+        write_photo_page(
+            arguments.report,
+            predicted.answers,
+            predicted.listed,
+            predicted.truths,
+            predicted.duplicates,
+            header,
+            predicted.calibration,
+        )
+    if arguments.sort_into is not None:
+        files = [Path(row.path) for row in predicted.listed.rows]
+        sort_photos(predicted.answers, files, arguments.sort_into, copy=arguments.copy)
 
 
-def _score(answers: Answers, names: Sequence[str], labels: Tensor) -> Iterator[str]:
-    """What was right, over all and by class, and what CLIP alone has right."""
-    found, alone = answers.fused.argmax(-1), answers.clip.argmax(-1)
+def _tell(predicted: Predicted, classes: Sequence[str]) -> Iterator[str]:
+    """In sentences: what the probabilities rest on, which images count twice or not, and how many are right."""
+    yield from describe_calibration(predicted.calibration)
+    answers = [one for one in predicted.answers if one.error is None]
+    if refused := sum(one.label is None for one in answers):
+        yield f'{refused} of {len(answers)} images are "none of these".'
+    yield from describe_duplicates(predicted.duplicates)
+    if learnt := describe_learnt(predicted.answers):
+        yield learnt
+    if predicted.truths is not None:
+        yield from _score(predicted, classes)
+
+
+def _score(predicted: Predicted, classes: Sequence[str]) -> Iterator[str]:
+    """What is right, over all, without images that were learnt from, and by class; and what CLIP alone has right."""
+    pairs = [(one, truth) for one, truth in zip(predicted.answers, predicted.truths, strict=True) if one.error is None]
+    label_of = {name: label for label, name in enumerate(classes)} | {None: -1}
+
+    def columns(pairs: Sequence[tuple[Answer, str]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rows = [(label_of[one.label], label_of[one.clip_label], label_of[truth]) for one, truth in pairs]
+        return tuple(torch.tensor(rows).reshape(-1, 3).T)
+
+    found, alone, labels = columns(pairs)
     yield f"{format_score(found, labels)} (Wilson, 95%)"
     yield f"CLIP alone: {format_score(alone, labels)}"
+    new = [(one, truth) for one, truth in pairs if not one.learnt]
+    if 0 < len(new) < len(pairs):
+        own, others, truths = columns(new)
+        yield f"Of images that were not learnt from: {format_score(own, truths)}"
+        yield f"CLIP alone on those: {format_score(others, truths)}"
     for label in labels.unique().tolist():
         right, theirs = ((one[labels == label] == label).sum().item() for one in (found, alone))
-        yield f"  {names[label]}: {right} of {int((labels == label).sum())} (CLIP alone {theirs})"
+        yield f"  {classes[label]}: {right} of {int((labels == label).sum())} (CLIP alone {theirs})"

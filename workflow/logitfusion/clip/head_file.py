@@ -16,7 +16,7 @@ from logitfusion.clip.heads import CacheHead, FusedHead, Head, LinearHead
 from logitfusion.errors import UserError
 from logitfusion.files import name_output, whole
 
-VERSION = 1
+VERSION = 2
 _KINDS = {kind.__name__: kind for kind in (LinearHead, CacheHead, FusedHead)}
 _EPOCH = "epoch_{}."
 
@@ -103,9 +103,10 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(header, dict) or "version" not in header:
         raise UserError(f"{path} is a safetensors file, but not of a few-shot head: give one that `fewshot` wrote.")
     if header["version"] != VERSION:
+        way = "fit it again" if header["version"] < VERSION else "update logitfusion, or fit it again"
         raise UserError(
-            f"{path} has version {header['version']} of the head file, and this logitfusion reads version {VERSION}: "
-            "update logitfusion, or train the head again."
+            f"{path} has version {header['version']} of the head file, and this logitfusion reads version {VERSION}:"
+            f" {way}."
         )
     return header, tensors
 

@@ -23,6 +23,7 @@ class Support:
         labels: ``[n]`` int64, from 0 to C - 1. Classes may have unlike numbers of images, or none.
         classifier: ``[D, C]``, the zero-shot classifier, unit-norm columns (open_clip's shape).
         scale: ``exp(logit_scale)`` of this CLIP.
+        groups: ``[n]`` int64, equal for images of equal content, which are held out together; None: all are unlike.
 
     Raises:
         ValueError: shapes or types that do not fit together, fewer than two classes, no image.
@@ -33,6 +34,7 @@ class Support:
     labels: Tensor
     classifier: Tensor
     scale: float = 100.0
+    groups: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.clip.ndim != 3 or 0 in self.clip.shape or self.labels.shape != self.clip.shape[:1]:
@@ -61,7 +63,8 @@ class Support:
     def at(self, indices: Tensor) -> Support:
         """The part with these images."""
         auxiliary = None if self.auxiliary is None else self.auxiliary[indices]
-        return replace(self, clip=self.clip[indices], auxiliary=auxiliary, labels=self.labels[indices])
+        groups = None if self.groups is None else self.groups[indices]
+        return replace(self, clip=self.clip[indices], auxiliary=auxiliary, labels=self.labels[indices], groups=groups)
 
     def features(self, branch: str) -> Tensor:
         """``[n, views, D]`` of ``"clip"`` or ``"auxiliary"``; a ``UserError`` where there are no auxiliary ones."""

@@ -70,3 +70,20 @@ def wilson_interval(successes: float, count: int, confidence: float = 0.95) -> t
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def paired_interval(gained: int, lost: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Of the difference of two shares of right answers to the same ``count`` examples (Agresti and Min 2005).
+
+    Wald's interval with half an example more in each of the four cells, so that it has a width where the two never
+    disagree, and holds its confidence for few examples.
+
+    Args:
+        gained: examples that only the first has right.
+        lost: those that only the second has right.
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    total = count + 2.0
+    difference, discordant = (gained - lost) / total, (gained + lost + 1.0) / total
+    half = z * math.sqrt((discordant - difference**2) / total)
+    return max(-1.0, difference - half), min(1.0, difference + half)

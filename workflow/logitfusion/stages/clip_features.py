@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from logitfusion.clip.data import DataSet, ImageRow, load_data, match_classes
 from logitfusion.clip.data.support import make_support, write_support
-from logitfusion.clip.encoders.load import ImageEncoder
-from logitfusion.clip.features.cache import cache_features
-from logitfusion.clip.features.pool import CLIP, manifest, write_classifier
+from logitfusion.clip.features.encode import CLIP, encode_images
+from logitfusion.clip.features.pool import manifest, write_classifier
+from logitfusion.clip.features.splits import write_features
 from logitfusion.config.jobs.clip import SupportFeaturesJob, TestFeaturesJob
 from logitfusion.files import whole
 from logitfusion.models.load import use_threads
@@ -38,8 +36,21 @@ def main(arguments: argparse.Namespace, job: SupportFeaturesJob | TestFeaturesJo
             write_classifier(folder / "classifier.safetensors", clip.classifier(data.classes, data.prompts), facts)
         else:
             rows = data.test
-        for name, encoder in encoders.items():
-            _encode(rows, encoder, name, arguments, job, folder / f"{name}.safetensors", threads)
+        encoded = encode_images(
+            rows,
+            encoders,
+            arguments.cache,
+            split=arguments.split,
+            views=job.views if arguments.split == "support" else 1,
+            seed=job.seed,
+            batch_size=job.batch_size,
+            max_megapixels=job.max_megapixels,
+            max_skipped=job.max_skipped,
+            workers=threads,
+            progress=_Pace(arguments.dataset),
+        )
+        for name in encoders:
+            write_features(folder / f"{name}.safetensors", encoded, name, arguments.split)
         record(folder / "stage.json", job.dump(), **facts)
     logger.info("%s: %s images through %s", arguments.dataset, len(rows), ", ".join(encoders))
 
@@ -57,36 +68,16 @@ def _draw(data: DataSet, job: SupportFeaturesJob, folder: Path) -> tuple[list[Im
     return [rows[name] for name in sorted(rows)], short
 
 
-def _encode(
-    rows: Sequence[ImageRow],
-    encoder: ImageEncoder,
-    name: str,
-    arguments: argparse.Namespace,
-    job: SupportFeaturesJob | TestFeaturesJob,
-    target: Path,
-    threads: int,
-) -> None:
-    rate, seen = Rate(f"{arguments.dataset}, {name}", "images", len(rows)), 0
+class _Pace:
+    """A line every few seconds; how many images have to be encoded is known with the first call."""
 
-    def progress(done: int, _: int) -> None:
-        nonlocal seen
-        rate(done - seen)
-        seen = done
+    def __init__(self, title: str) -> None:
+        self.title, self.seen, self.rate = title, 0, None
 
-    cached = cache_features(
-        rows,
-        encoder,
-        arguments.cache,
-        split=arguments.split,
-        views=job.views if arguments.split == "support" else 1,
-        seed=job.seed,
-        batch_size=job.batch_size,
-        workers=threads,
-        max_megapixels=job.max_megapixels,
-        max_skipped=job.max_skipped,
-        progress=progress,
-    )
-    shutil.copyfile(cached, target)
+    def __call__(self, done: int, total: int) -> None:
+        self.rate = self.rate or Rate(self.title, "images", total)
+        self.rate(done - self.seen)
+        self.seen = done
 
 
 if __name__ == "__main__":

@@ -8,18 +8,34 @@ the official split where there is one (as torchvision reads it), else a seeded o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from logitfusion.clip.data.coop import read_coop
 from logitfusion.clip.data.dataset import DataSet, ImageRow, make_data, split_rows
-from logitfusion.clip.data.folders import class_folders, find_images, list_images
+from logitfusion.clip.data.folders import class_folders, list_images
+from logitfusion.clip.data.found import find_images
+from logitfusion.clip.data.names import plain_name
 from logitfusion.errors import UserError
-from logitfusion.files import read_json
 
-# Classes, and (path, label) of the train and test images; test is None where there is no official split.
-Listing = tuple[list[str], list[tuple[str, int]], list[tuple[str, int]] | None]
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies where a set was unpacked.
+
+    Attributes:
+        classes: the set's own names.
+        train: (path, label) of the images to learn from.
+        test: of those to test on; None where there is no official split.
+        left_out: files that are not used -> why.
+    """
+
+    classes: list[str]
+    train: list[tuple[str, int]]
+    test: list[tuple[str, int]] | None
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def _keep_path(path: str | Path) -> str:
@@ -38,18 +54,26 @@ def _torchvision(name: str, train: tuple[str, ...], test: str = "test", **option
 
         splits = {split: load(split) for split in (*train, test)}
         items = {split: [data[place] for place in range(len(data))] for split, data in splits.items()}
-        return list(splits[test].classes), [item for split in train for item in items[split]], items[test]
+        return Listing(list(splits[test].classes), [item for split in train for item in items[split]], items[test])
 
     return read
 
 
 def _class_folders(*without: str) -> Callable[[Path], Listing]:
-    """A reader of one folder a class, no official split."""
+    """A reader of one folder a class, no official split; folders ``without`` are none of the set's classes."""
 
     def read(folder: Path) -> Listing:
         classes = [one for one in class_folders(folder) if one not in without]
-        files = [(str(file), label) for label, one in enumerate(classes) for file in find_images(folder / one)]
-        return classes, files, None
+        label_of = {one: label for label, one in enumerate(classes)}
+        found = find_images(folder)
+        files, left_out = [], dict(found.left_out)
+        for file in found.images:
+            label = label_of.get(file.relative_to(folder).parts[0])
+            if label is None:
+                left_out[str(file)] = "in no folder of one of the set's classes"
+            else:
+                files.append((str(file), label))
+        return Listing(classes, files, None, left_out)
 
     return read
 
@@ -67,21 +91,28 @@ def _read_pets(root: Path) -> Listing:
                 classes[int(number) - 1] = image.rsplit("_", 1)[0]
                 items.append((str(folder / "images" / f"{image}.jpg"), int(number) - 1))
         parts.append(items)
-    return [classes[label] for label in range(len(classes))], parts[0], parts[1]
+    return Listing([classes[label] for label in range(len(classes))], parts[0], parts[1])
 
 
 def _read_imagenet(root: Path) -> Listing:
     """The folders ``train`` and ``val`` with a folder a class."""
-    train, test = list_images(root / "train", (folders := class_folders(root / "train"))), []
+    train, left_out = list_images(root / "train", (folders := class_folders(root / "train")))
+    test: list[ImageRow] = []
     if (root / "val").is_dir():
-        test = list_images(root / "val", folders)
-    return _imagenet_names(folders), [(row.path, row.label) for row in train], [(row.path, row.label) for row in test]
+        test, others = list_images(root / "val", folders)
+        left_out |= others
+    return Listing(_imagenet_names(folders), *map(_items, (train, test)), left_out)
 
 
 def _read_imagenet_shift(folder: Path) -> Listing:
     """A folder a class, all images of which are tested on: ImageNet-V2's are numbers, ImageNet-Sketch's WordNet ids."""
     folders = class_folders(folder)
-    return _imagenet_names(folders), [], [(row.path, row.label) for row in list_images(folder, folders)]
+    test, left_out = list_images(folder, folders)
+    return Listing(_imagenet_names(folders), [], _items(test), left_out)
+
+
+def _items(rows: Iterable[ImageRow]) -> list[tuple[str, int]]:
+    return [(row.path, row.label) for row in rows]
 
 
 def _imagenet_names(folders: list[str]) -> list[str]:
@@ -106,7 +137,7 @@ def _read_sun(folder: Path) -> Listing:
     named = [" ".join(reversed(file.relative_to(folder).parts[1:-1])) for file in files]
     classes = sorted(set(named))
     label_of = {one: label for label, one in enumerate(classes)}
-    return classes, [(str(file), label_of[one]) for file, one in zip(files, named, strict=True)], None
+    return Listing(classes, [(str(file), label_of[one]) for file, one in zip(files, named, strict=True)], None)
 
 
 def _read_ucf(root: Path) -> Listing:
@@ -123,7 +154,7 @@ def _read_ucf(root: Path) -> Listing:
             line.split()[0] for line in (lists / f"{part}.txt").read_text(encoding="utf-8").splitlines() if line.strip()
         ]
         parts.append([(frames[Path(video).stem], label_of[Path(video).parent.name]) for video in videos])
-    return [_words(one) for one in classes], parts[0], parts[1]
+    return Listing([_words(one) for one in classes], parts[0], parts[1])
 
 
 def _words(name: str) -> str:
@@ -140,12 +171,33 @@ class Benchmark:
         images: folders below the root, torchvision's and CoOp's, that the paths in CoOp's file start from.
         prompts: CoOp's hand-made template; for ImageNet the seven of Tip-Adapter are open_clip's simple templates.
         from_images: whether ``read`` takes the image folder.
+        names: the set's own name of a class -> CoOp's, which the literature prompts with.
     """
 
     read: Callable[[Path], Listing]
     images: tuple[str, ...]
     prompts: tuple[str, ...]
     from_images: bool = False
+    names: Callable[[str], str] = str
+
+
+CALTECH101_NAMES = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
+EUROSAT_NAMES = {
+    "AnnualCrop": "Annual Crop Land",
+    "HerbaceousVegetation": "Herbaceous Vegetation Land",
+    "Highway": "Highway or Road",
+    "Industrial": "Industrial Buildings",
+    "Pasture": "Pasture Land",
+    "PermanentCrop": "Permanent Crop Land",
+    "Residential": "Residential Buildings",
+    "SeaLake": "Sea or Lake",
+}
+
+
+def _year_first(name: str) -> str:
+    """``Audi S4 Sedan 2012`` -> ``2012 Audi S4 Sedan``."""
+    *words, year = name.split()
+    return " ".join([year, *words]) if year.isdigit() else name
 
 
 # The pool is train + val where 16 shots need it (Flowers102 has 10 + 10 a class), and CoOp's choice for FGVC-Aircraft.
@@ -161,15 +213,19 @@ BENCHMARKS: dict[str, Benchmark] = {
         _read_imagenet_shift, ("imagenet-sketch/images", "images", "sketch"), ("a photo of a {}.",), True
     ),
     "caltech101": Benchmark(
-        _class_folders("BACKGROUND_Google"),
+        # CoOp's 100 classes: without the clutter, and without the second crop of the same faces.
+        _class_folders("BACKGROUND_Google", "Faces_easy"),
         ("caltech101/101_ObjectCategories", "caltech-101/101_ObjectCategories", "101_ObjectCategories"),
         ("a photo of a {}.",),
         True,
+        lambda name: CALTECH101_NAMES.get(name, name),
     ),
     "oxford_pets": Benchmark(
         _read_pets, ("oxford-iiit-pet/images", "oxford_pets/images", "images"), ("a photo of a {}, a type of pet.",)
     ),
-    "stanford_cars": Benchmark(_torchvision("StanfordCars", ("train",)), ("stanford_cars", ""), ("a photo of a {}.",)),
+    "stanford_cars": Benchmark(
+        _torchvision("StanfordCars", ("train",)), ("stanford_cars", ""), ("a photo of a {}.",), names=_year_first
+    ),
     "flowers102": Benchmark(
         _torchvision("Flowers102", ("train", "val")),
         ("flowers-102/jpg", "oxford_flowers/jpg", "jpg"),
@@ -188,7 +244,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         _torchvision("DTD", ("train", "val")), ("dtd/dtd/images", "dtd/images", "images"), ("{} texture.",)
     ),
     "eurosat": Benchmark(
-        _class_folders(), ("eurosat/2750", "eurosat/EuroSAT", "2750"), ("a centered satellite photo of {}.",), True
+        _class_folders(),
+        ("eurosat/2750", "eurosat/EuroSAT", "2750"),
+        ("a centered satellite photo of {}.",),
+        True,
+        lambda name: EUROSAT_NAMES.get(name, name),
     ),
     "ucf101": Benchmark(
         _read_ucf, ("UCF-101-midframes", "ucf101/UCF-101-midframes"), ("a photo of a person doing {}.",)
@@ -218,14 +278,16 @@ def read_benchmark(entry: dict[str, Any]) -> DataSet:
     if coop or bench.from_images:
         place = Path(images) if images else _image_folder(name, root)
     if coop:
-        return _read_coop(name, Path(coop), place, prompts)
-    classes, train, test = _read_listing(name, place)
-    rows = _rows(train, place)
-    if test is None:
-        rows, tested, split = split_rows(name, rows, share, seed)
+        classes, train, test, left_out = read_coop(Path(coop), place)
+        rows, tested, split = train, test, "CoOp"
     else:
-        tested, split = _rows(test, place), "official"
-    return make_data(name, [one.replace("_", " ") for one in classes], prompts, rows, tested, split)
+        found = _read_listing(name, place)
+        classes, rows, left_out = found.classes, _rows(found.train, place), found.left_out
+        if found.test is None:
+            rows, tested, split = split_rows(name, rows, share, seed)
+        else:
+            tested, split = _rows(found.test, place), "official"
+    return make_data(name, [plain_name(bench.names(one)) for one in classes], prompts, rows, tested, split, left_out)
 
 
 def _read_listing(name: str, place: Path) -> Listing:
@@ -252,21 +314,3 @@ def _image_folder(name: str, root: Path) -> Path:
 
 def _rows(items: list[tuple[str, int]], place: Path) -> list[ImageRow]:
     return [ImageRow(Path(path).relative_to(place).as_posix(), path, int(label)) for path, label in items]
-
-
-def _read_coop(name: str, path: Path, images: Path, prompts: list[str]) -> DataSet:
-    """CoOp's file: ``{"train": [[path, label, class], ...], "val": ..., "test": ...}``."""
-    listed = read_json(path)
-    parts: dict[str, list[ImageRow]] = {}
-    names: dict[int, str] = {}
-    try:
-        for part in ("train", "test"):
-            parts[part] = [ImageRow(file, str(images / file), int(label)) for file, label, _ in listed[part]]
-            names |= {int(label): str(one).replace("_", " ") for _, label, one in listed[part]}
-        classes = [names[label] for label in range(len(names))]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a split file of CoOp ({type(error).__name__}: {error}).") from None
-    first = next(iter([*parts["train"], *parts["test"]]), None)
-    if first is not None and not Path(first.path).is_file():
-        raise UserError(f"{first.path}, the first image of {path}, is not there; correct root or give images.")
-    return make_data(name, classes, prompts, parts["train"], parts["test"], "CoOp")

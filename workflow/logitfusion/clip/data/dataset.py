@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from logitfusion.clip.data.draws import draw_share, shuffled
+from logitfusion.clip.data.names import label_by_text, same_text, text_key
 from logitfusion.errors import UserError
 from logitfusion.files import whole
 
 PROMPT = "a photo of a {}."
+FACTS = ("classes", "prompts", "split", "left_out")  # of a data set, beside its images
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class DataSet:
         test: the test images.
         split: who split them: ``official``, ``CoOp``, ``given`` (by the user's own files) or ``seeded S`` (by us, with
             seed S: not to be compared with published numbers); a cut test set is marked too.
+        left_out: files that are there and not used -> why not.
     """
 
     classes: list[str]
@@ -53,33 +57,28 @@ class DataSet:
     train: list[ImageRow]
     test: list[ImageRow]
     split: str
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def make_data(
-    name: str, classes: Sequence[str], prompts: Sequence[str], train: list[ImageRow], test: list[ImageRow], split: str
+    name: str,
+    classes: Sequence[str],
+    prompts: Sequence[str],
+    train: list[ImageRow],
+    test: list[ImageRow],
+    split: str,
+    left_out: Mapping[str, str] | None = None,
 ) -> DataSet:
     """A data set whose parts fit together; ``name`` is for messages.
 
     Raises:
-        UserError: an image is there twice, a class has no image to learn from, there is nothing to test on, fewer than
-            two classes, two that share a name, or a prompt has no place for a class.
+        UserError: what ``check_images`` and ``check_classes`` refuse, a class has no image to learn from, there is
+            nothing to test on, or a prompt has no place for a class.
     """
-    seen: set[str] = set()
-    for row in [*train, *test]:
-        if row.id in seen:
-            raise UserError(f"{name} has the image {row.id!r} twice; each image is in one split, with one label.")
-        if "\n" in row.id:
-            raise UserError(f"{name} has an image with a line break in its name ({row.id!r}); rename it.")
-        seen.add(row.id)
+    check_images(name, [*train, *test])
     if not test:
         raise UserError(f"{name} has no test images; correct its path or its test share.")
-    if len(classes) < 2:
-        raise UserError(f"{name} has the class {', '.join(classes)} alone; a classifier needs at least two.")
-    twice = sorted({one for one in classes if list(classes).count(one) > 1}) if len(set(classes)) < len(classes) else []
-    if twice:
-        raise UserError(
-            f"{name} has several classes of the name {twice[0]!r}; zero-shot prompts can't tell them apart."
-        )
+    check_classes(name, classes, [*train, *test])
     learned = {row.label for row in train}
     missing = [one for label, one in enumerate(classes) if label not in learned] if train else []
     if missing:
@@ -89,7 +88,47 @@ def make_data(
         raise UserError(
             f"{name}: a prompt needs one {{}} for the class, {wrong[0] if wrong else 'and there is none'!r}."
         )
-    return DataSet(list(classes), list(prompts), train, test, split)
+    return DataSet(list(classes), list(prompts), train, test, split, dict(left_out or {}))
+
+
+def check_images(name: str, rows: Iterable[ImageRow]) -> None:
+    """Refuse a file that is there twice, under two spellings of its path too; ``name`` is for messages.
+
+    Raises:
+        UserError: such a file, or a line break in an image's name.
+    """
+    ids: set[str] = set()
+    files: dict[tuple[str, int | None], str] = {}
+    for row in rows:
+        if "\n" in row.id:
+            raise UserError(f"{name} has an image with a line break in its name ({row.id!r}); rename it.")
+        file = (os.path.abspath(row.path), row.index)  # noqa: PTH100 (resolving links would ask the disk)
+        if row.id in ids or file in files:
+            other = files.get(file, row.id)
+            spelt = f", once spelt {other!r}" if other != row.id else ""
+            raise UserError(
+                f"{name} has the image {row.id!r} twice{spelt}; each image is in one split, with one label."
+            )
+        ids.add(row.id)
+        files[file] = row.id
+
+
+def check_classes(name: str, classes: Sequence[str], rows: Sequence[ImageRow]) -> None:
+    """Refuse classes that prompts can't tell apart, and fewer than two; ``name`` is for messages.
+
+    Raises:
+        UserError: such classes, with an image of each.
+    """
+    if len(classes) < 2:
+        raise UserError(f"{name} has the class {', '.join(classes)} alone; a classifier needs at least two.")
+    for group in same_text(classes):
+        first = {row.label: row.id for row in reversed(rows)}
+        places = [label for label, one in enumerate(classes) if text_key(one) == text_key(group[0])]
+        named = ", ".join(f"{classes[place]!r} ({first.get(place, 'no image')})" for place in places)
+        raise UserError(
+            f"{name} has several classes that CLIP reads as one text: {named}; make them one, or give them class names"
+            " that differ in more than capitals, accents' encoding and spaces."
+        )
 
 
 def split_rows(
@@ -122,16 +161,18 @@ def cut_test(data: DataSet, count: int | None, seed: int) -> DataSet:
 def match_classes(data: DataSet, classes: Sequence[str]) -> DataSet:
     """The same images under another data set's labels, for a test out of distribution.
 
+    Names that are one text to CLIP are one class.
+
     Raises:
         UserError: one has a class that the other lacks.
     """
-    if set(data.classes) != set(classes):
-        odd = sorted(set(data.classes) ^ set(classes))
+    place, own = label_by_text(classes), label_by_text(data.classes)
+    odd = sorted(one for one in {*data.classes, *classes} if text_key(one) in place.keys() ^ own.keys())
+    if odd:
         raise UserError(f"The two data sets don't have the same classes: only one has {odd[0]!r} ({len(odd)} such).")
-    place = {one: label for label, one in enumerate(classes)}
 
     def moved(rows: Iterable[ImageRow]) -> list[ImageRow]:
-        return [replace(row, label=place[data.classes[row.label]]) for row in rows]
+        return [replace(row, label=place[text_key(data.classes[row.label])]) for row in rows]
 
     return replace(data, classes=list(classes), train=moved(data.train), test=moved(data.test))
 
@@ -146,7 +187,7 @@ def save_data(data: DataSet, path: str | Path) -> None:
         "label": pa.array([row.label for _, row in parts], pa.int64()),
         "part": pa.array([part for part, _ in parts], pa.string()),
     }
-    facts = json.dumps({"classes": data.classes, "prompts": data.prompts, "split": data.split}, ensure_ascii=False)
+    facts = json.dumps({key: getattr(data, key) for key in FACTS}, ensure_ascii=False)
     table = pa.table(columns).replace_schema_metadata({"logitfusion": facts})
     with whole(path) as temporary:
         pq.write_table(table, temporary)
@@ -161,12 +202,11 @@ def load_data(path: str | Path) -> DataSet:
     try:
         table = pq.read_table(path)
         facts = json.loads(table.schema.metadata[b"logitfusion"])
-        rows = table.to_pylist()
+        parts: dict[str, list[ImageRow]] = {"train": [], "test": []}
+        for row in table.to_pylist():
+            parts[row["part"]].append(ImageRow(row["id"], row["path"], row["label"], row["index"]))
+        return DataSet(**parts, **{key: facts[key] for key in FACTS})
     except FileNotFoundError:
         raise UserError(f"The data set {path} is not there; run the data stage again.") from None
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{path} is not a readable data set ({error}); delete it and run again.") from None
-    parts: dict[str, list[ImageRow]] = {"train": [], "test": []}
-    for row in rows:
-        parts[row["part"]].append(ImageRow(row["id"], row["path"], row["label"], row["index"]))
-    return DataSet(facts["classes"], facts["prompts"], parts["train"], parts["test"], facts["split"])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.data.dataset import PROMPT, DataSet, ImageRow, make_data, split_rows
+from logitfusion.clip.data.found import LOOSE, SYSTEM_FOLDERS, below, find_images, left_out_lines
+from logitfusion.clip.data.names import plain_name, read_names, text_key
 from logitfusion.errors import UserError
-from logitfusion.files import read_json
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
+LEARNT = frozenset({"train", "training"})
+TESTED = frozenset({"val", "valid", "validation", "dev", "test", "testing"})
 
 
 def read_folder(entry: dict[str, Any]) -> DataSet:
@@ -23,59 +26,103 @@ def read_folder(entry: dict[str, Any]) -> DataSet:
     path, test_path, named = Path(entry["path"]), entry.get("test_path"), entry.get("class_names")
     share, seed, prompts = entry.get("test_share"), entry.get("seed"), entry.get("prompts") or [PROMPT]
     name = f"The image folder {path}"
-    classes = _read_class_names(named) or {folder: plain_name(folder) for folder in class_folders(path)}
-    rows = list_images(path, list(classes))
+    classes = name_classes(path, read_names(named) if isinstance(named, str) else named)
+    rows, left_out = list_images(path, list(classes))
     if test_path:
         train, split = rows, "given"
         # Both folders may hold equal names: the folder is part of a test image's id.
-        test = list_images(Path(test_path), list(classes), prefix="test/")
+        test, others = list_images(Path(test_path), list(classes), prefix="test/")
+        left_out |= others
     else:
         train, test, split = split_rows(name, rows, share, seed)
-    return make_data(name, list(classes.values()), prompts, train, test, split)
+    return make_data(name, list(classes.values()), prompts, train, test, split, left_out)
 
 
-def _read_class_names(given: dict[str, str] | str | None) -> dict[str, str] | None:
-    return read_json(given) if isinstance(given, str) else given
+def name_classes(path: Path, names: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Class folder -> its name in prompts, in the order of the labels.
+
+    Raises:
+        UserError: no such folders, folders that are splits, or other folders than ``names`` has.
+    """
+    folders = class_folders(path)
+    if names is not None:
+        return dict(names)
+    refuse_splits(path, folders)
+    return {folder: plain_name(folder) for folder in folders}
 
 
-def plain_name(name: str) -> str:
-    """The name of a folder, or a label, as it goes into a prompt."""
-    return name.replace("_", " ").strip()
+def refuse_splits(path: Path, folders: Sequence[str]) -> None:
+    """Refuse folders ``train`` and ``val``, say, which would be learnt as classes.
+
+    Raises:
+        UserError: says which to give instead.
+    """
+    learnt = next((folder for folder in folders if folder.lower() in LEARNT), None)
+    tested = next((folder for folder in folders if folder.lower() in TESTED), None)
+    if learnt and tested:
+        raise UserError(
+            f"The folders of {path} are splits, not classes: {', '.join(folders)}. To learn, give {path / learnt};"
+            f" to test or to score, give {path / tested}."
+        )
 
 
 def class_folders(path: Path) -> list[str]:
-    """The names of a folder's folders, sorted.
+    """The names of a folder's folders, sorted; hidden ones, and those of NAS and macOS, are none.
 
     Raises:
         UserError: no such folder, or nothing in it.
     """
     if not path.is_dir():
         raise UserError(f"The image folder {path} is not there; correct the data set's path.")
-    folders = sorted(one.name for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
+    names = sorted(one.name for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
+    folders = [name for name in names if name.lower() not in SYSTEM_FOLDERS]
     if not folders:
         raise UserError(f"The image folder {path} has no folders in it; it needs one for each class.")
     return folders
 
 
-def list_images(path: Path, folders: Sequence[str], prefix: str = "") -> list[ImageRow]:
-    """A row for each image file in the folders, which are the classes; ids are paths below ``path``.
+def list_images(path: Path, folders: Sequence[str], prefix: str = "") -> tuple[list[ImageRow], dict[str, str]]:
+    """A row for each image file in the folders, which are the classes, and the files that are left out -> why.
+
+    Ids are paths below ``path``. A folder on the disk is the class that CLIP reads as the same text, unless one has
+    exactly its name.
 
     Raises:
         UserError: a folder that is not a class, or a class without images.
     """
-    unknown = sorted(set(class_folders(path)) - set(folders))
-    if unknown:
-        raise UserError(f"The image folder {path} has a folder {unknown[0]!r}, which is none of the classes.")
-    rows = []
+    label_of = match_folders(path, folders)
+    found = find_images(path)
+    left_out = dict(found.left_out)
+    rows: list[list[ImageRow]] = [[] for _ in folders]
+    for file in found.images:
+        place = file.relative_to(path)
+        if len(place.parts) == 1:
+            left_out[str(file)] = LOOSE
+        else:
+            label = label_of[place.parts[0]]
+            rows[label].append(ImageRow(prefix + place.as_posix(), str(file), label))
     for label, folder in enumerate(folders):
-        files = find_images(path / folder)
-        if not files:
-            raise UserError(f"The image folder {path / folder} has no images in it; add some or remove the class.")
-        rows += [ImageRow(prefix + file.relative_to(path).as_posix(), str(file), label) for file in files]
-    return rows
+        if not rows[label]:
+            there = " ".join(left_out_lines(below(left_out, path / folder)))
+            raise UserError(
+                f"The image folder {path / folder} has no images in it; add some or remove the class."
+                + (f" {there}." if there else "")
+            )
+    return [row for some in rows for row in some], left_out
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All image files in a folder, nested ones too, sorted; nothing hidden (thumbnails, macOS' ``._`` files)."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+def match_folders(path: Path, folders: Sequence[str]) -> dict[str, int]:
+    """Folder on the disk -> its place in ``folders``.
+
+    Raises:
+        UserError: one that is none of them.
+    """
+    exact = {unicodedata.normalize("NFC", folder): label for label, folder in enumerate(folders)}
+    alike = {text_key(plain_name(folder)): label for label, folder in enumerate(folders)}
+    matched = {}
+    for folder in class_folders(path):
+        label = exact.get(unicodedata.normalize("NFC", folder), alike.get(text_key(plain_name(folder))))
+        if label is None:
+            raise UserError(f"The image folder {path} has a folder {folder!r}, which is none of the classes.")
+        matched[folder] = label
+    return matched

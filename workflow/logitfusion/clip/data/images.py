@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.errors import UserError
 
+MISSING = "missing"  # in place of the hash of an image that can't be opened
 MAX_MEGAPIXELS = 64.0  # below Pillow's own guard against decompression bombs, which stays on
 
 
@@ -19,10 +20,13 @@ class UnreadableImageError(Exception):
     """One image can't be used; the message says why."""
 
 
-def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
+def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS, side: int | None = None) -> Image.Image:
     """The image of a row in mode RGB, turned as its EXIF orientation says, on white where it is transparent.
 
     16-bit grey is reduced to 8 bits; of an animation the first picture is taken.
+
+    Args:
+        side: pixels of the shorter side that are enough: a JPEG may be decoded at a half, a quarter or an eighth.
 
     Raises:
         UnreadableImageError: missing, truncated, of an unknown format, of 32-bit pixels, or larger than
@@ -35,6 +39,8 @@ def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS) -> Image.I
             megapixels = image.width * image.height / 1e6
             if megapixels > max_megapixels:
                 raise UnreadableImageError(f"{megapixels:.0f} megapixels are more than {max_megapixels:g}")
+            if side is not None:
+                image.draft(None, (side, side))
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except (UnreadableImageError, MemoryError):
@@ -78,14 +84,14 @@ def thumbnail(row: ImageRow, size: int, form: str = "PNG") -> bytes | None:
 
 
 def hash_image(row: ImageRow) -> str:
-    """The SHA-256 of an image's bytes in hex; ``missing`` if there are none to read."""
+    """The SHA-256 of an image's bytes in hex; ``MISSING`` if there are none to read."""
     try:
         if row.index is not None:
             return hashlib.sha256(_array_row(row)).hexdigest()
         with Path(row.path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, IndexError):
-        return "missing"
+        return MISSING
 
 
 def check_skipped(skipped: dict[str, str], total: int, limit: float) -> None:

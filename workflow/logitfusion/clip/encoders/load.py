@@ -144,11 +144,6 @@ class ClipEncoder(ImageEncoder):
         return float(self.model.logit_scale.detach().exp())
 
 
-def join_features(features: Sequence[Tensor]) -> Tensor:
-    """Several encoders as one: their unit features ``[n, D_i]`` side by side, made unit again, ``[n, sum of D_i]``."""
-    return F.normalize(torch.cat([part.float() for part in features], dim=-1), dim=-1)
-
-
 MAIN = "main"  # the branch of the hub, of an entry that gives no revision
 
 

@@ -1,10 +1,10 @@
-"""Feature files: fp16 safetensors with labels, ids and a checksum, whole and true or not read at all."""
+"""Tensor files that are whole and true, or not read at all: safetensors with their facts and a checksum."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,59 +17,63 @@ from logitfusion.errors import UserError
 from logitfusion.files import name_output, whole
 
 
-@dataclass(frozen=True)
-class Stored:
-    """What a file holds: ``values [n, views, D]`` fp16, ``labels [n]`` int64, ids, and the skipped ids -> why."""
-
-    values: Tensor
-    labels: Tensor
-    ids: list[str]
-    skipped: dict[str, str]
-
-
-def write_stored(path: str | Path, stored: Stored, description: dict[str, Any]) -> None:
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write a file whole; equal arguments give equal bytes."""
-    names = "\n".join(stored.ids).encode("utf-8", "surrogateescape")  # ids have no line breaks
-    tensors = {
-        "values": stored.values.contiguous(),
-        "labels": stored.labels.contiguous(),
-        "ids": torch.frombuffer(bytearray(names), dtype=torch.uint8) if names else torch.zeros(0, dtype=torch.uint8),
-    }
-    facts = {"description": description, "skipped": stored.skipped, "checksum": _checksum(tensors)}
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    kept = {"facts": facts, "checksum": _checksum(tensors)}
     # One entry only: safetensors writes several in a random order.
     with whole(path) as temporary:
-        save_file(tensors, temporary, metadata={"logitfusion": json.dumps(facts, sort_keys=True)})
+        save_file(tensors, temporary, metadata={"logitfusion": json.dumps(kept, sort_keys=True)})
 
 
-def read_description(path: str | Path) -> dict[str, Any]:
-    """The description a file was written with, without its tensors.
-
-    Raises:
-        UserError: the file is missing or broken.
-    """
-    return _open(path, with_tensors=False)[0]["description"]
-
-
-def read_stored(path: str | Path) -> Stored:
-    """A file's content, held against its checksum.
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """The facts a file was written with, without its tensors.
 
     Raises:
         UserError: the file is missing or broken.
     """
-    facts, tensors = _open(path, with_tensors=True)
-    if _checksum(tensors) != facts["checksum"]:
+    return _open(path, ())[0]["facts"]
+
+
+def read_tensors(path: str | Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """A file's tensors, which are these, held against its checksum.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    kept, tensors = _open(path, names)
+    if _checksum(tensors) != kept["checksum"]:
         raise UserError(f"The features in {path} are damaged; delete {name_output(path)} and run again.")
-    names = tensors["ids"].numpy().tobytes().decode("utf-8", "surrogateescape")
-    ids = names.split("\n") if names else []
-    return Stored(tensors["values"], tensors["labels"], ids, facts["skipped"])
+    return tensors
 
 
-def _open(path: str | Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def pack_text(lines: Sequence[str]) -> Tensor:
+    """Lines, which have no line breaks, as bytes."""
+    text = "\n".join(lines).encode("utf-8", "surrogateescape")
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.zeros(0, dtype=torch.uint8)
+
+
+def unpack_text(packed: Tensor) -> list[str]:
+    """The lines of ``pack_text``."""
+    text = packed.numpy().tobytes().decode("utf-8", "surrogateescape")
+    return text.split("\n") if text else []
+
+
+def pack_digests(digests: Sequence[str]) -> Tensor:
+    """SHA-256 sums in hex -> ``[n, 32]`` uint8."""
+    return torch.tensor([list(bytes.fromhex(one)) for one in digests], dtype=torch.uint8).reshape(-1, 32)
+
+
+def unpack_digests(packed: Tensor) -> list[str]:
+    """``[n, 32]`` uint8 -> SHA-256 sums in hex."""
+    text = packed.contiguous().numpy().tobytes().hex()
+    return [text[start : start + 64] for start in range(0, len(text), 64)]
+
+
+def _open(path: str | Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["logitfusion"])
-            tensors = {name: file.get_tensor(name) for name in ("values", "labels", "ids")} if with_tensors else {}
-            return facts, tensors
+            return json.loads(file.metadata()["logitfusion"]), {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise UserError(f"The features {path} are not there; compute them first.") from None
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:

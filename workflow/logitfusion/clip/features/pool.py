@@ -17,12 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from logitfusion.clip.data.support import read_draw
-from logitfusion.clip.features.cache import read_features
+from logitfusion.clip.features.encode import CLIP, join_features
+from logitfusion.clip.features.splits import read_features
 from logitfusion.clip.heads import Support
 from logitfusion.errors import UserError
 from logitfusion.files import name_output, whole
-
-CLIP = "clip"  # the name of CLIP's own features
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,7 @@ def join_encoders(
     others = [features for name, features in sorted(read.items()) if name != CLIP]
     if any(features.ids != clip.ids for features in others):
         raise UserError(f"The features in {folder} are not of the same images; delete the folder and run again.")
-    joined = torch.cat([features.values for features in others], -1) if others else None
-    auxiliary = joined if joined is None else torch.nn.functional.normalize(joined, dim=-1)
-    return clip.values, auxiliary, clip.labels, clip.ids
+    return clip.values, join_features([features.values for features in others]), clip.labels, clip.ids
 
 
 def write_classifier(path: str | Path, classifier: Tensor, facts: dict[str, Any]) -> None:

@@ -1,9 +1,8 @@
-"""Images to unit features: decoding and transforming ahead in threads, encoding in batches."""
+"""Views of an image for several encoders, from one reading of its file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,9 +12,13 @@ from torch import Tensor
 
 from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.data.draws import hash_seed
-from logitfusion.clip.data.images import UnreadableImageError, read_image
-from logitfusion.clip.features.files import Stored
+from logitfusion.clip.data.images import UnreadableImageError, hash_image, read_image
 from logitfusion.errors import UserError
+
+# A JPEG is decoded at the smallest scale whose shorter side has so many pixels. That is twice what encoders of up to
+# 384 read, and no less than they read of the smallest random crop, so that resizing hardly sees it. One number for all
+# of them, so that a feature doesn't depend on which other encoders a run has.
+READ_SIDE = 768
 
 
 class Encoder(Protocol):
@@ -24,10 +27,12 @@ class Encoder(Protocol):
     Attributes:
         fingerprint: changes with the weights and the architecture.
         transform: what ``preprocess`` and ``augment`` do, sizes and means included.
+        size: height and width of the pictures it reads.
     """
 
     fingerprint: str
     transform: str
+    size: tuple[int, int]
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """An RGB image as ``[3, h, w]``; called from several threads."""
@@ -40,94 +45,44 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Views:
-    """Which views are made of an image.
+class ViewMaker:
+    """Makes views: number 0 is the plain image, any other is random by seed, content and number alone.
 
     Attributes:
-        count: 1 for the plain image; each further one is a random augmentation.
-        seed: with the image's id and the view's number, it alone decides a random view.
+        encoders: by name.
+        seed: of the random views.
         max_megapixels: larger images are skipped.
     """
 
-    count: int
+    encoders: Mapping[str, Encoder]
     seed: int
     max_megapixels: float
 
-    def make(self, row: ImageRow, encoder: Encoder) -> Tensor | str:
-        """``[count, 3, h, w]``, or why the image is skipped."""
-        try:
-            image = read_image(row, self.max_megapixels)
-        except UnreadableImageError as error:
-            return str(error)
-        made = [encoder.preprocess(image)]
-        for view in range(1, self.count):
-            generator = torch.Generator().manual_seed(hash_seed("view", self.seed, row.id, view))
-            made.append(encoder.augment(image, generator))
-        return torch.stack(made)
+    def make(self, row: ImageRow, content: str, wanted: Mapping[str, Sequence[int]]) -> dict[str, Tensor] | str:
+        """The views that are wanted of each encoder, ``[k, 3, h, w]``, or why the image is skipped.
 
+        Args:
+            content: the SHA-256 that the features go under.
 
-def encode_rows(
-    rows: Sequence[ImageRow],
-    encoder: Encoder,
-    views: Views,
-    *,
-    batch_size: int,
-    pool: ThreadPoolExecutor,
-    progress: Callable[[int], None],
-) -> Stored:
-    """Unit features of the rows in fp16, ``[n, views, D]``; at most ``batch_size`` views are encoded at a time.
+        Raises:
+            UserError: the file's content is not that any more.
+        """
+        images: dict[int, Image.Image] = {}
+        made = {}
+        for name, views in wanted.items():
+            encoder = self.encoders[name]
+            side = max(READ_SIDE, 2 * max(encoder.size))
+            if side not in images:
+                try:
+                    images[side] = read_image(row, self.max_megapixels, side)
+                except UnreadableImageError as error:
+                    return str(error)
+            made[name] = torch.stack([self._view(images[side], encoder, content, view) for view in views])
+        if hash_image(row) != content:
+            raise UserError(f"The image {row.path} changed while it was read; run again.")
+        return made
 
-    Args:
-        progress: called with the number of rows done after every batch.
-
-    Raises:
-        UserError: a feature that is zero or not finite; its image is named.
-    """
-    step = max(1, batch_size // views.count)
-    batches = [rows[start : start + step] for start in range(0, len(rows), step)]
-    values, labels, ids, done = [torch.zeros(0, views.count, 0)], [], [], 0
-    skipped: dict[str, str] = {}
-    for batch, made in _made_ahead(batches, encoder, views, pool):
-        skipped |= {row.id: reason for row, reason in zip(batch, made, strict=True) if isinstance(reason, str)}
-        read = [(row, images) for row, images in zip(batch, made, strict=True) if not isinstance(images, str)]
-        if read:
-            with torch.inference_mode():
-                encoded = encoder.encode_images(torch.cat([images for _, images in read])).float().cpu()
-            values.append(_unit(encoded.unflatten(0, (len(read), views.count)), [row.id for row, _ in read]))
-            labels += [row.label for row, _ in read]
-            ids += [row.id for row, _ in read]
-        done += len(batch)
-        progress(done)
-    return Stored(join(values), torch.tensor(labels, dtype=torch.int64), ids, skipped)
-
-
-def join(values: Sequence[Tensor]) -> Tensor:
-    """One tensor of several, where empty ones don't know D."""
-    known = [value for value in values if len(value)]
-    return torch.cat(known) if known else values[0].half()
-
-
-def _made_ahead(
-    batches: Sequence[Sequence[ImageRow]], encoder: Encoder, views: Views, pool: ThreadPoolExecutor
-) -> Iterator[tuple[Sequence[ImageRow], list[Tensor | str]]]:
-    """Each batch with its views; the next batch is made while one is encoded, never more."""
-
-    def submit(batch: Sequence[ImageRow]) -> list[Future[Tensor | str]]:
-        return [pool.submit(views.make, row, encoder) for row in batch]
-
-    ahead = submit(batches[0])
-    for place, batch in enumerate(batches):
-        futures, ahead = ahead, submit(batches[place + 1]) if place + 1 < len(batches) else []
-        yield batch, [future.result() for future in futures]
-
-
-def _unit(values: Tensor, ids: Sequence[str]) -> Tensor:
-    """Unit vectors in fp16."""
-    norms = values.norm(dim=-1, keepdim=True)
-    wrong = ~(norms.isfinite() & (norms > 0)).all(1).squeeze(-1)
-    if wrong.any():
-        raise UserError(
-            f"The encoder gives the image {ids[int(wrong.nonzero()[0, 0])]!r} a feature that is zero or not finite;"
-            " use fp32 or another encoder."
-        )
-    return (values / norms).half()
+    def _view(self, image: Image.Image, encoder: Encoder, content: str, view: int) -> Tensor:
+        if view == 0:
+            return encoder.preprocess(image)
+        return encoder.augment(image, torch.Generator().manual_seed(hash_seed("view", self.seed, content, view)))

@@ -13,7 +13,8 @@ from logitfusion.report.index.image_examples import ImageExamples, cut_images, e
 from logitfusion.report.index.page import PageSection, read_asset
 from logitfusion.report.index.text_examples import TextExamples, cut_texts, encode_texts
 
-SCRIPTS = ("explorer.js", "examples.js", "contact_sheets.js")
+SCRIPTS = ("explorer.js", "examples.js", "photo_sheet.js", "contact_sheets.js")
+STYLES = ("examples.css", "photo_sheet.css")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ def examples_sections(
         anchor="examples",
         title="Examples",
         body="".join(_EXPLORER.format(number=number) for number in range(len(tracks))) + _NO_SCRIPT,
-        style=read_asset("examples.css"),
+        style="\n".join(map(read_asset, STYLES)),
         script="\n".join(map(read_asset, SCRIPTS)),
         data={"examples": {"tracks": tracks, "full_page": full_page}}
         | {name: part.cut(most) for part, name in names.items()},

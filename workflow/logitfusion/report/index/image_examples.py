@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import pandas as pd
 
 from logitfusion.config.tracks import FewShotReport
 from logitfusion.report.fewshot.shared import Predictions, name_set
+from logitfusion.report.photos.columns import thousandths, to_uri
 
 FindImage = Callable[[str, str], bytes | None]
 """Test set and image id -> a small WebP of it, or None."""
@@ -64,22 +64,23 @@ class ImageExamples:
 
 
 def encode_images(source: ImageExamples, task: str) -> dict[str, Any]:
-    """Columns of a test set's images: ``id picture label clip factor``; answers by method, shots and seed."""
+    """Columns of a test set's images: ``id picture label clip clip_chance factor``; answers by method, shots, seed."""
     origin, images = source.origin(task), source.images(task)
     ids = images["id"].tolist()
     answers = origin.answers[origin.answers["set"] == task]
-    groups = {key: group.set_index("id")["answer"] for key, group in answers.groupby(["method", "shots", "seed"])}
+    groups = {key: group.set_index("id") for key, group in answers.groupby(["method", "shots", "seed"])}
     return {
         "id": ids,
-        "picture": [_to_uri(source.find(task, name)) for name in ids],
+        "picture": [to_uri(source.find(task, name)) for name in ids],
         "label": images["label"].tolist(),
         "clip": images["clip_answer"].tolist(),
+        "clip_chance": list(map(thousandths, images["clip_probability"])),
         "factor": [round(float(factor), 3) for factor in images["factor"]],
         "classes": list(origin.classes),
         "answers": {
             method: {
                 str(shots): {
-                    str(seed): groups[method, shots, seed].loc[ids].tolist()
+                    str(seed): _encode_answers(groups[method, shots, seed].loc[ids])
                     for seed in source.track.seeds
                     if (method, shots, seed) in groups
                 }
@@ -93,12 +94,15 @@ def encode_images(source: ImageExamples, task: str) -> dict[str, Any]:
 def cut_images(columns: dict[str, Any], most: int) -> dict[str, Any]:
     """The first images of what `encode_images` made."""
     answers = {
-        method: {shots: {seed: given[:most] for seed, given in by_seed.items()} for shots, by_seed in by_shots.items()}
+        method: {
+            shots: {seed: {name: given[name][:most] for name in given} for seed, given in by_seed.items()}
+            for shots, by_seed in by_shots.items()
+        }
         for method, by_shots in columns["answers"].items()
     }
-    first = {key: columns[key][:most] for key in ("id", "picture", "label", "clip", "factor")}
+    first = {key: columns[key][:most] for key in ("id", "picture", "label", "clip", "clip_chance", "factor")}
     return first | {"classes": columns["classes"], "answers": answers}
 
 
-def _to_uri(content: bytes | None) -> str:
-    return "" if content is None else f"data:image/webp;base64,{base64.b64encode(content).decode()}"
+def _encode_answers(answers: pd.DataFrame) -> dict[str, list[int]]:
+    return {"answer": answers["answer"].tolist(), "chance": list(map(thousandths, answers["probability"]))}

@@ -1,0 +1,120 @@
+"""Probabilities that mean something: a temperature, and a threshold for "none of these", chosen on left-out images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from logitfusion.evaluate.calibration import expected_calibration_error
+
+# Fewer left-out images say nothing about probabilities, and nothing about how low one of a right answer can be.
+FEWEST_IMAGES = 10
+# Of right answers, at most so many are to be taken for "none of these".
+REFUSED_SHARE = 0.05
+# Halvings of the interval that holds the logarithm of the best inverse temperature.
+_HALVINGS = 60
+# Of that logarithm, for logits of spread 1.
+_RANGE = (-12.0, 12.0)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns a head's logits into probabilities.
+
+    Attributes:
+        temperature: that logits are divided by (Guo et al., arXiv 1706.04599).
+        threshold: an answer with a lower probability is "none of these"; 0: there is always an answer.
+        error: the expected calibration error on images that the temperature was not chosen on, 0 to 1; None where
+            nothing could be left out.
+        n: left-out images that all this was chosen on.
+    """
+
+    temperature: float
+    threshold: float = 0.0
+    error: float | None = None
+    n: int = 0
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether enough images were left out for the probabilities to be shares of right answers."""
+        return self.n >= FEWEST_IMAGES
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """``[..., C] -> [..., C]`` float64."""
+        return (logits.double() / self.temperature).softmax(-1)
+
+    def dump(self) -> dict[str, Any]:
+        """As a head file keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def load(cls, stored: dict[str, Any]) -> Self:
+        return cls(**stored)
+
+
+def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration:
+    """The calibration of a head whose kind gave these logits for images that it had not seen.
+
+    Args:
+        logits: ``[n, C]`` of left-out images, n at least 1.
+        labels: ``[n]`` int64.
+    """
+    temperature = best_temperature(logits, labels)
+    probabilities, predicted = (logits.double() / temperature).softmax(-1).max(-1)
+    return Calibration(
+        temperature,
+        threshold=_threshold(probabilities[predicted == labels]),
+        error=expected_calibration_error(probabilities.numpy(), (predicted == labels).numpy()),
+        n=len(labels),
+    )
+
+
+def best_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature of the least cross-entropy, labels smoothed by ``1 / (n + 1)``.
+
+    As if one more image had all labels: n right answers are no proof of certainty. The loss is convex in the inverse
+    temperature, so its slope is halved in on.
+    """
+    logits = logits.double() - logits.double().mean(-1, keepdim=True)
+    count, classes = logits.shape
+    doubt = 1.0 / (count + 1)
+    targets = torch.full_like(logits, doubt / classes)
+    targets[torch.arange(count), labels] += 1.0 - doubt
+    spread = float(logits.square().mean().sqrt())
+    if spread == 0.0:
+        return 1.0
+    low, high = _RANGE
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2.0
+        expected = (math.exp(middle) / spread * logits).softmax(-1)
+        low, high = (low, middle) if float(((expected - targets) * logits).sum()) > 0.0 else (middle, high)
+    return spread / math.exp(low)
+
+
+def matching_temperature(logits: Tensor, confidence: float) -> float:
+    """The temperature with which the likeliest class has this probability in the mean: ``[n, C]`` -> T.
+
+    The mean falls from 1 to 1 / C as the temperature grows; a confidence that is no more than 1 / C gets all but that.
+    """
+    logits = logits.double()
+    spread = float((logits - logits.mean(-1, keepdim=True)).square().mean().sqrt())
+    if spread == 0.0:
+        return 1.0
+    low, high = _RANGE
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2.0
+        found = float((math.exp(middle) / spread * logits).softmax(-1).amax(-1).mean())
+        low, high = (low, middle) if found > confidence else (middle, high)
+    return spread / math.exp(low)
+
+
+def _threshold(right: Tensor) -> float:
+    """The probability that all but a twentieth of right answers reach; 0 where there are too few to tell."""
+    if len(right) < FEWEST_IMAGES:
+        return 0.0
+    rank = max(1, math.floor(REFUSED_SHARE * (len(right) + 1)))
+    return float(right.kthvalue(rank).values)

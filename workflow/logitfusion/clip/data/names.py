@@ -1,0 +1,70 @@
+"""Names of classes: as they go into a prompt, and which of them are one text to CLIP."""
+
+from __future__ import annotations
+
+import html
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from logitfusion.errors import UserError
+
+
+def plain_name(name: str) -> str:
+    """The name of a folder, or a label, as it goes into a prompt: composed characters, single spaces."""
+    return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split())
+
+
+def text_key(name: str) -> str:
+    """A name as CLIP's tokenizer reads it: two names with one key have equal prompts.
+
+    The steps are open_clip's: characters composed and repaired, HTML's written out, single spaces, small letters.
+    """
+    from ftfy import fix_text
+
+    return plain_name(html.unescape(html.unescape(fix_text(name)))).lower()
+
+
+def same_text(names: Iterable[str]) -> list[list[str]]:
+    """The names that CLIP can't tell apart, group by group; the same name twice is such a group too."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(text_key(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def label_by_text(*spellings: Sequence[str]) -> dict[str, int]:
+    """``text_key`` -> label, for finding a class by any of its names; each of ``spellings`` has one for each label.
+
+    A later spelling never takes the place of an earlier one.
+    """
+    found: dict[str, int] = {}
+    for names in spellings:
+        for label, name in enumerate(names):
+            found.setdefault(text_key(name), label)
+    return found
+
+
+def read_names(path: str | Path) -> dict[str, str]:
+    """A user's JSON object of folders (or labels) and the names that they have in prompts, in the labels' order.
+
+    Raises:
+        UserError: no such file, or something else in it.
+    """
+    try:
+        names = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=list)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"The file of class names {path} can't be read ({reason}); correct its path.") from None
+    except ValueError as error:
+        raise UserError(f"The file of class names {path} is not JSON in UTF-8 ({error}); correct it.") from None
+    fits = isinstance(names, list) and all(isinstance(pair, tuple) for pair in names)
+    if not fits or not names or not all(isinstance(name, str) and name.strip() for _, name in names):
+        raise UserError(
+            f'{path} is not a JSON object of folders (or labels) and names, such as {{"n01440764": "tench"}}.'
+        )
+    if len(dict(names)) < len(names):
+        twice = [key for key, _ in names if [other for other, _ in names].count(key) > 1]
+        raise UserError(f"{path} names {twice[0]!r} twice; each folder (or label) has one name.")
+    return dict(names)

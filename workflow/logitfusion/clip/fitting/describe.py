@@ -1,0 +1,78 @@
+"""What was found on left-out images, in whole sentences: the same ones on the command line and on pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from logitfusion.clip.calibration import Calibration
+from logitfusion.clip.fitting.compare import CLIP_ALONE, Comparison, Score
+
+
+def describe_comparison(comparison: Comparison, fitted: str) -> Iterator[str]:
+    """A line for each method, then what to take, then what was not tried.
+
+    Args:
+        fitted: the method of the head at hand.
+    """
+    if comparison.n == 0:
+        yield "No class has two different images, so none could be left out, and methods could not be compared."
+        return
+    yield (
+        f"Methods on {comparison.n} images, each left out of the fit in turn (accuracy, and difference to CLIP alone,"
+        " with 95% intervals):"
+    )
+    width = max(len(score.method) for score in comparison.scores)
+    for score in comparison.scores:
+        yield f"  {score.method:<{width}}  {_line(score)}"
+    yield recommendation(comparison, fitted)
+    for method, why in comparison.not_tried.items():
+        yield f"{method} was not tried: {why}"
+
+
+def recommendation(comparison: Comparison, fitted: str) -> str:
+    """Which method to take, in one or two sentences; empty where nothing could be left out."""
+    best = comparison.score(comparison.recommended or "")
+    own = comparison.score(fitted)
+    if best is None:
+        return ""
+    if best.method == CLIP_ALONE:
+        advice = "No method has more of them right than CLIP alone, so keep CLIP alone (--method zero_shot)."
+    elif best.method == fitted:
+        advice = f"{fitted}, which was fitted, has the most right."
+    else:
+        advice = f"{best.method} has the most right; to take it, fit again with --method {best.method}."
+    if own is None or own is best:
+        return advice
+    if own.right == best.right:
+        return f"{advice} {fitted}, which was fitted, has as many."
+    if own.against_best.high >= 0:
+        return f"{advice} {fitted}, which was fitted, is behind by no more than chance allows."
+    return f"{advice} {fitted}, which was fitted, is clearly behind."
+
+
+def describe_calibration(calibration: Calibration) -> Iterator[str]:
+    """What the probabilities and the threshold rest on."""
+    if calibration.n == 0:
+        yield (
+            "The probabilities are not calibrated, because no class has two different images to leave one out; they are"
+            " kept low."
+        )
+    elif not calibration.calibrated:
+        yield f"The probabilities are not calibrated, because only {calibration.n} images could be left out."
+    else:
+        yield (
+            f"The probabilities are calibrated on {calibration.n} left-out images (expected calibration error"
+            f" {calibration.error:.3f})."
+        )
+    if calibration.threshold > 0:
+        yield f'An answer less probable than {calibration.threshold:.2f} is given as "none of these".'
+    else:
+        yield 'There are too few left-out images for a threshold, so no answer is "none of these".'
+
+
+def _line(score: Score) -> str:
+    text = f"{score.accuracy:.3f} [{score.low:.3f}, {score.high:.3f}]"
+    if score.method == CLIP_ALONE:
+        return text
+    gain = score.against_clip
+    return f"{text}  {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"

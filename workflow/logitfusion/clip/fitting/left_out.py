@@ -1,0 +1,51 @@
+"""What a method says of the support set's images when each is left out of what it is fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from logitfusion.clip.fitting.fit import Settings, fit_method
+from logitfusion.clip.fitting.selection import first_of_each, held_out_folds
+from logitfusion.clip.heads import Support
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Answers to images that were left out.
+
+    Attributes:
+        logits: ``[n, C]``; of an image that was not left out they are 0.
+        predicted: ``[n]``, which were. Not the only image of a class, which no head can do without, and not a second
+            image of the same content, which would count one answer twice.
+    """
+
+    logits: Tensor
+    predicted: Tensor
+
+    @property
+    def classes(self) -> Tensor:
+        """The answers, ``[n]`` int64; -1 where there is none."""
+        return torch.where(self.predicted, self.logits.argmax(-1), -1)
+
+
+def left_out_logits(name: str, support: Support, settings: Settings = None, *, folds: int = 4, seed: int) -> LeftOut:
+    """The logits of each image (plain view) by a head that has seen neither it nor another of its ``groups``.
+
+    The whole of ``fit_method`` is repeated without each part, its selection of settings included, so nothing has been
+    chosen on the images that are predicted. The heads are fitted to fewer images than the one of all, which is
+    therefore rather better.
+
+    Args:
+        folds: parts; at most as many as the largest class has images, and two from 400 images on.
+    """
+    logits = support.clip.new_zeros(len(support.labels), support.classes)
+    fold = held_out_folds(support, folds, seed)
+    for number in range(int(fold.max()) + 1):
+        head = fit_method(name, support.at(fold != number), settings, seed=seed)
+        part = support.at(fold == number)
+        auxiliary = None if part.auxiliary is None else part.auxiliary[:, 0]
+        logits[fold == number] = head.logits(part.clip[:, 0], auxiliary).to(logits.dtype)
+    return LeftOut(logits, (fold >= 0) & first_of_each(support))
