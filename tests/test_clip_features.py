@@ -1,8 +1,10 @@
-"""Reading images, and the feature cache: the right features, nothing stale, nothing half, no fit to the test."""
+"""Reading images, and the feature cache: the right features, nothing stale, nothing twice, no fit to the test."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,23 +17,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from logitfusion.clip.data.dataset import ImageRow
-from logitfusion.clip.data.images import UnreadableImageError, check_skipped, hash_image, read_image
-from logitfusion.clip.features import cache as features
-from logitfusion.clip.features.cache import cache_features, read_features
-from logitfusion.clip.features.files import Stored, read_stored, write_stored
+from logitfusion.clip.data.images import UnreadableImageError, hash_image, read_image
+from logitfusion.clip.features import compute
+from logitfusion.clip.features.encode import Encoded, encode_images, join_features
+from logitfusion.clip.features.files import pack_text, read_facts, read_tensors, unpack_text, write_tensors
+from logitfusion.clip.features.splits import read_features, write_features
+from logitfusion.clip.features.views import READ_SIDE
 from logitfusion.errors import UserError
 
 RED, HALF_RED = (255, 0, 0), (255, 0, 0, 128)
 
 
 class TinyEncoder:
-    """The mean colours of an image's four quarters, turned by a fixed matrix; counts the images it has seen."""
+    """The mean colours of an image's four quarters, turned by a fixed matrix; counts the views it has seen."""
+
+    size = (4, 4)
 
     def __init__(self, fingerprint: str = "tiny", transform: str = "4x4; noise 0.1", scale: float = 3.0) -> None:
         self.fingerprint, self.transform, self.scale = fingerprint, transform, scale
-        self.seen = 0
+        self.seen = self.most = 0
         self.matrix = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
 
     def preprocess(self, image: Image.Image) -> Tensor:
@@ -44,6 +51,7 @@ class TinyEncoder:
 
     def encode_images(self, images: Tensor) -> Tensor:
         self.seen += len(images)
+        self.most = max(self.most, len(images))
         quarters = torch.nn.functional.avg_pool2d(images, 2).flatten(1)
         return self.scale * quarters @ self.matrix
 
@@ -67,11 +75,15 @@ def rows(tmp_path: Path) -> list[ImageRow]:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "PIECE", 4)
+    monkeypatch.setattr(compute, "PIECE", 4)
 
 
-def cache(rows: list[ImageRow], folder: Path, encoder: TinyEncoder | None = None, **options: Any) -> Path:
-    return cache_features(rows, encoder or TinyEncoder(), folder, **{"split": "support", **options})
+def encode(rows: list[ImageRow], folder: Path | None, encoder: TinyEncoder | None = None, **options: Any) -> Encoded:
+    return encode_images(rows, {"clip": encoder or TinyEncoder()}, folder, **{"split": "support", **options})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def refused(call: Callable[..., Any], *arguments: Any, **options: Any) -> str:
@@ -84,55 +96,57 @@ def refused(call: Callable[..., Any], *arguments: Any, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_features_are_the_encoders_of_unit_norm_in_fp16(rows: list[ImageRow], tmp_path: Path, batch_size: int) -> None:
-    read = read_features(cache(rows, tmp_path / "cache", batch_size=batch_size), purpose="fit")
+def test_features_are_the_encoders_of_unit_norm(rows: list[ImageRow], tmp_path: Path, batch_size: int) -> None:
+    read = encode(rows, tmp_path / "cache", batch_size=batch_size)
     encoder = TinyEncoder()
     for place, row in enumerate(rows):
         with Image.open(row.path) as image:
             raw = encoder.encode_images(encoder.preprocess(image)[None])[0].double()
-        torch.testing.assert_close(read.values[place, 0].double(), raw / raw.norm(), atol=1e-3, rtol=0)
-    assert read.values.shape == (11, 1, 5)
-    assert read.values.dtype == torch.float32
-    torch.testing.assert_close(read.values.norm(dim=-1), torch.ones(11, 1))
+        torch.testing.assert_close(read.clip[place, 0].double(), raw / raw.norm(), atol=1e-3, rtol=0)
+        assert read.digests[place] == hashlib.sha256(Path(row.path).read_bytes()).hexdigest()
+    assert read.clip.shape == (11, 1, 5)
+    assert read.clip.dtype == torch.float32
+    torch.testing.assert_close(read.clip.norm(dim=-1), torch.ones(11, 1))
     assert read.ids == [row.id for row in rows]
     assert read.labels.tolist() == [row.label for row in rows]
+    assert read.auxiliary is None
 
 
-def test_a_random_view_depends_on_seed_image_and_number_only(rows: list[ImageRow], tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    straight = read_features(cache(rows, folder, views=3, seed=5, batch_size=64, workers=4), purpose="fit")
+def test_a_random_view_depends_on_seed_content_and_number_only(rows: list[ImageRow], tmp_path: Path) -> None:
+    straight = encode(rows, None, views=3, seed=5, batch_size=64, workers=4).clip
     torch.rand(7)  # torch's own state has no say
-    mixed = [rows[place] for place in torch.randperm(11).tolist()][:8]
-    other = read_features(cache(mixed, folder, views=4, seed=5, batch_size=5, workers=1), purpose="fit")
-    for place, name in enumerate(other.ids):
-        same = straight.values[straight.ids.index(name)]
-        torch.testing.assert_close(other.values[place, :3], same, atol=1e-3, rtol=0)
-    views = straight.values.flatten(0, 1)
+    order = torch.randperm(11).tolist()[:8]
+    renamed = [replace(rows[place], id=f"other {place}", label=2) for place in order]
+    other = encode(renamed, None, views=4, seed=5, batch_size=5, workers=1).clip
+    torch.testing.assert_close(other[:, :3], straight[order], atol=1e-3, rtol=0)
+    views = straight.flatten(0, 1)
     assert (views @ views.T - torch.eye(33) * 2).max() < 0.999999  # no two views are equal
-    seed_6 = read_features(cache(rows, folder, views=3, seed=6), purpose="fit")
-    torch.testing.assert_close(seed_6.values[:, 0], straight.values[:, 0])
-    assert (seed_6.values[:, 1:] - straight.values[:, 1:]).abs().amax(-1).min() > 1e-3
-
-
-def test_the_same_picture_under_two_ids_has_its_own_random_views(rows: list[ImageRow], tmp_path: Path) -> None:
-    twins = [rows[0], replace(rows[0], id="twin")]
-    values = read_features(cache(twins, tmp_path / "cache", views=2), purpose="fit").values
-    torch.testing.assert_close(values[0, 0], values[1, 0])
-    assert (values[0, 1] - values[1, 1]).abs().max() > 1e-3
+    seed_6 = encode(rows, None, views=3, seed=6).clip
+    torch.testing.assert_close(seed_6[:, 0], straight[:, 0])
+    assert (seed_6[:, 1:] - straight[:, 1:]).abs().amax(-1).min() > 1e-3
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
-def test_features_of_any_length_are_stored_as_unit_vectors(rows: list[ImageRow], tmp_path: Path, scale: float) -> None:
+def test_features_of_any_length_are_kept_as_unit_vectors(rows: list[ImageRow], tmp_path: Path, scale: float) -> None:
     """fp16 ends at 65,504 and has no digits left at 1e-8."""
-    stored = read_stored(cache(rows, tmp_path / "cache", TinyEncoder(scale=scale)))
-    assert stored.values.dtype == torch.float16
-    torch.testing.assert_close(stored.values.double().norm(dim=-1), torch.ones(11, 1).double(), atol=2e-3, rtol=0)
+    encode(rows, tmp_path / "cache", TinyEncoder(scale=scale))
+    (path,) = (tmp_path / "cache").rglob("*.safetensors")
+    values = read_tensors(path, ("contents", "values", "views"))["values"]
+    assert values.dtype == torch.float16
+    torch.testing.assert_close(values.double().norm(dim=-1), torch.ones(11).double(), atol=2e-3, rtol=0)
 
 
-def test_progress_counts_up_to_all_images(rows: list[ImageRow], tmp_path: Path, small_pieces: None) -> None:
+def test_progress_counts_what_is_to_be_encoded(rows: list[ImageRow], tmp_path: Path, small_pieces: None) -> None:
     calls: list[tuple[int, int]] = []
-    cache(rows, tmp_path / "cache", batch_size=3, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(done, 11) for done in (3, 4, 7, 8, 11)]
+    note: Callable[[int, int], None] = lambda done, total: calls.append((done, total))  # noqa: E731
+    encode(rows[:5], tmp_path / "cache", batch_size=3)
+    encode(rows, tmp_path / "cache", batch_size=3, progress=note)
+    assert calls[0] == (0, 6)
+    assert calls[-1] == (6, 6)
+    assert calls == sorted(calls)
+    calls.clear()
+    encode(rows, tmp_path / "cache", progress=note)
+    assert not calls
 
 
 def test_rows_of_an_array_file_are_images(tmp_path: Path) -> None:
@@ -148,92 +162,176 @@ def test_rows_of_an_array_file_are_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, float("nan"), float("inf")])
 def test_features_without_a_direction_are_refused(rows: list[ImageRow], tmp_path: Path, scale: float) -> None:
-    assert "'0.png'" in refused(cache, rows, tmp_path / "cache", TinyEncoder(scale=scale))
-    assert not list((tmp_path / "cache").glob("*.safetensors"))
+    assert "'0.png'" in refused(encode, rows, tmp_path / "cache", TinyEncoder(scale=scale))
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("options", [{"views": 0}, {"batch_size": 0}, {"split": "train"}, {"split": "val"}])
 def test_calls_that_make_no_sense_are_refused(rows: list[ImageRow], tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="nothing to do"):
-        cache(rows, tmp_path, **options)
+        encode(rows, tmp_path, **options)
     with pytest.raises(ValueError, match="twice"):
-        cache([rows[0], rows[0]], tmp_path)
+        encode([rows[0], rows[0]], tmp_path)
 
 
-# ---- never stale --------------------------------------------------------------------------------------------------
+def test_joined_features_average_the_cosines() -> None:
+    torch.manual_seed(0)
+    parts = [F.normalize(torch.randn(4, size), dim=1) for size in (5, 9, 2)]
+    joined = join_features(parts)
+    mean = torch.stack([part @ part.T for part in parts]).mean(dim=0)
+    torch.testing.assert_close(joined @ joined.T, mean)
 
 
-def test_equal_calls_compute_once(rows: list[ImageRow], tmp_path: Path) -> None:
+# ---- each image once ----------------------------------------------------------------------------------------------
+
+
+def test_an_image_is_read_once_for_all_encoders(
+    rows: list[ImageRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    true_open = Image.open
+    monkeypatch.setattr(Image, "open", lambda path, *more: opened.append(str(path)) or true_open(path, *more))
+    encoders = {"clip": TinyEncoder(), "b": TinyEncoder("b"), "a": TinyEncoder("a", scale=-1.0)}
+    read = encode_images(rows, encoders, tmp_path / "cache", split="support", views=3)
+    assert sorted(opened) == sorted(row.path for row in rows)
+    for name, encoder in encoders.items():
+        assert encoder.seen == 33
+        assert torch.equal(read.features[name], encode(rows, None, encoder, views=3).clip)
+    assert torch.equal(read.auxiliary, join_features([read.features["b"], read.features["a"]]))
+    opened.clear()
+    new = encode_images(rows, {**encoders, "c": TinyEncoder("c")}, tmp_path / "cache", split="support", views=3)
+    assert len(opened) == 11  # for the new one
+    assert torch.equal(new.features["a"], read.features["a"])
+
+
+def test_images_of_equal_content_are_encoded_once(rows: list[ImageRow], tmp_path: Path) -> None:
+    shutil.copy(rows[2].path, tmp_path / "copy.png")
+    copy = ImageRow("copy", str(tmp_path / "copy.png"), 1)
     encoder = TinyEncoder()
-    first = cache(rows, tmp_path / "cache", encoder, views=2)
-    content = first.read_bytes()
-    assert cache(rows, tmp_path / "cache", encoder, views=2, workers=3, batch_size=7) == first
+    read = encode([*rows, copy, replace(rows[4], id="again")], tmp_path / "cache", encoder, views=2)
     assert encoder.seen == 22
-    assert first.read_bytes() == content
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.name]
+    assert read.ids[-2:] == ["copy", "again"]
+    assert read.labels[-2:].tolist() == [1, rows[4].label]
+    assert torch.equal(read.clip[-2:], read.clip[[2, 4]])
+    assert read.digests[-2:] == [read.digests[2], read.digests[4]]
 
 
-def change_bytes(rows: list[ImageRow]) -> list[ImageRow]:
-    image = Image.open(rows[3].path).convert("RGB")
-    image.putpixel((0, 0), (1, 2, 3))
-    image.save(rows[3].path)
-    return rows
+def extra(rows: list[ImageRow], folder: Path) -> list[ImageRow]:
+    Image.new("RGB", (6, 6), RED).save(folder / "extra.png")
+    return [*rows[:5], ImageRow("extra", str(folder / "extra.png"), 0), *rows[5:]]
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "options", "new"),
     [
-        pytest.param(lambda rows: (rows, TinyEncoder("other"), {}), id="encoder"),
-        pytest.param(lambda rows: (rows, TinyEncoder(transform="8x8"), {}), id="transform"),
-        pytest.param(lambda rows: (rows, TinyEncoder(), {"split": "test"}), id="split"),
-        pytest.param(lambda rows: (rows, TinyEncoder(), {"views": 3}), id="views"),
-        pytest.param(lambda rows: (rows, TinyEncoder(), {"seed": 1}), id="seed"),
-        pytest.param(lambda rows: (rows, TinyEncoder(), {"max_megapixels": 1.0}), id="cap"),
-        pytest.param(lambda rows: (rows[::-1], TinyEncoder(), {}), id="order"),
-        pytest.param(lambda rows: (rows[:-1], TinyEncoder(), {}), id="fewer"),
-        pytest.param(lambda rows: ([replace(rows[0], label=2), *rows[1:]], TinyEncoder(), {}), id="label"),
-        pytest.param(lambda rows: ([replace(rows[0], id="new"), *rows[1:]], TinyEncoder(), {}), id="id"),
-        pytest.param(lambda rows: (change_bytes(rows), TinyEncoder(), {}), id="one pixel"),
+        pytest.param(lambda rows, _: rows, {}, 0, id="the same"),
+        pytest.param(lambda rows, _: rows[::-1], {}, 0, id="order"),
+        pytest.param(lambda rows, _: rows[2:7], {}, 0, id="fewer"),
+        pytest.param(lambda rows, _: [replace(row, id=f"new {row.id}") for row in rows], {}, 0, id="names"),
+        pytest.param(lambda rows, _: [replace(row, label=0) for row in rows], {}, 0, id="labels"),
+        pytest.param(lambda rows, _: rows, {"split": "test"}, 0, id="split"),
+        pytest.param(lambda rows, _: rows, {"views": 1}, 0, id="fewer views"),
+        pytest.param(lambda rows, _: rows, {"views": 1, "seed": 9}, 0, id="another seed, no random views"),
+        pytest.param(lambda rows, _: rows, {"batch_size": 3, "workers": 3}, 0, id="batches"),
+        pytest.param(extra, {}, 2, id="one image more"),
+        pytest.param(lambda rows, _: rows, {"views": 5}, 33, id="more views"),
+        pytest.param(lambda rows, _: rows, {"seed": 1}, 11, id="another seed"),
     ],
 )
-def test_whatever_decides_the_features_decides_the_file(
-    rows: list[ImageRow], tmp_path: Path, change: Callable[[list[ImageRow]], tuple[list[ImageRow], TinyEncoder, dict]]
+def test_only_what_no_one_has_encoded_is_encoded(
+    rows: list[ImageRow],
+    tmp_path: Path,
+    change: Callable[[list[ImageRow], Path], list[ImageRow]],
+    options: dict[str, Any],
+    new: int,
 ) -> None:
-    before = cache(rows, tmp_path / "cache", views=2)
-    changed, encoder, options = change(rows)
-    after = cache(changed, tmp_path / "cache", encoder, **{"views": 2, **options})
-    assert after != before
-    assert encoder.seen == len(changed) * options.get("views", 2)
-    assert "other features" in refused(read_features, after, purpose="evaluate", key=before.stem)
+    encode(rows, tmp_path / "cache", views=2)
+    before = files(tmp_path / "cache")
+    encoder, changed, options = TinyEncoder(), change(rows, tmp_path), {"views": 2, **options}
+    read = encode(changed, tmp_path / "cache", encoder, **options)
+    assert encoder.seen == new
+    assert files(tmp_path / "cache").items() >= before.items()
+    assert (files(tmp_path / "cache") == before) == (new == 0)
+    fresh = encode(changed, None, **options)
+    torch.testing.assert_close(read.clip, fresh.clip, atol=1e-3, rtol=0)
+    assert (read.ids, read.digests, read.labels.tolist()) == (fresh.ids, fresh.digests, fresh.labels.tolist())
 
 
-def test_a_place_or_a_seed_that_decides_nothing_is_not_in_the_key(rows: list[ImageRow], tmp_path: Path) -> None:
-    """The same images in another folder, or another seed without random views, are the same features."""
-    before = cache(rows, tmp_path / "cache")
-    shutil.copytree(tmp_path / "images", tmp_path / "moved")
-    moved = [replace(row, path=row.path.replace("/images/", "/moved/")) for row in rows]
-    assert cache(moved, tmp_path / "cache", seed=9) == before
-
-
-def test_a_file_under_another_files_name_is_not_used(rows: list[ImageRow], tmp_path: Path) -> None:
-    right = cache(rows, tmp_path / "cache")
-    content = right.read_bytes()
-    other = cache(rows, tmp_path / "cache", TinyEncoder("other"))
-    other.replace(right)
-    encoder = TinyEncoder()
-    assert cache(rows, tmp_path / "cache", encoder) == right
+@pytest.mark.parametrize(
+    ("encoder", "options"),
+    [
+        pytest.param(TinyEncoder("other"), {}, id="encoder"),
+        pytest.param(TinyEncoder(transform="8x8"), {}, id="transform"),
+        pytest.param(TinyEncoder(), {"max_megapixels": 1.0}, id="cap"),
+    ],
+)
+def test_nothing_of_another_encoder_or_reading_is_used(
+    rows: list[ImageRow], tmp_path: Path, encoder: TinyEncoder, options: dict[str, Any]
+) -> None:
+    encode(rows, tmp_path / "cache")
+    encoder.seen = 0
+    encode(rows, tmp_path / "cache", encoder, **options)
     assert encoder.seen == 11
-    assert right.read_bytes() == content
 
 
-# ---- never half ---------------------------------------------------------------------------------------------------
+def test_a_changed_pixel_is_another_image(rows: list[ImageRow], tmp_path: Path) -> None:
+    encode(rows, tmp_path / "cache", views=2)
+    image = Image.open(rows[3].path).convert("RGB")
+    image.putpixel((0, 0), (1, 2, 3))
+    image.save(rows[3].path)
+    encoder = TinyEncoder()
+    read = encode(rows, tmp_path / "cache", encoder, views=2)
+    assert encoder.seen == 2
+    torch.testing.assert_close(read.clip, encode(rows, None, views=2).clip, atol=1e-3, rtol=0)
+
+
+def test_a_file_that_changes_while_it_is_read_poisons_nothing(rows: list[ImageRow], tmp_path: Path) -> None:
+    class Meddling(TinyEncoder):
+        def preprocess(self, image: Image.Image) -> Tensor:
+            shutil.copy(rows[0].path, rows[3].path)
+            return super().preprocess(image)
+
+    assert "changed while it was read" in refused(encode, rows, tmp_path / "cache", Meddling(), workers=1)
+    read = encode(rows, tmp_path / "cache")
+    torch.testing.assert_close(read.clip, encode(rows, None).clip)
+
+
+def test_memory_is_bounded_by_the_batch(rows: list[ImageRow], tmp_path: Path) -> None:
+    """At most so many views are encoded at a time, and no more than the next batch's are made meanwhile."""
+    alive, most, lock = 0, 0, threading.Lock()
+
+    class Counting(TinyEncoder):
+        def preprocess(self, image: Image.Image) -> Tensor:
+            nonlocal alive, most
+            with lock:
+                alive += 1
+                most = max(most, alive)
+            return super().preprocess(image)
+
+        def encode_images(self, images: Tensor) -> Tensor:
+            nonlocal alive
+            with lock:
+                alive -= len(images)
+            return super().encode_images(images)
+
+    encoder = Counting()
+    encode(rows, tmp_path / "cache", encoder, batch_size=2)
+    assert encoder.most == 2
+    assert most <= 4
+    encoder = TinyEncoder()
+    encode(rows, None, encoder, batch_size=3, views=7)  # the views of one image are more than a batch
+    assert encoder.most == 3
+
+
+# ---- never half, never damaged ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stop_after", [0, 3, 4, 8, 9])
-def test_a_killed_computation_goes_on_to_the_same_bytes(
+def test_a_killed_computation_goes_on_to_the_same_features(
     rows: list[ImageRow], tmp_path: Path, small_pieces: None, stop_after: int
 ) -> None:
-    whole = cache(rows, tmp_path / "whole", views=2, batch_size=2)
+    Path(rows[1].path).write_bytes(b"broken")
+    whole = encode(rows, None, views=2, batch_size=2, max_skipped=0.1)
 
     class Dying(TinyEncoder):
         def encode_images(self, images: Tensor) -> Tensor:
@@ -242,14 +340,13 @@ def test_a_killed_computation_goes_on_to_the_same_bytes(
             return super().encode_images(images)
 
     with pytest.raises(KilledError):
-        cache(rows, tmp_path / "cache", Dying(), views=2, batch_size=2)
-    assert not list((tmp_path / "cache").glob("*.safetensors"))
+        encode(rows, tmp_path / "cache", Dying(), views=2, batch_size=2, max_skipped=0.1)
     second = TinyEncoder()
-    resumed = cache(rows, tmp_path / "cache", second, views=2, batch_size=2)
-    assert second.seen == 2 * (11 - stop_after // 4 * 4)
-    assert resumed.name == whole.name
-    assert resumed.read_bytes() == whole.read_bytes()
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [resumed.name]
+    resumed = encode(rows, tmp_path / "cache", second, views=2, batch_size=2, max_skipped=0.1)
+    in_pieces = (3, 7, 10)  # images that were encoded at the end of each piece
+    assert second.seen == 2 * (10 - max((done for done in in_pieces if done <= stop_after), default=0))
+    assert torch.equal(resumed.clip, whole.clip)
+    assert resumed.skipped == whole.skipped
 
 
 def damage(path: Path, how: str) -> None:
@@ -267,42 +364,57 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "flip", "text"])
-def test_a_damaged_file_is_refused_by_readers_and_computed_again_by_the_cache(
-    rows: list[ImageRow], tmp_path: Path, how: str
+def test_a_damaged_file_is_told_removed_and_computed_again(
+    rows: list[ImageRow], tmp_path: Path, small_pieces: None, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = cache(rows, tmp_path / "cache")
-    content = path.read_bytes()
-    damage(path, how)
-    assert str(path) in refused(read_features, path, purpose="fit")
-    assert cache(rows, tmp_path / "cache") == path
-    assert path.read_bytes() == content
-
-
-@pytest.mark.parametrize("how", ["cut", "empty", "flip", "text"])
-def test_a_damaged_piece_is_computed_again(
-    rows: list[ImageRow], tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    whole = cache(rows, tmp_path / "whole")
-    monkeypatch.setattr(features, "remove", lambda path: None)
-    path = cache(rows, tmp_path / "cache")
-    path.unlink()
-    pieces = sorted(path.with_suffix(".pieces").iterdir())
-    assert len(pieces) == 3
-    damage(pieces[1], how)
+    whole = encode(rows, tmp_path / "cache")
+    paths = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(paths) == 3
+    lost = len(read_tensors(paths[1], ("contents", "values", "views"))["views"])
+    damage(paths[1], how)
     encoder = TinyEncoder()
-    cache(rows, tmp_path / "cache", encoder)
-    assert encoder.seen == 4
-    assert path.read_bytes() == whole.read_bytes()
+    assert torch.equal(encode(rows, tmp_path / "cache", encoder).clip, whole.clip)
+    assert encoder.seen == lost
+    assert str(paths[1]) in caplog.text
+    assert not paths[1].exists()
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 3
 
 
-def test_pieces_of_another_computation_are_not_used(
-    rows: list[ImageRow], tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = cache(rows, tmp_path / "whole")
-    monkeypatch.setattr(features, "remove", lambda path: None)
-    other = cache(rows, tmp_path / "cache", TinyEncoder("other", scale=-1.0))
-    other.with_suffix(".pieces").rename(tmp_path / "cache" / f"{whole.stem}.pieces")
-    assert cache(rows, tmp_path / "cache").read_bytes() == whole.read_bytes()
+def test_a_file_in_another_encoders_folder_is_not_used(rows: list[ImageRow], tmp_path: Path) -> None:
+    encode(rows, tmp_path / "cache")
+    (mine,) = (tmp_path / "cache").rglob("*.safetensors")
+    encode(rows, tmp_path / "cache", TinyEncoder("other", scale=-1.0))
+    (other,) = set((tmp_path / "cache").rglob("*.safetensors")) - {mine}
+    other.replace(mine)
+    encoder = TinyEncoder()
+    assert torch.equal(encode(rows, tmp_path / "cache", encoder).clip, encode(rows, None).clip)
+    assert encoder.seen == 11
+
+
+def test_two_runs_use_a_cache_at_once(rows: list[ImageRow], tmp_path: Path, small_pieces: None) -> None:
+    """Both have the right features, and between them leave what a third one needs."""
+    barrier, found = threading.Barrier(2, timeout=60), {}
+
+    class Waiting(TinyEncoder):
+        def encode_images(self, images: Tensor) -> Tensor:
+            if self.seen == 0:
+                barrier.wait()
+            return super().encode_images(images)
+
+    def work(name: str, some: list[ImageRow]) -> None:
+        found[name] = encode(some, tmp_path / "cache", Waiting(), views=2).clip
+
+    runs = [threading.Thread(target=work, args=one) for one in (("a", rows), ("b", rows[::-1]))]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    fresh = encode(rows, None, views=2).clip
+    torch.testing.assert_close(found["a"], fresh, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found["b"], fresh.flip(0), atol=1e-3, rtol=0)
+    third = TinyEncoder()
+    torch.testing.assert_close(encode(rows, tmp_path / "cache", third, views=2).clip, fresh, atol=1e-3, rtol=0)
+    assert third.seen == 0
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -310,22 +422,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.text(st.characters(exclude_characters="\n", codec="utf-8"), min_size=1), unique=True, max_size=5),
-    st.integers(1, 3),
-)
-def test_a_file_gives_back_what_was_written(
-    tmp_path_factory: pytest.TempPathFactory, ids: list[str], views: int
+@given(st.lists(st.text(st.characters(exclude_characters="\n", codec="utf-8"), min_size=1), unique=True, max_size=5))
+def test_texts_and_tensors_come_back_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, ids: list[str]
 ) -> None:
     path = tmp_path_factory.mktemp("stored") / "file"
-    stored = Stored(torch.randn(len(ids), views, 4).half(), torch.arange(len(ids)), ids, {"a": "b"})
-    write_stored(path, stored, {"split": "test"})
+    tensors = {"ids": pack_text(ids), "values": torch.randn(len(ids), 4).half()}
+    write_tensors(path, tensors, {"split": "test"})
     first = path.read_bytes()
-    read = read_stored(path)
-    assert (read.ids, read.skipped) == (ids, {"a": "b"})
-    assert torch.equal(read.values, stored.values)
-    assert torch.equal(read.labels, stored.labels)
-    write_stored(path, stored, {"split": "test"})
+    read = read_tensors(path, tuple(tensors))
+    assert unpack_text(read["ids"]) == ids
+    assert torch.equal(read["values"], tensors["values"])
+    assert read_facts(path) == {"split": "test"}
+    write_tensors(path, tensors, {"split": "test"})
     assert path.read_bytes() == first
 
 
@@ -333,14 +442,27 @@ def test_a_file_gives_back_what_was_written(
 
 
 def test_who_fits_cannot_open_test_features(rows: list[ImageRow], tmp_path: Path) -> None:
-    test, support = (cache(rows, tmp_path / "cache", split=split) for split in ("test", "support"))
+    seen = encode(rows, None, views=2)
+    test, support = (tmp_path / f"{split}.safetensors" for split in ("test", "support"))
+    write_features(test, seen, "clip", "test")
+    write_features(support, seen, "clip", "support")
     assert "test features" in refused(read_features, test, purpose="fit")
-    assert read_features(test, purpose="evaluate").ids == read_features(support, purpose="fit").ids
-    disguised = support.with_name("support.safetensors")
-    test.rename(disguised)
-    assert "test features" in refused(read_features, disguised, purpose="fit")
+    for path, purpose in ((test, "evaluate"), (support, "evaluate"), (support, "fit")):
+        read = read_features(path, purpose=purpose)
+        assert (read.ids, read.digests, read.skipped) == (seen.ids, seen.digests, {})
+        torch.testing.assert_close(read.values, seen.clip)
+    test.replace(support)
+    assert "test features" in refused(read_features, support, purpose="fit")
     with pytest.raises(ValueError, match="to fit or to evaluate"):
         read_features(support, purpose="train")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "flip", "text"])
+def test_a_damaged_split_is_refused(rows: list[ImageRow], tmp_path: Path, how: str) -> None:
+    path = tmp_path / "clip.safetensors"
+    write_features(path, encode(rows, None), "clip", "support")
+    damage(path, how)
+    assert str(path) in refused(read_features, path, purpose="fit")
 
 
 # ---- images -------------------------------------------------------------------------------------------------------
@@ -434,18 +556,18 @@ def test_pillows_guard_stays_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_skipped_images_are_named_left_out_and_counted(
-    rows: list[ImageRow], tmp_path: Path, small_pieces: None, caplog: pytest.LogCaptureFixture
+    rows: list[ImageRow], tmp_path: Path, small_pieces: None
 ) -> None:
     for place in (0, 5):
-        Path(rows[place].path).write_bytes(b"broken")
-    read = read_features(cache(rows, tmp_path / "cache", max_skipped=0.2, views=2), purpose="fit")
-    kept = [row for place, row in enumerate(rows) if place not in (0, 5)]
-    assert read.ids == [row.id for row in kept]
-    assert read.labels.tolist() == [row.label for row in kept]
-    assert set(read.skipped) == {"0.png", "5.png"}
-    assert "0.png, 5.png" in caplog.text
-    alone = read_features(cache(kept, tmp_path / "cache", views=2), purpose="fit")
-    torch.testing.assert_close(read.values, alone.values, atol=1e-3, rtol=0)
+        Path(rows[place].path).write_bytes(f"broken {place}".encode())
+    twice = [*rows, replace(rows[5], id="5 again")]
+    for _ in range(2):  # what is broken is not known to the cache, and told again
+        read = encode(twice, tmp_path / "cache", max_skipped=0.25, views=2)
+        kept = [row for place, row in enumerate(rows) if place not in (0, 5)]
+        assert read.ids == [row.id for row in kept]
+        assert read.labels.tolist() == [row.label for row in kept]
+        assert set(read.skipped) == {"0.png", "5.png", "5 again"}
+        torch.testing.assert_close(read.clip, encode(kept, None, views=2).clip, atol=1e-3, rtol=0)
 
 
 def test_too_many_skipped_images_are_an_error_that_names_some(
@@ -453,15 +575,80 @@ def test_too_many_skipped_images_are_an_error_that_names_some(
 ) -> None:
     for row in rows[:8]:
         Path(row.path).unlink()
-    message = refused(cache, rows, tmp_path / "cache", max_skipped=0.2)
+    message = refused(encode, rows, tmp_path / "cache", max_skipped=0.2)
     assert all(part in message for part in ("0.png", "of 11", "max_skipped"))
-    path = cache(rows, tmp_path / "cache", max_skipped=0.8)
-    assert read_features(path, purpose="fit").ids == [row.id for row in rows[8:]]
-    assert "0.png" in refused(cache, rows, tmp_path / "cache", max_skipped=0.2)
-    assert path.exists()
-    check_skipped({"a": "why"}, 10, 0.1)
+    assert encode(rows, tmp_path / "cache", max_skipped=0.8).ids == [row.id for row in rows[8:]]
+    assert "0.png" in refused(encode, rows, tmp_path / "cache", max_skipped=0.2)
 
 
-def test_no_readable_image_at_all_is_an_error(rows: list[ImageRow], tmp_path: Path) -> None:
-    gone = [replace(row, path="/nowhere") for row in rows]
-    assert "None of the images" in refused(cache, gone, tmp_path / "cache", max_skipped=1.0)
+def test_no_readable_image_is_no_support_but_a_test_without_answers(rows: list[ImageRow], tmp_path: Path) -> None:
+    for row in rows:
+        Path(row.path).write_bytes(b"broken")
+    assert "None of the images" in refused(encode, rows, tmp_path / "cache", max_skipped=1.0)
+    read = encode(rows, tmp_path / "cache", split="test", max_skipped=1.0)
+    assert read.clip.shape == (0, 1, 5)
+    assert set(read.skipped) == {row.id for row in rows}
+
+
+# ---- photos at the scale that is read -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> ImageRow:
+    """Something as smooth and as rough as a photo: noise of all scales, and edges."""
+    width, height, rng = 2400, 1600, np.random.default_rng(0)
+    image = np.full((height, width), 128, np.float32)
+    for scale in (2, 8, 32, 128):
+        levels = rng.normal(0, 20, (height // scale, width // scale)).astype(np.float32)
+        image += np.asarray(Image.fromarray(levels).resize((width, height), Image.Resampling.BICUBIC))
+    image[height // 3 : height // 2, width // 4 : width // 2] += 60
+    colours = [np.clip(image * share, 0, 255).astype(np.uint8) for share in (1.0, 0.9, 0.7)]
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    Image.fromarray(np.stack(colours, -1)).save(path, quality=90)
+    return ImageRow(path.name, str(path), 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "read"),
+    [((6000, 4000), (1500, 1000)), ((3200, 2400), (1600, 1200)), ((1535, 2000), (1535, 2000)), ((40, 30), (40, 30))],
+)
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_enough(
+    tmp_path: Path, size: tuple[int, int], read: tuple[int, int]
+) -> None:
+    row = save(tmp_path, Image.new("L", size), "photo.jpg")
+    found = read_image(row, side=READ_SIDE).size
+    assert min(found) >= min(READ_SIDE, *size)
+    assert found == read
+
+
+@pytest.mark.parametrize("size", [224, 384])
+def test_encoders_see_the_same_pixels_at_that_scale(photo: ImageRow, size: int) -> None:
+    """The difference is below a grey level on average, and below that between two usual ways to resize."""
+    box = (400, 100, 1900, 1500)
+    full, scaled = read_image(photo), read_image(photo, side=READ_SIDE)
+    share = scaled.width / full.width
+    assert share == 0.5
+
+    def resized(image: Image.Image, scale: float, how: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+        part = image.resize((size, size), how, tuple(scale * side for side in box))
+        return np.asarray(part, np.float32)
+
+    difference = np.abs(resized(full, 1) - resized(scaled, share))
+    other_way = np.abs(resized(full, 1) - resized(full, 1, Image.Resampling.BILINEAR))
+    assert difference.mean() < min(1, other_way.mean())
+    assert difference.max() < 12
+
+
+def test_scale_keeps_what_the_file_says_of_the_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    row = save(tmp_path, Image.new("RGB", (3200, 1600)), "turned.jpg", exif=exif)
+    assert read_image(row, side=READ_SIDE).size == (800, 1600)
+    square = (1600, 1600)
+    grey = save(tmp_path, Image.new("L", square, 77), "grey.jpg")
+    assert read_image(grey, side=READ_SIDE).getpixel((5, 5)) == (77, 77, 77)
+    ink = save(tmp_path, Image.new("CMYK", square, (0, 255, 255, 0)), "ink.jpg", quality=95)
+    red = read_image(ink, side=READ_SIDE).getpixel((5, 5))
+    assert red[0] > 240
+    assert max(red[1:]) < 15
+    assert read_image(save(tmp_path, Image.new("L", square)), side=READ_SIDE).size == square  # a PNG

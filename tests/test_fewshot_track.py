@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ import torch
 
 from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.data.support import make_support, read_draw, write_support
-from logitfusion.clip.features.files import Stored, write_stored
+from logitfusion.clip.features.encode import Encoded
 from logitfusion.clip.features.pool import join_encoders, manifest, read_pool, write_classifier
+from logitfusion.clip.features.splits import write_features
 from logitfusion.clip.fitting.fit import fit_method
 from logitfusion.clip.head_file import save_head
 from logitfusion.clip.predictions import EvaluationSet, predict
@@ -41,13 +44,19 @@ def unit(*shape: int, seed: int) -> torch.Tensor:
     return torch.nn.functional.normalize(values, dim=-1)
 
 
-def write_features(folder: Path, rows: Sequence[ImageRow], split: str, views: int) -> None:
-    folder.mkdir()
-    labels = torch.tensor([row.label for row in rows])
-    for place, name in enumerate(ENCODERS):
-        values = unit(len(rows), views, 4 + place, seed=place).half()
-        stored = Stored(values, labels, [row.id for row in rows], {})
-        write_stored(folder / f"{name}.safetensors", stored, {"split": split, "encoder": name})
+def write_split(folder: Path, rows: Sequence[ImageRow], split: str, views: int, skipped: Sequence[str] = ()) -> None:
+    """Features of all encoders, each image a content of its own."""
+    folder.mkdir(exist_ok=True)
+    kept = [row for row in rows if row.id not in skipped]
+    encoded = Encoded(
+        {name: unit(len(kept), views, 4 + place, seed=place) for place, name in enumerate(ENCODERS)},
+        torch.tensor([row.label for row in kept]),
+        [row.id for row in kept],
+        [hashlib.sha256(row.id.encode()).hexdigest() for row in kept],
+        dict.fromkeys(skipped, "broken"),
+    )
+    for name in ENCODERS:
+        write_features(folder / f"{name}.safetensors", encoded, name, split)
 
 
 @pytest.fixture
@@ -55,7 +64,7 @@ def pool(tmp_path: Path) -> Path:
     """A folder of support features of 3 classes with 4 images, drawn with seeds 0 and 1."""
     rows = [ImageRow(f"{name}-{number}", "", label) for label, name in enumerate(CLASSES) for number in range(4)]
     folder = tmp_path / "support"
-    write_features(folder, rows, "support", views=2)
+    write_split(folder, rows, "support", views=2)
     for seed in (0, 1):
         write_support(manifest(folder, seed), make_support(rows, 4, seed), CLASSES)
     facts = {"classes": CLASSES, "prompts": ["{}"], "encoders": ENCODERS, "scale": 20.0}
@@ -66,7 +75,7 @@ def pool(tmp_path: Path) -> Path:
 @pytest.fixture
 def tested(tmp_path: Path) -> Path:
     rows = [ImageRow(f"test-{number}", "", number % 3) for number in range(9)]
-    write_features(tmp_path / "pets", rows, "test", views=1)
+    write_split(tmp_path / "pets", rows, "test", views=1)
     return tmp_path / "pets"
 
 
@@ -92,11 +101,8 @@ def test_several_auxiliaries_are_one_of_unit_norm(pool: Path) -> None:
 
 
 def test_an_unreadable_image_is_left_out_of_the_draw(pool: Path) -> None:
-    for name in ENCODERS:
-        values = unit(11, 2, 4, seed=1).half()
-        ids = [f"{CLASSES[place // 4]}-{place % 4}" for place in range(1, 12)]
-        stored = Stored(values, torch.tensor([place // 4 for place in range(1, 12)]), ids, {"cat-0": "broken"})
-        write_stored(pool / f"{name}.safetensors", stored, {"split": "support"})
+    rows = [ImageRow(f"{name}-{number}", "", label) for label, name in enumerate(CLASSES) for number in range(4)]
+    write_split(pool, rows, "support", views=2, skipped=["cat-0"])
     assert len(read_pool(pool).draw(4, 0).labels) == 11
 
 
@@ -108,11 +114,9 @@ def test_a_fit_can_not_open_test_features(pool: Path, tested: Path) -> None:
 
 
 def test_features_of_other_images_are_not_joined(tested: Path) -> None:
-    rows = [ImageRow(f"x-{number}", "", number % 3) for number in range(9)]
-    stored = Stored(
-        unit(9, 1, 5, seed=0).half(), torch.tensor([row.label for row in rows]), [row.id for row in rows], {}
-    )
-    write_stored(tested / "one.safetensors", stored, {"split": "test"})
+    other = tested.with_name("other")
+    write_split(other, [ImageRow(f"x-{number}", "", number % 3) for number in range(9)], "test", views=1)
+    shutil.copy(other / "one.safetensors", tested)
     with pytest.raises(UserError, match="not of the same images"):
         join_encoders(tested, list(ENCODERS), purpose="evaluate")
 
@@ -128,7 +132,8 @@ def test_answers_are_those_of_the_head_and_epochs_those_of_the_snapshots(
     save_head(file, head, class_names=CLASSES, encoders=ENCODERS, metadata=facts, snapshots=kept)
     examined = EvaluationSet("pets", tested, pool)
     ((answers, epochs, fit),) = predict("mine", [file], [examined])
-    clip, auxiliary, labels, ids = join_encoders(tested, list(ENCODERS), purpose="evaluate")
+    seen = join_encoders(tested, list(ENCODERS), purpose="evaluate")
+    clip, auxiliary, labels, ids = seen.clip, seen.auxiliary, seen.labels, seen.ids
     logits = head.logits(clip[:, 0], auxiliary[:, 0])
     assert answers["id"].tolist() == ids
     assert answers["answer"].tolist() == logits.argmax(-1).tolist()

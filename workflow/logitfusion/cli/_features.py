@@ -24,7 +24,7 @@ def encode_with_bar(
     max_skipped: float,
 ) -> Encoded:
     """``encode_images``, of which people see how far it is."""
-    with tqdm(unit=" images", desc="features", disable=None) as bar:
+    with tqdm(unit=" images", desc="features", disable=None, delay=0.1) as bar:  # none if all are known
 
         def show(done: int, total: int) -> None:
             bar.total = total

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,11 @@ FEWEST_IMAGES = 10
 REFUSED_SHARE = 0.05
 # Halvings of the interval that holds the logarithm of the best inverse temperature.
 _HALVINGS = 60
-# Of that logarithm, for logits of spread 1.
+# Parts that calibration is judged on, each with a temperature from the others.
+_PARTS = 4
+# Draws of right and wrong answers that the error by chance is the mean of.
+_DRAWS = 200
+# Of the logarithm of the inverse temperature, for logits of spread 1.
 _RANGE = (-12.0, 12.0)
 
 
@@ -28,14 +33,16 @@ class Calibration:
     Attributes:
         temperature: that logits are divided by (Guo et al., arXiv 1706.04599).
         threshold: an answer with a lower probability is "none of these"; 0: there is always an answer.
-        error: the expected calibration error on images that the temperature was not chosen on, 0 to 1; None where
-            nothing could be left out.
+        error: expected calibration error (ECE), 0 to 1, the temperature chosen on other images than those that are
+            judged; None where there are too few.
+        error_by_chance: what exact probabilities would show on so many images, in the mean: ECE is never 0 by count.
         n: left-out images that all this was chosen on.
     """
 
     temperature: float
     threshold: float = 0.0
     error: float | None = None
+    error_by_chance: float | None = None
     n: int = 0
 
     @property
@@ -65,12 +72,8 @@ def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration:
     """
     temperature = best_temperature(logits, labels)
     probabilities, predicted = (logits.double() / temperature).softmax(-1).max(-1)
-    return Calibration(
-        temperature,
-        threshold=_threshold(probabilities[predicted == labels]),
-        error=expected_calibration_error(probabilities.numpy(), (predicted == labels).numpy()),
-        n=len(labels),
-    )
+    error, by_chance = _error(logits, labels) if len(labels) >= FEWEST_IMAGES else (None, None)
+    return Calibration(temperature, _threshold(probabilities[predicted == labels]), error, by_chance, len(labels))
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -110,6 +113,19 @@ def matching_temperature(logits: Tensor, confidence: float) -> float:
         found = float((math.exp(middle) / spread * logits).softmax(-1).amax(-1).mean())
         low, high = (low, middle) if found > confidence else (middle, high)
     return spread / math.exp(low)
+
+
+def _error(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """The error with each part's temperature chosen on the other parts, and that of exact probabilities."""
+    part = torch.arange(len(labels)) % _PARTS
+    confidence = torch.zeros(len(labels), dtype=torch.float64)
+    for number in range(_PARTS):
+        temperature = best_temperature(logits[part != number], labels[part != number])
+        confidence[part == number] = (logits[part == number].double() / temperature).softmax(-1).amax(-1)
+    correct, found = (logits.argmax(-1) == labels).numpy(), confidence.numpy()
+    rng = np.random.default_rng(0)
+    exact = [expected_calibration_error(found, rng.random(len(found)) < found) for _ in range(_DRAWS)]
+    return expected_calibration_error(found, correct), float(np.mean(exact))
 
 
 def _threshold(right: Tensor) -> float:

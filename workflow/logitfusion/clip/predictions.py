@@ -26,10 +26,9 @@ class EvaluationSet:
     def __init__(self, name: str, folder: str | Path, support: str | Path) -> None:
         classifier, self.facts = read_classifier(support)
         self.name = name
-        clip, auxiliary, self.labels, self.ids = join_encoders(
-            folder, sorted(self.facts["encoders"]), purpose="evaluate"
-        )
-        self.clip, self.auxiliary = clip[:, 0], None if auxiliary is None else auxiliary[:, 0]
+        seen = join_encoders(folder, self.facts["encoders"], purpose="evaluate")
+        self.labels, self.ids, self.digests = seen.labels, seen.ids, seen.digests
+        self.clip, self.auxiliary = seen.clip[:, 0], None if seen.auxiliary is None else seen.auxiliary[:, 0]
         self.zero_shot = self.clip @ (self.facts["scale"] * classifier)
 
     def images(self) -> pd.DataFrame:

@@ -19,13 +19,14 @@ RAW = frozenset({"arw", "cr2", "cr3", "dng", "nef", "nrw", "orf", "pef", "raf", 
 def image_suffixes() -> frozenset[str]:
     """The endings, small and with their dot, of what Pillow and the plug-ins that are installed decode here."""
     Image.init()
-    _register_plugins()
+    register_plugins()
     found = {suffix for suffix, form in Image.registered_extensions().items() if form in Image.OPEN}
     lost = {suffix for suffix, form in Image.registered_extensions().items() if form in WITHOUT_DECODER}
     return frozenset(found - lost | {".mpo"})  # a JPEG to Pillow, which has no opener of this name
 
 
-def _register_plugins() -> None:
+@cache
+def register_plugins() -> None:
     """Apple's HEIC and JPEG XL, where somebody installed a reader."""
     with suppress(ImportError):
         from pillow_heif import register_heif_opener

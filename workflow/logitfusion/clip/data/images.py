@@ -7,13 +7,25 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from logitfusion.clip.data.dataset import ImageRow
+from logitfusion.clip.data.formats import register_plugins
+from logitfusion.clip.data.metadata import strip_metadata
 from logitfusion.errors import UserError
 
 MISSING = "missing"  # in place of the hash of an image that can't be opened
 MAX_MEGAPIXELS = 64.0  # below Pillow's own guard against decompression bombs, which stays on
+DEPTHS = (8, 10, 12, 14, 16)  # bits of a sample, as sensors and scanners have them
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImageError(Exception):
@@ -23,7 +35,8 @@ class UnreadableImageError(Exception):
 def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS, side: int | None = None) -> Image.Image:
     """The image of a row in mode RGB, turned as its EXIF orientation says, on white where it is transparent.
 
-    16-bit grey is reduced to 8 bits; of an animation the first picture is taken.
+    16-bit grey is reduced to 8 bits, by its own range; of an animation the first picture is taken. Metadata never
+    decide whether the pixels are read.
 
     Args:
         side: pixels of the shorter side that are enough: a JPEG may be decoded at a half, a quarter or an eighth.
@@ -35,27 +48,68 @@ def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS, side: int 
     try:
         if row.index is not None:
             return Image.fromarray(_array_row(row)).convert("RGB")
-        with Image.open(row.path) as image:
-            megapixels = image.width * image.height / 1e6
-            if megapixels > max_megapixels:
-                raise UnreadableImageError(f"{megapixels:.0f} megapixels are more than {max_megapixels:g}")
-            if side is not None:
-                image.draft(None, (side, side))
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        return _read_file(Path(row.path), max_megapixels, side)
     except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
 
+def _read_file(path: Path, max_megapixels: float, side: int | None) -> Image.Image:
+    """The image of a file; a second time without its metadata if they are what can't be read."""
+    register_plugins()
+    try:
+        return _read_pixels(path, max_megapixels, side)
+    except (UnreadableImageError, MemoryError, OSError) as error:
+        if not isinstance(error, UnidentifiedImageError):
+            raise
+        first: Exception = error
+    except Exception as error:
+        first = error
+    bare = strip_metadata(path.read_bytes())
+    if bare is None:
+        raise first
+    try:
+        return _read_pixels(io.BytesIO(bare), max_megapixels, side)
+    except UnreadableImageError:
+        raise
+    except Exception:
+        raise first from None
+
+
+def _read_pixels(file: Path | io.BytesIO, max_megapixels: float, side: int | None) -> Image.Image:
+    with Image.open(file) as image:
+        megapixels = image.width * image.height / 1e6
+        if megapixels > max_megapixels:
+            raise UnreadableImageError(f"{megapixels:.0f} megapixels are more than {max_megapixels:g}")
+        if side is not None:
+            image.draft(None, (side, side))
+        image.load()
+        return _to_rgb(_turn(image))
+
+
+def _turn(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF says where that can be read; Pillow's own function writes all of it anew, or fails."""
+    try:
+        turn = TURNS.get(int(image.getexif().get(ExifTags.Base.Orientation, 1)))
+    except Exception:  # the parser raises whatever the file makes it to
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow's own conversion cuts at 255 instead of scaling.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(reduce_depth(np.asarray(image))).convert("RGB")
     if image.mode in ("I", "F"):
         raise UnreadableImageError("32-bit pixels, whose range is not known")
     return flatten(image)
+
+
+def reduce_depth(deep: np.ndarray) -> np.ndarray:
+    """16-bit samples as 8 bits, by the fewest bits of ``DEPTHS`` that hold all: cameras leave the upper ones empty."""
+    bits = next(bits for bits in DEPTHS if int(deep.max()) < 1 << bits)
+    return (deep >> (bits - 8)).astype(np.uint8)
 
 
 def flatten(image: Image.Image) -> Image.Image:

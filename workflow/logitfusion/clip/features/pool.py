@@ -6,7 +6,7 @@ No test feature is ever written here, and what is read here is refused if it is 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from logitfusion.clip.data.duplicates import groups
 from logitfusion.clip.data.support import read_draw
-from logitfusion.clip.features.encode import CLIP, join_features
+from logitfusion.clip.features.encode import CLIP, Encoded
 from logitfusion.clip.features.splits import read_features
 from logitfusion.clip.heads import Support
 from logitfusion.errors import UserError
@@ -61,24 +62,23 @@ def read_pool(folder: str | Path) -> Pool:
         UserError: a file is missing or broken, or holds test features.
     """
     classifier, facts = read_classifier(folder)
-    clip, auxiliary, labels, ids = join_encoders(folder, sorted(facts["encoders"]), purpose="fit")
-    return Pool(Support(clip, auxiliary, labels, classifier, facts["scale"]), ids, facts, Path(folder))
+    seen = join_encoders(folder, facts["encoders"], purpose="fit")
+    images = Support(seen.clip, seen.auxiliary, seen.labels, classifier, facts["scale"], groups(seen.digests))
+    return Pool(images, seen.ids, facts, Path(folder))
 
 
-def join_encoders(
-    folder: str | Path, names: Sequence[str], *, purpose: Literal["fit", "evaluate"]
-) -> tuple[Tensor, Tensor | None, Tensor, list[str]]:
-    """CLIP's features, those of all other encoders as one of unit norm (or None), labels and ids.
+def join_encoders(folder: str | Path, names: Iterable[str], *, purpose: Literal["fit", "evaluate"]) -> Encoded:
+    """What encoders see in the images of a split, the auxiliaries in the order of their names.
 
     Raises:
         UserError: a file is missing or broken, or the encoders did not see the same images.
     """
-    read = {name: read_features(Path(folder) / f"{name}.safetensors", purpose=purpose) for name in names}
+    read = {name: read_features(Path(folder) / f"{name}.safetensors", purpose=purpose) for name in sorted(names)}
     clip = read[CLIP]
-    others = [features for name, features in sorted(read.items()) if name != CLIP]
-    if any(features.ids != clip.ids for features in others):
+    if any((one.ids, one.digests) != (clip.ids, clip.digests) for one in read.values()):
         raise UserError(f"The features in {folder} are not of the same images; delete the folder and run again.")
-    return clip.values, join_features([features.values for features in others]), clip.labels, clip.ids
+    values = {name: one.values for name, one in read.items()}
+    return Encoded(values, clip.labels, clip.ids, clip.digests, clip.skipped)
 
 
 def write_classifier(path: str | Path, classifier: Tensor, facts: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from logitfusion.clip.calibration import Calibration, fit_calibration, matching_temperature
 from logitfusion.clip.fitting.left_out import left_out_logits
 from logitfusion.clip.heads import Head, Support
+from logitfusion.clip.methods import METHODS
 
 
 def calibrate_head(head: Head, support: Support, *, seed: int) -> Calibration:
@@ -17,7 +18,7 @@ def calibrate_head(head: Head, support: Support, *, seed: int) -> Calibration:
     measured, and the head is taken to be no better than it: its mean probability on the images that it has learnt from,
     which are its best case, is CLIP's share of right answers (with one more right and one more wrong).
     """
-    settings = {key: value for key, value in head.settings.items() if key not in ("selected", "seed", "held_out_loss")}
+    settings = {key: head.settings[key] for key in METHODS[head.method].Settings.describe()}
     found = left_out_logits(head.method, support, settings | {"selection": "fixed"}, seed=seed)
     if bool(found.predicted.any()):
         return fit_calibration(found.logits[found.predicted], support.labels[found.predicted])

@@ -139,10 +139,9 @@ def choose_methods(
         settings = chosen.get(name) or complete_settings(name, {})
         passes = METHODS[name].passes(settings)
         if METHODS[name].reads_auxiliary(settings) and support.auxiliary is None:
-            not_tried[name] = "it needs an auxiliary encoder."
+            not_tried[name] = "there is no auxiliary encoder (--auxiliary)"
         elif not dear and len(support.labels) * support.classes * passes > CHEAP:
-            work = f"{len(support.labels)} images x {support.classes} classes x {passes} passes"
-            not_tried[name] = f"{work} are more than {CHEAP:,}; --compare always tries it."
+            not_tried[name] = f"images x classes x passes are more than {CHEAP:,} (--compare always tries all)"
         else:
             methods[name] = settings
     return methods, not_tried

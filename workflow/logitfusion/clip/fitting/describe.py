@@ -25,8 +25,11 @@ def describe_comparison(comparison: Comparison, fitted: str) -> Iterator[str]:
     for score in comparison.scores:
         yield f"  {score.method:<{width}}  {_line(score)}"
     yield recommendation(comparison, fitted)
+    reasons: dict[str, list[str]] = {}
     for method, why in comparison.not_tried.items():
-        yield f"{method} was not tried: {why}"
+        reasons.setdefault(why, []).append(method)
+    for why, methods in reasons.items():
+        yield f"Not tried, because {why}: {', '.join(methods)}."
 
 
 def recommendation(comparison: Comparison, fitted: str) -> str:
@@ -62,7 +65,7 @@ def describe_calibration(calibration: Calibration) -> Iterator[str]:
     else:
         yield (
             f"The probabilities are calibrated on {calibration.n} left-out images (expected calibration error"
-            f" {calibration.error:.3f})."
+            f" {calibration.error:.3f}; exact probabilities show {calibration.error_by_chance:.3f} on so many)."
         )
     if calibration.threshold > 0:
         yield f'An answer less probable than {calibration.threshold:.2f} is given as "none of these".'
