@@ -72,7 +72,7 @@ def activations(model: torch.nn.Module) -> set[str]:
 
 
 def test_features_and_classifier_by_hand(tiny_clip: Path) -> None:
-    clip = load_clip({"source": "path", "model": "tiny", "path": tiny_clip}, device=CPU)
+    clip = load_clip({"source": "path", "model": "tiny", "path": tiny_clip, "quick_gelu": False}, device=CPU)
     batch = torch.stack([clip.preprocess(picture(seed)) for seed in range(3)])
     assert batch.shape == (3, 3, 32, 32)
     features = clip.encode_images(batch)
@@ -99,7 +99,7 @@ def test_openai_weights_bring_quickgelu(
     forced = load_clip({"source": "open_clip", "model": "tiny", "pretrained": "openai"}, device=CPU)
     assert "the weights openai were trained with QuickGELU" in caplog.text
     assert activations(named.model) == activations(forced.model) == {"QuickGELU"}
-    plain = load_clip({"source": "path", "model": "tiny", "path": tiny_clip}, device=CPU)
+    plain = load_clip({"source": "path", "model": "tiny", "path": tiny_clip, "quick_gelu": False}, device=CPU)
     asked = load_clip({"source": "path", "model": "tiny", "path": tiny_clip, "quick_gelu": True}, device=CPU)
     assert activations(plain.model) == {"GELU"}
     assert named.fingerprint == forced.fingerprint == asked.fingerprint
@@ -129,8 +129,9 @@ def test_a_tag_is_what_open_clip_makes_of_it(
 def test_fingerprint_knows_weights_and_preprocessing_but_no_path(tiny_clip: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere.safetensors"
     copy.write_bytes(tiny_clip.read_bytes())
-    first = load_clip({"source": "path", "model": "tiny", "path": tiny_clip}, device=CPU)
-    assert first.fingerprint == load_clip({"source": "path", "model": "tiny", "path": copy}, device=CPU).fingerprint
+    entry = {"source": "path", "model": "tiny", "quick_gelu": False}
+    first, second = (load_clip({**entry, "path": path}, device=CPU).fingerprint for path in (tiny_clip, copy))
+    assert first == second
 
     torch.manual_seed(0)
     trunk = timm.create_model("test_efficientnet", num_classes=0)
@@ -304,7 +305,7 @@ def test_errors_are_one_sentence(tiny_clip: Path, tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "evil").exists()
     assert pickle.dumps(Evil()), "the trap is a trap"
 
-    tiny = {"source": "path", "model": "tiny"}
+    tiny = {"source": "path", "model": "tiny", "quick_gelu": False}
     cases = [
         ({"source": "moon"}, "moon"),
         ({**tiny, "path": "absent.pt"}, "absent.pt is not there"),
@@ -347,7 +348,7 @@ def test_a_clip_is_found_in_the_folder_that_holds_it(tiny_clip: Path, tmp_path: 
     for name, entry in (
         ("one", folder),
         ("two", {"source": "path", "path": str(tmp_path / "one"), "model": None}),
-        ("file", {"source": "path", "model": "tiny", "path": str(tiny_clip)}),
+        ("file", {"source": "path", "model": "tiny", "path": str(tiny_clip), "quick_gelu": False}),
     ):
         (tmp_path / name).mkdir()
         write_entry(tmp_path / name, entry)

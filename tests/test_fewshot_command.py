@@ -19,6 +19,7 @@ from commands import refuse
 from fewshot_features import make_problem
 from hypothesis import given
 from hypothesis import strategies as st
+from logitfusion.clip.fitting.leave_out import predict_left_out
 from PIL import Image
 from scipy import stats
 from tiny_encoders import COLOURS, write_clip, write_image_tower, write_pictures
@@ -31,7 +32,6 @@ from logitfusion.cli._settings import parse_settings
 from logitfusion.clip import Support, fit_method, load_head, save_head
 from logitfusion.clip.data.support import draw_support
 from logitfusion.clip.encoders.load import ImageEncoder, load_auxiliary, load_clip
-from logitfusion.clip.fitting.leave_out import predict_left_out
 from logitfusion.clip.methods import complete_settings
 from logitfusion.errors import UserError
 from logitfusion.evaluate.intervals import wilson_interval

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.encoders.entries import find_in_folder
+from logitfusion.clip.encoders.packages import find_package
 from logitfusion.errors import UserError
 
 CLIP_FORMS = (
@@ -13,7 +14,8 @@ CLIP_FORMS = (
     " TAG@REVISION), or checkpoint:MODEL:FILE"
 )
 AUXILIARY_FORMS = (
-    "timm:MODEL, timm:MODEL@REVISION, torchvision:MODEL, torchvision:MODEL/WEIGHTS, or checkpoint:MODEL:FILE"
+    "timm:MODEL, timm:MODEL@REVISION, torchvision:MODEL, torchvision:MODEL/WEIGHTS, checkpoint:MODEL:FILE, or"
+    " package:PACKAGE:MODEL (PACKAGE: NAME==VERSION or a wheel; with several files in it package:PACKAGE:FILE:MODEL)"
 )
 
 
@@ -52,6 +54,11 @@ def parse_auxiliary(spec: str) -> dict[str, Any]:
         return {"source": "torchvision", "model": model, "weights": weights or "DEFAULT"}
     if source == "checkpoint":
         return {"source": "checkpoint", **_parse_checkpoint(spec, rest)}
+    if source == "package":
+        place, *file, model = rest.split(":") if rest.count(":") in (1, 2) else ("", "")
+        if not place or not model:
+            raise UserError(f"{spec!r} needs package and model; write it as package:NAME==VERSION:MODEL.")
+        return find_package(place, file[0] if file else None, model)
     raise UserError(f"There is no auxiliary encoder {spec!r}; give {AUXILIARY_FORMS}.")
 
 

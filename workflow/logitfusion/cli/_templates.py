@@ -116,5 +116,10 @@ def describe_images(folder: str, clip: str | None, auxiliary: str | None) -> lis
         found = {"source": "path", "path": clip} if Path(clip).is_dir() and parse_clip(clip) else parse_clip(clip)
         entries.append(Entry(("clip", "encoder"), found))
     if auxiliary is not None:
-        entries.append(Entry(("clip", "auxiliaries", "second"), parse_auxiliary(auxiliary)))
+        second = parse_auxiliary(auxiliary)
+        if second["source"] == "package":  # the workflow fetches it, and keeps it where it keeps packages
+            if "package" not in second:
+                raise UserError(f"A config names packages, not wheels; write {auxiliary!r} with NAME==VERSION.")
+            del second["path"]
+        entries.append(Entry(("clip", "auxiliaries", "second"), second))
     return entries

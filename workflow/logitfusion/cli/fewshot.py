@@ -112,7 +112,7 @@ def _add_encoders(parser: argparse.ArgumentParser, default: str, *, required: bo
         "--clip",
         required=required,
         metavar="SPEC",
-        help=f"a folder with a built CLIP, open_clip:MODEL/TAG, or checkpoint:MODEL:FILE{default}",
+        help=f"a folder that holds a CLIP, open_clip:MODEL/TAG, or checkpoint:MODEL:FILE{default}",
     )
     encoders.add_argument(
         "--auxiliary",
@@ -120,7 +120,7 @@ def _add_encoders(parser: argparse.ArgumentParser, default: str, *, required: bo
         action="extend",
         default=[],
         metavar="SPEC",
-        help=f"timm:MODEL, torchvision:MODEL[/WEIGHTS], or checkpoint:MODEL:FILE{default}",
+        help=f"timm:MODEL, torchvision:MODEL[/WEIGHTS], checkpoint:MODEL:FILE, or package:NAME==VERSION:MODEL{default}",
     )
     encoders.add_argument(
         "--features", type=Path, metavar="DIR", help="where features are kept between calls (default: nowhere)"

@@ -44,7 +44,7 @@ def open_checkpoint(entry: dict[str, Any]) -> tuple[nn.Module, Any]:
     state, told = _read(path)
     quick = choose_activation(model, asked=entry.get("quick_gelu"), told=told, path=path)
     with no_warnings():
-        opened = open_clip.create_model(model, force_quick_gelu=quick)
+        opened = open_clip.create_model(model, force_quick_gelu=quick, weights_only=True)
     try:
         opened.load_state_dict(_convert(opened, state))
     except Exception as error:  # of open_clip's conversions, and of torch
@@ -118,7 +118,9 @@ def _convert(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in ("logit_scale", "logit_bias"):
         if name in state and getattr(model, name, None) is not None:
             state[name] = state[name].reshape(getattr(model, name).shape)
-    state.pop("text.transformer.embeddings.position_ids", None)  # 0, 1, 2, ...: no weights
+    # What a model makes itself (masks, positions) is in archives and old files, and is no weights.
+    made = {name for name, _ in model.named_buffers()} - model.state_dict().keys()
+    state = {name: value for name, value in state.items() if name not in made and not name.endswith(".position_ids")}
     resize_pos_embed(state, model)
     resize_text_pos_embed(state, model)
     return state

@@ -244,7 +244,7 @@ def load_auxiliary(
             torchvision architecture; MoCo v3 and DINO files are understood); or ``{source: package, model, file,
             sha256}``. An optional ``preprocess`` overrides timm's data config: ``input_size`` ([3, h, w]),
             ``crop_pct``, ``mean``, ``std``, ``interpolation``.
-        wheel: the downloaded package, for ``source: package``.
+        wheel: the downloaded package, for ``source: package``; else the entry's ``path``.
 
     Raises:
         UserError: no such model or file, no network, or weights of another model.
@@ -259,6 +259,7 @@ def load_auxiliary(
         case "checkpoint":
             trunk = fill(make_trunk(model), strip_prefix(read_weights(entry["path"])), str(entry["path"]))
         case "package":
+            wheel = wheel or entry.get("path")
             if wheel is None:
                 raise ValueError("source: package needs the downloaded package")
             trunk = fill(make_trunk(model), read_package(model, wheel, entry["file"], entry.get("sha256")), str(wheel))
