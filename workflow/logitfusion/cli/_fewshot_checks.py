@@ -27,7 +27,7 @@ def check_fit(arguments: argparse.Namespace) -> None:
     needed = METHODS[arguments.method].reads_auxiliary(settings)
     if needed and not arguments.auxiliary:
         raise UserError(f"{arguments.method} corrects CLIP with another encoder; name one with --auxiliary.")
-    if arguments.auxiliary and not needed:
+    if arguments.auxiliary and not (needed or METHODS[arguments.method].uses_auxiliary):
         raise UserError(f"{arguments.method} reads CLIP's features only; leave --auxiliary out.")
     for prompt in arguments.prompts or ():
         _check_prompt(prompt)

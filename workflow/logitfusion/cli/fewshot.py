@@ -8,9 +8,8 @@ from pathlib import Path
 
 from logitfusion.cli._fewshot_checks import check_fit, check_predict
 from logitfusion.clip.features import BATCH_SIZE
-from logitfusion.clip.methods import METHODS
+from logitfusion.clip.methods import DEFAULT_METHOD, METHODS
 
-DEFAULT_METHOD = "amu_classes"
 CHECKS = {"fit": check_fit, "predict": check_predict}
 
 

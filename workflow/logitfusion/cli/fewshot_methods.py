@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
 def describe_method(method: FewShotMethod) -> Iterator[str]:
     """Its name, purpose and needs, then its settings; of a variant of another method those that differ."""
     needs = " It needs an auxiliary encoder." if method.needs_auxiliary else ""
+    needs += " It uses an auxiliary encoder where there is one." if method.uses_auxiliary else ""
     yield f"\n{method.name}\n{_wrap(method.__doc__.partition(chr(10) * 2)[0] + needs, 2)}"
     parent = type(method).__mro__[1]
     variant = parent in {type(other) for other in METHODS.values()}

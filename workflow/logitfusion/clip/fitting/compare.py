@@ -13,12 +13,22 @@ from logitfusion.clip.fitting.fit import Settings
 from logitfusion.clip.fitting.left_out import LeftOut, left_out_logits
 from logitfusion.clip.fitting.selection import calibrated_loss
 from logitfusion.clip.heads import Support
-from logitfusion.clip.methods import METHODS, FewShotSettings, complete_settings
+from logitfusion.clip.methods import DEFAULT_METHOD, METHODS, FewShotSettings, complete_settings
 from logitfusion.evaluate.intervals import paired_interval, wilson_interval
 
 CLIP_ALONE = "zero_shot"
 # CLIP alone, the parts of a fusion, and a method of each kind.
-COMPARED = (CLIP_ALONE, "clip_probe", "auxiliary_probe", "logit_sum", "tip_adapter_f", "gda", "amu", "amu_classes")
+COMPARED = (
+    CLIP_ALONE,
+    "clip_probe",
+    "auxiliary_probe",
+    "logit_sum",
+    "tip_adapter_f",
+    "gda",
+    "amu",
+    "amu_classes",
+    DEFAULT_METHOD,
+)
 # Images x classes x passes of a method that is fitted up to four times for a comparison unasked.
 CHEAP = 20_000_000
 

@@ -33,8 +33,8 @@ def fit_method(
 
     Returns:
         a head. Its ``logits(clip [m, D], auxiliary [m, D_aux] or None)`` are ``[m, C]`` in fp32; its ``settings`` have
-        every setting by key, with those that were selected, ``selected``, ``seed``, and perhaps ``held_out_loss``
-        (nats).
+        every setting by key, with those that were selected, what the method itself found, ``selected``, ``seed``, and
+        perhaps ``held_out_loss`` (nats).
 
     Raises:
         UserError: unknown names of method or settings, a method without a grid to be selected from, or one that needs
@@ -53,4 +53,4 @@ def fit_method(
             chosen = candidates[best]
             facts |= {"selected": True, "held_out_loss": float(losses[best])}
     head = method.fit(support, chosen, seed=seed, on_epoch=on_epoch)
-    return replace(head, method=name, settings=chosen.dump() | facts)
+    return replace(head, method=name, settings=chosen.dump() | head.settings | facts)

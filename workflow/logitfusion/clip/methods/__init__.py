@@ -9,10 +9,13 @@ from typing import Any
 from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings
 from logitfusion.errors import UserError
 
-__all__ = ["METHODS", "FewShotMethod", "FewShotSettings", "complete_settings"]
+__all__ = ["DEFAULT_METHOD", "METHODS", "FewShotMethod", "FewShotSettings", "complete_settings"]
+
+# The command's own choice, and what a page calls ours.
+DEFAULT_METHOD = "stacking"
 
 # In the order of lists and tables.
-_FILES = ("zero_shot", "probe", "tip_adapter", "lp_plus_plus", "gda", "taskres", "amu")
+_FILES = ("zero_shot", "probe", "tip_adapter", "lp_plus_plus", "gda", "taskres", "amu", "stacking")
 
 METHODS: dict[str, FewShotMethod] = {
     method.name: method for file in _FILES for method in import_module(f"{__name__}.{file}").METHODS

@@ -73,6 +73,7 @@ class FewShotMethod(ABC):
         Settings: the class of its settings.
         grid: changes of the settings that cross-validation chooses among, by key; empty if there is nothing to choose.
         needs_auxiliary: whether it reads an auxiliary encoder's features by default.
+        uses_auxiliary: whether it reads them where there are some, and does without them where there are none.
         by_epochs: whether ``fit`` calls ``on_epoch``.
         family: what a report draws it with: AMU and its ``parts``, AMU's ``ablation``, or its ``rivals``.
     """
@@ -81,6 +82,7 @@ class FewShotMethod(ABC):
     Settings: ClassVar[type[FewShotSettings]] = FewShotSettings
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ()
     needs_auxiliary: ClassVar[bool] = False
+    uses_auxiliary: ClassVar[bool] = False
     by_epochs: ClassVar[bool] = False
     family: ClassVar[Literal["parts", "ablation", "rivals"]] = "rivals"
 
@@ -106,7 +108,7 @@ class FewShotMethod(ABC):
         return settings
 
     def reads_auxiliary(self, settings: Any) -> bool:
-        """Whether the method reads an auxiliary encoder's features with these settings."""
+        """Whether the method can't do without an auxiliary encoder's features with these settings."""
         return self.needs_auxiliary
 
     def passes(self, settings: Any) -> int:

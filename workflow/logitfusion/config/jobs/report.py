@@ -120,7 +120,11 @@ def fewshot_report(run: RunConfig) -> FewShotReport:
         ablation=tuple(name for name, method in methods.items() if method.family != "rivals"),
         clip=next((name for name, method in methods.items() if method.name == "zero_shot"), None),
         shown=run.clip.shown,
-        assisted=tuple(name for name, (method, settings) in found.items() if method.reads_auxiliary(settings)),
+        assisted=tuple(
+            name
+            for name, (method, settings) in found.items()
+            if method.uses_auxiliary or method.reads_auxiliary(settings)
+        ),
         auxiliaries={name: entry.pretraining or "unknown" for name, entry in run.clip.auxiliaries.items()},
         encoder=_describe(run.clip.encoder),
     )
