@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from commands import refuse
-from fewshot_features import make_problem
 from hypothesis import given
 from hypothesis import strategies as st
 from logitfusion.clip.fitting.leave_out import predict_left_out
@@ -208,28 +207,34 @@ def test_the_default_method_chooses_its_settings(
     fitted, _ = load_head(tmp_path / "head")
     assert (fitted.method, fitted.settings["selected"]) == ("amu_classes", True)
     assert f"alpha {fitted.settings['alpha']:g}" in printed
-    assert "3 classes, 15 images: dark blue 5, green 5, red 5" in printed
-    assert "of 15 right" in printed
+    assert "Learnt from 15 images of 3 classes: dark blue 5, green 5, red 5." in printed
+    assert "Methods on 15 images" in printed
     assert f"{(tmp_path / 'head').stat().st_size / 1000:,.1f} kB" in printed
 
 
-ESTIMATED = "left out of the fit in turn"
+COMPARED = "each left out of the fit in turn"
 
 
-def test_sizes_and_settings_decide_on_the_estimate_and_no_clock(
+def test_sizes_and_settings_decide_on_what_is_compared_and_no_clock(
     capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = options(place, tmp_path / "head", *QUICK)
+
+    def compared(*more: object) -> dict[str, Any] | None:
+        run(capsys, *argv, *more)
+        return load_head(tmp_path / "head")[1]["metadata"]["comparison"]
+
+    monkeypatch.setattr("logitfusion.clip.fitting.compare.CHEAP", 15 * 3 * 3)  # images, classes, epochs
     hours = itertools.count(0, 3600)
     with monkeypatch.context() as slow:
         slow.setattr("logitfusion.cli.fewshot_fit.time.monotonic", lambda: float(next(hours)))
-        assert ESTIMATED in run(capsys, *argv)[0]
-    monkeypatch.setattr("logitfusion.cli.fewshot_fit.CHEAP", 15 * 3 * 3)  # images, classes, epochs
-    assert ESTIMATED in run(capsys, *argv)[0]
-    printed, _ = run(capsys, *argv, "--set", "epochs=4")
-    assert "not cross-validated: 15 images x 3 classes x 4 passes" in printed
-    assert ESTIMATED in run(capsys, *argv, "--set", "epochs=4", "--estimate", "always")[0]
-    assert "cross-validat" not in run(capsys, *argv, "--estimate", "never")[0]
+        found = compared()
+    assert {score["method"] for score in found["scores"]} == {"zero_shot", "gda", "amu"}
+    assert "more than" in found["not_tried"]["tip_adapter_f"]
+    assert {score["method"] for score in compared("--set", "epochs=4")["scores"]} == {"zero_shot", "gda"}
+    assert compared("--compare", "never") is None
+    assert COMPARED in run(capsys, *argv)[0]
+    assert COMPARED not in run(capsys, *argv, "--compare", "never")[0]
 
 
 # Where files are
@@ -415,7 +420,7 @@ def test_unreadable_images_are_left_out_by_name(
 ) -> None:
     output = tmp_path / "head"
     printed, warned = run(capsys, *options(place, output, *QUICK, "--max-skipped", 0.2, images=damaged))
-    assert "13 images: dark blue 5, green 4, red 4" in printed
+    assert "Learnt from 13 images of 3 classes: dark blue 5, green 4, red 4." in printed
     assert warned.count("can't be read") == 1
     assert "2 of 15 images" in warned
     assert "red/1.png (" in warned
@@ -658,27 +663,6 @@ def test_wilsons_interval_is_scipys(count: int, data: st.DataObject) -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
-def test_left_out_images_are_predicted_by_heads_that_have_not_seen_them() -> None:
-    """Labels are random, so a head is right about its own images and knows nothing of others."""
-    problem = make_problem(classes=4, shots=10, views=1, seed=1)
-    labels = problem.support.labels[torch.randperm(40, generator=torch.Generator().manual_seed(2))]
-    noise = normalize(torch.randn(40, 1, 64, generator=torch.Generator().manual_seed(3)), dim=-1)
-    support = Support(noise, None, labels, problem.support.classifier)
-    seen = fit_method("clip_probe", support, seed=0).logits(noise[:, 0]).argmax(-1)
-    assert torch.equal(seen, labels)
-    predicted = predict_left_out("clip_probe", support, seed=0)
-    assert float((predicted == labels).double().mean()) < 0.6
-    assert set(predicted.tolist()) <= {0, 1, 2, 3}
-
-
-def test_the_only_image_of_a_class_is_never_left_out() -> None:
-    support = make_problem(classes=3, shots=(1, 4, 2), views=1).support
-    predicted = predict_left_out("gda", support, seed=0)
-    assert (predicted < 0).tolist() == [True] + [False] * 6
-    lonely = make_problem(classes=3, shots=1, views=1).support
-    assert predict_left_out("gda", lonely, seed=0).tolist() == [-1, -1, -1]
-
-
 def test_help_needs_no_torch() -> None:
     program = (
         "import sys; from logitfusion.cli import main\n"
@@ -686,7 +670,7 @@ def test_help_needs_no_torch() -> None:
         "finally: print(sorted({'torch', 'transformers', 'open_clip', 'numpy'} & sys.modules.keys()))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}
-    for action, option in (("fit", "--estimate"), ("predict", "--score"), ("methods", "METHOD")):
+    for action, option in (("fit", "--compare"), ("predict", "--score"), ("methods", "METHOD")):
         printed = subprocess.run(
             [sys.executable, "-c", program, action], env=environment, capture_output=True, text=True
         )
