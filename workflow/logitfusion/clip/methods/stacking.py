@@ -27,7 +27,7 @@ class Stacking(FewShotMethod):
     class Settings(FewShotSettings):
         """The settings of ``stacking``."""
 
-        prior: Positive = 0.3
+        prior: Positive = 0.7
         """Median of the prior of a probe's weight; CLIP's is 1."""
         prior_strength: Positive = 1.0
         """Nats that a weight at e times its prior's median costs, beside the sum of the images' losses."""
