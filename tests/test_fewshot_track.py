@@ -287,7 +287,8 @@ def test_images_are_told_with_all_answers_and_the_factor(tmp_path: Path) -> None
     assert pictures == [f"pets/i{place}" for place in range(4)]
     # Seed 0: AMU has i0 and i1 right on pets; CLIP has i0 right.
     assert columns["clip"] == [0, 1, 1, 1]
-    assert [given == 0 for given in columns["answers"]["amu"]["2"]["0"]] == [True, True, False, False]
-    assert cut_images(columns, 2)["answers"]["amu"]["2"]["0"] == columns["answers"]["amu"]["2"]["0"][:2]
+    assert [given == 0 for given in columns["answers"]["amu"]["2"]["0"]["answer"]] == [True, True, False, False]
+    assert cut_images(columns, 2)["answers"]["amu"]["2"]["0"]["answer"] == [0, 0]
+    assert columns["clip_chance"] == [500] * 4
     plot_uncertainty(predictions, TRACK, tmp_path / "uncertainty.svg")
     assert "3.00 to 6.00" in (tmp_path / "uncertainty.svg").read_text()

@@ -59,11 +59,12 @@ def make_images(count: int) -> ImageExamples:
     ids = [f"{label}/{place}.png" for place, label in enumerate(labels)]
     images = pd.DataFrame({
         "set": "shapes", "id": ids, "label": labels, "clip_answer": [draw.randrange(2) for _ in ids],
+        "clip_probability": [draw.random() for _ in ids],
         "factor": [draw.random() for _ in ids], "factor_classes": 0.5,
     })  # fmt: skip
     answers = pd.DataFrame([
         {"method": method, "shots": shots, "seed": seed, "set": "shapes", "id": name, "label": label, "answer": answer,
-         "correct": answer == label}
+         "correct": answer == label, "probability": draw.random()}
         for method in ("zero_shot", "amu") for shots in (1, 4) for seed in (0, 1)
         for name, label, answer in zip(ids, labels, [draw.randrange(2) for _ in ids], strict=True)
     ])  # fmt: skip

@@ -127,7 +127,7 @@ def test_images_are_counted_by_what_the_method_changed(opened: Visit) -> None:
 def test_tab_reaches_every_control_once_and_in_order(opened: Visit) -> None:
     stops = follow_tabs(opened.page)
     wanted = opened.page.evaluate(
-        """[...document.querySelectorAll("a[href], button, select, input")].filter((one) =>
+        """[...document.querySelectorAll("a[href], button, select, input, summary, [tabindex='0']")].filter((one) =>
         !one.disabled && one.tabIndex >= 0 && one.checkVisibility()).length"""
     )
     assert len(stops) == wanted
