@@ -99,5 +99,5 @@ def test_answers_are_calibrated_and_none_of_these_below_the_threshold() -> None:
 
 def test_a_head_of_an_older_version_is_to_be_fitted_again(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "head", {"logitfusion": '{"version": 1}'})
-    with pytest.raises(UserError, match="version 1 .* fit it again"):
+    with pytest.raises(UserError, match=r"version 1 .* fit it again"):
         load_head(tmp_path / "head")

@@ -28,7 +28,7 @@ from logitfusion.clip.data.names import read_names
 from logitfusion.clip.data.support import make_support
 from logitfusion.clip.features.encode import Encoded
 from logitfusion.clip.fitting.calibrate import calibrate_clip, calibrate_head
-from logitfusion.clip.fitting.compare import Comparison, choose_methods, compare_methods
+from logitfusion.clip.fitting.compare import CLIP_ALONE, Comparison, choose_methods, compare_methods
 from logitfusion.clip.fitting.describe import describe_calibration, describe_comparison
 from logitfusion.clip.fitting.fit import fit_method
 from logitfusion.clip.head_file import save_head
@@ -193,7 +193,7 @@ def _compare(support: Support, settings: FewShotSettings, arguments: argparse.Na
         return compare_methods(
             support,
             methods,
-            expected=DEFAULT_METHOD if DEFAULT_METHOD in methods else arguments.method,
+            expected=next((name for name in (DEFAULT_METHOD, arguments.method) if name in methods), CLIP_ALONE),
             seed=arguments.seed,
             on_method=show,
             not_tried=not_tried,
