@@ -20,6 +20,7 @@ PYTHON = "3.11"
 ENVIRONMENTS = {
     "torch": [
         "accelerate",
+        "ftfy",
         "gguf",
         "jinja2",
         "lm-eval",
@@ -41,6 +42,7 @@ ENVIRONMENTS = {
     ],
     "light": [
         "datasets",
+        "ftfy",
         "itables",
         "jinja2",
         "lm-eval",

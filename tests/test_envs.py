@@ -23,8 +23,11 @@ from stage_imports import ENVIRONMENTS, foreign_imports, stages_of
 
 ROOT = Path(__file__).parents[1]
 # Reached by import statements, but by no job of that environment's rules.
+PLUGINS = {"pillow_heif", "pillow_jxl"}  # formats of photos that somebody may install a reader of
 OPTIONAL = {
-    "light": {"open_clip", "timm", "torchvision"},  # benchmark sets' own files; plots read the tables made of them
+    # benchmark sets' own files; plots read the tables made of them
+    "light": {"open_clip", "timm", "torchvision"} | PLUGINS,
+    "torch": PLUGINS,
 }
 SMALL = {"light"}  # no torch: a few seconds
 INSTALLED = [
