@@ -202,8 +202,12 @@ def test_class_names_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["path,label\na.png,cat\nb.png,yak\n", "\ufeffPath ; Label\r\na.png;cat\r\nb.png; yak \r\n", "path\tlabel\na.png\tcat\nb.png\tyak\n"],
-)  # fmt: skip
+    [
+        "path,label\na.png,cat\nb.png,yak\n",
+        "\ufeffPath ; Label\r\na.png;cat\r\nb.png; yak \r\n",
+        "path\tlabel\na.png\tcat\nb.png\tyak\n",
+    ],
+)
 def test_lists_out_of_spreadsheets_are_read(tmp_path: Path, text: str) -> None:
     table = tmp_path / "t.csv"
     table.write_text(text, encoding="utf-8", newline="")
@@ -278,8 +282,8 @@ def test_a_validation_image_that_is_tested_again_is_told(tmp_path: Path) -> None
 
 
 def test_published_names_and_classes(tmp_path: Path) -> None:
-    folders = {"caltech101/101_ObjectCategories": ["BACKGROUND_Google", "Faces", "Faces_easy", "airplanes", "sea_horse"],
-               "eurosat/2750": ["AnnualCrop", "Forest", "SeaLake"]}  # fmt: skip
+    caltech = ["BACKGROUND_Google", "Faces", "Faces_easy", "airplanes", "sea_horse"]
+    folders = {"caltech101/101_ObjectCategories": caltech, "eurosat/2750": ["AnnualCrop", "Forest", "SeaLake"]}
     for place, names in folders.items():
         for name in names:
             for number in (1, 2):

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from logitfusion.clip.data import read_data, save_data
+from logitfusion.clip.data.found import left_out_lines
 from logitfusion.config.datasets import DataSet
 from logitfusion.provenance import record
 from logitfusion.stages._stage import logger, run_stage
@@ -25,6 +26,8 @@ def main(arguments: argparse.Namespace, entry: DataSet) -> None:
         "%s: %d classes, %d images to learn from, %d to test on, split %s",
         arguments.dataset, len(data.classes), len(data.train), len(data.test), data.split,
     )  # fmt: skip
+    for line in left_out_lines(data.left_out):
+        logger.warning("%s: %s", arguments.dataset, line)
 
 
 if __name__ == "__main__":
