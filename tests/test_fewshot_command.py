@@ -18,7 +18,6 @@ import torch
 from commands import refuse
 from hypothesis import given
 from hypothesis import strategies as st
-from logitfusion.clip.fitting.leave_out import predict_left_out
 from PIL import Image
 from scipy import stats
 from tiny_encoders import COLOURS, write_clip, write_image_tower, write_pictures
