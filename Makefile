@@ -11,6 +11,7 @@ CACHE := $(if $(shell { mkdir -p "$(HOME_CACHE)" && test -w "$(HOME_CACHE)"; } 2
 RUN := $(CACHE) PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
+WORKERS ?= 2
 SHAPES ?= llama-13b llama-13b-7b llama-13b-4-adapters qwen-14b-0.5b llama-13b-4x7b
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
@@ -45,8 +46,8 @@ report: setup ## reports/report.html from what has been made, if anything change
 		$(RUN) snakemake --profile local --configfile $(CONFIG) --report reports/report.html; fi
 	@echo "reports/$(NAME)/index.html and reports/report.html"
 
-test: setup ## all tests but the long ones, which have targets of their own
-	@$(RUN) python -m pytest
+test: setup ## all tests but the long ones, which have targets of their own (WORKERS=2 at a time)
+	@$(RUN) OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 start-test: setup ## what `logitfusion init` writes, run to its end for each track: minutes
 	@$(RUN) python -m pytest tests/test_init.py -m start -rs
