@@ -74,6 +74,9 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"Learnt from {len(encoded.ids)} images of {len(classes)} classes: {_list_counts(classes, counts)}.")
     print(f"The features took {encoded_in:.1f} s, and {head.method} was fitted in {fitted_in:.1f} s.")
     _print_selection(head)
+    caution = METHODS[head.method].caution(settings, len(classes))
+    if caution is not None:
+        print(caution)
     calibration = calibrate_head(head, support, seed=arguments.seed)
     comparison = _compare(support, settings, arguments)
     save_head(

@@ -10,6 +10,7 @@ from logitfusion.clip.features.pool import read_pool
 from logitfusion.clip.fitting.fit import fit_method
 from logitfusion.clip.head_file import save_head
 from logitfusion.clip.heads import Head
+from logitfusion.clip.methods import METHODS, complete_settings
 from logitfusion.config.jobs.clip import FitJob
 from logitfusion.files import whole
 from logitfusion.progress.pace import Rate
@@ -19,6 +20,9 @@ from logitfusion.stages._stage import logger, run_stage
 
 def main(arguments: argparse.Namespace, job: FitJob) -> None:
     pool = read_pool(arguments.support)
+    caution = METHODS[job.method].caution(complete_settings(job.method, job.settings), len(pool.facts["classes"]))
+    if caution is not None:
+        logger.warning("%s: %s", arguments.name, caution)
     rate = Rate(arguments.name, "heads", len(job.shots) * len(job.seeds))
     with whole(arguments.output) as folder:
         folder.mkdir()
