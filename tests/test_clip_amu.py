@@ -112,6 +112,18 @@ def test_initial_rows_are_class_means_and_at_one_shot_the_features() -> None:
     assert head.weight[2].norm() < 0.99  # not normalised again
 
 
+def test_the_released_start_divides_by_the_mean_count() -> None:
+    still = {"learning_rate": 0.0, "epochs": 1}
+    for shots in ((3, 1, 0, 4, 2), (2,) * 5):
+        support = make_problem(classes=5, shots=shots, dtype=torch.float64).support
+        own = fit_method("amu", support, still, seed=0).weight
+        released = fit_method("amu", support, still | {"counts": "mean"}, seed=0).weight
+        targets = torch.nn.functional.one_hot(support.labels, 5).double()
+        expected = targets.T @ support.auxiliary[:, 0] / (len(support.labels) / 5)
+        torch.testing.assert_close(released, expected)
+        assert torch.allclose(own, released) == (len(set(shots)) == 1)
+
+
 def test_alpha_zero_is_zero_shot_exactly() -> None:
     problem = make_problem(test=5)
     found = fit_method("amu", problem.support, SHORT | {"alpha": 0.0}, seed=0)

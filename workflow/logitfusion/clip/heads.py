@@ -84,9 +84,15 @@ class Support:
         return features.flatten(0, 1), self.labels.repeat_interleave(features.shape[1])
 
 
-def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """``[n, D]`` and ``[n]`` -> ``[C, D]``, not normalised; 0 for a class without a row."""
+def class_means(features: Tensor, labels: Tensor, classes: int, *, counts: str = "own") -> Tensor:
+    """``[n, D]`` and ``[n]`` -> ``[C, D]``, not normalised; 0 for a class without a row.
+
+    Args:
+        counts: ``"own"`` divides a class's sum by its rows, ``"mean"`` all sums by the rows of a class on average.
+    """
     sums = features.new_zeros(classes, features.shape[1]).index_add_(0, labels, features)
+    if counts == "mean":
+        return sums / (len(labels) / classes)
     return sums / torch.bincount(labels, minlength=classes).clamp_min(1)[:, None]
 
 

@@ -50,6 +50,9 @@ class AMUSettings(AdamWSettings.having(epochs=50, batch=8)):
     """Encoder whose features the trained head reads."""
     spread: Literal["sample", "mixed"] = "sample"
     """What divides an image's outputs: their own spread; mixed: with two classes the support's, with many their own."""
+    counts: Literal["own", "mean"] = "own"
+    """What a class's summed features are divided by at the start: its own images, or (released code) those of a class
+    on average; the same where all classes have equally many."""
 
 
 class AMU(FewShotMethod):
@@ -217,7 +220,7 @@ def fit_amu(
         trained.setdefault(key, settings)
     places = [list(trained).index(key) for key in keys]
     plain = support.features(chosen[0].branch)[:, 0]
-    start = class_means(plain, support.labels, support.classes)
+    start = class_means(plain, support.labels, support.classes, counts=chosen[0].counts)
     divisor = {"mixing": mixing_of(chosen[0].spread, support.classes), "support_spread": support_spread(plain, start)}
 
     def head(index: int, weights: Tensor) -> FusedHead:

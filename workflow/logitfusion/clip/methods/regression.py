@@ -66,5 +66,7 @@ def regress(
             on_evaluation()
         return cross_entropy(rows @ weight, labels) + strength * weight.square().sum() / 2.0
 
-    weight = minimise(loss, rows.new_zeros(rows.shape[1], classes), iterations=iterations)
+    # At the start a class's gradient is of size 1 / C, so a fixed tolerance would end 1,000 classes before they begin.
+    tolerance = 1e-3 / max(classes, 10)
+    weight = minimise(loss, rows.new_zeros(rows.shape[1], classes), iterations=iterations, tolerance=tolerance)
     return weight[:-1], weight[-1]
