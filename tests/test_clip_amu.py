@@ -222,10 +222,11 @@ def test_several_candidates_at_once_are_each_alone() -> None:
 
 
 @SMALL
-@given(seed=SEEDS, steps=st.integers(1, 12), decay=st.sampled_from([0.0, 0.01, 0.5]))
-def test_adamw_is_torchs(seed: int, steps: int, decay: float) -> None:
+@given(seed=SEEDS, steps=st.integers(1, 12), decay=st.sampled_from([0.0, 0.01, 0.5]), turned=st.booleans())
+def test_adamw_is_torchs_however_the_gradient_lies(seed: int, steps: int, decay: float, turned: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     start, *gradients = torch.randn(steps + 1, 3, 4, generator=generator, dtype=torch.float64)
+    gradients = [gradient.T.contiguous().T if turned else gradient for gradient in gradients]
     ours, theirs = start.clone(), start.clone().requires_grad_()
     optimizer = AdamW(ours, steps=steps, learning_rate=0.1, weight_decay=decay, epsilon=1e-4)
     reference = torch.optim.AdamW([theirs], lr=0.1, weight_decay=decay, eps=1e-4)

@@ -74,6 +74,8 @@ class AdamW:
         """One step along the gradient, of the weight's shape."""
         rate = self.rate * (1.0 + math.cos(math.pi * self.done / self.steps)) / 2.0
         self.done += 1
+        if gradient.stride() != self.weight.stride():  # the fused kernel takes them as they lie in memory
+            gradient = torch.empty_like(self.weight).copy_(gradient)
         adamw(
             [self.weight],
             [gradient],

@@ -253,6 +253,10 @@ def _what_training_sees(settings: AMUSettings) -> tuple[Any, ...]:
     return seen
 
 
+# Steps from one word on how far it is to the next.
+_STEPS_TOLD = 100
+
+
 def _train(
     support: Support,
     candidates: Sequence[AMUSettings],
@@ -274,6 +278,7 @@ def _train(
     from logitfusion.clip.confidence import uncertainty
     from logitfusion.clip.heads import LEAST_SPREAD, spread_squared
     from logitfusion.clip.methods.adamw import AdamW, schedule, split
+    from logitfusion.clip.methods.progress import tell
 
     common = candidates[0]
     features, zero_shot = support.features(common.branch), support.zero_shot()
@@ -285,9 +290,11 @@ def _train(
     targets = one_hot(support.labels, classes).to(features.dtype)
     weights = start.repeat(len(candidates), 1)  # [G C, D]
     optimizer = AdamW.of(weights, common, count=count)
-    for order, view in schedule(count, features.shape[1], common.epochs, seed):
+    for epoch, (order, view) in enumerate(schedule(count, features.shape[1], common.epochs, seed)):
         parts = (features[order, view], zero_shot[order, view], amounts[order, view], targets[order])
-        for x, s0, amount, y in split(parts, common.batch):
+        for step, (x, s0, amount, y) in enumerate(split(parts, common.batch)):
+            if step % _STEPS_TOLD == 0:
+                tell(epoch + step * common.batch / count, common.epochs)
             outputs = (x @ weights.T).view(len(x), -1, classes)
             outputs -= outputs.mean(-1, keepdim=True)
             variance = (1.0 - mixing) * spread_squared(outputs) + mixing * support_spread**2
@@ -302,4 +309,5 @@ def _train(
             gradient -= gradient.mean(-1, keepdim=True) + t * along
             gradient /= spread * len(x)
             optimizer.step(gradient.view(len(x), -1).T @ x)
+        tell(epoch + 1, common.epochs)
         yield weights.view(len(candidates), classes, -1)
