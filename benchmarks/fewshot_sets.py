@@ -1,10 +1,9 @@
-"""The few-shot command's default method against its parts, on picture sets that need no hub: `make bench-fewshot-sets`.
+"""The few-shot command's default against its parts on picture sets that need no hub: `make bench-fewshot-sets`.
 
-Six sets (`pictures/sets.yaml`: emojis of two vendors, Fashion-MNIST, openclipart, the stamps of Tux Paint, the digits of
-scikit-learn) and pairs of their classes. For each number of shots: the test accuracy of CLIP alone, the probes, their
-sum, two rivals and the default; how far the default is below its best part; what `fewshot fit` would recommend, and how
-far that is below the best. Packages are fetched unless they are in `--packages`; features are kept in `--features`. The
-CLIP is the one that the demo builds, so the numbers say nothing about OpenAI's.
+The sets are those of `pictures/sets.yaml`, and pairs of their classes. For each number of shots: the test accuracy of
+CLIP alone, the probes, their sum, two rivals and the default; how far the default is below its best part; what
+`fewshot fit` would recommend, and how far that is below the best. Packages are fetched unless they are in `--packages`;
+features are kept in `--features`. The CLIP is the one that the demo builds, so the numbers say nothing about OpenAI's.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def as_markdown(found: dict[str, Any]) -> str:
         f"Test accuracy in per cent, mean of {settings['seeds']} draws of the support set; differences in points, with"
         f" paired 95% intervals over images and draws. The best part is the one of {', '.join(PARTS)} with the highest"
         " accuracy on the very test images of the row, which no user knows: it flatters the part. *chosen on*: the"
-        " default was chosen by test accuracy on this set, which flatters it; *held back*: it was not looked at for that."
+        " default was chosen by test accuracy on this set, which flatters it; *held back*: it was not."
         f" The recommendation of `fewshot fit` is compared with the best of all columns, on {settings['compared']} of"
         f" the draws. {settings['views']} views; CLIP {settings['clip']}; {machine['device']}, torch"
         f" {machine['torch']}, commit {machine['commit']}."
