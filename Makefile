@@ -16,7 +16,7 @@ SHAPES ?= llama-13b llama-13b-7b llama-13b-4-adapters qwen-14b-0.5b llama-13b-4x
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
-.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-results lint format reference docs results architectures lock envs dag clean
+.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -85,6 +85,10 @@ bench-selection: setup ## the selections on problems with a known right expert: 
 
 bench-gld: setup ## the distillation losses and a teacher's cache, in time, memory and bytes: results/bench/gld.md
 	@$(RUN) python benchmarks/gld.py
+
+bench-fewshot-sets: setup ## the few-shot default against its parts on picture sets, half an hour: results/bench/fewshot-sets.md
+	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/clip/encoder
+	@$(RUN) python benchmarks/fewshot_sets.py
 
 bench-fewshot: setup ## few-shot heads: fits, cached features against re-encoding, numerics: results/bench/fewshot.md
 	@$(RUN) python benchmarks/fewshot.py
