@@ -146,7 +146,7 @@ def _predict(
     zero_shot = zero_shot_logits(head, header, encoders.clip, encoded.clip[:, 0])
     given = answer(head, header, encoded, zero_shot, top=arguments.top, none_below=arguments.none_below)
     answer_of = dict(zip((*encoded.ids, *encoded.skipped), given, strict=True))
-    calibration = Calibration.load(header["metadata"]["calibration"])
+    calibration = Calibration.load(header["metadata"].get("calibration"))
     if arguments.none_below is not None:
         calibration = replace(calibration, threshold=arguments.none_below)
     return Predicted(
