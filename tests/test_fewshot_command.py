@@ -550,7 +550,7 @@ def test_bad_input_is_one_sentence(
 def test_a_method_that_needs_an_auxiliary_asks_for_it(
     capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
 ) -> None:
-    argv = options(place, tmp_path / "head")
+    argv = options(place, tmp_path / "head", "--method", "amu")
     at = argv.index("--auxiliary")
     assert "--auxiliary" in refuse(capsys, *argv[:at], *argv[at + 2 :])
 
