@@ -185,7 +185,7 @@ def _tell(predicted: Predicted, classes: Sequence[str]) -> Iterator[str]:
     yield from describe_calibration(predicted.calibration)
     answers = [one for one in predicted.answers if one.error is None]
     if refused := sum(one.label is None for one in answers):
-        yield f'{refused} of {len(answers)} images are "none of these".'
+        yield f'The answer to {refused} of {len(answers)} images is "none of these".'
     yield from describe_duplicates(predicted.duplicates)
     if learnt := describe_learnt(predicted.answers):
         yield learnt
