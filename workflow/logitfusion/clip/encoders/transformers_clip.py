@@ -97,7 +97,9 @@ def _preprocess(folder: Path, config: Any) -> dict[str, Any]:
     mode = "shortest" if "shortest_edge" in size else "squash"
     given = crop if cropped and mode == "shortest" else size
     known = asked.get("do_resize", True) and set(size.values()) == set(given.values()) == {side}
-    scaled = asked.get("do_rescale", True) and math.isclose(asked.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-3)
+    scaled = asked.get("do_rescale", True) and math.isclose(
+        asked.get("rescale_factor") or 1 / 255, 1 / 255, rel_tol=1e-3
+    )
     interpolation = _INTERPOLATION.get(asked.get("resample", 3))
     if not known or not scaled or interpolation is None:
         raise UserError(
