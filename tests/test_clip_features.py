@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import threading
@@ -375,9 +376,25 @@ def test_a_damaged_file_is_told_removed_and_computed_again(
     encoder = TinyEncoder()
     assert torch.equal(encode(rows, tmp_path / "cache", encoder).clip, whole.clip)
     assert encoder.seen == lost
-    assert str(paths[1]) in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        f"The features in {paths[1]} are damaged, and computed again."
+    ]
     assert not paths[1].exists()
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 3
+
+
+def test_a_damaged_file_that_can_not_be_removed_is_only_told(
+    rows: list[ImageRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encode(rows, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").rglob("*.safetensors")
+    damage(path, "flip")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert torch.equal(encode(rows, tmp_path / "cache").clip, whole.clip)
 
 
 def test_a_file_in_another_encoders_folder_is_not_used(rows: list[ImageRow], tmp_path: Path) -> None:

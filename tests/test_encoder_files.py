@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -321,11 +322,57 @@ def test_folders_that_are_not_whole_are_refused(transformers_folder: Path, tmp_p
         (folder("words", {"text_config": words}), "token_embedding"),
         (folder("other", {"model_type": "siglip"}), "of the type 'siglip', not a CLIP"),
         (folder("large", {}, preprocessor_config={"size": 64, "crop_size": 32}), "preprocessor_config.json"),
+        (folder("bright", {}, preprocessor_config={"rescale_factor": 1 / 127.5}), "values from 0 to 1"),
+        (folder("list", {}, preprocessor_config=[]), "image processor"),
+        (folder("sizes", {}, preprocessor_config={"size": [32, 32]}), "image processor"),
+        (folder("half", {}, preprocessor_config={"image_mean": [0.5] * 3}), "image processor"),
     ]
     for path, sentence in cases:
         with pytest.raises(UserError, match=sentence) as caught:
             load_clip({"source": "path", "path": path}, device=CPU)
         assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(transformers_folder: Path, tmp_path: Path) -> None:
+    """A text tower without numbers would answer all images with the first class."""
+    shutil.copytree(transformers_folder, tmp_path / "damaged")
+    state = load_file(transformers_folder / "model.safetensors")
+    state["text_projection.weight"][0, 0] = float("nan")
+    save_file(state, tmp_path / "damaged/model.safetensors")
+    clip = load_clip(parse_clip(str(tmp_path / "damaged")), device=CPU)
+    with pytest.raises(UserError, match="not finite"):
+        clip.classifier(["a", "b"], ["{}"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda value: (100 * value).to(torch.int8), "quantized"),
+        (lambda value: value.to("meta"), "holds no weights"),
+    ],
+)
+def test_numbers_that_are_no_weights_are_refused(tmp_path: Path, change: Any, words: str) -> None:
+    for model, load in (("test_efficientnet", load_auxiliary), ("alone", load_clip)):
+        made = timm.create_model(model) if load is load_auxiliary else make_model(model)
+        torch.save({name: change(value) for name, value in made.state_dict().items()}, tmp_path / "w.pth")
+        source = "checkpoint" if load is load_auxiliary else "path"
+        with pytest.raises(UserError, match=words):
+            load({"source": source, "model": model, "path": str(tmp_path / "w.pth")}, device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("entry.json", "{}"),
+        ("entry.json", '{"source": "path", "path": "HERE"}'),
+        ("open_clip_config.json", "{}"),
+        ("open_clip_config.json", "[1]"),
+    ],
+)
+def test_a_folder_that_says_nothing_of_a_clip_is_refused(tmp_path: Path, file: str, content: str) -> None:
+    (tmp_path / file).write_text(content.replace("HERE", str(tmp_path)))
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
+        load_clip(parse_clip(str(tmp_path)), device=CPU)
 
 
 # Packages

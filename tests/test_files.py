@@ -202,6 +202,8 @@ def test_a_full_disk_is_found_behind_other_errors() -> None:
     outer.__context__ = cause
     assert "no space" in str(find_disk_error(outer))
     assert "no space" in str(find_disk_error(RuntimeError("I/O error: No space left on device (os error 28)")))
+    assert find_disk_error(RuntimeError("I/O error: Permission denied (os error 13) at path")) == "permission denied"
+    assert "read-only" in str(find_disk_error(RuntimeError("I/O error: Read-only file system (os error 30)")))
     lost = RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 195136 vs 195028")
     lost.__context__ = RuntimeError("basic_ios::clear: iostream error")  # torch.save, which names no reason
     assert "no space" in str(find_disk_error(lost))

@@ -85,6 +85,7 @@ _DISK_ERRORS = {
 }
 # Rust and C++ writers (safetensors, arrow) pass the system's words on without its number; torch.save drops those too.
 _FULL = ("No space left on device", "StorageFull", "iostream error", "PytorchStreamWriter failed writing")
+_WORDS = {**dict.fromkeys(_FULL, errno.ENOSPC), "(os error 13)": errno.EACCES, "(os error 30)": errno.EROFS}
 
 
 def find_disk_error(error: BaseException | None) -> str | None:
@@ -92,8 +93,9 @@ def find_disk_error(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             return _DISK_ERRORS[error.errno]
-        if any(words in str(error) for words in _FULL):
-            return _DISK_ERRORS[errno.ENOSPC]
+        for words, number in _WORDS.items():
+            if words in str(error):
+                return _DISK_ERRORS[number]
         error = error.__cause__ or error.__context__
     return None
 

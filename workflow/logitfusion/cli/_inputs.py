@@ -15,13 +15,21 @@ from logitfusion.errors import UserError
 
 
 def be_quiet() -> None:
-    """Leave the terminal to the results."""
+    """Leave the terminal to the results, and to what the project's own code warns of."""
     import transformers
 
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_ours)
     for chatty in ("transformers", "accelerate", "datasets", "httpx", "urllib3", "torch", "lm_eval", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     warnings.simplefilter("ignore")
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether people are to see it: libraries, some through the root logger, warn of what they were asked for."""
+    return record.name.split(".")[0] == "logitfusion" or record.levelno >= logging.ERROR
 
 
 def read_text(path: str) -> str:

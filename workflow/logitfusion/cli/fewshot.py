@@ -7,10 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 from logitfusion.cli._fewshot_checks import check_fit, check_predict
+from logitfusion.cli._fewshot_images import read_to_learn, read_unlabelled
 from logitfusion.clip.features import BATCH_SIZE
 from logitfusion.clip.methods import DEFAULT_METHOD, METHODS
-
-CHECKS = {"fit": check_fit, "predict": check_predict}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     # A mistake is told before torch and the encoders' libraries are imported, which takes seconds.
-    if check := CHECKS.get(arguments.action):
-        check(arguments)
-    import_module(f"logitfusion.cli.fewshot_{arguments.action}").run(arguments)
+    match arguments.action:
+        case "fit":
+            check_fit(arguments)
+            given = (read_to_learn(arguments),)
+        case "predict":
+            check_predict(arguments)
+            given = (None if arguments.score else read_unlabelled(arguments),)
+        case _:
+            given = ()
+    import_module(f"logitfusion.cli.fewshot_{arguments.action}").run(arguments, *given)
 
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:

@@ -17,15 +17,13 @@ from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
 from logitfusion.cli._encoders import Encoders, load_encoders
 from logitfusion.cli._features import encode_with_bar
 from logitfusion.cli._fit_bar import fit_bar
-from logitfusion.cli._inputs import be_quiet, check_text
+from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._scores import print_skipped
 from logitfusion.cli._settings import parse_settings
 from logitfusion.cli.fewshot import DEFAULT_METHOD
 from logitfusion.clip.data.dataset import PROMPT, ImageRow
 from logitfusion.clip.data.duplicates import describe_duplicates, find_duplicates, groups
-from logitfusion.clip.data.found import left_out_lines
-from logitfusion.clip.data.labelled import Labelled, read_labelled_folder, read_labelled_list
-from logitfusion.clip.data.names import read_names
+from logitfusion.clip.data.labelled import Labelled
 from logitfusion.clip.data.support import make_support
 from logitfusion.clip.features.encode import Encoded
 from logitfusion.clip.fitting.calibrate import calibrate_clip, calibrate_head
@@ -39,7 +37,8 @@ from logitfusion.errors import UserError
 from logitfusion.models.load import use_threads
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace, found: Labelled) -> None:
+    """Learn from the images that were found."""
     be_quiet()
     settings = parse_settings(arguments.method, arguments.set)
     arguments.prompts = arguments.prompts or [PROMPT]
@@ -47,7 +46,6 @@ def run(arguments: argparse.Namespace) -> None:
         "clip": parse_clip(arguments.clip),
         "auxiliary": [parse_auxiliary(spec) for spec in arguments.auxiliary],
     }
-    found = _read_images(arguments)
     classes = found.classes
     rows = _draw(found.rows, classes, arguments)
     use_threads()
@@ -109,24 +107,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 LIBRARIES = ("open_clip_torch", "pillow", "timm", "torch", "torchvision")
-
-
-def _read_images(arguments: argparse.Namespace) -> Labelled:
-    """All images to learn from; files that are not used are told.
-
-    Raises:
-        UserError: there is nothing to learn from.
-    """
-    names = None if arguments.class_names is None else read_names(arguments.class_names)
-    if arguments.images is not None:
-        found = read_labelled_folder(arguments.images, names)
-    else:
-        found = read_labelled_list(arguments.csv, names)
-    for name in found.classes:
-        check_text(name, f"The class {name!r}")
-    for line in left_out_lines(found.left_out):
-        print(line, file=sys.stderr)
-    return found
 
 
 def _draw(pool: list[ImageRow], classes: list[str], arguments: argparse.Namespace) -> list[ImageRow]:

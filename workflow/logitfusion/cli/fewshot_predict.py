@@ -26,9 +26,7 @@ from logitfusion.clip.data.duplicates import Duplicates, describe_duplicates, fi
 from logitfusion.clip.data.found import left_out_lines
 from logitfusion.clip.data.labelled import (
     Labelled,
-    find_unlabelled,
     join_labelled,
-    list_unlabelled,
     score_folder,
     score_list,
 )
@@ -55,10 +53,11 @@ class Predicted:
     calibration: Calibration
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace, listed: Labelled | None) -> None:
+    """Classify the images that were found; to be scored, they are found by the head's classes here."""
     be_quiet()
     head, header = load_head(arguments.head)
-    listed = _read_scored(arguments, header) if arguments.score else _read_unlabelled(arguments)
+    listed = listed or _read_scored(arguments, header)
     clip, auxiliary = _entries(arguments, header)
     use_threads()
     started = time.monotonic()
@@ -101,13 +100,6 @@ def _read_scored(arguments: argparse.Namespace, header: Mapping[str, Any]) -> La
     if arguments.csv is not None:
         return score_list(arguments.csv, classes, folders)
     return join_labelled([score_folder(place, classes, folders) for place in arguments.images])
-
-
-def _read_unlabelled(arguments: argparse.Namespace) -> Labelled:
-    """The images that are listed, or named, and those in folders that are named, in this order, each once."""
-    if arguments.csv is not None:
-        return list_unlabelled(arguments.csv)
-    return join_labelled([find_unlabelled(place) for place in arguments.images])
 
 
 # With which encoders

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from logitfusion.clip.features.files import checksum
 from logitfusion.clip.heads import CacheHead, FusedHead, Head, LinearHead
 from logitfusion.errors import UserError
 from logitfusion.files import name_output, whole
@@ -52,6 +53,7 @@ def save_head(
         "epochs": len(snapshots),
         "metadata": metadata or {},
     }
+    header["checksum"] = checksum(tensors, header)
     with whole(path) as temporary:
         text = json.dumps(header, sort_keys=True)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"logitfusion": text})
@@ -100,7 +102,7 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         header = json.loads(text or "null")
     except json.JSONDecodeError:
         header = None
-    if not isinstance(header, dict) or "version" not in header:
+    if not isinstance(header, dict) or not isinstance(header.get("version"), int):
         raise UserError(f"{path} is a safetensors file, but not of a few-shot head: give one that `fewshot` wrote.")
     if header["version"] != VERSION:
         way = "fit it again" if header["version"] < VERSION else "update logitfusion, or fit it again"
@@ -108,6 +110,9 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} has version {header['version']} of the head file, and this logitfusion reads version {VERSION}:"
             f" {way}."
         )
+    told = header.pop("checksum", None)
+    if checksum(tensors, header) != told:
+        raise UserError(f"{path} is damaged: it is not what `fewshot` wrote; copy it again, or fit it again.")
     return header, tensors
 
 

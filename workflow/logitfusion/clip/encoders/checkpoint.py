@@ -77,7 +77,7 @@ def choose_activation(model: str, *, asked: bool | None, told: bool | None, path
     wanted = True if named else asked
     if named and asked is False:
         raise EncoderError(
-            f"{model} has QuickGELU, and the entry says that it has not",
+            f"{model} has QuickGELU, and GELU was asked for",
             config=f"name {plain}, or leave the key quick_gelu out",
             option="correct {option}",
         )
@@ -121,6 +121,10 @@ def _convert(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     # What a model makes itself (masks, positions) is in archives and old files, and is no weights.
     made = {name for name, _ in model.named_buffers()} - model.state_dict().keys()
     state = {name: value for name, value in state.items() if name not in made and not name.endswith(".position_ids")}
+    expected = model.state_dict()
+    for name, value in state.items():
+        if name in expected and expected[name].is_floating_point() and not value.is_floating_point():
+            raise ValueError(f"{name} is quantized, to whole numbers")
     resize_pos_embed(state, model)
     resize_text_pos_embed(state, model)
     return state

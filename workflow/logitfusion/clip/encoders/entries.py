@@ -21,8 +21,7 @@ def find_in_folder(folder: str | Path) -> dict[str, Any]:
     if (folder / "open_clip_config.json").is_file():
         return {"source": "built", "path": str(folder)}
     if (folder / ENTRY).is_file():  # nothing but where its weights are
-        entry = read_json(folder / ENTRY)
-        return find_in_folder(entry["path"]) if entry["source"] == "path" and Path(entry["path"]).is_dir() else entry
+        return _follow(folder / ENTRY)
     kind = _model_type(folder)
     if kind == "clip":
         return {"source": "transformers", "path": str(folder)}
@@ -35,6 +34,19 @@ def find_in_folder(folder: str | Path) -> dict[str, Any]:
         f"The folder {folder} holds no CLIP; name one with an open_clip_config.json (results/<run>/clip/encoder, say),"
         " or with the config.json of one of transformers' CLIPs."
     )
+
+
+def _follow(file: Path) -> dict[str, Any]:
+    """What a run's folder names: weights, or the folder of a CLIP that is no such folder itself."""
+    entry = read_json(file)
+    if not isinstance(entry, dict) or not isinstance(entry.get("source"), str):
+        raise UserError(f"{file} does not say where a CLIP is; delete its folder and run again.")
+    place = Path(str(entry.get("path", "")))
+    if entry["source"] != "path" or not place.is_dir():
+        return entry
+    if (place / ENTRY).is_file() and not (place / "open_clip_config.json").is_file():
+        raise UserError(f"{file} leads to another of its kind, in {place}; delete its folder and run again.")
+    return find_in_folder(place)
 
 
 def _model_type(folder: Path) -> str | None:

@@ -135,8 +135,12 @@ class ClipEncoder(ImageEncoder):
             if "{}" not in template:
                 raise UserError(f"The template {template!r} has no {{}} for the class; add it.")
         device = next(self.model.parameters()).device
-        weights = build_zero_shot_classifier(self.model, self.tokenizer, class_names, templates, device=device)
-        return weights.float()
+        weights = build_zero_shot_classifier(self.model, self.tokenizer, class_names, templates, device=device).float()
+        if not weights.isfinite().all():
+            raise UserError(
+                f"{self.name} gives texts features that are not finite; its weights are damaged, use others."
+            )
+        return weights
 
     @property
     def scale(self) -> float:
@@ -220,7 +224,11 @@ def open_folder(folder: str | Path, *, load_weights: bool = True) -> tuple[nn.Mo
         UserError: the folder holds no readable CLIP.
     """
     folder = Path(folder).absolute()
-    text = read_json(folder / "open_clip_config.json")["model_cfg"]["text_cfg"]
+    config = read_json(folder / "open_clip_config.json")
+    try:
+        text = dict(config["model_cfg"]["text_cfg"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"The open_clip_config.json in {folder} describes no CLIP; copy the folder again.") from None
     here = {**text, "hf_model_name": str(folder), "hf_model_pretrained": False} if "hf_model_name" in text else text
     loading = {"load_weights": load_weights, "require_pretrained": load_weights, "pretrained_text": False}
     try:

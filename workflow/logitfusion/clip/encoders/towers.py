@@ -67,8 +67,19 @@ def fill(trunk: nn.Module, state: dict[str, Tensor], source: str) -> nn.Module:
     # Checkpoints from before torch 0.4.1 have no batch counters, and inference reads none.
     missing = [name for name in expected if name not in given and not name.endswith("num_batches_tracked")]
     shaped = [name for name in expected if name in given and expected[name].shape != given[name].shape]
+    # Quantized ones: as numbers they would be loaded, and mean nothing.
+    whole = [
+        name
+        for name in expected
+        if name in given and expected[name].is_floating_point() and not given[name].is_floating_point()
+    ]
     foreign = [name for name in given if name not in expected]
-    for names, fault in ((missing, "lacks"), (shaped, "has other shapes for"), (foreign, "has unknown")):
+    for names, fault in (
+        (missing, "lacks"),
+        (shaped, "has other shapes for"),
+        (whole, "is quantized, and has whole numbers for"),
+        (foreign, "has unknown"),
+    ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise EncoderError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel
 
-from logitfusion.errors import UserError, first_line
+from logitfusion.clip.encoders.weights import why_unsafe
+from logitfusion.errors import UserError
 from logitfusion.files import read_json
 
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -58,7 +60,7 @@ def open_transformers(folder: str | Path) -> tuple[TransformersClip, Any, dict[s
         )
     except Exception as error:  # transformers, safetensors and pickle each have their own types
         raise UserError(
-            f"The CLIP in {folder} can't be read ({first_line(error)}); a folder of transformers needs config.json and"
+            f"The CLIP in {folder} can't be read ({why_unsafe(error)}); a folder of transformers needs config.json and"
             " model.safetensors."
         ) from error
     # transformers puts random weights in place of missing ones.
@@ -88,19 +90,21 @@ def _preprocess(folder: Path, config: Any) -> dict[str, Any]:
     Raises:
         UserError: it does what open_clip has no words for.
     """
-    asked = next((read_json(folder / name) for name in PROCESSORS if (folder / name).is_file()), {})
-    asked = asked.get("image_processor", asked)
+    asked = _processor(folder)
     side = config.vision_config.image_size
-    size, crop = _sides(asked.get("size", side)), _sides(asked.get("crop_size", side))
+    size, crop = _sides(asked.get("size") or side), _sides(asked.get("crop_size") or side)
     cropped = asked.get("do_center_crop", True)
     mode = "shortest" if "shortest_edge" in size else "squash"
     given = crop if cropped and mode == "shortest" else size
     known = asked.get("do_resize", True) and set(size.values()) == set(given.values()) == {side}
+    scaled = asked.get("do_rescale", True) and math.isclose(
+        asked.get("rescale_factor") or 1 / 255, 1 / 255, rel_tol=1e-3
+    )
     interpolation = _INTERPOLATION.get(asked.get("resample", 3))
-    if not known or interpolation is None:
+    if not known or not scaled or interpolation is None:
         raise UserError(
             f"The pictures that {folder} asks for (size {size}, crop {crop}) are not ones that its model of {side}"
-            " pixels can be given here; correct its preprocessor_config.json."
+            " pixels can be given here, with values from 0 to 1; correct its preprocessor_config.json."
         )
     normal = asked.get("do_normalize", True)
     seen = {"size": side, "resize_mode": mode, "interpolation": interpolation}
@@ -108,6 +112,26 @@ def _preprocess(folder: Path, config: Any) -> dict[str, Any]:
         seen["mean"] = tuple(asked["image_mean"]) if normal else (0.0, 0.0, 0.0)
         seen["std"] = tuple(asked["image_std"]) if normal else (1.0, 1.0, 1.0)
     return seen
+
+
+def _processor(folder: Path) -> dict[str, Any]:
+    """What the folder says of pictures; nothing if it says nothing.
+
+    Raises:
+        UserError: it says it in another form than transformers.
+    """
+    file = next((folder / name for name in PROCESSORS if (folder / name).is_file()), None)
+    if file is None:
+        return {}
+    asked = read_json(file)
+    asked = asked.get("image_processor", asked) if isinstance(asked, dict) else asked
+    forms = {"size": (int, dict), "crop_size": (int, dict), "rescale_factor": (int, float)}
+    right = isinstance(asked, dict) and all(
+        isinstance(asked.get(name, 1), form) for name, form in forms.items() if asked.get(name) is not None
+    )
+    if not right or (asked.get("do_normalize", True) and ("image_mean" in asked) != ("image_std" in asked)):
+        raise UserError(f"{file} is not what transformers writes of an image processor; download it again.")
+    return asked
 
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")

@@ -6,7 +6,6 @@ import argparse
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -73,20 +72,23 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise _unsafe(path, error) from error
     while isinstance(state, dict) and (inner := next((name for name in CONTAINERS if name in state), None)):
         state = state[inner]
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+    tensors = [value for value in state.values() if isinstance(value, Tensor)] if isinstance(state, dict) else []
+    if not tensors or any(value.is_meta for value in tensors):  # meta: shapes without numbers
         remedy = "give a state dict"
         raise EncoderError(f"The file {path} holds no weights by name", config=remedy, option=remedy)
     return Checkpoint({name: value for name, value in state.items() if isinstance(value, Tensor)})
 
 
 def _unsafe(path: Path, error: Exception) -> EncoderError:
-    """torch's own message is a page on how to run the file after all; here it says what the file wants to run."""
-    named = re.search(r"(?:GLOBAL:? |Unsupported global: |type )([\w.]+\.[\w.]+)", str(error))
-    reason = f"it asks for {named[1]}, which is code" if named else _short(error)
+    reason = "it is empty" if path.stat().st_size == 0 else why_unsafe(error)
     remedy = "where that file is from, save the plain state dict again, as safetensors for instance"
     return EncoderError(f"The weights in {path} can't be read safely ({reason})", config=remedy, option=remedy)
 
 
-def _short(error: Any) -> str:
+def why_unsafe(error: Exception) -> str:
+    """torch's own message is a page on how to run the file after all; here it says what the file wants to run."""
+    named = re.search(r"(?:GLOBAL:? |Unsupported global: |type )([\w.]+\.[\w.]+)", str(error))
+    if named:
+        return f"it asks for {named[1]}, which is code"
     line = re.sub(r"\x1b\[[\d;]*m", "", first_line(error))
     return "no file of weights that torch knows" if line.startswith("Weights only load failed") else line

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -115,9 +116,10 @@ class Cache:
             if read_facts(path) != facts:
                 raise UserError(f"{path} holds other features than its name says.")
             read = read_tensors(path, _TENSORS)
-        except UserError as error:
-            logger.warning("computing again: %s", error)
-            path.unlink(missing_ok=True)
+        except UserError:
+            logger.warning("The features in %s are damaged, and computed again.", path)
+            with suppress(OSError):  # of a folder that others may write into; those who may will remove it
+                path.unlink(missing_ok=True)
             return
         places = torch.tensor([table.place.get(content, -1) for content in unpack_digests(read["contents"])])
         wanted = (places >= 0) & (read["views"] < table.known.shape[1])

@@ -20,7 +20,7 @@ from logitfusion.files import name_output, whole
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write a file whole; equal arguments give equal bytes."""
     tensors = {name: value.contiguous() for name, value in tensors.items()}
-    kept = {"facts": facts, "checksum": _checksum(tensors)}
+    kept = {"facts": facts, "checksum": checksum(tensors, facts)}
     # One entry only: safetensors writes several in a random order.
     with whole(path) as temporary:
         save_file(tensors, temporary, metadata={"logitfusion": json.dumps(kept, sort_keys=True)})
@@ -36,13 +36,13 @@ def read_facts(path: str | Path) -> dict[str, Any]:
 
 
 def read_tensors(path: str | Path, names: Sequence[str]) -> dict[str, Tensor]:
-    """A file's tensors, which are these, held against its checksum.
+    """A file's tensors, which are these; they and the facts are held against the checksum.
 
     Raises:
         UserError: the file is missing or broken.
     """
     kept, tensors = _open(path, names)
-    if _checksum(tensors) != kept["checksum"]:
+    if checksum(tensors, kept["facts"]) != kept["checksum"]:
         raise UserError(f"The features in {path} are damaged; delete {name_output(path)} and run again.")
     return tensors
 
@@ -73,7 +73,8 @@ def unpack_digests(packed: Tensor) -> list[str]:
 def _open(path: str | Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()["logitfusion"]), {name: file.get_tensor(name) for name in names}
+            kept = json.loads(file.metadata()["logitfusion"])
+            return {name: kept[name] for name in ("facts", "checksum")}, {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise UserError(f"The features {path} are not there; compute them first.") from None
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
@@ -82,9 +83,11 @@ def _open(path: str | Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[
         ) from None
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def checksum(tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
+    """The SHA-256, in hex, of tensors and of what JSON keeps of the facts beside them."""
+    kept = json.loads(json.dumps(facts))  # keys that are numbers are sorted as the texts that they become
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].numpy().tobytes())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
