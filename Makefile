@@ -85,7 +85,7 @@ bench-selection: setup ## the selections on problems with a known right expert: 
 bench-gld: setup ## the distillation losses and a teacher's cache, in time, memory and bytes: results/bench/gld.md
 	@$(RUN) python benchmarks/gld.py
 
-bench-fewshot: setup ## few-shot heads: fits, cached features against re-encoding, numerics: results/bench/fewshot.md
+bench-fewshot: setup ## few-shot heads: fits, cached features against re-encoding, 1,000 classes, AdamW: results/bench/fewshot.md
 	@$(RUN) python benchmarks/fewshot.py
 
 lint: setup ## ruff, snakefmt and snakemake --lint, changing nothing
