@@ -90,7 +90,7 @@ bench-fewshot-sets: setup ## the few-shot default against its parts on picture s
 	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/clip/encoder
 	@$(RUN) python benchmarks/fewshot_sets.py
 
-bench-fewshot: setup ## few-shot heads: fits, cached features against re-encoding, numerics: results/bench/fewshot.md
+bench-fewshot: setup ## few-shot heads: fits, cached features against re-encoding, 1,000 classes, AdamW: results/bench/fewshot.md
 	@$(RUN) python benchmarks/fewshot.py
 
 lint: setup ## ruff, snakefmt and snakemake --lint, changing nothing

@@ -248,8 +248,8 @@ def main() -> None:
     }
     for part in arguments.only:
         found[part] = make[part]()
-    write_json(arguments.output, found)
-    write_text(arguments.output.with_suffix(".md"), as_markdown(found))
+        write_json(arguments.output, found)
+        write_text(arguments.output.with_suffix(".md"), as_markdown(found))
     print(as_markdown(found))
 
 

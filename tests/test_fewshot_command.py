@@ -344,6 +344,18 @@ def test_one_shot_is_not_cross_validated(capsys: pytest.CaptureFixture[str], pla
     assert all(row["label"] is not None for row in rows)
 
 
+def test_two_classes_are_too_few_for_the_published_method_which_says_so(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
+) -> None:
+    two = tmp_path / "train"
+    for name in list(COLOURS)[:2]:
+        shutil.copytree(place / "train" / name, two / name)
+    quick = ("--set", "epochs=2", "--views", 1, "--compare", "never")
+    for name in ("amu", "amu_classes"):
+        printed, _ = run(capsys, *options(place, tmp_path / name, "--method", name, *quick, images=two))
+        assert ("amu can't learn from two classes" in printed) == (name == "amu")
+
+
 def write_csv(path: Path, rows: list[tuple[str, ...]], columns: tuple[str, ...] = ("path", "label")) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns, *rows])
