@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 
 from logitfusion.cli._fewshot_checks import check_fit, check_predict
-from logitfusion.cli._fewshot_images import read_to_learn, read_unlabelled
 from logitfusion.clip.features import BATCH_SIZE
 from logitfusion.clip.methods import DEFAULT_METHOD, METHODS
 
@@ -25,13 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     # A mistake is told before torch and the encoders' libraries are imported, which takes seconds.
+    images = import_module("logitfusion.cli._fewshot_images")
     match arguments.action:
         case "fit":
             check_fit(arguments)
-            given = (read_to_learn(arguments),)
+            given = (images.read_to_learn(arguments),)
         case "predict":
             check_predict(arguments)
-            given = (None if arguments.score else read_unlabelled(arguments),)
+            given = (None if arguments.score else images.read_unlabelled(arguments),)
         case _:
             given = ()
     import_module(f"logitfusion.cli.fewshot_{arguments.action}").run(arguments, *given)
