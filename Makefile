@@ -11,11 +11,12 @@ CACHE := $(if $(shell { mkdir -p "$(HOME_CACHE)" && test -w "$(HOME_CACHE)"; } 2
 RUN := $(CACHE) PATH="$(CURDIR)/$(BIN):$$PATH"
 CONFIG ?= config/config.yaml
 CORES ?= all
+WORKERS ?= 2
 SHAPES ?= llama-13b llama-13b-7b llama-13b-4-adapters qwen-14b-0.5b llama-13b-4x7b
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
-.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-results lint format reference docs results architectures lock envs dag clean
+.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -45,8 +46,8 @@ report: setup ## reports/report.html from what has been made, if anything change
 		$(RUN) snakemake --profile local --configfile $(CONFIG) --report reports/report.html; fi
 	@echo "reports/$(NAME)/index.html and reports/report.html"
 
-test: setup ## all tests but the long ones, which have targets of their own
-	@$(RUN) python -m pytest
+test: setup ## all tests but the long ones, which have targets of their own (WORKERS=2 at a time)
+	@$(RUN) OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 start-test: setup ## what `logitfusion init` writes, run to its end for each track: minutes
 	@$(RUN) python -m pytest tests/test_init.py -m start -rs
@@ -84,6 +85,10 @@ bench-selection: setup ## the selections on problems with a known right expert: 
 
 bench-gld: setup ## the distillation losses and a teacher's cache, in time, memory and bytes: results/bench/gld.md
 	@$(RUN) python benchmarks/gld.py
+
+bench-fewshot-sets: setup ## the few-shot default against its parts on picture sets, half an hour: results/bench/fewshot-sets.md
+	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/clip/encoder
+	@$(RUN) python benchmarks/fewshot_sets.py
 
 bench-fewshot: setup ## few-shot heads: fits, cached features against re-encoding, numerics: results/bench/fewshot.md
 	@$(RUN) python benchmarks/fewshot.py

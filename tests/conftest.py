@@ -13,6 +13,12 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "workflow"), str(ROOT / "docs")]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that run Snakemake take minutes: the first ones to be dealt, so that no worker is left with one alone."""
+    slow = {item.path for item in items if item.get_closest_marker("workflow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of random models with one vocabulary: a large one, a small base and two experts of it."""

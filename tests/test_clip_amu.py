@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from fewshot_features import DEFAULTS, make_problem
+from fewshot_features import DEFAULTS, Problem, make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy, normalize
 
 from logitfusion.clip import AMUHead, Support, fit_method, uncertainty
 from logitfusion.clip.amu_module import amu_loss
-from logitfusion.clip.methods import complete_settings
+from logitfusion.clip.methods import METHODS, complete_settings
 from logitfusion.clip.methods.adamw import AdamW, schedule
-from logitfusion.clip.methods.amu import fit_amu, temperature_of
+from logitfusion.clip.methods.amu import fit_amu, mixing_of, temperature_of
 
 SMALL = settings(max_examples=20, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10**6)
@@ -30,7 +30,9 @@ def naive_logits(clip_logits: Tensor, outputs: Tensor, options: dict[str, object
     for s0, o in zip(clip_logits, outputs, strict=True):
         p = s0.softmax(0)
         u = (options["reference"] / ((p - p.mean()) / p.std()).pow(4).mean()) ** options["power"]
-        z = options["temperature"] * (o - o.mean()) / o.std()
+        mixing = options.get("mixing", 0.0)
+        divisor = ((1 - mixing) * o.var() + mixing * options.get("support_spread", 0.0) ** 2).sqrt()
+        z = options["temperature"] * (o - o.mean()) / divisor
         rows.append((s0 + options["alpha"] * (1.0 if options["kind"] == "none" else u) * z, z))
     return tuple(torch.stack(part) for part in zip(*rows, strict=True))
 
@@ -43,7 +45,11 @@ def train_online(support: Support, options: dict[str, object], seed: int, encode
     features = support.clip if options["branch"] == "clip" else support.auxiliary
     encode = encode or (lambda image, view: features[image, view])
     rows = [features[support.labels == label, 0] for label in range(support.classes)]
-    weight = torch.stack([row.mean(0) if len(row) else row.new_zeros(row.shape[1]) for row in rows]).requires_grad_()
+    weight = torch.stack([row.mean(0) if len(row) else row.new_zeros(row.shape[1]) for row in rows])
+    mixing = 0.0 if options["spread"] == "sample" else 1 / (support.classes - 1) ** 3
+    spreads = torch.stack([(weight @ feature).std() for feature in features[:, 0]])
+    options = options | {"mixing": mixing, "support_spread": float(spreads.square().mean().sqrt())}
+    weight.requires_grad_()
     optimizer = torch.optim.AdamW(
         [weight], lr=options["learning_rate"], weight_decay=options["weight_decay"], eps=options["epsilon"]
     )
@@ -106,6 +112,18 @@ def test_initial_rows_are_class_means_and_at_one_shot_the_features() -> None:
     assert head.weight[2].norm() < 0.99  # not normalised again
 
 
+def test_the_released_start_divides_by_the_mean_count() -> None:
+    still = {"learning_rate": 0.0, "epochs": 1}
+    for shots in ((3, 1, 0, 4, 2), (2,) * 5):
+        support = make_problem(classes=5, shots=shots, dtype=torch.float64).support
+        own = fit_method("amu", support, still, seed=0).weight
+        released = fit_method("amu", support, still | {"counts": "mean"}, seed=0).weight
+        targets = torch.nn.functional.one_hot(support.labels, 5).double()
+        expected = targets.T @ support.auxiliary[:, 0] / (len(support.labels) / 5)
+        torch.testing.assert_close(released, expected)
+        assert torch.allclose(own, released) == (len(set(shots)) == 1)
+
+
 def test_alpha_zero_is_zero_shot_exactly() -> None:
     problem = make_problem(test=5)
     found = fit_method("amu", problem.support, SHORT | {"alpha": 0.0}, seed=0)
@@ -146,14 +164,15 @@ def test_the_loss_at_its_ends(seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["amu", "amu_no_a", "amu_no_m", "amu_no_u", "amu_classes"])
-@pytest.mark.parametrize("shots", [1, (3, 1, 0, 4, 2)])
-def test_training_is_that_of_autograd_and_torchs_adamw(name: str, shots: int | tuple[int, ...]) -> None:
-    support = make_problem(classes=5, shots=shots, dtype=torch.float64).support
+@pytest.mark.parametrize("shots", [(1,) * 5, (3, 1, 0, 4, 2), (3, 2), (2, 1, 3)])
+def test_training_is_that_of_autograd_and_torchs_adamw(name: str, shots: tuple[int, ...]) -> None:
+    classes = len(shots)
+    support = make_problem(classes=classes, shots=shots, dtype=torch.float64).support
     head = fit_method(name, support, SHORT, seed=3)
     options = DEFAULTS[name] | SHORT
     if name == "amu_classes":
-        relative = 250 * (4 * 65 / 125) / (999 * (999**3 + 1) / 1000**3)
-        options |= {"temperature": math.sqrt(1000 / 5), "reference": relative}
+        largest = [(c - 1) * ((c - 1) ** 3 + 1) / c**3 for c in (classes, 1000)]
+        options |= {"temperature": math.sqrt(1000 / classes), "reference": 250 * largest[0] / largest[1]}
     torch.testing.assert_close(head.weight, train_online(support, options, seed=3), **ORACLE)
 
 
@@ -203,10 +222,11 @@ def test_several_candidates_at_once_are_each_alone() -> None:
 
 
 @SMALL
-@given(seed=SEEDS, steps=st.integers(1, 12), decay=st.sampled_from([0.0, 0.01, 0.5]))
-def test_adamw_is_torchs(seed: int, steps: int, decay: float) -> None:
+@given(seed=SEEDS, steps=st.integers(1, 12), decay=st.sampled_from([0.0, 0.01, 0.5]), turned=st.booleans())
+def test_adamw_is_torchs_however_the_gradient_lies(seed: int, steps: int, decay: float, turned: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     start, *gradients = torch.randn(steps + 1, 3, 4, generator=generator, dtype=torch.float64)
+    gradients = [gradient.T.contiguous().T if turned else gradient for gradient in gradients]
     ours, theirs = start.clone(), start.clone().requires_grad_()
     optimizer = AdamW(ours, steps=steps, learning_rate=0.1, weight_decay=decay, epsilon=1e-4)
     reference = torch.optim.AdamW([theirs], lr=0.1, weight_decay=decay, eps=1e-4)
@@ -270,6 +290,82 @@ def test_the_ablations_are_what_they_say() -> None:
     torch.testing.assert_close(biases[0], uncertainty(zero_shot) * biases[1], rtol=1e-4, atol=1e-4)
 
 
+# Two classes
+
+
+def overlapping(seed: int) -> Problem:
+    """Two classes that differ along one direction, with most noise along others; CLIP knows little of them."""
+    generator = torch.Generator().manual_seed(seed)
+    labels, tested = torch.arange(2).repeat_interleave(16), torch.arange(2).repeat_interleave(250)
+    noise = torch.ones(24, dtype=torch.float64)
+    noise[1:5] = 4.0
+
+    def draw(labels: Tensor) -> Tensor:
+        rows = noise * torch.randn(len(labels), 24, generator=generator, dtype=torch.float64)
+        rows[:, 0] += 4.0 * labels - 2.0
+        return normalize(rows, dim=-1)
+
+    clip, text = (normalize(torch.randn(n, 8, generator=generator).double(), dim=-1) for n in (532, 2))
+    support = Support(clip[:32, None], draw(labels)[:, None], labels, text.T)
+    return Problem(support, clip[32:], draw(tested), tested)
+
+
+def test_with_two_classes_ours_learns_and_the_published_stays_at_class_means() -> None:
+    alone = {"selection": "fixed", "lambda": 0.0, "alpha": 1000.0, "kind": "none"}
+    still = alone | {"learning_rate": 0.0}
+    start, ours, published, chosen = [], [], [], []
+    for seed in range(5):
+        problem = overlapping(seed)
+        start.append(problem.accuracy(fit_method("amu_classes", problem.support, still, seed=seed)))
+        ours.append(problem.accuracy(fit_method("amu_classes", problem.support, alone, seed=seed)))
+        published.append(problem.accuracy(fit_method("amu", problem.support, alone, seed=seed)))
+        chosen.append(problem.accuracy(fit_method("amu_classes", problem.support, seed=seed)))
+    assert published == pytest.approx(start, abs=0.01)
+    assert sum(ours) / 5 > sum(start) / 5 + 0.05
+    assert sum(chosen) / 5 > sum(start) / 5
+
+
+def test_with_two_classes_the_published_head_has_no_gradient_and_the_mixed_one_has() -> None:
+    support = make_problem(classes=2, shots=8, dtype=torch.float64).support
+    size = {}
+    for spread in ("sample", "mixed"):
+        head = AMUHead(support.auxiliary[:, 0], support.labels, 2, spread=spread)
+        fused, auxiliary = head(support.zero_shot()[:, 1], support.auxiliary[:, 1])
+        amu_loss(fused, auxiliary, support.labels, 0.35).backward()
+        size[spread] = float(head.weight.grad.abs().max())
+    assert size["sample"] < 1e-12
+    assert size["mixed"] > 1e-3
+
+
+def test_the_mixed_spread_tends_to_the_published_one() -> None:
+    assert mixing_of("mixed", 2) == 1.0
+    difference = []
+    for classes in (3, 10, 100, 1000):
+        assert mixing_of("sample", classes) == 0.0
+        support = make_problem(classes=classes, shots=1, widths=(8, 48), dtype=torch.float64).support
+        published, mixed = (
+            AMUHead(support.auxiliary[:, 0], support.labels, classes, spread=spread)(
+                support.zero_shot()[:, 1], support.auxiliary[:, 1]
+            )[1]
+            for spread in ("sample", "mixed")
+        )
+        difference.append(float(((mixed - published).norm() / published.norm()).detach()))
+    assert difference == sorted(difference, reverse=True)
+    assert difference[0] > 1e-3
+    assert difference[1] < 5e-4
+    assert difference[-1] < 1e-9
+
+
+def test_only_the_published_form_with_two_classes_is_cautioned() -> None:
+    for name in ("amu", "amu_no_a", "amu_no_m", "amu_no_u", "amu_classes"):
+        said = {classes: METHODS[name].caution(complete_settings(name, {}), classes) for classes in (2, 3)}
+        assert said[3] is None
+        assert (said[2] is None) == (name == "amu_classes")
+    mixed = complete_settings("amu", {"spread": "mixed"})
+    assert METHODS["amu"].caution(mixed, 2) is None
+    assert "can't learn from two classes" in METHODS["amu"].caution(complete_settings("amu", {}), 2)
+
+
 # The class-count trap, with ten classes
 
 ALL = ("zero_shot", "auxiliary_probe", "amu", "amu_classes")
@@ -315,3 +411,5 @@ def test_refused() -> None:
         AMUHead(torch.ones(2, 1), torch.arange(2), 2, temperature="images")
     with pytest.raises(ValueError, match="reference"):
         AMUHead(torch.ones(2, 1), torch.arange(2), 2, reference="images")
+    with pytest.raises(ValueError, match="spread"):
+        AMUHead(torch.ones(2, 1), torch.arange(2), 2, spread="images")

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from commands import refuse
@@ -30,7 +29,7 @@ from logitfusion.cli._settings import parse_settings
 from logitfusion.clip import Support, fit_method, load_head, save_head
 from logitfusion.clip.data.support import draw_support
 from logitfusion.clip.encoders.load import ImageEncoder, load_auxiliary, load_clip
-from logitfusion.clip.methods import complete_settings
+from logitfusion.clip.methods import DEFAULT_METHOD, complete_settings
 from logitfusion.errors import UserError
 from logitfusion.evaluate.intervals import wilson_interval
 from logitfusion.files import read_jsonl
@@ -131,21 +130,25 @@ def test_predictions_are_the_packages(capsys: pytest.CaptureFixture[str], place:
     clip, auxiliary = load_by_hand(place)
     fitted, _ = load_head(head)
     seen = see(clip, paths)
-    chances = fitted.logits(seen, see(auxiliary, paths)).softmax(-1)
-    alone = (clip.scale * seen @ clip.classifier(CLASSES, PROMPTS)).softmax(-1)
+    facts = load_head(head)[1]["metadata"]
+    logits = fitted.logits(seen, see(auxiliary, paths)).double()
+    chances = (logits / facts["calibration"]["temperature"]).softmax(-1)
+    own_logits = clip.scale * seen @ clip.classifier(CLASSES, PROMPTS)
+    alone = (own_logits.double() / facts["clip_calibration"]["temperature"]).softmax(-1)
     assert [row["path"] for row in rows] == [str(path) for path in paths]
     for row, chance, own in zip(rows, chances, alone, strict=True):
-        assert row["label"] == CLASSES[int(chance.argmax())] == row["top"][0]["label"]
+        assert row["top"][0]["label"] == CLASSES[int(chance.argmax())]
+        assert row["label"] == (row["top"][0]["label"] if chance.max() >= facts["calibration"]["threshold"] else None)
         order = chance.argsort(descending=True)[:2].tolist()
         assert [best["label"] for best in row["top"]] == [CLASSES[label] for label in order]
         assert [best["probability"] for best in row["top"]] == pytest.approx(chance[order].tolist(), abs=1e-4)
         assert row["probability"] == row["top"][0]["probability"]
         assert row["clip_label"] == CLASSES[int(own.argmax())]
         assert row["clip_probability"] == pytest.approx(float(own.max()), abs=1e-4)
-        p = own.double().numpy()
-        kurtosis = np.mean(((p - p.mean()) / p.std(ddof=1)) ** 4)
-        assert row["uncertainty"] == pytest.approx((250 / kurtosis) ** 0.4, rel=1e-3)
+        assert row["uncertainty"] == pytest.approx(stats.entropy(chance.numpy(), base=3), abs=1e-4)
+        assert row["calibrated"]
     assert len({row["label"] for row in rows}) > 1, "this head has learnt something"
+    assert len({row["probability"] for row in rows}) == len({row["uncertainty"] for row in rows}) == 12
 
 
 def test_files_and_folders_are_predicted_in_their_order_each_once(
@@ -166,7 +169,7 @@ def test_a_file_of_predictions_holds_the_printed_lines(
     printed, _ = run(capsys, "fewshot", "predict", "--head", head, *argv)
     assert read_jsonl(tmp_path / "a/b.jsonl") == rows
     assert "12 images" in printed
-    assert "not calibrated" in printed
+    assert "The probabilities are calibrated on 15 left-out images" in printed
 
 
 @pytest.mark.parametrize("method", ["zero_shot", "gda", "tip_adapter"])
@@ -177,9 +180,9 @@ def test_methods_on_clip_alone_need_no_auxiliary(
     argv.remove("--auxiliary")
     run(capsys, *argv, "--method", method, "--views", 2)
     rows = predict(capsys, tmp_path / "head", "--images", place / "test")
-    assert not any("uncertainty" in row for row in rows)
+    assert all(0 <= row["uncertainty"] <= 1 for row in rows)
     if method == "zero_shot":
-        assert [row["label"] for row in rows] == [row["clip_label"] for row in rows]
+        assert [row["top"][0]["label"] for row in rows] == [row["clip_label"] for row in rows]
         assert [row["probability"] for row in rows] == pytest.approx(
             [row["clip_probability"] for row in rows], abs=1e-5
         )
@@ -199,16 +202,23 @@ def test_several_auxiliaries_are_one(
     assert "needs 2 auxiliary encoders, not 1" in refuse(capsys, *argv)
 
 
-def test_the_default_method_chooses_its_settings(
-    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
-) -> None:
+def test_the_default_method_weighs_the_parts(capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path) -> None:
     printed, _ = run(capsys, *options(place, tmp_path / "head", "--views", 2))
     fitted, _ = load_head(tmp_path / "head")
-    assert (fitted.method, fitted.settings["selected"]) == ("amu_classes", True)
-    assert f"alpha {fitted.settings['alpha']:g}" in printed
+    assert fitted.method == DEFAULT_METHOD
+    assert fitted.settings["weights"].keys() == {"zero_shot", "clip_probe", "auxiliary_probe"}
     assert "Learnt from 15 images of 3 classes: dark blue 5, green 5, red 5." in printed
     assert "Methods on 15 images" in printed
     assert f"{(tmp_path / 'head').stat().st_size / 1000:,.1f} kB" in printed
+
+
+def test_settings_that_were_chosen_are_told(capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path) -> None:
+    argv = ["--method", "amu_classes", "--set", "epochs=2", "--views", 1, "--compare", "never"]
+    printed, _ = run(capsys, *options(place, tmp_path / "head", *argv))
+    settings = load_head(tmp_path / "head")[0].settings
+    assert settings["selected"]
+    assert "chosen by cross-validation" in printed
+    assert f"alpha {settings['alpha']:g}" in printed
 
 
 COMPARED = "each left out of the fit in turn"
@@ -324,9 +334,14 @@ def test_shots_are_drawn_by_the_seed(capsys: pytest.CaptureFixture[str], place: 
 
 
 def test_one_shot_is_not_cross_validated(capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path) -> None:
-    printed, _ = run(capsys, *options(place, tmp_path / "head", "--views", 2, "--shots", 1, "--set", "epochs=2"))
-    assert "leaves nothing to choose the settings on" in printed
-    assert "not cross-validated" in printed
+    argv = ["--views", 2, "--shots", 1, "--method", "amu_classes", "--set", "epochs=2"]
+    printed, _ = run(capsys, *options(place, tmp_path / "head", *argv))
+    assert not load_head(tmp_path / "head")[0].settings["selected"]
+    for words in ("so they are not chosen", "methods could not be compared", "The probabilities are not calibrated"):
+        assert words in printed
+    rows = predict(capsys, tmp_path / "head", "--images", place / "test")
+    assert not any(row["calibrated"] for row in rows)
+    assert all(row["label"] is not None for row in rows)
 
 
 def write_csv(path: Path, rows: list[tuple[str, ...]], columns: tuple[str, ...] = ("path", "label")) -> Path:
@@ -349,7 +364,7 @@ def test_a_list_is_as_good_as_folders(capsys: pytest.CaptureFixture[str], place:
     parts = [(*row, "test" if row[0].endswith("0.png") else "train") for row in listed]
     write_csv(table, parts, ("path", "label", "split"))
     printed, _ = run(capsys, *argv)
-    assert "12 images: dark blue 4, green 4, red 4" in printed
+    assert "Learnt from 12 images of 3 classes: dark blue 4, green 4, red 4." in printed
 
 
 @pytest.mark.parametrize("source", ["--images", "--csv"])
@@ -432,10 +447,15 @@ def test_unreadable_images_are_left_out_by_name(
 
     predicting = ["fewshot", "predict", "--head", output, "--images", damaged, "--score"]
     lines, warned = run(capsys, *predicting, "--max-skipped", 0.2)
-    assert len(lines.splitlines()) == 13
+    errors = {row["path"]: row.get("error") for row in map(json.loads, lines.splitlines())}
+    assert len(errors) == 15
+    assert {path for path, error in errors.items() if error} == set(map(str, broken))
     assert " of 13 right" in warned
     assert warned.count("red/1.png") == 1
-    assert "2 of 15 images" in refuse(capsys, *predicting)
+    assert cli.main([str(part) for part in predicting]) == 1  # too many, told last; the others have their answers
+    refused = capsys.readouterr()
+    assert refused.out == lines
+    assert "2 of 15 images can't be read" in refused.err.splitlines()[-1]
     before = output.read_bytes()
     assert "2 of 15 images" in refuse(capsys, *options(place, output, *QUICK, images=damaged))
     assert output.read_bytes() == before
@@ -533,7 +553,7 @@ def test_bad_input_is_one_sentence(
 def test_a_method_that_needs_an_auxiliary_asks_for_it(
     capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
 ) -> None:
-    argv = options(place, tmp_path / "head")
+    argv = options(place, tmp_path / "head", "--method", "amu")
     at = argv.index("--auxiliary")
     assert "--auxiliary" in refuse(capsys, *argv[:at], *argv[at + 2 :])
 
@@ -597,7 +617,7 @@ def test_bad_predictions_are_one_sentence(
     assert (tmp_path / "empty").is_dir()
 
 
-def test_a_head_of_no_known_encoders_asks_for_them(
+def test_a_head_that_says_no_more_than_its_encoders_hashes_can_be_used(
     capsys: pytest.CaptureFixture[str], place: Path, head: Path, tmp_path: Path
 ) -> None:
     fitted, header = load_head(head)
@@ -605,7 +625,13 @@ def test_a_head_of_no_known_encoders_asks_for_them(
     argv = ["--images", place / "test"]
     assert "give --clip" in refuse(capsys, "fewshot", "predict", "--head", tmp_path / "bare", *argv)
     named = ["--clip", place / "clip", "--auxiliary", f"checkpoint:test_resnet:{place / 'aux.safetensors'}"]
-    assert predict(capsys, tmp_path / "bare", *argv, *named) == predict(capsys, head, *argv)
+    output = ["--report", tmp_path / "page.html", "--output", tmp_path / "rows.jsonl"]
+    said, _ = run(capsys, "fewshot", "predict", "--head", tmp_path / "bare", *argv, *named, *output)
+    assert "The probabilities are not calibrated" in said
+    rows, whole = read_jsonl(tmp_path / "rows.jsonl"), predict(capsys, head, *argv)
+    assert [row["label"] for row in rows] == [row["top"][0]["label"] for row in whole]
+    assert [row["clip_label"] for row in rows] == [row["clip_label"] for row in whole]
+    assert not any(row["calibrated"] or row["learnt"] for row in rows)
 
 
 # The parts

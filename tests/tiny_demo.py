@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from checkout import ROOT
-from tiny_encoders import write_clip
+from tiny_encoders import COLOURS, write_clip, write_pictures
 
+from logitfusion.clip.data import DataSet, ImageRow, save_data
 from logitfusion.config.load import resolve_config
 from logitfusion.config.models import RandomModel
 from logitfusion.evaluate.table import DTYPES
@@ -41,6 +42,7 @@ def write_demo(results: Path, tiny_models: dict[str, Path]) -> Path:
     for name, task in resolve_config(config).tasks.items():
         _write_task(demo / "tasks" / name, _ROWS[name], task.model_dump(mode="json"))
     write_clip(demo / "clip/encoder")
+    _write_emoji(demo / "clip/data/emoji", list(config["clip"]["datasets"]["emoji"]["classes"]))
     _write_tables(demo, config)
     return demo
 
@@ -54,6 +56,18 @@ def _write_task(folder: Path, rows: list[tuple[str, str]], task: dict[str, objec
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "task.json").write_text(json.dumps(task))
+
+
+def _write_emoji(folder: Path, classes: list[str]) -> None:
+    """The table of the emojis, of coloured squares, as many test images of each class as the demo's largest have."""
+    rows = [
+        ImageRow(f"{label}/{path.stem}", str(path.relative_to(folder.parents[4])), label)
+        for label in range(len(classes))
+        for path in write_pictures(folder / f"images/{label}", list(COLOURS.values())[label % 3], 20, seed=label)
+    ]
+    train = [row for row in rows if row.path.endswith("/19.png")]
+    test = [row for row in rows if row not in train]
+    save_data(DataSet(classes, ["{}"], train, test, "seeded 0"), folder / "table.parquet")
 
 
 def _write_tables(demo: Path, config: dict[str, object]) -> None:

@@ -12,7 +12,17 @@ from generate.stored import DOCS
 from logitfusion.files import write_text
 
 PAGE = DOCS / "benchmarks.md"
-BENCHMARKS = ("fusion", "fusion-gpu", "fusion-13b", "fusion-13b-7b", "training", "gld", "selection", "fewshot")
+BENCHMARKS = (
+    "fusion",
+    "fusion-gpu",
+    "fusion-13b",
+    "fusion-13b-7b",
+    "training",
+    "gld",
+    "selection",
+    "fewshot",
+    "fewshot-sets",
+)
 
 
 def main(folder: Path) -> None:

@@ -54,12 +54,15 @@ def write_photo_page(
 def _facts(header: Mapping[str, Any], calibration: Calibration) -> HeadFacts:
     facts, method = header["metadata"], header["values"]["method"]
     comparison = None if facts.get("comparison") is None else Comparison.load(facts["comparison"])
-    counts = facts["counts"]
-    each = f"{counts[0]} of each" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)} of each"
     return HeadFacts(
         method=method,
-        learnt=f"{method} was fitted on {sum(counts)} images of {len(counts)} classes, {each}.",
+        learnt=_describe_counts(method, facts["counts"]) if "counts" in facts else "",
         calibration=" ".join(describe_calibration(calibration)),
         comparison=comparison,
         advice="" if comparison is None else recommendation(comparison, method),
     )
+
+
+def _describe_counts(method: str, counts: Sequence[int]) -> str:
+    each = f"{counts[0]} of each" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)} of each"
+    return f"{method} was fitted on {sum(counts)} images of {len(counts)} classes, {each}."

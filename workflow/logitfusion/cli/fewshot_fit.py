@@ -16,6 +16,7 @@ from logitfusion import __version__
 from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
 from logitfusion.cli._encoders import Encoders, load_encoders
 from logitfusion.cli._features import encode_with_bar
+from logitfusion.cli._fit_bar import fit_bar
 from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._scores import print_skipped
 from logitfusion.cli._settings import parse_settings
@@ -67,12 +68,17 @@ def run(arguments: argparse.Namespace, found: Labelled) -> None:
     counts = _count(encoded, classes)
     support = _support(encoded, encoders, classes, arguments.prompts)
     started = time.monotonic()
-    head = _fit(arguments.method, support, settings, arguments.seed)
+    with fit_bar(f"fitting {arguments.method}"):
+        head = _fit(arguments.method, support, settings, arguments.seed)
     fitted_in = time.monotonic() - started
     print(f"Learnt from {len(encoded.ids)} images of {len(classes)} classes: {_list_counts(classes, counts)}.")
     print(f"The features took {encoded_in:.1f} s, and {head.method} was fitted in {fitted_in:.1f} s.")
     _print_selection(head)
-    calibration = calibrate_head(head, support, seed=arguments.seed)
+    caution = METHODS[head.method].caution(settings, len(classes))
+    if caution is not None:
+        print(caution)
+    with fit_bar("calibrating"):
+        calibration = calibrate_head(head, support, seed=arguments.seed)
     comparison = _compare(support, settings, arguments)
     save_head(
         arguments.output,

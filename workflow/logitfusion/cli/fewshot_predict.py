@@ -86,7 +86,8 @@ def run(arguments: argparse.Namespace, listed: Labelled | None) -> None:
     if len(encoded.skipped) > arguments.max_skipped * len(listed.rows):
         raise UserError(
             f"{len(encoded.skipped)} of {len(listed.rows)} images can't be read, more than the share"
-            f" {arguments.max_skipped:g} that --max-skipped allows; the others have their answers."
+            f" {arguments.max_skipped:g} that --max-skipped allows"
+            + ("; the others have their answers." if encoded.ids else ", so that there are no answers.")
         )
 
 
@@ -138,7 +139,7 @@ def _predict(
     zero_shot = zero_shot_logits(head, header, encoders.clip, encoded.clip[:, 0])
     given = answer(head, header, encoded, zero_shot, top=arguments.top, none_below=arguments.none_below)
     answer_of = dict(zip((*encoded.ids, *encoded.skipped), given, strict=True))
-    calibration = Calibration.load(header["metadata"]["calibration"])
+    calibration = Calibration.load(header["metadata"].get("calibration"))
     if arguments.none_below is not None:
         calibration = replace(calibration, threshold=arguments.none_below)
     return Predicted(
@@ -177,11 +178,11 @@ def _tell(predicted: Predicted, classes: Sequence[str]) -> Iterator[str]:
     yield from describe_calibration(predicted.calibration)
     answers = [one for one in predicted.answers if one.error is None]
     if refused := sum(one.label is None for one in answers):
-        yield f'{refused} of {len(answers)} images are "none of these".'
+        yield f'The answer to {refused} of {len(answers)} images is "none of these".'
     yield from describe_duplicates(predicted.duplicates)
     if learnt := describe_learnt(predicted.answers):
         yield learnt
-    if predicted.truths is not None:
+    if predicted.truths is not None and answers:
         yield from _score(predicted, classes)
 
 

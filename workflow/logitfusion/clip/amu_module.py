@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from logitfusion.clip.confidence import PUBLISHED_POWER, PUBLISHED_REFERENCE, reference_of, uncertainty
-from logitfusion.clip.heads import class_means, fuse
-from logitfusion.clip.methods.amu import temperature_of
+from logitfusion.clip.heads import class_means, fuse, support_spread
+from logitfusion.clip.methods.amu import mixing_of, temperature_of
 
 
 class AMUHead(nn.Module):
@@ -20,6 +20,7 @@ class AMUHead(nn.Module):
         alpha: weight of the bias; 0 is zero-shot CLIP.
         power, reference, kind: see ``logitfusion.clip.uncertainty``.
         temperature: multiplies z; a number, or ``"classes"``, see ``temperature_of``. 1 as published.
+        spread: what divides the outputs: ``"sample"``, as published, or ``"mixed"``, see ``mixing_of``.
 
     Raises:
         ValueError: a name that is not known, or fewer than two classes.
@@ -36,17 +37,21 @@ class AMUHead(nn.Module):
         reference: float | str = PUBLISHED_REFERENCE,
         kind: str = "kurtosis",
         temperature: float | str = 1.0,
+        spread: str = "sample",
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(class_means(aux_features, labels, num_classes))
         self.power, self.reference, self.kind = power, reference_of(reference, num_classes), kind
         self.temperature = temperature_of(temperature, num_classes)
         self.alpha = alpha
+        self.mixing = mixing_of(spread, num_classes)
+        self.support_spread = support_spread(aux_features, self.weight.detach())
 
     def forward(self, clip_logits: Tensor, aux_features: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., C]``, ``[..., D_aux]`` -> fused logits s and auxiliary logits z, both ``[..., C]``."""
         factor = self.alpha * uncertainty(clip_logits, self.kind, self.power, self.reference)
-        return fuse(clip_logits, aux_features @ self.weight.T, factor, self.temperature)
+        outputs = aux_features @ self.weight.T
+        return fuse(clip_logits, outputs, factor, self.temperature, self.mixing, self.support_spread)
 
 
 def amu_loss(fused: Tensor, auxiliary: Tensor, labels: Tensor, share: float) -> Tensor:

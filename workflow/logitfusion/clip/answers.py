@@ -82,10 +82,10 @@ def answer(
         none_below: the probability below which the answer is "none of these"; None: the head's own threshold.
     """
     facts = header["metadata"]
-    names, calibration = header["class_names"], Calibration.load(facts["calibration"])
+    names, calibration = header["class_names"], Calibration.load(facts.get("calibration"))
     threshold = calibration.threshold if none_below is None else none_below
     learnt = set(facts.get("digests", ()))
-    alone = Calibration.load(facts["clip_calibration"]).probabilities(zero_shot)
+    alone = Calibration.load(facts.get("clip_calibration")).probabilities(zero_shot)
     probabilities = calibration.probabilities(head_logits(head, encoded.clip[:, 0], _plain(encoded.auxiliary)))
     entropy = torch.special.entr(probabilities).sum(-1) / math.log(len(names))
     values, places = (part.tolist() for part in probabilities.topk(min(top, len(names))))
@@ -142,8 +142,8 @@ def describe_learnt(answers: Sequence[Answer]) -> str | None:
 
 
 def as_text(path: str) -> str:
-    """A path that can be written as Unicode, whatever its bytes."""
-    return os.fsencode(path).decode(errors="replace")
+    """A path that can be written as Unicode, whatever its bytes; two files never get one name."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _plain(auxiliary: Tensor | None) -> Tensor | None:

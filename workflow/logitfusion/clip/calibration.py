@@ -59,8 +59,9 @@ class Calibration:
         return asdict(self)
 
     @classmethod
-    def load(cls, stored: dict[str, Any]) -> Self:
-        return cls(**stored)
+    def load(cls, stored: dict[str, Any] | None) -> Self:
+        """None, of a head that was saved without one: the plain softmax."""
+        return cls(1.0) if stored is None else cls(**stored)
 
 
 def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration:

@@ -84,9 +84,15 @@ class Support:
         return features.flatten(0, 1), self.labels.repeat_interleave(features.shape[1])
 
 
-def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """``[n, D]`` and ``[n]`` -> ``[C, D]``, not normalised; 0 for a class without a row."""
+def class_means(features: Tensor, labels: Tensor, classes: int, *, counts: str = "own") -> Tensor:
+    """``[n, D]`` and ``[n]`` -> ``[C, D]``, not normalised; 0 for a class without a row.
+
+    Args:
+        counts: ``"own"`` divides a class's sum by its rows, ``"mean"`` all sums by the rows of a class on average.
+    """
     sums = features.new_zeros(classes, features.shape[1]).index_add_(0, labels, features)
+    if counts == "mean":
+        return sums / (len(labels) / classes)
     return sums / torch.bincount(labels, minlength=classes).clamp_min(1)[:, None]
 
 
@@ -147,6 +153,8 @@ class FusedHead(_Head):
     kind: str = "kurtosis"
     temperature: float = 1.0
     branch: str = "auxiliary"
+    mixing: float = 0.0
+    support_spread: float = 0.0
 
     def logits(self, clip: Tensor, auxiliary: Tensor | None = None) -> Tensor:
         """``[m, D]``, ``[m, D_aux]`` -> ``[m, C]`` fp32 (float64 for float64 weights)."""
@@ -154,7 +162,8 @@ class FusedHead(_Head):
         features = clip if self.branch == "clip" else _present(auxiliary).to(self.weight.dtype)
         zero_shot = clip @ (self.scale * self.classifier)
         factor = self.alpha * uncertainty(zero_shot, self.kind, self.power, self.reference)
-        return fuse(zero_shot, features @ self.weight.T, factor, self.temperature)[0]
+        outputs = features @ self.weight.T
+        return fuse(zero_shot, outputs, factor, self.temperature, self.mixing, self.support_spread)[0]
 
 
 Head = LinearHead | CacheHead | FusedHead
@@ -163,15 +172,34 @@ Head = LinearHead | CacheHead | FusedHead
 LEAST_SPREAD = 1e-6
 
 
-def fuse(clip_logits: Tensor, outputs: Tensor, factor: Tensor | float, temperature: float) -> tuple[Tensor, Tensor]:
-    """``s = s0 + factor * z`` and ``z``, the outputs z-scored over classes (std unbiased) times the temperature.
+def fuse(
+    clip_logits: Tensor,
+    outputs: Tensor,
+    factor: Tensor | float,
+    temperature: float,
+    mixing: float = 0.0,
+    support_spread: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """``s = s0 + factor * z`` and ``z``, the outputs' distances from their mean over classes, each divided by
+    ``sqrt((1 - mixing) d^2 + mixing support_spread^2)``, times the temperature; d is their own std (unbiased).
 
-    All are ``[..., C]``, factor ``[..., 1]``. Outputs that are all equal give z = 0.
+    All are ``[..., C]``, factor ``[..., 1]``. Outputs that are all equal give z = 0. With mixing 0, as published, z is
+    the z-score.
     """
     centred = outputs - outputs.mean(-1, keepdim=True)
-    spread = (centred.square().sum(-1, keepdim=True) / (outputs.shape[-1] - 1)).sqrt()
-    scores = temperature * centred / spread.clamp_min(LEAST_SPREAD)
+    variance = (1.0 - mixing) * spread_squared(centred) + mixing * support_spread**2
+    scores = temperature * centred / variance.sqrt().clamp_min(LEAST_SPREAD)
     return clip_logits + factor * scores, scores
+
+
+def spread_squared(centred: Tensor) -> Tensor:
+    """Unbiased variance over classes of outputs whose mean has been subtracted: ``[..., C] -> [..., 1]``."""
+    return centred.square().sum(-1, keepdim=True) / (centred.shape[-1] - 1)
+
+
+def support_spread(features: Tensor, weight: Tensor) -> float:
+    """The root mean square, over images, of the spread over classes of a head's outputs: ``[n, D]``, ``[C, D]``."""
+    return float((features @ weight.T).var(-1).mean().sqrt())
 
 
 def _present(auxiliary: Tensor | None) -> Tensor:

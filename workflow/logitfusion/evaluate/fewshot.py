@@ -10,10 +10,9 @@ import pandas as pd
 
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.tracks import FewShotTrack
+from logitfusion.evaluate.calibration import expected_calibration_error
 from logitfusion.evaluate.intervals import resample_seeds_and_means
 from logitfusion.evaluate.table import Provenance, Score, TableWriter, compare_with_best
-
-BINS = 15  # of the calibration error
 
 
 def tabulate_fewshot(
@@ -83,11 +82,9 @@ def _add_scores(add: Callable[..., None], score: Score, correct: np.ndarray, see
 
 
 def _calibration_error(answers: pd.DataFrame) -> float:
-    """Expected calibration error (Guo et al., arXiv 1706.04599): 15 bins of equal width, the mean over seeds."""
-    errors = []
-    for _, group in answers.groupby("seed"):
-        place = np.minimum((group["probability"].to_numpy() * BINS).astype(int), BINS - 1)
-        gaps = np.zeros(BINS)
-        np.add.at(gaps, place, group["correct"].to_numpy().astype(float) - group["probability"].to_numpy())
-        errors.append(np.abs(gaps).sum() / len(group))
+    """The mean over seeds of the error of the plain softmax."""
+    errors = [
+        expected_calibration_error(group["probability"].to_numpy(), group["correct"].to_numpy())
+        for _, group in answers.groupby("seed")
+    ]
     return float(np.mean(errors))

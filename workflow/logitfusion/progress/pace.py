@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from logitfusion.progress.duration import format_duration, read_duration
@@ -65,6 +66,26 @@ class Rate:
         if now - self.printed > self.interval or self.done == self.total:
             self.printed = now
             logger.info("%s: %s", self.name, describe_pace(self.done, self.total, self.things, now - self.started))
+
+
+class ShareLines:
+    """Says how much of one long piece of work is done, at most every ``interval`` seconds: nothing if it is short.
+
+    Args:
+        write: is given ``fitting amu: 37 %, 2 min left``.
+    """
+
+    def __init__(self, name: str, write: Callable[[str], None], interval: float = 20.0) -> None:
+        self.name, self.write, self.interval = name, write, interval
+        self.started = self.written = time.monotonic()
+
+    def __call__(self, done: float, total: float) -> None:
+        """So much of it is done."""
+        now = time.monotonic()
+        if now - self.written > self.interval and 0 < done < total:
+            self.written = now
+            left = (now - self.started) * (total - done) / done
+            self.write(f"{self.name}: {100 * done / total:.0f} %, {format_duration(left)} left")
 
 
 def read_pace(log: str) -> Pace | None:

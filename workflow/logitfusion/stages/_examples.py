@@ -74,8 +74,9 @@ def _read_images(job: PageJob, folders: Sequence[Path], data: Sequence[Path]) ->
 
     return ImageExamples(
         title="Few-shot CLIP",
-        note="Every test image with the answers of CLIP alone and of one method; u is the uncertainty factor of CLIP on"
-        " it, with the published reference.",
+        note="Every test image with the answers of CLIP alone and of one method. The probabilities are plain softmax of"
+        " the logits and not calibrated: an answer at 99% can well be wrong. u is the uncertainty factor of CLIP on the"
+        " image, with the published reference.",
         predictions={folder.name: read_predictions(folder) for folder in folders},
         find=find,
         track=job.clip,

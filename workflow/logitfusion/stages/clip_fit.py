@@ -10,15 +10,20 @@ from logitfusion.clip.features.pool import read_pool
 from logitfusion.clip.fitting.fit import fit_method
 from logitfusion.clip.head_file import save_head
 from logitfusion.clip.heads import Head
+from logitfusion.clip.methods import METHODS, complete_settings
+from logitfusion.clip.methods.progress import listening
 from logitfusion.config.jobs.clip import FitJob
 from logitfusion.files import whole
-from logitfusion.progress.pace import Rate
+from logitfusion.progress.pace import Rate, ShareLines
 from logitfusion.provenance import record
 from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, job: FitJob) -> None:
     pool = read_pool(arguments.support)
+    caution = METHODS[job.method].caution(complete_settings(job.method, job.settings), len(pool.facts["classes"]))
+    if caution is not None:
+        logger.warning("%s: %s", arguments.name, caution)
     rate = Rate(arguments.name, "heads", len(job.shots) * len(job.seeds))
     with whole(arguments.output) as folder:
         folder.mkdir()
@@ -28,7 +33,8 @@ def main(arguments: argparse.Namespace, job: FitJob) -> None:
                 epochs: list[Head] = []
                 keep = {"on_epoch": lambda _, head, kept=epochs: kept.append(head)} if job.oracle else {}
                 started = time.monotonic()
-                head = fit_method(job.method, support, job.settings, seed=seed, **keep)
+                with listening(ShareLines(f"{arguments.name}, {shots} shots, seed {seed}", logger.info)):
+                    head = fit_method(job.method, support, job.settings, seed=seed, **keep)
                 seconds = time.monotonic() - started
                 facts = {"shots": shots, "seed": seed, "images": len(support.labels), "seconds": seconds}
                 save_head(

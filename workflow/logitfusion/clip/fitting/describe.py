@@ -53,10 +53,7 @@ def recommendation(comparison: Comparison, fitted: str) -> str:
 def describe_calibration(calibration: Calibration) -> Iterator[str]:
     """What the probabilities and the threshold rest on."""
     if calibration.n == 0:
-        yield (
-            "The probabilities are not calibrated, because no class has two different images to leave one out; they are"
-            " kept low."
-        )
+        yield "The probabilities are not calibrated: no images were left out of the fit to calibrate them on."
     elif not calibration.calibrated:
         yield f"The probabilities are not calibrated, because only {calibration.n} images could be left out."
     else:

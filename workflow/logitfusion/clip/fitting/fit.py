@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from logitfusion.clip.fitting.selection import cross_validate
 from logitfusion.clip.heads import Head, Support
 from logitfusion.clip.methods import METHODS, FewShotSettings, complete_settings
+from logitfusion.clip.methods.progress import portion
 
 Settings = FewShotSettings | Mapping[str, Any] | None
 
@@ -45,12 +47,14 @@ def fit_method(
     if chosen.selection == "cross_validation":
         candidates = [chosen.changed(choice) for choice in method.grid]
         fit = partial(method.fit_all, seed=seed)
-        losses = cross_validate(fit, support, candidates, folds=chosen.folds, seed=seed)
+        with portion(0, 2, 3):
+            losses = cross_validate(fit, support, candidates, folds=chosen.folds, seed=seed)
         if losses is None:
             chosen = method.fallback(support, chosen)
         else:
             best = int(losses.argmin())
             chosen = candidates[best]
             facts |= {"selected": True, "held_out_loss": float(losses[best])}
-    head = method.fit(support, chosen, seed=seed, on_epoch=on_epoch)
+    with portion(2, 1, 3) if chosen.selection == "cross_validation" else nullcontext():
+        head = method.fit(support, chosen, seed=seed, on_epoch=on_epoch)
     return replace(head, method=name, settings=chosen.dump() | head.settings | facts)

@@ -10,6 +10,7 @@ from torch import Tensor
 from logitfusion.clip.fitting.fit import Settings, fit_method
 from logitfusion.clip.fitting.selection import first_of_each, held_out_folds
 from logitfusion.clip.heads import Support
+from logitfusion.clip.methods.progress import portion
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,10 @@ def left_out_logits(name: str, support: Support, settings: Settings = None, *, f
     """
     logits = support.clip.new_zeros(len(support.labels), support.classes)
     fold = held_out_folds(support, folds, seed)
-    for number in range(int(fold.max()) + 1):
-        head = fit_method(name, support.at(fold != number), settings, seed=seed)
+    folds = int(fold.max()) + 1
+    for number in range(folds):
+        with portion(number, 1, folds):
+            head = fit_method(name, support.at(fold != number), settings, seed=seed)
         part = support.at(fold == number)
         auxiliary = None if part.auxiliary is None else part.auxiliary[:, 0]
         logits[fold == number] = head.logits(part.clip[:, 0], auxiliary).to(logits.dtype)

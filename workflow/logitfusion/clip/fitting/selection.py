@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from logitfusion.clip.heads import Head, Support
+from logitfusion.clip.methods.progress import portion
 
 # From so many images on two folds are enough: halves have plenty to learn from, and each fold is a training.
 MANY_IMAGES = 400
@@ -96,10 +97,13 @@ def cross_validate(
     """
     fold = held_out_folds(support, folds, seed)
     logits, labels = [], []
-    for held_out in range(int(fold.max()) + 1):
+    folds = int(fold.max()) + 1
+    for held_out in range(folds):
         rest, test = support.at(fold != held_out), support.at(fold == held_out)
         auxiliary = None if test.auxiliary is None else test.auxiliary[:, 0]
-        logits.append(torch.stack([head.logits(test.clip[:, 0], auxiliary) for head in fit(rest, candidates)]))
+        with portion(held_out, 1, folds):
+            heads = fit(rest, candidates)
+        logits.append(torch.stack([head.logits(test.clip[:, 0], auxiliary) for head in heads]))
         labels.append(test.labels)
     return calibrated_loss(torch.cat(logits, 1), torch.cat(labels)) if logits else None
 

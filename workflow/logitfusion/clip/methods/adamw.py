@@ -1,4 +1,4 @@
-"""What methods that are trained in minibatches share: the order of images, and AdamW without torch's own overhead."""
+"""What methods that are trained in minibatches share: the order of images, and AdamW on a gradient at hand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from logitfusion.clip.methods.base import AdamWSettings
 
@@ -41,8 +42,9 @@ def split(parts: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
 
 
 class AdamW:
-    """Decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101), the numbers of ``torch.optim.AdamW`` under
-    ``CosineAnnealingLR`` with a step per batch: the rate of step t (from 0) is ``rate (1 + cos(pi t / steps)) / 2``.
+    """Torch's fused AdamW (Loshchilov and Hutter, arXiv 1711.05101) as a function of a gradient that autograd did not
+    make, under ``CosineAnnealingLR`` with a step per batch: the rate of step t (from 0) is
+    ``rate (1 + cos(pi t / steps)) / 2``.
 
     Args:
         weight: a matrix, changed in place by ``step``.
@@ -55,7 +57,7 @@ class AdamW:
         self.weight, self.steps, self.epsilon = weight, steps, epsilon
         self.rate, self.decay = learning_rate, weight_decay
         self.mean, self.square = torch.zeros_like(weight), torch.zeros_like(weight)
-        self.done = 0
+        self.done, self.count = 0, torch.zeros((), device=weight.device)
 
     @classmethod
     def of(cls, weight: Tensor, settings: AdamWSettings, *, count: int) -> AdamW:
@@ -68,14 +70,25 @@ class AdamW:
             epsilon=settings.epsilon,
         )
 
-    def step(self, gradient: Tensor, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+    def step(self, gradient: Tensor) -> None:
         """One step along the gradient, of the weight's shape."""
         rate = self.rate * (1.0 + math.cos(math.pi * self.done / self.steps)) / 2.0
         self.done += 1
-        self.mean.lerp_(gradient, 1.0 - betas[0])
-        self.square.mul_(betas[1]).addcmul_(gradient, gradient, value=1.0 - betas[1])
-        # epsilon is added to sqrt(square / correction): both sides are multiplied by the root of the correction.
-        root = math.sqrt(1.0 - betas[1] ** self.done)
-        spread = self.square.sqrt().add_(self.epsilon * root)
-        self.weight.mul_(1.0 - rate * self.decay)
-        self.weight.addcdiv_(self.mean, spread, value=-rate * root / (1.0 - betas[0] ** self.done))
+        if gradient.stride() != self.weight.stride():  # the fused kernel takes them as they lie in memory
+            gradient = torch.empty_like(self.weight).copy_(gradient)
+        adamw(
+            [self.weight],
+            [gradient],
+            [self.mean],
+            [self.square],
+            [],
+            [self.count],
+            fused=True,
+            amsgrad=False,
+            maximize=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=rate,
+            weight_decay=self.decay,
+            eps=self.epsilon,
+        )

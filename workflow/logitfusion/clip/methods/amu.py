@@ -8,6 +8,9 @@ below ``ln(1 + (C - 1) exp(-sqrt(C)))``: 0 with 1,000 classes, 0.32 with 10. Wit
 ends, the head runs away from its good start, and can end up worse than untrained class means. ``temperature="classes"``
 and ``reference="classes"`` give z and the uncertainty, with C classes, the range that they have with 1,000, so alpha
 and lambda keep their published meaning.
+
+With two classes the published head does not learn at all: z is +-1/sqrt(2), whatever the outputs are, so no output has
+a gradient. ``spread="mixed"`` divides by the support's mean spread there, and by the sample's own with many classes.
 """
 
 from __future__ import annotations
@@ -45,6 +48,11 @@ class AMUSettings(AdamWSettings.having(epochs=50, batch=8)):
     """Multiplies z; classes: sqrt(1000 / C), 1 as published for 1,000 classes."""
     branch: Literal["auxiliary", "clip"] = "auxiliary"
     """Encoder whose features the trained head reads."""
+    spread: Literal["sample", "mixed"] = "sample"
+    """What divides an image's outputs: their own spread; mixed: with two classes the support's, with many their own."""
+    counts: Literal["own", "mean"] = "own"
+    """What a class's summed features are divided by at the start: its own images, or (released code) those of a class
+    on average; the same where all classes have equally many."""
 
 
 class AMU(FewShotMethod):
@@ -64,6 +72,15 @@ class AMU(FewShotMethod):
 
     def reads_auxiliary(self, settings: AMUSettings) -> bool:
         return settings.branch == "auxiliary"
+
+    def caution(self, settings: AMUSettings, classes: int) -> str | None:
+        if classes > 2 or settings.spread == "mixed":
+            return None
+        return (
+            f"{self.name} can't learn from two classes: standardised outputs of two classes have one size, so its head"
+            " stays at the class means, and its bias is equally strong for all images. amu_classes does learn"
+            " (spread: mixed)."
+        )
 
 
 class AMUNoA(AMU):
@@ -88,14 +105,16 @@ class AMUNoU(AMU):
 
 
 class AMUClasses(AMU):
-    """AMU for any number of classes: range of z and of the uncertainty carried over from 1,000 classes, weights chosen.
+    """AMU for any number of classes, two included: ranges carried over from 1,000 classes, weights chosen.
 
     Cross-validation searches from zero-shot CLIP alone (alpha 0) to the auxiliary head alone (alpha 16). With lambda 0
     all candidates share one training.
     """
 
     name = "amu_classes"
-    Settings = AMUSettings.having(reference="classes", temperature="classes", selection="cross_validation")
+    Settings = AMUSettings.having(
+        reference="classes", temperature="classes", spread="mixed", selection="cross_validation"
+    )
     grid = tuple(
         {"lambda": 0.0, "alpha": alpha, "power": power}
         for alpha, power in product((0.0, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 16.0), (0.0, 0.4, 0.8))
@@ -124,6 +143,20 @@ def temperature_of(temperature: float | str, classes: int) -> float:
     if isinstance(temperature, str) or not 0 < temperature < math.inf:
         raise ValueError(f'temperature is a positive number or "classes", not {temperature!r}')
     return float(temperature)
+
+
+def mixing_of(spread: str, classes: int) -> float:
+    """The share g of the support's mean square spread in what divides the outputs of one image.
+
+    ``"sample"`` is 0, the published z-score. ``"mixed"`` is ``(C - 1)^-3``: 1 with two classes, where the outputs'
+    direction has one dimension and their size is all that there is to learn, 1/8 with three, .001 with ten.
+
+    Raises:
+        ValueError: another word.
+    """
+    if spread not in ("sample", "mixed"):
+        raise ValueError(f'spread is "sample" or "mixed", not {spread!r}')
+    return 0.0 if spread == "sample" else (classes - 1.0) ** -3
 
 
 # Powers of two a half apart: what CLIP's logits are multiplied by to be log-odds.
@@ -175,7 +208,7 @@ def fit_amu(
     """
     import torch
 
-    from logitfusion.clip.heads import FusedHead
+    from logitfusion.clip.heads import FusedHead, class_means, support_spread
     from logitfusion.clip.methods.adamw import one_thread
 
     if len({one.model_dump_json(exclude=_FREE) for one in candidates}) > 1:
@@ -186,13 +219,16 @@ def fit_amu(
     for key, settings in zip(keys, chosen, strict=True):
         trained.setdefault(key, settings)
     places = [list(trained).index(key) for key in keys]
+    plain = support.features(chosen[0].branch)[:, 0]
+    start = class_means(plain, support.labels, support.classes, counts=chosen[0].counts)
+    divisor = {"mixing": mixing_of(chosen[0].spread, support.classes), "support_spread": support_spread(plain, start)}
 
     def head(index: int, weights: Tensor) -> FusedHead:
         values = chosen[index].model_dump(include={"alpha", "power", "reference", "kind", "temperature", "branch"})
-        return FusedHead(support.classifier, weights[places[index]].clone(), support.scale, **values)
+        return FusedHead(support.classifier, weights[places[index]].clone(), support.scale, **values, **divisor)
 
     with one_thread(), torch.no_grad():
-        for epoch, weights in enumerate(_train(support, list(trained.values()), seed=seed), 1):
+        for epoch, weights in enumerate(_train(support, list(trained.values()), start, **divisor, seed=seed), 1):
             if on_epoch is not None:
                 on_epoch(epoch, head(0, weights))
         return [head(index, weights) for index in range(len(chosen))]
@@ -217,19 +253,32 @@ def _what_training_sees(settings: AMUSettings) -> tuple[Any, ...]:
     return seen
 
 
-def _train(support: Support, candidates: Sequence[AMUSettings], *, seed: int) -> Iterator[Tensor]:
+# Steps from one word on how far it is to the next.
+_STEPS_TOLD = 100
+
+
+def _train(
+    support: Support,
+    candidates: Sequence[AMUSettings],
+    start: Tensor,
+    *,
+    mixing: float,
+    support_spread: float,
+    seed: int,
+) -> Iterator[Tensor]:
     """Yield the weights ``[G, C, D]`` of G candidates after each epoch; the same tensor, which then goes on changing.
 
-    The gradient is written out, because autograd's own work would be most of the time at this size. With o the outputs
-    of one sample, d their spread, t their z-scores (z without temperature) and g the gradient with respect to t:
-    ``dL/do = (g - mean(g) - t (g . t) / (C - 1)) / d``.
+    They start at ``start``, ``[C, D]``. The gradient is written out, because autograd's own work would be most of the
+    time at this size. With o the outputs of one sample, d what divides them, t the quotients (z without temperature), m
+    the mixing and g the gradient with respect to t: ``dL/do = (g - mean(g) - (1 - m) t (g . t) / (C - 1)) / d``.
     """
     import torch
     from torch.nn.functional import one_hot
 
     from logitfusion.clip.confidence import uncertainty
-    from logitfusion.clip.heads import LEAST_SPREAD, class_means
+    from logitfusion.clip.heads import LEAST_SPREAD, spread_squared
     from logitfusion.clip.methods.adamw import AdamW, schedule, split
+    from logitfusion.clip.methods.progress import tell
 
     common = candidates[0]
     features, zero_shot = support.features(common.branch), support.zero_shot()
@@ -239,22 +288,26 @@ def _train(support: Support, candidates: Sequence[AMUSettings], *, seed: int) ->
     temperatures = features.new_tensor([one.temperature for one in candidates])[:, None]
     count, classes = len(features), support.classes
     targets = one_hot(support.labels, classes).to(features.dtype)
-    start = class_means(features[:, 0], support.labels, classes)
     weights = start.repeat(len(candidates), 1)  # [G C, D]
     optimizer = AdamW.of(weights, common, count=count)
-    for order, view in schedule(count, features.shape[1], common.epochs, seed):
+    for epoch, (order, view) in enumerate(schedule(count, features.shape[1], common.epochs, seed)):
         parts = (features[order, view], zero_shot[order, view], amounts[order, view], targets[order])
-        for x, s0, amount, y in split(parts, common.batch):
+        for step, (x, s0, amount, y) in enumerate(split(parts, common.batch)):
+            if step % _STEPS_TOLD == 0:
+                tell(epoch + step * common.batch / count, common.epochs)
             outputs = (x @ weights.T).view(len(x), -1, classes)
             outputs -= outputs.mean(-1, keepdim=True)
-            spread = (outputs.square().sum(-1, keepdim=True) / (classes - 1)).sqrt_().clamp_min_(LEAST_SPREAD)
+            variance = (1.0 - mixing) * spread_squared(outputs) + mixing * support_spread**2
+            spread = variance.sqrt_().clamp_min_(LEAST_SPREAD)
             t = outputs.div_(spread)
             z = temperatures * t
             amount, y = amount[..., None], y[:, None]
             gradient = (1.0 - shares) * (z.softmax(-1) - y)
             gradient += shares * amount * ((s0[:, None] + amount * z).softmax(-1) - y)
             gradient *= temperatures
-            gradient -= gradient.mean(-1, keepdim=True) + t * ((gradient * t).sum(-1, keepdim=True) / (classes - 1))
+            along = (1.0 - mixing) / (classes - 1) * (gradient * t).sum(-1, keepdim=True)
+            gradient -= gradient.mean(-1, keepdim=True) + t * along
             gradient /= spread * len(x)
             optimizer.step(gradient.view(len(x), -1).T @ x)
+        tell(epoch + 1, common.epochs)
         yield weights.view(len(candidates), classes, -1)

@@ -111,6 +111,10 @@ class FewShotMethod(ABC):
         """Whether the method can't do without an auxiliary encoder's features with these settings."""
         return self.needs_auxiliary
 
+    def caution(self, settings: Any, classes: int) -> str | None:
+        """What the method can't do with so many classes, in one sentence or two; None where there is nothing to say."""
+        return None
+
     def passes(self, settings: Any) -> int:
         """How often a fit goes over the images at most: a measure of its cost."""
         return getattr(settings, "epochs", getattr(settings, "iterations", 1))

@@ -44,6 +44,7 @@ def regress(
     *,
     inverse_penalty: float,
     iterations: int,
+    start: tuple[Tensor, Tensor] | None = None,
     on_evaluation: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weight ``[D, C]`` and bias ``[C]`` of a penalised multinomial logistic regression.
@@ -56,6 +57,7 @@ def regress(
         labels: ``[n]`` int64, from 0 to C - 1.
         inverse_penalty: scikit-learn's C: the loss of an image, relative to half the squared norm of the weights.
         iterations: of L-BFGS, at most.
+        start: weight and bias to start at; 0 without. The minimum does not depend on it.
         on_evaluation: called whenever the loss has been worked out, once or twice an iteration.
     """
     rows = pad(features, (0, 1), value=1.0)
@@ -66,5 +68,8 @@ def regress(
             on_evaluation()
         return cross_entropy(rows @ weight, labels) + strength * weight.square().sum() / 2.0
 
-    weight = minimise(loss, rows.new_zeros(rows.shape[1], classes), iterations=iterations)
+    # At the start a class's gradient is of size 1 / C, so a fixed tolerance would end 1,000 classes before they begin.
+    tolerance = 1e-3 / max(classes, 10)
+    first = rows.new_zeros(rows.shape[1], classes) if start is None else torch.cat([start[0], start[1][None]])
+    weight = minimise(loss, first, iterations=iterations, tolerance=tolerance)
     return weight[:-1], weight[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count, product
 from typing import TYPE_CHECKING
 
 from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch
@@ -44,14 +45,16 @@ class Stacking(FewShotMethod):
         import torch
 
         from logitfusion.clip.heads import LinearHead
+        from logitfusion.clip.methods.progress import portion
 
-        held_out, seen = _held_out_logits(support, settings, seed)
+        held_out, seen, starts = _held_out_logits(support, settings, seed)
         weights = _weigh(held_out, support, seen, settings)
         zero_shot, *others = (float(weight) for weight in weights)
         parts = {"clip": zero_shot * support.scale * support.classifier, "auxiliary": None}
         bias = support.classifier.new_zeros(support.classes)
-        for branch, weight in zip(_branches(support), others, strict=True):
-            slope, constant = _probe(support, branch, settings)
+        for place, (branch, weight) in enumerate(zip(_branches(support), others, strict=True)):
+            with portion(1.0 + place / len(others), 1.0 / len(others), 2.0):
+                slope, constant = _probe(support, branch, settings, starts.get(branch))
             parts[branch] = weight * slope if parts[branch] is None else parts[branch] + weight * slope
             bias = bias + weight * constant
         names = ("zero_shot", *(f"{branch}_probe" for branch in _branches(support)))
@@ -67,12 +70,20 @@ def _branches(support: Support) -> tuple[str, ...]:
     return ("clip",) if support.auxiliary is None else ("clip", "auxiliary")
 
 
-def _probe(support: Support, branch: str, settings: Stacking.Settings) -> tuple[Tensor, Tensor]:
-    """Weight ``[D, C]`` and bias ``[C]``; an image is the mean of its views, made unit again."""
+def _probe(
+    support: Support, branch: str, settings: Stacking.Settings, start: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weight ``[D, C]`` and bias ``[C]``; an image is the mean of its views, made unit again.
+
+    Args:
+        start: a probe of other images, from which fewer iterations lead to the same one.
+    """
     from torch.nn.functional import normalize
 
+    from logitfusion.clip.methods.progress import tell
     from logitfusion.clip.methods.regression import regress
 
+    evaluations, expected = count(1), 1.25 * settings.iterations  # of the line search's steps too
     features = normalize(support.features(branch).mean(1), dim=-1)
     return regress(
         features,
@@ -80,25 +91,32 @@ def _probe(support: Support, branch: str, settings: Stacking.Settings) -> tuple[
         support.classes,
         inverse_penalty=settings.inverse_penalty,
         iterations=settings.iterations,
+        start=start,
+        on_evaluation=lambda: tell(min(next(evaluations), expected), expected),
     )
 
 
-def _held_out_logits(support: Support, settings: Stacking.Settings, seed: int) -> tuple[Tensor, Tensor]:
-    """Logits ``[P, n, C]`` of the parts, CLIP first, by probes that have not seen the image, and ``[n]``, of which
-    images there are such."""
+def _held_out_logits(
+    support: Support, settings: Stacking.Settings, seed: int
+) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    """Logits ``[P, n, C]`` of the parts, CLIP first, by probes that have not seen the image; ``[n]``, of which images
+    there are such; and the last of these probes by branch."""
     import torch
 
     from logitfusion.clip.fitting.selection import first_of_each, held_out_folds
+    from logitfusion.clip.methods.progress import portion
 
     fold = held_out_folds(support, settings.folds, seed)
     zero_shot = support.zero_shot()[:, 0]
     found = [zero_shot, *(torch.zeros_like(zero_shot) for _ in _branches(support))]
-    for number in range(int(fold.max()) + 1):
+    probes: dict[str, tuple[Tensor, Tensor]] = {}
+    folds, branches = int(fold.max()) + 1, _branches(support)
+    for number, (place, branch) in product(range(folds), enumerate(branches)):
         rest, part = support.at(fold != number), fold == number
-        for place, branch in enumerate(_branches(support), 1):
-            slope, constant = _probe(rest, branch, settings)
-            found[place][part] = support.features(branch)[part, 0] @ slope + constant
-    return torch.stack(found), (fold >= 0) & first_of_each(support)
+        with portion((number + place / len(branches)) / folds, 1.0 / len(branches) / folds, 2.0):
+            probes[branch] = slope, constant = _probe(rest, branch, settings)
+        found[place + 1][part] = support.features(branch)[part, 0] @ slope + constant
+    return torch.stack(found), (fold >= 0) & first_of_each(support), probes
 
 
 def _weigh(held_out: Tensor, support: Support, seen: Tensor, settings: Stacking.Settings) -> Tensor:

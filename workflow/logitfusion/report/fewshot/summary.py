@@ -27,9 +27,9 @@ def write_fewshot_summary(
         f" ({', '.join(map(str, track.seeds))}) at each number of shots; gains at {track.shots[-1]} shots are paired,"
         f" with {table.iloc[0]['confidence']:.0%} bootstrap intervals over test images and seeds."
         f" {describe_sizes(table)}; last step, one configuration for all sets and shots or cross-validation on the"
-        " support set; test images are read by the evaluation alone. ECE: expected calibration error. Oracle: the best"
-        " test epoch in place of the last, what choosing on test data would have reported. CLIP:"
-        f" {track.encoder}. Extra pre-training of the auxiliary, which CLIP's own rows do not use: {uses};"
+        " support set; test images are read by the evaluation alone. ECE: expected calibration error of the plain"
+        " softmax. Oracle: the best test epoch in place of the last, what choosing on test data would have reported."
+        f" CLIP: {track.encoder}. Extra pre-training of the auxiliary, which CLIP's own rows do not use: {uses};"
         f" methods that use it: {', '.join(track.assisted) or 'none'}. Run {describe_source(table)}."
     )
     write_tables("Few-shot CLIP: accuracy and gains", rows, note, html_path, markdown_path)

@@ -139,7 +139,15 @@ def _fewshot(facts: Facts, comparison: Comparison) -> Grid:
         ]
         columns.append((Column(f"over {other}", "higher", f"paired difference at {track.shots[-1]} shots"), cells))
     for metric, column, form in (
-        ("calibration_error", Column("ECE", "lower", "expected calibration error, 15 bins"), ".3f"),
+        (
+            "calibration_error",
+            Column(
+                "ECE",
+                "lower",
+                "expected calibration error of the plain softmax, which no temperature has calibrated; 15 bins",
+            ),
+            ".3f",
+        ),
         (
             "oracle_accuracy",
             Column("oracle", None, "the best test epoch in place of the last: what choosing on test data reports"),
