@@ -586,7 +586,7 @@ def test_lists_that_can_not_be_used_are_refused(
     ("more", "words"),
     [
         (["--head", "nowhere"], "nowhere is not there; correct --head"),
-        (["--head", "picture.png"], "not a readable safetensors file"),
+        (["--head", "picture.png"], "not a readable head file"),
         (["--images", "nowhere"], "no image or folder nowhere"),
         (["--images", "empty"], "has no images in it"),
         (["--images", "a\nb.png"], "line break"),
