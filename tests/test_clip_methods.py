@@ -469,7 +469,7 @@ def test_another_encoder_is_refused(given_hashes: dict[str, str], words: str, pr
     ("write", "words"),
     [
         (lambda path: None, "does not exist"),
-        (lambda path: path.write_bytes(b"no"), "not a readable safetensors"),
+        (lambda path: path.write_bytes(b"no"), "not a readable head"),
         (lambda path: save_file({"x": torch.zeros(1)}, path), "not of a few-shot head"),
         (lambda path: save_file({"x": torch.zeros(1)}, path, {"logitfusion": "{"}), "not of a few-shot head"),
         (lambda path: save_file({"x": torch.zeros(1)}, path, {"logitfusion": '{"version": 99}'}), "version 99"),

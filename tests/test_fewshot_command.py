@@ -598,7 +598,7 @@ def test_lists_that_can_not_be_used_are_refused(
     ("more", "words"),
     [
         (["--head", "nowhere"], "nowhere is not there; correct --head"),
-        (["--head", "picture.png"], "not a readable safetensors file"),
+        (["--head", "picture.png"], "not a readable head file"),
         (["--images", "nowhere"], "no image or folder nowhere"),
         (["--images", "empty"], "has no images in it"),
         (["--images", "a\nb.png"], "line break"),
@@ -713,3 +713,26 @@ def test_help_needs_no_torch() -> None:
         )
         assert option in printed.stdout
         assert printed.stdout.endswith("[]\n")
+
+
+def test_a_mistake_needs_no_torch(tmp_path: Path) -> None:
+    program = (
+        "import sys; from logitfusion.cli import main\n"
+        "print(main(['fewshot', *sys.argv[1:]]), {'torch', 'transformers', 'open_clip', 'timm'} & sys.modules.keys())"
+    )
+    for folder in ("clip", "images/full", "images/empty"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "images/full/1.png").write_bytes(b"")
+    (tmp_path / "clip/open_clip_config.json").touch()
+    (tmp_path / "head").touch()
+    fitting = ["fit", "--output", tmp_path / "new", "--method", "gda", "--clip", tmp_path / "clip", "--images"]
+    predicting = ["predict", "--head", tmp_path / "head", "--images"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}
+    for argv, words in (
+        ([*fitting, tmp_path / "images"], "images/empty has no images"),
+        ([*fitting, tmp_path / "gone"], "gone is not there"),
+        ([*predicting, tmp_path / "images/empty"], "images/empty has no images"),
+    ):
+        done = subprocess.run([sys.executable, "-c", program, *argv], env=environment, capture_output=True, text=True)
+        assert words in done.stderr
+        assert done.stdout == "1 set()\n"

@@ -6,8 +6,6 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from logitfusion.cli._fewshot_checks import check_fit, check_predict
-from logitfusion.cli._fewshot_images import read_to_learn, read_unlabelled
 from logitfusion.clip.features import BATCH_SIZE
 from logitfusion.clip.methods import DEFAULT_METHOD, METHODS
 
@@ -25,13 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     # A mistake is told before torch and the encoders' libraries are imported, which takes seconds.
+    # These read files and lists of images, with numpy, which --help does without.
+    checks, images = (import_module(f"logitfusion.cli._fewshot_{name}") for name in ("checks", "images"))
     match arguments.action:
         case "fit":
-            check_fit(arguments)
-            given = (read_to_learn(arguments),)
+            checks.check_fit(arguments)
+            given = (images.read_to_learn(arguments),)
         case "predict":
-            check_predict(arguments)
-            given = (None if arguments.score else read_unlabelled(arguments),)
+            checks.check_predict(arguments)
+            given = (None if arguments.score else images.read_unlabelled(arguments),)
         case _:
             given = ()
     import_module(f"logitfusion.cli.fewshot_{arguments.action}").run(arguments, *given)

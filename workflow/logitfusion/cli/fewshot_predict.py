@@ -118,7 +118,8 @@ def _entries(arguments: argparse.Namespace, header: dict[str, Any]) -> tuple[dic
     if clip is None:
         raise UserError(f"{arguments.head} has no record of its CLIP; give --clip.")
     if len(auxiliary) != needed:
-        raise UserError(f"{arguments.head} needs {needed} auxiliary encoders, not {len(auxiliary)}; give --auxiliary.")
+        mend = f"give --auxiliary {needed} of them" if needed else "leave --auxiliary out"
+        raise UserError(f"{arguments.head} needs {needed} auxiliary encoders, not {len(auxiliary)}; {mend}.")
     for entry, option in ((clip, "--clip"), *((entry, "--auxiliary") for entry in auxiliary)):
         if "path" in entry and not Path(entry["path"]).exists():
             raise UserError(f"{entry['path']} is not there any more; say with {option} where this encoder is now.")

@@ -96,7 +96,8 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f"{path} does not exist.") from None
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path} is not a readable safetensors file ({error}); delete {name_output(path)} and train again."
+            f"{path} is not a readable head file ({error}); give one that `fewshot` wrote. If it was one, delete"
+            f" {name_output(path)} and train again."
         ) from None
     try:
         header = json.loads(text or "null")
