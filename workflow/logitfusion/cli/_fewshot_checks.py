@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
 from logitfusion.cli._inputs import check_folder, check_output, check_outputs, check_text
 from logitfusion.cli._settings import parse_settings
+from logitfusion.clip.data.formats import why_no_image
 from logitfusion.clip.methods import METHODS
 from logitfusion.errors import UserError
 
@@ -40,6 +41,7 @@ def check_fit(arguments: argparse.Namespace) -> None:
             _check_file(option, file)
     _check_encoders(arguments)
     check_output(arguments.output)
+    _check_kept([arguments.output], {"--csv": arguments.csv, "--class-names": arguments.class_names})
 
 
 def check_predict(arguments: argparse.Namespace) -> None:
@@ -60,9 +62,12 @@ def check_predict(arguments: argparse.Namespace) -> None:
     if arguments.none_below is not None and not 0 <= arguments.none_below <= 1:
         raise UserError("--none-below is a probability from 0 to 1.")
     check_outputs(arguments.output, arguments.report)
+    outputs = [output for output in (arguments.output, arguments.report) if output is not None]
+    _check_kept(outputs, {"--head": arguments.head, "--csv": arguments.csv})
     if arguments.sort_into is not None:
         check_folder(arguments.sort_into)
         check_sorting(arguments.sort_into, arguments.images or ())
+        _check_apart(arguments.sort_into, [*outputs, *filter(None, [arguments.features])])
     elif arguments.copy:
         raise UserError("--copy says how to fill a folder; name one with --sort-into.")
 
@@ -72,6 +77,23 @@ def _check_file(option: str, file: Path) -> None:
         raise UserError(f"{file} is a folder, and {option} names a file.")
     if not file.exists():
         raise UserError(f"The file {file} is not there; correct {option}.")
+
+
+def _check_kept(outputs: Sequence[Path], inputs: Mapping[str, Path | None]) -> None:
+    """Refuse to write over what is read, or over a photo; ``inputs`` by their options."""
+    for output in outputs:
+        for option, file in inputs.items():
+            if file is not None and file.resolve() == output.resolve():
+                raise UserError(f"{output} is what {option} reads, and would be overwritten; name another file.")
+        if output.is_file() and why_no_image(output) is None:
+            raise UserError(f"{output} is an image, which would be overwritten; name another file.")
+
+
+def _check_apart(folder: Path, others: Sequence[Path]) -> None:
+    """Refuse other outputs in a folder that is to be filled with photos."""
+    for other in others:
+        if folder.resolve() in (other.resolve(), *other.resolve().parents):
+            raise UserError(f"{other} lies in {folder}, which --sort-into fills with photos alone; name another place.")
 
 
 def _check_encoders(arguments: argparse.Namespace) -> None:

@@ -82,10 +82,12 @@ def check_output(path: Path) -> None:
     """Refuse a place where no file can be written, before the work for it is done.
 
     Raises:
-        UserError: a folder is there, or a file where its folder should be.
+        UserError: a folder, a device or a pipe is there, or a file where its folder should be.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file to write.")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is a device or a pipe, which a file would take the place of; name another file.")
     check_folder(path.parent)
 
 

@@ -60,7 +60,7 @@ def sort_photos(answers: Sequence[Answer], files: Sequence[Path], folder: Path, 
         The class -> how many photos.
 
     Raises:
-        UserError: links can't be made there.
+        UserError: links can't be made there, or something came into the folder meanwhile.
     """
     names = _folder_names([answer.label for answer in answers if answer.error is None])
     counts = dict.fromkeys(names.values(), 0)
@@ -72,6 +72,8 @@ def sort_photos(answers: Sequence[Answer], files: Sequence[Path], folder: Path, 
                 (temporary / name).mkdir(exist_ok=True)
                 _place(file, _free(temporary / name, file), copy=copy)
                 counts[name] += 1
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty any more, and nothing is overwritten; name a new folder.")
     return counts
 
 
