@@ -134,6 +134,16 @@ def test_links_stay_inside_and_go_in_no_circle(tmp_path: Path) -> None:
     assert why.keys() == {"cat/deep/up", "away", "ant", "owl/same.png", "gone.png", ".store/yak/3.png"}
 
 
+def test_a_line_break_in_a_name_leaves_that_file_out_alone(tmp_path: Path) -> None:
+    for name in ("a.png", "b\nc.png", "d\ne/f.png"):
+        draw(tmp_path / name)
+    found = find_unlabelled(tmp_path)
+    assert [Path(row.path).name for row in found.rows] == ["a.png"]
+    (line,) = left_out_lines(found.left_out)
+    assert line.startswith("2 files not used (a line break")
+    assert "\n" not in line
+
+
 def test_loose_images_are_counted_and_splits_are_no_classes(tmp_path: Path) -> None:
     for name in ("a/1.png", "b/2.png", "loose.png", "b/n.txt"):
         draw(tmp_path / name) if name.endswith("png") else (tmp_path / name).touch()
@@ -186,6 +196,29 @@ def test_a_folder_of_another_spelling_is_scored_as_its_class(tmp_path: Path) -> 
     assert [row.label for row in sorted(scored.rows, key=lambda row: Path(row.path).name)] == [0, 1, 2]
     assert names_below(tmp_path, scored.left_out) == ["4.png"]
     assert "no class of this head" in refused(score_folder, tmp_path, [CAFE, "hot dog"])
+
+
+def test_two_folders_of_one_text_are_told_and_not_called_empty(tmp_path: Path) -> None:
+    for form in ("NFC", "NFD"):
+        draw(tmp_path / unicodedata.normalize(form, CAFE) / f"{form}.png")
+    message = refused(read_labelled_folder, tmp_path)
+    assert "one text" in message
+    assert "NFC.png" in message
+    assert "NFD.png" in message
+
+
+def test_the_folders_that_were_learnt_are_scored_as_what_they_were(tmp_path: Path) -> None:
+    """Their names may be other classes' names: ImageNet has two cranes."""
+    for name in ("bird/1.png", "crane/2.png", "Crane/3.png"):
+        draw(tmp_path / name)
+    classes, folders = ["crane", "machine", "origami"], ["bird", "crane", "Crane"]
+    scored = score_folder(tmp_path, classes, folders)
+    assert {Path(row.path).parent.name: row.label for row in scored.rows} == {"bird": 0, "crane": 1, "Crane": 2}
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\nbird/1.png,bird\ncrane/2.png,crane\n", encoding="utf-8")
+    assert [row.label for row in score_list(table, classes, folders).rows] == [0, 1]
+    table.write_text("path,label\nbird/1.png,crane\ncrane/2.png,machine\n", encoding="utf-8")
+    assert [row.label for row in score_list(table, classes, folders).rows] == [0, 1]
 
 
 def test_class_names_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
@@ -350,7 +383,7 @@ def test_odd_chunks_of_png_are_passed_over_and_broken_pixels_are_not(tmp_path: P
     path.write_bytes(content[:33] + odd + content[33:])
     assert np.array_equal(np.asarray(read_image(ImageRow("a", str(path), 0))), pixels)
     path.write_bytes(content[:33] + odd + content[33:-40])
-    with pytest.raises(Exception, match=r"truncated|Truncated|too large|cannot identify"):
+    with pytest.raises(Exception, match=r"truncated|Truncated|too large|broken"):
         read_image(ImageRow("a", str(path), 0))
 
 

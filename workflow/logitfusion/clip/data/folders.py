@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.data.dataset import PROMPT, DataSet, ImageRow, make_data, split_rows
 from logitfusion.clip.data.found import LOOSE, SYSTEM_FOLDERS, below, find_images, left_out_lines
-from logitfusion.clip.data.names import plain_name, read_names, text_key
+from logitfusion.clip.data.names import match_names, plain_name, read_names
 from logitfusion.errors import UserError
 
 LEARNT = frozenset({"train", "training"})
@@ -84,8 +83,8 @@ def class_folders(path: Path) -> list[str]:
 def list_images(path: Path, folders: Sequence[str], prefix: str = "") -> tuple[list[ImageRow], dict[str, str]]:
     """A row for each image file in the folders, which are the classes, and the files that are left out -> why.
 
-    Ids are paths below ``path``. A folder on the disk is the class that CLIP reads as the same text, unless one has
-    exactly its name.
+    Ids are paths below ``path``. A folder on the disk is the class that has its name, or else the one that CLIP reads
+    as the same text.
 
     Raises:
         UserError: a folder that is not a class, or a class without images.
@@ -117,12 +116,8 @@ def match_folders(path: Path, folders: Sequence[str]) -> dict[str, int]:
     Raises:
         UserError: one that is none of them.
     """
-    exact = {unicodedata.normalize("NFC", folder): label for label, folder in enumerate(folders)}
-    alike = {text_key(plain_name(folder)): label for label, folder in enumerate(folders)}
-    matched = {}
-    for folder in class_folders(path):
-        label = exact.get(unicodedata.normalize("NFC", folder), alike.get(text_key(plain_name(folder))))
+    matched = match_names(class_folders(path), folders)
+    for folder, label in matched.items():
         if label is None:
             raise UserError(f"The image folder {path} has a folder {folder!r}, which is none of the classes.")
-        matched[folder] = label
     return matched

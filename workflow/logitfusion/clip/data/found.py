@@ -12,6 +12,7 @@ from logitfusion.clip.data.formats import why_no_image
 
 HIDDEN = "hidden, for its name or its folder's begins with a dot"
 SYSTEM = "the system's or an archive's own, not the user's"
+LINE_BREAK = "a line break in its name or its folder's; rename it"
 LOOSE = "in no class folder"
 # Thumbnails and waste bins of NAS, macOS and Windows; compared in small letters.
 SYSTEM_FOLDERS = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information"})
@@ -58,10 +59,14 @@ def left_out_lines(left_out: Mapping[str, str], names: int = 3) -> list[str]:
     """A line for each reason, the commonest first: how many files it holds for, and the first ``names`` of them."""
     lines = []
     for reason, count in Counter(left_out.values()).most_common():
-        first = [path for path, why in left_out.items() if why == reason][:names]
+        first = [_show(path) for path, why in left_out.items() if why == reason][:names]
         more = f" and {count - len(first)} more" if count > len(first) else ""
         lines.append(f"{count} {'file' if count == 1 else 'files'} not used ({reason}): {', '.join(first)}{more}")
     return lines
+
+
+def _show(path: str) -> str:
+    return path if path.isprintable() else repr(path)  # a terminal obeys what can't be printed
 
 
 def below(left_out: Mapping[str, str], folder: Path) -> dict[str, str]:
@@ -146,4 +151,6 @@ def _why_by_name(entry: os.DirEntry[str]) -> str | None:
     name = entry.name.lower()
     if name in SYSTEM_FOLDERS or name in SYSTEM_FILES or name.startswith("._"):
         return SYSTEM
-    return HIDDEN if name.startswith(".") else None
+    if name.startswith("."):
+        return HIDDEN
+    return LINE_BREAK if "\n" in name else None

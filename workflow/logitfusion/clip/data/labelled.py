@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from logitfusion.clip.data.dataset import ImageRow, check_classes, check_images
 from logitfusion.clip.data.folders import class_folders, list_images, name_classes
 from logitfusion.clip.data.found import LOOSE, find_images, left_out_lines
 from logitfusion.clip.data.lists import Line, read_lines, row_of
-from logitfusion.clip.data.names import label_by_text, plain_name, text_key
+from logitfusion.clip.data.names import match_names, plain_name
 from logitfusion.errors import UserError
 
 
@@ -80,16 +80,14 @@ def score_folder(path: Path, classes: Sequence[str], folders: Sequence[str] = ()
     """
     if path.is_file():
         raise UserError(f"{path} is a file; to be scored, give folders with a folder for each class.")
-    class_folders(path)
-    label_of = label_by_text(classes, [plain_name(folder) for folder in folders])
+    label_of = _match_classes(class_folders(path), classes, folders)
     found = find_images(path)
     rows, left_out = [], dict(found.left_out)
     for file in found.images:
         folder, *inside = file.relative_to(path).parts
-        label = label_of.get(text_key(plain_name(folder)))
         if not inside:
             left_out[str(file)] = LOOSE
-        elif label is None:
+        elif (label := label_of[folder]) is None:
             raise UserError(f"{path / folder} is no class of this head; they are {_some(classes)}.")
         else:
             rows.append(ImageRow(str(file), str(file), label))
@@ -105,16 +103,27 @@ def score_list(path: Path, classes: Sequence[str], labels: Sequence[str] = ()) -
         UserError: no such list, a label that is no class, or nothing to score.
     """
     lines, left_out = _of_split(path, read_lines(path), "test")
-    label_of = label_by_text(classes, [plain_name(label) for label in labels])
-    unknown = [line for line in lines if text_key(plain_name(line.label)) not in label_of]
+    label_of = _match_classes({line.label for line in lines}, classes, labels)
+    unknown = [line for line in lines if label_of[line.label] is None]
     if unknown:
         raise UserError(
             f"The image list {path}, image {unknown[0].number}: {unknown[0].label!r} is no class of this head; they"
             f" are {_some(classes)}."
         )
-    rows = [row_of(line, path.parent, label_of[text_key(plain_name(line.label))], whole=True) for line in lines]
+    rows = [row_of(line, path.parent, label_of[line.label], whole=True) for line in lines]
     check_images(f"The image list {path}", rows)
     return Labelled(list(labels or classes), list(classes), rows, left_out)
+
+
+def _match_classes(names: Iterable[str], classes: Sequence[str], folders: Sequence[str]) -> dict[str, int | None]:
+    """What the images are filed under -> label, or None.
+
+    Where all are folders that the head learnt from, they mean those, even if a class has the name of another's folder.
+    """
+    own = match_names(names, folders)
+    if None not in own.values():
+        return own
+    return {name: own[name] if label is None else label for name, label in match_names(own, classes).items()}
 
 
 # To be answered without a score; every label is 0

@@ -46,6 +46,21 @@ def label_by_text(*spellings: Sequence[str]) -> dict[str, int]:
     return found
 
 
+def match_names(names: Iterable[str], known: Sequence[str]) -> dict[str, int | None]:
+    """Name -> its place in ``known``: of the one spelt so, else of one that CLIP reads as the same text, else None."""
+    tables = [
+        (spelling, {spelling(one): place for place, one in reversed(list(enumerate(known)))})
+        for spelling in (str, _composed, text_key)
+    ]
+    return {
+        name: next((table[key] for spell, table in tables if (key := spell(name)) in table), None) for name in names
+    }
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def read_names(path: str | Path) -> dict[str, str]:
     """A user's JSON object of folders (or labels) and the names that they have in prompts, in the labels' order.
 
