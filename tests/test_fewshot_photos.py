@@ -6,6 +6,7 @@ import base64
 import csv
 import gzip
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -16,6 +17,9 @@ from commands import refuse
 from tiny_encoders import COLOURS, write_clip, write_pictures
 
 from logitfusion import cli
+from logitfusion.cli._photo_outputs import sort_photos
+from logitfusion.clip.answers import Answer
+from logitfusion.errors import UserError
 from logitfusion.files import read_jsonl
 
 NEW = 4  # images of each class
@@ -115,6 +119,57 @@ def test_photos_are_sorted_by_answer_and_nothing_is_overwritten(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_what_is_read_or_written_besides_is_not_lost(
+    capsys: pytest.CaptureFixture[str], place: Path, new: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "photos.csv"
+    table.write_text(f"path,label\n{new / 'red/0.png'},red\n", encoding="utf-8")
+    os.mkfifo(tmp_path / "pipe")
+    head = shutil.copy(place / "head", tmp_path / "head")
+    predicting = ["fewshot", "predict", "--head", head]
+    fitting = ["fewshot", "fit", "--clip", place / "clip", "--method", "gda", "--csv", table, "--output"]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for argv, word in (
+        ([*predicting, "--csv", table, "--output", table], "--csv"),
+        ([*predicting, "--images", new, "--report", head], "--head"),
+        ([*predicting, "--images", new, "--output", new / "red/0.png"], "an image"),
+        ([*predicting, "--images", new, "--output", tmp_path / "pipe"], "a pipe"),
+        (
+            [*predicting, "--images", new, "--sort-into", tmp_path / "s", "--output", tmp_path / "s/a.csv"],
+            "--sort-into",
+        ),
+        ([*predicting, "--images", new, "--sort-into", tmp_path / "s", "--report", tmp_path / "s"], "--sort-into"),
+        ([*predicting, "--images", new, "--sort-into", tmp_path / "s", "--features", tmp_path / "s/f"], "--sort-into"),
+        ([*fitting, table], "--csv"),
+    ):
+        assert word in refuse(capsys, *argv)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_what_comes_into_the_folder_meanwhile_stays(tmp_path: Path) -> None:
+    photo, folder = tmp_path / "1.png", tmp_path / "sorted"
+    photo.write_bytes(b"a photo")
+    folder.mkdir()
+    (folder / "note.txt").write_text("of another program")
+    with pytest.raises(UserError, match="not empty any more"):
+        sort_photos([Answer("1.png", label="red")], [photo], folder, copy=True)
+    assert [path.name for path in folder.iterdir()] == ["note.txt"]
+
+
+def test_where_nothing_can_be_read_nothing_is_scored(
+    capsys: pytest.CaptureFixture[str], place: Path, new: Path, tmp_path: Path
+) -> None:
+    for path in new.rglob("*.png"):
+        path.write_bytes(b"no image")
+    printed, said = predict(capsys, place, "--images", new, "--score", "--report", tmp_path / "page.html", code=1)
+    assert "right" not in printed
+    assert said.splitlines()[-1].endswith("so that there are no answers.")
+    assert "0.png" not in said.splitlines()[-2].split("1.png")[1].split(";")[0]  # equal contents, each its own name
+    fit = ["fewshot", "fit", "--images", new, "--clip", place / "clip", "--output", tmp_path / "head"]
+    assert refuse(capsys, *fit).endswith("or raise --max-skipped.")
+
+
 def test_the_page_holds_every_photo_and_asks_for_nothing(
     capsys: pytest.CaptureFixture[str], place: Path, new: Path, tmp_path: Path
 ) -> None:
@@ -152,3 +207,16 @@ def test_without_labels_nothing_is_called_right(
     assert "label" not in table
     assert set(table["answer"]) == {-1}
     assert "right, gda" not in (tmp_path / "page.html").read_text()
+
+
+def test_names_that_are_no_unicode_keep_their_own_answers_and_pictures(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for byte, colour in ((b"\xfe", "red"), (b"\xff", "green")):
+        shutil.copy(place / "new" / colour / "0.png", os.fsencode(photos) + b"/" + byte + b".png")
+    predict(capsys, place, "--images", photos, "--report", tmp_path / "p.html", "--output", tmp_path / "a.jsonl")
+    assert len({row["path"] for row in read_jsonl(tmp_path / "a.jsonl")}) == 2
+    table = read_page(tmp_path / "p.html")["table"]
+    assert len(set(table["id"])) == len(set(table["picture"])) == 2

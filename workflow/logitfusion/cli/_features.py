@@ -8,8 +8,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from logitfusion.clip.data.dataset import ImageRow
+from logitfusion.clip.data.images import TooManyUnreadableError
 from logitfusion.clip.features.encode import Encoded, Split, encode_images
 from logitfusion.clip.features.views import Encoder
+from logitfusion.errors import UserError
 
 
 def encode_with_bar(
@@ -30,14 +32,17 @@ def encode_with_bar(
             bar.total = total
             bar.update(done - bar.n)
 
-        return encode_images(
-            rows,
-            encoders,
-            folder,
-            split=split,
-            views=views,
-            seed=seed,
-            batch_size=batch_size,
-            max_skipped=max_skipped,
-            progress=show,
-        )
+        try:
+            return encode_images(
+                rows,
+                encoders,
+                folder,
+                split=split,
+                views=views,
+                seed=seed,
+                batch_size=batch_size,
+                max_skipped=max_skipped,
+                progress=show,
+            )
+        except TooManyUnreadableError as error:
+            raise UserError(f"{error.fault}, or raise --max-skipped.") from error

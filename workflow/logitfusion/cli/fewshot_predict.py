@@ -87,7 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
     if len(encoded.skipped) > arguments.max_skipped * len(listed.rows):
         raise UserError(
             f"{len(encoded.skipped)} of {len(listed.rows)} images can't be read, more than the share"
-            f" {arguments.max_skipped:g} that --max-skipped allows; the others have their answers."
+            f" {arguments.max_skipped:g} that --max-skipped allows"
+            + ("; the others have their answers." if encoded.ids else ", so that there are no answers.")
         )
 
 
@@ -189,7 +190,7 @@ def _tell(predicted: Predicted, classes: Sequence[str]) -> Iterator[str]:
     yield from describe_duplicates(predicted.duplicates)
     if learnt := describe_learnt(predicted.answers):
         yield learnt
-    if predicted.truths is not None:
+    if predicted.truths is not None and answers:
         yield from _score(predicted, classes)
 
 

@@ -142,8 +142,8 @@ def describe_learnt(answers: Sequence[Answer]) -> str | None:
 
 
 def as_text(path: str) -> str:
-    """A path that can be written as Unicode, whatever its bytes."""
-    return os.fsencode(path).decode(errors="replace")
+    """A path that can be written as Unicode, whatever its bytes; two files never get one name."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _plain(auxiliary: Tensor | None) -> Tensor | None:

@@ -32,6 +32,18 @@ class UnreadableImageError(Exception):
     """One image can't be used; the message says why."""
 
 
+class TooManyUnreadableError(UserError):
+    """More images can't be used than are tolerated. The message names the config's key.
+
+    Attributes:
+        fault: the sentence without the key.
+    """
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(f"{fault}, or raise max_skipped.")
+        self.fault = fault
+
+
 def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS, side: int | None = None) -> Image.Image:
     """The image of a row in mode RGB, turned as its EXIF orientation says, on white where it is transparent.
 
@@ -51,6 +63,8 @@ def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS, side: int 
         return _read_file(Path(row.path), max_megapixels, side)
     except (UnreadableImageError, MemoryError):
         raise
+    except UnidentifiedImageError as error:  # names a file, and others may have the same content
+        raise UnreadableImageError("no image that can be read: broken, or of another format") from error
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
@@ -147,11 +161,11 @@ def check_skipped(skipped: dict[str, str], total: int, limit: float) -> None:
     """Refuse more skipped images (id -> why) than the share ``limit`` of ``total``.
 
     Raises:
-        UserError: these are too many; the first few are named.
+        TooManyUnreadableError: these are too many; the first few are named.
     """
     if len(skipped) > limit * total:
         first = "; ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:3])
-        raise UserError(
-            f"{len(skipped)} of {total} images can't be read, more than the share {limit:g} that max_skipped allows:"
-            f" {first}; repair or remove them, or raise max_skipped."
+        raise TooManyUnreadableError(
+            f"{len(skipped)} of {total} images can't be read, more than the share {limit:g} that is allowed: {first};"
+            " repair or remove them"
         )
