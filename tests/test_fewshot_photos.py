@@ -209,6 +209,21 @@ def test_without_labels_nothing_is_called_right(
     assert "right, gda" not in (tmp_path / "page.html").read_text()
 
 
+def test_a_closed_standard_output_and_no_threshold(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: Path, tmp_path: Path
+) -> None:
+    argv = ["--images", place / "new", place / "new/../new", "--output", tmp_path / "a.jsonl", "--none-below", 0]
+    (place / "new/note.txt").write_text("no image")
+    printed, said = predict(capsys, place, *argv)
+    assert 'There is no threshold, so no answer is "none of these".' in printed
+    assert said.count("note.txt") == 1
+    (place / "new/note.txt").unlink()
+    before = (tmp_path / "a.jsonl").read_bytes()
+    monkeypatch.setattr("sys.stdout", None)
+    predict(capsys, place, *argv)
+    assert (tmp_path / "a.jsonl").read_bytes() == before
+
+
 def test_names_that_are_no_unicode_keep_their_own_answers_and_pictures(
     capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
 ) -> None:

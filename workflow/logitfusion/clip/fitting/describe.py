@@ -67,7 +67,7 @@ def describe_calibration(calibration: Calibration) -> Iterator[str]:
     if calibration.threshold > 0:
         yield f'An answer less probable than {calibration.threshold:.2f} is given as "none of these".'
     else:
-        yield 'There are too few left-out images for a threshold, so no answer is "none of these".'
+        yield 'There is no threshold, so no answer is "none of these".'
 
 
 def _line(score: Score) -> str:
