@@ -224,6 +224,31 @@ def test_a_closed_standard_output_and_no_threshold(
     assert (tmp_path / "a.jsonl").read_bytes() == before
 
 
+def test_classes_that_nothing_is_known_of_are_told(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
+) -> None:
+    """The tiny CLIP's vocabulary has neither yak nor gnu."""
+    fit = ["fewshot", "fit", "--clip", place / "clip", "--method", "gda", "--views", 1, "--output", tmp_path / "head"]
+
+    def told(**folders: str) -> str:
+        root = tmp_path / "-".join(folders)
+        for name, kind in folders.items():
+            shutil.copytree(place / "train" / kind, root / name)
+        assert cli.main([str(part) for part in (*fit, "--images", root)]) == 0
+        printed = capsys.readouterr()
+        return printed.out + printed.err
+
+    assert "can't tell 2 classes from another class (gnu, yak)" in told(yak="red", gnu="green", blue="dark_blue")
+    for number in range(1, 5):
+        (place / f"train/red/{number}.png").rename(tmp_path / f"{number}.png")
+    said = told(red="red", green="green")
+    for number in range(1, 5):
+        (tmp_path / f"{number}.png").rename(place / f"train/red/{number}.png")
+    assert "could not be left out: 1 of 2 (red)" in said
+    assert "can't tell" not in said
+    assert "with one image only" not in told(red="red", green="green", blue="dark_blue")
+
+
 def test_names_that_are_no_unicode_keep_their_own_answers_and_pictures(
     capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
 ) -> None:
