@@ -155,6 +155,12 @@ def test_what_comes_into_the_folder_meanwhile_stays(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not empty any more"):
         sort_photos([Answer("1.png", label="red")], [photo], folder, copy=True)
     assert [path.name for path in folder.iterdir()] == ["note.txt"]
+    (folder / "note.txt").unlink()
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    sort_photos([Answer("1.png", label="red")], [photo], link, copy=True)
+    assert link.is_symlink()
+    assert (folder / "red/1.png").read_bytes() == b"a photo"
 
 
 def test_where_nothing_can_be_read_nothing_is_scored(

@@ -101,8 +101,8 @@ def describe_unjudged(support: Support, classes: Sequence[str]) -> Iterator[str]
     if 0 < len(single) < len(classes):
         some = ", ".join(single[:5]) + (" ..." if len(single) > 5 else "")
         yield (
-            f"Classes with one image only, which could not be left out: {len(single)} of {len(classes)} ({some}). Nothing"
-            " here says how well they are recognised."
+            f"Classes with one image only, which could not be left out: {len(single)} of {len(classes)} ({some})."
+            " Nothing here says how well they are recognised."
         )
 
 
