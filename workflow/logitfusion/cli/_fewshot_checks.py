@@ -9,7 +9,6 @@ from pathlib import Path
 from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
 from logitfusion.cli._inputs import check_folder, check_output, check_outputs, check_text
 from logitfusion.cli._settings import parse_settings
-from logitfusion.clip.data.formats import why_no_image
 from logitfusion.clip.methods import METHODS
 from logitfusion.errors import UserError
 
@@ -81,6 +80,8 @@ def _check_file(option: str, file: Path) -> None:
 
 def _check_kept(outputs: Sequence[Path], inputs: Mapping[str, Path | None]) -> None:
     """Refuse to write over what is read, or over a photo; ``inputs`` by their options."""
+    from logitfusion.clip.data.formats import why_no_image  # with numpy, which --help needs not
+
     for output in outputs:
         for option, file in inputs.items():
             if file is not None and file.resolve() == output.resolve():
