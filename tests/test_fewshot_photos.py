@@ -155,6 +155,12 @@ def test_what_comes_into_the_folder_meanwhile_stays(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not empty any more"):
         sort_photos([Answer("1.png", label="red")], [photo], folder, copy=True)
     assert [path.name for path in folder.iterdir()] == ["note.txt"]
+    (folder / "note.txt").unlink()
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    sort_photos([Answer("1.png", label="red")], [photo], link, copy=True)
+    assert link.is_symlink()
+    assert (folder / "red/1.png").read_bytes() == b"a photo"
 
 
 def test_where_nothing_can_be_read_nothing_is_scored(
@@ -207,6 +213,46 @@ def test_without_labels_nothing_is_called_right(
     assert "label" not in table
     assert set(table["answer"]) == {-1}
     assert "right, gda" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_closed_standard_output_and_no_threshold(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: Path, tmp_path: Path
+) -> None:
+    argv = ["--images", place / "new", place / "new/../new", "--output", tmp_path / "a.jsonl", "--none-below", 0]
+    (place / "new/note.txt").write_text("no image")
+    printed, said = predict(capsys, place, *argv)
+    assert 'There is no threshold, so no answer is "none of these".' in printed
+    assert said.count("note.txt") == 1
+    (place / "new/note.txt").unlink()
+    before = (tmp_path / "a.jsonl").read_bytes()
+    monkeypatch.setattr("sys.stdout", None)
+    predict(capsys, place, *argv)
+    assert (tmp_path / "a.jsonl").read_bytes() == before
+
+
+def test_classes_that_nothing_is_known_of_are_told(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
+) -> None:
+    """The tiny CLIP's vocabulary has neither yak nor gnu."""
+    fit = ["fewshot", "fit", "--clip", place / "clip", "--method", "gda", "--views", 1, "--output", tmp_path / "head"]
+
+    def told(**folders: str) -> str:
+        root = tmp_path / "-".join(folders)
+        for name, kind in folders.items():
+            shutil.copytree(place / "train" / kind, root / name)
+        assert cli.main([str(part) for part in (*fit, "--images", root)]) == 0
+        printed = capsys.readouterr()
+        return printed.out + printed.err
+
+    assert "can't tell 2 classes from another class (gnu, yak)" in told(yak="red", gnu="green", blue="dark_blue")
+    for number in range(1, 5):
+        (place / f"train/red/{number}.png").rename(tmp_path / f"{number}.png")
+    said = told(red="red", green="green")
+    for number in range(1, 5):
+        (tmp_path / f"{number}.png").rename(place / f"train/red/{number}.png")
+    assert "could not be left out: 1 of 2 (red)" in said
+    assert "can't tell" not in said
+    assert "with one image only" not in told(red="red", green="green", blue="dark_blue")
 
 
 def test_names_that_are_no_unicode_keep_their_own_answers_and_pictures(

@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # for terminals that don't know all characters
     try:
         _module(arguments.command).run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before the start: there is nobody to read
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -81,6 +81,8 @@ def _check_file(option: str, file: Path) -> None:
 
 def _check_kept(outputs: Sequence[Path], inputs: Mapping[str, Path | None]) -> None:
     """Refuse to write over what is read, or over a photo; ``inputs`` by their options."""
+    from logitfusion.clip.data.formats import why_no_image  # with numpy, which --help needs not
+
     for output in outputs:
         for option, file in inputs.items():
             if file is not None and file.resolve() == output.resolve():

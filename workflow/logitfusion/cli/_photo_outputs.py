@@ -53,7 +53,7 @@ def sort_photos(answers: Sequence[Answer], files: Sequence[Path], folder: Path, 
 
     Args:
         files: the photo of each answer.
-        folder: new, or empty.
+        folder: new, or empty; of a link to a folder, that one is filled.
         copy: make copies in place of links.
 
     Returns:
@@ -64,7 +64,7 @@ def sort_photos(answers: Sequence[Answer], files: Sequence[Path], folder: Path, 
     """
     names = _folder_names([answer.label for answer in answers if answer.error is None])
     counts = dict.fromkeys(names.values(), 0)
-    with whole(folder) as temporary:
+    with whole(folder.resolve()) as temporary:
         temporary.mkdir()
         for answer, file in zip(answers, files, strict=True):
             if answer.error is None:

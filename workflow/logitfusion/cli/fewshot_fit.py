@@ -28,7 +28,12 @@ from logitfusion.clip.data.support import make_support
 from logitfusion.clip.features.encode import Encoded
 from logitfusion.clip.fitting.calibrate import calibrate_clip, calibrate_head
 from logitfusion.clip.fitting.compare import CLIP_ALONE, Comparison, choose_methods, compare_methods
-from logitfusion.clip.fitting.describe import describe_calibration, describe_comparison
+from logitfusion.clip.fitting.describe import (
+    describe_alike,
+    describe_calibration,
+    describe_comparison,
+    describe_unjudged,
+)
 from logitfusion.clip.fitting.fit import fit_method
 from logitfusion.clip.head_file import save_head
 from logitfusion.clip.heads import Head, Support
@@ -67,6 +72,8 @@ def run(arguments: argparse.Namespace, found: Labelled) -> None:
         print(line, file=sys.stderr)
     counts = _count(encoded, classes)
     support = _support(encoded, encoders, classes, arguments.prompts)
+    for line in describe_alike(classes, support.classifier):
+        print(line, file=sys.stderr)
     started = time.monotonic()
     with fit_bar(f"fitting {arguments.method}"):
         head = _fit(arguments.method, support, settings, arguments.seed)
@@ -101,7 +108,11 @@ def run(arguments: argparse.Namespace, found: Labelled) -> None:
             "comparison": None if comparison is None else comparison.dump(),
         },
     )
-    for line in (*_words(comparison, head), *describe_calibration(calibration)):
+    for line in (
+        *_words(comparison, head),
+        *describe_calibration(calibration),
+        *describe_unjudged(support, classes),
+    ):
         print(line)
     print(f"Wrote {arguments.output} ({arguments.output.stat().st_size / 1000:,.1f} kB).")
 

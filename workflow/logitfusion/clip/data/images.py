@@ -65,6 +65,8 @@ def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS, side: int 
         raise
     except UnidentifiedImageError as error:  # names a file, and others may have the same content
         raise UnreadableImageError("no image that can be read: broken, or of another format") from error
+    except OSError as error:
+        raise UnreadableImageError((error.strerror or str(error)).lower()) from error
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 

@@ -168,8 +168,11 @@ def join_labelled(parts: Sequence[Labelled]) -> Labelled:
         if first.label != row.label:
             raise UserError(f"The image {row.path} is given with two labels.")
     check_images("What is given", rows.values())
-    left_out = {path: why for part in parts for path, why in part.left_out.items()}
-    return Labelled(parts[0].folders, parts[0].classes, list(rows.values()), left_out)
+    left_out: dict[str, tuple[str, str]] = {}
+    for path, why in (one for part in parts for one in part.left_out.items()):
+        if (place := os.path.abspath(path)) not in rows:  # noqa: PTH100
+            left_out.setdefault(place, (path, why))
+    return Labelled(parts[0].folders, parts[0].classes, list(rows.values()), dict(left_out.values()))
 
 
 def _plain_row(file: Path) -> ImageRow:

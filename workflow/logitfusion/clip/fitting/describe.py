@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from logitfusion.clip.calibration import Calibration
 from logitfusion.clip.fitting.compare import CLIP_ALONE, Comparison, Score
+from logitfusion.clip.heads import Support
+
+SAME_TEXT = 1e-6  # 1 minus the cosine of two texts that differ by rounding alone
 
 
 def describe_comparison(comparison: Comparison, fitted: str) -> Iterator[str]:
@@ -64,7 +71,36 @@ def describe_calibration(calibration: Calibration) -> Iterator[str]:
     if calibration.threshold > 0:
         yield f'An answer less probable than {calibration.threshold:.2f} is given as "none of these".'
     else:
-        yield 'There are too few left-out images for a threshold, so no answer is "none of these".'
+        yield 'There is no threshold, so no answer is "none of these".'
+
+
+def describe_alike(classes: Sequence[str], classifier: Tensor) -> Iterator[str]:
+    """A sentence if CLIP makes the same of several classes' prompts, whose words it doesn't know, say.
+
+    Args:
+        classifier: ``[D, C]``, a column a class.
+    """
+    texts = F.normalize(classifier.double(), dim=0)
+    alike = (texts.T @ texts).triu(1) > 1.0 - SAME_TEXT
+    if pairs := alike.nonzero().tolist():
+        named = sorted({label for pair in pairs for label in pair})
+        some = ", ".join(classes[label] for label in named[:5]) + (" ..." if len(named) > 5 else "")
+        yield (
+            f"CLIP's text encoder can't tell {len(named)} classes from another class ({some}): it does not know their"
+            " words, say. Give them words that it knows with --class-names; until then only the photos tell them apart."
+        )
+
+
+def describe_unjudged(support: Support, classes: Sequence[str]) -> Iterator[str]:
+    """A sentence if some classes, but not all, have a single image, which was left out of no fit."""
+    kinds = support.groups if support.groups is not None else torch.arange(len(support.labels))
+    single = [name for label, name in enumerate(classes) if len(kinds[support.labels == label].unique()) == 1]
+    if 0 < len(single) < len(classes):
+        some = ", ".join(single[:5]) + (" ..." if len(single) > 5 else "")
+        yield (
+            f"Classes with one image only, which could not be left out: {len(single)} of {len(classes)} ({some})."
+            " Nothing here says how well they are recognised."
+        )
 
 
 def _line(score: Score) -> str:
