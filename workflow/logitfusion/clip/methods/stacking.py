@@ -20,8 +20,8 @@ class Stacking(FewShotMethod):
     features, and q of one on the auxiliary's, if there is one. No part is taken on trust: the probes' logits of a
     support image come from a regression without it (``folds``), CLIP has seen none of them anyway. The weights have the
     least cross-entropy on these, and a normal prior on their logarithms, with means ``ln clip_prior`` for b and ``ln
-    prior`` for v and w. It decides as far as images don't. Where nothing can be held out, b alone is fitted and v and w are the
-    prior's. A weight is never negative and never exactly 0. The probes are then fitted to all images.
+    prior`` for v and w. It decides as far as images don't. Where nothing can be held out, b alone is fitted and v and w
+    are the prior's. A weight is never negative and never exactly 0. The probes are then fitted to all images.
     """
 
     class Settings(FewShotSettings):
