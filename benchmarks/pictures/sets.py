@@ -25,6 +25,7 @@ from logitfusion.fetch.archives import unpack_deb
 from logitfusion.fetch.debian import fetch_debian
 from logitfusion.fetch.npm import fetch_npm
 from logitfusion.fetch.pypi import download
+from logitfusion.files import whole
 
 ROOT = Path(__file__).parents[2]
 FETCHERS = {"tgz": fetch_npm, "deb": fetch_debian}
@@ -129,7 +130,9 @@ def read_set(name: str, entry: Mapping[str, Any], packages: Path, folder: Path, 
 
 def _read_trees(name: str, entry: Mapping[str, Any], packages: Path, folder: Path) -> DataSet:
     if not folder.exists():
-        unpack_deb(find_package(entry, "deb", packages), lambda member: member.endswith(".png"), folder)
+        with whole(folder) as temporary:
+            temporary.mkdir()
+            unpack_deb(find_package(entry, "deb", packages), lambda member: member.endswith(".png"), temporary)
     rows = [
         ImageRow(str(path.relative_to(folder)), str(path), label)
         for label, place in enumerate(entry["classes"].values())

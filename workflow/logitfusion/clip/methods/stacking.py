@@ -20,16 +20,18 @@ class Stacking(FewShotMethod):
     A logarithmic opinion pool, ``b s0 + v p + w q``: zero-shot logits s0, logits p of a logistic regression on CLIP's
     features, and q of one on the auxiliary's, if there is one. No part is taken on trust: the probes' logits of a
     support image come from a regression without it (``folds``), CLIP has seen none of them anyway. The weights have the
-    least cross-entropy on these, and a normal prior on their logarithms, with means ln 1 for b and ``ln prior`` for v
-    and w. It decides as far as images don't. Where nothing can be held out, b alone is fitted and v and w are the
-    prior's. A weight is never negative and never exactly 0. The probes are then fitted to all images.
+    least cross-entropy on these, and a normal prior on their logarithms, with means ``ln clip_prior`` for b and ``ln
+    prior`` for v and w. It decides as far as images don't. Where nothing can be held out, b alone is fitted and v and w
+    are the prior's. A weight is never negative and never exactly 0. The probes are then fitted to all images.
     """
 
     class Settings(FewShotSettings):
         """The settings of ``stacking``."""
 
+        clip_prior: Positive = 0.5
+        """Median of the prior of the weight of zero-shot CLIP; below 1, for a few images hardly tell a weak CLIP."""
         prior: Positive = 0.7
-        """Median of the prior of a probe's weight; CLIP's is 1."""
+        """Median of the prior of a probe's weight."""
         prior_strength: Positive = 1.0
         """Nats that a weight at e times its prior's median costs, beside the sum of the images' losses."""
         inverse_penalty: Positive = 31.6
@@ -129,7 +131,7 @@ def _weigh(held_out: Tensor, support: Support, seen: Tensor, settings: Stacking.
 
     usable, free = (seen, len(held_out)) if bool(seen.any()) else (first_of_each(support), 1)
     logits, labels = held_out[:free, usable].double(), support.labels[usable]
-    prior = torch.tensor([1.0] + [settings.prior] * (len(held_out) - 1), dtype=torch.float64).log()
+    prior = torch.tensor([settings.clip_prior] + [settings.prior] * (len(held_out) - 1), dtype=torch.float64).log()
 
     def loss(shift: Tensor) -> Tensor:
         weights = (prior[:free] + shift).exp().to(logits.device)
