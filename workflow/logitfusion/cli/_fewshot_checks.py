@@ -9,7 +9,6 @@ from pathlib import Path
 from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
 from logitfusion.cli._inputs import check_folder, check_output, check_outputs, check_text
 from logitfusion.cli._settings import parse_settings
-from logitfusion.clip.data.formats import why_no_image
 from logitfusion.clip.methods import METHODS
 from logitfusion.errors import UserError
 
