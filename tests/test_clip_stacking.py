@@ -23,7 +23,7 @@ from logitfusion.clip.methods.stacking import _held_out_logits
 
 SMALL = settings(max_examples=5, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10**6)
-PRIOR, STRENGTH, PENALTY = 0.7, 1.0, 31.6
+CLIP_PRIOR, PRIOR, STRENGTH, PENALTY = 0.5, 0.7, 1.0, 31.6
 
 
 def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -60,7 +60,7 @@ def scipy_stacking(support: Support, seed: int, clip: Tensor, auxiliary: Tensor)
             slope, constant = scipy_probe(rest.features(branch), rest.labels, support.classes)
             parts[place][part.numpy()] = support.features(branch)[part, 0].numpy() @ slope + constant
     held_out = np.stack(parts)[:, seen]
-    prior = np.log([1.0, PRIOR, PRIOR])
+    prior = np.log([CLIP_PRIOR, PRIOR, PRIOR])
 
     def objective(logarithms: np.ndarray) -> float:
         fused = np.tensordot(np.exp(logarithms), held_out, 1)

@@ -17,11 +17,17 @@ def find_in_folder(folder: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the folder holds none.
     """
-    folder = Path(folder)
+    return _find(Path(folder), passed=())
+
+
+def _find(folder: Path, passed: tuple[Path, ...]) -> dict[str, Any]:
+    """The same; ``passed`` are the folders whose entries led here."""
+    if folder.resolve() in passed:
+        raise UserError(f"{folder / ENTRY} leads back to itself; delete its folder and run again.")
     if (folder / "open_clip_config.json").is_file():
         return {"source": "built", "path": str(folder)}
     if (folder / ENTRY).is_file():  # nothing but where its weights are
-        return _follow(folder / ENTRY)
+        return _follow(folder / ENTRY, (*passed, folder.resolve()))
     kind = _model_type(folder)
     if kind == "clip":
         return {"source": "transformers", "path": str(folder)}
@@ -36,17 +42,15 @@ def find_in_folder(folder: str | Path) -> dict[str, Any]:
     )
 
 
-def _follow(file: Path) -> dict[str, Any]:
-    """What a run's folder names: weights, or the folder of a CLIP that is no such folder itself."""
+def _follow(file: Path, passed: tuple[Path, ...]) -> dict[str, Any]:
+    """What a run's folder names: weights, or the folder of a CLIP."""
     entry = read_json(file)
     if not isinstance(entry, dict) or not isinstance(entry.get("source"), str):
         raise UserError(f"{file} does not say where a CLIP is; delete its folder and run again.")
     place = Path(str(entry.get("path", "")))
     if entry["source"] != "path" or not place.is_dir():
         return entry
-    if (place / ENTRY).is_file() and not (place / "open_clip_config.json").is_file():
-        raise UserError(f"{file} leads to another of its kind, in {place}; delete its folder and run again.")
-    return find_in_folder(place)
+    return _find(place, passed)
 
 
 def _model_type(folder: Path) -> str | None:
