@@ -51,7 +51,7 @@ class AMUSettings(AdamWSettings.having(epochs=50, batch=8)):
     spread: Literal["sample", "mixed"] = "sample"
     """What divides an image's outputs: their own spread; mixed: with two classes the support's, with many their own."""
     counts: Literal["own", "mean"] = "own"
-    """What a class's sum of features is divided by at the start: its own images, or (released code) the classes' mean."""
+    """What a class's sum of features is divided by at first: its own images, or (released code) the classes' mean."""
 
 
 class AMU(FewShotMethod):
