@@ -68,7 +68,7 @@ fault-test: setup ## what a killed, broken, cut-off or crowded run does: minutes
 	@$(RUN) python -m pytest tests/faults -m fault -rs
 
 paper-test: setup ## every config of config/paper, small, to its report, on a stand-in of the hub: minutes
-	@$(RUN) python -m pytest tests/papers tests/test_benchmarks.py -m paper -rs
+	@$(RUN) OMP_NUM_THREADS=1 python -m pytest tests/papers tests/test_benchmarks.py -m paper -rs --numprocesses $(WORKERS)
 
 bench-fusion: setup ## fused decoding against the large model alone and a naive loop: results/bench/fusion.md
 	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/models/large results/demo/models/small results/demo/experts/common_knowledge results/demo/tasks/common_knowledge/validation.jsonl
