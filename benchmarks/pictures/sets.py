@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +72,7 @@ class PictureSet:
         supports = {}
         for key, full in self.supports.items():
             part = full.at(place[full.labels] >= 0)
-            supports[key] = Support(
-                part.clip,
-                part.auxiliary,
-                place[part.labels],
-                full.classifier[:, labels],
-                full.scale,
-                part.groups,
-            )
+            supports[key] = replace(part, labels=place[part.labels], classifier=full.classifier[:, labels])
         return PictureSet(
             f"{self.name}: {name}",
             self.chosen_on,

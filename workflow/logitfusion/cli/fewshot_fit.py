@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -56,20 +57,8 @@ def run(arguments: argparse.Namespace, found: Labelled) -> None:
     use_threads()
     encoders = load_encoders(entries["clip"], entries["auxiliary"])
     started = time.monotonic()
-    encoded = encode_with_bar(
-        rows,
-        encoders.by_role(),
-        arguments.features,
-        split="support",
-        views=arguments.views,
-        seed=arguments.seed,
-        batch_size=arguments.batch_size,
-        max_skipped=arguments.max_skipped,
-    )
+    encoded = _encode(rows, encoders, arguments)
     encoded_in = time.monotonic() - started
-    print_skipped(encoded.skipped, len(rows))
-    for line in describe_duplicates(find_duplicates(encoded.ids, encoded.digests, encoded.labels.tolist())):
-        print(line, file=sys.stderr)
     counts = _count(encoded, classes)
     support = _support(encoded, encoders, classes, arguments.prompts)
     for line in describe_alike(classes, support.classifier):
@@ -93,15 +82,10 @@ def run(arguments: argparse.Namespace, found: Labelled) -> None:
         class_names=classes,
         encoders=encoders.fingerprints(),
         metadata={
+            **_origin(arguments, encoders),
             "folders": found.folders,
-            "prompts": arguments.prompts,
             "entries": entries,
-            "transforms": {role: encoder.transform for role, encoder in encoders.by_role().items()},
-            "shots": arguments.shots,
             "counts": counts,
-            "seed": arguments.seed,
-            "views": arguments.views,
-            "versions": {"logitfusion": __version__, **{name: version(name) for name in LIBRARIES}},
             "digests": encoded.digests,
             "calibration": calibration.dump(),
             "clip_calibration": calibrate_clip(support).dump(),
@@ -118,6 +102,36 @@ def run(arguments: argparse.Namespace, found: Labelled) -> None:
 
 
 LIBRARIES = ("open_clip_torch", "pillow", "timm", "torch", "torchvision")
+
+
+def _origin(arguments: argparse.Namespace, encoders: Encoders) -> dict[str, Any]:
+    """What a head file keeps of how it was asked for, and of what it was made with."""
+    return {
+        "prompts": arguments.prompts,
+        "transforms": {role: encoder.transform for role, encoder in encoders.by_role().items()},
+        "shots": arguments.shots,
+        "seed": arguments.seed,
+        "views": arguments.views,
+        "versions": {"logitfusion": __version__, **{name: version(name) for name in LIBRARIES}},
+    }
+
+
+def _encode(rows: list[ImageRow], encoders: Encoders, arguments: argparse.Namespace) -> Encoded:
+    """The features; images that can't be read, and copies, are told."""
+    encoded = encode_with_bar(
+        rows,
+        encoders.by_role(),
+        arguments.features,
+        split="support",
+        views=arguments.views,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        max_skipped=arguments.max_skipped,
+    )
+    print_skipped(encoded.skipped, len(rows))
+    for line in describe_duplicates(find_duplicates(encoded.ids, encoded.digests, encoded.labels.tolist())):
+        print(line, file=sys.stderr)
+    return encoded
 
 
 def _draw(pool: list[ImageRow], classes: list[str], arguments: argparse.Namespace) -> list[ImageRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -88,15 +89,7 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     doubt = 1.0 / (count + 1)
     targets = torch.full_like(logits, doubt / classes)
     targets[torch.arange(count), labels] += 1.0 - doubt
-    spread = float(logits.square().mean().sqrt())
-    if spread == 0.0:
-        return 1.0
-    low, high = _RANGE
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2.0
-        expected = (math.exp(middle) / spread * logits).softmax(-1)
-        low, high = (low, middle) if float(((expected - targets) * logits).sum()) > 0.0 else (middle, high)
-    return spread / math.exp(low)
+    return _halve_in(logits, lambda expected: float(((expected - targets) * logits).sum()) > 0.0)
 
 
 def matching_temperature(logits: Tensor, confidence: float) -> float:
@@ -104,15 +97,18 @@ def matching_temperature(logits: Tensor, confidence: float) -> float:
 
     The mean falls from 1 to 1 / C as the temperature grows; a confidence that is no more than 1 / C gets all but that.
     """
-    logits = logits.double()
+    return _halve_in(logits.double(), lambda found: float(found.amax(-1).mean()) > confidence)
+
+
+def _halve_in(logits: Tensor, too_sharp: Callable[[Tensor], bool]) -> float:
+    """The temperature between those whose probabilities are too sharp and those whose are not; 1 for equal logits."""
     spread = float((logits - logits.mean(-1, keepdim=True)).square().mean().sqrt())
     if spread == 0.0:
         return 1.0
     low, high = _RANGE
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
-        found = float((math.exp(middle) / spread * logits).softmax(-1).amax(-1).mean())
-        low, high = (low, middle) if found > confidence else (middle, high)
+        low, high = (low, middle) if too_sharp((math.exp(middle) / spread * logits).softmax(-1)) else (middle, high)
     return spread / math.exp(low)
 
 

@@ -70,6 +70,11 @@ class Support:
         """``[n, views, D]`` of ``"clip"`` or ``"auxiliary"``; a ``UserError`` where there are no auxiliary ones."""
         return _present(self.clip if branch == "clip" else self.auxiliary)
 
+    @property
+    def plain(self) -> tuple[Tensor, Tensor | None]:
+        """The plain view's features, ``[n, D]`` and ``[n, D_aux]`` (or None): what a head's ``logits`` reads."""
+        return self.clip[:, 0], None if self.auxiliary is None else self.auxiliary[:, 0]
+
     def zero_shot(self) -> Tensor:
         """Zero-shot logits of every view, ``[n, views, C]``."""
         return self.clip @ (self.scale * self.classifier)

@@ -22,11 +22,8 @@ def calibrate_head(head: Head, support: Support, *, seed: int) -> Calibration:
     found = left_out_logits(head.method, support, settings | {"selection": "fixed"}, seed=seed)
     if bool(found.predicted.any()):
         return fit_calibration(found.logits[found.predicted], support.labels[found.predicted])
-    auxiliary = None if support.auxiliary is None else support.auxiliary[:, 0]
     right = int((support.zero_shot()[:, 0].argmax(-1) == support.labels).sum())
-    return Calibration(
-        matching_temperature(head.logits(support.clip[:, 0], auxiliary), (right + 1) / (len(support.labels) + 2))
-    )
+    return Calibration(matching_temperature(head.logits(*support.plain), (right + 1) / (len(support.labels) + 2)))
 
 
 def calibrate_clip(support: Support) -> Calibration:

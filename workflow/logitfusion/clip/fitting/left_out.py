@@ -48,7 +48,5 @@ def left_out_logits(name: str, support: Support, settings: Settings = None, *, f
     for number in range(folds):
         with portion(number, 1, folds):
             head = fit_method(name, support.at(fold != number), settings, seed=seed)
-        part = support.at(fold == number)
-        auxiliary = None if part.auxiliary is None else part.auxiliary[:, 0]
-        logits[fold == number] = head.logits(part.clip[:, 0], auxiliary).to(logits.dtype)
+        logits[fold == number] = head.logits(*support.at(fold == number).plain).to(logits.dtype)
     return LeftOut(logits, (fold >= 0) & first_of_each(support))

@@ -100,10 +100,9 @@ def cross_validate(
     folds = int(fold.max()) + 1
     for held_out in range(folds):
         rest, test = support.at(fold != held_out), support.at(fold == held_out)
-        auxiliary = None if test.auxiliary is None else test.auxiliary[:, 0]
         with portion(held_out, 1, folds):
             heads = fit(rest, candidates)
-        logits.append(torch.stack([head.logits(test.clip[:, 0], auxiliary) for head in heads]))
+        logits.append(torch.stack([head.logits(*test.plain) for head in heads]))
         labels.append(test.labels)
     return calibrated_loss(torch.cat(logits, 1), torch.cat(labels)) if logits else None
 
