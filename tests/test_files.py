@@ -175,7 +175,7 @@ def test_a_disk_that_fills_up_while_renaming_is_told(tmp_path: Path, monkeypatch
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr("logitfusion.files.os.replace", refuse)
+    monkeypatch.setattr("logitfusion.files.writing.os.replace", refuse)
     with pytest.raises(UserError, match="no space left"):
         write_text(tmp_path / "file", "new")
     assert names(tmp_path) == []
