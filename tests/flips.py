@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pytest
+
 from logitfusion.errors import UserError
 
 
@@ -22,12 +24,9 @@ def refuses_every_flip(path: Path, read: Callable[[], object], bits: Iterable[in
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        try:
+        with pytest.raises(UserError) as refused:
             read()
-        except UserError as error:
-            assert str(path) in str(error), bit
-            assert "\n" not in str(error), bit
-        else:
-            raise AssertionError(f"bit {bit} of {path.name} was flipped unnoticed")
+        assert path.name in str(refused.value), bit
+        assert "\n" not in str(refused.value), bit
     path.write_bytes(content)
     read()
