@@ -8,7 +8,18 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.packages import DebianPackage, NpmPackage, Package
-from logitfusion.config.section import Count, PositiveShare, Prompt, Section, Sha256, Some, Text, Whole, one_of, text
+from logitfusion.config.section import (
+    Count,
+    PositiveShare,
+    Prompt,
+    Section,
+    Seed,
+    Sha256,
+    Some,
+    Text,
+    one_of,
+    text,
+)
 
 DataPackage = text(
     r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+~-]*\Z|^(?!.*==)[^{}\x00-\x1f]+\.(tgz|deb)\Z",
@@ -26,7 +37,7 @@ class _DataSet(Section):
 
     test_images: Count | None = None
     """At most so many test images, drawn by seed."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Of the split and of what test_images draws."""
     prompts: Some[Prompt] | None = None
     """Sentences with {} for the class; the set's own when left out. A shifted set is asked with those of its origin."""

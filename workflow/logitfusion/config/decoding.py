@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from logitfusion.config.section import BatchSize, Listed, NonNegative, PositiveShare, Section, Whole
+from logitfusion.config.section import BatchSize, Listed, NonNegative, PositiveShare, Section, Seed, Whole
 
 
 def _list_texts(value: Any) -> Any:
@@ -32,7 +32,7 @@ class TaskDecoding(Section):
     """Prompts (or pairs that are scored) computed together; auto halves it where the memory is used up."""
     speculative: bool = False
     """An expert drafts, the other models verify: greedy texts are the same, in fewer passes of the large model."""
-    seed: Whole | None = None
+    seed: Seed | None = None
     """Of the draws, prompt number i draws with seed + i; left out, a config's top-level seed, else a random one."""
 
 

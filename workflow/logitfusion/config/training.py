@@ -11,13 +11,23 @@ from pydantic_core import PydanticCustomError
 
 from logitfusion.config.loading import Attention
 from logitfusion.config.prompting import TextFormat
-from logitfusion.config.section import Count, NonNegative, Positive, PositiveShare, Section, Whole
+from logitfusion.config.section import (
+    Batch,
+    Count,
+    Gpus,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Section,
+    Seed,
+    Tokens,
+)
 
 
 class LoRA(Section):
     """Low-rank adapters on every linear layer of the decoder (Hu et al. 2021, arXiv 2106.09685)."""
 
-    rank: Count = 64
+    rank: Annotated[int, Field(ge=1, le=65536)] = 64
     """Rank of the update of each matrix."""
     alpha: Positive = 128.0
     """The update is multiplied by alpha / rank."""
@@ -30,11 +40,11 @@ class Training(TextFormat):
 
     steps: Count | None = 100
     """Optimiser steps; null where epochs are given."""
-    epochs: Positive | None = None
+    epochs: Annotated[Positive, Field(le=1e6)] | None = None
     """Passes over the training text, instead of steps; 0.5 is half of it."""
-    batch_size: Count = 32
+    batch_size: Batch = 32
     """Sequences of an optimiser step."""
-    micro_batch: Count = 16
+    micro_batch: Batch = 16
     """At most this many sequences in one forward pass; gradients are accumulated up to batch_size.
 
     Texts of like length are read together, so another number also mixes the texts of a step otherwise."""
@@ -42,7 +52,7 @@ class Training(TextFormat):
     """Peak of the learning rate."""
     weight_decay: NonNegative = 0.0
     """AdamW's weight decay."""
-    max_tokens: Annotated[int, Field(ge=8)] = 512
+    max_tokens: Tokens = 512
     """Longer sequences are cut, from the left (tokens)."""
     checkpoint_minutes: Positive = 5.0
     """Time between checkpoints (minutes)."""
@@ -50,7 +60,7 @@ class Training(TextFormat):
     """Of the products while training; auto is bf16 where the machine has it. Weights that are trained stay fp32."""
     attention: Attention = "auto"
     """How attention is computed while training; auto is sdpa where the architecture has it, else eager."""
-    processes: Count = 1
+    processes: Gpus = 1
     """Processes of the training, a GPU each, which share every batch."""
     sharded: bool = False
     """Part weights, gradients and the optimiser's state among the processes (FSDP2), instead of a copy in each."""
@@ -125,7 +135,7 @@ class Adaptation(Section):
 class Recipe(Training):
     """How one model is trained."""
 
-    seed: Whole | None = None
+    seed: Seed | None = None
     """Order of the data and any random initial values; the top-level seed when left out."""
 
 
@@ -136,7 +146,7 @@ class HealRecipe(Recipe):
     """Optimiser steps; null where epochs are given."""
     learning_rate: Positive = 1e-3
     """Peak of the learning rate."""
-    max_tokens: Annotated[int, Field(ge=8)] = 128
+    max_tokens: Tokens = 128
     """Longer sequences are cut, from the left (tokens)."""
     logit_share: PositiveShare = 0.2
     """Share of the positions where logits are compared, besides the hidden states everywhere."""
