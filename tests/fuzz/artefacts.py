@@ -63,9 +63,7 @@ def _write_data(path: Path) -> None:
 
 ARTEFACTS = {
     "head": Artefact(_write_head, load_head),
-    "features": Artefact(
-        _write_features, lambda path: (read_facts(path), read_tensors(path, ["features", "labels"]))
-    ),
+    "features": Artefact(_write_features, lambda path: (read_facts(path), read_tensors(path, ["features", "labels"]))),
     "classifier": Artefact(
         lambda path: write_classifier(path, torch.eye(3), {"classes": CLASSES, "scale": 100.0, "prompts": ["{}"]}),
         lambda path: read_classifier(path.parent),

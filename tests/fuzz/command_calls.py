@@ -19,7 +19,7 @@ from logitfusion.errors import UserError
 ROOT = Path(__file__).parents[2]
 
 
-class BrokenCommand(Exception):
+class CommandError(Exception):
     """The command ended in another way than by its answer or by one sentence as its last line."""
 
 
@@ -28,7 +28,7 @@ def call(argv: Sequence[object], stdin: bytes = b"") -> str:
 
     Raises:
         UserError: its last line is a sentence.
-        BrokenCommand: it ended in no such way.
+        CommandError: it ended in no such way.
     """
     out, errors = io.StringIO(), io.StringIO()
     given = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
@@ -56,14 +56,14 @@ def spawn(argv: Sequence[object], stdin: bytes = b"", seconds: float = 60.0) -> 
 def _answer(code: Any, out: str, errors: str) -> str:
     last = errors.rstrip("\n").rpartition("\n")[2]
     if "Traceback (most recent call last)" in errors:
-        raise BrokenCommand(f"a traceback: {last}")
+        raise CommandError(f"a traceback: {last}")
     if code == 0:
         return out
     if code == 1 and last.startswith("logitfusion: "):
         raise UserError(last.removeprefix("logitfusion: "))
     if code == 2 and ": error: " in last:
         raise UserError(f"{last.partition(': error: ')[2].rstrip('.')}.")
-    raise BrokenCommand(f"exit code {code}, last line {last!r}")
+    raise CommandError(f"exit code {code}, last line {last!r}")
 
 
 def is_strict_json(text: str) -> bool:

@@ -12,12 +12,20 @@ from tiny_encoders import COLOURS, write_clip, write_image_tower, write_pictures
 from logitfusion.cli import make_parser
 from logitfusion.files import write_jsonl
 
+# A config of as few jobs as there can be.
+SMALL = """run: small
+models: {large: {source: random, hidden_size: 16}}
+tasks: {sums: {harness: sums, validation: 2, test: 2}}
+fusion: {large: large, methods: {large: {model: large}}}
+"""
+
 
 def write_inputs(folder: Path) -> None:
     """Files that the command lines name, but for models."""
     write_jsonl(folder / "pairs.jsonl", [{"context": "a", "continuation": "b"}])
     write_jsonl(folder / "prompts.jsonl", [{"prompt": "a"}, {"prompt": "b c"}])
     write_jsonl(folder / "texts.jsonl", [{"prompt": "a", "response": "b c"}])
+    (folder / "small.yaml").write_text(SMALL)
     (folder / "names.json").write_text(json.dumps({"red": "red", "green": "green"}))
 
 
@@ -42,6 +50,9 @@ def command_lines(folder: Path, models: dict[str, Path]) -> dict[str, list[str]]
         "distill-cache": [*texts, "--k", 3],
         "fewshot fit": ["--images", images, *encoders, *quick, "--output", head],
         "fewshot predict": ["--images", images / "red", *encoders, "--head", head],
+        "init": ["--output", folder / "mine.yaml", "mine"],
+        "plan": ["--gpu", "none", folder / "small.yaml"],
+        "materialise": [models["base"]],
     }
     return {name: [*name.split(), *map(str, words)] for name, words in lines.items()}
 

@@ -91,7 +91,8 @@ def _judge_error(error: Exception, refusals: tuple[type[Exception], ...]) -> tup
 
 def is_sentence(text: str) -> bool:
     """Whether it is one line that people can read to its end."""
-    return text == text.strip() and len(text.splitlines()) == 1 and text[-1] in ".?" and text.isprintable()
+    shown = text.encode(errors="backslashreplace").decode()  # as the standard error does
+    return text == text.strip() and len(text.splitlines()) == 1 and text[-1] in ".?" and shown.isprintable()
 
 
 def judge_all(cases: Iterable[Case], seconds: float = SECONDS) -> list[Judged]:

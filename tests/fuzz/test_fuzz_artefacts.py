@@ -37,9 +37,7 @@ def test_a_damaged_artefact(kind: str, inputs: int, tmp_path: Path, watch: Watch
 
 @inputs(6, 200)
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "record.json", "tokenizer.json"])
-def test_a_damaged_model(
-    name: str, inputs: int, tiny_models: dict[str, Path], tmp_path: Path, watch: Watch
-) -> None:
+def test_a_damaged_model(name: str, inputs: int, tiny_models: dict[str, Path], tmp_path: Path, watch: Watch) -> None:
     folder = copy_model(tiny_models["base"], tmp_path / "model")
 
     def read() -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -30,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]
 
 
 def is_answer(printed: str) -> bool:
-    """Lines of JSON that any program reads, none of them an empty text; or other words, without numbers that are none."""
+    """Lines of JSON that any program reads, with no empty text; or other words, and no numbers that are none."""
     if printed.startswith("{"):
         return is_strict_json(printed) and '"tokens": 0' not in printed
     return not any(word in printed.lower().split() for word in ("nan", "inf", "-inf"))
@@ -46,17 +47,18 @@ def numeric_options(command: str) -> list[str]:
 
 
 def cases(command: str, line: list[str], folder: Path, inputs: int, run: Callable[..., str]) -> Iterator[Case]:
-    """Each option with each number of the list in turn, then with drawn ones."""
+    """Each option with each number of the list, in an order of their own, then with drawn ones."""
 
     def answer(words: list[str]) -> str:
         shutil.rmtree(folder / "cache", ignore_errors=True)
         return run([*line, *words])
 
     options = numeric_options(command)
+    pairs = list(product(options, WRITTEN))
+    Random(command).shuffle(pairs)
     for number in range(inputs):
         draw = Random(f"{command} {number}")
-        option = options[number % len(options)]
-        value = WRITTEN[number // len(options)] if number < len(options) * len(WRITTEN) else draw_written(draw)
+        option, value = pairs[number] if number < len(pairs) else (draw.choice(options), draw_written(draw))
         words = [f"{option}={value}"] if draw.random() < 0.5 else [option, value]
         yield Case(f"{command} {words}", lambda words=words: answer(words), is_answer)
 
