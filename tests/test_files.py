@@ -61,7 +61,8 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path: Path) -> 
     with whole(target) as temporary:
         temporary.write_text("new")
         assert not target.exists()
-        assert temporary.parent == target.parent
+        assert temporary.name == target.name
+        assert temporary.parent.parent == target.parent
     assert target.read_text() == "new"
     assert names(target.parent) == ["file"]
 
