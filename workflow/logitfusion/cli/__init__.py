@@ -42,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code: 0, 1 for bad input (2 for a command line that argparse refuses), 130 for Ctrl-C, 141 where the
         reader of a pipe has gone.
     """
-    arguments = make_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals that don't know all characters
     try:
+        arguments = make_parser().parse_args(argv)
         _module(arguments.command).run(arguments)
         if sys.stdout is not None:  # closed before the start: there is nobody to read
             sys.stdout.flush()
