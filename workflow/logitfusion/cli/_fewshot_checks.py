@@ -20,10 +20,6 @@ def check_fit(arguments: argparse.Namespace) -> None:
         UserError: names the option that can't be used, or the file that is not there.
     """
     settings = parse_settings(arguments.method, arguments.set)
-    if arguments.views < 1 or (arguments.shots is not None and arguments.shots < 1):
-        raise UserError("--views and --shots are at least 1.")
-    if not 0 <= arguments.seed < 2**63:
-        raise UserError("--seed is a number from 0 to 2^63 - 1.")
     needed = METHODS[arguments.method].reads_auxiliary(settings)
     if needed and not arguments.auxiliary:
         raise UserError(f"{arguments.method} corrects CLIP with another encoder; name one with --auxiliary.")
@@ -49,8 +45,6 @@ def check_predict(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: names the option that can't be used, or the file that is not there.
     """
-    if arguments.top < 1:
-        raise UserError("--top is at least 1.")
     _check_file("--head", arguments.head)
     for place in arguments.images or ():
         if not place.exists():
@@ -58,8 +52,6 @@ def check_predict(arguments: argparse.Namespace) -> None:
     if arguments.csv is not None:
         _check_file("--csv", arguments.csv)
     _check_encoders(arguments)
-    if arguments.none_below is not None and not 0 <= arguments.none_below <= 1:
-        raise UserError("--none-below is a probability from 0 to 1.")
     check_outputs(arguments.output, arguments.report)
     outputs = [output for output in (arguments.output, arguments.report) if output is not None]
     _check_kept(outputs, {"--head": arguments.head, "--csv": arguments.csv})
@@ -102,10 +94,6 @@ def _check_encoders(arguments: argparse.Namespace) -> None:
         parse_clip(arguments.clip)
     for spec in arguments.auxiliary:
         parse_auxiliary(spec)
-    if not 0 <= arguments.max_skipped <= 1:
-        raise UserError("--max-skipped is a share from 0 to 1.")
-    if arguments.batch_size < 1:
-        raise UserError("--batch-size is at least 1.")
     if arguments.features is not None:
         check_folder(arguments.features)
 
