@@ -8,8 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from logitfusion.cli._inputs import be_quiet, check_output
+from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._options import add_options, read_section
+from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.section import Count, Gpus, Positive, Section
 from logitfusion.errors import UserError
 from logitfusion.files import write_json
@@ -55,8 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     numbers = read_section(Planning, arguments)
     if arguments.metadata is not None and not arguments.metadata.is_dir():
         raise UserError(f"The folder of metadata {arguments.metadata} does not exist.")
-    if arguments.json is not None:
-        check_output(arguments.json)
+    claim_outputs({"--json": arguments.json}, {"CONFIG": arguments.configs, "--metadata": arguments.metadata})
     be_quiet()
     from logitfusion.config.load import load_config
     from logitfusion.plan.hardware import Gpu, find_gpu
