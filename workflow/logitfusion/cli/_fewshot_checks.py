@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
-from logitfusion.cli._inputs import check_text
 from logitfusion.cli._outputs import claim_outputs
 from logitfusion.cli._settings import parse_settings
 from logitfusion.clip.methods import METHODS
 from logitfusion.errors import UserError
 from logitfusion.files.outputs import Inputs
+from logitfusion.formats.text import check_unicode
 
 
 def check_fit(arguments: argparse.Namespace) -> None:
@@ -94,7 +94,7 @@ def _check_apart(folder: Path, others: Iterable[Path]) -> None:
 
 
 def _check_prompt(prompt: str) -> None:
-    check_text(prompt, "A prompt")
+    check_unicode(prompt, "A prompt")
     try:
         fits = prompt.count("{}") == 1 and prompt.format("class") == prompt.replace("{}", "class")
     except (ValueError, LookupError, AttributeError):

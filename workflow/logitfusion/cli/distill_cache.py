@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from logitfusion.cli._chat import add_chat_arguments, read_chat_arguments, read_messages
-from logitfusion.cli._inputs import be_quiet, check_text, read_field, read_rows, read_text
+from logitfusion.cli._inputs import be_quiet, read_field, read_rows, read_text
 from logitfusion.cli._options import add_options, given_values, spell
 from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.distill import CacheContents, Entries
@@ -20,6 +20,7 @@ from logitfusion.config.keywords import read_options
 from logitfusion.config.loading import PRECISIONS, Placed
 from logitfusion.config.section import Section, Shards
 from logitfusion.errors import UserError
+from logitfusion.formats.text import check_unicode
 from logitfusion.shards import shard_range
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _check(arguments: argparse.Namespace) -> list[Text]:
     if arguments.system is not None:
         if arguments.template != "chat":
             raise UserError("--system needs --template chat.")
-        check_text(arguments.system, "--system")
+        check_unicode(arguments.system, "--system")
     rows = read_rows(arguments.texts, read_text(arguments.texts))
     texts = [_read_row(row, place, chats=arguments.template == "chat") for place, row in rows]
     if not texts:
