@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from logitfusion.cli._outputs import claim_outputs
@@ -21,6 +20,7 @@ from logitfusion.config.load import resolve_config
 from logitfusion.config.section import Name
 from logitfusion.errors import UserError
 from logitfusion.files import write_text
+from logitfusion.formats.yaml import parse_yaml
 
 TASK = "sst2"  # of the templates
 # Track -> the options that it knows, besides those of all.
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     task = _describe_task(arguments, path if inside else path.absolute())
     text = fill_template(template, arguments.name, _describe(arguments, task))
     with _definition(task):
-        resolve_config(yaml.safe_load(text))
+        resolve_config(parse_yaml(text, str(path)))
         write_text(path, text)
     if task is not None and task.file is not None:
         print(f"{task.file} is the task's definition: read it, and correct it.")

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from logitfusion.config.datasets import DataSet
 from logitfusion.config.encoders import Auxiliary, ClipEncoder
-from logitfusion.config.section import Batch, Count, Distinct, Name, Positive, Section, Seed, Share
+from logitfusion.config.section import Batch, Count, Distinct, Name, Positive, Section, Seed, Share, Views
 
 
 def _read_setting(value: Any) -> Any:
@@ -46,7 +46,7 @@ class Clip(Section):
     """Support images of each class; a class that has fewer gives all. Smaller sets are parts of larger ones."""
     seeds: Annotated[Distinct[Seed], Field(min_length=1)] = (0, 1, 2)
     """Every method is fitted with each; a seed decides the support set and the fit."""
-    views: Annotated[int, Field(ge=1, le=1000)] = 8
+    views: Views = 8
     """Of each support image in the feature cache: itself, and random crops."""
     seed: Seed | None = None
     """Of the random crops; the top-level seed when left out."""

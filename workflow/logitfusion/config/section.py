@@ -174,6 +174,7 @@ BatchSize = Annotated[
 Gpus = Annotated[int, Field(ge=1, le=1024)]
 Shards = Annotated[int, Field(ge=1, le=1000)]
 Shots = Annotated[int, Field(ge=0, le=1000)]
+Views = Annotated[int, Field(ge=1, le=1000)]
 Tokens = Annotated[int, Field(ge=8, le=2**24)]
 Real = Annotated[float, Field(ge=-LARGEST, le=LARGEST), AfterValidator(_not_tiny)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST), AfterValidator(_not_tiny)]

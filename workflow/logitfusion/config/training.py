@@ -22,6 +22,9 @@ from logitfusion.config.section import (
     Seed,
     Tokens,
 )
+from logitfusion.errors import UserError
+
+MOST_SEQUENCES = 10**8  # of a training: their order is held in memory
 
 
 class LoRA(Section):
@@ -85,6 +88,12 @@ class Training(TextFormat):
             raise PydanticCustomError(
                 "cross", "needs several processes to part a model among; raise processes", {"key": "sharded"}
             )
+        if self.steps is not None and self.steps * self.batch_size > MOST_SEQUENCES:
+            facts = {"key": "steps", "steps": self.steps, "batch": self.batch_size, "most": MOST_SEQUENCES}
+            words = (
+                "is {steps}, with batches of {batch} more than {most} sequences, whose order can't be held in memory"
+            )
+            raise PydanticCustomError("cross", words, facts)
         return self
 
     @property
@@ -93,8 +102,15 @@ class Training(TextFormat):
         return f"{self.steps} steps" if self.epochs is None else f"{self.epochs:g} epochs"
 
     def for_texts(self, rows: int) -> Self:
-        """The same with the steps that its epochs stand for on this many texts."""
-        return self.model_copy(update={"steps": self.count_steps(rows), "epochs": None})
+        """The same with the steps that its epochs stand for on this many texts.
+
+        Raises:
+            UserError: they are too many.
+        """
+        steps = self.count_steps(rows)
+        if steps * self.batch_size > MOST_SEQUENCES:
+            raise UserError(f"{self.length} of {rows} texts make more than {MOST_SEQUENCES} sequences; lower epochs.")
+        return self.model_copy(update={"steps": steps, "epochs": None})
 
     def count_steps(self, rows: int) -> int:
         """Optimiser steps of a training on this many texts; a last batch of the epochs is filled up."""

@@ -60,7 +60,7 @@ def parse_yaml(text: str, where: str, *, tags: Mapping[str, Constructor] | None 
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
-        raise UserError(f"{where} is not readable YAML ({line}{_words(error)}); correct it.") from None
+        raise UserError(f"{where} can't be read as YAML ({line}{_words(error)}); correct it.") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UserError(f"{where}, line {line}, has a character that YAML has not; remove it.") from None
