@@ -94,8 +94,17 @@ def read_artefact(path: str | Path, kind: Any = dict[str, Any]) -> Any:
     check_seal(path)
     value = json.loads(Path(path).read_text(encoding="utf-8"))
     del value[DIGEST]
+    return parse_header(path, kind, json.dumps(value))
+
+
+def parse_header(path: str | Path, kind: Any, text: str) -> Any:
+    """What a file says of itself, as a section or another type.
+
+    Raises:
+        UserError: it says something else; the file and the key are named.
+    """
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(value))
+        return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         found = explain(error, name=lambda key: f"its key {key!r}" if key else "it").rstrip(".")
         raise UserError(f"{path} is not of this version of logitfusion: {found}; write it again.") from None

@@ -28,7 +28,10 @@ def read_fashion_mnist(entry: dict[str, Any], package: str | Path, folder: str |
     """
     prompts, parts = entry.get("prompts") or [PROMPT], {}
     with tempfile.TemporaryDirectory() as scratch:
-        found = {Path(name).name: Path(scratch) / name for name in unpack_deb(package, _is_data, scratch, entry.get("sha256"))}
+        found = {
+            Path(name).name: Path(scratch) / name
+            for name in unpack_deb(package, _is_data, scratch, entry.get("sha256"))
+        }
         for part, stem in FILES.items():
             images = _read_idx(found, f"{stem}-images-idx3-ubyte.gz", 3, package)
             labels = _read_idx(found, f"{stem}-labels-idx1-ubyte.gz", 1, package)

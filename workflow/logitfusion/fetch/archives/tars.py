@@ -36,8 +36,8 @@ def unpack_tar(
         The names, in the archive's order.
 
     Raises:
-        UserError: no such file or another one, no whole archive, one that is too large, or a member that would land outside of
-            ``folder``.
+        UserError: no such file or another one, no whole archive, one that is too large, or a member that would land
+            outside of ``folder``.
     """
     check_kept(archive, sha256)
     with named(archive), Path(archive).open("rb") as file:
