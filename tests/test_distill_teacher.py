@@ -397,7 +397,12 @@ def test_a_killed_run_goes_on(model: PreTrainedModel, whole_cache: list[Path], t
 
 @pytest.mark.parametrize(
     "change",
-    [{"k": 5}, {"batch_size": 3}, {"piece_tokens": 41}, *({"source": SOURCES | {name: 9 if name == "max_tokens" else "y"}} for name in SOURCE)],
+    [
+        {"k": 5},
+        {"batch_size": 3},
+        {"piece_tokens": 41},
+        *({"source": SOURCES | {name: 9 if name == "max_tokens" else "y"}} for name in SOURCE),
+    ],
 )
 def test_another_run_starts_anew(model: PreTrainedModel, tmp_path: Path, change: dict[str, Any]) -> None:
     make_until(45, model, MANY, tmp_path, **OPTIONS)
