@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM
-from logitfusion.models.finite import find_not_finite, is_finite
+from logitfusion.models.finite import find_not_finite
 from logitfusion.models.load import load_model, load_tokenizer, save_model
 from logitfusion.models.merge import merge_experts
+from logitfusion.tensors import is_finite
 
 CPU = torch.device("cpu")
 FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

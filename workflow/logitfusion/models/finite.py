@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from logitfusion.errors import UserError
 from logitfusion.models.checkpoint import how_to_mend
-
-# Integers are finite, and weights of 8 bits are dequantised before they are looked at.
-_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
-def is_finite(tensor: Tensor, *, excluding: bool = False) -> bool:
-    """Whether all numbers of a tensor are finite; ``excluding`` also lets -inf pass, which excludes an entry."""
-    if tensor.dtype not in _FLOATS or tensor.is_meta or not tensor.numel():
-        return True
-    # One pass at the speed of memory in any precision (``isfinite`` takes 30 times as long); NaN makes both NaN.
-    lowest, highest = torch.stack(tensor.detach().aminmax()).tolist()
-    return math.isfinite(highest) and (math.isfinite(lowest) or (excluding and lowest == -math.inf))
+from logitfusion.tensors import is_finite
 
 
 def find_not_finite(module: nn.Module) -> list[str]:
