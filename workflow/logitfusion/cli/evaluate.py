@@ -18,6 +18,7 @@ from logitfusion.config.loading import Placed
 from logitfusion.errors import UserError
 from logitfusion.evaluate.faults import explaining
 from logitfusion.files import write_json
+from logitfusion.formats.json import format_json
 from logitfusion.tasks.definition import LIBRARY, find_definitions
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     if results.get("groups"):
         print(make_table(results, "groups"))
     if arguments.output is not None:
-        write_json(arguments.output, json.loads(json.dumps(results, default=handle_non_serializable)))
+        write_json(arguments.output, json.loads(format_json(results, default=handle_non_serializable)))
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
