@@ -1,4 +1,4 @@
-"""What the few-shot track writes and reads again: a bit that flips is told, and what a file says of itself has a type."""
+"""What the few-shot track writes and reads again: a flipped bit is told, and what a file says of itself has a type."""
 
 from __future__ import annotations
 
