@@ -73,6 +73,11 @@ def check_seal(path: str | Path, mend: str | None = None) -> None:
         raise UserError(f"{path} is damaged (its bytes differ from its digest); {mend}.")
 
 
+def is_sealed(path: str | Path) -> bool:
+    """Whether a small file has a digest, be it right or wrong."""
+    return _MARK in Path(path).read_bytes()
+
+
 def write_artefact(path: str | Path, value: Mapping[str, Any]) -> None:
     """Write an object as readable JSON with sorted keys and its digest."""
     with whole(path) as temporary:
@@ -94,17 +99,17 @@ def read_artefact(path: str | Path, kind: Any = dict[str, Any]) -> Any:
     check_seal(path)
     value = json.loads(Path(path).read_text(encoding="utf-8"))
     del value[DIGEST]
-    return parse_header(path, kind, json.dumps(value))
+    return parse_artefact(path, kind, value)
 
 
-def parse_header(path: str | Path, kind: Any, text: str) -> Any:
-    """What a file says of itself, as a section or another type.
+def parse_artefact(path: str | Path, kind: Any, value: Any) -> Any:
+    """A value, or a part of it, as the section or other type that it is.
 
     Raises:
-        UserError: it says something else; the file and the key are named.
+        UserError: it has another form; names the file and the key.
     """
     try:
-        return TypeAdapter(kind).validate_json(text)
+        return TypeAdapter(kind).validate_json(json.dumps(value))
     except ValidationError as error:
         found = explain(error, name=lambda key: f"its key {key!r}" if key else "it").rstrip(".")
         raise UserError(f"{path} is not of this version of logitfusion: {found}; write it again.") from None
