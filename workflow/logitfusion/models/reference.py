@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,6 +154,6 @@ def _fill(folder: Path, tensors: dict[str, Tensor]) -> tuple[PreTrainedModel, di
 def is_quantised(folder: Path) -> bool:
     """Whether a model's weights are stored in fewer bits, with scales, as its config says."""
     try:
-        return "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "quantization_config" in read_json(folder / "config.json")
+    except (UserError, TypeError):
         return False  # which loading says
