@@ -1,13 +1,11 @@
-"""What subcommands read: texts, and lines of JSON; and where they may write."""
+"""What subcommands read: texts, and lines of JSON."""
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from logitfusion.errors import UserError
@@ -66,34 +64,3 @@ def read_field(row: Any, field: str, place: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         raise UserError(f'{place} needs a text under "{field}".')
     return text.check_unicode(row[field], place)
-
-
-def check_output(path: Path) -> None:
-    """Refuse a place where no file can be written, before the work for it is done.
-
-    Raises:
-        UserError: a folder, a device or a pipe is there, or a file where its folder should be.
-    """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name a file to write.")
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is a device or a pipe, which a file would take the place of; name another file.")
-    check_folder(path.parent)
-
-
-def check_outputs(*paths: Path | None) -> None:
-    """``check_output`` of those that are asked for, each another one."""
-    given = [path for path in paths if path is not None]
-    for path in given:
-        check_output(path)
-    if len({path.resolve() for path in given}) < len(given):
-        raise UserError(f"{given[0]} is named for two files; name another one for each.")
-
-
-def check_folder(path: Path) -> None:
-    """Refuse a folder that is a file or is in one, or can't be written; one that is not there yet is fine."""
-    there = next((one for one in (path, *path.parents) if one.exists()), None)
-    if there is not None and not there.is_dir():
-        raise UserError(f"{there} is a file, not a folder; name another place.")
-    if there is not None and not os.access(there, os.W_OK):
-        raise UserError(f"Nothing can be written into {there}; name another place.")

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tqdm import tqdm
 
 from logitfusion.cli._chat import Prompt, add_chat, check_chat, encode_chats, read_prompt
-from logitfusion.cli._fusion import add_fusion, load_fusion
-from logitfusion.cli._inputs import be_quiet, check_outputs, read_rows, read_text
+from logitfusion.cli._fusion import add_fusion, fusion_inputs, load_fusion
+from logitfusion.cli._inputs import be_quiet, read_rows, read_text
 from logitfusion.cli._options import add_options, read_section
+from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.decoding import DecodingOptions
 from logitfusion.errors import UserError
 from logitfusion.files import write_jsonl
@@ -53,7 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
-    check_outputs(arguments.output, arguments.trace)
+    claim_outputs(
+        {"--output": arguments.output, "--trace": arguments.trace},
+        {"--prompts": arguments.prompts, **fusion_inputs(arguments)},
+    )
     check_chat(arguments)
     options = read_section(DecodingOptions, arguments)
     prompts = _read_prompts(arguments)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from logitfusion.cli._inputs import check_output
+from logitfusion.cli._outputs import claim_outputs
 from logitfusion.cli._tasks import WrittenTask, describe_task
 from logitfusion.cli._templates import Entry, describe_images, describe_model, fill_template
 from logitfusion.config.errors import explain
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if path.exists():
         raise UserError(f"{path} is there already; choose another name, or delete it.")
-    check_output(path)
+    claim_outputs({"--output": path}, {f"--{name}": getattr(arguments, name) for name in ("large", "base", "images")})
     if inside:
         _check_run(arguments.name)
     template = resources.files("logitfusion").joinpath("templates", f"{arguments.track}.yaml").read_text("utf-8")

@@ -14,6 +14,7 @@ from transformers.modeling_utils import str_to_torch_dtype
 
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.fetch.hub_files import BESIDE, CONFIG, WHOLE
+from logitfusion.formats.json import read_json
 from logitfusion.integrity import RECORD, as_rows, check_files, read_record, record_files
 from logitfusion.models.checkpoint import INDEX, explain_failure, read_index, refuse_misfit, refuse_no_checkpoint
 from logitfusion.models.load import describe, load_tokenizer
