@@ -103,18 +103,13 @@ def read_artefact(path: str | Path, kind: Any = dict[str, Any]) -> Any:
 
 
 def parse_artefact(path: str | Path, kind: Any, value: Any) -> Any:
-    """A value, or a part of it, as the section or other type that it is; see ``parse_header``."""
-    return parse_header(path, kind, json.dumps(value))
-
-
-def parse_header(path: str | Path, kind: Any, text: str) -> Any:
-    """What a file says of itself, as a section or another type.
+    """A value, or a part of it, as the section or other type that it is.
 
     Raises:
-        UserError: it says something else; the file and the key are named.
+        UserError: it has another form; names the file and the key.
     """
     try:
-        return TypeAdapter(kind).validate_json(text)
+        return TypeAdapter(kind).validate_json(json.dumps(value))
     except ValidationError as error:
         found = explain(error, name=lambda key: f"its key {key!r}" if key else "it").rstrip(".")
         raise UserError(f"{path} is not of this version of logitfusion: {found}; write it again.") from None

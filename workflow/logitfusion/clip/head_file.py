@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from logitfusion.artefact import parse_header
+from logitfusion.artefact import parse_artefact
 from logitfusion.clip.features.files import read_tensors, write_tensors
 from logitfusion.clip.head_header import KINDS, Header, values_of
 from logitfusion.clip.heads import Head
@@ -92,8 +91,8 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(
             f"{path} has version {version} of the head file, and this logitfusion reads version {VERSION}: {way}."
         )
-    header = parse_header(path, Header, json.dumps(facts))
-    values = parse_header(path, values_of(header.kind), json.dumps(header.values))
+    header = parse_artefact(path, Header, facts)
+    values = parse_artefact(path, values_of(header.kind), header.values)
     header = header.model_copy(update={"values": values.dump()})
     return header.dump(exclude_unset=True), tensors
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from logitfusion.artefact import DIGEST, UNSEALED, check_seal, parse_header, seal
+from logitfusion.artefact import DIGEST, UNSEALED, check_seal, parse_artefact, seal
 from logitfusion.clip.data.draws import draw_share, shuffled
 from logitfusion.clip.data.names import label_by_text, same_text, text_key
 from logitfusion.config.section import Listed, Section
@@ -224,11 +224,11 @@ def load_data(path: str | Path) -> DataSet:
     check_seal(path)
     try:
         table = pq.read_table(path)
-        facts = table.schema.metadata[b"logitfusion"].decode()
+        facts = json.loads(table.schema.metadata[b"logitfusion"])
         rows = table.cast(_SCHEMA).to_pylist()
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{path} is not a readable data set ({first_line(error)}); delete it and run again.") from None
-    told = parse_header(path, DataFacts, facts)
+    told = parse_artefact(path, DataFacts, facts)
     parts: dict[str, list[ImageRow]] = {"train": [], "test": []}
     for row in rows:
         if row["part"] not in parts or not 0 <= row["label"] < len(told.classes):

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from logitfusion.artefact import DIGEST, UNSEALED, check_seal, parse_header, seal
+from logitfusion.artefact import DIGEST, UNSEALED, check_seal, parse_artefact, seal
 from logitfusion.errors import UserError, first_line
 from logitfusion.files import whole
 
@@ -45,7 +45,7 @@ def read_tensors(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:  # sealed, but not by write_tensors
         raise UserError(f"{path} is not a readable file of tensors ({first_line(error)}).") from None
-    return parse_header(path, kind, json.dumps(facts)), tensors
+    return parse_artefact(path, kind, facts), tensors
 
 
 def need_tensors(

@@ -86,7 +86,8 @@ def read_features(path: str | Path, *, purpose: Literal["fit", "evaluate"]) -> F
     if purpose == "fit" and facts.split != "support":
         raise UserError(f"{path} holds test features; nothing may be fitted to them, only the evaluation reads them.")
     need_tensors(path, read, _TENSORS)
-    ids, digests = unpack_text(read["ids"]), unpack_digests(read["digests"])
-    if len({len(read["values"]), len(read["labels"]), len(ids), len(digests)}) > 1:
+    ids, n = unpack_text(read["ids"]), len(read["values"])
+    if (len(read["labels"]), len(ids), read["digests"].shape) != (n, n, (n, 32)):
         raise UserError(f"{path} is not of this version of logitfusion: its tensors are of unlike lengths.")
-    return Features(F.normalize(read["values"].float(), dim=-1), read["labels"], ids, digests, facts.skipped)
+    values = F.normalize(read["values"].float(), dim=-1)
+    return Features(values, read["labels"], ids, unpack_digests(read["digests"]), facts.skipped)

@@ -49,10 +49,12 @@ def _check(archive: ZipFile, largest: int) -> None:
 
 
 def unpack_zip(archive: ZipFile, names: Iterable[str], folder: str | Path) -> list[Path]:
-    """Unpack files of an archive into ``folder``, under their names in it; those of folders are left out."""
+    """Unpack members of an archive into ``folder``, under their names in it; folders are made where files need them."""
     written = []
     for name in names:
-        if not name.endswith("/"):
-            with archive.open(name) as content:
+        with archive.open(name) as content:
+            if not name.endswith("/"):
                 written.append(write_member(Path(folder), name, content))
+            elif content.read(1):  # a name with a flipped bit
+                raise ArchiveError(f"has a folder with a content ({name!r})")
     return written
