@@ -16,6 +16,17 @@ from torch import Tensor
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
+def check_tensors(**tensors: Tensor | None) -> None:
+    """Refuse what are no tensors; None is left out.
+
+    Raises:
+        TypeError: names the argument, and what it is.
+    """
+    for name, tensor in tensors.items():
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is a tensor, not {_kind(tensor)}")
+
+
 def check_floats(**tensors: Tensor | None) -> None:
     """Refuse what are no tensors of floating-point numbers on one device; None is left out.
 
@@ -65,6 +76,16 @@ def check_one_device(**tensors: Tensor) -> None:
         raise ValueError(f"all tensors are on one device, not {places}")
 
 
+def check_whole(name: str, number: object) -> None:
+    """Refuse what is no whole number.
+
+    Raises:
+        TypeError: it is something else, as a bool is.
+    """
+    if not isinstance(number, Integral) or isinstance(number, bool):
+        raise TypeError(f"{name} is a whole number, not {number!r}")
+
+
 def check_count(name: str, number: object, lowest: int = 1) -> None:
     """Refuse what is no whole number of at least ``lowest``.
 
@@ -72,8 +93,7 @@ def check_count(name: str, number: object, lowest: int = 1) -> None:
         TypeError: it is no whole number.
         ValueError: it is less.
     """
-    if not isinstance(number, Integral) or isinstance(number, bool):
-        raise TypeError(f"{name} is a whole number, not {number!r}")
+    check_whole(name, number)
     if number < lowest:
         raise ValueError(f"{name} is at least {lowest}, not {number}")
 
