@@ -47,7 +47,7 @@ def materialise(links: list[Link]) -> int:
         the bytes that were copied.
 
     Raises:
-        UserError: a file that is gone or has changed, or a disk that is full.
+        UserError: a file that is gone or has changed, a disk that is full, or another process that copies the same.
     """
     total = sum(link.file.size for link in links)
     if links:
@@ -61,15 +61,20 @@ def materialise(links: list[Link]) -> int:
 
     for link in links:
         path = link.folder / link.file.name
-        with whole(path, replace_link=True) as copy:
-            if _copy(link, copy, tell) != link.file.sha256:
-                raise changed(link.folder, link.file.name, "other bytes")
-            os.utime(copy, ns=(link.file.mtime_ns, link.file.mtime_ns))
+        try:
+            with whole(path) as copy:
+                if _copy(link, copy, tell) != link.file.sha256:
+                    raise changed(link.folder, link.file.name, "other bytes")
+        except FileNotFoundError:  # the unfinished copy, which a second process took for a stale one
+            raise UserError(
+                f"{path} is being copied by another process: wait until that has ended, and run again (what is whole is"
+                " kept)."
+            ) from None
     return total
 
 
 def _copy(link: Link, copy: Path, tell: Callable[[int], None]) -> str:
-    """Copy a file; the SHA-256 of what was read, in hex."""
+    """Copy a file with its time; the SHA-256 of what was read, in hex."""
     value = hashlib.sha256()
     try:
         source = (link.folder / link.file.name).open("rb", buffering=0)
@@ -80,6 +85,8 @@ def _copy(link: Link, copy: Path, tell: Callable[[int], None]) -> str:
             value.update(block)
             target.write(block)
             tell(len(block))
+        written = os.fstat(source.fileno()).st_mtime_ns
+    os.utime(copy, ns=(written, written))  # for Snakemake the file stays as old as it was
     return value.hexdigest()
 
 
