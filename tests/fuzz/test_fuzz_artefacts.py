@@ -26,7 +26,7 @@ def damaged(path: Path, read: Callable[[], object], kind: str, inputs: int) -> I
         yield Case(name, lambda changed=changed: call(changed), lambda found: same(found, expected))
 
 
-@inputs(60, 3000)
+@inputs(60, 2000)
 @pytest.mark.parametrize("kind", ARTEFACTS)
 def test_a_damaged_artefact(kind: str, inputs: int, tmp_path: Path, watch: Watch) -> None:
     artefact: Artefact = ARTEFACTS[kind]
@@ -35,7 +35,7 @@ def test_a_damaged_artefact(kind: str, inputs: int, tmp_path: Path, watch: Watch
     watch(damaged(path, lambda: artefact.read(path), kind, inputs))
 
 
-@inputs(6, 200)
+@inputs(5, 150)
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "record.json", "tokenizer.json"])
 def test_a_damaged_model(name: str, inputs: int, tiny_models: dict[str, Path], tmp_path: Path, watch: Watch) -> None:
     folder = copy_model(tiny_models["base"], tmp_path / "model")

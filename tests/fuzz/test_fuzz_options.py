@@ -63,7 +63,7 @@ def cases(command: str, line: list[str], folder: Path, inputs: int, run: Callabl
         yield Case(f"{command} {words}", lambda words=words: answer(words), is_answer)
 
 
-@inputs(60, 3000)
+@inputs(20, 500)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_number_of_an_option(
     command: str, inputs: int, place: Path, tiny_models: dict[str, Path], watch: Watch

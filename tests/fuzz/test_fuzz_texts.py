@@ -88,7 +88,7 @@ def test_an_odd_text_of_a_command(kind: str, tiny_models: dict[str, Path], tmp_p
     watch(cases(kind, "json", whole, read, tmp_path / "odd"), seconds=10)
 
 
-@inputs(40, 3000)
+@inputs(20, 1500)
 @pytest.mark.parametrize("kind", READERS)
 def test_a_damaged_text(kind: str, inputs: int, tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can tell whether a changed letter was meant; but it is read or refused, at once."""
