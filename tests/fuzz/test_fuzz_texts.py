@@ -35,8 +35,10 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
 }
 
 
-# Oddities that a reader takes as they come: it asks nothing of the values, or a file of plain texts is fine too.
-VALUES = {"a list", "a number", "null", "a null for a text", "an object for a text"}
+# Oddities that a reader takes as they come: it asks nothing of the values (configs of models hold NaN), or a file of
+# plain texts is fine too.
+NUMBERS = {"not a number", "infinity", "a number beyond all"}
+VALUES = NUMBERS | {"a list", "a number", "null", "a null for a text", "an object for a text"}
 TAKEN = {
     "a file of JSON": VALUES,
     "lines of JSON": VALUES | {"nothing", "white space", "only a byte order mark", "two values"},
