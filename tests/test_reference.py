@@ -448,7 +448,7 @@ def test_too_small_a_disk_is_told_before_anything_is_copied(
     assert all(path.is_symlink() for path in reference.glob("model*"))
 
 
-def test_a_second_process_that_copies_the_same_is_told(
+def test_a_second_process_may_copy_the_same(
     reference: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     links, copy = materialise.find_links(reference), materialise._copy
@@ -460,8 +460,8 @@ def test_a_second_process_that_copies_the_same_is_told(
         return digest
 
     monkeypatch.setattr(materialise, "_copy", overtaken)
-    assert cli.main(["materialise", str(reference)]) == 1
-    assert "is being copied by another process" in capsys.readouterr().err
+    assert cli.main(["materialise", str(reference)]) == 0
+    load_model(reference)
     assert not [path for path in reference.iterdir() if path.is_symlink() or "partial" in path.name]
 
 

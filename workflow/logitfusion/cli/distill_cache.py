@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from logitfusion.cli._chat import add_chat_arguments, read_chat_arguments, read_messages
-from logitfusion.cli._inputs import be_quiet, check_folder, check_text, read_field, read_rows, read_text
+from logitfusion.cli._inputs import be_quiet, read_field, read_rows, read_text
 from logitfusion.cli._options import add_options, given_values, spell
+from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.distill import CacheContents
 from logitfusion.config.keywords import read_options
 from logitfusion.config.loading import PRECISIONS, Placed
 from logitfusion.errors import UserError
+from logitfusion.formats.text import check_unicode
 from logitfusion.shards import shard_range
 
 if TYPE_CHECKING:
@@ -108,7 +110,11 @@ def _check(arguments: argparse.Namespace) -> list[Text]:
         raise UserError(f"A cache needs {', '.join(f'--{name}' for name in missing)} too; --verify DIR checks one.")
     if not arguments.teacher.is_dir():
         raise UserError(f"The model folder {arguments.teacher} does not exist.")
-    check_folder(arguments.output)
+    claim_outputs(
+        {"--output": arguments.output},
+        {"--teacher": arguments.teacher, "--texts": arguments.texts},
+        folders=["--output"],
+    )
     _read_batch_size(arguments)
     _read_loading(arguments)
     if min(arguments.shards, arguments.k) < 1:
@@ -120,7 +126,7 @@ def _check(arguments: argparse.Namespace) -> list[Text]:
     if arguments.system is not None:
         if arguments.template != "chat":
             raise UserError("--system needs --template chat.")
-        check_text(arguments.system, "--system")
+        check_unicode(arguments.system, "--system")
     rows = read_rows(arguments.texts, read_text(arguments.texts))
     texts = [_read_row(row, place, chats=arguments.template == "chat") for place, row in rows]
     if not texts:

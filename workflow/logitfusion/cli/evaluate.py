@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logitfusion.cli._fusion import add_fusion, read_fusion
+from logitfusion.cli._fusion import add_fusion, fusion_inputs, read_fusion
 from logitfusion.cli._harness import add_evaluation, read_evaluation, read_pairs, refuse_unsafe
-from logitfusion.cli._inputs import be_quiet, check_outputs
+from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._options import add_options, read_section
+from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.decoding import Decoding
 from logitfusion.config.loading import Placed
 from logitfusion.errors import UserError
@@ -44,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
-    check_outputs(arguments.output)
+    claim_outputs(
+        {"--output": arguments.output}, {"--include-path": arguments.include_path, **fusion_inputs(arguments)}
+    )
     settings, options = _settings(arguments), read_evaluation(arguments)
     metadata = read_pairs("--metadata", arguments.metadata)
     from lm_eval.utils import handle_non_serializable, make_table

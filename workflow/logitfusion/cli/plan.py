@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from logitfusion.cli._inputs import be_quiet, check_output
+from logitfusion.cli._inputs import be_quiet
+from logitfusion.cli._outputs import claim_outputs
 from logitfusion.errors import UserError
 from logitfusion.files import write_json
 
@@ -54,8 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--gpu-memory is a card's memory in GB, above 0.")
     if arguments.metadata is not None and not arguments.metadata.is_dir():
         raise UserError(f"The folder of metadata {arguments.metadata} does not exist.")
-    if arguments.json is not None:
-        check_output(arguments.json)
+    claim_outputs({"--json": arguments.json}, {"CONFIG": arguments.configs, "--metadata": arguments.metadata})
     be_quiet()
     from logitfusion.config.load import load_config
     from logitfusion.plan.hardware import Gpu, find_gpu
