@@ -1,8 +1,9 @@
-"""JSON: no key twice in an object, no half surrogates, a bounded depth."""
+"""JSON: no key twice in an object, no half surrogates, a bounded depth; and no numbers that JSON does not have."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,32 @@ def parse_json(text: str, where: str, *, line: bool = False) -> Any:
         _check_depth(value, where)
     if _HALF.search(text):
         _check_texts(value, where)
+    return value
+
+
+def format_json(value: Any, **layout: Any) -> str:
+    """A value as JSON that every program reads, without escapes.
+
+    A number that is not finite is the text ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``, as in the JSON of protocol
+    buffers: it is not lost, and ``float`` reads it in most languages.
+
+    Args:
+        layout: ``indent``, ``sort_keys``, ``separators`` and ``default`` of ``json.dumps``.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, **layout)
+    except ValueError:
+        plain = json.loads(json.dumps(value, **layout))
+        return json.dumps(_spell_numbers(plain), ensure_ascii=False, allow_nan=False, **layout)
+
+
+def _spell_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _spell_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_spell_numbers(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
 
 
