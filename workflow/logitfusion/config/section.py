@@ -156,7 +156,7 @@ LARGEST = 1e30
 SMALLEST = 1e-30  # of numbers that are not 0
 
 
-def _not_tiny(value: float) -> float:
+def not_tiny(value: float) -> float:
     """Zero is written without a sign: -0.0 is equal to it, and would be another text in the config of a job."""
     if 0 < abs(value) < SMALLEST:
         words = "is too near 0, where float32 has no more digits; the smallest number is {smallest}"
@@ -176,11 +176,11 @@ Shards = Annotated[int, Field(ge=1, le=1000)]
 Shots = Annotated[int, Field(ge=0, le=1000)]
 Views = Annotated[int, Field(ge=1, le=1000)]
 Tokens = Annotated[int, Field(ge=8, le=2**24)]
-Real = Annotated[float, Field(ge=-LARGEST, le=LARGEST), AfterValidator(_not_tiny)]
-Positive = Annotated[float, Field(gt=0, le=LARGEST), AfterValidator(_not_tiny)]
-NonNegative = Annotated[float, Field(ge=0, le=LARGEST), AfterValidator(_not_tiny)]
-Share = Annotated[float, Field(ge=0, le=1), AfterValidator(_not_tiny)]
-PositiveShare = Annotated[float, Field(gt=0, le=1), AfterValidator(_not_tiny)]
+Real = Annotated[float, Field(ge=-LARGEST, le=LARGEST), AfterValidator(not_tiny)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST), AfterValidator(not_tiny)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST), AfterValidator(not_tiny)]
+Share = Annotated[float, Field(ge=0, le=1), AfterValidator(not_tiny)]
+PositiveShare = Annotated[float, Field(gt=0, le=1), AfterValidator(not_tiny)]
 Text = Annotated[str, Field(min_length=1)]
 
 Name = text(
