@@ -104,8 +104,9 @@ def test_another_machines_is_removed_when_nobody_has_written_into_it_for_long(
     other.mkdir()
     for name in (partials._OWNER, "file"):
         (other / name).touch()
-        written = (other / name).stat().st_mtime - age
-        os.utime(other / name, (written, written))
+    written = other.stat().st_mtime - age
+    for path in (other / partials._OWNER, other / "file", other):
+        os.utime(path, (written, written))
     write_text(tmp_path / "file", "new")
     assert other.exists() == stays
 
