@@ -34,11 +34,10 @@ def check_floats(**tensors: Tensor | None) -> None:
         TypeError: names the argument, and what it is.
         ValueError: they are on several devices.
     """
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    for name, tensor in given.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+    for name, tensor in tensors.items():
+        if tensor is not None and not (isinstance(tensor, Tensor) and tensor.is_floating_point()):
             raise TypeError(f"{name} is a tensor of floating-point numbers, not {_kind(tensor)}")
-    check_one_device(**given)
+    check_one_device(**tensors)
 
 
 def check_logits(**tensors: Tensor | None) -> None:
@@ -61,18 +60,19 @@ def check_int64(**tensors: Tensor | None) -> None:
         TypeError: names the argument, and what it is.
     """
     for name, tensor in tensors.items():
-        if tensor is not None and (not isinstance(tensor, Tensor) or tensor.dtype != torch.int64):
+        if tensor is not None and not (isinstance(tensor, Tensor) and tensor.dtype == torch.int64):
             raise TypeError(f"{name} is a tensor of int64, not {_kind(tensor)}")
 
 
-def check_one_device(**tensors: Tensor) -> None:
-    """Refuse tensors that are on several devices.
+def check_one_device(**tensors: Tensor | None) -> None:
+    """Refuse tensors that are on several devices; None is left out.
 
     Raises:
         ValueError: says which is where.
     """
-    if len({tensor.device for tensor in tensors.values()}) > 1:
-        places = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
+    devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
+    if len(set(devices.values())) > 1:
+        places = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise ValueError(f"all tensors are on one device, not {places}")
 
 

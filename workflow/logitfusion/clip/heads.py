@@ -49,7 +49,9 @@ class Support:
             )
         if self.groups is not None and self.groups.shape != self.labels.shape:
             raise ValueError(f"groups is [n] = {tuple(self.labels.shape)}, not {tuple(self.groups.shape)}")
-        if self.auxiliary is not None and self.auxiliary.shape[:-1] != self.clip.shape[:-1]:
+        if self.auxiliary is not None and (
+            self.auxiliary.shape[:-1] != self.clip.shape[:-1] or not self.auxiliary.shape[-1]
+        ):
             raise ValueError(
                 f"auxiliary is [n, views, D_aux] with the {tuple(self.clip.shape[:-1])} of clip, not"
                 f" {tuple(self.auxiliary.shape)}"
@@ -66,7 +68,7 @@ class Support:
             raise ValueError(f"{' and '.join(broken)} hold NaN or infinity")
         if not 0 < self.scale < math.inf:
             raise ValueError(f"scale is a positive number, not {self.scale}")
-        check_one_device(**given, labels=self.labels)
+        check_one_device(**given, labels=self.labels, groups=self.groups)
         _check_labels(self.labels, self.classes)
 
     @property
@@ -118,8 +120,8 @@ def check_labelled(features: Tensor, labels: Tensor, classes: int) -> None:
     _check_labels(labels, classes)
 
 
-def check_features(name: str, given: Tensor, width: int) -> Tensor:
-    """The features or logits ``[..., width]`` of images, if they are such.
+def check_features(name: str, given: Tensor, width: int) -> None:
+    """Refuse what are no features or logits ``[..., width]`` of images.
 
     Raises:
         TypeError: they are no tensor of floating-point numbers; ``name`` is the argument's.
@@ -128,7 +130,6 @@ def check_features(name: str, given: Tensor, width: int) -> Tensor:
     check_floats(**{name: given})
     if given.ndim == 0 or given.shape[-1] != width:
         raise ValueError(f"{name} is [..., {width}], not {tuple(given.shape)}")
-    return given
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:
@@ -300,7 +301,9 @@ def _need(name: str, value: Tensor, shape: tuple[int | None, ...], dtype: torch.
 
 def _of(weight: Tensor, name: str, features: Tensor) -> Tensor:
     """Features ``[..., D]`` for a weight ``[D, C]``, in its type."""
-    return check_features(name, features, len(weight)).to(weight.dtype)
+    check_features(name, features, len(weight))
+    check_one_device(**{name: features, "the head": weight})
+    return features.to(weight.dtype)
 
 
 def _present(auxiliary: Tensor | None) -> Tensor:

@@ -171,6 +171,8 @@ def group_factors(label_log_probs: Tensor, groups: Tensor, side: str) -> Tensor:
         ValueError: an unknown side, or groups of tokens that are not there.
     """
     check_floats(label_log_probs=label_log_probs)
+    if label_log_probs.ndim != 1:
+        raise ValueError(f"label_log_probs is [n], not {tuple(label_log_probs.shape)}")
     first, last = check_groups(groups, side, len(label_log_probs))
     # Sums of each group by itself: differences of one running sum would make NaN of everything after a -inf.
     lengths = last - first

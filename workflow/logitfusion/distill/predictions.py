@@ -101,11 +101,14 @@ def predict_at(
     check_tensors(mask=mask)
     check_int64(labels=labels)
     check_count("k", k)
+    check_one_device(logits=logits, mask=mask, labels=labels)
     if logits.ndim != 3 or mask.shape != logits.shape[:2]:
         raise ValueError(f"logits are [B, L, V] and mask [B, L], not {tuple(logits.shape)} and {tuple(mask.shape)}")
     places = mask.nonzero()
     if labels is not None and labels.shape != places.shape[:1]:
         raise ValueError(f"labels are [N] for the {len(places)} positions that count, not {tuple(labels.shape)}")
+    if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < logits.shape[-1]:
+        raise ValueError(f"labels are tokens from 0 to {logits.shape[-1] - 1}")
     known = places[:, :0] if labels is None else labels[:, None]
     values, ids = _TopAndLabels.apply(logits, places, known, k, normalised)
     own = values.new_full((len(values),), torch.nan) if labels is None else values[:, -1]
