@@ -93,7 +93,6 @@ ODD: dict[str, Make] = {
     "nothing": lambda path: path,
     "a name of 300 letters": lambda path: path.with_name("x" * 300),
     "a path of 5,000 letters": lambda path: path.joinpath(*["x" * 99] * 50),
-    "a byte of zero": lambda path: path.with_name("a\0b"),
     "a name that is no Unicode": lambda path: path.with_name("a\udcffb"),
     "an empty name": _as(""),
     "an empty file": _file(b""),

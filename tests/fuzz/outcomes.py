@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 from logitfusion.errors import UserError, find_memory_error
 
-SECONDS = 10.0
+SECONDS = 10.0  # of computing
+WAITING = 6  # times as long may it last, on a machine that has others to serve
 BYTES = 4 * 2**30  # what a case may add to the address space: threads' stacks and maps of files count too
-FEW, MANY = 40, 4000
 
 
 class Outcome(StrEnum):
@@ -114,19 +114,23 @@ def list_faults(judged: Iterable[Judged], most: int = 30) -> str:
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Limit the time, and the memory that is added, of what is done within."""
+    """Limit the time that is computed, and the memory that is added, by what is done within; waiting has an end too."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise TooLong
 
-    earlier = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again each second, should a clean-up take as long
+    timers = {signal.ITIMER_PROF: (signal.SIGPROF, seconds), signal.ITIMER_REAL: (signal.SIGALRM, WAITING * seconds)}
+    earlier = {number: signal.signal(number, stop) for number, _ in timers.values()}
+    for timer, (_, limit) in timers.items():
+        signal.setitimer(timer, limit, 1.0)  # again each second, should a clean-up take as long
     try:
         with _bounded_memory():
             yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, earlier)
+        for timer in timers:
+            signal.setitimer(timer, 0)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -29,6 +29,28 @@ def find_disk_error(error: BaseException | None) -> str | None:
     return None
 
 
+# Of a name that no file can have, or of what a file lies on: nobody's program is wrong. A missing file might be ours.
+_PLACE_ERRORS = {
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "its links lead in a circle",
+    errno.ENOTDIR: "a file is where a folder should be",
+    errno.EIO: "the disk or the network that it lies on fails",
+    errno.ESTALE: "the network that it lies on has lost it",
+}
+_LONGEST_NAME = 200  # characters of a name in a sentence
+
+
+def explain_place(error: BaseException | None) -> str | None:
+    """The sentence for a place where there can be no file, anywhere in a chain of exceptions, else None."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _PLACE_ERRORS and error.filename is not None:
+            name = str(error.filename)
+            shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+            return f"{shown} can't be read or written: {_PLACE_ERRORS[error.errno]}; give another place."
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def is_used_up(error: BaseException) -> bool:
     """Whether an exception is about a full disk or memory: of the machine, whatever it was doing."""
     return find_disk_error(error) is not None or find_memory_error(error) is not None
