@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import json
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -438,7 +440,7 @@ def test_experts_and_their_base_come_together(
         (b"\xff\xfe", "not UTF-8"),
         (b"\n\n", "no prompts"),
         (b'[{"prompt": "a"},\n{"prompt": "b"}]', "one JSON list"),
-        (None, "no such file"),
+        (None, "does not exist"),
     ],
 )
 def test_files_that_can_not_be_used_are_refused(
@@ -469,19 +471,24 @@ def test_a_byte_order_mark_is_no_text(
 
 def test_two_files_have_two_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     same = ["--output", tmp_path / "a", "--trace", tmp_path / "b" / ".." / "a"]
-    assert "two files" in refuse(capsys, "generate", "--large", tmp_path, "--prompt", "a", *same)
+    sentence = refuse(capsys, "generate", "--large", tmp_path, "--prompt", "a", *same)
+    assert "a is named by --output and by --trace; name another one for each." in sentence
 
 
 def test_a_folder_that_can_not_be_written_is_refused_before_the_work(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    def refuse_all(**_: object) -> str:  # root may write everywhere
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse_all)
     output = ["--output", tmp_path / "new" / "results.json"]
-    assert "Nothing can be written into" in refuse(capsys, "evaluate", "--large", tmp_path, "--tasks", "sst2", *output)
+    sentence = refuse(capsys, "evaluate", "--large", tmp_path / "large", "--tasks", "sst2", *output)
+    assert "results.json can't be written (permission denied); name another place with --output." in sentence
 
 
 def test_a_folder_is_no_file(capsys: pytest.CaptureFixture[str], tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    assert "is a directory" in refuse(capsys, "score", *folders_of(tiny_models), "--pairs", tmp_path)
+    assert "is a folder" in refuse(capsys, "score", *folders_of(tiny_models), "--pairs", tmp_path)
 
 
 @pytest.mark.parametrize("options", [("--output",), ("--trace",)])

@@ -61,7 +61,8 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path: Path) -> 
     with whole(target) as temporary:
         temporary.write_text("new")
         assert not target.exists()
-        assert temporary.parent == target.parent
+        assert temporary.name == target.name
+        assert temporary.parent.parent == target.parent
     assert target.read_text() == "new"
     assert names(target.parent) == ["file"]
 
@@ -175,7 +176,7 @@ def test_a_disk_that_fills_up_while_renaming_is_told(tmp_path: Path, monkeypatch
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr("logitfusion.files.os.replace", refuse)
+    monkeypatch.setattr("logitfusion.files.writing.os.replace", refuse)
     with pytest.raises(UserError, match="no space left"):
         write_text(tmp_path / "file", "new")
     assert names(tmp_path) == []

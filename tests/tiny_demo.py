@@ -11,6 +11,7 @@ import yaml
 from checkout import ROOT
 from tiny_encoders import COLOURS, write_clip, write_pictures
 
+from logitfusion.artefact import write_artefact
 from logitfusion.clip.data import DataSet, ImageRow, save_data
 from logitfusion.config.load import resolve_config
 from logitfusion.config.models import RandomModel
@@ -55,7 +56,7 @@ def _write_task(folder: Path, rows: list[tuple[str, str]], task: dict[str, objec
             for number, (prompt, answer) in enumerate(rows)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "task.json").write_text(json.dumps(task))
+    write_artefact(folder / "record.json", task)
 
 
 def _write_emoji(folder: Path, classes: list[str]) -> None:

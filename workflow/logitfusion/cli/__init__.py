@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from types import ModuleType
 
 from logitfusion import __version__
 from logitfusion.cli._options import add_command
+from logitfusion.cli._streams import guarded_streams
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.files import find_disk_error
 
@@ -40,20 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit code: 0, 1 for bad input (2 for a command line that argparse refuses), 130 for Ctrl-C, 141 where the
-        reader of a pipe has gone.
+        reader of a pipe has gone (files that were asked for are written all the same).
     """
-    arguments = make_parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # for terminals that don't know all characters
     try:
-        _module(arguments.command).run(arguments)
-        if sys.stdout is not None:  # closed before the start: there is nobody to read
-            sys.stdout.flush()
+        arguments = make_parser().parse_args(argv)
+        with guarded_streams():
+            _module(arguments.command).run(arguments)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Python flushes stdout once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
         sentence = _explain(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,11 @@ def add_fusion(parser: argparse.ArgumentParser) -> None:
     )
     add_options(models, Placed)
     add_options(parser.add_argument_group("fusion"), FusionOptions, forms=_FORMS)
+
+
+def fusion_inputs(arguments: argparse.Namespace) -> dict[str, Path | Sequence[Path] | None]:
+    """The folders of its models, by option."""
+    return {"--large": arguments.large, "--base": arguments.base, "--expert": arguments.expert}
 
 
 def read_fusion(arguments: argparse.Namespace) -> FusionOptions:

@@ -64,7 +64,7 @@ def sort_photos(answers: Sequence[Answer], files: Sequence[Path], folder: Path, 
     """
     names = _folder_names([answer.label for answer in answers if answer.error is None])
     counts = dict.fromkeys(names.values(), 0)
-    with whole(folder.resolve()) as temporary:
+    with whole(folder) as temporary:
         temporary.mkdir()
         for answer, file in zip(answers, files, strict=True):
             if answer.error is None:

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from logitfusion.cli._inputs import check_output
+from logitfusion.cli._outputs import claim_outputs
 from logitfusion.cli._tasks import WrittenTask, describe_task
 from logitfusion.cli._templates import Entry, describe_images, describe_model, fill_template
 from logitfusion.config.errors import explain
@@ -21,6 +20,7 @@ from logitfusion.config.load import resolve_config
 from logitfusion.config.section import Name
 from logitfusion.errors import UserError
 from logitfusion.files import write_text
+from logitfusion.formats.yaml import parse_yaml
 
 TASK = "sst2"  # of the templates
 # Track -> the options that it knows, besides those of all.
@@ -71,14 +71,14 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if path.exists():
         raise UserError(f"{path} is there already; choose another name, or delete it.")
-    check_output(path)
+    claim_outputs({"--output": path}, {f"--{name}": getattr(arguments, name) for name in ("large", "base", "images")})
     if inside:
         _check_run(arguments.name)
     template = resources.files("logitfusion").joinpath("templates", f"{arguments.track}.yaml").read_text("utf-8")
     task = _describe_task(arguments, path if inside else path.absolute())
     text = fill_template(template, arguments.name, _describe(arguments, task))
     with _definition(task):
-        resolve_config(yaml.safe_load(text))
+        resolve_config(parse_yaml(text, str(path)))
         write_text(path, text)
     if task is not None and task.file is not None:
         print(f"{task.file} is the task's definition: read it, and correct it.")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from logitfusion.cli._fusion import add_fusion, load_fusion
-from logitfusion.cli._inputs import be_quiet, check_outputs, read_field, read_rows, read_text
+from logitfusion.cli._fusion import add_fusion, fusion_inputs, load_fusion
+from logitfusion.cli._inputs import be_quiet, read_field, read_rows, read_text
 from logitfusion.cli._options import add_options, read_section
+from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.decoding import Decoding
 from logitfusion.files import write_jsonl
+from logitfusion.formats.json import format_json
 
 if TYPE_CHECKING:
     from logitfusion.fusion import FusedLM
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     be_quiet()
-    check_outputs(arguments.output)
+    claim_outputs({"--output": arguments.output}, {"--pairs": arguments.pairs, **fusion_inputs(arguments)})
     batch_size = read_section(Decoding, arguments).batch_size
     pairs = [
         (read_field(row, "context", place), read_field(row, "continuation", place), place)
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_jsonl(arguments.output, rows)
         return
     for row in rows:
-        print(json.dumps(row, ensure_ascii=False))
+        print(format_json(row))
 
 
 def _score(lm: FusedLM, pairs: list[tuple[str, str, str]], batch_size: int) -> list[dict[str, Any]]:

@@ -95,7 +95,10 @@ class JudgedTask:
 def read_judged(examples: Path, scores: Path) -> JudgedTask:
     """What ``JudgedTask.write`` wrote."""
     found: dict[str, Any] = read_json(scores)
-    numbers = {method: [HarnessScore(**one) for one in entries] for method, entries in found["scores"].items()}
+    numbers = {
+        method: [HarnessScore(**one | {"value": float(one["value"])}) for one in entries]
+        for method, entries in found["scores"].items()
+    }
     return JudgedTask(read_table(examples), found["metric"], numbers)
 
 

@@ -47,7 +47,7 @@ def materialise(links: list[Link]) -> int:
         the bytes that were copied.
 
     Raises:
-        UserError: a file that is gone or has changed, a disk that is full, or another process that copies the same.
+        UserError: a file that is gone or has changed, or a disk that is full.
     """
     total = sum(link.file.size for link in links)
     if links:
@@ -61,16 +61,10 @@ def materialise(links: list[Link]) -> int:
 
     for link in links:
         path = link.folder / link.file.name
-        try:
-            with whole(path) as copy:
-                if _copy(link, copy, tell) != link.file.sha256:
-                    raise changed(link.folder, link.file.name, "other bytes")
-                os.utime(copy, ns=(link.file.mtime_ns, link.file.mtime_ns))
-        except FileNotFoundError:  # the unfinished copy, which a second process took for a stale one
-            raise UserError(
-                f"{path} is being copied by another process: wait until that has ended, and run again (what is whole is"
-                " kept)."
-            ) from None
+        with whole(path, replace_link=True) as copy:
+            if _copy(link, copy, tell) != link.file.sha256:
+                raise changed(link.folder, link.file.name, "other bytes")
+            os.utime(copy, ns=(link.file.mtime_ns, link.file.mtime_ns))
     return total
 
 

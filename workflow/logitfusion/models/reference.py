@@ -15,8 +15,7 @@ from transformers.modeling_utils import str_to_torch_dtype
 
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.fetch.hub_files import BESIDE, CONFIG, WHOLE
-from logitfusion.files import read_json
-from logitfusion.integrity import RECORD, as_rows, check_files, record_files
+from logitfusion.integrity import RECORD, as_rows, check_files, read_record, record_files
 from logitfusion.models.checkpoint import INDEX, explain_failure, read_index, refuse_misfit, refuse_no_checkpoint
 from logitfusion.models.load import describe, load_tokenizer
 from logitfusion.provenance import record
@@ -90,7 +89,7 @@ def _weights(source: Path) -> list[str]:
 
 def describe_recorded(folder: Path) -> dict[str, Any]:
     """What the record of a reference says about its model, as ``load.describe`` does of one in memory."""
-    known = read_json(folder / RECORD)
+    known = read_record(folder) or {}
     return {name: known[name] for name in ("parameters", "layers", "vocabulary")}
 
 

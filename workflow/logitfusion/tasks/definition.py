@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from logitfusion.errors import UserError
+from logitfusion.formats.yaml import read_yaml
 
 LIBRARY = Path(__file__).with_name("library")
 INVALID = "[invalid]"  # the harness's word for a text without an answer of the asked form
@@ -76,12 +75,8 @@ def read_definition(path: Path) -> Definition:
     Raises:
         UserError: the file can't be read, or does not hold a mapping.
     """
-    loader = type("Loader", (yaml.SafeLoader,), {})
-    loader.add_constructor("!function", lambda _, node: Function(node.value, path.parent))
-    try:
-        content = loader(path.read_text(encoding="utf-8")).get_single_data()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"The task definition {path} can't be read: {' '.join(str(error).split())}") from None
+    functions = {"!function": lambda _, node: Function(str(node.value), path.parent)}
+    content = read_yaml(path, title=f"The task definition {path}", tags=functions)
     if not isinstance(content, dict):
         raise UserError(f"The task definition {path} must hold a mapping of keys to values.")
     included = content.pop("include", None) or ()
