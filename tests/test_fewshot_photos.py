@@ -114,7 +114,7 @@ def test_photos_are_sorted_by_answer_and_nothing_is_overwritten(
     before = sorted(tmp_path.rglob("*"))
     head = ["fewshot", "predict", "--head", place / "head", "--images", new, "--sort-into"]
     assert "overwrites nothing" in refuse(capsys, *head, tmp_path / "links")
-    assert "would be classified the next time" in refuse(capsys, *head, new / "sorted")
+    assert "which --images reads; name another place with --sort-into" in refuse(capsys, *head, new / "sorted")
     assert "--sort-into" in refuse(capsys, *head[:-1], "--copy")
     assert sorted(tmp_path.rglob("*")) == before
 

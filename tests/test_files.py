@@ -133,14 +133,6 @@ def test_a_block_that_writes_nothing_leaves_the_old_folder(tmp_path: Path) -> No
     assert names(target) == ["old"]
 
 
-def test_what_a_killed_run_left_behind_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".file.partial-1").write_text("half")
-    fill_folder(tmp_path / ".file.partial-2", "half")
-    (tmp_path / ".other.partial-1").write_text("not mine")
-    write_text(tmp_path / "file", "new")
-    assert names(tmp_path) == [".other.partial-1", "file"]
-
-
 # ---- full disks ---------------------------------------------------------------------------------------------------
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
+from logitfusion.artefact import DIGEST, UNSEALED, check_seal, seal
 from logitfusion.errors import UserError
 from logitfusion.files import name_output, whole
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A table; a missing or broken file is a ``UserError`` that names it."""
+    """A table; a missing, damaged or broken file is a ``UserError`` that names it."""
     try:
-        return pd.read_csv(path) if Path(path).suffix == ".csv" else pd.read_parquet(path)
+        if Path(path).suffix == ".csv":
+            return pd.read_csv(path)
+        check_seal(path)
+        return pd.read_parquet(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run the stage again that writes it.") from None
     except (ArrowException, ValueError, OSError) as error:  # pandas' own errors are ValueErrors
@@ -24,9 +30,12 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table, all of it or none."""
+    """Write a table, all of it or none; parquet with a digest of all of its bytes."""
     with whole(path) as temporary:
         if Path(path).suffix == ".csv":
             table.to_csv(temporary, index=False)
         else:
-            table.to_parquet(temporary)
+            kept = pa.Table.from_pandas(table)
+            kept = kept.replace_schema_metadata({**(kept.schema.metadata or {}), DIGEST: UNSEALED})
+            pq.write_table(kept, temporary)
+            seal(temporary)

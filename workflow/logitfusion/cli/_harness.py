@@ -33,9 +33,7 @@ def _check_limit(limit: float) -> float:
 class Asked(Section):
     """How much is asked."""
 
-    limit: (
-        Annotated[float, Field(gt=0, le=LARGEST_WHOLE), AfterValidator(_check_limit)] | None
-    ) = None
+    limit: Annotated[float, Field(gt=0, le=LARGEST_WHOLE), AfterValidator(_check_limit)] | None = None
     """Examples of each task; below 1, a share of them."""
     num_fewshot: Shots | None = None
     """Examples in each prompt; left out, the task's own number."""

@@ -98,10 +98,12 @@ def _check_name(name: str) -> None:
 
 def _check_run(name: str) -> None:
     """Refuse a name under which results of another config are kept, or would be: they would be overwritten."""
-    if Path("results", name).exists():
-        raise UserError(f"results/{name} is there already; choose another name, or delete it.")
+    for made in Path("results").glob("*"):
+        if made.name.casefold() == name.casefold():  # one folder to some file systems
+            raise UserError(f"{made} is there already; choose another name, or delete it.")
+    named = rf"""^run: *["']?{name}["']? *(#|$)"""
     for other in sorted(Path("config").rglob("*.yaml")):
-        if re.search(rf"""^run: *["']?{name}["']? *(#|$)""", other.read_text("utf-8", errors="replace"), re.MULTILINE):
+        if re.search(named, other.read_text("utf-8", errors="replace"), re.MULTILINE | re.IGNORECASE):
             raise UserError(
                 f"The run of {other} is named {name} too, and they would share results; choose another name."
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.shard import VERSION, Shard, TeacherText, read_manifest, shard_path, write_shard
 from logitfusion.distill.teacher import check_k, read_teacher, try_reading
 from logitfusion.errors import UserError
-from logitfusion.files import remove, write_json
+from logitfusion.files import read_json, remove, write_json
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.provenance import hash_json
 from logitfusion.shards import shard_range
@@ -180,8 +179,8 @@ def _resume(work: Path, decisive: dict[str, Any]) -> None:
     fingerprint = hash_json(decisive)
     record = work / "fingerprint.json"
     try:
-        known = json.loads(record.read_text())["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
+        known = read_json(record)["fingerprint"]
+    except (UserError, KeyError, TypeError):
         known = None
     if known != fingerprint:
         remove(work)

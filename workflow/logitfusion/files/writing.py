@@ -14,7 +14,7 @@ from typing import Any
 from logitfusion.errors import UserError
 from logitfusion.files.disk import find_disk_error
 from logitfusion.files.partials import hold_partial
-from logitfusion.files.places import Place, as_word, find_place
+from logitfusion.files.places import Place, as_word, find_place, open_stream
 from logitfusion.formats.json import format_json
 
 
@@ -79,11 +79,15 @@ def _put(temporary: Path, place: Place) -> None:
     path = place.path
     if not temporary.is_dir() and path.is_dir():
         raise UserError(f"{as_word(path)} is a folder, and a file is to be written; give another name.")
+    if place.stream and temporary.is_dir():
+        raise UserError(f"{as_word(path)} is a pipe or a device, which can't take a folder; give another name.")
     if place.stream:
         print(end="", flush=True)  # what was printed before comes first
-        with temporary.open("rb") as file, path.open("ab") as stream:
+        with temporary.open("rb") as file, open_stream(path) as stream:
             shutil.copyfileobj(file, stream)
         return
+    if path.is_socket() or path.is_block_device():
+        raise UserError(f"{as_word(path)} is a socket or a disk, which nothing replaces; give another name.")
     _give_usual_modes(temporary)
     if temporary.is_dir():
         _put_folder(temporary, path)

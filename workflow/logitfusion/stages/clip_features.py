@@ -13,6 +13,7 @@ from logitfusion.clip.features.pool import manifest, write_classifier
 from logitfusion.clip.features.splits import write_features
 from logitfusion.config.jobs.clip import SupportFeaturesJob, TestFeaturesJob
 from logitfusion.files import whole
+from logitfusion.integrity import check_files
 from logitfusion.models.load import use_threads
 from logitfusion.progress.pace import Rate
 from logitfusion.provenance import record
@@ -23,18 +24,21 @@ from logitfusion.stages._stage import logger, run_stage
 def main(arguments: argparse.Namespace, job: SupportFeaturesJob | TestFeaturesJob) -> None:
     threads = use_threads()
     data = load_data(arguments.data)
+    if arguments.images is not None:
+        check_files(arguments.images)
     if arguments.like is not None:
         data = match_classes(data, load_data(arguments.like).classes)
     clip = open_clip_folder(arguments.clip)
     encoders = {CLIP: clip, **open_auxiliaries(job.auxiliaries, arguments.package, arguments.fetched)}
-    facts = {"classes": data.classes, "prompts": data.prompts, "scale": clip.scale, "split": data.split}
+    facts = {"classes": data.classes, "prompts": data.prompts, "scale": clip.scale}
     facts["encoders"] = {name: encoder.fingerprint for name, encoder in encoders.items()}
+    told = {"split": data.split}
     with whole(arguments.output) as folder:
         folder.mkdir()
         if arguments.split == "support":
             rows, short = _draw(data, job, folder)
-            facts["short"] = short
-            write_classifier(folder / "classifier.safetensors", clip.classifier(data.classes, data.prompts), facts)
+            told["short"] = short
+            write_classifier(folder, clip.classifier(data.classes, data.prompts), **facts)
         else:
             rows = data.test
         encoded = encode_images(
@@ -57,7 +61,7 @@ def main(arguments: argparse.Namespace, job: SupportFeaturesJob | TestFeaturesJo
             logger.warning("%d of %d images can't be read and are left out: %s", len(encoded.skipped), len(rows), names)
         for name in encoders:
             write_features(folder / f"{name}.safetensors", encoded, name, arguments.split)
-        record(folder / "stage.json", job.dump(), **facts)
+        record(folder / "stage.json", job.dump(), **facts, **told)
     logger.info("%s: %s images through %s", arguments.dataset, len(rows), ", ".join(encoders))
 
 

@@ -15,6 +15,7 @@ from logitfusion.clip.data.draws import draw_share
 from logitfusion.errors import UserError
 from logitfusion.fetch.archives import unpack_tar
 from logitfusion.files import read_json, remove, whole
+from logitfusion.integrity import check_files
 
 PROMPTS = ["a picture of a {}.", "{}"]
 
@@ -28,11 +29,11 @@ class Pair:
     caption: str
 
 
-def unpack_emoji(package: str | Path, vendor: str, folder: str | Path) -> None:
+def unpack_emoji(package: str | Path, vendor: str, folder: str | Path, sha256: str | None = None) -> None:
     """Unpack a vendor's 64-pixel pictures, without variants of skin colour, and their table, into ``folder``.
 
     Raises:
-        UserError: the package is not that vendor's.
+        UserError: the package is not that vendor's, or its SHA-256 is another.
     """
     pictures = f"package/img/{vendor}/64/"
 
@@ -42,7 +43,7 @@ def unpack_emoji(package: str | Path, vendor: str, folder: str | Path) -> None:
 
     with whole(folder) as temporary:
         temporary.mkdir()
-        names = unpack_tar(package, needed, temporary)
+        names = unpack_tar(package, needed, temporary, sha256)
         if "package/emoji.json" not in names or len(names) < 2:
             raise UserError(f"{package} has no emojis by {vendor!r}; it is not the package emoji-datasource-{vendor}.")
         (temporary / "package" / "emoji.json").rename(temporary / "emoji.json")
@@ -65,7 +66,7 @@ def read_emoji(entry: dict[str, Any], package: str | Path, folder: str | Path) -
     ``prompts``. The splits go by figure (a cook, be it a man or a woman, is one figure), the same for every vendor.
     """
     vendor, classes, seed, prompts = entry["vendor"], entry["classes"], entry["seed"], entry.get("prompts") or PROMPTS
-    unpack_emoji(package, vendor, folder)
+    unpack_emoji(package, vendor, folder, entry.get("sha256"))
     listed, building, tested = _split(entry, Path(folder))
     rows: dict[bool, list[ImageRow]] = {False: [], True: []}
     for place, (emoji, label) in enumerate(listed):
@@ -75,7 +76,12 @@ def read_emoji(entry: dict[str, Any], package: str | Path, folder: str | Path) -
 
 
 def emoji_pairs(entry: dict[str, Any], folder: str | Path) -> list[Pair]:
-    """Pictures and captions to build a CLIP from: all emojis that belong to no class, ``build_share`` of each class."""
+    """Pictures and captions to build a CLIP from: all emojis that belong to no class, ``build_share`` of each class.
+
+    Raises:
+        UserError: a file has changed since it was unpacked.
+    """
+    check_files(folder)
     vendor = entry["vendor"]
     listed, building, _ = _split(entry, Path(folder))
     held_out = {_name(vendor, emoji) for place, (emoji, _) in enumerate(listed) if place not in building}
