@@ -44,6 +44,7 @@ from logitfusion.clip.encoders.transformers_clip import open_transformers
 from logitfusion.clip.encoders.weights import read_weights
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
+from logitfusion.integrity import check_files
 from logitfusion.models.finite import find_not_finite
 from logitfusion.models.load import choose_device, first_line
 
@@ -182,6 +183,7 @@ def load_clip(entry: dict[str, Any], *, device: torch.device | None = None) -> C
         case "path":
             model, tokenizer = open_checkpoint(entry)
         case "built":
+            check_files(entry["path"])
             model, tokenizer = open_folder(entry["path"])
         case "transformers":
             model, tokenizer, described = open_transformers(entry["path"])
