@@ -28,11 +28,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from logitfusion.artefact import write_artefact
 from logitfusion.config.models import HubModel, PathModel
 from logitfusion.errors import UserError
 from logitfusion.fetch.hub import Download, HubFile
 from logitfusion.files import sha256
 from logitfusion.fusion import FusedLM
+from logitfusion.integrity import as_rows, record_files
 from logitfusion.models import source
 from logitfusion.models.load import describe, load_model, load_tokenizer, save_model
 from logitfusion.models.merge import merge_experts
@@ -205,9 +207,7 @@ def test_only_what_a_stage_wrote_is_to_be_deleted(whole: Path, tmp_path: Path) -
     for load in (load_model, load_tokenizer):
         with pytest.raises(UserError, match="it needs"):
             load(folder)
-    from logitfusion.models.identity import checksum_weights
-
-    (folder / "record.json").write_text(json.dumps({"checksum": checksum_weights(folder)}))
+    write_artefact(folder / "record.json", {"files": as_rows(record_files(folder))})
     for load in (load_model, load_tokenizer):
         with pytest.raises(UserError, match="delete the folder and run again"):
             load(folder)

@@ -440,7 +440,7 @@ def test_experts_and_their_base_come_together(
         (b"\xff\xfe", "not UTF-8"),
         (b"\n\n", "no prompts"),
         (b'[{"prompt": "a"},\n{"prompt": "b"}]', "one JSON list"),
-        (None, "no such file"),
+        (None, "does not exist"),
     ],
 )
 def test_files_that_can_not_be_used_are_refused(
@@ -488,7 +488,7 @@ def test_a_folder_that_can_not_be_written_is_refused_before_the_work(
 
 
 def test_a_folder_is_no_file(capsys: pytest.CaptureFixture[str], tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    assert "is a directory" in refuse(capsys, "score", *folders_of(tiny_models), "--pairs", tmp_path)
+    assert "is a folder" in refuse(capsys, "score", *folders_of(tiny_models), "--pairs", tmp_path)
 
 
 @pytest.mark.parametrize("options", [("--output",), ("--trace",)])

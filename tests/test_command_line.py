@@ -29,7 +29,7 @@ def test_two_runs_are_not_mixed_without_a_word(tmp_path: Path) -> None:
 
 def test_what_can_not_be_used_is_explained_by_the_command_line() -> None:
     assert explain_command_line(["a.yaml"], {"run": "x", "seed": 1}) == ""
-    assert "after `--`" in explain_command_line(["a.yaml", "results/x/task.json"], {})
+    assert "after `--`" in explain_command_line(["a.yaml", "results/x/record.json"], {})
     assert "--config fusion=" in explain_command_line(["a.yaml"], {"fusion": {"batch_size": "8"}})
 
 

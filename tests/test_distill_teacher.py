@@ -397,7 +397,12 @@ def test_a_killed_run_goes_on(model: PreTrainedModel, whole_cache: list[Path], t
 
 @pytest.mark.parametrize(
     "change",
-    [{"k": 5}, {"batch_size": 3}, {"piece_tokens": 41}, *({"source": SOURCES | {name: "y"}} for name in SOURCE)],
+    [
+        {"k": 5},
+        {"batch_size": 3},
+        {"piece_tokens": 41},
+        *({"source": SOURCES | {name: 9 if name == "max_tokens" else "y"}} for name in SOURCE),
+    ],
 )
 def test_another_run_starts_anew(model: PreTrainedModel, tmp_path: Path, change: dict[str, Any]) -> None:
     make_until(45, model, MANY, tmp_path, **OPTIONS)
@@ -418,6 +423,33 @@ def test_what_is_left_of_a_broken_record_is_thrown_away(model: PreTrainedModel, 
     computed: list[int] = []
     cache_teacher(model, MANY, tmp_path, on_batch=computed.append, **OPTIONS)
     assert sum(computed) == count(MANY)
+
+
+def flip(path: Path) -> None:
+    """Change one bit of the numbers, which are at the end."""
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_shard_is_not_kept(model: PreTrainedModel, tmp_path: Path) -> None:
+    """It is found before anything is computed; to delete it is left to whoever asked for the cache."""
+    (second,) = cache_teacher(model, MANY, tmp_path, shards=2, only=[2], **OPTIONS)
+    flip(second)
+    computed: list[int] = []
+    with pytest.raises(UserError, match=f"{second.name} is damaged .* delete it and make it anew"):
+        cache_teacher(model, MANY, tmp_path, shards=2, on_batch=computed.append, **OPTIONS)
+    assert not computed
+
+
+def test_a_damaged_piece_is_made_again(model: PreTrainedModel, tmp_path: Path) -> None:
+    make_until(45, model, MANY, tmp_path, **OPTIONS)
+    damaged, *whole = sorted((tmp_path / "checkpoints").rglob("*.safetensors"))
+    kept = sum(read_manifest(path)["tokens"] for path in whole)
+    flip(damaged)
+    computed: list[int] = []
+    cache_teacher(model, MANY, tmp_path, on_batch=computed.append, **OPTIONS)
+    assert sum(computed) == count(MANY) - kept
 
 
 def test_shards_can_be_made_apart(model: PreTrainedModel, whole_cache: list[Path], tmp_path: Path) -> None:

@@ -70,10 +70,10 @@ def test_what_was_fetched_is_all_that_a_run_needs(tmp_path: Path, tiny_models: d
         assert not any("huge" in line for line in hub.asked), "no track uses it"
         assert (folder / RUN / "models/large/model.safetensors").is_symlink()
         hub.asked.clear()
-        done = snakemake(folder, str(RUN / "tasks/sums/task.json"), *arguments, **variables)
+        done = snakemake(folder, str(RUN / "tasks/sums/record.json"), *arguments, **variables)
         assert done.returncode == 0, done.stderr
         assert hub.asked == []
-    assert json.loads((folder / RUN / "tasks/sums/task.json").read_text())["sizes"]["test"] == 2
+    assert json.loads((folder / RUN / "tasks/sums/record.json").read_text())["sizes"]["test"] == 2
     assert load_model(folder / RUN / "models/large").num_parameters() > 0
 
 

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logitfusion import cli
+from logitfusion.artefact import read_artefact, write_artefact
 from logitfusion.config.load import resolve_config
 from logitfusion.config.run import RunConfig
 from logitfusion.distill.shard import row_bytes
@@ -171,7 +172,7 @@ def test_a_config_json_that_is_no_table_is_told(tmp_path: Path, capsys: pytest.C
     ("options", "words"),
     [
         (("--gpu", "H1000"), "did you mean H100"),
-        (("--gpus", "0"), "--gpus is at least 1"),
+        (("--gpus", "0"), "--gpus must be at least 1"),
         (("--gpu-memory", "-1"), "--gpu-memory"),
         (("--metadata", "nowhere"), "does not exist"),
     ],
@@ -271,7 +272,7 @@ def test_a_task_is_as_large_as_its_definition_says(tmp_path: Path) -> None:
 def test_a_task_that_was_made_is_as_large_as_it_is(tmp_path: Path) -> None:
     place = tmp_path / "results/planned/tasks/gsm8k"
     place.mkdir(parents=True)
-    (place / "task.json").write_text(json.dumps({"sizes": {"test": 40, "validation": 0, "train": 0}}))
+    write_artefact(place / "record.json", {"sizes": {"test": 40, "validation": 0, "train": 0}})
     tasks = {"gsm8k": {"harness": "gsm8k"}}
     assert sizes_of(tmp_path, tasks)["gsm8k"] == TaskSize(test=40, validation=0, shots=5)
     run = resolve_config(small_run(tasks=small_run()["tasks"] | tasks))
@@ -434,7 +435,7 @@ def results(tmp_path: Path, metadata: Path) -> Path:
         folder.mkdir(parents=True)
         shutil.copy(metadata / "owner" / name / "config.json", folder)
         record = {"parameters": 10**6 * layers, "layers": layers, "vocabulary": 512, "stored_dtype": "bfloat16"}
-        (folder / "record.json").write_text(json.dumps(record))
+        write_artefact(folder / "record.json", record)
     return tmp_path
 
 
@@ -449,7 +450,7 @@ def test_rules_ask_for_what_they_asked_as_long_as_that_is_enough(results: Path, 
 def test_rules_ask_for_more_where_models_are_large(results: Path) -> None:
     run = resolve_config(small_run())
     record = results / "models/small/record.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"parameters": 13 * 10**9}))
+    write_artefact(record, read_artefact(record) | {"parameters": 13 * 10**9})
     asked = PlannedResources(run, results)
     assert asked.memory_mb("expert", "sums", 16000) > 52_000, "all weights are saved from fp32 masters"
     assert asked.memory_mb("decode", "dynamic", 16000) == 16000, "weights go to the GPU"
@@ -460,9 +461,8 @@ def test_records_say_what_building_the_model_says(tmp_path: Path) -> None:
     folder.mkdir()
     exact = measure(read_config(LLAMA, "It"))
     (folder / "config.json").write_text(json.dumps(LLAMA))
-    (folder / "record.json").write_text(
-        json.dumps({"parameters": exact.parameters, "layers": 4, "vocabulary": 512, "stored_dtype": "bfloat16"})
-    )
+    sizes = {"parameters": exact.parameters, "layers": 4, "vocabulary": 512}
+    write_artefact(folder / "record.json", sizes | {"stored_dtype": "bfloat16"})
     known = read_size(folder)
     assert (known.weights(), known.embedding, known.cache) == (exact.weights(), exact.embedding, exact.cache)
     assert known.adapted == pytest.approx(exact.adapted, rel=0.1)

@@ -19,9 +19,9 @@ from test_fusion_weights import as_rows, brute_force, is_tied_with_the_best
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from logitfusion.artefact import write_artefact
 from logitfusion.config.models import RandomModel
 from logitfusion.errors import UserError
-from logitfusion.files import write_json
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.caches import CachedModel
 from logitfusion.fusion.steering import Steered, Steering
@@ -86,7 +86,7 @@ def test_the_models_entry_in_the_config_comes_before_the_checkpoint(
         ({"config": {"dtype": "float32"}}, torch.float32),
         ({"config": {}}, torch.bfloat16),
     ):
-        write_json(folder / "record.json", record)
+        write_artefact(folder / "record.json", record)
         assert choose_dtype(folder, "auto") == expected
         assert choose_dtype(folder, "float16") == torch.float16  # and what a use asks for comes before both
     with pytest.raises(UserError, match="dtype 'float8' does not exist"):

@@ -12,15 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import build
+from flips import refuses_every_flip
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from logitfusion import cli, integrity
+from logitfusion.artefact import write_artefact
 from logitfusion.config.models import PathModel
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
 from logitfusion.fusion import FusedLM
-from logitfusion.integrity import RECORD, SEEN, check_files, read_recorded
+from logitfusion.integrity import RECORD, SEEN, as_rows, check_files, read_record, read_recorded, record_files
 from logitfusion.models import materialise
 from logitfusion.models.identity import hash_model, hash_tokenizer
 from logitfusion.models.load import describe, load_model, load_tokenizer
@@ -339,7 +341,6 @@ def test_jobs_at_once_agree(reference: Path) -> None:
 
 def test_a_model_that_a_stage_wrote_is_checked_alike(tmp_path: Path) -> None:
     from logitfusion.config.models import RandomModel
-    from logitfusion.integrity import as_rows, record_files
     from logitfusion.models.source import make_random
     from logitfusion.provenance import record
 
@@ -364,7 +365,28 @@ def test_a_damaged_model_of_another_run_is_not_referred_to(reference: Path, tmp_
 def test_a_broken_record_is_named(reference: Path) -> None:
     known = read_json(reference / RECORD)
     (reference / RECORD).write_text(json.dumps(known | {"files": [{"name": "x"}]}))
-    assert "is damaged; delete the folder" in refused(lambda: load_model(reference))
+    assert "is damaged" in refused(lambda: load_model(reference))
+    for files in ([{"name": "x"}], [known["files"][0] | {"name": "../x"}], 3):
+        write_artefact(reference / RECORD, {"files": files})
+        sentence = refused(lambda: load_model(reference))
+        assert sentence.startswith(f"{reference / RECORD} is not of this version of logitfusion: ")
+
+
+def test_every_flipped_bit_of_a_record_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    write_artefact(tmp_path / RECORD, {"files": as_rows(record_files(tmp_path))})
+    refuses_every_flip(tmp_path / RECORD, lambda: check_files(tmp_path))
+
+
+def test_every_flipped_bit_of_a_recorded_file_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    write_artefact(tmp_path / RECORD, {"files": as_rows(record_files(tmp_path))})
+    refuses_every_flip(tmp_path / "file", lambda: check_files(tmp_path))
+
+
+def test_another_programs_record_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / RECORD).write_text('{"song": "file"}')
+    assert read_record(tmp_path) is read_recorded(tmp_path) is None
 
 
 # ---- made whole ---------------------------------------------------------------------------------------------------

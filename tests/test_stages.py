@@ -174,7 +174,7 @@ def make_task(folder: Path, config: dict[str, Any]) -> subprocess.CompletedProce
 
 def task_outputs(folder: Path) -> list[str | Path]:
     files = {f"--{name}": folder / f"lines/{name}.jsonl" for name in ("train", "validation")}
-    files |= {"--documents": folder / "lines/documents", "--record": folder / "lines/task.json"}
+    files |= {"--documents": folder / "lines/documents", "--record": folder / "lines/record.json"}
     return [word for pair in files.items() for word in pair]
 
 
@@ -190,12 +190,12 @@ def test_a_task_is_written_with_its_record(tmp_path: Path) -> None:
     tested = [document.id for document in open_documents(tmp_path / "lines/documents").documents]
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 6, "validation": 2}
     assert sorted([*tested, *(row["id"] for rows in splits.values() for row in rows)]) == list(range(12))
-    record = read_json(tmp_path / "lines" / "task.json")
+    record = read_json(tmp_path / "lines" / "record.json")
     assert record["config"] == config
     assert record["sizes"] == {"train": 6, "validation": 2, "test": 4}
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {path.name for path in (tmp_path / "lines").iterdir()} == {
-        "documents", "train.jsonl", "validation.jsonl", "task.json",
+        "documents", "train.jsonl", "validation.jsonl", "record.json",
     }  # fmt: skip
 
 

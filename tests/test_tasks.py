@@ -472,9 +472,9 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "absent.jsonl can't be read (no such file"),
+        (None, "absent.jsonl does not exist"),
         ("", "absent.jsonl is empty"),
-        ("{}\n{", "absent.jsonl, line 2, is not JSON (Expecting property name enclosed in double quotes)."),
+        ("{}\n{", "absent.jsonl, line 2, is not JSON (column 2: Expecting property name enclosed in double quotes)"),
     ],
 )
 def test_a_file_of_documents_that_can_not_be_read_is_named(tmp_path: Path, content: str | None, words: str) -> None:

@@ -9,7 +9,7 @@ from checkout import copy_checkout, snakemake
 
 pytestmark = pytest.mark.workflow
 
-TASK = "results/smoke/tasks/letters/task.json"
+TASK = "results/smoke/tasks/letters/record.json"
 CALL = ("--cores", "1", "--configfile", "config/smoke.yaml")
 
 

@@ -176,7 +176,7 @@ def test_a_filter_that_can_not_be_meant_is_refused(reading: dict[str, Any], word
         (b'\n["q"]\n', r"rows.jsonl, line 2, is no JSON object"),
         (b'{"q": "\xff"}\n', r"is not UTF-8"),
         (b"", r"no texts to learn from .it is empty"),
-        (None, r"rows.jsonl can't be read .no such file"),
+        (None, r"rows.jsonl does not exist"),
     ],
 )
 def test_a_file_that_can_not_be_read_is_one_sentence(content: bytes | None, words: str, tmp_path: Path) -> None:

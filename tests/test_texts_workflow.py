@@ -106,7 +106,7 @@ def test_texts_are_made_of_what_was_fetched(tmp_path: Path) -> None:
     assert [sum("messages" in text for text in split) for split in (train, validation)] == [4, 1]
     sums = [text for text in (*train, *validation) if "prompt" in text]
     assert all(text["completion"] == f" {int(text['prompt'].split()[0]) + 1}" for text in sums)
-    sources = read_json(folder / made / "task.json")["sources"]
+    sources = read_json(folder / made / "record.json")["sources"]
     assert [(source["rows"], source["texts"]) for source in sources] == [(24, 12), (30, 30)]
     assert sources[1]["commit"] == commit_of(1)
     lines = (folder / "config/smoke_tasks/chats.jsonl").read_text().splitlines()

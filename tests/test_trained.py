@@ -17,6 +17,7 @@ from recorded import store
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from logitfusion.artefact import write_artefact
 from logitfusion.config.experts import Expert
 from logitfusion.config.jobs.distill import StudentJob
 from logitfusion.config.jobs.fusion import DecodeJob
@@ -202,7 +203,8 @@ def half(run: Run, tmp_path: Path) -> Path:
     kept = read_json(folder / RECORD)
     del kept["base_weights"]
     kept["files"] = [file for file in kept["files"] if file["name"] != "adapter_config.json"]
-    write_json(folder / RECORD, kept)
+    del kept["digest"]
+    write_artefact(folder / RECORD, kept)
     settings = read_json(folder / "adapter_config.json") | {"base_model_name_or_path": "../half"}
     write_json(folder / "adapter_config.json", settings)
     return folder

@@ -225,7 +225,7 @@ def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(
 RECORDS: dict[str, Callable[..., Section]] = {
     "models/(.+)/record.json": models.model_job,
     "experts/(.+)/record.json": models.expert_job,
-    "tasks/(.+)/task.json": lambda run, name: text_tasks(run).get(name) or models.task_job(run, name),
+    "tasks/(.+)/record.json": lambda run, name: text_tasks(run).get(name) or models.task_job(run, name),
     "distill/students/(.+)[.]./record.json": distill.student_job,
     "clip/data/(.+)/record.json": clip.data_job,
     "clip/encoder/stage.json": clip.encoder_job,
@@ -290,7 +290,7 @@ def test_a_config_edited_during_a_run_waits_for_the_next_one(moved: Path, tmp_pa
     variables = environment()
     variables["PATH"] = f"{python.parent}{os.pathsep}{variables['PATH']}"
     config = write_config(moved, "edited.yaml")
-    targets = [f"results/smoke/tasks/{task}/task.json" for task in ("sums", "letters")]
+    targets = [f"results/smoke/tasks/{task}/record.json" for task in ("sums", "letters")]
     before = read_outputs(moved)
     words = command(*targets, "--forcerun", "task", "--cores", "1", "--configfile", config)
     with subprocess.Popen(words, cwd=moved, env=variables, stderr=subprocess.PIPE, text=True) as running:

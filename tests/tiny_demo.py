@@ -11,11 +11,13 @@ import yaml
 from checkout import ROOT
 from tiny_encoders import COLOURS, write_clip, write_pictures
 
+from logitfusion.artefact import write_artefact
 from logitfusion.clip.data import DataSet, ImageRow, save_data
 from logitfusion.config.load import resolve_config
 from logitfusion.config.models import RandomModel
 from logitfusion.evaluate.table import DTYPES
 from logitfusion.models.source import make_random
+from logitfusion.tables import write_table
 
 # Prompts of the demo's tasks as they come out of them, and their answers.
 _ROWS = {
@@ -55,7 +57,7 @@ def _write_task(folder: Path, rows: list[tuple[str, str]], task: dict[str, objec
             for number, (prompt, answer) in enumerate(rows)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "task.json").write_text(json.dumps(task))
+    write_artefact(folder / "record.json", task)
 
 
 def _write_emoji(folder: Path, classes: list[str]) -> None:
@@ -74,7 +76,7 @@ def _write_tables(demo: Path, config: dict[str, object]) -> None:
     """The tidy table that is stored with the documents, and the judged examples of one that nobody steered."""
     table = pd.read_csv(ROOT / "docs/results/demo.csv", dtype=DTYPES)
     table.to_csv(demo / "metrics.csv", index=False)
-    table.to_parquet(demo / "metrics.parquet")
+    write_table(table, demo / "metrics.parquet")
     (demo / "evaluation").mkdir()
     for task, rows in _ROWS.items():
         judged = {"correct": True, "format_failure": False, "weights": [[0.5]], "expert": [0], "seconds": 0.1}
@@ -85,4 +87,4 @@ def _write_tables(demo: Path, config: dict[str, object]) -> None:
             for method in config["fusion"]["methods"]
             for number, (prompt, answer) in enumerate(rows)
         ]
-        pd.DataFrame(examples).to_parquet(demo / f"evaluation/{task}.parquet")
+        write_table(pd.DataFrame(examples), demo / f"evaluation/{task}.parquet")

@@ -12,8 +12,12 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import AfterValidator
+
+from logitfusion.artefact import is_sealed, parse_artefact, read_artefact
+from logitfusion.config.section import Sha256, Whole
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, sha256, write_json
 from logitfusion.progress.pace import Rate
@@ -23,20 +27,25 @@ logger = logging.getLogger(__name__)
 RECORD = "record.json"
 # What was found unchanged, and when each file was last written then: of this machine, and made again where it is lost.
 SEEN = ".seen.json"
+_OURS = {"files", "versions"}  # keys of a record that has lost its digest
 _WEIGHTS = ".safetensors"
 _LONG = 2**28  # bytes from which on hashing takes long enough to say how far it is
+
+
+def _stay_inside(name: str) -> str:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError("is outside of the folder")
+    return name
 
 
 class RecordedFile(NamedTuple):
     """A file of a folder, as it was when the folder's record was written."""
 
-    name: str
+    name: Annotated[str, AfterValidator(_stay_inside)]
     """Its path within the folder."""
-    size: int
+    size: Whole
     """Bytes."""
-    mtime_ns: int
-    """When it was last written, nanoseconds since 1970."""
-    sha256: str
+    sha256: Sha256
     """In hex."""
 
 
@@ -54,26 +63,36 @@ def record_files(
     if names is None:
         names = [path.name for path in folder.iterdir() if path.is_file() and path.name not in (RECORD, SEEN)]
     paths = {name: folder / name for name in sorted(names)}
-    found = {name: path.stat() for name, path in paths.items()}
+    sizes = {name: path.stat().st_size for name, path in paths.items()}
     known = dict(digests or {})
     known |= _hash({name: path for name, path in paths.items() if name not in known}, title or folder.name)
-    return [RecordedFile(name, found[name].st_size, found[name].st_mtime_ns, known[name]) for name in paths]
+    return [RecordedFile(name, sizes[name], known[name]) for name in paths]
+
+
+def read_record(folder: str | Path) -> dict[str, Any] | None:
+    """What a stage recorded of the folder that it wrote; None where there is no record, or another program's.
+
+    Raises:
+        UserError: the record is damaged, or of an earlier version.
+    """
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        return None
+    if not is_sealed(path) and _OURS.isdisjoint(read_json(path)):
+        return None
+    return read_artefact(path)
 
 
 def read_recorded(folder: str | Path) -> dict[str, RecordedFile] | None:
     """The files that a folder's record names; None where there is no record, or one that names none.
 
     Raises:
-        UserError: the record can't be read.
+        UserError: see ``read_record``.
     """
-    path = Path(folder) / RECORD
-    if not path.is_file():
+    files = (read_record(folder) or {}).get("files")
+    if files is None:
         return None
-    files = read_json(path).get("files")
-    try:
-        return None if files is None else {file["name"]: RecordedFile(**file) for file in files}
-    except (KeyError, TypeError):
-        raise UserError(f"The list of files in {path} is damaged; delete the folder {folder} and run again.") from None
+    return {file.name: file for file in parse_artefact(Path(folder) / RECORD, list[RecordedFile], files)}
 
 
 def check_files(folder: str | Path, *, weights: bool = True) -> dict[str, RecordedFile]:
@@ -119,18 +138,27 @@ def refuse_gone(folder: str | Path) -> None:
         _stamp(Path(folder), file)
 
 
+def check_file(path: str | Path) -> RecordedFile | None:
+    """Refuse a file that is not as the record of its folder says; None of one that is in no record.
+
+    Raises:
+        UserError: the file is gone or has other bytes, or the record is damaged.
+    """
+    path = Path(path)
+    known = (read_recorded(path.parent) or {}).get(path.name)
+    if known is not None:
+        _check(path.parent, {path.name: known})
+    return known
+
+
 def digest(path: str | Path) -> str:
     """The SHA-256 of a file, taken from the record of its folder where that has it and the file is unchanged.
 
     Raises:
         UserError: the file has changed since.
     """
-    path = Path(path)
-    known = (read_recorded(path.parent) or {}).get(path.name)
-    if known is None:
-        return sha256(path)
-    _check(path.parent, {path.name: known})
-    return known.sha256
+    known = check_file(path)
+    return sha256(path) if known is None else known.sha256
 
 
 def _read_seen(folder: Path) -> Mapping[str, list[int | str]]:
@@ -153,10 +181,10 @@ def _stamp(folder: Path, file: RecordedFile) -> list[int | str]:
 
 
 def gone(folder: Path, name: str, error: OSError) -> UserError:
-    """The sentence for a file of a model that can't be read."""
+    """The sentence for a recorded file that can't be read."""
     path = folder / name
     if not path.is_symlink():
-        return UserError(f"The file {name} of the model in {folder} is gone; delete the folder and run again.")
+        return UserError(f"The file {name} in {folder} is gone; delete the folder and run again.")
     return UserError(
         f"The model in {folder} refers to {path.readlink()}, which can't be read any more"
         f" ({(error.strerror or 'not there').lower()}): put it back, or delete the folder and run again."
@@ -164,7 +192,7 @@ def gone(folder: Path, name: str, error: OSError) -> UserError:
 
 
 def changed(folder: Path, name: str, found: str) -> UserError:
-    """The sentence for a file of a model that is not as its record says."""
+    """The sentence for a recorded file that is not as it was."""
     path = folder / name
     if not path.is_symlink():
         kind = "weights" if name.endswith(_WEIGHTS) else "files"

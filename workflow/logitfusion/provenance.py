@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from logitfusion.files import write_json
+from logitfusion.artefact import write_artefact
 from logitfusion.integrity import digest
 
 RECORDED = ("logitfusion", "torch", "transformers", "peft", "datasets", "reasoning-gym")
@@ -26,7 +26,7 @@ def record(path: str | Path, config: dict[str, Any], **facts: Any) -> None:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    write_json(path, {"config": config, "versions": versions, **facts})
+    write_artefact(path, {"config": config, "versions": versions, **facts})
 
 
 def hash_text(text: str) -> str:

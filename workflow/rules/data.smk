@@ -13,7 +13,7 @@ rule task:
         documents=directory(task_documents("{task}")),
         train=task_file("{task}", "train"),
         validation=task_file("{task}", "validation"),
-        record=RESULTS / "tasks/{task}/task.json",
+        record=RESULTS / "tasks/{task}/record.json",
     log:
         LOGS / "tasks/{task}.log",
     benchmark:
@@ -38,7 +38,7 @@ rule texts:
     output:
         train=task_file("{task}", "train"),
         validation=task_file("{task}", "validation"),
-        record=RESULTS / "tasks/{task}/task.json",
+        record=RESULTS / "tasks/{task}/record.json",
     log:
         LOGS / "tasks/{task}.log",
     benchmark:

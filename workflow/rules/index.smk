@@ -11,7 +11,7 @@ PAGE_PARTS = {
     "metrics": [RESULTS / "metrics.parquet"],
     "models": list(map(model_folder, used_models(RUN))),
     "students": list(map(trial_folder, TRIALS)) if RUN.distill else [],
-    "tasks": [RESULTS / f"tasks/{task}/task.json" for task in used_tasks(RUN)],
+    "tasks": [RESULTS / f"tasks/{task}/record.json" for task in used_tasks(RUN)],
     "datasets": [CLIP_RESULTS / f"data/{name}/record.json" for name in CLIP.datasets] if RUN.clip else [],
     "encoder": [CLIP_RESULTS / "encoder"] if RUN.clip else [],
     "caches": [

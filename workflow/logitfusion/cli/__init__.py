@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code: 0, 1 for bad input (2 for a command line that argparse refuses), 130 for Ctrl-C, 141 where the
         reader of a pipe has gone (files that were asked for are written all the same).
     """
-    arguments = make_parser().parse_args(argv)
     try:
+        arguments = make_parser().parse_args(argv)
         with guarded_streams():
             _module(arguments.command).run(arguments)
     except KeyboardInterrupt:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from logitfusion.cli._inputs import check_text, read_field
+from logitfusion.cli._inputs import read_field
 from logitfusion.errors import UserError
+from logitfusion.formats.json import parse_json
+from logitfusion.formats.text import check_unicode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,10 +52,7 @@ def read_chat_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     if arguments.chat_arguments is None:
         return {}
-    try:
-        found = json.loads(arguments.chat_arguments)
-    except ValueError as error:
-        raise UserError(f"--chat-arguments is not JSON ({getattr(error, 'msg', error)}).") from None
+    found = parse_json(arguments.chat_arguments, "--chat-arguments", line=True)
     if not isinstance(found, dict):
         raise UserError("--chat-arguments needs a JSON object of names and values.")
     return found
@@ -67,7 +65,7 @@ def check_chat(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{option.replace('_', '-')} needs --chat.")
     read_chat_arguments(arguments)
     if arguments.system is not None:
-        check_text(arguments.system, "--system")
+        check_unicode(arguments.system, "--system")
 
 
 def read_prompt(row: Any, place: str, *, chat: bool) -> Prompt:

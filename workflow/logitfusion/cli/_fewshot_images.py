@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from logitfusion.cli._inputs import check_text
 from logitfusion.clip.data.found import left_out_lines
 from logitfusion.clip.data.labelled import (
     Labelled,
@@ -16,6 +15,7 @@ from logitfusion.clip.data.labelled import (
     read_labelled_list,
 )
 from logitfusion.clip.data.names import read_names
+from logitfusion.formats.text import check_unicode
 
 
 def read_to_learn(arguments: argparse.Namespace) -> Labelled:
@@ -30,7 +30,7 @@ def read_to_learn(arguments: argparse.Namespace) -> Labelled:
     else:
         found = read_labelled_list(arguments.csv, names)
     for name in found.classes:
-        check_text(name, f"The class {name!r}")
+        check_unicode(name, f"The class {name!r}")
     for line in left_out_lines(found.left_out):
         print(line, file=sys.stderr)
     return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from logitfusion.clip.methods import FewShotSettings, complete_settings
 from logitfusion.errors import UserError
+from logitfusion.formats.json import parse_json
 
 
 def parse_settings(method: str, pairs: Sequence[str]) -> FewShotSettings:
@@ -22,7 +22,7 @@ def parse_settings(method: str, pairs: Sequence[str]) -> FewShotSettings:
         if not equals:
             raise UserError(f"--set {pair!r} has no value; write it as NAME=VALUE.")
         try:
-            settings[name] = json.loads(text)
-        except ValueError:
+            settings[name] = parse_json(text, f"--set {name}")
+        except UserError:
             settings[name] = text
     return complete_settings(method, settings)

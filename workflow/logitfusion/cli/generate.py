@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,12 +13,14 @@ from tqdm import tqdm
 
 from logitfusion.cli._chat import Prompt, add_chat, check_chat, encode_chats, read_prompt
 from logitfusion.cli._fusion import add_fusion, fusion_inputs, load_fusion
-from logitfusion.cli._inputs import be_quiet, check_text, read_rows, read_text
+from logitfusion.cli._inputs import be_quiet, read_rows, read_text
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.decoding import DecodingOptions
 from logitfusion.errors import UserError
 from logitfusion.files import write_jsonl
+from logitfusion.formats.json import format_json, parse_json
+from logitfusion.formats.text import check_unicode, split_lines
 
 if TYPE_CHECKING:
     from logitfusion.fusion import FusedLM, Generation
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
             generations = lm.generate(inputs, options, on_batch=bar.update)
         if arguments.output is None:
             for row in _rows(prompts, generations):
-                print(json.dumps(row, ensure_ascii=False))
+                print(format_json(row))
     if arguments.output is not None:
         write_jsonl(arguments.output, _rows(prompts, generations))
     if arguments.trace is not None:
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _read_prompts(arguments: argparse.Namespace) -> list[Prompt]:
     """The prompts; blank lines of a file are none."""
     if arguments.prompt is not None:
-        texts = [check_text(prompt, "A prompt") for prompt in arguments.prompt]
+        texts = [check_unicode(prompt, "A prompt") for prompt in arguments.prompt]
     elif arguments.prompts is None:
         text = read_text("-").removesuffix("\n").removesuffix("\r")
         texts = [text] if text else []
@@ -95,17 +96,18 @@ def _read_prompts(arguments: argparse.Namespace) -> list[Prompt]:
             rows = read_rows(arguments.prompts, text)
             return [read_prompt(row, place, chat=arguments.chat) for place, row in rows]
         _refuse_list(arguments.prompts, text)
-        texts = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+        texts = [line for line in split_lines(text) if line.strip()]
     return [Prompt(f"Prompt {number}", {"prompt": text}) for number, text in enumerate(texts)]
 
 
 def _refuse_list(path: str, text: str) -> None:
     """A whole list of objects is no plain text, though it begins like none of the lines that are JSON."""
+    found = None
     if text.lstrip().startswith("["):
-        with suppress(ValueError):
-            found = json.loads(text)
-            if isinstance(found, list) and any(isinstance(item, dict) for item in found):
-                raise UserError(f"{path} is one JSON list; write its objects one a line, without commas between them.")
+        with suppress(UserError):
+            found = parse_json(text, path)
+    if isinstance(found, list) and any(isinstance(item, dict) for item in found):
+        raise UserError(f"{path} is one JSON list; write its objects one a line, without commas between them.")
 
 
 def _rows(prompts: list[Prompt], generations: list[Generation]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from logitfusion.cli._outputs import claim_outputs
@@ -21,6 +20,7 @@ from logitfusion.config.load import resolve_config
 from logitfusion.config.section import Name
 from logitfusion.errors import UserError
 from logitfusion.files import write_text
+from logitfusion.formats.yaml import parse_yaml
 
 TASK = "sst2"  # of the templates
 # Track -> the options that it knows, besides those of all.
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     task = _describe_task(arguments, path if inside else path.absolute())
     text = fill_template(template, arguments.name, _describe(arguments, task))
     with _definition(task):
-        resolve_config(yaml.safe_load(text))
+        resolve_config(parse_yaml(text, str(path)))
         write_text(path, text)
     if task is not None and task.file is not None:
         print(f"{task.file} is the task's definition: read it, and correct it.")
@@ -98,10 +98,12 @@ def _check_name(name: str) -> None:
 
 def _check_run(name: str) -> None:
     """Refuse a name under which results of another config are kept, or would be: they would be overwritten."""
-    if Path("results", name).exists():
-        raise UserError(f"results/{name} is there already; choose another name, or delete it.")
+    for made in Path("results").glob("*"):
+        if made.name.casefold() == name.casefold():  # one folder to some file systems
+            raise UserError(f"{made} is there already; choose another name, or delete it.")
+    named = rf"""^run: *["']?{name}["']? *(#|$)"""
     for other in sorted(Path("config").rglob("*.yaml")):
-        if re.search(rf"""^run: *["']?{name}["']? *(#|$)""", other.read_text("utf-8", errors="replace"), re.MULTILINE):
+        if re.search(named, other.read_text("utf-8", errors="replace"), re.MULTILINE | re.IGNORECASE):
             raise UserError(
                 f"The run of {other} is named {name} too, and they would share results; choose another name."
             )

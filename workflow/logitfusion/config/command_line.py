@@ -6,20 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from logitfusion.errors import UserError
+from logitfusion.formats.yaml import read_yaml
 
 
 def check_files(files: Sequence[str | Path], run: str) -> None:
-    """Refuse two whole configs, which Snakemake has mixed into one.
+    """Refuse two whole configs, which Snakemake has mixed into one, and a key that it reads only the last one of.
 
     Args:
         files: those of ``--configfile``, in order.
         run: the name of the run that came of it; a file of another workflow, which this one is a module of, has others.
 
     Raises:
-        UserError: several files name a run.
+        UserError: several files name a run, or one has what our reader of YAML refuses.
     """
     named = [file for file in files if _read_run(file) is not None]
     if len(named) > 1 and _read_run(named[-1]) == run:
@@ -52,10 +51,9 @@ def explain_command_line(files: Sequence[str | Path], given: Mapping[str, Any]) 
 
 
 def _read_run(file: str | Path) -> str | None:
-    try:
-        found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    if not Path(file).is_file():
         return None  # Snakemake has read it, perhaps from elsewhere
+    found = read_yaml(file, title=f"The config file {file}")
     return found.get("run") if isinstance(found, dict) else None
 
 

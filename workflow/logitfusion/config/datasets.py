@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.packages import DebianPackage, NpmPackage, Package
-from logitfusion.config.section import Count, PositiveShare, Prompt, Section, Sha256, Some, Text, Whole, one_of, text
+from logitfusion.config.section import (
+    FOLDER,
+    Count,
+    PositiveShare,
+    Prompt,
+    Section,
+    Seed,
+    Sha256,
+    Some,
+    Text,
+    not_tiny,
+    one_of,
+    text,
+)
 
 DataPackage = text(
     r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+~-]*\Z|^(?!.*==)[^{}\x00-\x1f]+\.(tgz|deb)\Z",
@@ -26,7 +40,7 @@ class _DataSet(Section):
 
     test_images: Count | None = None
     """At most so many test images, drawn by seed."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Of the split and of what test_images draws."""
     prompts: Some[Prompt] | None = None
     """Sentences with {} for the class; the set's own when left out. A shifted set is asked with those of its origin."""
@@ -59,9 +73,9 @@ class EmojiSet(_Packaged):
     """google, twitter, apple or facebook, as in the package's name."""
     classes: Annotated[dict[str, Some[str]], Field(min_length=2)]
     """Class, as it is written in a prompt -> the package's subcategories that it is made of."""
-    build_share: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    build_share: Annotated[float, Field(ge=0, lt=1), AfterValidator(not_tiny)] = 0.25
     """The share of each class that is left to build a CLIP from."""
-    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    test_share: Annotated[float, Field(gt=0, lt=1), AfterValidator(not_tiny)] = 0.5
     """The test's share of the rest."""
 
 
@@ -78,6 +92,9 @@ def _read_names(value: Any) -> Any:
     texts = list(value.values()) if isinstance(value, dict) else [value]
     if value is not None and not all(isinstance(one, str) for one in texts):
         raise PydanticCustomError("cross", "must map folders to texts, or name a JSON file of such a mapping")
+    odd = [str(key) for key in value if not re.search(FOLDER, str(key))] if isinstance(value, dict) else []
+    if odd:
+        raise PydanticCustomError("cross", "has {folder}, which is no name of a folder", {"folder": repr(odd[0])})
     return value
 
 

@@ -155,14 +155,14 @@ def _not_one_of(at_key: str, at: str, value: Any, context: dict[str, Any]) -> st
     """The sentence for an entry whose own key does not say which kind of section it is."""
     key = context["key"]
     if not isinstance(value, dict):
-        return f"{at} must be of type object, and is {value!r}."
+        return f"{at} must be of type object, and is {_short(value)}."
     if key not in value:
         return f"{at} lacks the key {key!r}; add it."
     return _wrong_choice(at_key, value[key], context["known"])
 
 
 def _wrong_choice(at: str, value: Any, known: list[str]) -> str:
-    near = difflib.get_close_matches(str(value), known, n=1)
+    near = difflib.get_close_matches(_short(value).strip("'"), known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     choice = f"one of {', '.join(known)}" if len(known) != 1 else f"an integer or {known[0]}"  # of a size that is found
-    return f"{at} must be {choice}{hint}, and is {value!r}."
+    return f"{at} must be {choice}{hint}, and is {_short(value)}."

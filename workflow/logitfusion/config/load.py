@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from logitfusion.config import errors, names
@@ -16,9 +17,12 @@ from logitfusion.config.comparisons import fill_comparisons
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
 from logitfusion.files import write_text
+from logitfusion.formats.text import check_unicode
+from logitfusion.formats.yaml import read_yaml
 from logitfusion.provenance import hash_text
 
 DEEPEST = 50  # levels of a config
+MOST = 1_000_000  # values of a config, those of an alias counted wherever it stands
 
 
 def resolve_config(config: dict[str, Any]) -> RunConfig:
@@ -56,16 +60,7 @@ def load_config(*paths: str | Path) -> RunConfig:
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"There is no config file {path}.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder, not a config file.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    config = read_yaml(path, title=f"The config file {path}")
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a mapping of keys to values.")
     return config
@@ -94,28 +89,43 @@ def write_once(folder: str | Path, run: RunConfig) -> Path:
     return path
 
 
-def _plain(value: Any, place: errors.Place = ()) -> Any:
+def _plain(value: Any, place: errors.Place = (), count: Iterator[int] | None = None) -> Any:
     """A deep copy made of dicts and lists alone (Snakemake hands over ordered mappings).
 
+    Args:
+        count: of the values so far.
+
     Raises:
-        UserError: a text with characters that are not Unicode, or values that are nested without end.
+        UserError: a text with characters that are not Unicode, what JSON has not, or values that are nested without
+            end or multiply.
     """
+    count = count or itertools.count(1)
     if len(place) > DEEPEST:
         raise UserError(f"Config key {'.'.join(place[:3])!r} is nested too deeply; does an alias contain itself?")
+    if next(count) > MOST:
+        raise UserError(
+            f"Config key {place[0]!r} has too many values, for its aliases multiply; write it without them."
+        )
     if isinstance(value, dict):
-        names = [_check_text(str(key), place) for key in value]
-        return {name: _plain(inner, (*place, name)) for name, inner in zip(names, value.values(), strict=True)}
+        names = [_check_unicode(str(key), place) for key in value]
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise UserError(
+                f"{errors.name_key('.'.join(place))} has the key {twice[0]!r} twice; leave one of them out."
+            )
+        return {name: _plain(inner, (*place, name), count) for name, inner in zip(names, value.values(), strict=True)}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner, (*place, str(number))) for number, inner in enumerate(value)]
-    return _check_text(value, place) if isinstance(value, str) else value
+        return [_plain(inner, (*place, str(number)), count) for number, inner in enumerate(value)]
+    if isinstance(value, str):
+        return _check_unicode(value, place)
+    if value is not None and not isinstance(value, (bool, int, float)):
+        raise UserError(
+            f"Config key {'.'.join(place)!r} is read as a {type(value).__name__} ({value}); write it in quotes."
+        )
+    return value
 
 
-def _check_text(text: str, place: errors.Place) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"Config key {'.'.join(place)!r} has characters that are not Unicode; rewrite them.") from None
-    return text
+def _check_unicode(text: str, place: errors.Place) -> str:
+    return check_unicode(text, errors.name_key(".".join(place)))
 
 
 def _mappings(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:

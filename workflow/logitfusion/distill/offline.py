@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,10 +16,12 @@ from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.shard import VERSION, Shard, TeacherText, read_manifest, shard_path, write_shard
 from logitfusion.distill.teacher import check_k, read_teacher, try_reading
 from logitfusion.errors import UserError
-from logitfusion.files import remove, write_json
+from logitfusion.files import read_json, remove, write_json
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.provenance import hash_json
 from logitfusion.shards import shard_range
+
+logger = logging.getLogger(__name__)
 
 # Where the texts come from; the other settings of a manifest follow from the call.
 SOURCE = ("model_hash", "tokenizer_hash", "template", "data_hash", "max_tokens")
@@ -80,13 +82,15 @@ def cache_teacher(
     refuse_other_cache(folder, settings)
     read = partial(read_teacher, model, k=k, batch_size=batch_size, on_batch=on_batch, reading=reading)
     paths = [shard_path(folder, shard, shards) for shard in numbers]
-    for shard, path in zip(numbers, paths, strict=True):
-        mine = shard_range(len(texts), shard - 1, shards)
-        part = texts[mine.start : mine.stop]
+    places = [shard_range(len(texts), shard - 1, shards) for shard in numbers]
+    for path, mine in zip(paths, places, strict=True):
         if path.exists():
-            _refuse_other_texts(path, part)
+            _refuse_other_texts(path, texts[mine.start : mine.stop])
+    for shard, path, mine in zip(numbers, paths, places, strict=True):
+        if path.exists():
             _report(on_found, path)
             continue
+        part = texts[mine.start : mine.stop]
         work = path.parent / "checkpoints" / path.stem
         made_with = {"shard": shard, "batch_size": batch_size, "piece_tokens": piece_tokens, "version": VERSION}
         _resume(work, {**settings, **made_with, "texts": [text.digest.hex() for text in part]})
@@ -115,8 +119,8 @@ def refuse_other_cache(folder: str | Path, settings: dict[str, Any]) -> None:
 
 
 def _refuse_other_texts(path: Path, texts: Sequence[EncodedText]) -> None:
-    """Leave a shard alone that was made of other texts, whatever its settings say."""
-    if Shard(path, verify=False).digests != [text.digest for text in texts]:
+    """Leave a shard alone that was made of other texts, whatever its settings say; and one that is damaged."""
+    if Shard(path).digests != [text.digest for text in texts]:
         raise UserError(f"{path} is of other texts than those that are given; give another folder.")
 
 
@@ -131,7 +135,7 @@ def _make_pieces(
     paths, first = [], 0
     for number, part in enumerate(parts, start=1):
         path = shard_path(work, number, len(parts))
-        if path.exists():
+        if _is_whole(path):
             _report(on_found, path)
         else:
             manifest = {**settings, "shards": len(parts), "shard": number, "first_text": first}
@@ -139,6 +143,19 @@ def _make_pieces(
         paths.append(path)
         first += len(part)
     return paths
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a piece is there; one that is damaged is made again."""
+    if not path.exists():
+        return False
+    try:
+        Shard(path)
+    except UserError as error:
+        logger.warning("%s", error)
+        remove(path)
+        return False
+    return True
 
 
 def _report(on_found: Callable[[int], None] | None, path: Path) -> None:
@@ -162,8 +179,8 @@ def _resume(work: Path, decisive: dict[str, Any]) -> None:
     fingerprint = hash_json(decisive)
     record = work / "fingerprint.json"
     try:
-        known = json.loads(record.read_text())["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
+        known = read_json(record)["fingerprint"]
+    except (UserError, KeyError, TypeError):
         known = None
     if known != fingerprint:
         remove(work)

@@ -26,20 +26,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from logitfusion.artefact import DIGEST, UNSEALED, check_seal, seal
+from logitfusion.config.errors import explain
+from logitfusion.config.section import Count, Section, Whole
 from logitfusion.distill.encoding import UNKNOWN_TEXT, spell_text
 from logitfusion.errors import UserError
 from logitfusion.files import whole
 from logitfusion.models.examples import Text
 
-# Version 1 had no digests, by which a cache is held against the texts that it is used with.
-VERSION = 2
+# Version 1 had no digests of texts; in version 2 the digest of the file was part of the manifest.
+VERSION = 3
 # Of all shards of a cache alike. ``data_hash`` covers the prompts and responses of all of them.
 SETTINGS = (
     "model_hash",
@@ -55,9 +59,29 @@ SETTINGS = (
 # Of one shard: its number from 1 on, and its first text among all.
 PLACE = ("shard", "first_text")
 
-_NO_DIGEST = "0" * 64
 _LARGEST_VOCABULARY = 2**24
+_MEND = "delete it and make it anew"
 _NAMES = {"<f2": "F16", "<u2": "U16", "|u1": "U8", "<f4": "F32", "<u4": "U32", "<i8": "I64"}
+
+
+class Manifest(Section):
+    """What a shard says of itself."""
+
+    version: Count
+    model_hash: str
+    tokenizer_hash: str
+    template: str
+    data_hash: str
+    max_tokens: Count | None
+    k: Count
+    vocabulary: Annotated[int, Field(ge=1, le=_LARGEST_VOCABULARY)]
+    dtype: str
+    shards: Count
+    shard: Count
+    first_text: Whole
+    texts: Whole
+    tokens: Whole
+    bytes_per_token: Count
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +141,16 @@ def _columns(k: int, vocabulary: int) -> dict[str, tuple[np.dtype, tuple[int, ..
     return {name: (np.dtype(dtype), shape) for name, (dtype, shape) in columns.items()}
 
 
+def _shapes(manifest: dict[str, Any]) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Type and shape of every tensor of a shard."""
+    columns = _columns(manifest["k"], manifest["vocabulary"])
+    return {
+        "offsets": (np.dtype("<i8"), (manifest["texts"] + 1,)),
+        **{name: (dtype, (manifest["tokens"], *shape)) for name, (dtype, shape) in columns.items()},
+        "digests": (np.dtype("|u1"), (manifest["texts"], len(UNKNOWN_TEXT))),  # last: others stay aligned
+    }
+
+
 # Writing
 
 
@@ -143,7 +177,7 @@ def write_shard(path: str | Path, texts: Sequence[TeacherText], manifest: dict[s
     offsets = np.array([0, *accumulate(len(text) for text in texts)], dtype="<i8")
     counted = {"texts": len(offsets) - 1, "tokens": int(offsets[-1]), "bytes_per_token": row_bytes(k, vocabulary)}
     manifest = {"version": VERSION, **manifest, **counted}
-    header, places = _lay_out(manifest, offsets)
+    header, places = _lay_out(manifest)
     digests: list[bytes] = []
     with whole(path) as temporary, temporary.open("w+b") as file:
         file.write(header)
@@ -155,27 +189,19 @@ def write_shard(path: str | Path, texts: Sequence[TeacherText], manifest: dict[s
                 file.write(rows.tobytes())
         file.seek(places["digests"])
         file.write(b"".join(digests))
-        manifest["digest"] = _digest(file, _NO_DIGEST)
-        file.seek(0)
-        file.write(_lay_out(manifest, offsets)[0])
+        file.flush()
+        seal(temporary)
     return manifest
 
 
-def _lay_out(manifest: dict[str, Any], offsets: np.ndarray) -> tuple[bytes, dict[str, int]]:
+def _lay_out(manifest: dict[str, Any]) -> tuple[bytes, dict[str, int]]:
     """The file's head, and where the tensors begin that follow."""
-    shapes = {"offsets": (offsets.dtype, offsets.shape)}
-    for name, (dtype, shape) in _columns(manifest["k"], manifest["vocabulary"]).items():
-        shapes[name] = (dtype, (manifest["tokens"], *shape))
-    shapes["digests"] = (
-        np.dtype("|u1"),
-        (manifest["texts"], len(UNKNOWN_TEXT)),
-    )  # last: others stay aligned
     tensors, places, end = {}, {}, 0
-    for name, (dtype, shape) in shapes.items():
+    for name, (dtype, shape) in _shapes(manifest).items():
         places[name], end = end, end + dtype.itemsize * math.prod(shape)
         tensors[name] = {"dtype": _NAMES[dtype.str], "shape": shape, "data_offsets": [places[name], end]}
-    words = json.dumps({"digest": _NO_DIGEST, **manifest}, sort_keys=True)
-    head = json.dumps({"__metadata__": {"manifest": words}, **tensors}).encode()
+    metadata = {DIGEST: UNSEALED, "manifest": json.dumps(manifest, sort_keys=True)}
+    head = json.dumps({"__metadata__": metadata, **tensors}).encode()
     head += b" " * (-len(head) % 8)
     return len(head).to_bytes(8, "little") + head, {name: 8 + len(head) + place for name, place in places.items()}
 
@@ -208,15 +234,6 @@ def _pack(text: TeacherText, k: int, vocabulary: int) -> dict[str, np.ndarray]:
     return {name: parts[name].astype(dtype) for name, (dtype, _) in _columns(k, vocabulary).items()}
 
 
-def _digest(file: BinaryIO, digest: str) -> str:
-    """SHA-256 of all bytes of the file, its head included, as they are while the digest is still zeros."""
-    file.seek(0)
-    size = file.read(8)
-    head = size + file.read(int.from_bytes(size, "little"))
-    started = hashlib.sha256(head.replace(digest.encode(), _NO_DIGEST.encode()))
-    return hashlib.file_digest(file, lambda: started).hexdigest()
-
-
 # Reading
 
 
@@ -231,28 +248,23 @@ class Shard:
         """
         self.path = path = Path(path)
         try:
+            if path.exists() and not path.is_file():
+                raise OSError("it is not a file")
             file = safe_open(path, framework="np")
-            metadata = file.metadata() or {}
-            if "manifest" not in metadata:
-                raise UserError(f"{path} is not of a teacher cache (it has no manifest); keep it in another folder.")
-            self.manifest = json.loads(metadata["manifest"])
-            if self.manifest["version"] != VERSION:
-                raise UserError(
-                    f"{path} has the format version {self.manifest['version']}, and this program reads version"
-                    f" {VERSION}; make the cache anew."
-                )
-            if verify and _digest_of(path, self.manifest["digest"]) != self.manifest["digest"]:
-                raise UserError(f"{path} is damaged (its bytes differ from its digest); delete it and make it anew.")
+            self.manifest = _parse_manifest(path, file.metadata() or {})
+            if verify:
+                check_seal(path, _MEND)
+            _check_shapes(file, self.manifest)
             columns = _columns(self.manifest["k"], self.manifest["vocabulary"])
             self.slices = {name: file.get_slice(name) for name in columns}
             self.offsets = file.get_tensor("offsets")
             self.digests = [row.tobytes() for row in file.get_tensor("digests")]
+            if self.offsets[0] or self.offsets[-1] != self.manifest["tokens"] or (np.diff(self.offsets) < 0).any():
+                raise ValueError("its offsets are not those of its texts")
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; make the cache with logitfusion distill-cache.") from None
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path} is not a whole shard of a teacher cache ({error}); delete it and make it anew."
-            ) from error
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{path} is not a whole shard of a teacher cache ({error}); {_MEND}.") from error
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -276,9 +288,26 @@ class Shard:
         )
 
 
-def _digest_of(path: Path, digest: str) -> str:
-    with path.open("rb") as file:
-        return _digest(file, digest)
+def _parse_manifest(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    if "manifest" not in metadata:
+        raise UserError(f"{path} is not of a teacher cache (it has no manifest); keep it in another folder.")
+    found = json.loads(metadata["manifest"])
+    version = found.get("version") if isinstance(found, dict) else None
+    if isinstance(version, int) and version != VERSION:
+        raise UserError(
+            f"{path} has the format version {version}, and this program reads version {VERSION}; make the cache anew."
+        )
+    try:
+        return Manifest.model_validate(found).dump()
+    except ValidationError as error:
+        raise ValueError(explain(error, name=lambda key: f"its {key or 'manifest'}").rstrip(".")) from None
+
+
+def _check_shapes(file: Any, manifest: dict[str, Any]) -> None:
+    expected = {name: (_NAMES[dtype.str], list(shape)) for name, (dtype, shape) in _shapes(manifest).items()}
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    if {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()} != expected:
+        raise ValueError("its tensors are not those of its manifest")
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:

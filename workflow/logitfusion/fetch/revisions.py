@@ -7,13 +7,26 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
+from logitfusion.artefact import read_artefact, write_artefact
+from logitfusion.config.section import HubId, Revision, Section
 from logitfusion.fetch.hub import COMMIT, Download, Kind, ask_about, ask_hub, download
 from logitfusion.fetch.hub_files import Choice, choose_model_files
-from logitfusion.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
+
+
+class RecordedCommit(Section):
+    """What a revision of a repository was when a run first downloaded it."""
+
+    kind: Kind
+    id: HubId
+    revision: Revision
+    commit: Revision
+
+
+def _read(path: Path) -> RecordedCommit:
+    return read_artefact(path, RecordedCommit)
 
 
 def download_recorded(
@@ -29,10 +42,10 @@ def download_recorded(
     if folder is None or COMMIT.fullmatch(revision):
         return download(kind, id, revision, choose=choose)
     path = recorded_path(folder, kind, id, revision)
-    commit = read_json(path)["commit"] if path.is_file() else None
+    commit = _read(path).commit if path.is_file() else None
     found = download(kind, id, revision, commit=commit, choose=choose)
     if commit is None:
-        write_json(path, {"kind": kind, "id": id, "revision": revision, "commit": found.commit})
+        write_artefact(path, RecordedCommit(kind=kind, id=id, revision=revision, commit=found.commit).dump())
     else:
         warn_if_moved(path)
     return found
@@ -45,21 +58,21 @@ def recorded_path(folder: str | Path, kind: Kind, id: str, revision: str) -> Pat
 
 def warn_if_moved(path: Path) -> None:
     """Warn if a recorded revision is another commit by now; without a network nothing is said."""
-    recorded: dict[str, Any] = read_json(path)
+    recorded = _read(path)
     if ask_hub() is not None:
         return
     try:
-        now = ask_about(recorded["kind"], recorded["id"], recorded["revision"]).sha
+        now = ask_about(recorded.kind, recorded.id, recorded.revision).sha
     except Exception as error:  # the commit is there, so whatever the client raises is no reason to fail
-        logger.warning("whether %s has moved is not known (%s)", recorded["id"], type(error).__name__)
+        logger.warning("whether %s has moved is not known (%s)", recorded.id, type(error).__name__)
         return
-    if now != recorded["commit"]:
+    if now != recorded.commit:
         logger.warning(
             "%s of %s has moved on the hub, from %s to %s; this run stays with the former. To follow it, write the"
             " latter as the revision in the config, or delete %s and what was made of it.",
-            recorded["revision"],
-            recorded["id"],
-            recorded["commit"],
+            recorded.revision,
+            recorded.id,
+            recorded.commit,
             now,
             path,
         )

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from logitfusion.errors import UserError
+from logitfusion.formats.json import read_json
+from logitfusion.formats.jsonl import read_rows
+from logitfusion.formats.text import open_file
 
-
-def read_json(path: str | Path) -> Any:
-    """Read JSON; a missing or broken file is a ``UserError`` that names it."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}); delete it and run again.") from None
+__all__ = ["name_output", "read_json", "read_jsonl", "sha256"]
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line; a missing or broken file is a ``UserError`` that names it."""
-    rows, number = [], 0
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            for line in file:
-                number += 1
-                if line.strip():
-                    rows.append(json.loads(line))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {number}, is not JSON ({error.msg}); delete the file and run again.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}, after line {number}, is not UTF-8 text; save it as UTF-8 and run again.") from None
-    return rows
+    """All objects of a file with one a line.
+
+    Raises:
+        UserError: a file that is missing or broken, or a line that is no object, by its number.
+    """
+    return [_check_object(row, f"{path}, line {number},") for number, row in read_rows(path)]
+
+
+def _check_object(row: Any, place: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f"{place} is no JSON object; correct it, or have the file made again.")
+    return row
 
 
 def name_output(path: str | Path) -> str:
@@ -45,6 +36,10 @@ def name_output(path: str | Path) -> str:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    with Path(path).open("rb") as file:
+    """The SHA-256 of a file's bytes, in hex.
+
+    Raises:
+        UserError: as ``open_file``.
+    """
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

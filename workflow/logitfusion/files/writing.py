@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -16,6 +15,7 @@ from logitfusion.errors import UserError
 from logitfusion.files.disk import find_disk_error
 from logitfusion.files.partials import hold_partial
 from logitfusion.files.places import Place, as_word, find_place, open_stream
+from logitfusion.formats.json import format_json
 
 
 @contextmanager
@@ -131,11 +131,11 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as readable JSON with sorted keys."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    write_text(path, format_json(value, indent=2, sort_keys=True) + "\n")
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line."""
     with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(format_json(row) + "\n")

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.config.training import LoRA
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.files import read_json, write_json
-from logitfusion.integrity import RECORD, check_files
+from logitfusion.integrity import check_files, read_record
 from logitfusion.models.adapter_kinds import is_plain, read_adapter, read_shapes
 from logitfusion.models.architecture import count_vocabulary, has_key_value_cache, restart_length
 from logitfusion.models.checkpoint import find_base, refuse_no_checkpoint
@@ -111,7 +111,7 @@ def refuse_no_expert(folder: str | Path) -> None:
         refuse_no_checkpoint(Path(folder))
         return
     refuse_no_expert(base)
-    trained_from = read_json(Path(folder) / RECORD).get("base_weights")
+    trained_from = (read_record(folder) or {}).get("base_weights")
     if trained_from not in (None, hash_recorded(base)):
         raise UserError(
             f"The adapter in {folder} was trained from another model than {base} holds now (other weights): put that"

@@ -13,7 +13,7 @@ from typing import Any
 
 from logitfusion.errors import UserError, first_line
 from logitfusion.files import read_json
-from logitfusion.integrity import refuse_gone
+from logitfusion.integrity import read_record, refuse_gone
 
 INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
@@ -70,8 +70,7 @@ def holds_weights(folder: str | Path) -> bool:
 
 def was_written_here(folder: str | Path) -> bool:
     """Whether a stage wrote the folder, so that it can be written again."""
-    record = Path(folder) / "record.json"
-    return record.is_file() and not {"files", "checksum"}.isdisjoint(read_json(record))
+    return "files" in (read_record(folder) or {})
 
 
 def how_to_mend(folder: str | Path, needs: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,16 +36,6 @@ def hash_recorded(folder: str | Path) -> str | None:
     if files is None:
         return None
     return hash_json({name: file.sha256 for name, file in files.items() if name.endswith(".safetensors")})
-
-
-def checksum_weights(folder: str | Path) -> str:
-    """A CRC-32 of a model folder's weights, which records kept before they listed files."""
-    value = 0
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                value = zlib.crc32(block, value)
-    return f"{value:08x}"
 
 
 def has_tokenizer(folder: str | Path) -> bool:

@@ -12,14 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from logitfusion.config.loading import Attention, Dtype
 from logitfusion.errors import UserError, find_memory_error, first_line
-from logitfusion.files import read_json
 from logitfusion.integrity import check_files
 from logitfusion.models.architecture import count_vocabulary, text_config
 from logitfusion.models.attention import refuse_attention
 from logitfusion.models.checkpoint import explain_failure, how_to_mend, refuse_misfit, refuse_no_checkpoint
 from logitfusion.models.device_maps import DeviceMap, choose_device
 from logitfusion.models.forward import refuse_not_causal
-from logitfusion.models.identity import checksum_weights
 from logitfusion.models.precision import choose_dtype
 
 
@@ -67,7 +65,7 @@ def load_model(
     """
     folder = Path(folder)
     refuse_no_checkpoint(folder)
-    _refuse_damaged(folder)
+    check_files(folder)
     chosen, devices = choose_dtype(folder, dtype), device_map or {"": device or choose_device()}
     refuse_attention(folder, attention, chosen, devices.values())
     try:
@@ -115,15 +113,6 @@ def change_precision(
         **({} if attention == "auto" else {"attn_implementation": attention}),
     )
     return changed.eval()
-
-
-def _refuse_damaged(folder: Path) -> None:
-    """Hold the files that a record names against it; folders that no stage made have none."""
-    check_files(folder)
-    record = folder / "record.json"
-    known = read_json(record).get("checksum") if record.exists() else None  # records used to keep this
-    if known is not None and checksum_weights(folder) != known:
-        raise UserError(f"The weights in {folder} are damaged (another checksum); delete the folder and run again.")
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:

@@ -13,6 +13,7 @@ import torch
 from logitfusion.config.loading import Dtype
 from logitfusion.errors import UserError, first_line
 from logitfusion.files import read_json
+from logitfusion.integrity import read_record
 
 # Weights of 8 bits have a scale each, and weights of 64 nobody reads so.
 _WEIGHTS = {"F64": torch.float32, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -34,8 +35,7 @@ def choose_dtype(folder: str | Path, asked: Dtype | torch.dtype = "auto") -> tor
         return asked if asked in (*_NAMES.values(), torch.float64) else to_dtype(str(asked).removeprefix("torch."))
     if asked != "auto":
         return to_dtype(asked)
-    record = Path(folder) / "record.json"
-    known = read_json(record) if record.is_file() else {}
+    known = read_record(folder) or {}
     noted = known.get("dtype") or known.get("config", {}).get("dtype") or "auto"  # of a model's entry
     return own_dtype(folder) if noted == "auto" else to_dtype(noted)
 

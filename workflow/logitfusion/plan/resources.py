@@ -9,6 +9,7 @@ from typing import Any
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
+from logitfusion.integrity import read_record
 from logitfusion.plan.counted import Counted, Models, root
 from logitfusion.plan.hardware import GPUS
 from logitfusion.plan.jobs import Assumed, Job, Planner
@@ -78,9 +79,13 @@ def read_size(folder: Path) -> ModelSize | None:
 
     Without its architecture they are those of a dense decoder: a mixture's experts all take part.
     """
-    if not (folder / "record.json").is_file() or not (folder / "config.json").is_file():
+    try:
+        record = read_record(folder)
+    except UserError:  # which whoever reads the model says
         return None
-    record, config = read_json(folder / "record.json"), read_json(folder / "config.json")
+    if record is None or not (folder / "config.json").is_file():
+        return None
+    config = read_json(folder / "config.json")
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     try:
         return _count(record, text, str(record.get("stored_dtype") or config.get("dtype") or "float32"))

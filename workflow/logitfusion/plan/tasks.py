@@ -12,6 +12,7 @@ from logitfusion.config.run import RunConfig
 from logitfusion.config.tasks import HarnessTask, Split
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
+from logitfusion.integrity import read_record
 
 TASKS = "tasks.json"
 DOCUMENTS = 1000  # of a task of which nothing says how many it has
@@ -67,7 +68,7 @@ class RecordedTasks:
         self.run, self.results = run, results
 
     def __call__(self, name: str) -> TaskSize:
-        return _recorded(size_by_config(self.run.tasks[name]), self.results / "tasks" / name / "task.json")
+        return _recorded(size_by_config(self.run.tasks[name]), self.results / "tasks" / name)
 
 
 def read_tasks(run: RunConfig, metadata: Path | None, results: Path, documents: int = DOCUMENTS) -> dict[str, TaskSize]:
@@ -90,7 +91,7 @@ def read_tasks(run: RunConfig, metadata: Path | None, results: Path, documents: 
             if not size.certain:
                 counted = known.get(task.harness)
                 size = replace(size, test=counted or documents, certain=counted is not None)
-            found[name] = _recorded(size, results / run.run / "tasks" / name / "task.json")
+            found[name] = _recorded(size, results / run.run / "tasks" / name)
     return found
 
 
@@ -123,10 +124,11 @@ def _read_tokens(asked: dict[str, Any]) -> int:
     return max(1, math.ceil(given)) if isinstance(given, (int, float)) else TOKENS
 
 
-def _recorded(size: TaskSize, path: Path) -> TaskSize:
-    if not path.is_file():
+def _recorded(size: TaskSize, folder: Path) -> TaskSize:
+    try:
+        sizes = (read_record(folder) or {}).get("sizes", {})
+    except UserError:  # which whoever reads the task says
         return size
-    sizes = read_json(path).get("sizes", {})
     return replace(size, test=sizes.get("test", size.test), certain=size.certain or "test" in sizes)
 
 

@@ -46,8 +46,8 @@ def write_trained(
             save_model(model, tokenizer, folder, model.dtype)
             copy_tokenizer(base, folder)
             facts = describe(model)
-        record(folder / RECORD, made_with, files=as_rows(record_files(folder)), **facts)
         write_curve(folder / "curve.csv", curve)
+        record(folder / RECORD, made_with, files=as_rows(record_files(folder)), **facts)
 
 
 def _count_trained(model: PeftModel) -> int:

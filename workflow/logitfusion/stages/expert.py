@@ -7,12 +7,13 @@ from pathlib import Path
 
 from logitfusion.config.experts import Expert, MergedExpert, TrainedExpert
 from logitfusion.config.training import PLACEMENT, Recipe
-from logitfusion.files import read_jsonl, remove
+from logitfusion.files import remove
 from logitfusion.models.load import load_tokenizer, use_threads
 from logitfusion.models.merge import merge_experts
 from logitfusion.models.precision import choose_dtype
 from logitfusion.provenance import fingerprint
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.stages._texts import read_rows
 from logitfusion.stages._trained import write_trained
 from logitfusion.training.batches import is_main_process
 from logitfusion.training.finetune import finetune
@@ -27,7 +28,7 @@ def main(arguments: argparse.Namespace, expert: TrainedExpert | MergedExpert) ->
         merged = merge_experts(arguments.base, arguments.parts, expert.scale)
         model = as_saved(merged, choose_dtype(arguments.base), arguments.name)
     else:
-        examples = [row for path in arguments.text for row in read_jsonl(path)]
+        examples = read_rows(arguments.text)
         model, curve = finetune(
             load_trainee(arguments.base, expert),
             tokenizer,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from logitfusion.artefact import read_artefact
 from logitfusion.fetch.revisions import warn_if_moved
 from logitfusion.files import read_json, sha256, write_json
 from logitfusion.integrity import RECORD
@@ -37,7 +38,7 @@ def _package(path: Path) -> dict[str, Any]:
 
 
 def _model(folder: Path) -> dict[str, Any]:
-    record = read_json(folder / RECORD)
+    record = read_artefact(folder / RECORD)
     told = {"kind": "model", **record["config"], "commit": record["commit"], "licence": record["licence"]}
     files = [{key: file[key] for key in ("name", "size", "sha256")} for file in record["files"]]
     return _listed(folder.name, "model", told, files)
@@ -45,7 +46,7 @@ def _model(folder: Path) -> dict[str, Any]:
 
 def _data(path: Path) -> Iterator[dict[str, Any]]:
     """The data sets of a task, each once, whatever its leaves read of it."""
-    told = [part["rows"]["download"] for part in read_json(path)["parts"]]
+    told = [part["rows"]["download"] for part in read_artefact(path)["parts"]]
     for commit in dict.fromkeys((one["id"], one["commit"]) for one in told):
         mine = [one for one in told if (one["id"], one["commit"]) == commit]
         files = {file["name"]: file for one in mine for file in one["files"]}

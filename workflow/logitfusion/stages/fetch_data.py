@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from logitfusion.artefact import write_artefact
 from logitfusion.config.jobs.fetch import DataJob
 from logitfusion.config.jobs.texts import TextsDataJob
 from logitfusion.config.section import either
-from logitfusion.files import write_json
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.tasks.data import fetch_task
 from logitfusion.tasks.hub_rows import fetch_texts
@@ -21,7 +21,7 @@ def main(arguments: argparse.Namespace, job: DataJob | TextsDataJob) -> None:
         fetched = fetch_task(
             job, train=job.train, validation=job.validation, shots=job.shots, revisions=arguments.revisions
         )
-    write_json(arguments.output, fetched.dump())
+    write_artefact(arguments.output, fetched.dump())
     for part in fetched.parts:
         size = sum(file["size"] for file in part.rows.download["files"])
         told = arguments.task, part.source.dataset, part.source.subset or "", part.rows.download["commit"], size / 1e6

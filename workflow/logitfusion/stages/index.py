@@ -54,7 +54,7 @@ if __name__ == "__main__":
     parser.add_argument("--metrics", type=Path, required=True, help="the tidy table")
     parser.add_argument("--models", **many, help="models and experts: .../<name>")
     parser.add_argument("--students", **many, help="trained students: .../<method>.<seed>")
-    parser.add_argument("--tasks", **many, help="records of tasks: .../<task>/task.json")
+    parser.add_argument("--tasks", **many, help="records of tasks: .../<task>/record.json")
     parser.add_argument("--datasets", **many, help="records of image data sets: .../<set>/record.json")
     parser.add_argument("--encoder", **one, help="the folder of the CLIP")
     parser.add_argument("--caches", **many, help="teachers' caches: .../<teacher>/<shard>.safetensors")

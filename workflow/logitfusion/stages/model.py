@@ -19,15 +19,16 @@ from logitfusion.config.models import (
 from logitfusion.config.prompting import TextFormat
 from logitfusion.config.section import Section
 from logitfusion.config.training import PLACEMENT
-from logitfusion.files import read_jsonl, remove, whole
+from logitfusion.files import remove, whole
 from logitfusion.integrity import RECORD, as_rows, record_files
 from logitfusion.models import source
-from logitfusion.models.examples import ExampleEncoder, read_example
+from logitfusion.models.examples import ExampleEncoder
 from logitfusion.models.load import copy_tokenizer, describe, load_model, load_tokenizer, save_model, use_threads
 from logitfusion.models.precision import written_dtype
 from logitfusion.models.reference import describe_recorded
 from logitfusion.provenance import fingerprint, record
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.stages._texts import read_texts
 from logitfusion.training import heal
 from logitfusion.training.batches import is_main_process
 from logitfusion.training.curve import write_curve
@@ -71,7 +72,7 @@ def _prune_and_heal(arguments: argparse.Namespace, entry: PrunedModel) -> tuple[
         return model, []
     tokenizer = load_tokenizer(arguments.source)
     examples = ExampleEncoder(tokenizer, entry.heal.part(TextFormat))
-    texts = [examples.write(read_example(row)) for path in arguments.text for row in read_jsonl(path)]
+    texts = list(map(examples.write, read_texts(arguments.text)))
     return heal.heal(
         choose_attention(model, arguments.source, entry.heal),
         load_model(arguments.source, device=own_device(), attention=entry.heal.attention),

@@ -6,11 +6,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from logitfusion.artefact import read_artefact
 from logitfusion.config.jobs.models import TaskJob
-from logitfusion.config.section import parse
 from logitfusion.files import write_jsonl
 from logitfusion.provenance import record
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.stages._texts import record_splits
 from logitfusion.tasks.data import FetchedTask
 from logitfusion.tasks.definition import local_packages
 from logitfusion.tasks.documents import write_documents
@@ -18,7 +19,7 @@ from logitfusion.tasks.prepare import cut_task, make_texts, read_task
 
 
 def main(arguments: argparse.Namespace, job: TaskJob) -> None:
-    fetched = parse(FetchedTask, arguments.fetched.read_text(encoding="utf-8")) if arguments.fetched else None
+    fetched = read_artefact(arguments.fetched, FetchedTask) if arguments.fetched else None
     with tempfile.TemporaryDirectory() as scratch:
         folders, loaded = read_task(
             job, shots=job.shots, scratch=Path(scratch), fetched=fetched, wheels=_find_wheels(arguments, job)
@@ -34,8 +35,9 @@ def main(arguments: argparse.Namespace, job: TaskJob) -> None:
     if cut.left_out:
         logger.info("%s: %d documents left out, whose prompt is one of these", arguments.task, cut.left_out)
     commits = sorted({part.rows.download["commit"] for part in fetched.parts}) if fetched else []
+    files = record_splits(arguments.record, arguments.train, arguments.validation)
     facts = {"tasks": list(loaded["tasks"]), "sizes": sizes, "left_out": cut.left_out, "commits": commits}
-    record(arguments.record, job.dump(), **facts)
+    record(arguments.record, job.dump(), files=files, **facts)
 
 
 def _find_wheels(arguments: argparse.Namespace, job: TaskJob) -> dict[str, str]:

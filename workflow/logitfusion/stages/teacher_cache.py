@@ -16,9 +16,9 @@ from logitfusion.models.identity import hash_model, hash_tokenizer
 from logitfusion.models.load import load_tokenizer, use_threads
 from logitfusion.progress.pace import Rate
 from logitfusion.shards import shard_range
-from logitfusion.stages._distill import read_texts
 from logitfusion.stages._models import Models
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.stages._texts import read_texts
 
 
 def main(arguments: argparse.Namespace, job: TeacherJob) -> None:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from logitfusion.config.section import parse
+from logitfusion.artefact import read_artefact
 from logitfusion.config.texts import HubTexts, TextTask
 from logitfusion.provenance import record
 from logitfusion.stages._stage import run_stage
+from logitfusion.stages._texts import record_splits
 from logitfusion.tasks.hub_rows import FetchedTexts
 from logitfusion.tasks.mixtures import write_mixture
 from logitfusion.tasks.streaming import Source
 
 
 def main(arguments: argparse.Namespace, task: TextTask) -> None:
-    parts = parse(FetchedTexts, arguments.fetched.read_text(encoding="utf-8")).parts if arguments.fetched else ()
+    parts = read_artefact(arguments.fetched, FetchedTexts).parts if arguments.fetched else ()
     fetched = iter(part.rows for part in parts)
     sources = [Source(entry, next(fetched) if isinstance(entry, HubTexts) else None) for entry in task.texts]
     found = write_mixture(task, sources, arguments.train, arguments.validation, name=arguments.task)
     sizes = {"train": task.train, "validation": task.validation}
-    record(arguments.record, task.dump(), sizes=sizes, sources=found)
+    files = record_splits(arguments.record, arguments.train, arguments.validation)
+    record(arguments.record, task.dump(), files=files, sizes=sizes, sources=found)
 
 
 if __name__ == "__main__":

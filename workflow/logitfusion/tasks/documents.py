@@ -13,10 +13,12 @@ import datasets
 from datasets import Dataset
 from lm_eval.tasks.manager import TaskDict
 
+from logitfusion.artefact import write_artefact
 from logitfusion.config.section import Listed, Section, canonical, parse
 from logitfusion.config.tasks import Split
 from logitfusion.errors import UserError
 from logitfusion.files import sha256, whole, write_text
+from logitfusion.integrity import RECORD, as_rows, check_files, record_files
 from logitfusion.provenance import hash_json
 from logitfusion.tasks.data import holds_examples
 from logitfusion.tasks.definition import definition_files
@@ -154,6 +156,8 @@ def write_documents(
             leaves=tuple(leaves),
         )
         write_text(temporary / INDEX, canonical(stored))
+        names = [str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file()]
+        write_artefact(temporary / RECORD, {"files": as_rows(record_files(temporary, names))})
 
 
 def _save(documents: Dataset, folder: Path) -> None:
@@ -225,11 +229,10 @@ def open_documents(
 
 
 def _read_index(folder: Path) -> StoredTask:
-    """What a folder holds, if it was made of the definitions that are there now."""
-    try:
-        stored: StoredTask = parse(StoredTask, (folder / INDEX).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder} holds no documents of a task; run the stage task again.") from None
+    """What a folder holds, if it is whole and was made of the definitions that are there now."""
+    if INDEX not in check_files(folder):
+        raise UserError(f"{folder} holds no documents of a task; run the stage task again.")
+    stored: StoredTask = parse(StoredTask, (folder / INDEX).read_text(encoding="utf-8"))
     version = importlib.metadata.version("lm_eval")
     if stored.version != version:
         raise UserError(

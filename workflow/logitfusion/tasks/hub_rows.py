@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import cached_assets_path
 
-from logitfusion.config.section import Listed, Section, canonical, parse
+from logitfusion.artefact import read_artefact, write_artefact
+from logitfusion.config.section import Listed, Section
 from logitfusion.config.texts import HubRows
 from logitfusion.errors import UserError, first_line
 from logitfusion.fetch.hub import Download, ask_hub, download, insist
 from logitfusion.fetch.revisions import download_recorded
-from logitfusion.files import is_used_up, write_text
+from logitfusion.files import is_used_up
 from logitfusion.provenance import hash_json
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def fetch_rows(source: HubRows, revisions: Path | None = None) -> FetchedRows:
     found = _download(source, reader, card.commit)
     fetched = FetchedRows(download=found.describe(), reader=reader)
     with suppress(OSError, UserError):  # a shared cache that can only be read
-        write_text(_note(source, card.commit), canonical(fetched))
+        write_artefact(_note(source, card.commit), fetched.dump())
     return fetched
 
 
@@ -111,7 +112,7 @@ def _recall(source: HubRows, card: Download) -> FetchedRows:
             f" {source.subset}) was not downloaded earlier, and {ask_hub()}; download it where there is a network"
             " (snakemake --until fetch), with the same HF_HOME."
         )
-    return parse(FetchedRows, note.read_text(encoding="utf-8"))
+    return read_artefact(note, FetchedRows)
 
 
 def _download(source: HubRows, reader: Reader, commit: str) -> Download:

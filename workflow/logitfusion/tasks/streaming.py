@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,8 @@ from numpy.typing import NDArray
 from logitfusion.config.texts import FileTexts, HubTexts
 from logitfusion.errors import UserError
 from logitfusion.files import sha256
+from logitfusion.formats.json import parse_json
+from logitfusion.formats.text import read_lines
 from logitfusion.tasks.formatting import Formatter
 from logitfusion.tasks.hub_rows import BATCH, FetchedRows, explaining, open_rows
 
@@ -72,24 +72,13 @@ class Source:
 
 def stream_lines(path: str, columns: Sequence[str] = (), wanted: NDArray[np.bool_] | None = None) -> Iterator[Row]:
     """Rows of a file with one JSON object a line; see ``Source.stream``."""
-    number = -1
-    try:
-        with Path(path).open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file):
-                if line.strip() and (wanted is None or wanted[number]):
-                    yield number, _read_line(path, number, line, columns)
-    except OSError as error:
-        raise UserError(f"{path} can't be read ({(error.strerror or str(error)).lower()}).") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}, after line {number + 1}, is not UTF-8 text; save it as UTF-8.") from None
+    for number, line in read_lines(path):
+        if line.strip() and (wanted is None or wanted[number - 1]):
+            yield number - 1, _read_line(f"{path}, line {number},", line, columns)
 
 
-def _read_line(path: str, number: int, line: str, columns: Sequence[str]) -> dict[str, Any]:
-    place = f"{path}, line {number + 1},"
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place} is not JSON ({getattr(error, 'msg', error)}).") from None
+def _read_line(place: str, line: str, columns: Sequence[str]) -> dict[str, Any]:
+    row = parse_json(line, place, line=True)
     if not isinstance(row, dict):
         raise UserError(f"{place} is no JSON object.")
     if absent := [name for name in columns if name not in row]:

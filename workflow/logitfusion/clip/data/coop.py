@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.data.lists import VALIDATION
 from logitfusion.errors import UserError
+from logitfusion.formats.json import read_json
 
 PARTS = ("train", "val", "test")
 
@@ -36,6 +36,8 @@ def read_coop(path: Path, images: Path) -> tuple[list[str], list[ImageRow], list
             if names.setdefault(label, name) != name:
                 raise UserError(f"{path} gives the label {label} two names, {names[label]!r} and {name!r}; correct it.")
             spelt, here = os.path.normpath(file), f"{file!r} of {part}"
+            if Path(file).is_absolute() or Path(spelt).parts[:1] == (os.pardir,):
+                raise UserError(f"{path} has the image {here}, which is not below the images' folder; correct it.")
             if spelt in seen:
                 raise UserError(f"{path} has an image twice: {seen[spelt]} and {here}; correct it.")
             seen[spelt] = here
@@ -49,12 +51,7 @@ def read_coop(path: Path, images: Path) -> tuple[list[str], list[ImageRow], list
 
 
 def _read(path: Path) -> dict[str, list[Any]]:
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"CoOp's split file {path} is not there; correct its path.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a split file of CoOp, which is JSON ({error}).") from None
+    listed = read_json(path, title=f"CoOp's split file {path}")
     if not isinstance(listed, dict) or not all(isinstance(listed.get(part, []), list) for part in PARTS):
         raise UserError(f"{path} is not a split file of CoOp, which is an object of the lists train, val and test.")
     missing = [part for part in ("train", "test") if part not in listed]

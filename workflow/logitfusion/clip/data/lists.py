@@ -8,8 +8,8 @@ from typing import Any
 
 from logitfusion.clip.data.dataset import PROMPT, DataSet, ImageRow, make_data, split_rows
 from logitfusion.clip.data.names import plain_name
-from logitfusion.clip.data.tables import read_written_csv
 from logitfusion.errors import UserError
+from logitfusion.formats.csv import read_written_csv
 
 SPLITS = {
     "train": "train",

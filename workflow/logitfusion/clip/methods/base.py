@@ -155,13 +155,11 @@ def in_words(schema: Mapping[str, Any]) -> str:
             return f"one of {', '.join(names)}"
         case {"const": name}:
             return f'"{name}"'
-        case {"type": "integer", "minimum": low}:
-            return f"a whole number of at least {low}"
+        case {"type": "integer", "minimum": low, "maximum": high}:
+            return f"a whole number from {low} to {high}"
         case {"minimum": low, "maximum": high}:
             return f"a number from {low:g} to {high:g}"
-        case {"minimum": low}:
-            return f"a number of at least {low:g}"
-        case {"exclusiveMinimum": 0}:
-            return "a positive number"
+        case {"exclusiveMinimum": 0, "maximum": high}:
+            return f"a positive number of at most {high:g}"
         case _:
             return f"of type {schema['type']}"

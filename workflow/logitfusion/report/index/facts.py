@@ -12,7 +12,7 @@ import pandas as pd
 from logitfusion.config.jobs.page import PageJob
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
-from logitfusion.files import read_json
+from logitfusion.integrity import read_record
 from logitfusion.tables import read_table
 
 Found = TypeVar("Found")
@@ -26,7 +26,7 @@ class RunFiles:
         metrics: the tidy table.
         models: folders of models and experts, ``.../<name>``.
         students: folders of trained students, ``.../<method>.<seed>``.
-        tasks: the records of tasks, ``.../<task>/task.json``.
+        tasks: the records of tasks, ``.../<task>/record.json``.
         datasets: the records of image data sets, ``.../<set>/record.json``.
         encoder: the folder of the CLIP.
         caches: the shards of teachers' caches, ``.../<teacher>/<shard>.safetensors``.
@@ -110,7 +110,7 @@ def gather_facts(job: PageJob, files: RunFiles) -> Facts:
             return None
 
     trained = [*files.models, *files.students]
-    records = {path.name: read(read_json, path / "record.json") for path in trained}
+    records = {path.name: read(read_record, path) for path in trained}
     curves = {path.name: read(read_table, path / "curve.csv") for path in trained}
     metrics = read(read_table, files.metrics)
     return Facts(

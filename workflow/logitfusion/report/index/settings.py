@@ -11,7 +11,7 @@ from logitfusion.config.models import HubModel, PathModel
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.section import Section
 from logitfusion.errors import UserError
-from logitfusion.files import read_json
+from logitfusion.integrity import read_record
 from logitfusion.report.index.facts import Facts
 from logitfusion.report.index.grids import Cell, Column, Grid, plain_cell, show_grid
 from logitfusion.report.index.licences import UNSTATED, licence_of_folder, licence_of_packages
@@ -47,8 +47,8 @@ def _models(facts: Facts) -> Grid:
         rows.append([Cell(model.name), Cell(model.real), parameters, Cell(digest), Cell(licence)])
     columns = [Column(title) for title in ("name", "what it is", "parameters", "digest", "licence")]
     note = (
-        "Digest: SHA-256 of the package that carries the weights (its beginning), or the revision; weights: a checksum"
-        " of the weights as loaded. Licence: what the config, the package or the model card states."
+        "Digest: SHA-256 of the package that carries the weights (its beginning), or the revision. Licence: what the"
+        " config, the package or the model card states."
     )
     return Grid("models", "Models", columns, rows, note)
 
@@ -59,19 +59,17 @@ def _identify(facts: Facts, name: str) -> tuple[str, str]:
     entry = run.models.get(name) or (run.clip.auxiliaries.get(name) if run.clip else None)
     if name == "CLIP" and run.clip:
         entry = run.clip.encoder
-    checksum = facts.records.get(name, {}).get("checksum")
-    weights = f"weights {checksum}" if checksum else ""
     if isinstance(entry, HubModel):
         return entry.revision, UNSTATED
     if isinstance(entry, PathModel):
         folder = next((path for path in facts.files.models if path.name == name), None)
-        return weights, licence_of_folder(folder) if folder else UNSTATED
+        return "", licence_of_folder(folder) if folder else UNSTATED
     parts = getattr(entry, "packages", ())
     digests = ", ".join(f"sha256 {part.sha256[:12]}" for part in parts[:1]) + (" and others" if len(parts) > 1 else "")
     if not parts:
-        return weights, "" if name in run.experts or entry is None or hasattr(entry, "from_") else UNSTATED
+        return "", "" if name in run.experts or entry is None or hasattr(entry, "from_") else UNSTATED
     terms = getattr(entry, "terms", None)
-    return "; ".join(filter(None, [digests, weights])), terms or licence_of_packages(parts, facts.files.packages)
+    return digests, terms or licence_of_packages(parts, facts.files.packages)
 
 
 def _data(facts: Facts) -> Grid:
@@ -96,7 +94,7 @@ def _data(facts: Facts) -> Grid:
 
 def _read(path: Any) -> Any:
     try:
-        return read_json(path) if path.exists() else None
+        return read_record(path.parent)
     except UserError:
         return None
 
