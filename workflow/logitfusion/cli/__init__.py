@@ -69,7 +69,7 @@ def _explain(error: Exception) -> str | None:
         case "gpu":
             return "The GPU's memory is used up; lower --batch-size, or use a larger GPU."
     full = find_disk_error(error)
-    return full and f"A file could not be written: {full}; nothing earlier was changed."
+    return full and f"A file could not be read or written: {full}; nothing earlier was changed."
 
 
 def make_parser() -> argparse.ArgumentParser:
