@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -115,7 +116,7 @@ def test_a_file_system_without_locks_loses_nothing(tmp_path: Path, monkeypatch: 
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(partials.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with whole(tmp_path / "file") as first:
         first.write_text("first")
         write_text(tmp_path / "file", "second")

@@ -165,7 +165,7 @@ def test_the_longest_name_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("a" * 256, "name too long"),
+        ("a" * 256, "name is too long"),
         ("a\0b", "null byte"),
         ("file/inner", "not a directory"),
         ("folder", "is a folder"),

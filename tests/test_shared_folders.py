@@ -20,7 +20,9 @@ from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.encoders import packages
 from logitfusion.clip.encoders.packages import kept_wheel
 from logitfusion.clip.features import compute
+from logitfusion.errors import UserError
 from logitfusion.files import sha256, write_text
+from logitfusion.files.locks import only_process
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +101,23 @@ def write_together(tmp_path: Path) -> None:
 def test_two_runs_write_the_same_files(processes: ProcessPoolExecutor, tmp_path: Path) -> None:
     at_once(processes, tmp_path, write_together)
     assert {path.read_text() for path in (tmp_path / "shared").iterdir()} == {"whole" * 1000}
+
+
+def test_one_process_at_a_time_writes_what_is_locked(tmp_path: Path, processes: ProcessPoolExecutor) -> None:
+    """As a shard of a teacher's cache, whose pieces are removed at its end; a killed process holds nothing."""
+    path = tmp_path / "deep" / "lock"
+    path.parent.mkdir()
+    path.touch()  # of a process that was killed
+    with only_process(path, "busy"):
+        assert processes.submit(enter, path).result(60) == "busy"
+        assert path.exists()
+    assert not path.exists()
+    assert processes.submit(enter, path).result(60) is None
+
+
+def enter(path: Path) -> str | None:
+    try:
+        with only_process(path, "busy"):
+            return None
+    except UserError as error:
+        return str(error)

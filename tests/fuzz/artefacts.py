@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from fewshot_features import make_problem
-from made_records import record
 from test_distill_cache import MANIFEST, make_text
 
-from logitfusion.clip import fit_method, load_head, save_head
+from logitfusion.artefact import read_artefact, read_rows, write_artefact, write_rows
+from logitfusion.clip import Support, fit_method, load_head, save_head
 from logitfusion.clip.data.dataset import DataSet, ImageRow, load_data, save_data
-from logitfusion.clip.data.support import make_support, read_draw, read_support, write_support
-from logitfusion.clip.features.files import read_facts, read_tensors, write_tensors
-from logitfusion.clip.features.pool import read_classifier, write_classifier
+from logitfusion.clip.data.support import make_support, write_support
+from logitfusion.clip.features.files import read_tensors, write_tensors
+from logitfusion.clip.features.pool import Pool, read_classifier, write_classifier
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.shard import write_shard
-from logitfusion.files import write_json
 from logitfusion.integrity import RECORD, as_rows, check_files, record_files
 from logitfusion.models.load import load_model
-from logitfusion.progress.record import read_record, write_record
+from logitfusion.tables import read_table, write_table
 
 
 @dataclass(frozen=True)
@@ -61,25 +61,50 @@ def _write_data(path: Path) -> None:
     save_data(DataSet(CLASSES, ["a {}."], ROWS[::2], ROWS[1::2], "drawn", {}), path)
 
 
+def _write_classifier(path: Path) -> None:
+    facts = {"classes": CLASSES, "prompts": ["a {}."], "encoders": {"clip": "0" * 64}, "scale": 100.0}
+    write_classifier(path.parent, torch.eye(3, 2), **facts)
+
+
+def _write_manifest(path: Path) -> None:
+    write_support(path, make_support(ROWS, 2, 0), CLASSES)
+    _write_classifier(path)
+
+
+def _draw(path: Path) -> Support:
+    """The support set of a manifest, whose digest the classifier beside it has."""
+    _, facts = read_classifier(path.parent)
+    values = torch.arange(6.0).reshape(6, 1, 1)
+    images = Support(values, None, torch.tensor([row.label for row in ROWS]), torch.eye(1, 2), 1.0)
+    return Pool(images, [row.id for row in ROWS], ["0" * 64] * 6, facts, path.parent).draw(2, 0)
+
+
+VALUE = {"chosen": {"*": {"trust": 0.5, "anchor": 1.0}}, "text": "Grüße"}
 ARTEFACTS = {
     "head": Artefact(_write_head, load_head),
-    "features": Artefact(_write_features, lambda path: (read_facts(path), read_tensors(path, ["features", "labels"]))),
-    "classifier": Artefact(
-        lambda path: write_classifier(path, torch.eye(3), {"classes": CLASSES, "scale": 100.0, "prompts": ["{}"]}),
-        lambda path: read_classifier(path.parent),
-    ),
-    "support": Artefact(
-        lambda path: write_support(path, make_support(ROWS, 2, 3), CLASSES),
-        lambda path: (read_support(path, ROWS, CLASSES), read_draw(path)),
-    ),
+    "features": Artefact(_write_features, read_tensors),
+    "classifier": Artefact(_write_classifier, lambda path: read_classifier(path.parent)),
+    "manifest": Artefact(_write_manifest, _draw),
     "data": Artefact(_write_data, load_data),
     "shard": Artefact(
         lambda path: write_shard(path, [make_text(2), make_text(3, seed=1)], MANIFEST),
         lambda path: list(TeacherCache([path])),
     ),
-    "record": Artefact(lambda path: write_record(path, record()), read_record),
+    "object": Artefact(lambda path: write_artefact(path, VALUE), read_artefact),
+    "rows": Artefact(lambda path: write_rows(path, [{"a": 1.5, "b": [number]} for number in range(3)]), read_rows),
+    "table": Artefact(
+        lambda path: write_table(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}), path),
+        lambda path: read_table(path).to_dict("list"),
+    ),
 }
-NAMES = {"classifier": "classifier.safetensors", "data": "data.parquet", "support": "0.csv", "record": "record.json"}
+NAMES = {
+    "classifier": "classifier.safetensors",
+    "manifest": "seed-0.csv",
+    "data": "data.parquet",
+    "object": "object.json",
+    "rows": "rows.jsonl",
+    "table": "table.parquet",
+}
 
 
 def read_model(folder: Path) -> Any:
@@ -92,7 +117,7 @@ def read_model(folder: Path) -> Any:
 def copy_model(source: Path, target: Path) -> Path:
     """A folder of a model with its record, as stages write it, that can be damaged."""
     shutil.copytree(source, target)
-    write_json(target / RECORD, {"files": as_rows(record_files(target))})
+    write_artefact(target / RECORD, {"files": as_rows(record_files(target))})
     return target
 
 

@@ -17,7 +17,7 @@ from logitfusion import __version__
 from logitfusion.cli._options import add_command
 from logitfusion.cli._streams import guarded_streams
 from logitfusion.errors import UserError, find_memory_error
-from logitfusion.files import explain_place, find_disk_error
+from logitfusion.files import find_disk_error
 
 # Whoever loads a file of weights, torchvision or peft, say: tensors only, never a pickle that runs code.
 os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
@@ -69,9 +69,7 @@ def _explain(error: Exception) -> str | None:
         case "gpu":
             return "The GPU's memory is used up; lower --batch-size, or use a larger GPU."
     full = find_disk_error(error)
-    if full is not None:
-        return f"A file could not be written: {full}; nothing earlier was changed."
-    return explain_place(error)
+    return full and f"A file could not be read or written: {full}; nothing earlier was changed."
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from logitfusion.errors import UserError
-from logitfusion.files import find_disk_error
+from logitfusion.files.disk import describe
 
 
 class _Descriptor(io.FileIO):
@@ -62,8 +62,9 @@ def _tell_failure(written: io.RawIOBase | None) -> None:
     if isinstance(failure, BrokenPipeError):
         raise failure
     if failure is not None:
-        why = find_disk_error(failure) or str(failure.strerror).lower()
-        raise UserError(f"The standard output could not be written ({why}); files that were asked for are whole.")
+        raise UserError(
+            f"The standard output could not be written ({describe(failure)}); files that were asked for are whole."
+        )
 
 
 def outlive_reader() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.errors import UserError
-from logitfusion.files.disk import find_disk_error
+from logitfusion.files.disk import describe, find_disk_error
 from logitfusion.files.partials import hold_partial
 from logitfusion.files.places import Place, as_word, find_place, open_stream
 from logitfusion.formats.json import format_json
@@ -61,7 +61,7 @@ def _telling(target: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _unwritten(target, find_disk_error(error) or (error.strerror or str(error)).lower()) from error
+        raise _unwritten(target, describe(error)) from error
     except ValueError as error:  # a NUL
         raise _unwritten(target, str(error)) from error
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from logitfusion.config.section import parse
 from logitfusion.errors import UserError, find_memory_error
-from logitfusion.files import explain_place, find_disk_error
+from logitfusion.files import find_disk_error
 from logitfusion.stages._failures import leave_word
 from logitfusion.stages._memory import advise
 
@@ -55,11 +55,9 @@ def run_stage(
     except Exception as error:
         full = find_disk_error(error)
         if full is not None:
-            _fail(f"A file could not be written: {full}; nothing earlier was changed.")
+            _fail(f"A file could not be read or written: {full}; nothing earlier was changed.")
         if whose := find_memory_error(error):
             _fail(advise(Path(sys.argv[0]).stem, whose))
-        if (sentence := explain_place(error)) is not None:
-            _fail(sentence)
         leave_word(traceback.format_exc().rstrip())
         raise
     logger.info("done in %.1f s, at most %.2f GB of memory", time.monotonic() - started, _peak_gigabytes())
