@@ -132,8 +132,8 @@ TEMPLATES = {
     "calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "leaves the sandbox": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "leaves by a format": "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}",
-    "includes a file": "{% include '/etc/hostname' %}",
-    "imports a file": "{% import '/etc/hostname' as x %}",
+    "includes a file": "{% include 'hostname' %}",
+    "imports a file": "{% import 'hostname' as x %}",
     "writes over a message": "{{ messages.append({}) }}",
     "a half of a surrogate pair": "{{ '\\ud800' }}",
     "deep brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
@@ -144,10 +144,9 @@ TEMPLATES = {
 @pytest.mark.parametrize("kind", ["a template"])
 def test_an_odd_template(kind: str, watch: Watch) -> None:
     def write(text: str) -> str:
-        written = ChatTemplate(make_tokenizer(text)).render([{"role": "user", "content": "Hi"}])
-        assert "class" not in written, "it left the sandbox"
-        assert isinstance(written.encode(), bytes)
-        return written
+        text = ChatTemplate(make_tokenizer(text)).render([{"role": "user", "content": "Hi"}])
+        assert "class" not in text, "it left the sandbox"
+        return text.encode().decode()
 
     watch((Case(name, lambda text=text: write(text)) for name, text in TEMPLATES.items()), seconds=15)
 
