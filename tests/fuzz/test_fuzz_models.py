@@ -104,7 +104,8 @@ def test_weights_that_are_no_numbers(inputs: int, model: Path, watch: Watch) -> 
         try:
             return generate(model)
         except UserError as error:
-            assert name in str(error), f"the tensor is not named: {error}"
+            if name not in str(error):
+                raise ValueError(f"the tensor is not named: {error}") from error
             raise
 
     def make(number: int) -> Case:
