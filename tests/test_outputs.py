@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -164,8 +166,10 @@ def test_a_closed_pipe_does_not_cost_the_output(tiny_models: dict[str, Path], pl
 
 PRINT = """
 import sys
+import time
 from pathlib import Path
 from logitfusion import cli
+from logitfusion.files import whole
 from logitfusion.cli._streams import outlive_reader
 
 class Command:
@@ -176,7 +180,11 @@ class Command:
         for number in range(20):
             print("line", flush=True)
             print("progress", file=sys.stderr)
-        Path("done").touch()
+        with whole("done") as temporary:
+            temporary.touch()
+            if "wait" in sys.argv:
+                Path("reached").write_text(repr((temporary.open().fileno() > 2, sys.stdin.read())))
+                time.sleep(100)
 
 cli._module = lambda command: Command
 cli.make_parser = lambda: __import__("argparse").ArgumentParser()
@@ -215,7 +223,6 @@ def test_a_full_disk_behind_the_standard_output_is_told(place: Path, mode: list[
     *progress, sentence = ended.stderr.splitlines()
     assert ended.returncode == 1
     assert set(progress) <= {"progress"}
-    assert "could not be written" in sentence
     assert "no space left on the disk" in sentence
     assert (place / "done").exists() == bool(mode)
 
@@ -224,3 +231,18 @@ def test_nobody_needs_to_read_the_errors(place: Path, closed: int) -> None:
     ended = printing(place, stdout=subprocess.PIPE, stderr=closed)
     assert ended.returncode == 0
     assert ended.stdout == "line\n" * 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_command_that_is_told_to_end_leaves_nothing_half_written(place: Path, number: signal.Signals) -> None:
+    """Also one whose standard streams were closed before it began: no file takes their place."""
+    names = sorted(path.name for path in place.iterdir())
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", PRINT, "wait"]
+    with subprocess.Popen(command, cwd=place, env=ENVIRONMENT) as process:
+        end = time.monotonic() + 60
+        while not ((place / "reached").exists() and (place / "reached").read_text()) and time.monotonic() < end:
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    assert (place / "reached").read_text() == "(True, '')"
+    assert sorted(path.name for path in place.iterdir()) == sorted([*names, "reached"])

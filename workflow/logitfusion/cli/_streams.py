@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 from logitfusion.errors import UserError
@@ -45,6 +46,7 @@ def guarded_streams() -> Iterator[None]:
         BrokenPipeError: nobody reads the standard output.
         UserError: it could not be written for another reason.
     """
+    _open_missing()
     former = sys.stdout, sys.stderr
     sys.stdout = _guard(sys.stdout, "replace", loud=True)  # of terminals that don't know all characters
     sys.stderr = _guard(sys.stderr, "backslashreplace", loud=False)
@@ -55,6 +57,15 @@ def guarded_streams() -> Iterator[None]:
         _tell_failure(_descriptor(sys.stdout))
     finally:
         sys.stdout, sys.stderr = former
+
+
+def _open_missing() -> None:
+    """Open what was closed before the start: else the next file that is opened would be the standard output."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(opened, True)
+    os.close(opened)
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 (for as long as the process)
 
 
 def _tell_failure(written: io.RawIOBase | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -92,9 +93,20 @@ def _put(temporary: Path, place: Place) -> None:
     if temporary.is_dir():
         _put_folder(temporary, path)
     else:
-        if path.is_file() and not path.is_symlink():
+        _put_file(temporary, path)
+
+
+def _put_file(temporary: Path, path: Path) -> None:
+    """Replace a file, whose rights stay."""
+    if path.is_file() and not path.is_symlink():
+        with suppress(PermissionError):  # not every file system has rights
             temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+    try:
         temporary.replace(path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        shutil.copyfile(temporary, path)  # a file that is mounted, as into a container, is only written into
 
 
 def _put_folder(temporary: Path, path: Path) -> None:
@@ -120,7 +132,8 @@ def _give_usual_modes(path: Path) -> None:
     os.umask(mask)
     for file in [path, *path.rglob("*")]:
         if file.is_file() and not file.is_symlink():
-            file.chmod(file.stat().st_mode | (0o666 & ~mask))
+            with suppress(PermissionError):
+                file.chmod(file.stat().st_mode | (0o666 & ~mask))
 
 
 def write_text(path: str | Path, text: str) -> None:
