@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -56,12 +57,12 @@ def uncertainty(
         TypeError: logits that are no tensor of floating-point numbers.
         ValueError: an unknown kind or reference, a power that is not finite, or fewer than two classes.
     """
-    if not math.isfinite(power):
+    if not abs(power) <= sys.float_info.max:
         raise ValueError(f"power is a finite number, not {power}")
     found = confidence(clip_logits, kind)
     if kind == "none":
         return found
-    return (reference_of(reference, clip_logits.shape[-1]) / found) ** power
+    return (reference_of(reference, clip_logits.shape[-1]) / found) ** float(power)
 
 
 @torch.no_grad()
