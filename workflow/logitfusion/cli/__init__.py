@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: 129 or 143, for SIGHUP and SIGTERM.
     """
     try:
-        arguments = make_parser().parse_args(argv)
         with unwinding(), guarded_streams():
+            arguments = make_parser().parse_args(argv)
             _module(arguments.command).run(arguments)
     except KeyboardInterrupt:
         return 130
