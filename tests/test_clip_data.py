@@ -217,7 +217,7 @@ rows_of = st.lists(
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.builds(DataSet, st.lists(st.text()), st.lists(st.text()), rows_of, rows_of, st.text()))
+@given(st.builds(DataSet, st.lists(st.text(), min_size=10), st.lists(st.text()), rows_of, rows_of, st.text()))
 def test_a_saved_data_set_is_read_back(tmp_path_factory: pytest.TempPathFactory, data: DataSet) -> None:
     path = tmp_path_factory.mktemp("saved") / "data.parquet"
     save_data(data, path)

@@ -24,7 +24,7 @@ from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.data.images import UnreadableImageError, hash_image, read_image
 from logitfusion.clip.features import compute
 from logitfusion.clip.features.encode import Encoded, encode_images, join_features
-from logitfusion.clip.features.files import pack_text, read_facts, read_tensors, unpack_text, write_tensors
+from logitfusion.clip.features.files import pack_text, read_tensors, unpack_text, write_tensors
 from logitfusion.clip.features.splits import read_features, write_features
 from logitfusion.clip.features.views import READ_SIDE
 from logitfusion.errors import UserError
@@ -132,7 +132,7 @@ def test_features_of_any_length_are_kept_as_unit_vectors(rows: list[ImageRow], t
     """fp16 ends at 65,504 and has no digits left at 1e-8."""
     encode(rows, tmp_path / "cache", TinyEncoder(scale=scale))
     (path,) = (tmp_path / "cache").rglob("*.safetensors")
-    values = read_tensors(path, ("contents", "values", "views"))["values"]
+    values = read_tensors(path)[1]["values"]
     assert values.dtype == torch.float16
     torch.testing.assert_close(values.double().norm(dim=-1), torch.ones(11).double(), atol=2e-3, rtol=0)
 
@@ -371,7 +371,7 @@ def test_a_damaged_file_is_told_removed_and_computed_again(
     whole = encode(rows, tmp_path / "cache")
     paths = sorted((tmp_path / "cache").rglob("*.safetensors"))
     assert len(paths) == 3
-    lost = len(read_tensors(paths[1], ("contents", "values", "views"))["views"])
+    lost = len(read_tensors(paths[1])[1]["views"])
     damage(paths[1], how)
     encoder = TinyEncoder()
     assert torch.equal(encode(rows, tmp_path / "cache", encoder).clip, whole.clip)
@@ -408,32 +408,6 @@ def test_a_file_in_another_encoders_folder_is_not_used(rows: list[ImageRow], tmp
     assert encoder.seen == 11
 
 
-def test_two_runs_use_a_cache_at_once(rows: list[ImageRow], tmp_path: Path, small_pieces: None) -> None:
-    """Both have the right features, and between them leave what a third one needs."""
-    barrier, found = threading.Barrier(2, timeout=60), {}
-
-    class Waiting(TinyEncoder):
-        def encode_images(self, images: Tensor) -> Tensor:
-            if self.seen == 0:
-                barrier.wait()
-            return super().encode_images(images)
-
-    def work(name: str, some: list[ImageRow]) -> None:
-        found[name] = encode(some, tmp_path / "cache", Waiting(), views=2).clip
-
-    runs = [threading.Thread(target=work, args=one) for one in (("a", rows), ("b", rows[::-1]))]
-    for run in runs:
-        run.start()
-    for run in runs:
-        run.join()
-    fresh = encode(rows, None, views=2).clip
-    torch.testing.assert_close(found["a"], fresh, atol=1e-3, rtol=0)
-    torch.testing.assert_close(found["b"], fresh.flip(0), atol=1e-3, rtol=0)
-    third = TinyEncoder()
-    torch.testing.assert_close(encode(rows, tmp_path / "cache", third, views=2).clip, fresh, atol=1e-3, rtol=0)
-    assert third.seen == 0
-
-
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert "gone.safetensors" in refused(read_features, tmp_path / "gone.safetensors", purpose="fit")
 
@@ -447,10 +421,10 @@ def test_texts_and_tensors_come_back_as_they_were_written(
     tensors = {"ids": pack_text(ids), "values": torch.randn(len(ids), 4).half()}
     write_tensors(path, tensors, {"split": "test"})
     first = path.read_bytes()
-    read = read_tensors(path, tuple(tensors))
+    facts, read = read_tensors(path)
     assert unpack_text(read["ids"]) == ids
     assert torch.equal(read["values"], tensors["values"])
-    assert read_facts(path) == {"split": "test"}
+    assert facts == {"split": "test"}
     write_tensors(path, tensors, {"split": "test"})
     assert path.read_bytes() == first
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from logitfusion.clip import Support, fit_method, load_head, save_head
+from logitfusion.clip.features.files import write_tensors
 from logitfusion.clip.fitting.selection import calibrated_loss, cross_validate, stratified_folds
 from logitfusion.clip.head_file import load_snapshots
 from logitfusion.clip.methods import METHODS, complete_settings
@@ -469,10 +470,11 @@ def test_another_encoder_is_refused(given_hashes: dict[str, str], words: str, pr
     ("write", "words"),
     [
         (lambda path: None, "does not exist"),
-        (lambda path: path.write_bytes(b"no"), "not a readable head"),
-        (lambda path: save_file({"x": torch.zeros(1)}, path), "not of a few-shot head"),
-        (lambda path: save_file({"x": torch.zeros(1)}, path, {"logitfusion": "{"}), "not of a few-shot head"),
-        (lambda path: save_file({"x": torch.zeros(1)}, path, {"logitfusion": '{"version": 99}'}), "version 99"),
+        (lambda path: path.write_bytes(b"no"), "no digest.* give one that `fewshot` wrote"),
+        (lambda path: save_file({"x": torch.zeros(1)}, path), "no digest"),
+        (lambda path: write_tensors(path, {"x": torch.zeros(1)}, {"split": "test"}), "not of a few-shot head"),
+        (lambda path: write_tensors(path, {}, {"version": 1, "class_names": []}), "version 1 .* fit it again"),
+        (lambda path: write_tensors(path, {}, {"version": 99, "class_names": []}), "version 99 .* update"),
     ],
 )
 def test_files_that_are_refused(write: Callable[[Path], None], words: str, tmp_path: Path) -> None:

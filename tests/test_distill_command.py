@@ -129,7 +129,7 @@ def test_a_cache_is_verified(capsys: pytest.CaptureFixture[str], asked: list[obj
     [
         (["--teacher", "nowhere"], "The model folder nowhere does not exist"),
         (["--teacher", ROOT / "tests"], "The tokenizer in"),
-        (["--texts", "nowhere.jsonl"], "nowhere.jsonl can't be read"),
+        (["--texts", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
         (["--k", 260], "k is 260, and must be from 1 to the teacher's 259 tokens"),
         (["--k", 0], "at least 1"),
         (["--batch-size", 0], "at least 1"),

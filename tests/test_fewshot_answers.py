@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fewshot_features import make_problem
-from safetensors.torch import save_file
 
-from logitfusion.clip import fit_method, load_head, save_head
+from logitfusion.clip import fit_method
 from logitfusion.clip.answers import answer
 from logitfusion.clip.calibration import Calibration
 from logitfusion.clip.fitting.compare import Comparison, choose_methods, compare_left_out, compare_methods
 from logitfusion.clip.fitting.describe import describe_comparison
 from logitfusion.clip.fitting.left_out import LeftOut
-from logitfusion.errors import UserError
 
 NAMES = list("abc")
 
@@ -95,30 +92,3 @@ def test_answers_are_calibrated_and_none_of_these_below_the_threshold() -> None:
     assert broken.as_row() == {"path": "broken.png", "error": "no image"}
     everything = answer(head, {"class_names": NAMES, "metadata": facts}, encoded, zero_shot, none_below=0.0)
     assert all(one.label is not None for one in everything[:-1])
-
-
-def test_a_head_of_an_older_version_is_to_be_fitted_again(tmp_path: Path) -> None:
-    save_file({"x": torch.zeros(1)}, tmp_path / "head", {"logitfusion": '{"version": 1}'})
-    with pytest.raises(UserError, match=r"version 1 .* fit it again"):
-        load_head(tmp_path / "head")
-
-
-def test_a_bit_that_flips_anywhere_in_a_head_is_told(tmp_path: Path) -> None:
-    head = fit_method("gda", make_problem(classes=3, shots=(2, 2, 2), views=1).support, {}, seed=0)
-    whole = tmp_path / "head"
-    save_head(whole, head, class_names=NAMES, encoders={"clip": "c"}, metadata={"folders": {1: "a", 10: "b"}})
-    assert load_head(whole)[0].bias.equal(head.bias)
-    content = whole.read_bytes()
-    for place in torch.linspace(8, len(content) - 1, 60).long().tolist():
-        changed = bytearray(content)
-        changed[place] ^= 1
-        (tmp_path / "damaged").write_bytes(changed)
-        with pytest.raises(UserError, match=r"damaged|not a readable|not of a few-shot head|version"):
-            load_head(tmp_path / "damaged")
-
-
-def test_a_file_that_is_no_head_is_refused(tmp_path: Path) -> None:
-    for number, kept in enumerate(({}, {"logitfusion": "[]"}, {"logitfusion": '{"version": "2"}'}, {"format": "pt"})):
-        save_file({"x": torch.zeros(1)}, tmp_path / f"{number}", kept)
-        with pytest.raises(UserError, match="not of a few-shot head"):
-            load_head(tmp_path / f"{number}")

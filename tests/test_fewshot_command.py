@@ -598,7 +598,7 @@ def test_lists_that_can_not_be_used_are_refused(
     ("more", "words"),
     [
         (["--head", "nowhere"], "nowhere is not there; correct --head"),
-        (["--head", "picture.png"], "not a readable head file"),
+        (["--head", "picture.png"], "no digest: it is damaged"),
         (["--images", "nowhere"], "no image or folder nowhere"),
         (["--images", "empty"], "has no images in it"),
         (["--images", "a\nb.png"], "line break"),

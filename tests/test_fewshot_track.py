@@ -68,7 +68,7 @@ def pool(tmp_path: Path) -> Path:
     for seed in (0, 1):
         write_support(manifest(folder, seed), make_support(rows, 4, seed), CLASSES)
     facts = {"classes": CLASSES, "prompts": ["{}"], "encoders": ENCODERS, "scale": 20.0}
-    write_classifier(folder / "classifier.safetensors", unit(3, 4, seed=9).T, facts)
+    write_classifier(folder, unit(3, 4, seed=9).T, **facts)
     return folder
 
 

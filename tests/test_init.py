@@ -194,7 +194,7 @@ def test_a_file_may_be_named_as_yaml_writes_other_things(
         (("mine", "--task", "lines.jsonl"), "lines.jsonl, line 2, needs an answer of one line"),
         (("mine", "--task", "blank.jsonl"), "blank.jsonl, line 2, needs an answer of one line"),
         (("mine", "--task", "days.jsonl"), 'nothing but times under "answer" (2024-01-01)'),
-        (("mine", "--task", "no.jsonl"), "no.jsonl can't be read"),
+        (("mine", "--task", "no.jsonl"), "no.jsonl does not exist"),
         (("mine", "--task", "chats.jsonl"), "chats.jsonl, line 1, is a chat, which is learned from and not measured"),
         (("mine", "--images", "images"), "--images is of the tracks clip"),
         (("mine", "--track", "clip"), "--images DIR"),

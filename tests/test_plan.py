@@ -161,9 +161,10 @@ def test_each_process_of_a_training_has_its_libraries() -> None:
 
 
 def test_a_config_json_that_is_no_table_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    describe(tmp_path, "large", LLAMA)
-    (tmp_path / "owner/large/config.json").write_text("[1]")
-    assert plan(tmp_path, small_run(), "--metadata", str(tmp_path))[0] == 1
+    metadata = tmp_path / "metadata"
+    describe(metadata, "large", LLAMA)
+    (metadata / "owner/large/config.json").write_text("[1]")
+    assert plan(tmp_path, small_run(), "--metadata", str(metadata))[0] == 1
     assert "'owner/large' (revision main) has a config.json that can't be used" in capsys.readouterr().err
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from logitfusion.errors import UserError
 from logitfusion.evaluate.table import COLUMNS, DTYPES
+from logitfusion.tables import write_table
 
 _COMMON = {
     "run": "mine",
@@ -40,20 +41,22 @@ def results(tmp_path: Path) -> Path:
     (folder / "evaluation").mkdir()
     student = {"track": "distill", "method": "sft", "task": "sums", "metric": "exact_match"}
     score = {"track": "fusion", "method": "both", "task": "sums", "metric": "exact_match", "seed": 0}
-    make_table(
+    table = make_table(
         score | {"value": 0.5, "ci_low": 0.25, "ci_high": 0.75},
         student | {"value": 0.25, "seeds": 2, "ci_low": 0.0, "ci_high": 0.5},
         student | {"value": 0.0, "seed": 0},
         student | {"value": 0.5, "seed": 1},
-    ).to_parquet(folder / "metrics.parquet")
+    )
+    write_table(table, folder / "metrics.parquet")
     pair = [[0.5, 0.5]]
-    pd.DataFrame(
+    judged = pd.DataFrame(
         {
             "method": ["both"] * 4 + ["alone"],
             "weights": [pair, pair, pair, [[0.0, 0.0]], [[]]],
             "expert": [[1], [1], [0], [-1], [-1]],
         }
-    ).to_parquet(folder / "evaluation/sums.parquet")
+    )
+    write_table(judged, folder / "evaluation/sums.parquet")
     for number, seconds in enumerate((60.0, 30.0)):
         text = f"s\tmax_rss\n{seconds}\t{100 * (number + 1)}\n"
         (folder / f"benchmarks/fusion/both/{number}.tsv").write_text(text)

@@ -17,6 +17,7 @@ from logitfusion.config.load import resolve_config
 from logitfusion.config.models import RandomModel
 from logitfusion.evaluate.table import DTYPES
 from logitfusion.models.source import make_random
+from logitfusion.tables import write_table
 
 # Prompts of the demo's tasks as they come out of them, and their answers.
 _ROWS = {
@@ -75,7 +76,7 @@ def _write_tables(demo: Path, config: dict[str, object]) -> None:
     """The tidy table that is stored with the documents, and the judged examples of one that nobody steered."""
     table = pd.read_csv(ROOT / "docs/results/demo.csv", dtype=DTYPES)
     table.to_csv(demo / "metrics.csv", index=False)
-    table.to_parquet(demo / "metrics.parquet")
+    write_table(table, demo / "metrics.parquet")
     (demo / "evaluation").mkdir()
     for task, rows in _ROWS.items():
         judged = {"correct": True, "format_failure": False, "weights": [[0.5]], "expert": [0], "seconds": 0.1}
@@ -86,4 +87,4 @@ def _write_tables(demo: Path, config: dict[str, object]) -> None:
             for method in config["fusion"]["methods"]
             for number, (prompt, answer) in enumerate(rows)
         ]
-        pd.DataFrame(examples).to_parquet(demo / f"evaluation/{task}.parquet")
+        write_table(pd.DataFrame(examples), demo / f"evaluation/{task}.parquet")

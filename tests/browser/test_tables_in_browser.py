@@ -21,6 +21,7 @@ from logitfusion.report.index.grids import Cell, Column, Grid, show_grid
 from logitfusion.report.index.page import PageSection, write_page
 from logitfusion.report.index.settings import settings_section
 from logitfusion.report.index.tables import tables_section
+from logitfusion.tables import write_table
 
 pytestmark = pytest.mark.browser
 RUN = load_config(ROOT / "config/config.yaml")
@@ -30,7 +31,7 @@ RUN = load_config(ROOT / "config/config.yaml")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tables of a run of the demo's config: every method has a number at every task, every gain is negative."""
     folder = tmp_path_factory.mktemp("tables")
-    make_metrics(RUN).to_parquet(folder / "metrics.parquet")
+    write_table(make_metrics(RUN), folder / "metrics.parquet")
     facts = gather_facts(page_job(RUN), RunFiles(metrics=folder / "metrics.parquet", full=folder / "page.html"))
     formulas = [[Cell(text), Cell("plain")] for text in ("=1+1", "@SUM(A1)", 'a, "b"')]
     odd = PageSection("odd", "Odd", show_grid(Grid("odd", "Odd", [Column("name"), Column("kind")], formulas)))

@@ -5,16 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from pyarrow import ArrowException
+import pyarrow as pa
+from pyarrow import ArrowException, parquet
 
+from logitfusion.artefact import DIGEST, UNSEALED, check_seal, seal
 from logitfusion.errors import UserError
 from logitfusion.files import name_output, whole
+from logitfusion.integrity import check_file
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A table; a missing or broken file is a ``UserError`` that names it."""
+    """A table as it was written: parquet has a digest, CSV is held against the record beside it, if there is one.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
     try:
-        return pd.read_csv(path) if Path(path).suffix == ".csv" else pd.read_parquet(path)
+        if Path(path).suffix == ".csv":
+            check_file(path)
+            return pd.read_csv(path)
+        check_seal(path)
+        return pd.read_parquet(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run the stage again that writes it.") from None
     except (ArrowException, ValueError, OSError) as error:  # pandas' own errors are ValueErrors
@@ -29,4 +40,8 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
         if Path(path).suffix == ".csv":
             table.to_csv(temporary, index=False)
         else:
-            table.to_parquet(temporary)
+            content = pa.Table.from_pandas(table)
+            parquet.write_table(
+                content.replace_schema_metadata({**content.schema.metadata, DIGEST: UNSEALED}), temporary
+            )
+            seal(temporary)

@@ -69,9 +69,9 @@ def run(arguments: argparse.Namespace) -> None:
             "This folder is no checkout of logitfusion, whose workflow runs configs: go to one, or say where to write"
             " with --output FILE."
         )
+    claim_outputs({"--output": path}, {f"--{name}": getattr(arguments, name) for name in ("large", "base", "images")})
     if path.exists():
         raise UserError(f"{path} is there already; choose another name, or delete it.")
-    claim_outputs({"--output": path}, {f"--{name}": getattr(arguments, name) for name in ("large", "base", "images")})
     if inside:
         _check_run(arguments.name)
     template = resources.files("logitfusion").joinpath("templates", f"{arguments.track}.yaml").read_text("utf-8")
@@ -98,10 +98,12 @@ def _check_name(name: str) -> None:
 
 def _check_run(name: str) -> None:
     """Refuse a name under which results of another config are kept, or would be: they would be overwritten."""
-    if Path("results", name).exists():
-        raise UserError(f"results/{name} is there already; choose another name, or delete it.")
+    for made in Path("results").glob("*"):
+        if made.name.casefold() == name.casefold():  # one folder to some file systems
+            raise UserError(f"{made} is there already; choose another name, or delete it.")
+    named = rf"""^run: *["']?{name}["']? *(#|$)"""
     for other in sorted(Path("config").rglob("*.yaml")):
-        if re.search(rf"""^run: *["']?{name}["']? *(#|$)""", other.read_text("utf-8", errors="replace"), re.MULTILINE):
+        if re.search(named, other.read_text("utf-8", errors="replace"), re.MULTILINE | re.IGNORECASE):
             raise UserError(
                 f"The run of {other} is named {name} too, and they would share results; choose another name."
             )

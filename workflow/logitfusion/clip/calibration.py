@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logitfusion.config.section import Positive, Share, Whole
 from logitfusion.evaluate.calibration import expected_calibration_error
 
 # Fewer left-out images say nothing about probabilities, and nothing about how low one of a right answer can be.
@@ -40,11 +41,11 @@ class Calibration:
         n: left-out images that all this was chosen on.
     """
 
-    temperature: float
-    threshold: float = 0.0
-    error: float | None = None
-    error_by_chance: float | None = None
-    n: int = 0
+    temperature: Positive
+    threshold: Share = 0.0
+    error: Share | None = None
+    error_by_chance: Share | None = None
+    n: Whole = 0
 
     @property
     def calibrated(self) -> bool:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from logitfusion.clip.features.files import checksum
-from logitfusion.clip.heads import CacheHead, FusedHead, Head, LinearHead
-from logitfusion.errors import UserError
-from logitfusion.files import name_output, whole
+from logitfusion.artefact import parse_artefact
+from logitfusion.clip.features.files import read_tensors, write_tensors
+from logitfusion.clip.head_header import KINDS, Header, values_of
+from logitfusion.clip.heads import Head
+from logitfusion.errors import UserError, first_line
 
-VERSION = 2
-_KINDS = {kind.__name__: kind for kind in (LinearHead, CacheHead, FusedHead)}
+VERSION = 3
 _EPOCH = "epoch_{}."
 
 
@@ -53,10 +50,7 @@ def save_head(
         "epochs": len(snapshots),
         "metadata": metadata or {},
     }
-    header["checksum"] = checksum(tensors, header)
-    with whole(path) as temporary:
-        text = json.dumps(header, sort_keys=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"logitfusion": text})
+    write_tensors(path, tensors, header)
 
 
 def load_head(path: str | Path, *, encoders: dict[str, str] | None = None) -> tuple[Head, dict[str, Any]]:
@@ -74,7 +68,7 @@ def load_head(path: str | Path, *, encoders: dict[str, str] | None = None) -> tu
         if found != expected:
             was = "was trained without it" if expected is None else f"was trained on {expected[:12]}"
             raise UserError(f"{path} {was}, but encoder {name} is {found[:12]}: use the same weights, or train again.")
-    return _build(header, tensors), header
+    return _build(path, header, tensors), header
 
 
 def load_snapshots(path: str | Path) -> list[Head]:
@@ -83,45 +77,44 @@ def load_snapshots(path: str | Path) -> list[Head]:
     heads = []
     for epoch in range(header["epochs"]):
         changed = {name: tensors.get(_EPOCH.format(epoch) + name, tensor) for name, tensor in tensors.items()}
-        heads.append(_build(header, changed))
+        heads.append(_build(path, header, changed))
     return heads
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("logitfusion")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist.") from None
-    except (SafetensorError, OSError) as error:
+    facts, tensors = read_tensors(path, mend="give one that `fewshot` wrote: copy it again, or fit it again")
+    version = facts.get("version")
+    if not isinstance(version, int) or "class_names" not in facts:
+        raise UserError(f"{path} is a file of tensors, but not of a few-shot head: give one that `fewshot` wrote.")
+    if version != VERSION:
+        way = "fit it again" if version < VERSION else "update logitfusion, or fit it again"
         raise UserError(
-            f"{path} is not a readable head file ({error}); give one that `fewshot` wrote. If it was one, delete"
-            f" {name_output(path)} and train again."
-        ) from None
-    try:
-        header = json.loads(text or "null")
-    except json.JSONDecodeError:
-        header = None
-    if not isinstance(header, dict) or not isinstance(header.get("version"), int):
-        raise UserError(f"{path} is a safetensors file, but not of a few-shot head: give one that `fewshot` wrote.")
-    if header["version"] != VERSION:
-        way = "fit it again" if header["version"] < VERSION else "update logitfusion, or fit it again"
-        raise UserError(
-            f"{path} has version {header['version']} of the head file, and this logitfusion reads version {VERSION}:"
-            f" {way}."
+            f"{path} has version {version} of the head file, and this logitfusion reads version {VERSION}: {way}."
         )
-    told = header.pop("checksum", None)
-    if checksum(tensors, header) != told:
-        raise UserError(f"{path} is damaged: it is not what `fewshot` wrote; copy it again, or fit it again.")
-    return header, tensors
+    header = parse_artefact(path, Header, facts)
+    values = parse_artefact(path, values_of(header.kind), header.values)
+    header = header.model_copy(update={"values": values.dump()})
+    return header.dump(exclude_unset=True), tensors
 
 
 def _tensors(head: Head) -> dict[str, Tensor]:
     return {f.name: value for f in fields(head) if isinstance(value := getattr(head, f.name), Tensor)}
 
 
-def _build(header: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
-    kind = _KINDS[header["kind"]]
-    names = {f.name for f in fields(kind)}
-    return kind(**header["values"], **{name: tensor for name, tensor in tensors.items() if name in names})
+def _build(path: str | Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
+    kind, own = KINDS[header["kind"]], {}
+    for name, tensor in tensors.items():
+        if name in {f.name for f in fields(kind)}:
+            own[name] = tensor
+    try:
+        head = kind(**{**header["values"], **own})
+    except (TypeError, ValueError) as error:  # a tensor that is not there, or of another shape than the others
+        raise UserError(f"{path} holds no {kind.__name__} ({first_line(error)}); fit it again.") from None
+    if head.classes != len(header["class_names"]):
+        raise UserError(
+            f"{path} has weights for {head.classes} classes, and names for {len(header['class_names'])}; fit it again."
+        )
+    wrong = next((name for name, value in own.items() if not value.isfinite().all()), None)
+    if wrong is not None:
+        raise UserError(f"{path} has numbers that are not finite in {wrong!r}; fit it again.")
+    return head

@@ -117,6 +117,16 @@ class LinearHead(_Head):
     auxiliary_weight: Tensor | None
     bias: Tensor
 
+    def __post_init__(self) -> None:
+        _need("bias", self.bias, (self.classes,))
+        for name, weight in (("clip_weight", self.clip_weight), ("auxiliary_weight", self.auxiliary_weight)):
+            if weight is not None:
+                _need(name, weight, (None, self.classes), self.bias.dtype)
+
+    @property
+    def classes(self) -> int:
+        return self.bias.shape[-1] if self.bias.ndim else 0
+
     def logits(self, clip: Tensor, auxiliary: Tensor | None = None) -> Tensor:
         """``[m, D]``, ``[m, D_aux]`` -> ``[m, C]`` fp32 (float64 for float64 weights)."""
         logits = self.bias
@@ -137,6 +147,18 @@ class CacheHead(_Head):
     scale: float
     alpha: float
     beta: float
+
+    def __post_init__(self) -> None:
+        _need("classifier", self.classifier, (None, None))
+        _need("keys", self.keys, (None, len(self.classifier)), self.classifier.dtype)
+        if self.key_labels.shape != self.keys.shape[:1] or self.key_labels.dtype != torch.int64:
+            raise ValueError(f"key_labels is int64 [{len(self.keys)}], not {list(self.key_labels.shape)}")
+        if len(self.key_labels) and not 0 <= int(self.key_labels.min()) <= int(self.key_labels.max()) < self.classes:
+            raise ValueError(f"key_labels are from 0 to {self.classes - 1}")
+
+    @property
+    def classes(self) -> int:
+        return self.classifier.shape[1]
 
     def logits(self, clip: Tensor, auxiliary: Tensor | None = None) -> Tensor:
         """``[m, D]`` -> ``[m, C]`` fp32 (float64 for float64 keys); auxiliary features play no part."""
@@ -160,6 +182,17 @@ class FusedHead(_Head):
     branch: str = "auxiliary"
     mixing: float = 0.0
     support_spread: float = 0.0
+
+    def __post_init__(self) -> None:
+        _need("classifier", self.classifier, (None, None))
+        read = len(self.classifier) if self.branch == "clip" else None
+        _need("weight", self.weight, (self.classes, read), self.classifier.dtype)
+        if self.branch not in ("clip", "auxiliary"):
+            raise ValueError(f"branch is clip or auxiliary, not {self.branch!r}")
+
+    @property
+    def classes(self) -> int:
+        return self.classifier.shape[1]
 
     def logits(self, clip: Tensor, auxiliary: Tensor | None = None) -> Tensor:
         """``[m, D]``, ``[m, D_aux]`` -> ``[m, C]`` fp32 (float64 for float64 weights)."""
@@ -205,6 +238,17 @@ def spread_squared(centred: Tensor) -> Tensor:
 def support_spread(features: Tensor, weight: Tensor) -> float:
     """The root mean square, over images, of the spread over classes of a head's outputs: ``[n, D]``, ``[C, D]``."""
     return float((features @ weight.T).var(-1).mean().sqrt())
+
+
+def _need(name: str, value: Tensor, shape: tuple[int | None, ...], dtype: torch.dtype | None = None) -> None:
+    """Refuse a tensor of a head that has another shape (None: any) or type, or is no matrix of numbers at all."""
+    fits = value.ndim == len(shape) and all(
+        want in (None, size) for want, size in zip(shape, value.shape, strict=False)
+    )
+    if not fits or not value.is_floating_point() or dtype not in (None, value.dtype) or 0 in value.shape:
+        wanted = ", ".join("n" if size is None else str(size) for size in shape)
+        given = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        raise ValueError(f"{name} is [{wanted}] of the other weights' type, not {given}")
 
 
 def _present(auxiliary: Tensor | None) -> Tensor:

@@ -26,10 +26,10 @@ class EvaluationSet:
     def __init__(self, name: str, folder: str | Path, support: str | Path) -> None:
         classifier, self.facts = read_classifier(support)
         self.name = name
-        seen = join_encoders(folder, self.facts["encoders"], purpose="evaluate")
+        seen = join_encoders(folder, self.facts.encoders, purpose="evaluate")
         self.labels, self.ids, self.digests = seen.labels, seen.ids, seen.digests
         self.clip, self.auxiliary = seen.clip[:, 0], None if seen.auxiliary is None else seen.auxiliary[:, 0]
-        self.zero_shot = self.clip @ (self.facts["scale"] * classifier)
+        self.zero_shot = self.clip @ (self.facts.scale * classifier)
 
     def images(self) -> pd.DataFrame:
         """One row an image: ``set id label clip_answer clip_probability factor factor_classes``.
@@ -58,7 +58,7 @@ def predict(
     Answers are rows of ``method shots seed set id label answer probability correct``.
     """
     for file in files:
-        head, header = load_head(file, encoders=sets[0].facts["encoders"])
+        head, header = load_head(file, encoders=sets[0].facts.encoders)
         fit = {"method": method, "shots": header["metadata"]["shots"], "seed": header["metadata"]["seed"]}
         answers = pd.concat(
             [pd.DataFrame(fit | _answer(head.logits(one.clip, one.auxiliary), one)) for one in sets], ignore_index=True

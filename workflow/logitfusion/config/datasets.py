@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -9,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from logitfusion.config.packages import DebianPackage, NpmPackage, Package
 from logitfusion.config.section import (
+    FOLDER,
     Count,
     PositiveShare,
     Prompt,
@@ -90,6 +92,9 @@ def _read_names(value: Any) -> Any:
     texts = list(value.values()) if isinstance(value, dict) else [value]
     if value is not None and not all(isinstance(one, str) for one in texts):
         raise PydanticCustomError("cross", "must map folders to texts, or name a JSON file of such a mapping")
+    odd = [str(key) for key in value if not re.search(FOLDER, str(key))] if isinstance(value, dict) else []
+    if odd:
+        raise PydanticCustomError("cross", "has {folder}, which is no name of a folder", {"folder": repr(odd[0])})
     return value
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import ValidationError
 
 from logitfusion.clip.methods import METHODS, FewShotMethod, FewShotSettings, complete_settings
@@ -34,6 +36,7 @@ def check(run: RunConfig) -> None:
     for key in ("models", "tasks"):
         if (run.fusion or run.distill) and not getattr(run, key):
             raise UserError(f"The config lacks the key {key!r}, which fusion and distill need; add it.")
+    _check_case(run)
     both = run.models.keys() & run.experts.keys()
     if both:
         raise UserError(f"The name {min(both)!r} is used for a model and for an expert; rename one.")
@@ -48,6 +51,28 @@ def check(run: RunConfig) -> None:
     if run.clip:
         _check_clip(run.clip)
     _check_packages(run)
+
+
+def _check_case(run: RunConfig) -> None:
+    """Names are those of folders, and a file system that does not tell capitals apart has one for both."""
+    named: dict[str, Iterable[str]] = {
+        "models and experts": [*run.models, *run.experts],
+        "tasks": run.tasks,
+        "fusion.methods": run.fusion.methods if run.fusion else (),
+        "distill.teachers": run.distill.teachers if run.distill else (),
+        "distill.methods": run.distill.methods if run.distill else (),
+    }
+    if run.clip:
+        named |= {f"clip.{key}": getattr(run.clip, key) for key in ("auxiliaries", "datasets", "methods")}
+    for key, names in named.items():
+        seen: dict[str, str] = {}
+        for name in names:
+            other = seen.setdefault(name.casefold(), name)
+            if other != name:
+                raise UserError(
+                    f"Of {key}, {other!r} and {name!r} differ in capitals only, and some file systems have one folder"
+                    " for both; rename one."
+                )
 
 
 def _check_models(run: RunConfig) -> None:

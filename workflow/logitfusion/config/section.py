@@ -192,6 +192,7 @@ Name = text(
     r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z",
     "letters, digits, - and _, at most 64, because names are parts of paths and of commands",
 )
+FOLDER = r"^(?!\.{1,2}\Z)[^/\x00]+\Z"  # the name of one in another
 InputPath = text(r"^[^{}\x00-\x1f]+\Z", "a path without braces and line breaks")
 Requirement = text(r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+]*\Z", "NAME==VERSION")
 Sha256 = text(r"^[0-9a-f]{64}\Z", "SHA-256 of the downloaded package")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -17,7 +16,8 @@ from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.shard import VERSION, Shard, TeacherText, read_manifest, shard_path, write_shard
 from logitfusion.distill.teacher import check_k, read_teacher, try_reading
 from logitfusion.errors import UserError
-from logitfusion.files import remove, write_json
+from logitfusion.files import read_json, remove, write_json
+from logitfusion.files.locks import only_process
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.provenance import hash_json
 from logitfusion.shards import shard_range
@@ -93,11 +93,13 @@ def cache_teacher(
             continue
         part = texts[mine.start : mine.stop]
         work = path.parent / "checkpoints" / path.stem
-        made_with = {"shard": shard, "batch_size": batch_size, "piece_tokens": piece_tokens, "version": VERSION}
-        _resume(work, {**settings, **made_with, "texts": [text.digest.hex() for text in part]})
-        pieces = _make_pieces(read, _cut(part, piece_tokens), work, settings, on_found)
-        write_shard(path, TeacherCache(pieces), {**settings, "shard": shard, "first_text": mine.start})
-        remove(work)
+        busy = f"{path} is being written by another process; wait until that has ended, and run again."
+        with only_process(work.with_suffix(".lock"), busy):
+            made_with = {"shard": shard, "batch_size": batch_size, "piece_tokens": piece_tokens, "version": VERSION}
+            _resume(work, {**settings, **made_with, "texts": [text.digest.hex() for text in part]})
+            pieces = _make_pieces(read, _cut(part, piece_tokens), work, settings, on_found)
+            write_shard(path, TeacherCache(pieces), {**settings, "shard": shard, "first_text": mine.start})
+            remove(work)
     with suppress(OSError):  # another job's shard may be at work there
         (Path(folder) / "checkpoints").rmdir()
     return paths
@@ -180,8 +182,8 @@ def _resume(work: Path, decisive: dict[str, Any]) -> None:
     fingerprint = hash_json(decisive)
     record = work / "fingerprint.json"
     try:
-        known = json.loads(record.read_text())["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
+        known = read_json(record)["fingerprint"]
+    except (UserError, KeyError, TypeError):
         known = None
     if known != fingerprint:
         remove(work)

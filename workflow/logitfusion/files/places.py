@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 
 class Place(NamedTuple):
@@ -33,15 +33,27 @@ def find_place(path: Path) -> Place:
         mode = path.stat().st_mode
     except FileNotFoundError:  # nothing there, or a link that leads to nothing yet
         return Place(Path(os.path.realpath(path)), stream=False)
-    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or _is_descriptor(path):
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or _find_descriptor(path):
         return Place(path, stream=True)
     return Place(Path(os.path.realpath(path)), stream=False)
 
 
-def _is_descriptor(path: Path) -> bool:
-    """Whether it is a file that a process has open, as ``/dev/stdout``: what it leads to is not this path's own."""
+def open_stream(path: Path) -> BinaryIO:
+    """Open what is written into and never replaced.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    found = _find_descriptor(path)
+    if found is not None and found.parent.resolve() in (Path(f"/proc/{os.getpid()}/fd"), Path("/dev/fd")):
+        return open(os.dup(int(found.name)), "wb")  # noqa: PTH123 (where this process is at in it)
+    return path.open("ab")
+
+
+def _find_descriptor(path: Path) -> Path | None:
+    """The name of the file that a process has open and that links lead to, as of ``/dev/stdout``."""
     while path.is_symlink():
         if Path("/proc") in path.parent.resolve().parents:
-            return True
+            return path
         path = path.parent / path.readlink()
-    return path.parent.resolve() == Path("/dev/fd")
+    return path if path.parent.resolve() == Path("/dev/fd") else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.errors import UserError
-from logitfusion.files.disk import find_disk_error
+from logitfusion.files.disk import describe, find_disk_error
 from logitfusion.files.partials import hold_partial
-from logitfusion.files.places import Place, as_word, find_place
+from logitfusion.files.places import Place, as_word, find_place, open_stream
 from logitfusion.formats.json import format_json
 
 
@@ -61,7 +62,7 @@ def _telling(target: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _unwritten(target, find_disk_error(error) or (error.strerror or str(error)).lower()) from error
+        raise _unwritten(target, describe(error)) from error
     except ValueError as error:  # a NUL
         raise _unwritten(target, str(error)) from error
 
@@ -79,18 +80,33 @@ def _put(temporary: Path, place: Place) -> None:
     path = place.path
     if not temporary.is_dir() and path.is_dir():
         raise UserError(f"{as_word(path)} is a folder, and a file is to be written; give another name.")
+    if place.stream and temporary.is_dir():
+        raise UserError(f"{as_word(path)} is a pipe or a device, which can't take a folder; give another name.")
     if place.stream:
         print(end="", flush=True)  # what was printed before comes first
-        with temporary.open("rb") as file, path.open("ab") as stream:
+        with temporary.open("rb") as file, open_stream(path) as stream:
             shutil.copyfileobj(file, stream)
         return
+    if path.is_socket() or path.is_block_device():
+        raise UserError(f"{as_word(path)} is a socket or a disk, which nothing replaces; give another name.")
     _give_usual_modes(temporary)
     if temporary.is_dir():
         _put_folder(temporary, path)
     else:
-        if path.is_file() and not path.is_symlink():
+        _put_file(temporary, path)
+
+
+def _put_file(temporary: Path, path: Path) -> None:
+    """Replace a file, whose rights stay."""
+    if path.is_file() and not path.is_symlink():
+        with suppress(PermissionError):  # not every file system has rights
             temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+    try:
         temporary.replace(path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        shutil.copyfile(temporary, path)  # a file that is mounted, as into a container, is only written into
 
 
 def _put_folder(temporary: Path, path: Path) -> None:
@@ -116,7 +132,8 @@ def _give_usual_modes(path: Path) -> None:
     os.umask(mask)
     for file in [path, *path.rglob("*")]:
         if file.is_file() and not file.is_symlink():
-            file.chmod(file.stat().st_mode | (0o666 & ~mask))
+            with suppress(PermissionError):
+                file.chmod(file.stat().st_mode | (0o666 & ~mask))
 
 
 def write_text(path: str | Path, text: str) -> None:

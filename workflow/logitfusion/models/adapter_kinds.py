@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from peft import LoraConfig, PeftConfig
@@ -11,6 +10,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors import SafetensorError, safe_open
 
 from logitfusion.errors import UserError, first_line
+from logitfusion.files import read_json
 
 WEIGHTS = "adapter_model.safetensors"
 # These change layers in place, each token for itself, so that the model with them is a model like any other.
@@ -64,7 +64,7 @@ def read_adapter(folder: str | Path) -> PeftConfig:
             " read: save it with peft's save_pretrained(folder)."
         )
     try:
-        given = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        given = read_json(folder / "adapter_config.json")
         kind = str(given.get("peft_type"))
         if kind in IN_PLACE:
             config = PeftConfig.from_pretrained(str(folder))

@@ -15,9 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
 from logitfusion.models.text import check_text, name_tokenizer
+from logitfusion.models.time_limit import limit_time
 
 Message = Mapping[str, Any]
 logger = logging.getLogger(__name__)
+# A template is somebody else's program, and takes milliseconds for a few thousand characters.
+SECONDS = 5.0  # of computing
+LARGEST = 2**26  # characters of a chat
 _CLOCK = "strftime_now"  # transformers' function for templates
 
 # What else a template is given by its reader; these are not ours to set.
@@ -105,18 +109,24 @@ class ChatTemplate:
 
     def _apply(self, messages: Sequence[Message], **options: bool) -> str:
         try:
-            return self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                chat_template=self.text,
-                tokenize=False,
-                **self.arguments,
-                **options,
-            )
+            with limit_time(SECONDS):
+                text = self.tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    chat_template=self.text,
+                    tokenize=False,
+                    **self.arguments,
+                    **options,
+                )
         except Exception as error:  # a template is a program, which may fail in any way
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise TemplateRefusedError(
                 f"The chat template of the {self._owner} refuses the messages ({reason})."
             ) from error
+        if len(text) > LARGEST:
+            raise TemplateRefusedError(
+                f"The chat template of the {self._owner} writes more than {LARGEST:,} characters."
+            )
+        return text
 
     def write(self, messages: Sequence[Message]) -> str:
         """The text of a whole chat, after which nobody is to speak.
@@ -157,6 +167,9 @@ class ChatTemplate:
         found = self.tokenizer.chat_template
         if not found:
             raise UserError(f"The {self._owner} has no chat template; {otherwise}.")
+        texts = [found] if isinstance(found, str) else found.values() if isinstance(found, dict) else [found]
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"The {self._owner} has a chat template that is no text; {otherwise}.")
         if isinstance(found, str):
             if name not in (None, "default"):
                 raise UserError(f"The {self._owner} has one chat template and none named {name!r}.")
@@ -164,7 +177,7 @@ class ChatTemplate:
         wanted = name or ("tool_use" if self.arguments.get("tools") and "tool_use" in found else "default")
         if wanted not in found:
             raise UserError(
-                f"The {self._owner} has no chat template named {wanted!r}; it has {', '.join(sorted(found))}."
+                f"The {self._owner} has no chat template named {wanted!r}; it has {', '.join(sorted(map(str, found)))}."
             )
         return found[wanted]
 

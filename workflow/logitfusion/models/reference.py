@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transformers.modeling_utils import str_to_torch_dtype
 
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.fetch.hub_files import BESIDE, CONFIG, WHOLE
+from logitfusion.formats.json import read_json
 from logitfusion.integrity import RECORD, as_rows, check_files, read_record, record_files
 from logitfusion.models.checkpoint import INDEX, explain_failure, read_index, refuse_misfit, refuse_no_checkpoint
 from logitfusion.models.load import describe, load_tokenizer
@@ -154,6 +154,6 @@ def _fill(folder: Path, tensors: dict[str, Tensor]) -> tuple[PreTrainedModel, di
 def is_quantised(folder: Path) -> bool:
     """Whether a model's weights are stored in fewer bits, with scales, as its config says."""
     try:
-        return "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "quantization_config" in read_json(folder / "config.json")
+    except (UserError, TypeError):
         return False  # which loading says

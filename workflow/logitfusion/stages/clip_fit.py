@@ -21,7 +21,7 @@ from logitfusion.stages._stage import logger, run_stage
 
 def main(arguments: argparse.Namespace, job: FitJob) -> None:
     pool = read_pool(arguments.support)
-    caution = METHODS[job.method].caution(complete_settings(job.method, job.settings), len(pool.facts["classes"]))
+    caution = METHODS[job.method].caution(complete_settings(job.method, job.settings), len(pool.facts.classes))
     if caution is not None:
         logger.warning("%s: %s", arguments.name, caution)
     rate = Rate(arguments.name, "heads", len(job.shots) * len(job.seeds))
@@ -40,9 +40,9 @@ def main(arguments: argparse.Namespace, job: FitJob) -> None:
                 save_head(
                     folder / f"{shots}-{seed}.safetensors",
                     head,
-                    class_names=pool.facts["classes"],
-                    encoders=pool.facts["encoders"],
-                    metadata=facts | {"prompts": pool.facts["prompts"]},
+                    class_names=pool.facts.classes,
+                    encoders=pool.facts.encoders,
+                    metadata=facts | {"prompts": list(pool.facts.prompts)},
                     snapshots=epochs,
                 )
                 logger.info("%s: %d shots, seed %d: %.2f s", arguments.name, shots, seed, seconds)

@@ -15,6 +15,7 @@ from logitfusion.config.jobs.clip import PredictJob
 from logitfusion.files import whole
 from logitfusion.provenance import record
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.tables import write_table
 
 
 def main(arguments: argparse.Namespace, job: PredictJob) -> None:
@@ -43,8 +44,8 @@ def main(arguments: argparse.Namespace, job: PredictJob) -> None:
     with whole(arguments.output) as output:
         output.mkdir()
         for name, table in tables.items():
-            table.to_parquet(output / f"{name}.parquet")
-        record(output / "stage.json", job.dump(), classes=sets[0].facts["classes"], learnt=known)
+            write_table(table, output / f"{name}.parquet")
+        record(output / "stage.json", job.dump(), classes=list(sets[0].facts.classes), learnt=known)
 
 
 if __name__ == "__main__":

@@ -69,20 +69,26 @@ class Definition:
         return "custom_dataset" in self.content or (local and not any("://" in file for file in self.data_files))
 
 
-def read_definition(path: Path) -> Definition:
+def read_definition(path: Path, including: tuple[Path, ...] = ()) -> Definition:
     """Read a file of lm-evaluation-harness: what it includes is merged in, and functions stay names.
 
+    Args:
+        including: the files that lead to this one.
+
     Raises:
-        UserError: the file can't be read, or does not hold a mapping.
+        UserError: the file can't be read, does not hold a mapping, or includes itself.
     """
+    if path.resolve() in including:
+        raise UserError(f"The task definition {path} includes itself; leave that out.")
     functions = {"!function": lambda _, node: Function(str(node.value), path.parent)}
     content = read_yaml(path, title=f"The task definition {path}", tags=functions)
     if not isinstance(content, dict):
         raise UserError(f"The task definition {path} must hold a mapping of keys to values.")
     included = content.pop("include", None) or ()
-    parts = [
-        read_definition(path.parent / name) for name in ([included] if isinstance(included, str) else list(included))
-    ]
+    names = [included] if isinstance(included, str) else included
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"The task definition {path} includes {included!r}, which is no file's name; correct it.")
+    parts = [read_definition(path.parent / name, (*including, path.resolve())) for name in names]
     merged: dict[str, Any] = {}
     for part in parts:
         merged |= part.content

@@ -3,7 +3,6 @@ in another number of them."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from zipfile import is_zipfile
@@ -11,7 +10,7 @@ from zipfile import is_zipfile
 from safetensors import SafetensorError, safe_open
 
 from logitfusion.errors import UserError
-from logitfusion.files import remove, write_json
+from logitfusion.files import read_json, remove, write_json
 
 _MARK = "fingerprint.json"
 _ZIP_BEGINS, _ZIP_ENDS, _ZIP_END = b"PK\3\4", b"PK\5\6", 22  # the last is the length of the end, in bytes
@@ -44,8 +43,8 @@ def mark_checkpoints(folder: Path, mark: Mark) -> None:
 
 def _read_mark(folder: Path) -> Mark | None:
     try:
-        return Mark(**json.loads((folder / _MARK).read_text()))
-    except (OSError, ValueError, TypeError):
+        return Mark(**read_json(folder / _MARK))
+    except (UserError, TypeError):
         return None
 
 
@@ -91,7 +90,7 @@ def _is_whole(checkpoint: Path, mark: Mark) -> bool:
     others write the state of their random numbers, perhaps later.
     """
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
+        read_json(checkpoint / "trainer_state.json")
         for path in checkpoint.glob("*.safetensors"):
             with safe_open(path, framework="pt"):
                 pass  # compares the file's length with its header
@@ -100,7 +99,7 @@ def _is_whole(checkpoint: Path, mark: Mark) -> bool:
         drawn = [checkpoint / f"rng_state_{process}.pth" for process in range(mark.processes)] if needed else []
         files = {*checkpoint.glob("*.pt*"), *drawn}
         return all(map(is_zipfile, files)) and all(map(_has_all_parts, parted))
-    except (OSError, ValueError, SafetensorError):
+    except (UserError, OSError, ValueError, SafetensorError):
         return False
 
 

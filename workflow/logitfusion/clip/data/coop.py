@@ -36,6 +36,8 @@ def read_coop(path: Path, images: Path) -> tuple[list[str], list[ImageRow], list
             if names.setdefault(label, name) != name:
                 raise UserError(f"{path} gives the label {label} two names, {names[label]!r} and {name!r}; correct it.")
             spelt, here = os.path.normpath(file), f"{file!r} of {part}"
+            if Path(file).is_absolute() or Path(spelt).parts[:1] == (os.pardir,):
+                raise UserError(f"{path} has the image {here}, which is not below the images' folder; correct it.")
             if spelt in seen:
                 raise UserError(f"{path} has an image twice: {seen[spelt]} and {here}; correct it.")
             seen[spelt] = here

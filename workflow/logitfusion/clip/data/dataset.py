@@ -7,18 +7,39 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from logitfusion.artefact import DIGEST, UNSEALED, check_seal, parse_artefact, seal
 from logitfusion.clip.data.draws import draw_share, shuffled
 from logitfusion.clip.data.names import label_by_text, same_text, text_key
-from logitfusion.errors import UserError
+from logitfusion.config.section import Listed, Section
+from logitfusion.errors import UserError, first_line
 from logitfusion.files import whole
 
 PROMPT = "a photo of a {}."
-FACTS = ("classes", "prompts", "split", "left_out")  # of a data set, beside its images
+
+
+class DataFacts(Section):
+    """What a data set's table says beside its images."""
+
+    classes: Listed[str]
+    prompts: Listed[str]
+    split: str
+    left_out: dict[str, str]
+
+
+FACTS = tuple(DataFacts.model_fields)
+_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("index", pa.int64()),
+        pa.field("label", pa.int64(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -178,35 +199,39 @@ def match_classes(data: DataSet, classes: Sequence[str]) -> DataSet:
 
 
 def save_data(data: DataSet, path: str | Path) -> None:
-    """Write the table as one parquet file: ``id, path, index, label, part``, the rest in its metadata."""
+    """Write the table as one parquet file: ``id, path, index, label, part``, the rest in its metadata, sealed."""
     parts = [("train", row) for row in data.train] + [("test", row) for row in data.test]
-    columns: dict[str, Any] = {
-        "id": pa.array([row.id for _, row in parts], pa.string()),
-        "path": pa.array([row.path for _, row in parts], pa.string()),
-        "index": pa.array([row.index for _, row in parts], pa.int64()),
-        "label": pa.array([row.label for _, row in parts], pa.int64()),
-        "part": pa.array([part for part, _ in parts], pa.string()),
+    columns = {
+        "id": [row.id for _, row in parts],
+        "path": [row.path for _, row in parts],
+        "index": [row.index for _, row in parts],
+        "label": [row.label for _, row in parts],
+        "part": [part for part, _ in parts],
     }
     facts = json.dumps({key: getattr(data, key) for key in FACTS}, ensure_ascii=False)
-    table = pa.table(columns).replace_schema_metadata({"logitfusion": facts})
+    table = pa.table(columns, schema=_SCHEMA.with_metadata({"logitfusion": facts, DIGEST: UNSEALED}))
     with whole(path) as temporary:
         pq.write_table(table, temporary)
+        seal(temporary)
 
 
 def load_data(path: str | Path) -> DataSet:
     """Read what ``save_data`` wrote.
 
     Raises:
-        UserError: the file is not there or is none of ours.
+        UserError: the file is not there, is damaged, or is none of ours.
     """
+    check_seal(path)
     try:
         table = pq.read_table(path)
         facts = json.loads(table.schema.metadata[b"logitfusion"])
-        parts: dict[str, list[ImageRow]] = {"train": [], "test": []}
-        for row in table.to_pylist():
-            parts[row["part"]].append(ImageRow(row["id"], row["path"], row["label"], row["index"]))
-        return DataSet(**parts, **{key: facts[key] for key in FACTS})
-    except FileNotFoundError:
-        raise UserError(f"The data set {path} is not there; run the data stage again.") from None
+        rows = table.cast(_SCHEMA).to_pylist()
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a readable data set ({error}); delete it and run again.") from None
+        raise UserError(f"{path} is not a readable data set ({first_line(error)}); delete it and run again.") from None
+    told = parse_artefact(path, DataFacts, facts)
+    parts: dict[str, list[ImageRow]] = {"train": [], "test": []}
+    for row in rows:
+        if row["part"] not in parts or not 0 <= row["label"] < len(told.classes):
+            raise UserError(f"{path} has the image {row['id']!r} in no part or of no class; delete it and run again.")
+        parts[row["part"]].append(ImageRow(row["id"], row["path"], row["label"], row["index"]))
+    return DataSet(list(told.classes), list(told.prompts), **parts, split=told.split, left_out=told.left_out)

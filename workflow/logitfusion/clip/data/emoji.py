@@ -28,11 +28,11 @@ class Pair:
     caption: str
 
 
-def unpack_emoji(package: str | Path, vendor: str, folder: str | Path) -> None:
+def unpack_emoji(package: str | Path, vendor: str, folder: str | Path, sha256: str | None = None) -> None:
     """Unpack a vendor's 64-pixel pictures, without variants of skin colour, and their table, into ``folder``.
 
     Raises:
-        UserError: the package is not that vendor's.
+        UserError: the package is not that vendor's, or its SHA-256 is another.
     """
     pictures = f"package/img/{vendor}/64/"
 
@@ -42,7 +42,7 @@ def unpack_emoji(package: str | Path, vendor: str, folder: str | Path) -> None:
 
     with whole(folder) as temporary:
         temporary.mkdir()
-        names = unpack_tar(package, needed, temporary)
+        names = unpack_tar(package, needed, temporary, sha256)
         if "package/emoji.json" not in names or len(names) < 2:
             raise UserError(f"{package} has no emojis by {vendor!r}; it is not the package emoji-datasource-{vendor}.")
         (temporary / "package" / "emoji.json").rename(temporary / "emoji.json")
@@ -65,7 +65,7 @@ def read_emoji(entry: dict[str, Any], package: str | Path, folder: str | Path) -
     ``prompts``. The splits go by figure (a cook, be it a man or a woman, is one figure), the same for every vendor.
     """
     vendor, classes, seed, prompts = entry["vendor"], entry["classes"], entry["seed"], entry.get("prompts") or PROMPTS
-    unpack_emoji(package, vendor, folder)
+    unpack_emoji(package, vendor, folder, entry.get("sha256"))
     listed, building, tested = _split(entry, Path(folder))
     rows: dict[bool, list[ImageRow]] = {False: [], True: []}
     for place, (emoji, label) in enumerate(listed):

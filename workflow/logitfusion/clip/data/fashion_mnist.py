@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import tempfile
 import zlib
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from logitfusion.clip.data.dataset import PROMPT, DataSet, ImageRow, make_data
 from logitfusion.errors import UserError
-from logitfusion.fetch.archives import unpack_deb
+from logitfusion.fetch.archives import open_gzip, unpack_deb
 from logitfusion.files import whole
 
 CLASSES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
@@ -29,7 +28,10 @@ def read_fashion_mnist(entry: dict[str, Any], package: str | Path, folder: str |
     """
     prompts, parts = entry.get("prompts") or [PROMPT], {}
     with tempfile.TemporaryDirectory() as scratch:
-        found = {Path(name).name: Path(scratch) / name for name in unpack_deb(package, _is_data, scratch)}
+        found = {
+            Path(name).name: Path(scratch) / name
+            for name in unpack_deb(package, _is_data, scratch, entry.get("sha256"))
+        }
         for part, stem in FILES.items():
             images = _read_idx(found, f"{stem}-images-idx3-ubyte.gz", 3, package)
             labels = _read_idx(found, f"{stem}-labels-idx1-ubyte.gz", 1, package)
@@ -51,8 +53,9 @@ def _read_idx(found: dict[str, Path], name: str, dimensions: int, package: str |
     if name not in found:
         raise UserError(f"The package {package} has no {name}; it is not Debian's dataset-fashion-mnist.")
     try:
-        content = gzip.decompress(found[name].read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
+        with found[name].open("rb") as packed, open_gzip(packed) as file:
+            content = file.read()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{name} in {package} is not readable ({error}); fetch the package again.") from None
     start = 4 + 4 * dimensions
     shape = np.frombuffer(content[4:start], ">i4") if content[:4] == bytes([0, 0, 8, dimensions]) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from logitfusion.clip.data.dataset import PROMPT, DataSet, ImageRow, make_data, split_rows
 from logitfusion.clip.data.found import LOOSE, SYSTEM_FOLDERS, below, find_images, left_out_lines
 from logitfusion.clip.data.names import match_names, plain_name, read_names
+from logitfusion.config.section import FOLDER
 from logitfusion.errors import UserError
 
 LEARNT = frozenset({"train", "training"})
@@ -45,6 +47,8 @@ def name_classes(path: Path, names: Mapping[str, str] | None = None) -> dict[str
     """
     folders = class_folders(path)
     if names is not None:
+        if odd := [name for name in names if not re.search(FOLDER, name)]:
+            raise UserError(f"The class names of {path} have the folder {odd[0]!r}, which is not in it; correct it.")
         return dict(names)
     refuse_splits(path, folders)
     return {folder: plain_name(folder) for folder in folders}

@@ -14,6 +14,7 @@ from logitfusion.clip.data.depth import raw_mode_of, reduce_depth, scale_colours
 from logitfusion.clip.data.formats import register_plugins
 from logitfusion.clip.data.metadata import strip_metadata
 from logitfusion.errors import UserError
+from logitfusion.files import sha256
 
 MISSING = "missing"  # in place of the hash of an image that can't be opened
 MAX_MEGAPIXELS = 64.0  # below Pillow's own guard against decompression bombs, which stays on
@@ -74,6 +75,8 @@ def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS, side: int 
 def _read_file(path: Path, max_megapixels: float, side: int | None) -> Image.Image:
     """The image of a file; a second time without its metadata if they are what can't be read."""
     register_plugins()
+    if not path.is_file() and path.exists():
+        raise UnreadableImageError("no file, but a device, a pipe or the like")
     try:
         return _read_pixels(path, max_megapixels, side)
     except (UnreadableImageError, MemoryError, OSError) as error:
@@ -153,9 +156,8 @@ def hash_image(row: ImageRow) -> str:
     try:
         if row.index is not None:
             return hashlib.sha256(_array_row(row)).hexdigest()
-        with Path(row.path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError, IndexError):
+        return sha256(row.path)
+    except (UserError, OSError, ValueError, IndexError):
         return MISSING
 
 

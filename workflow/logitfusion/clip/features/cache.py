@@ -19,15 +19,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logitfusion.clip.features.files import pack_digests, read_facts, read_tensors, unpack_digests, write_tensors
+from logitfusion.clip.features.files import (
+    need_tensors,
+    pack_digests,
+    read_tensors,
+    unpack_digests,
+    write_tensors,
+)
 from logitfusion.clip.features.views import READ_SIDE, Encoder, ViewMaker
 from logitfusion.errors import UserError
 from logitfusion.provenance import hash_json
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 2  # of the files; a change of it invalidates all earlier ones
-_TENSORS = ("contents", "values", "views")
+LAYOUT = 3  # of the files; a change of it invalidates all earlier ones
+_TENSORS = {"contents": (torch.uint8, 2), "values": (torch.float16, 2), "views": (torch.int64, 1)}
 
 
 class Table:
@@ -113,9 +119,10 @@ class Cache:
     def _read(self, path: Path, table: Table, facts: dict[str, Any]) -> None:
         """Note what one file knows; one that is damaged, or is not what its name says, is removed."""
         try:
-            if read_facts(path) != facts:
+            found, read = read_tensors(path)
+            if found != facts:
                 raise UserError(f"{path} holds other features than its name says.")
-            read = read_tensors(path, _TENSORS)
+            need_tensors(path, read, _TENSORS)
         except UserError:
             logger.warning("The features in %s are damaged, and computed again.", path)
             with suppress(OSError):  # of a folder that others may write into; those who may will remove it

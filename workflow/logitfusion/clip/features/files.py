@@ -1,10 +1,9 @@
-"""Tensor files that are whole and true, or not read at all: safetensors with their facts and a checksum."""
+"""Tensor files that are whole and true, or not read at all: safetensors with their facts and a digest."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +12,62 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from logitfusion.errors import UserError
-from logitfusion.files import name_output, whole
+from logitfusion.artefact import DIGEST, UNSEALED, check_seal, parse_artefact, seal
+from logitfusion.errors import UserError, first_line
+from logitfusion.files import whole
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write a file whole; equal arguments give equal bytes."""
-    tensors = {name: value.contiguous() for name, value in tensors.items()}
-    kept = {"facts": facts, "checksum": checksum(tensors, facts)}
+    """Write a file whole, with a digest of all of its bytes; equal arguments give equal bytes."""
     # One entry only: safetensors writes several in a random order.
+    header = {"logitfusion": json.dumps({DIGEST: UNSEALED, "facts": facts}, sort_keys=True)}
     with whole(path) as temporary:
-        save_file(tensors, temporary, metadata={"logitfusion": json.dumps(kept, sort_keys=True)})
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=header)
+        seal(temporary)
 
 
-def read_facts(path: str | Path) -> dict[str, Any]:
-    """The facts a file was written with, without its tensors.
+def read_tensors(
+    path: str | Path, kind: Any = dict[str, Any], mend: str | None = None
+) -> tuple[Any, dict[str, Tensor]]:
+    """The facts that a file was written with, and its tensors.
 
-    Raises:
-        UserError: the file is missing or broken.
-    """
-    return _open(path, ())[0]["facts"]
-
-
-def read_tensors(path: str | Path, names: Sequence[str]) -> dict[str, Tensor]:
-    """A file's tensors, which are these; they and the facts are held against the checksum.
+    Args:
+        kind: the type of the facts, a section mostly.
+        mend: what to do about a damaged file, see ``check_seal``.
 
     Raises:
-        UserError: the file is missing or broken.
+        UserError: the file is missing or damaged, or holds something else.
     """
-    kept, tensors = _open(path, names)
-    if checksum(tensors, kept["facts"]) != kept["checksum"]:
-        raise UserError(f"The features in {path} are damaged; delete {name_output(path)} and run again.")
-    return tensors
+    check_seal(path, mend)
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["logitfusion"])["facts"]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:  # sealed, but not by write_tensors
+        raise UserError(f"{path} is not a readable file of tensors ({first_line(error)}).") from None
+    return parse_artefact(path, kind, facts), tensors
+
+
+def need_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], needed: Mapping[str, tuple[torch.dtype, int]]
+) -> None:
+    """Refuse a file that lacks a tensor, or has one of another type or rank, or with a number that is not finite.
+
+    Args:
+        needed: name -> type and rank.
+
+    Raises:
+        UserError: names the tensor.
+    """
+    for name, (dtype, rank) in needed.items():
+        if name not in tensors:
+            raise UserError(f"{path} is not of this version of logitfusion: it lacks the tensor {name!r}.")
+        value = tensors[name]
+        if value.dtype != dtype or value.ndim != rank:
+            given = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+            raise UserError(f"{path} is not of this version of logitfusion: its tensor {name!r} is {given}.")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(f"{path} has numbers that are not finite in {name!r}; make it again.")
 
 
 def pack_text(lines: Sequence[str]) -> Tensor:
@@ -68,26 +91,3 @@ def unpack_digests(packed: Tensor) -> list[str]:
     """``[n, 32]`` uint8 -> SHA-256 sums in hex."""
     text = packed.contiguous().numpy().tobytes().hex()
     return [text[start : start + 64] for start in range(0, len(text), 64)]
-
-
-def _open(path: str | Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            kept = json.loads(file.metadata()["logitfusion"])
-            return {name: kept[name] for name in ("facts", "checksum")}, {name: file.get_tensor(name) for name in names}
-    except FileNotFoundError:
-        raise UserError(f"The features {path} are not there; compute them first.") from None
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(
-            f"{path} is not a readable feature file ({error}); delete {name_output(path)} and run again."
-        ) from None
-
-
-def checksum(tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
-    """The SHA-256, in hex, of tensors and of what JSON keeps of the facts beside them."""
-    kept = json.loads(json.dumps(facts))  # keys that are numbers are sorted as the texts that they become
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -5,24 +5,40 @@ No test feature is ever written here, and what is read here is refused if it is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from logitfusion.clip.data.duplicates import groups
 from logitfusion.clip.data.support import read_draw
 from logitfusion.clip.features.encode import CLIP, Encoded
+from logitfusion.clip.features.files import need_tensors, read_tensors, write_tensors
 from logitfusion.clip.features.splits import read_features
 from logitfusion.clip.heads import Support
+from logitfusion.config.section import Positive, Section, Sha256, Some
 from logitfusion.errors import UserError
-from logitfusion.files import name_output, whole
+from logitfusion.files import name_output, sha256
+
+CLASSIFIER = "classifier.safetensors"
+
+
+class PoolFacts(Section):
+    """What belongs to a zero-shot classifier, and to the support images beside it."""
+
+    classes: Some[str]
+    """The names, in the order of the labels."""
+    prompts: Some[str]
+    """Templates that the classifier was made with."""
+    encoders: dict[str, str]
+    """Name -> hash of each, CLIP's too."""
+    scale: Positive
+    """``exp(logit_scale)`` of this CLIP."""
+    manifests: dict[str, Sha256]
+    """The SHA-256 of each manifest beside it."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +49,22 @@ class Pool:
         images: all of them, as one support set.
         ids: of the images, in the same order.
         digests: the SHA-256 of their bytes, in hex.
-        facts: what ``write_classifier`` kept: ``classes``, ``prompts``, ``encoders`` (name -> hash), ``scale``.
+        facts: what ``write_classifier`` kept.
     """
 
     images: Support
     ids: list[str]
     digests: list[str]
-    facts: dict[str, Any]
+    facts: PoolFacts
     folder: Path
 
     def draw(self, shots: int, seed: int) -> Support:
         """The support set of a seed with at most ``shots`` images of each class; unreadable images are not in it."""
         place = {name: number for number, name in enumerate(self.ids)}
-        drawn = read_draw(manifest(self.folder, seed))
+        path = manifest(self.folder, seed)
+        drawn = read_draw(path)
+        if sha256(path) != self.facts.manifests.get(path.name):
+            raise UserError(f"{path} has changed since it was written; delete {name_output(path)} and run again.")
         chosen = [place[name] for name, rank in drawn if rank < shots and name in place]
         if not chosen:
             raise UserError(f"The support set of seed {seed} in {self.folder} is empty; make the features again.")
@@ -64,8 +83,13 @@ def read_pool(folder: str | Path) -> Pool:
         UserError: a file is missing or broken, or holds test features.
     """
     classifier, facts = read_classifier(folder)
-    seen = join_encoders(folder, facts["encoders"], purpose="fit")
-    images = Support(seen.clip, seen.auxiliary, seen.labels, classifier, facts["scale"], groups(seen.digests))
+    seen = join_encoders(folder, facts.encoders, purpose="fit")
+    try:
+        images = Support(seen.clip, seen.auxiliary, seen.labels, classifier, facts.scale, groups(seen.digests))
+    except ValueError as error:
+        raise UserError(
+            f"The files in {folder} don't belong together ({error}); delete the folder and run again."
+        ) from None
     return Pool(images, seen.ids, seen.digests, facts, Path(folder))
 
 
@@ -83,24 +107,26 @@ def join_encoders(folder: str | Path, names: Iterable[str], *, purpose: Literal[
     return Encoded(values, clip.labels, clip.ids, clip.digests, clip.skipped)
 
 
-def write_classifier(path: str | Path, classifier: Tensor, facts: dict[str, Any]) -> None:
-    """Write zero-shot weights ``[D, C]`` with what belongs to them."""
-    with whole(path) as temporary:
-        tensors = {"classifier": classifier.float().cpu().contiguous()}
-        save_file(tensors, temporary, {"logitfusion": json.dumps(facts, sort_keys=True)})
+def write_classifier(folder: str | Path, classifier: Tensor, **facts: Any) -> None:
+    """Write zero-shot weights ``[D, C]`` into a pool's folder, with the facts of ``PoolFacts``.
+
+    Its manifests are there by now, and their digests are kept with it.
+    """
+    folder = Path(folder)
+    manifests = {path.name: sha256(path) for path in sorted(folder.glob("seed-*.csv"))}
+    kept = PoolFacts(**facts, manifests=manifests)
+    write_tensors(folder / CLASSIFIER, {"classifier": classifier.float().cpu()}, kept.dump())
 
 
-def read_classifier(folder: str | Path) -> tuple[Tensor, dict[str, Any]]:
-    """What ``write_classifier`` wrote as ``classifier.safetensors``.
+def read_classifier(folder: str | Path) -> tuple[Tensor, PoolFacts]:
+    """What ``write_classifier`` wrote.
 
     Raises:
-        UserError: the file is missing or is none of ours.
+        UserError: the file is missing or damaged.
     """
-    path = Path(folder) / "classifier.safetensors"
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor("classifier"), json.loads(file.metadata()["logitfusion"])
-    except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is no readable zero-shot classifier ({error}); delete {name_output(path)} and run again."
-        ) from None
+    path = Path(folder) / CLASSIFIER
+    facts, tensors = read_tensors(path, PoolFacts)
+    need_tensors(path, tensors, {"classifier": (torch.float32, 2)})
+    if tensors["classifier"].shape[1] != len(facts.classes):
+        raise UserError(f"{path} is not of this version of logitfusion: it has other classes than weights for them.")
+    return tensors["classifier"], facts

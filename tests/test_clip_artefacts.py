@@ -1,0 +1,240 @@
+"""What the few-shot track writes and reads again: a flipped bit is told, and what a file says of itself has a type."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flips import refuses_every_flip
+
+from logitfusion.clip.data.dataset import DataSet, ImageRow, load_data, save_data
+from logitfusion.clip.data.support import make_support, write_support
+from logitfusion.clip.features.encode import CLIP, Encoded
+from logitfusion.clip.features.files import read_tensors, write_tensors
+from logitfusion.clip.features.pool import CLASSIFIER, manifest, read_classifier, read_pool, write_classifier
+from logitfusion.clip.features.splits import read_features, write_features
+from logitfusion.clip.head_file import load_head, save_head
+from logitfusion.clip.heads import CacheHead, FusedHead, Head, LinearHead
+from logitfusion.errors import UserError
+
+NAMES = ["cat", "dog"]
+HEADS: dict[str, Head] = {
+    "linear": LinearHead(torch.eye(2), None, torch.zeros(2), method="clip_probe", settings={"ridge": 1.0}),
+    "cache": CacheHead(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), 100.0, 1.0, 5.5, method="tip_adapter"),
+    "fused": FusedHead(torch.eye(2), torch.ones(2, 3), 100.0, 0.5, 0.4, 250.0, method="amu"),
+}
+METADATA = {"shots": 1, "seed": 0, "prompts": ["a {}."], "digests": ["0" * 64], "calibration": {"temperature": 1.5}}
+
+
+def saved(path: Path, head: Head) -> Path:
+    save_head(path, head, class_names=NAMES, encoders={"clip": "c"}, metadata=METADATA)
+    return path
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """Support features of two images, with their manifest and their classifier."""
+    folder = tmp_path / "support"
+    folder.mkdir()
+    rows = [ImageRow(name, "", label) for label, name in enumerate(NAMES)]
+    values = {CLIP: torch.eye(2)[:, None]}
+    encoded = Encoded(values, torch.tensor([0, 1]), list(NAMES), ["0" * 64, "1" * 64], {"bird": "broken"})
+    write_features(folder / "clip.safetensors", encoded, CLIP, "support")
+    write_support(manifest(folder, 0), make_support(rows, 1, 0), NAMES)
+    write_classifier(folder, torch.eye(2), classes=NAMES, prompts=["{}"], encoders={CLIP: "c"}, scale=100.0)
+    return folder
+
+
+def some_bits(path: Path) -> range:
+    """Every 37th bit of a file, each place in a byte as often as the others; `make fuzz-test` flips them all."""
+    return range(0, 8 * path.stat().st_size, 37)
+
+
+# ---- flipped bits -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_bit_that_flips_in_a_head_is_told(tmp_path: Path, kind: str) -> None:
+    path = saved(tmp_path / "head", HEADS[kind])
+    refuses_every_flip(path, lambda: load_head(path), some_bits(path))
+
+
+def test_a_bit_that_flips_in_features_is_told(pool: Path) -> None:
+    path = pool / "clip.safetensors"
+    refuses_every_flip(path, lambda: read_features(path, purpose="fit"), some_bits(path))
+
+
+def test_a_bit_that_flips_in_a_classifier_is_told(pool: Path) -> None:
+    path = pool / CLASSIFIER
+    refuses_every_flip(path, lambda: read_classifier(pool), some_bits(path))
+
+
+def test_a_bit_that_flips_in_a_manifest_is_told(pool: Path) -> None:
+    found = read_pool(pool)
+    refuses_every_flip(manifest(pool, 0), lambda: found.draw(1, 0))
+
+
+def test_a_bit_that_flips_in_the_table_of_a_data_set_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    rows = [ImageRow("1", "cats/1.png", 0), ImageRow("2", "dogs/2.png", 1)]
+    save_data(DataSet(NAMES, ["a {}."], rows[:1], rows[1:], "given"), path)
+    refuses_every_flip(path, lambda: load_data(path), some_bits(path))
+
+
+# ---- files that are whole, and say something else -----------------------------------------------------------------
+
+
+def forge(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]) -> None:
+    """The same file, with a digest of its own, as somebody else's program might write it."""
+    facts, tensors = read_tensors(path)
+    facts, tensors = copy.deepcopy(facts), dict(tensors)
+    change(facts, tensors)
+    write_tensors(path, tensors, facts)
+
+
+def refusal(read: Callable[[], Any], path: Path) -> str:
+    with pytest.raises(UserError) as refused:
+        read()
+    sentence = str(refused.value)
+    assert str(path) in sentence
+    assert "\n" not in sentence
+    return sentence
+
+
+ODD = [None, True, -1, 2**70, 1e400, float("nan"), "x", "", [], {}, [1], {"a": 1}, [[]], "\0"]
+# Every place of a header that is no free text, and what never fits there.
+PLACES: list[tuple[tuple[str, ...], list[Any]]] = [
+    (("version",), [None, True, "3", 2, 4, [], 3.5]),
+    (("kind",), ODD),
+    (("values",), [one for one in ODD if one != {}]),
+    (("values", "scale"), [None, True, "x", [], 1e400, float("nan")]),
+    (("values", "branch"), [None, True, "x", 3, []]),
+    (("values", "settings"), [None, "x", 3, []]),
+    (("values", "unknown"), [1]),
+    (("class_names",), [None, 3, "ab", [], ["cat"], ["cat", 1], ["cat", "dog", "bird"]]),
+    (("encoders",), [None, 3, "x", [], {"clip": 1}, {"clip": None}]),
+    (("epochs",), [None, True, -1, 2**70, 10**9, "x", 1.5]),
+    (("metadata",), [None, 3, "x", []]),
+    (("metadata", "shots"), [0, -1, "x", 1.5, True]),
+    (("metadata", "prompts"), ["x", [1], {}]),
+    (("metadata", "digests"), ["x", ["x"], [1]]),
+    (("metadata", "calibration"), ["x", {}, {"temperature": 0.0}, {"temperature": "x"}, {"temperature": 1e400}]),
+    (("metadata", "comparison"), ["x", {}, {"n": 1, "scores": [{}]}]),
+    (("metadata", "entries"), ["x", {}, {"clip": {}, "auxiliary": []}, {"clip": {"source": 5}, "auxiliary": []}]),
+]
+
+
+@pytest.mark.parametrize(("place", "values"), PLACES, ids=[".".join(place) for place, _ in PLACES])
+def test_what_a_head_says_of_itself_has_a_type(tmp_path: Path, place: tuple[str, ...], values: list[Any]) -> None:
+    path = saved(tmp_path / "head", HEADS["fused"])
+    whole = path.read_bytes()
+    for value in values:
+        path.write_bytes(whole)
+
+        def change(facts: dict[str, Any], _: Any, value: Any = value) -> None:
+            for key in place[:-1]:
+                facts = facts[key]
+            facts[place[-1]] = value
+
+        forge(path, change)
+        refusal(lambda: load_head(path), path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("linear", "bias", None),
+        ("linear", "bias", torch.zeros(3)),
+        ("linear", "bias", torch.tensor(0.0)),
+        ("linear", "bias", torch.zeros(2, dtype=torch.int64)),
+        ("linear", "bias", torch.tensor([0.0, torch.inf])),
+        ("linear", "clip_weight", torch.eye(3)),
+        ("linear", "clip_weight", torch.eye(2).double()),
+        ("cache", "keys", torch.ones(3, 2)),
+        ("cache", "keys", torch.ones(2, 5)),
+        ("cache", "key_labels", torch.tensor([0, 2])),
+        ("cache", "key_labels", torch.tensor([-1, 0])),
+        ("cache", "key_labels", torch.tensor([0.0, 1.0])),
+        ("fused", "weight", torch.full((2, 3), torch.nan)),
+        ("fused", "weight", torch.ones(3, 3)),
+        ("fused", "weight", torch.ones(2, 3, dtype=torch.complex64)),
+        ("fused", "classifier", torch.ones(2)),
+        ("fused", "classifier", torch.ones(0, 2)),
+        ("fused", "classifier", None),
+    ],
+)
+def test_the_tensors_of_a_head_fit_together(tmp_path: Path, kind: str, name: str, value: torch.Tensor | None) -> None:
+    path = saved(tmp_path / "head", HEADS[kind])
+    forge(path, lambda _, tensors: tensors.pop(name) if value is None else tensors.update({name: value}))
+    refusal(lambda: load_head(path), path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("split", "train"), ("split", 3), ("skipped", []), ("skipped", {"a": 1}), ("more", 1), ("split", None)],
+)
+def test_what_features_say_of_themselves_has_a_type(pool: Path, key: str, value: Any) -> None:
+    path = pool / "clip.safetensors"
+    forge(path, lambda facts, _: facts.update({key: value}))
+    refusal(lambda: read_features(path, purpose="fit"), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("values", torch.zeros(2, 1, 2)),
+        ("values", torch.full((2, 1, 2), torch.nan).half()),
+        ("values", torch.ones(3, 1, 2).half()),
+        ("labels", torch.zeros(2)),
+        ("labels", torch.zeros(1, dtype=torch.int64)),
+        ("ids", torch.zeros(0, dtype=torch.uint8)),
+        ("digests", torch.zeros(2, 31, dtype=torch.uint8)),
+        ("digests", torch.zeros(2, dtype=torch.uint8)),
+    ],
+)
+def test_the_tensors_of_features_fit_together(pool: Path, name: str, value: torch.Tensor) -> None:
+    path = pool / "clip.safetensors"
+    forge(path, lambda _, tensors: tensors.update({name: value}))
+    refusal(lambda: read_features(path, purpose="fit"), path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts, _: facts.update(scale=0.0),
+        lambda facts, _: facts.update(scale="x"),
+        lambda facts, _: facts.update(classes=["cat"]),
+        lambda facts, _: facts.update(encoders=["clip"]),
+        lambda facts, _: facts.update(manifests={"seed-0.csv": "x"}),
+        lambda _, tensors: tensors.update(classifier=torch.full((2, 2), torch.nan)),
+        lambda _, tensors: tensors.update(classifier=torch.ones(2, 3)),
+        lambda _, tensors: tensors.clear(),
+    ],
+)
+def test_what_a_classifier_says_of_itself_has_a_type(pool: Path, change: Callable[..., Any]) -> None:
+    forge(pool / CLASSIFIER, change)
+    refusal(lambda: read_classifier(pool), pool / CLASSIFIER)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (CLASSIFIER, lambda _, tensors: tensors.update(classifier=torch.ones(3, 2))),
+        ("clip.safetensors", lambda _, tensors: tensors.update(labels=torch.tensor([0, 2]))),
+        ("clip.safetensors", lambda _, tensors: tensors.update(labels=torch.tensor([0, -1]))),
+    ],
+)
+def test_files_of_several_pools_are_not_mixed(pool: Path, name: str, change: Callable[..., Any]) -> None:
+    forge(pool / name, change)
+    assert "don't belong together" in refusal(lambda: read_pool(pool), pool)
+
+
+def test_a_manifest_that_is_edited_later_is_told(pool: Path) -> None:
+    """Another draw of the same images, which nothing else would notice."""
+    rows = [ImageRow(name, "", label) for label, name in enumerate(NAMES)]
+    write_support(manifest(pool, 0), make_support(rows[::-1], 1, 1), NAMES)
+    assert "has changed" in refusal(lambda: read_pool(pool).draw(1, 0), manifest(pool, 0))
