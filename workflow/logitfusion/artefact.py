@@ -80,10 +80,10 @@ def is_sealed(path: str | Path) -> bool:
     return _MARK in Path(path).read_bytes()
 
 
-def write_artefact(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Write an object as readable JSON with sorted keys and its digest."""
+def write_artefact(path: str | Path, value: Mapping[str, Any], *, sort_keys: bool = True) -> None:
+    """Write an object as readable JSON with its digest."""
     with whole(path) as temporary:
-        text = format_json(_with_digest(value), indent=2, sort_keys=True) + "\n"
+        text = format_json(_with_digest(value), indent=2, sort_keys=sort_keys) + "\n"
         temporary.write_text(text, encoding="utf-8")
         seal(temporary)
 

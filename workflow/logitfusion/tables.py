@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-from pyarrow import ArrowException, parquet
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
 
 from logitfusion.artefact import DIGEST, UNSEALED, check_seal, seal
 from logitfusion.errors import UserError
@@ -35,13 +36,12 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table, all of it or none."""
+    """Write a table, all of it or none; parquet with a digest of all of its bytes."""
     with whole(path) as temporary:
         if Path(path).suffix == ".csv":
             table.to_csv(temporary, index=False)
         else:
-            content = pa.Table.from_pandas(table)
-            parquet.write_table(
-                content.replace_schema_metadata({**content.schema.metadata, DIGEST: UNSEALED}), temporary
-            )
+            kept = pa.Table.from_pandas(table)
+            kept = kept.replace_schema_metadata({**(kept.schema.metadata or {}), DIGEST: UNSEALED})
+            pq.write_table(kept, temporary)
             seal(temporary)
