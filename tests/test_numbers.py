@@ -201,9 +201,7 @@ def test_a_temperature_is_nothing_or_of_a_size_that_divides(temperature: float) 
         read_options(DecodingOptions, {"temperature": temperature}, lambda name: f"--{name}")
 
 
-@pytest.mark.parametrize(
-    "word", ["temperature=nan", "max_gen_toks=0.5", "max_tokens=1e999", "top_k=-1", "top_p=1e-99"]
-)
+@pytest.mark.parametrize("word", ["temperature=nan", "max_gen_toks=0.5", "max_tokens=1e999", "top_k=-1", "top_p=1e-99"])
 def test_generation_kwargs_of_the_command_line_are_checked_before_anything_is_loaded(word: str) -> None:
     arguments = make_parser().parse_args(["evaluate", "--large", ".", "--tasks", "a", "--gen-kwargs", word])
     with pytest.raises(UserError, match=f"--gen-kwargs {word.partition('=')[0]} "):

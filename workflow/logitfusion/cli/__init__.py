@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand.
 
     Returns:
-        the exit code: 0, 1 for bad input (2 for a command line that argparse refuses), 130 for Ctrl-C (143 and 129 for SIGTERM and SIGHUP), 141 where the
-        reader of a pipe has gone (files that were asked for are written all the same).
+        the exit code: 0, 1 for bad input (2 for a command line that argparse refuses), 130 for Ctrl-C (143 and 129 for
+        SIGTERM and SIGHUP), 141 where the reader of a pipe has gone (files that were asked for are
+        written all the same).
     """
     try:
         arguments = make_parser().parse_args(argv)
