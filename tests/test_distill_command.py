@@ -136,7 +136,7 @@ def test_a_cache_is_verified(capsys: pytest.CaptureFixture[str], asked: list[obj
         (["--shards", 0], "at least 1"),
         (["--shards", 4], "from 1 to the number of texts, 3"),
         (["--shard", 2], "numbered from 1 to 1"),
-        (["--max-tokens", 1], "--max-tokens is at least 2"),
+        (["--max-tokens", 1], "--max-tokens must be at least 2"),
         (["--output", __file__], "is a file, not a folder"),
         (["--template", "chat"], "no chat template"),
     ],

@@ -172,7 +172,7 @@ def test_a_config_json_that_is_no_table_is_told(tmp_path: Path, capsys: pytest.C
     ("options", "words"),
     [
         (("--gpu", "H1000"), "did you mean H100"),
-        (("--gpus", "0"), "--gpus is at least 1"),
+        (("--gpus", "0"), "--gpus must be at least 1"),
         (("--gpu-memory", "-1"), "--gpu-memory"),
         (("--metadata", "nowhere"), "does not exist"),
     ],

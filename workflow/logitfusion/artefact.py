@@ -20,6 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from logitfusion.config.errors import explain
 from logitfusion.errors import UserError
 from logitfusion.files import name_output, whole
+from logitfusion.formats import jsonl
+from logitfusion.formats.json import format_json, read_json
 
 _MARK = b"logitfusion sha256:"
 _ZEROS = b"0" * 64
@@ -78,10 +80,10 @@ def is_sealed(path: str | Path) -> bool:
     return _MARK in Path(path).read_bytes()
 
 
-def write_artefact(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Write an object as readable JSON with sorted keys and its digest."""
+def write_artefact(path: str | Path, value: Mapping[str, Any], *, sort_keys: bool = True) -> None:
+    """Write an object as readable JSON with its digest."""
     with whole(path) as temporary:
-        text = json.dumps(_with_digest(value), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        text = format_json(_with_digest(value), indent=2, sort_keys=sort_keys) + "\n"
         temporary.write_text(text, encoding="utf-8")
         seal(temporary)
 
@@ -97,7 +99,7 @@ def read_artefact(path: str | Path, kind: Any = dict[str, Any]) -> Any:
         UserError: see ``check_seal``; or it holds something else.
     """
     check_seal(path)
-    value = json.loads(Path(path).read_text(encoding="utf-8"))
+    value = read_json(path)
     del value[DIGEST]
     return parse_artefact(path, kind, value)
 
@@ -120,26 +122,29 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with whole(path) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
             for number, row in enumerate(rows):
-                file.write(json.dumps(row if number else _with_digest(row), ensure_ascii=False) + "\n")
+                file.write(format_json(row if number else _with_digest(row)) + "\n")
         if temporary.stat().st_size:
             seal(temporary)
 
 
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
+def read_rows(path: str | Path, kind: Any = dict[str, Any]) -> list[Any]:
     """What ``write_rows`` wrote.
 
+    Args:
+        path: of the file.
+        kind: what each row is.
+
     Raises:
-        UserError: see ``check_seal``.
+        UserError: see ``read_artefact``.
     """
     path = Path(path)
     _refuse_no_file(path)
     if not path.stat().st_size:
         return []
     check_seal(path)
-    with path.open(encoding="utf-8", newline="\n") as file:
-        rows = [json.loads(line) for line in file]
+    rows = [row for _, row in jsonl.read_rows(path)]
     del rows[0][DIGEST]
-    return rows
+    return parse_artefact(path, list[kind], rows)
 
 
 def _with_digest(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,12 +12,18 @@ from pyarrow import ArrowException
 from logitfusion.artefact import DIGEST, UNSEALED, check_seal, seal
 from logitfusion.errors import UserError
 from logitfusion.files import name_output, whole
+from logitfusion.integrity import check_file
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A table; a missing, damaged or broken file is a ``UserError`` that names it."""
+    """A table as it was written: parquet has a digest, CSV is held against the record beside it, if there is one.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
     try:
         if Path(path).suffix == ".csv":
+            check_file(path)
             return pd.read_csv(path)
         check_seal(path)
         return pd.read_parquet(path)

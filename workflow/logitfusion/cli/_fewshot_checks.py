@@ -22,10 +22,6 @@ def check_fit(arguments: argparse.Namespace) -> None:
         UserError: names the option that can't be used, or the file that is not there.
     """
     settings = parse_settings(arguments.method, arguments.set)
-    if arguments.views < 1 or (arguments.shots is not None and arguments.shots < 1):
-        raise UserError("--views and --shots are at least 1.")
-    if not 0 <= arguments.seed < 2**63:
-        raise UserError("--seed is a number from 0 to 2^63 - 1.")
     needed = METHODS[arguments.method].reads_auxiliary(settings)
     if needed and not arguments.auxiliary:
         raise UserError(f"{arguments.method} corrects CLIP with another encoder; name one with --auxiliary.")
@@ -40,7 +36,6 @@ def check_fit(arguments: argparse.Namespace) -> None:
     for option, file in (("--csv", arguments.csv), ("--class-names", arguments.class_names)):
         if file is not None:
             _check_file(option, file)
-    _check_numbers(arguments)
     _claim(arguments, {"--output": arguments.output}, {"--class-names": arguments.class_names})
 
 
@@ -50,24 +45,18 @@ def check_predict(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: names the option that can't be used, or the file that is not there.
     """
-    if arguments.top < 1:
-        raise UserError("--top is at least 1.")
     _check_file("--head", arguments.head)
     for place in arguments.images or ():
         if not place.exists():
             raise UserError(f"There is no image or folder {place}; correct --images.")
     if arguments.csv is not None:
         _check_file("--csv", arguments.csv)
-    _check_numbers(arguments)
-    if arguments.none_below is not None and not 0 <= arguments.none_below <= 1:
-        raise UserError("--none-below is a probability from 0 to 1.")
-    if arguments.sort_into is not None:
-        _check_sorting(arguments.sort_into)
-    elif arguments.copy:
+    if arguments.copy and arguments.sort_into is None:
         raise UserError("--copy says how to fill a folder; name one with --sort-into.")
     outputs = {"--output": arguments.output, "--report": arguments.report, "--sort-into": arguments.sort_into}
     _claim(arguments, outputs, {"--head": arguments.head})
     if arguments.sort_into is not None:
+        _check_sorting(arguments.sort_into)
         _check_apart(arguments.sort_into, filter(None, (arguments.output, arguments.report, arguments.features)))
 
 
@@ -101,13 +90,6 @@ def _check_apart(folder: Path, others: Iterable[Path]) -> None:
     for other in others:
         if folder.resolve() in other.resolve().parents:
             raise UserError(f"{other} lies in {folder}, which --sort-into fills with photos alone; name another place.")
-
-
-def _check_numbers(arguments: argparse.Namespace) -> None:
-    if not 0 <= arguments.max_skipped <= 1:
-        raise UserError("--max-skipped is a share from 0 to 1.")
-    if arguments.batch_size < 1:
-        raise UserError("--batch-size is at least 1.")
 
 
 def _check_prompt(prompt: str) -> None:

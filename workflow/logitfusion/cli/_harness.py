@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from logitfusion.cli._options import add_options
+from logitfusion.config.decoding import DecodingOptions
+from logitfusion.config.keywords import read_options
+from logitfusion.config.section import LARGEST_SEED, LARGEST_WHOLE, Section, Shots, number
 from logitfusion.errors import UserError
 from logitfusion.evaluate.faults import explain_unsafe
 
@@ -20,6 +26,23 @@ logger = logging.getLogger(__name__)
 _SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
 
 
+def _check_limit(limit: float) -> float:
+    if limit > 1 and not limit.is_integer():
+        raise PydanticCustomError("cross", "must be a whole number, or below 1 for a share of the examples", {})
+    return limit
+
+
+class Asked(Section):
+    """How much is asked."""
+
+    limit: Annotated[number(gt=0, le=LARGEST_WHOLE), AfterValidator(_check_limit)] | None = None
+    """Examples of each task; below 1, a share of them."""
+    num_fewshot: Shots | None = None
+    """Examples in each prompt; left out, the task's own number."""
+    max_length: Annotated[int, Field(ge=1, le=2**24)] | None = None
+    """Tokens that are read at most; left out, the model's."""
+
+
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
     """Options of which examples are asked, how prompts are made, how texts are generated, and what is kept."""
     examples = parser.add_argument_group("examples")
@@ -27,10 +50,7 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     examples.add_argument(
         "--metadata", nargs="+", metavar="KEY=VALUE", help="what some tasks need to make their data; or one JSON object"
     )
-    examples.add_argument("--limit", type=float, metavar="N", help="examples of each task (below 1: a share of them)")
-    examples.add_argument(
-        "--num-fewshot", type=int, metavar="N", help="examples in each prompt (default: the task's own)"
-    )
+    add_options(examples, Asked, "limit", "num_fewshot", filled=True)
     examples.add_argument(
         "--seed",
         dest="seeds",
@@ -83,8 +103,6 @@ def read_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: names the option that can't be used.
     """
-    if arguments.num_fewshot is not None and arguments.num_fewshot < 0:
-        raise UserError("--num-fewshot must be at least 0.")
     chat = arguments.apply_chat_template is not False
     if not chat and arguments.fewshot_as_multiturn == "true":
         raise UserError("--fewshot-as-multiturn is about chats: give --apply-chat-template too.")
@@ -96,7 +114,7 @@ def read_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"{option} keeps the answers in the results: give --output too.")
     return {
         "num_fewshot": arguments.num_fewshot,
-        "limit": _read_limit(arguments.limit),
+        "limit": arguments.limit,
         **_read_seeds(arguments.seeds),
         "system_instruction": arguments.system_instruction,
         "apply_chat_template": arguments.apply_chat_template,
@@ -106,17 +124,6 @@ def read_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
         "confirm_run_unsafe_code": arguments.confirm_run_unsafe_code,
         "log_samples": samples,
     }
-
-
-def _read_limit(limit: float | None) -> float | None:
-    """A number of examples, or a share."""
-    if limit is None:
-        return None
-    if not math.isfinite(limit) or limit <= 0:
-        raise UserError(f"--limit must be a number of examples or a share of them, more than 0, not {limit:g}.")
-    if limit > 1 and limit != int(limit):
-        raise UserError(f"--limit must be a whole number, or below 1 for a share of the examples, not {limit:g}.")
-    return limit
 
 
 def _read_seeds(text: str | None) -> dict[str, int | None]:
@@ -134,7 +141,7 @@ def _read_seeds(text: str | None) -> dict[str, int | None]:
 
 
 def _is_seed(word: str) -> bool:
-    return word.lower() == "none" or (word.isdecimal() and int(word) < 2**32)
+    return word.lower() == "none" or (word.isdecimal() and len(word) < 20 and int(word) <= LARGEST_SEED)
 
 
 def _read_generation(words: Sequence[str] | None) -> dict[str, Any] | None:
@@ -145,9 +152,12 @@ def _read_generation(words: Sequence[str] | None) -> dict[str, Any] | None:
     found = read_pairs("--gen-kwargs", words)
     check_generation(found)
     # The tasks' own max_gen_toks would win against its other names.
-    lengths = [found.pop(name) for name in LENGTHS if found.get(name) is not None]
+    lengths = [(name, found.pop(name)) for name in LENGTHS if found.get(name) is not None]
+    given = {name: found[name] for name in ("temperature", "top_p", "top_k") if found.get(name) is not None}
     if lengths:
-        found["max_gen_toks"] = lengths[0]
+        written, found["max_gen_toks"] = lengths[0]
+        given["max_new_tokens"] = found["max_gen_toks"]
+    read_options(DecodingOptions, given, lambda name: f"--gen-kwargs {written if name == 'max_new_tokens' else name}")
     if found.get("temperature") and "do_sample" not in found:
         logger.warning("--gen-kwargs temperature draws nothing in tasks that say do_sample: false; add do_sample=true.")
     return found

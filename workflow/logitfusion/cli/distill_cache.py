@@ -7,15 +7,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from logitfusion.cli._chat import add_chat_arguments, read_chat_arguments, read_messages
 from logitfusion.cli._inputs import be_quiet, read_field, read_rows, read_text
 from logitfusion.cli._options import add_options, given_values, spell
 from logitfusion.cli._outputs import claim_outputs
-from logitfusion.config.distill import CacheContents
+from logitfusion.config.distill import CacheContents, Entries
 from logitfusion.config.keywords import read_options
 from logitfusion.config.loading import PRECISIONS, Placed
+from logitfusion.config.section import Section, Shards
 from logitfusion.errors import UserError
 from logitfusion.formats.text import check_unicode
 from logitfusion.shards import shard_range
@@ -23,6 +26,19 @@ from logitfusion.shards import shard_range
 if TYPE_CHECKING:
     from logitfusion.distill.encoding import EncodedText
     from logitfusion.models.examples import Text
+
+
+class Kept(Section):
+    """What of the texts is read, and what of the predictions is kept."""
+
+    k: Entries | None = None
+    """Tokens kept of each position."""
+    shards: Shards = 1
+    """Files of the cache."""
+    shard: Shards | None = None
+    """Make only this one, from 1 to their number; left out, all."""
+    max_tokens: Annotated[int, Field(ge=2, le=2**24)] | None = None
+    """Longer texts are cut; a prompt and its response have a token each at least."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,10 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.jsonl",
         help='JSON objects with "prompt" and "response", or the "messages" of a chat (- : stdin), one a line',
     )
-    parser.add_argument("--k", type=int, metavar="K", help="tokens kept of each position")
     parser.add_argument("--output", type=Path, metavar="DIR", help="the cache")
-    parser.add_argument("--shards", type=int, default=1, metavar="N", help="files of the cache (default: 1)")
-    parser.add_argument("--shard", type=int, metavar="I", help="make only this one, from 1 to N (default: all)")
+    add_options(parser, Kept, filled=True)
     parser.add_argument(
         "--template", choices=("plain", "chat"), default="plain", help="how prompt and response are put together"
     )
@@ -48,7 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--system", metavar="TEXT", help="of --template chat: the system's message of chats without one"
     )
     add_chat_arguments(parser)
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="longer texts are cut (default: none is)")
     add_options(parser, CacheContents, "batch_size")
     add_options(parser, Placed)
     parser.add_argument(
@@ -116,10 +129,6 @@ def _check(arguments: argparse.Namespace) -> list[Text]:
     )
     _read_batch_size(arguments)
     _read_loading(arguments)
-    if min(arguments.shards, arguments.k) < 1:
-        raise UserError("--shards and --k are at least 1.")
-    if arguments.max_tokens is not None and arguments.max_tokens < 2:
-        raise UserError("--max-tokens is at least 2, a token of the prompt and one of the response.")
     if read_chat_arguments(arguments) and arguments.template != "chat":
         raise UserError("--chat-arguments needs --template chat.")
     if arguments.system is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitfusion.cli._fusion import add_fusion, fusion_inputs, read_fusion
-from logitfusion.cli._harness import add_evaluation, read_evaluation, read_pairs, refuse_unsafe
+from logitfusion.cli._harness import Asked, add_evaluation, read_evaluation, read_pairs, refuse_unsafe
 from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.cli._outputs import claim_outputs
@@ -18,6 +18,7 @@ from logitfusion.config.loading import Placed
 from logitfusion.errors import UserError
 from logitfusion.evaluate.faults import explaining
 from logitfusion.files import write_json
+from logitfusion.formats.json import format_json
 from logitfusion.tasks.definition import LIBRARY, find_definitions
 
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks", required=True, metavar="A,B", help="tasks, groups or patterns of lm-evaluation-harness"
     )
-    parser.add_argument(
-        "--max-length", type=int, metavar="N", help="tokens that are read at most (default: the model's)"
-    )
+    add_options(parser, Asked, "max_length", filled=True)
     parser.add_argument(
         "--output", type=Path, metavar="FILE.json", help="all results and the settings that led to them"
     )
@@ -63,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     if results.get("groups"):
         print(make_table(results, "groups"))
     if arguments.output is not None:
-        write_json(arguments.output, json.loads(json.dumps(results, default=handle_non_serializable)))
+        write_json(arguments.output, json.loads(format_json(results, default=handle_non_serializable)))
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -72,8 +71,6 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.base is not None:
         folders["base"] = str(arguments.base)
     decoding = read_section(Decoding, arguments).dump(include={"batch_size", "speculative"})
-    if arguments.max_length is not None and arguments.max_length < 1:
-        raise UserError("--max-length must be at least 1.")
     placed = read_section(Placed, arguments).dump()
     placed["attn_implementation"] = placed.pop("attention")
     settings = {**folders, **read_fusion(arguments).dump(), **decoding, **placed, "max_length": arguments.max_length}

@@ -6,8 +6,39 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
+from logitfusion.cli._options import add_options
 from logitfusion.clip.features import BATCH_SIZE
 from logitfusion.clip.methods import DEFAULT_METHOD, METHODS
+from logitfusion.config.section import Batch, Count, Section, Seed, Share, Views
+
+
+class Learning(Section):
+    """The images that are learnt from."""
+
+    shots: Count | None = None
+    """Images drawn of each class; left out, all."""
+    views: Views = 8
+    """Of each image, the first is plain."""
+    seed: Seed = 0
+    """Of the draw, the views and the training."""
+
+
+class Answering(Section):
+    """What is said of each image."""
+
+    top: Count = 3
+    """Likeliest classes to list."""
+    none_below: Share | None = None
+    """Probability below which the answer is "none of these"; left out, as chosen when the head was fitted."""
+
+
+class Encoding(Section):
+    """How images are read."""
+
+    batch_size: Batch = BATCH_SIZE
+    """Views of images that are encoded at a time; fewer need less memory."""
+    max_skipped: Share = 0.1
+    """Share of images that may be unreadable."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,10 +75,8 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--csv", type=Path, metavar="FILE", help="with the columns path and label; if it has split, train is read"
     )
-    images.add_argument("--shots", type=int, metavar="N", help="images drawn of each class (default: all)")
-    images.add_argument("--views", type=int, default=8, metavar="N", help="of each, the first is plain (default: 8)")
-    images.add_argument("--seed", type=int, default=0, help="of the draw, the views and the training (default: 0)")
-    _add_skipping(images)
+    add_options(images, Learning, filled=True)
+    add_options(images, Encoding, "max_skipped", filled=True)
     words = parser.add_argument_group("words")
     words.add_argument(
         "--prompts", nargs="+", metavar="TEXT", help='with {} for the class (default: "a photo of a {}.")'
@@ -86,20 +115,14 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument("--csv", type=Path, metavar="FILE", help="with the column path, and label to be scored")
     _add_encoders(parser, " (default: where it was)", required=False)
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="likeliest classes to list (default: 3)")
+    add_options(parser, Answering, filled=True)
     parser.add_argument(
         "--score",
         action="store_true",
         help="count right answers; the images are in folders named as the classes, or have labels in the CSV (if it"
         " has the column split, those of test)",
     )
-    parser.add_argument(
-        "--none-below",
-        type=float,
-        metavar="P",
-        help='probability below which the answer is "none of these" (default: chosen when the head was fitted)',
-    )
-    _add_skipping(parser)
+    add_options(parser, Encoding, "max_skipped", filled=True)
     outputs = parser.add_argument_group("outputs", "without any, a JSON object a line on the standard output")
     outputs.add_argument("--output", type=Path, metavar="FILE", help="a JSON object a line; NAME.csv: a table")
     outputs.add_argument("--report", type=Path, metavar="FILE.html", help="a page with the images, in one file")
@@ -130,16 +153,4 @@ def _add_encoders(parser: argparse.ArgumentParser, default: str, *, required: bo
     encoders.add_argument(
         "--features", type=Path, metavar="DIR", help="where features are kept between calls (default: nowhere)"
     )
-    encoders.add_argument(
-        "--batch-size",
-        type=int,
-        default=BATCH_SIZE,
-        metavar="N",
-        help=f"views of images that are encoded at a time; fewer need less memory (default: {BATCH_SIZE})",
-    )
-
-
-def _add_skipping(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument(
-        "--max-skipped", type=float, default=0.1, metavar="SHARE", help="of images that can't be read (default: 0.1)"
-    )
+    add_options(encoders, Encoding, "batch_size", filled=True)

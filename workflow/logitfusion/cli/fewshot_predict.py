@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +34,7 @@ from logitfusion.clip.fitting.describe import describe_calibration
 from logitfusion.clip.head_file import load_head
 from logitfusion.clip.heads import Head
 from logitfusion.errors import UserError, first_line
+from logitfusion.formats.json import format_json
 from logitfusion.models.load import use_threads
 
 
@@ -161,7 +161,7 @@ def _write(predicted: Predicted, header: Mapping[str, Any], arguments: argparse.
         write_answers(arguments.output, predicted.answers, predicted.truths)
     if alone:
         for row in json_rows(predicted.answers, predicted.truths):
-            print(json.dumps(row, ensure_ascii=False))
+            print(format_json(row))
     if arguments.report is not None:
         write_photo_page(
             arguments.report,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.decoding import DecodingOptions
 from logitfusion.errors import UserError
 from logitfusion.files import write_jsonl
-from logitfusion.formats.json import parse_json
+from logitfusion.formats.json import format_json, parse_json
 from logitfusion.formats.text import check_unicode, split_lines
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
             generations = lm.generate(inputs, options, on_batch=bar.update)
         if arguments.output is None:
             for row in _rows(prompts, generations):
-                print(json.dumps(row, ensure_ascii=False))
+                print(format_json(row))
     if arguments.output is not None:
         write_jsonl(arguments.output, _rows(prompts, generations))
     if arguments.trace is not None:

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from logitfusion.cli._inputs import be_quiet
+from logitfusion.cli._options import add_options, read_section
 from logitfusion.cli._outputs import claim_outputs
+from logitfusion.config.section import Count, Gpus, Section, number
 from logitfusion.errors import UserError
 from logitfusion.files import write_json
+
+
+class Planning(Section):
+    """What a plan takes for granted."""
+
+    gpu_memory: number(gt=0, le=1e6) | None = None
+    """Memory of a card that has no name here (GB)."""
+    gpus: Gpus = 8
+    """The most cards that a job can be given."""
+    prompt_tokens: Annotated[int, Field(ge=1, le=2**24)] = 512
+    """Of the longest prompt, without examples."""
+    documents: Count = 1000
+    """Of each task whose test is left out and whose data is not there."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,21 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     card = parser.add_mutually_exclusive_group()
     card.add_argument("--gpu", metavar="NAME", help="A100-80GB, H100, RTX-4090, ...; none: everything on the CPU")
-    card.add_argument("--gpu-memory", metavar="GB", type=float, help="memory of a card that has no name here")
-    parser.add_argument(
-        "--gpus", metavar="N", type=int, default=8, help="the most cards that a job can be given (default: 8)"
-    )
-    parser.add_argument(
-        "--prompt-tokens",
-        metavar="N",
-        type=int,
-        default=512,
-        help="of the longest prompt, without examples (default: 512)",
-    )
-    parser.add_argument(
-        "--documents", metavar="N", type=int, default=1000,
-        help="of each task whose test is left out and whose data is not there (default: 1000)",
-    )  # fmt: skip
+    add_options(card, Planning, "gpu_memory")
+    add_options(parser, Planning, "gpus", "prompt_tokens", "documents")
     parser.add_argument(
         "--metadata", metavar="DIR", type=Path,
         help="describes models of the hub, which is not asked then: DIR/owner/name/config.json and files.json, which"
@@ -48,11 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    for name in ("gpus", "prompt_tokens", "documents"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is at least 1.")
-    if arguments.gpu_memory is not None and not 0 < arguments.gpu_memory < 1e6:
-        raise UserError("--gpu-memory is a card's memory in GB, above 0.")
+    numbers = read_section(Planning, arguments)
     if arguments.metadata is not None and not arguments.metadata.is_dir():
         raise UserError(f"The folder of metadata {arguments.metadata} does not exist.")
     claim_outputs({"--json": arguments.json}, {"CONFIG": arguments.configs, "--metadata": arguments.metadata})
@@ -65,10 +66,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     on_cpu = arguments.gpu == "none"
     gpu = find_gpu(arguments.gpu) if arguments.gpu and not on_cpu else None
-    if arguments.gpu_memory is not None:
-        gpu = Gpu("a card", arguments.gpu_memory * 1e9)
+    if numbers.gpu_memory is not None:
+        gpu = Gpu("a card", numbers.gpu_memory * 1e9)
     assumed = Assumed(
-        prompt=arguments.prompt_tokens, documents=arguments.documents, cards=arguments.gpus,
+        prompt=numbers.prompt_tokens, documents=numbers.documents, cards=numbers.gpus,
         memory=gpu.memory if gpu else None,
     )  # fmt: skip
     plan = plan_run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from logitfusion.cli._options import add_options, read_section
 from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.decoding import Decoding
 from logitfusion.files import write_jsonl
+from logitfusion.formats.json import format_json
 
 if TYPE_CHECKING:
     from logitfusion.fusion import FusedLM
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_jsonl(arguments.output, rows)
         return
     for row in rows:
-        print(json.dumps(row, ensure_ascii=False))
+        print(format_json(row))
 
 
 def _score(lm: FusedLM, pairs: list[tuple[str, str, str]], batch_size: int) -> list[dict[str, Any]]:

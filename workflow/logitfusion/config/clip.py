@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from logitfusion.config.datasets import DataSet
 from logitfusion.config.encoders import Auxiliary, ClipEncoder
-from logitfusion.config.section import Count, Distinct, Name, Positive, Section, Share, Whole
+from logitfusion.config.section import Batch, Count, Distinct, Name, Positive, Section, Seed, Share, Views
 
 
 def _read_setting(value: Any) -> Any:
@@ -44,13 +44,13 @@ class Clip(Section):
     """Name -> images to draw support sets from and to test on."""
     shots: Annotated[Distinct[Count], Field(min_length=1)] = (1, 2, 4, 8, 16)
     """Support images of each class; a class that has fewer gives all. Smaller sets are parts of larger ones."""
-    seeds: Annotated[Distinct[Whole], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[Distinct[Seed], Field(min_length=1)] = (0, 1, 2)
     """Every method is fitted with each; a seed decides the support set and the fit."""
-    views: Count = 8
+    views: Views = 8
     """Of each support image in the feature cache: itself, and random crops."""
-    seed: Whole | None = None
+    seed: Seed | None = None
     """Of the random crops; the top-level seed when left out."""
-    batch_size: Count = 64
+    batch_size: Batch = 64
     """Views that are encoded at a time."""
     max_megapixels: Positive = 64.0
     """Larger images are skipped and named (megapixels)."""

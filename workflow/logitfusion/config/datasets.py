@@ -15,10 +15,11 @@ from logitfusion.config.section import (
     PositiveShare,
     Prompt,
     Section,
+    Seed,
     Sha256,
     Some,
     Text,
-    Whole,
+    number,
     one_of,
     text,
 )
@@ -39,7 +40,7 @@ class _DataSet(Section):
 
     test_images: Count | None = None
     """At most so many test images, drawn by seed."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Of the split and of what test_images draws."""
     prompts: Some[Prompt] | None = None
     """Sentences with {} for the class; the set's own when left out. A shifted set is asked with those of its origin."""
@@ -72,9 +73,9 @@ class EmojiSet(_Packaged):
     """google, twitter, apple or facebook, as in the package's name."""
     classes: Annotated[dict[str, Some[str]], Field(min_length=2)]
     """Class, as it is written in a prompt -> the package's subcategories that it is made of."""
-    build_share: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    build_share: number(ge=0, lt=1) = 0.25
     """The share of each class that is left to build a CLIP from."""
-    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    test_share: number(gt=0, lt=1) = 0.5
     """The test's share of the rest."""
 
 

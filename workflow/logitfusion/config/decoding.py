@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from logitfusion.config.section import BatchSize, Listed, NonNegative, PositiveShare, Section, Whole
+from logitfusion.config.section import BatchSize, Listed, PositiveShare, Section, Seed, Whole
 
 
 def _list_texts(value: Any) -> Any:
@@ -25,6 +25,16 @@ def _check_stop(text: str) -> str:
     return text
 
 
+def _not_icy(value: float) -> float:
+    if 0 < value < 1e-6:
+        raise PydanticCustomError("cross", "must be 0 (the likeliest token) or at least 1e-06", {})
+    return value
+
+
+# Logits that are divided by it stay far from float32's end.
+Temperature = Annotated[float, Field(ge=0, le=1e6), AfterValidator(_not_icy)]
+
+
 class TaskDecoding(Section):
     """How the texts of tasks are decoded, whatever a task says of its texts."""
 
@@ -32,14 +42,14 @@ class TaskDecoding(Section):
     """Prompts (or pairs that are scored) computed together; auto halves it where the memory is used up."""
     speculative: bool = False
     """An expert drafts, the other models verify: greedy texts are the same, in fewer passes of the large model."""
-    seed: Whole | None = None
+    seed: Seed | None = None
     """Of the draws, prompt number i draws with seed + i; left out, a config's top-level seed, else a random one."""
 
 
 class TaskSampling(Section):
     """What replaces the sampling that the tasks' own generation_kwargs ask for; null keeps theirs."""
 
-    temperature: NonNegative | None = None
+    temperature: Temperature | None = None
     """Replaces the tasks' own and their do_sample: 0 takes the likeliest token, else fused logits are divided by it."""
     top_p: PositiveShare | None = None
     """Replaces the tasks' own: nucleus sampling, among the likeliest tokens of at least this probability together."""
@@ -56,7 +66,7 @@ class TaskSampling(Section):
 class Decoding(TaskDecoding):
     """How all texts of a call are decoded."""
 
-    temperature: NonNegative = 0.0
+    temperature: Temperature = 0.0
     """0 takes the likeliest token, else the fused logits are divided by it before a token is drawn."""
     top_p: PositiveShare = 1.0
     """Nucleus sampling: among the likeliest tokens of at least this probability together; 1: all."""

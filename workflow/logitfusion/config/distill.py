@@ -10,9 +10,22 @@ from pydantic_core import PydanticCustomError
 from logitfusion.config.loading import Loading
 from logitfusion.config.objective import Objective
 from logitfusion.config.prompting import Prompting, TextFormat
-from logitfusion.config.section import BatchSize, Count, Distinct, Name, Section, Some, Whole
+from logitfusion.config.section import (
+    BatchSize,
+    Count,
+    Distinct,
+    Gpus,
+    Name,
+    Section,
+    Seed,
+    Shards,
+    Some,
+    Tokens,
+)
 from logitfusion.config.tasks import Split
 from logitfusion.config.training import Adaptation, Training
+
+Entries = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Teacher(TextFormat):
@@ -25,13 +38,13 @@ class Teacher(TextFormat):
 class CacheContents(Section):
     """What decides a cache of a teacher's logits."""
 
-    k: Annotated[int, Field(ge=1, le=4096)] = 32
+    k: Entries = 32
     """Entries of each position."""
-    shards: Annotated[int, Field(ge=1, le=1000)] = 1
+    shards: Shards = 1
     """Jobs for each teacher."""
     batch_size: BatchSize = 16
     """Texts that are read together; auto halves it where the memory is used up."""
-    max_tokens: Annotated[int, Field(ge=8)] = 512
+    max_tokens: Tokens = 512
     """Longer sequences are cut (tokens)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the teachers' weights while they read; auto is each model's own."""
@@ -40,7 +53,7 @@ class CacheContents(Section):
 class Cache(CacheContents):
     """What is kept of the teachers' logits."""
 
-    gpus: Count = 1
+    gpus: Gpus = 1
     """GPUs of a job, among which its teacher is parted."""
 
 
@@ -81,7 +94,7 @@ class Distill(Prompting, Loading):
     """What is kept of the teachers' logits."""
     training: StudentTraining = StudentTraining()
     """The same for all methods."""
-    seeds: Annotated[Distinct[Whole], Field(min_length=1)] = (0,)
+    seeds: Annotated[Distinct[Seed], Field(min_length=1)] = (0,)
     """Every method is trained once with each."""
     methods: Annotated[dict[Name, DistillMethod], Field(min_length=1)]
     """Name -> teachers and the loss."""
@@ -91,7 +104,7 @@ class Distill(Prompting, Loading):
     """The split that is decoded."""
     batch_size: BatchSize = 32
     """Of decoding; auto halves it where the memory is used up."""
-    gpus: Count = 1
+    gpus: Gpus = 1
     """GPUs of a job that decodes, among which its model is parted."""
 
     @model_validator(mode="after")

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Strict, model_serializer
+from pydantic import Field, Strict, model_serializer
 
 from logitfusion.config.clip_recipe import ClipRecipe
 from logitfusion.config.packages import PackageFile
 from logitfusion.config.section import (
-    Count,
     Positive,
     PositiveShare,
+    Real,
     Requirement,
     Revision,
     Section,
+    Seed,
     Sha256,
     Text,
-    Whole,
     one_of,
 )
 
 Pretraining = Text | None
+Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class ImageTower(PackageFile):
@@ -84,7 +85,7 @@ class RandomClip(Section):
     """A tiny CLIP of random initialisation, for tests."""
 
     source: Literal["random"]
-    seed: Whole = 0
+    seed: Seed = 0
     """Of the random weights."""
     pretraining: Pretraining = None
     """What it was trained on, in words: every table names it."""
@@ -96,11 +97,11 @@ ClipEncoder = one_of("source", built=BuiltClip, open_clip=OpenClip, path=PathCli
 class Preprocess(Section):
     """In place of timm's own data config; only what is given counts."""
 
-    input_size: Annotated[tuple[Count, Count, Count], Strict(False)] | None = None
+    input_size: Annotated[tuple[Side, Side, Side], Strict(False)] | None = None
     """[3, height, width] (pixels)."""
     crop_pct: PositiveShare | None = None
     """Share of the side that a centre crop keeps."""
-    mean: Annotated[tuple[float, float, float], Strict(False)] | None = None
+    mean: Annotated[tuple[Real, Real, Real], Strict(False)] | None = None
     """Of each channel."""
     std: Annotated[tuple[Positive, Positive, Positive], Strict(False)] | None = None
     """Of each channel."""

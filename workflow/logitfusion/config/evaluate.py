@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from logitfusion.config.section import Distinct, Section, Whole
+from logitfusion.config.section import Distinct, Section, Seed
 
 
 class Evaluate(Section):
@@ -16,11 +16,11 @@ class Evaluate(Section):
     """The method where the gap begins; left out, the one named large, or that is the large model alone."""
     ceiling: str | None = None
     """The method where the gap ends; left out, the one named ceiling. Without one there is no gap closure."""
-    resamples: Annotated[int, Field(ge=100)] = 2000
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
     """Bootstrap resamples."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Of the intervals."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Of the bootstrap."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from logitfusion.config.section import Section, Some, either
+from logitfusion.config.section import Real, Section, Some, either
 from logitfusion.config.training import Adaptation, Recipe
 
 
@@ -13,7 +13,7 @@ class MergedExpert(Section):
     """The model that the merged experts were trained from."""
     merge: Some[str]
     """The experts whose changes are added."""
-    scale: float = 0.4
+    scale: Real = 0.4
     """Factor of the summed changes."""
 
 

@@ -13,11 +13,12 @@ from logitfusion.config.loading import Loading
 from logitfusion.config.prompting import MethodPrompting, Prompting
 from logitfusion.config.section import (
     BatchSize,
-    Count,
+    Gpus,
     Name,
     NonNegative,
     PositiveShare,
     Section,
+    Shards,
     Share,
     Some,
     either,
@@ -30,9 +31,9 @@ Tasks = Some[str] | None
 class Tune(Section):
     """What is tried on the validation split, before the test split is decoded."""
 
-    trusts: Some[Share] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    trusts: Annotated[Some[Share], Field(max_length=100)] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """Candidates of trust; [0.0] chooses among fixed weights alone."""
-    anchors: Some[NonNegative] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+    anchors: Annotated[Some[NonNegative], Field(max_length=100)] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
     """Candidates of anchor."""
     steered_share: PositiveShare | None = None
     """Set familiar so that this share of the validation prompts is steered."""
@@ -45,7 +46,7 @@ class _Method(MethodPrompting):
     """The tasks that are decoded; all tasks (of which {task} has an expert) when left out."""
     batch_size: BatchSize | None = None
     """The track's when left out."""
-    gpus: Count | None = None
+    gpus: Gpus | None = None
     """The track's when left out."""
 
 
@@ -91,9 +92,9 @@ class Fusion(TaskDecoding, TaskSampling, Prompting, Loading):
     """The small model that the experts are compared with, where a method names no other."""
     split: Split = "test"
     """The split that is decoded; choose anything on validation, in a run of its own."""
-    shards: Annotated[int, Field(ge=1, le=1000)] = 1
+    shards: Shards = 1
     """Decoding jobs for each method."""
-    gpus: Count = 1
+    gpus: Gpus = 1
     """GPUs of a job that tunes or decodes; its models are parted among them."""
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
     """Name -> one model alone, or the large model steered. "{task}" is replaced by the task's name."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Strict, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from logitfusion.config.section import NonNegative, Positive, Section, Share, Some, tag
+from logitfusion.config.section import LARGEST, NonNegative, Positive, Real, Section, Share, Some, tag
 
 # The only lists of these names: a rule is the function of its name in ``fusion.rules``, a selection the object of its
 # name in ``fusion.selections``.
@@ -16,7 +16,7 @@ PoolName = Literal["pooled", "judged"]  # the selections that give all experts t
 SelectionName = Literal["one_hot", "matched", PoolName]
 
 
-LARGEST = 1e30  # of a weight: far beyond it, fused logits overflow fp32
+MOST_CANDIDATES = 10_000  # of a search at every token; the paper's grid has 21
 
 
 def _read_weights(value: Any) -> Any:
@@ -28,7 +28,7 @@ def _read_weights(value: Any) -> Any:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def _check_order(pair: tuple[float, float]) -> tuple[float, float]:
@@ -42,7 +42,7 @@ def _find_form(value: Any) -> str:
     return tag("each") if listed else tag("all")
 
 
-Weights = Annotated[Literal["dynamic"] | float | tuple[float, ...], BeforeValidator(_read_weights)]
+Weights = Annotated[Literal["dynamic"] | Real | tuple[Real, ...], BeforeValidator(_read_weights)]
 Pair = Annotated[tuple[NonNegative, NonNegative], Strict(False), AfterValidator(_check_order)]
 Bounds = Annotated[
     Annotated[Pair, Tag(tag("all"))] | Annotated[Some[Pair], Tag(tag("each"))], Discriminator(_find_form)
@@ -66,7 +66,7 @@ class FusionOptions(Section):
     """In solved weights: 1 uses them as they are; below it their sum is drawn to the anchor, 0 gives all the anchor."""
     anchor: NonNegative = 1.0
     """The sum of the weights where solved ones are not trusted."""
-    familiar: float | None = None
+    familiar: Real | None = None
     """Steer only after prompts that the base reads at most this many nats a token worse than the large model."""
 
     @model_validator(mode="after")
@@ -74,4 +74,16 @@ class FusionOptions(Section):
         if isinstance(self.bounds[0], tuple) and self.selection in get_args(PoolName):
             words = "can't be given for each expert, because a pool of experts has one weight"
             raise PydanticCustomError("cross", words, {"key": "bounds"})
+        return self
+
+    @model_validator(mode="after")
+    def _check_search(self) -> FusionOptions:
+        for low, high in self.bounds if isinstance(self.bounds[0], tuple) else (self.bounds,):
+            if self.step > high - low > 0:
+                words = "is more than the bounds {low} and {high} are apart, and only the lower would be tried"
+                raise PydanticCustomError("cross", words, {"key": "step", "low": low, "high": high})
+            if (high - low) / self.step >= MOST_CANDIDATES:
+                words = "makes more than {most} weights of {low} to {high}, and every one is tried at every token"
+                facts = {"key": "step", "most": MOST_CANDIDATES, "low": low, "high": high}
+                raise PydanticCustomError("cross", words, facts)
         return self

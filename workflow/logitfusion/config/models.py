@@ -10,11 +10,11 @@ from pydantic_core import PydanticCustomError
 from logitfusion.config.loading import Dtype
 from logitfusion.config.packages import PackageFile
 from logitfusion.config.section import (
-    Count,
     HubId,
     Requirement,
     Revision,
     Section,
+    Seed,
     Sha256,
     Some,
     Text,
@@ -101,13 +101,13 @@ class RandomModel(_Weights):
     """A tiny model of random initialisation, for tests."""
 
     source: Literal["random"]
-    hidden_size: Annotated[int, Field(ge=8, multiple_of=8)] = 32
+    hidden_size: Annotated[int, Field(ge=8, le=4096, multiple_of=8)] = 32
     """Width of the model."""
-    layers: Count = 2
+    layers: Annotated[int, Field(ge=1, le=256)] = 2
     """Decoder layers."""
     tokenizer: Literal["bytes", "pairs"] = "bytes"
     """Two that cut texts differently."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Of the random weights."""
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from logitfusion.config.section import Section, Whole
+from logitfusion.config.section import Section, Shots
 
 Template = Literal["plain", "chat"]
-Shots = Annotated[Whole, Field(le=1000)]
 
 
 class TextFormat(Section):

@@ -13,7 +13,7 @@ from logitfusion.config.experts import Expert
 from logitfusion.config.fusion import Fusion
 from logitfusion.config.models import Model
 from logitfusion.config.packages import Package
-from logitfusion.config.section import Name, Section, Whole
+from logitfusion.config.section import Name, Section, Seed
 from logitfusion.config.tasks import Task
 
 
@@ -22,7 +22,7 @@ class RunConfig(Section):
 
     run: Name
     """Name of the run; everything it makes is in results/<run>."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Seed of everything that is not given one of its own."""
     models: dict[Name, Model] = {}
     """Name -> where the model comes from. Few-shot CLIP alone needs none."""

@@ -149,15 +149,43 @@ def _find_size(value: Any) -> str:
     return tag("found") if isinstance(value, str) and not is_scientific(value) else tag("given")
 
 
-Count = Annotated[int, Field(ge=1, le=2**63 - 1)]
-Whole = Annotated[int, Field(ge=0, le=2**63 - 1)]
+# Ends of ranges that nobody needs to be told: no run has more of anything, and float32 has no room beyond.
+LARGEST_WHOLE = 10**9
+LARGEST_SEED = 2**32 - 1  # NumPy's, and so that of transformers
+LARGEST = 1e30
+SMALLEST = 1e-30  # of numbers that are not 0
+
+
+def _not_tiny(value: float) -> float:
+    """Zero is written without a sign: -0.0 is equal to it, and would be another text in the config of a job."""
+    if 0 < abs(value) < SMALLEST:
+        words = "is too near 0, where float32 has no more digits; the smallest number is {smallest}"
+        raise PydanticCustomError("cross", words, {"smallest": SMALLEST})
+    return value or 0.0
+
+
+def number(**limits: float) -> Any:
+    """A float of a range whose two ends are given as to ``Field``: gt or ge, and lt or le."""
+    return Annotated[float, Field(**limits), AfterValidator(_not_tiny)]
+
+
+Count = Annotated[int, Field(ge=1, le=LARGEST_WHOLE)]
+Whole = Annotated[int, Field(ge=0, le=LARGEST_WHOLE)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Batch = Annotated[int, Field(ge=1, le=65536)]
 BatchSize = Annotated[
-    Annotated[Literal["auto"], Tag(tag("found"))] | Annotated[Count, Tag(tag("given"))], Discriminator(_find_size)
+    Annotated[Literal["auto"], Tag(tag("found"))] | Annotated[Batch, Tag(tag("given"))], Discriminator(_find_size)
 ]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Gpus = Annotated[int, Field(ge=1, le=1024)]
+Shards = Annotated[int, Field(ge=1, le=1000)]
+Shots = Annotated[int, Field(ge=0, le=1000)]
+Views = Annotated[int, Field(ge=1, le=1000)]
+Tokens = Annotated[int, Field(ge=8, le=2**24)]
+Real = number(ge=-LARGEST, le=LARGEST)
+Positive = number(gt=0, le=LARGEST)
+NonNegative = number(ge=0, le=LARGEST)
+Share = number(ge=0, le=1)
+PositiveShare = number(gt=0, le=1)
 Text = Annotated[str, Field(min_length=1)]
 
 Name = text(

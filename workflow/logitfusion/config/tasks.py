@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.packages import Package
-from logitfusion.config.section import Count, InputPath, Revision, Section, Text, Whole, either
+from logitfusion.config.section import Count, InputPath, Revision, Section, Seed, Shots, Text, Whole, either
 from logitfusion.config.texts import FileTexts, TextTask
 from logitfusion.errors import UserError
 from logitfusion.files import sha256
@@ -58,7 +58,7 @@ class Splits(Definition):
     those that are learnt from."""
     test: Count | None = None
     """Documents that are evaluated: the first so many of each task, as lm-eval's --limit. Null: all of them."""
-    split_seed: Whole | None = None
+    split_seed: Seed | None = None
     """Shuffles documents before they are cut. Null: the definition's metadata.split_seed, else 0; null there keeps
     their order."""
 
@@ -66,7 +66,7 @@ class Splits(Definition):
 class HarnessTask(Splits):
     """A task or group of lm-evaluation-harness."""
 
-    num_fewshot: Whole | None = None
+    num_fewshot: Shots | None = None
     """Examples in each prompt. Null: the task's own number."""
     generation_kwargs: Annotated[dict[str, Any], AfterValidator(_check_json)] = {}
     """Merged into the definition's: until, max_gen_toks, ..."""

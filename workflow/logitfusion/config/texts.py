@@ -17,6 +17,7 @@ from logitfusion.config.section import (
     PositiveShare,
     Revision,
     Section,
+    Seed,
     Some,
     Text,
     Whole,
@@ -142,7 +143,7 @@ class TextTask(Section):
     """Texts that are trained on."""
     validation: Whole = 0
     """Texts for choosing anything; no prompt of them is trained on."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Of the draw from the rows."""
     distinct: bool = True
     """One text a prompt (compared without case and spacing), the first; else all."""

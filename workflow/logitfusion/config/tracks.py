@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BeforeValidator, WrapSerializer
 
-from logitfusion.config.section import Count, Listed, Section, Some, Whole
+from logitfusion.config.section import Count, Listed, Section, Seed, Some
 
 Item = TypeVar("Item")
 
@@ -78,7 +78,7 @@ class StudentsTrack(Section):
     """Teacher -> its model."""
     methods: Some[str]
     """In the order of table and plots."""
-    seeds: Some[Whole]
+    seeds: Some[Seed]
     """Training seeds."""
     baseline: str | None
     """The method that gains are over."""
@@ -97,7 +97,7 @@ class FewShotTrack(Section):
     """Data set -> its test sets: itself, then those that are a shift of it."""
     shots: Some[Count]
     """Support images of each class, ascending."""
-    seeds: Some[Whole]
+    seeds: Some[Seed]
     """Of the support sets and of the fits."""
     baselines: Listed[str] = ()
     """Methods that gains are over."""

@@ -11,17 +11,31 @@ from pydantic_core import PydanticCustomError
 
 from logitfusion.config.loading import Attention
 from logitfusion.config.prompting import TextFormat
-from logitfusion.config.section import Count, NonNegative, Positive, PositiveShare, Section, Whole
+from logitfusion.config.section import (
+    Batch,
+    Count,
+    Gpus,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Section,
+    Seed,
+    Tokens,
+    number,
+)
+from logitfusion.errors import UserError
+
+MOST_SEQUENCES = 10**8  # of a training: their order is held in memory
 
 
 class LoRA(Section):
     """Low-rank adapters on every linear layer of the decoder (Hu et al. 2021, arXiv 2106.09685)."""
 
-    rank: Count = 64
+    rank: Annotated[int, Field(ge=1, le=65536)] = 64
     """Rank of the update of each matrix."""
     alpha: Positive = 128.0
     """The update is multiplied by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    dropout: number(ge=0, le=0.9) = 0.0
     """Dropout before the update, while training."""
 
 
@@ -30,11 +44,11 @@ class Training(TextFormat):
 
     steps: Count | None = 100
     """Optimiser steps; null where epochs are given."""
-    epochs: Positive | None = None
+    epochs: number(gt=0, le=1e6) | None = None
     """Passes over the training text, instead of steps; 0.5 is half of it."""
-    batch_size: Count = 32
+    batch_size: Batch = 32
     """Sequences of an optimiser step."""
-    micro_batch: Count = 16
+    micro_batch: Batch = 16
     """At most this many sequences in one forward pass; gradients are accumulated up to batch_size.
 
     Texts of like length are read together, so another number also mixes the texts of a step otherwise."""
@@ -42,7 +56,7 @@ class Training(TextFormat):
     """Peak of the learning rate."""
     weight_decay: NonNegative = 0.0
     """AdamW's weight decay."""
-    max_tokens: Annotated[int, Field(ge=8)] = 512
+    max_tokens: Tokens = 512
     """Longer sequences are cut, from the left (tokens)."""
     checkpoint_minutes: Positive = 5.0
     """Time between checkpoints (minutes)."""
@@ -50,7 +64,7 @@ class Training(TextFormat):
     """Of the products while training; auto is bf16 where the machine has it. Weights that are trained stay fp32."""
     attention: Attention = "auto"
     """How attention is computed while training; auto is sdpa where the architecture has it, else eager."""
-    processes: Count = 1
+    processes: Gpus = 1
     """Processes of the training, a GPU each, which share every batch."""
     sharded: bool = False
     """Part weights, gradients and the optimiser's state among the processes (FSDP2), instead of a copy in each."""
@@ -75,6 +89,12 @@ class Training(TextFormat):
             raise PydanticCustomError(
                 "cross", "needs several processes to part a model among; raise processes", {"key": "sharded"}
             )
+        if self.steps is not None and self.steps * self.batch_size > MOST_SEQUENCES:
+            facts = {"key": "steps", "steps": self.steps, "batch": self.batch_size, "most": MOST_SEQUENCES}
+            words = (
+                "is {steps}, with batches of {batch} more than {most} sequences, whose order can't be held in memory"
+            )
+            raise PydanticCustomError("cross", words, facts)
         return self
 
     @property
@@ -83,8 +103,15 @@ class Training(TextFormat):
         return f"{self.steps} steps" if self.epochs is None else f"{self.epochs:g} epochs"
 
     def for_texts(self, rows: int) -> Self:
-        """The same with the steps that its epochs stand for on this many texts."""
-        return self.model_copy(update={"steps": self.count_steps(rows), "epochs": None})
+        """The same with the steps that its epochs stand for on this many texts.
+
+        Raises:
+            UserError: they are too many.
+        """
+        steps = self.count_steps(rows)
+        if steps * self.batch_size > MOST_SEQUENCES:
+            raise UserError(f"{self.length} of {rows} texts make more than {MOST_SEQUENCES} sequences; lower epochs.")
+        return self.model_copy(update={"steps": steps, "epochs": None})
 
     def count_steps(self, rows: int) -> int:
         """Optimiser steps of a training on this many texts; a last batch of the epochs is filled up."""
@@ -125,7 +152,7 @@ class Adaptation(Section):
 class Recipe(Training):
     """How one model is trained."""
 
-    seed: Whole | None = None
+    seed: Seed | None = None
     """Order of the data and any random initial values; the top-level seed when left out."""
 
 
@@ -136,7 +163,7 @@ class HealRecipe(Recipe):
     """Optimiser steps; null where epochs are given."""
     learning_rate: Positive = 1e-3
     """Peak of the learning rate."""
-    max_tokens: Annotated[int, Field(ge=8)] = 128
+    max_tokens: Tokens = 128
     """Longer sequences are cut, from the left (tokens)."""
     logit_share: PositiveShare = 0.2
     """Share of the positions where logits are compared, besides the hidden states everywhere."""

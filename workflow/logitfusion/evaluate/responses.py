@@ -83,11 +83,12 @@ class Replay(LM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         return [
-            (self._get(response, "loglikelihood"), self._get(response, "greedy")) for response in self._take(requests)
+            (float(self._get(response, "loglikelihood")), self._get(response, "greedy"))
+            for response in self._take(requests)
         ]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        return [self._get(response, "loglikelihood") for response in self._take(requests)]
+        return [float(self._get(response, "loglikelihood")) for response in self._take(requests)]
 
     def check_all_said(self) -> None:
         """Refuse responses to what nobody asked.

@@ -10,6 +10,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from logitfusion.config.fusion_options import MOST_CANDIDATES
 from logitfusion.fusion.logits import logit_shift
 from logitfusion.fusion.rules import RULES, Rays, Rule, Search
 from logitfusion.fusion.selections import POOLS, SELECTIONS
@@ -120,7 +121,7 @@ def make_grids(bounds: Bounds, step: float, experts: int, *, pooled: bool = Fals
 
     Raises:
         ValueError: bounds out of order, negative or infinite, not one or one for each expert, or a step that is not
-            positive.
+            positive or makes too many candidates.
     """
     pairs = [bounds] if bounds and isinstance(bounds[0], Real) else list(bounds)
     if not pairs or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
@@ -138,6 +139,8 @@ def make_grids(bounds: Bounds, step: float, experts: int, *, pooled: bool = Fals
 def _grid(low: float, high: float, step: float) -> Tensor:
     if not 0 <= low <= high < math.inf or not 0 < step < math.inf:
         raise ValueError(f"bounds must satisfy 0 <= low <= high and step be positive, not {(low, high)} and {step}")
+    if (high - low) / step >= MOST_CANDIDATES:
+        raise ValueError(f"a step of {step} makes more than {MOST_CANDIDATES} weights of {low} to {high}")
     # 2.0 is the twentieth multiple of 0.1 although 2.0 / 0.1 may round to a little less.
     candidates = math.floor((high - low) / step + 1e-9) + 1
     return torch.tensor([low + step * k for k in range(candidates)], dtype=torch.float32)

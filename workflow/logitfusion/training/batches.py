@@ -42,7 +42,7 @@ def micro_batch(recipe: Recipe, count: int) -> int:
         raise UserError(
             f"A batch_size of {recipe.batch_size} can't be parted among {count} processes; make it a multiple."
         )
-    return max(size for size in range(1, recipe.micro_batch + 1) if part % size == 0)
+    return max(size for size in range(1, min(recipe.micro_batch, part) + 1) if part % size == 0)
 
 
 def order_rows(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:

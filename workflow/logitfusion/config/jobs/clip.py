@@ -9,7 +9,7 @@ from logitfusion.config.datasets import DataSet, EmojiSet
 from logitfusion.config.encoders import Auxiliary, BuiltClip, ClipEncoder
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
-from logitfusion.config.section import Count, Listed, Positive, Section, Share, Some, Whole
+from logitfusion.config.section import Count, Listed, Positive, Section, Seed, Share, Some
 
 
 class EncoderJob(Section):
@@ -26,7 +26,7 @@ class TestFeaturesJob(Section):
     batch_size: Count
     max_megapixels: Positive
     max_skipped: Share
-    seed: Whole
+    seed: Seed
     auxiliaries: dict[str, Auxiliary]
 
 
@@ -34,7 +34,7 @@ class SupportFeaturesJob(TestFeaturesJob):
     """Draw the support sets, and encode their images."""
 
     shots: Some[Count]
-    seeds: Some[Whole]
+    seeds: Some[Seed]
     views: Count
 
 
@@ -42,7 +42,7 @@ class FitJob(Section):
     """Fit a method with every number of shots and every seed."""
 
     shots: Some[Count]
-    seeds: Some[Whole]
+    seeds: Some[Seed]
     method: str
     settings: dict[str, Any]
     oracle: bool

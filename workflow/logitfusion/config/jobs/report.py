@@ -18,7 +18,7 @@ from logitfusion.config.methods import (
 )
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
-from logitfusion.config.section import Section, Whole
+from logitfusion.config.section import Section, Seed
 from logitfusion.config.tracks import (
     FewShotReport,
     FewShotTrack,
@@ -36,7 +36,7 @@ class MetricsJob(Section):
     """Put all numbers of a run into one table."""
 
     run: str
-    seed: Whole
+    seed: Seed
     evaluate: Evaluate
     fusion: FusionTrack | None
     distill: StudentsTrack | None
