@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
-from logitfusion.clip.encoders import packages, torchscript
+from logitfusion.clip.encoders import packages, torchscript, weights
 from logitfusion.clip.encoders.load import ClipEncoder, load_auxiliary, load_clip
 from logitfusion.clip.encoders.torchscript import read_archive
 from logitfusion.clip.encoders.weights import read_weights
@@ -413,10 +413,10 @@ def test_a_packages_encoder_is_named_on_the_command_line(tmp_path: Path, monkeyp
             parse_auxiliary(spec)
 
 
-def test_a_small_file_does_not_unpack_to_any_size(tmp_path: Path) -> None:
+def test_a_small_file_does_not_unpack_to_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch would take the memory before anybody can look."""
-    torch.save({"a": torch.zeros(2**25)}, tmp_path / "plain.pth")
-    for name, size in (("bomb.pth", 2**25), ("small.pth", 10)):
+    monkeypatch.setattr(weights, "_SMALL", 2**16)
+    for name, size in (("bomb.pth", 2**19), ("small.pth", 10)):
         torch.save({"a": torch.zeros(size)}, tmp_path / "plain.pth")
         with (
             zipfile.ZipFile(tmp_path / "plain.pth") as plain,
@@ -425,8 +425,8 @@ def test_a_small_file_does_not_unpack_to_any_size(tmp_path: Path) -> None:
             for member in plain.namelist():
                 packed.writestr(member, plain.read(member))
     assert read_weights(tmp_path / "small.pth")["a"].shape == (10,)
-    assert (tmp_path / "bomb.pth").stat().st_size < 2**20
-    with pytest.raises(UserError, match="unpacks to 128 MiB"):
+    assert (tmp_path / "bomb.pth").stat().st_size < 2**14
+    with pytest.raises(UserError, match="unpacks to 2 MiB"):
         read_weights(tmp_path / "bomb.pth")
 
 
