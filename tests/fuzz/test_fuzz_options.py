@@ -32,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]
 
 
 def is_answer(printed: str, empty: bool = False) -> bool:
-    """Lines of JSON that any program reads, and no empty text that nobody asked for; or words, and no numbers that are none."""
+    """Strict JSON without an empty text that nobody asked for; or words, and no numbers that are none."""
     if printed.startswith("{"):
         return is_strict_json(printed) and ('"tokens": 0' not in printed or empty)
     return not any(word in printed.lower().split() for word in ("nan", "inf", "-inf"))

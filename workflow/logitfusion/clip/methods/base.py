@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, create_model
 
+from logitfusion.config.errors import shorten
 from logitfusion.config.section import LARGEST, LARGEST_WHOLE, Count, NonNegative, Section, number
 from logitfusion.errors import UserError
 
@@ -134,7 +135,8 @@ class FewShotMethod(ABC):
             settings = self.Settings(**given)
         except ValidationError as error:
             key = str(error.errors()[0]["loc"][0])
-            raise UserError(f"{key} of {self.name} is {in_words(known[key], ends=True)}, not {given[key]!r}.") from None
+            words = in_words(known[key], ends=True)
+            raise UserError(f"{key} of {self.name} is {words}, not {shorten(given[key])}.") from None
         if settings.selection == "cross_validation":
             if not self.grid:
                 raise UserError(f'{self.name} has nothing to be selected from: set its selection to "fixed".')
