@@ -7,6 +7,7 @@ its own 64 digits count as zeros. A digest says that a file is as it was written
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -87,17 +88,18 @@ def write_artefact(path: str | Path, value: Mapping[str, Any], *, sort_keys: boo
         seal(temporary)
 
 
-def read_artefact(path: str | Path, kind: Any = dict[str, Any]) -> Any:
+def read_artefact(path: str | Path, kind: Any = dict[str, Any], *, mend: str | None = None) -> Any:
     """What ``write_artefact`` wrote.
 
     Args:
         path: of the file.
         kind: the section, or another type, of what it holds.
+        mend: see ``check_seal``.
 
     Raises:
         UserError: see ``check_seal``; or it holds something else.
     """
-    check_seal(path)
+    check_seal(path, mend)
     value = read_json(path)
     del value[DIGEST]
     return parse_artefact(path, kind, value)
@@ -110,10 +112,15 @@ def parse_artefact(path: str | Path, kind: Any, value: Any) -> Any:
         UserError: it has another form; names the file and the key.
     """
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(value))
+        return _adapter(kind).validate_json(json.dumps(value))
     except ValidationError as error:
         found = explain(error, name=lambda key: f"its key {key!r}" if key else "it").rstrip(".")
         raise UserError(f"{path} is not of this version of logitfusion: {found}; write it again.") from None
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
