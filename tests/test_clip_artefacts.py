@@ -141,6 +141,8 @@ def refusal(read: Callable[[], Any], path: Path) -> str:
 
 
 ODD = [None, True, -1, 2**70, 1e400, float("nan"), "x", "", [], {}, [1], {"a": 1}, [[]], "\0"]
+CLIPS = [None, {}, {"source": 5}, {"source": "built"}, {"source": "open_clip", "model": "ViT-B-32", "pretrained": 3}]
+AUXILIARIES = [None, [{}], [{"source": "timm"}], [{"source": "package", "model": "m", "path": "p", "file": "f"}]]
 # Every place of a header that is no free text, and what never fits there.
 PLACES: list[tuple[tuple[str, ...], list[Any]]] = [
     (("version",), [None, True, "3", 2, 4, [], 3.5]),
@@ -159,11 +161,15 @@ PLACES: list[tuple[tuple[str, ...], list[Any]]] = [
     (("metadata", "digests"), ["x", ["x"], [1]]),
     (("metadata", "calibration"), ["x", {}, {"temperature": 0.0}, {"temperature": "x"}, {"temperature": 1e400}]),
     (("metadata", "comparison"), ["x", {}, {"n": 1, "scores": [{}]}]),
-    (("metadata", "entries"), ["x", {}, {"clip": {}, "auxiliary": []}, {"clip": {"source": 5}, "auxiliary": []}]),
+    (("metadata", "calibration"), [{"temperature": 1.0, "n": 10}]),
+    (("metadata", "counts"), [[1], [1, -1], [1, 2, 3], "ab"]),
+    (("metadata", "folders"), [["cats"], [1, 2], "ab"]),
+    (("metadata", "entries"), ["x", {}, *({"clip": clip, "auxiliary": []} for clip in CLIPS)]),
+    (("metadata", "entries"), [{"clip": {"source": "built", "path": "c"}, "auxiliary": one} for one in AUXILIARIES]),
 ]
 
 
-@pytest.mark.parametrize(("place", "values"), PLACES, ids=[".".join(place) for place, _ in PLACES])
+@pytest.mark.parametrize(("place", "values"), PLACES)
 def test_what_a_head_says_of_itself_has_a_type(tmp_path: Path, place: tuple[str, ...], values: list[Any]) -> None:
     path = saved(tmp_path / "head", HEADS["fused"])
     whole = path.read_bytes()

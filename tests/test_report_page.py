@@ -40,6 +40,7 @@ from logitfusion.report.index.settings import list_values
 from logitfusion.report.index.verdicts import write_verdicts
 from logitfusion.report.index.words import difference, judge_difference
 from logitfusion.stages.index import make_sections
+from logitfusion.tables import write_table
 
 ROOT = Path(__file__).parents[1]
 TRACKS = ("fusion", "distill", "clip")
@@ -84,7 +85,7 @@ def facts_of(run: RunConfig, folder: Path, metrics: pd.DataFrame | None = None, 
     """The facts of a run whose only files are the metrics table and those in ``more``."""
     path = folder / "metrics.parquet"
     if metrics is not None:
-        metrics.assign(config=config or metrics_job(run).config).to_parquet(path)
+        write_table(metrics.assign(config=config or metrics_job(run).config), path)
     return gather_facts(page_job(run), RunFiles(metrics=path, full=folder / "full/index.html", **more))
 
 

@@ -12,6 +12,7 @@ import json
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 from logitfusion.config.errors import explain
 from logitfusion.errors import UserError
 from logitfusion.files import name_output, whole
+from logitfusion.formats import jsonl
+from logitfusion.formats.json import format_json, read_json
 
 _MARK = b"logitfusion sha256:"
 _ZEROS = b"0" * 64
@@ -78,10 +81,10 @@ def is_sealed(path: str | Path) -> bool:
     return _MARK in Path(path).read_bytes()
 
 
-def write_artefact(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Write an object as readable JSON with sorted keys and its digest."""
+def write_artefact(path: str | Path, value: Mapping[str, Any], *, sort_keys: bool = True) -> None:
+    """Write an object as readable JSON with its digest."""
     with whole(path) as temporary:
-        text = json.dumps(_with_digest(value), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        text = format_json(_with_digest(value), indent=2, sort_keys=sort_keys) + "\n"
         temporary.write_text(text, encoding="utf-8")
         seal(temporary)
 
@@ -97,7 +100,7 @@ def read_artefact(path: str | Path, kind: Any = dict[str, Any]) -> Any:
         UserError: see ``check_seal``; or it holds something else.
     """
     check_seal(path)
-    value = json.loads(Path(path).read_text(encoding="utf-8"))
+    value = read_json(path)
     del value[DIGEST]
     return parse_artefact(path, kind, value)
 
@@ -116,30 +119,27 @@ def parse_artefact(path: str | Path, kind: Any, value: Any) -> Any:
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, the first of which has the digest of all; no rows make an empty file."""
+    """Write one JSON object a line, after one with the digest of all: a file that lost its rows is not one of none."""
     with whole(path) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
-            for number, row in enumerate(rows):
-                file.write(json.dumps(row if number else _with_digest(row), ensure_ascii=False) + "\n")
-        if temporary.stat().st_size:
-            seal(temporary)
+            for row in chain([{DIGEST: UNSEALED}], rows):
+                file.write(format_json(row) + "\n")
+        seal(temporary)
 
 
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
+def read_rows(path: str | Path, kind: Any = dict[str, Any]) -> list[Any]:
     """What ``write_rows`` wrote.
 
+    Args:
+        path: of the file.
+        kind: what each row is.
+
     Raises:
-        UserError: see ``check_seal``.
+        UserError: see ``read_artefact``.
     """
-    path = Path(path)
-    _refuse_no_file(path)
-    if not path.stat().st_size:
-        return []
     check_seal(path)
-    with path.open(encoding="utf-8", newline="\n") as file:
-        rows = [json.loads(line) for line in file]
-    del rows[0][DIGEST]
-    return rows
+    _, *rows = (row for _, row in jsonl.read_rows(path))
+    return parse_artefact(path, list[kind], rows)
 
 
 def _with_digest(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,8 +45,6 @@ class RecordedFile(NamedTuple):
     """Its path within the folder."""
     size: Whole
     """Bytes."""
-    mtime_ns: int
-    """When it was last written, nanoseconds since 1970."""
     sha256: Sha256
     """In hex."""
 
@@ -65,10 +63,10 @@ def record_files(
     if names is None:
         names = [path.name for path in folder.iterdir() if path.is_file() and path.name not in (RECORD, SEEN)]
     paths = {name: folder / name for name in sorted(names)}
-    found = {name: path.stat() for name, path in paths.items()}
+    sizes = {name: path.stat().st_size for name, path in paths.items()}
     known = dict(digests or {})
     known |= _hash({name: path for name, path in paths.items() if name not in known}, title or folder.name)
-    return [RecordedFile(name, found[name].st_size, found[name].st_mtime_ns, known[name]) for name in paths]
+    return [RecordedFile(name, sizes[name], known[name]) for name in paths]
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:

@@ -6,18 +6,23 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import ArrowException
+from pyarrow import ArrowException, parquet
 
 from logitfusion.artefact import DIGEST, UNSEALED, check_seal, seal
 from logitfusion.errors import UserError
 from logitfusion.files import name_output, whole
+from logitfusion.integrity import check_file
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A table; a missing, damaged or broken file is a ``UserError`` that names it."""
+    """A table as it was written: parquet has a digest, CSV is held against the record beside it, if there is one.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
     try:
         if Path(path).suffix == ".csv":
+            check_file(path)
             return pd.read_csv(path)
         check_seal(path)
         return pd.read_parquet(path)
@@ -35,7 +40,8 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
         if Path(path).suffix == ".csv":
             table.to_csv(temporary, index=False)
         else:
-            kept = pa.Table.from_pandas(table)
-            kept = kept.replace_schema_metadata({**(kept.schema.metadata or {}), DIGEST: UNSEALED})
-            pq.write_table(kept, temporary)
+            content = pa.Table.from_pandas(table)
+            parquet.write_table(
+                content.replace_schema_metadata({**content.schema.metadata, DIGEST: UNSEALED}), temporary
+            )
             seal(temporary)

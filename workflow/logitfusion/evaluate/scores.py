@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from logitfusion.files import read_json, write_json
+from logitfusion.artefact import read_artefact, write_artefact
 from logitfusion.tables import read_table, write_table
 
 METRIC = "metric "  # columns of the judged table that hold a metric: this and its name
@@ -35,6 +34,14 @@ class HarnessScore:
     stderr: float | None
     n: int
     higher_is_better: bool | None
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The file of the harness's numbers."""
+
+    metric: str
+    scores: dict[str, list[HarnessScore]]
 
 
 @dataclass(frozen=True)
@@ -89,17 +96,13 @@ class JudgedTask:
         """Write the table of documents, and the numbers as JSON."""
         write_table(self.examples, examples)
         numbers = {method: list(map(asdict, found)) for method, found in self.scores.items()}
-        write_json(scores, {"metric": self.metric, "scores": numbers})
+        write_artefact(scores, {"metric": self.metric, "scores": numbers})
 
 
 def read_judged(examples: Path, scores: Path) -> JudgedTask:
     """What ``JudgedTask.write`` wrote."""
-    found: dict[str, Any] = read_json(scores)
-    numbers = {
-        method: [HarnessScore(**one | {"value": float(one["value"])}) for one in entries]
-        for method, entries in found["scores"].items()
-    }
-    return JudgedTask(read_table(examples), found["metric"], numbers)
+    found = read_artefact(scores, _Numbers)
+    return JudgedTask(read_table(examples), found.metric, found.scores)
 
 
 def name_metric(metric: str, filter_name: str) -> str:

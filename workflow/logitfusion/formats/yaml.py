@@ -81,7 +81,7 @@ def _check(loader: yaml.SafeLoader, root: Node, where: str, tags: set[str]) -> N
     """Refuse nodes that are read as something else than they look, or stand for too many values."""
     counts: dict[int, int] = {}
     for node, depth in _inside_out(root):
-        if depth > DEEPEST:
+        if depth + isinstance(node, CollectionNode) > DEEPEST:
             raise UserError(_too_deep(where))
         place = f"{where}, line {node.start_mark.line + 1},"
         if isinstance(node, ScalarNode):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.keywords import read_options
 from logitfusion.config.loading import PRECISIONS, Placed
 from logitfusion.errors import UserError
+from logitfusion.formats.json import parse_json
 
 _FP32 = "logits are compared and fused in fp32"
 _DEVICE = "device_map=auto parts the models among all GPUs that CUDA_VISIBLE_DEVICES shows"
@@ -122,10 +122,7 @@ def read_template_arguments(
     Raises:
         UserError: a text that is no JSON object.
     """
-    try:
-        found = json.loads(given) if isinstance(given, str) else given or {}
-    except ValueError as error:
-        raise UserError(f"{option} must be a JSON object, not {given!r} ({error}).") from None
+    found = parse_json(given, option, line=True) if isinstance(given, str) else given or {}
     if not isinstance(found, Mapping):
         raise UserError(f"{option} must be a JSON object, not {given!r}.")
     return dict(found) if enable_thinking is None else {**found, "enable_thinking": enable_thinking}

@@ -64,12 +64,11 @@ def materialise(links: list[Link]) -> int:
         with whole(path, replace_link=True) as copy:
             if _copy(link, copy, tell) != link.file.sha256:
                 raise changed(link.folder, link.file.name, "other bytes")
-            os.utime(copy, ns=(link.file.mtime_ns, link.file.mtime_ns))
     return total
 
 
 def _copy(link: Link, copy: Path, tell: Callable[[int], None]) -> str:
-    """Copy a file; the SHA-256 of what was read, in hex."""
+    """Copy a file with its time; the SHA-256 of what was read, in hex."""
     value = hashlib.sha256()
     try:
         source = (link.folder / link.file.name).open("rb", buffering=0)
@@ -80,6 +79,8 @@ def _copy(link: Link, copy: Path, tell: Callable[[int], None]) -> str:
             value.update(block)
             target.write(block)
             tell(len(block))
+        written = os.fstat(source.fileno()).st_mtime_ns
+    os.utime(copy, ns=(written, written))  # for Snakemake the file stays as old as it was
     return value.hexdigest()
 
 

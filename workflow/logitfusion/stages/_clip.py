@@ -13,7 +13,6 @@ from logitfusion.clip.encoders.entries import ENTRY
 from logitfusion.clip.encoders.load import ClipEncoder, ImageEncoder, load_auxiliary, load_clip
 from logitfusion.config.encoders import PackageAuxiliary
 from logitfusion.config.section import Section
-from logitfusion.files import read_json
 
 
 def write_entry(folder: Path, entry: dict[str, Any]) -> None:
@@ -28,7 +27,7 @@ def open_clip_folder(folder: Path) -> ClipEncoder:
 
 def at_commit(entry: Section, record: Path) -> Section:
     """An encoder's entry at the commit that its weights were fetched at, which needs no network."""
-    commit = read_json(record)["downloads"][0]["commit"]
+    commit = read_artefact(record)["downloads"][0]["commit"]
     return entry.model_copy(update={"revision": commit}) if commit else entry
 
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from logitfusion.artefact import read_artefact, write_rows
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob
 from logitfusion.config.keywords import read_options
 from logitfusion.evaluate.requests import Recorder, Request, build_requests
 from logitfusion.evaluate.responses import Response
-from logitfusion.files import read_json, write_jsonl
 from logitfusion.fusion.lm_eval import FusedLMEval
 from logitfusion.models.load import use_threads
 from logitfusion.progress.pace import Rate
@@ -25,13 +25,13 @@ from logitfusion.tasks.documents import open_documents
 
 def main(arguments: argparse.Namespace, job: DecodeJob) -> None:
     logger.info("decoding %d tasks on %d threads", len(job.tasks), use_threads())
-    write_jsonl(arguments.output, (vars(response) for response in _decode_tasks(arguments, job)))
+    write_rows(arguments.output, (vars(response) for response in _decode_tasks(arguments, job)))
 
 
 def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[Response]:
     fusions = Fusions(arguments.models, job.loading, {task: entry.models for task, entry in job.tasks.items()})
     folders = {path.parent.name: path for path in arguments.documents}
-    tuned = read_json(arguments.tuned)["chosen"] if arguments.tuned else {}
+    tuned = read_artefact(arguments.tuned)["chosen"] if arguments.tuned else {}
     opened = {
         task: open_documents(
             folders[task],

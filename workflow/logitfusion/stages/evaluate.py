@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from logitfusion.artefact import read_rows
 from logitfusion.config.jobs.fusion import JudgeJob
-from logitfusion.errors import UserError
 from logitfusion.evaluate.harness import evaluate_responses
 from logitfusion.evaluate.judged import judge_examples, mark_correct
 from logitfusion.evaluate.responses import Response
 from logitfusion.evaluate.scores import HarnessScore, JudgedTask, name_metric
-from logitfusion.files import read_jsonl
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.tasks.documents import open_documents
 
@@ -39,11 +38,7 @@ def _read_responses(shards: list[Path], task: str, job: JudgeJob) -> dict[str, l
     """Method -> what it said on one task."""
     responses: dict[str, list[Response]] = {method: [] for method in job.methods}
     for path in shards:
-        try:
-            rows = (row for row in read_jsonl(path) if row["task"] == task)
-            responses[path.parent.name] += [Response(**row) for row in rows]
-        except (KeyError, TypeError):
-            raise UserError(f"{path} has a row that is no response; delete the file and run again.") from None
+        responses[path.parent.name] += [row for row in read_rows(path, Response) if row.task == task]
     return responses
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from logitfusion.artefact import read_artefact
 from logitfusion.config.section import Section, parse
 from logitfusion.config.tracks import (
     FewShotReport,
@@ -18,7 +19,6 @@ from logitfusion.config.tracks import (
     TracesReport,
     TuningReport,
 )
-from logitfusion.files import read_json
 from logitfusion.report.fewshot.ablation import plot_ablation
 from logitfusion.report.fewshot.shift import plot_shift
 from logitfusion.report.fewshot.shots import plot_shots
@@ -67,7 +67,7 @@ def _draw_traces(arguments: argparse.Namespace, section: TracesReport) -> None:
 
 
 def _draw_tuning(arguments: argparse.Namespace, section: TuningReport) -> None:
-    found = {path.stem: read_json(path) for path in arguments.input}
+    found = {path.stem: read_artefact(path) for path in arguments.input}
     tunings = {name: _read_tuning(**found[name]) for name in section.methods}
     plot_tuning(tunings, arguments.output[0])
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from logitfusion.artefact import write_artefact
 from logitfusion.config.jobs.fusion import TuneJob
-from logitfusion.files import write_json
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.lm_eval import FusedLMEval
 from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
         if job.tune.steered_share is not None:
             gaps[name] = lm.likelihood_gap(prompts, batch_size=job.batch_size)
         logger.info("%s: %d examples, %d candidates", name, len(examples), len(candidates[name]))
-    write_json(arguments.output, _chosen(job, candidates, gaps))
+    write_artefact(arguments.output, _chosen(job, candidates, gaps))
 
 
 def _open_tasks(folders: list[Path], job: TuneJob) -> dict[str, OpenedTask]:
