@@ -16,6 +16,7 @@ from logitfusion.clip.heads import Head, Support
 from logitfusion.clip.methods import METHODS, FewShotSettings, complete_settings
 from logitfusion.clip.methods.progress import portion
 from logitfusion.errors import UserError
+from logitfusion.tensors import check_count
 
 _SEEN = 256  # images; heads that compare with all others need memory for each
 
@@ -45,9 +46,16 @@ def fit_method(
         perhaps ``held_out_loss`` (nats).
 
     Raises:
+        TypeError: no support, or a seed that is no whole number.
+        ValueError: a negative seed, or one of more than 63 bits.
         UserError: unknown names of method or settings, a method without a grid to be selected from, or one that needs
             auxiliary features without any; or a head whose numbers are not finite, as of too high a rate.
     """
+    if not isinstance(support, Support):
+        raise TypeError(f"support is a Support, not a {type(support).__name__}")
+    check_count("seed", seed, 0)
+    if seed >= 2**63:
+        raise ValueError(f"seed is below 2^63, not {seed}")
     given = settings.dump() if isinstance(settings, FewShotSettings) else settings or {}
     chosen, method, facts = complete_settings(name, given), METHODS[name], {"selected": False, "seed": seed}
     if chosen.selection == "cross_validation":
