@@ -248,7 +248,6 @@ def test_a_template_is_rendered_in_any_thread() -> None:
         ("{{ raise_exception('Roles\nmust alternate.') }}", "refuses the messages (Roles must alternate.)"),
         ("{{ 'a' * 10 ** 13 }}", "refuses the messages (MemoryError)"),
         ("{% for %}", "refuses the messages (Expected an expression"),
-        ("{{ 'a' * 2 ** 27 }}", "writes more than 67,108,864 characters"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
     ],
 )
@@ -257,6 +256,13 @@ def test_what_a_template_does_wrong_is_one_sentence(template: str, words: str) -
         ChatTemplate(make_tokenizer(template)).encode(CHATS[0])
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_template_writes_so_much_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "LARGEST", 1000)
+    assert ChatTemplate(make_tokenizer("{{ 'a' * 1000 }}")).encode(CHATS[0])
+    with pytest.raises(UserError, match="writes more than 1,000 characters"):
+        ChatTemplate(make_tokenizer("{{ 'a' * 1001 }}")).encode(CHATS[0])
 
 
 @pytest.mark.parametrize("template", [3, True, [1], {"default": None}, {"default": CHATML, "other": 3}])
