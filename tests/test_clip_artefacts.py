@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from flips import refuses_every_flip
 
+from logitfusion.clip.data import record_folder
 from logitfusion.clip.data.dataset import DataSet, ImageRow, load_data, save_data
 from logitfusion.clip.data.support import make_support, write_support
+from logitfusion.clip.encoders.load import load_clip
+from logitfusion.clip.encoders.tiny import make_random_clip
 from logitfusion.clip.features.encode import CLIP, Encoded
 from logitfusion.clip.features.files import read_tensors, write_tensors
 from logitfusion.clip.features.pool import CLASSIFIER, manifest, read_classifier, read_pool, write_classifier
@@ -20,8 +24,12 @@ from logitfusion.clip.features.splits import read_features, write_features
 from logitfusion.clip.head_file import load_head, save_head
 from logitfusion.clip.heads import CacheHead, FusedHead, Head, LinearHead
 from logitfusion.errors import UserError
+from logitfusion.integrity import check_files
+from logitfusion.stages._clip import open_clip_folder, write_entry
+from logitfusion.tables import read_table, write_table
 
 NAMES = ["cat", "dog"]
+STEP = 37  # flips every place in a byte as often as the others, a bit of every fifth byte
 HEADS: dict[str, Head] = {
     "linear": LinearHead(torch.eye(2), None, torch.zeros(2), method="clip_probe", settings={"ridge": 1.0}),
     "cache": CacheHead(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), 100.0, 1.0, 5.5, method="tip_adapter"),
@@ -49,40 +57,67 @@ def pool(tmp_path: Path) -> Path:
     return folder
 
 
-def some_bits(path: Path) -> range:
-    """Every 37th bit of a file, each place in a byte as often as the others; `make fuzz-test` flips them all."""
-    return range(0, 8 * path.stat().st_size, 37)
-
-
 # ---- flipped bits -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_bit_that_flips_in_a_head_is_told(tmp_path: Path, kind: str) -> None:
     path = saved(tmp_path / "head", HEADS[kind])
-    refuses_every_flip(path, lambda: load_head(path), some_bits(path))
+    refuses_every_flip(path, lambda: load_head(path), STEP)
 
 
 def test_a_bit_that_flips_in_features_is_told(pool: Path) -> None:
     path = pool / "clip.safetensors"
-    refuses_every_flip(path, lambda: read_features(path, purpose="fit"), some_bits(path))
+    refuses_every_flip(path, lambda: read_features(path, purpose="fit"), STEP)
 
 
 def test_a_bit_that_flips_in_a_classifier_is_told(pool: Path) -> None:
     path = pool / CLASSIFIER
-    refuses_every_flip(path, lambda: read_classifier(pool), some_bits(path))
+    refuses_every_flip(path, lambda: read_classifier(pool), STEP)
 
 
 def test_a_bit_that_flips_in_a_manifest_is_told(pool: Path) -> None:
     found = read_pool(pool)
-    refuses_every_flip(manifest(pool, 0), lambda: found.draw(1, 0))
+    refuses_every_flip(manifest(pool, 0), lambda: found.draw(1, 0), 7)
 
 
 def test_a_bit_that_flips_in_the_table_of_a_data_set_is_told(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     rows = [ImageRow("1", "cats/1.png", 0), ImageRow("2", "dogs/2.png", 1)]
     save_data(DataSet(NAMES, ["a {}."], rows[:1], rows[1:], "given"), path)
-    refuses_every_flip(path, lambda: load_data(path), some_bits(path))
+    refuses_every_flip(path, lambda: load_data(path), STEP)
+
+
+def test_a_bit_that_flips_in_predictions_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "answers.parquet"
+    answers = pd.DataFrame({"id": ["1", "2"], "answer": [0, 1], "probability": [0.5, 0.25], "correct": [True, False]})
+    write_table(answers, path)
+    pd.testing.assert_frame_equal(read_table(path), answers)
+    refuses_every_flip(path, lambda: read_table(path), 61)
+
+
+def test_what_was_unpacked_is_held_against_its_record(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    picture, array = tmp_path / "pictures/1.png", tmp_path / "train.npy"
+    picture.write_bytes(b"a picture")
+    array.write_bytes(b"pixels")
+    record_folder(tmp_path)
+    for path in (picture, array, tmp_path / "record.json"):
+        refuses_every_flip(path, lambda: check_files(tmp_path), 5)
+    record_folder(tmp_path)  # again, as a stage that runs again
+    picture.unlink()
+    assert "pictures/1.png" in refusal(lambda: check_files(tmp_path), tmp_path)
+
+
+def test_a_bit_that_flips_in_a_clip_of_ours_is_told(tmp_path: Path) -> None:
+    """Its config and, of the weights, which are larger, some bits all over."""
+    make_random_clip(tmp_path, 0)
+    write_entry(tmp_path, {"source": "built"})
+    opened = open_clip_folder(tmp_path)
+    refuses_every_flip(tmp_path / "entry.json", lambda: open_clip_folder(tmp_path), 101)
+    weights = tmp_path / "open_clip_model.safetensors"
+    refuses_every_flip(weights, lambda: load_clip({"source": "built", "path": tmp_path}), 4 * weights.stat().st_size)
+    assert open_clip_folder(tmp_path).fingerprint == opened.fingerprint
 
 
 # ---- files that are whole, and say something else -----------------------------------------------------------------
@@ -106,6 +141,8 @@ def refusal(read: Callable[[], Any], path: Path) -> str:
 
 
 ODD = [None, True, -1, 2**70, 1e400, float("nan"), "x", "", [], {}, [1], {"a": 1}, [[]], "\0"]
+CLIPS = [None, {}, {"source": 5}, {"source": "built"}, {"source": "open_clip", "model": "ViT-B-32", "pretrained": 3}]
+AUXILIARIES = [None, [{}], [{"source": "timm"}], [{"source": "package", "model": "m", "path": "p", "file": "f"}]]
 # Every place of a header that is no free text, and what never fits there.
 PLACES: list[tuple[tuple[str, ...], list[Any]]] = [
     (("version",), [None, True, "3", 2, 4, [], 3.5]),
@@ -124,11 +161,15 @@ PLACES: list[tuple[tuple[str, ...], list[Any]]] = [
     (("metadata", "digests"), ["x", ["x"], [1]]),
     (("metadata", "calibration"), ["x", {}, {"temperature": 0.0}, {"temperature": "x"}, {"temperature": 1e400}]),
     (("metadata", "comparison"), ["x", {}, {"n": 1, "scores": [{}]}]),
-    (("metadata", "entries"), ["x", {}, {"clip": {}, "auxiliary": []}, {"clip": {"source": 5}, "auxiliary": []}]),
+    (("metadata", "calibration"), [{"temperature": 1.0, "n": 10}]),
+    (("metadata", "counts"), [[1], [1, -1], [1, 2, 3], "ab"]),
+    (("metadata", "folders"), [["cats"], [1, 2], "ab"]),
+    (("metadata", "entries"), ["x", {}, *({"clip": clip, "auxiliary": []} for clip in CLIPS)]),
+    (("metadata", "entries"), [{"clip": {"source": "built", "path": "c"}, "auxiliary": one} for one in AUXILIARIES]),
 ]
 
 
-@pytest.mark.parametrize(("place", "values"), PLACES, ids=[".".join(place) for place, _ in PLACES])
+@pytest.mark.parametrize(("place", "values"), PLACES)
 def test_what_a_head_says_of_itself_has_a_type(tmp_path: Path, place: tuple[str, ...], values: list[Any]) -> None:
     path = saved(tmp_path / "head", HEADS["fused"])
     whole = path.read_bytes()

@@ -408,32 +408,6 @@ def test_a_file_in_another_encoders_folder_is_not_used(rows: list[ImageRow], tmp
     assert encoder.seen == 11
 
 
-def test_two_runs_use_a_cache_at_once(rows: list[ImageRow], tmp_path: Path, small_pieces: None) -> None:
-    """Both have the right features, and between them leave what a third one needs."""
-    barrier, found = threading.Barrier(2, timeout=60), {}
-
-    class Waiting(TinyEncoder):
-        def encode_images(self, images: Tensor) -> Tensor:
-            if self.seen == 0:
-                barrier.wait()
-            return super().encode_images(images)
-
-    def work(name: str, some: list[ImageRow]) -> None:
-        found[name] = encode(some, tmp_path / "cache", Waiting(), views=2).clip
-
-    runs = [threading.Thread(target=work, args=one) for one in (("a", rows), ("b", rows[::-1]))]
-    for run in runs:
-        run.start()
-    for run in runs:
-        run.join()
-    fresh = encode(rows, None, views=2).clip
-    torch.testing.assert_close(found["a"], fresh, atol=1e-3, rtol=0)
-    torch.testing.assert_close(found["b"], fresh.flip(0), atol=1e-3, rtol=0)
-    third = TinyEncoder()
-    torch.testing.assert_close(encode(rows, tmp_path / "cache", third, views=2).clip, fresh, atol=1e-3, rtol=0)
-    assert third.seen == 0
-
-
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert "gone.safetensors" in refused(read_features, tmp_path / "gone.safetensors", purpose="fit")
 

@@ -145,5 +145,5 @@ def test_wrong_sides_and_groups_are_refused() -> None:
     groups = torch.tensor([[0, 1, 0, 4]])
     with pytest.raises(ValueError, match="side is one of"):
         group_factors(torch.zeros(2), groups, "pupil")
-    with pytest.raises(ValueError, match="token 4 of the teacher, which has 2"):
+    with pytest.raises(ValueError, match="tokens 0 to 4 of the teacher, which has 2"):
         group_factors(torch.zeros(2), groups, "teacher")

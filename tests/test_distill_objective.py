@@ -128,7 +128,7 @@ def test_prompts_do_not_matter() -> None:
     ("change", "message"),
     [
         ({"teachers": []}, "at least one teacher"),
-        ({"tokens": 0}, "tokens and texts"),
+        ({"tokens": 0}, "tokens is at least 1"),
         ({"combine": "mean"}, "combine is one of"),
         ({"uld_weight": -0.1}, "not negative"),
         ({"uld_weight": 0.9}, "not negative"),

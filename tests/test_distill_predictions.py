@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logitfusion.distill import CachedTeacher, Predictions, Teacher, distill_loss, gld_loss, predict, selection
+from logitfusion.distill import CachedTeacher, Teacher, distill_loss, gld_loss, predict, selection
 from logitfusion.distill.alignment import pair_in_order
 from logitfusion.distill.terms import gld_of_predictions, uld_of_predictions
 
@@ -208,7 +209,7 @@ def test_what_a_cache_does_not_hold_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             distill_loss(student, labels, [one], **options)
-    fewer = Predictions(one.predictions.log_probs, one.predictions.ids, one.predictions.label_log_probs, torch.ones(2))
+    fewer = replace(one.predictions, counts=one.predictions.counts[:2])
     with pytest.raises(ValueError, match="same texts"):
         distill_loss(student, labels, [CachedTeacher(fewer)], k=3, uld_weight=0.0, gld_weight=0.5)
 

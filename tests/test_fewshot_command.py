@@ -282,6 +282,8 @@ def test_another_encoder_is_refused(
         config = json.loads((clip / "open_clip_config.json").read_text())
         config["preprocess_cfg"]["mean"] = [0.5, 0.5, 0.5]
         (clip / "open_clip_config.json").write_text(json.dumps(config))
+        assert "are damaged" in refuse(capsys, *argv, "--clip", clip)
+        (clip / "record.json").unlink()  # as somebody else's CLIP
         sentence = refuse(capsys, *argv, "--clip", clip)
         assert "encoder clip is" in sentence
     else:

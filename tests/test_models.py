@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import zipfile
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from logitfusion.models.source import from_path, make_random, prune
 from logitfusion.models.tiny import tiny_tokenizer
 from logitfusion.training import loop as training
 from logitfusion.training.batches import CompletionCollator, TextCollator, order_rows
-from logitfusion.training.checkpoints import Mark, find_checkpoint
+from logitfusion.training.checkpoints import Mark, find_checkpoint, mark_checkpoints, record_checkpoint
 from logitfusion.training.finetune import CompletionTrainer, encode_examples, finetune
 from logitfusion.training.heal import HealingTrainer, heal
 from logitfusion.training.loop import merge_adapters, trainer_arguments
@@ -550,7 +549,7 @@ def make_checkpoint(folder: Path, step: int, state: str | None = "{}") -> Path:
 
 
 def mark(folder: Path, fingerprint: str) -> None:
-    (folder / "fingerprint.json").write_text(json.dumps({"fingerprint": fingerprint}))
+    mark_checkpoints(folder, Mark(fingerprint))
 
 
 def test_the_newest_checkpoint_is_found(tmp_path: Path) -> None:
@@ -558,6 +557,30 @@ def test_the_newest_checkpoint_is_found(tmp_path: Path) -> None:
         make_checkpoint(tmp_path, step)
     mark(tmp_path, "same")
     assert find_checkpoint(tmp_path, Mark("same")) == tmp_path / "checkpoint-10"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "record.json"])
+def test_a_checkpoint_with_a_flipped_bit_is_passed_over(tmp_path: Path, name: str) -> None:
+    make_checkpoint(tmp_path, 2)
+    checkpoint = make_checkpoint(tmp_path, 4)
+    record_checkpoint(checkpoint)
+    mark(tmp_path, "same")
+    assert find_checkpoint(tmp_path, Mark("same")) == checkpoint
+    content = bytearray((checkpoint / name).read_bytes())
+    content[len(content) // 2] ^= 2
+    (checkpoint / name).write_bytes(content)
+    assert find_checkpoint(tmp_path, Mark("same")) == tmp_path / "checkpoint-2"
+
+
+def test_zips_that_are_in_no_record_have_sums_of_their_own(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, 2)
+    path = make_checkpoint(tmp_path, 4) / "optimizer.pt"
+    torch.save({"a": torch.arange(64)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(bytes(torch.arange(4).numpy()))] ^= 1
+    path.write_bytes(content)
+    mark(tmp_path, "same")
+    assert find_checkpoint(tmp_path, Mark("same")) == tmp_path / "checkpoint-2"
 
 
 @pytest.mark.parametrize("state", [None, "", '{"global_step": 1'])

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 from checkout import copy_checkout, plans
+from flips import refuses_every_flip
 
+from logitfusion.config.command_line import check_files
 from logitfusion.config.load import load_config, resolve_config, write_once
 from logitfusion.config.methods import used_models
 from logitfusion.errors import UserError
@@ -135,6 +137,16 @@ def test_methods_are_compared_with_those_that_exist() -> None:
 def test_the_copy_that_jobs_read_is_the_same_config(name: str, tmp_path: Path) -> None:
     run = resolve_config(read(name))
     assert load_config(write_once(tmp_path, run)) == run
+
+
+def test_a_copy_that_has_changed_is_refused(tmp_path: Path) -> None:
+    run = resolve_config(read("steered"))
+    path = write_once(tmp_path, run)
+    check_files([path], run.run)
+    refuses_every_flip(path, lambda: check_files([path], run.run), step=1001)
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(UserError, match="damaged"):
+        write_once(tmp_path, run)
 
 
 def test_none_is_respected_where_a_method_has_the_usual_name() -> None:

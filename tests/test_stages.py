@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from recorded import store
 
 from logitfusion import cli
+from logitfusion.artefact import read_rows
 from logitfusion.config.experts import TrainedExpert
 from logitfusion.config.jobs.fusion import DecodeJob, JudgeJob
 from logitfusion.config.jobs.models import TaskJob
@@ -334,7 +335,7 @@ def decode_here(stored: Path, folder: Path, models: list[Path], shard: int, shar
     output = folder / f"{shard}-{shards}.jsonl"
     arguments = Namespace(documents=documents(stored), models=models, shard=shard, output=output, tuned=None)
     decode.main(arguments, parse(DecodeJob, json.dumps(decode_config(shards))))
-    return read_jsonl(output)
+    return read_rows(output)
 
 
 def outcome(row: dict[str, Any]) -> str:
@@ -350,7 +351,7 @@ def test_two_shards_decode_what_one_does(stored: Path, tiny_models: dict[str, Pa
     first = tmp_path / "first.jsonl"
     arguments = ("--documents", *documents(stored), "--shard", "0", "--output", first, "--models", *models)
     succeeded(run("decode", decode_config(2), *arguments))
-    halves = read_jsonl(first) + decode_here(stored, tmp_path, models, 1, 2)
+    halves = read_rows(first) + decode_here(stored, tmp_path, models, 1, 2)
     words, choices = ([row for row in halves if row["task"] == task] for task in ("words", "choice"))
     assert [row["document"] for row in words] == list(range(5))
     assert sorted((row["document"], row["request"]) for row in choices) == [(n, k) for n in range(5) for k in range(3)]

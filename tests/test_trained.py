@@ -17,7 +17,7 @@ from recorded import store
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from logitfusion.artefact import write_artefact
+from logitfusion.artefact import read_rows, write_artefact
 from logitfusion.config.experts import Expert
 from logitfusion.config.jobs.distill import StudentJob
 from logitfusion.config.jobs.fusion import DecodeJob
@@ -26,7 +26,7 @@ from logitfusion.config.models import PathModel, RandomModel
 from logitfusion.config.section import parse
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.errors import UserError
-from logitfusion.files import read_json, read_jsonl, write_json, write_jsonl
+from logitfusion.files import read_json, write_json, write_jsonl
 from logitfusion.fusion import FusedLM
 from logitfusion.integrity import RECORD
 from logitfusion.models import adapters, merge
@@ -265,7 +265,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def decode_text(documents: Path, folders: list[Path], job: DecodeJob, output: Path) -> list[list[int]]:
     decode.main(Namespace(documents=[documents], models=folders, shard=0, output=output, tuned=None), job)
-    return [row["token_ids"] for row in read_jsonl(output)]
+    return [row["token_ids"] for row in read_rows(output)]
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,11 @@ def test_damaged_tables_are_named_and_made_anew(run: Path, finished: Path) -> No
     assert code == 1
     assert "Traceback" not in said
     (sentence,) = errors(run / RESULTS / "logs/metrics.log")
-    assert sentence.startswith(f"{judged} is not a readable table")
+    assert sentence.startswith(f"{judged} has no digest")
     assert sentence.endswith("delete it and run again.")
     (sentence,) = errors(run / RESULTS / "logs/plots/losses.log")
-    assert sentence.startswith(f"{curve} is not a readable table")
-    assert sentence.endswith(f"delete the folder {EXPERT} and run again.")
+    assert sentence.startswith(f"The files in {EXPERT} are damaged (curve.csv has 0 bytes")
+    assert sentence.endswith("delete the folder and run again.")
 
     (run / judged).unlink()
     shutil.rmtree(run / EXPERT)
@@ -94,8 +94,8 @@ def test_damaged_tables_are_named_and_made_anew(run: Path, finished: Path) -> No
     code, said = call(run, *TARGETS, *CONFIG)
     assert code == 1
     (sentence,) = errors(run / RESULTS / "logs/evaluation/sums.log")
-    assert sentence.startswith("The shards of method 'large' hold")
-    assert sentence.endswith("delete the method's shards and run again.")
+    assert sentence.startswith(f"{generations} is damaged")
+    assert sentence.endswith("delete it and run again.")
 
     generations.unlink()
     code, said = call(run, *TARGETS, *CONFIG)

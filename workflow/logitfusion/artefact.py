@@ -12,6 +12,7 @@ import json
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,10 @@ def is_sealed(path: str | Path) -> bool:
     return _MARK in Path(path).read_bytes()
 
 
-def write_artefact(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Write an object as readable JSON with sorted keys and its digest."""
+def write_artefact(path: str | Path, value: Mapping[str, Any], *, sort_keys: bool = True) -> None:
+    """Write an object as readable JSON with its digest."""
     with whole(path) as temporary:
-        text = format_json(_with_digest(value), indent=2, sort_keys=True) + "\n"
+        text = format_json(_with_digest(value), indent=2, sort_keys=sort_keys) + "\n"
         temporary.write_text(text, encoding="utf-8")
         seal(temporary)
 
@@ -118,13 +119,12 @@ def parse_artefact(path: str | Path, kind: Any, value: Any) -> Any:
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, the first of which has the digest of all; no rows make an empty file."""
+    """Write one JSON object a line, after one with the digest of all: a file that lost its rows is not one of none."""
     with whole(path) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
-            for number, row in enumerate(rows):
-                file.write(format_json(row if number else _with_digest(row)) + "\n")
-        if temporary.stat().st_size:
-            seal(temporary)
+            for row in chain([{DIGEST: UNSEALED}], rows):
+                file.write(format_json(row) + "\n")
+        seal(temporary)
 
 
 def read_rows(path: str | Path, kind: Any = dict[str, Any]) -> list[Any]:
@@ -137,13 +137,8 @@ def read_rows(path: str | Path, kind: Any = dict[str, Any]) -> list[Any]:
     Raises:
         UserError: see ``read_artefact``.
     """
-    path = Path(path)
-    _refuse_no_file(path)
-    if not path.stat().st_size:
-        return []
     check_seal(path)
-    rows = [row for _, row in jsonl.read_rows(path)]
-    del rows[0][DIGEST]
+    _, *rows = (row for _, row in jsonl.read_rows(path))
     return parse_artefact(path, list[kind], rows)
 
 

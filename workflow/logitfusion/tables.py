@@ -35,7 +35,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table, all of it or none."""
+    """Write a table, all of it or none; parquet with a digest of all of its bytes."""
     with whole(path) as temporary:
         if Path(path).suffix == ".csv":
             table.to_csv(temporary, index=False)

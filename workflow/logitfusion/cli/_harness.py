@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from logitfusion.cli._options import add_options
-from logitfusion.config.section import LARGEST_SEED, LARGEST_WHOLE, Section, Shots, not_tiny
+from logitfusion.config.section import LARGEST_SEED, LARGEST_WHOLE, Section, Shots, number
 from logitfusion.errors import UserError
 from logitfusion.evaluate.faults import explain_unsafe
 
@@ -27,13 +27,13 @@ _SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_rand
 def _check_limit(limit: float) -> float:
     if limit > 1 and not limit.is_integer():
         raise PydanticCustomError("cross", "must be a whole number, or below 1 for a share of the examples", {})
-    return not_tiny(limit)
+    return limit
 
 
 class Asked(Section):
     """How much is asked."""
 
-    limit: Annotated[float, Field(gt=0, le=LARGEST_WHOLE), AfterValidator(_check_limit)] | None = None
+    limit: Annotated[number(gt=0, le=LARGEST_WHOLE), AfterValidator(_check_limit)] | None = None
     """Examples of each task; below 1, a share of them."""
     num_fewshot: Shots | None = None
     """Examples in each prompt; left out, the task's own number."""

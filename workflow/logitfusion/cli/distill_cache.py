@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     from logitfusion.distill.shard import hash_texts
     from logitfusion.models.adapters import load_expert
     from logitfusion.models.device_maps import assign_devices
-    from logitfusion.models.forward import check_lengths
+    from logitfusion.models.forward import check_texts
     from logitfusion.models.identity import hash_model, hash_tokenizer
     from logitfusion.models.load import use_threads
 
@@ -96,8 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
     loading = _read_loading(arguments)
     (place,) = assign_devices([arguments.teacher], loading.device_map, loading.dtype)
     model = load_expert(arguments.teacher, dtype=loading.dtype, device_map=place, attention=loading.attention)
-    lengths = [len(text.ids) for text in encoded]
-    check_lengths(model, lengths, f"the model in {arguments.teacher}", "--max-tokens")
+    check_texts(model, [text.ids for text in encoded], f"the model in {arguments.teacher}", "--max-tokens")
     progress = Progress(_count_tokens(encoded, arguments.shards, arguments.shard))
     paths = cache_teacher(
         model,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from logitfusion.clip.confidence import PUBLISHED_POWER, PUBLISHED_REFERENCE, reference_of, uncertainty
-from logitfusion.clip.heads import class_means, fuse, support_spread
+from logitfusion.clip.heads import check_features, check_labelled, class_means, fuse, support_spread
 from logitfusion.clip.methods.amu import mixing_of, temperature_of
+from logitfusion.tensors import check_one_device
 
 
 class AMUHead(nn.Module):
@@ -23,7 +26,9 @@ class AMUHead(nn.Module):
         spread: what divides the outputs: ``"sample"``, as published, or ``"mixed"``, see ``mixing_of``.
 
     Raises:
-        ValueError: a name that is not known, or fewer than two classes.
+        TypeError: features that are no floating-point numbers, labels that are not int64.
+        ValueError: shapes that don't fit together, labels beyond the classes, a name that is not known, fewer than two
+            classes, or a number that is not finite.
     """
 
     def __init__(
@@ -39,6 +44,9 @@ class AMUHead(nn.Module):
         temperature: float | str = 1.0,
         spread: str = "sample",
     ) -> None:
+        check_labelled(aux_features, labels, num_classes)
+        if not math.isfinite(alpha) or not math.isfinite(power):
+            raise ValueError(f"alpha and power are finite numbers, not {alpha} and {power}")
         super().__init__()
         self.weight = nn.Parameter(class_means(aux_features, labels, num_classes))
         self.power, self.reference, self.kind = power, reference_of(reference, num_classes), kind
@@ -48,7 +56,21 @@ class AMUHead(nn.Module):
         self.support_spread = support_spread(aux_features, self.weight.detach())
 
     def forward(self, clip_logits: Tensor, aux_features: Tensor) -> tuple[Tensor, Tensor]:
-        """``[..., C]``, ``[..., D_aux]`` -> fused logits s and auxiliary logits z, both ``[..., C]``."""
+        """``[..., C]``, ``[..., D_aux]`` -> fused logits s and auxiliary logits z, both ``[..., C]``.
+
+        Raises:
+            TypeError: what are no tensors of floating-point numbers.
+            ValueError: other shapes, or several devices.
+        """
+        classes, width = self.weight.shape
+        check_features("clip_logits", clip_logits, classes)
+        check_features("aux_features", aux_features, width)
+        if clip_logits.shape[:-1] != aux_features.shape[:-1]:
+            raise ValueError(
+                f"clip_logits are [..., {classes}] and aux_features [..., {width}] of the same images, not"
+                f" {tuple(clip_logits.shape)} and {tuple(aux_features.shape)}"
+            )
+        check_one_device(clip_logits=clip_logits, aux_features=aux_features, weight=self.weight)
         factor = self.alpha * uncertainty(clip_logits, self.kind, self.power, self.reference)
         outputs = aux_features @ self.weight.T
         return fuse(clip_logits, outputs, factor, self.temperature, self.mixing, self.support_spread)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from logitfusion.tensors import check_logits
+
 # The constants of the paper were found with the 1,000 classes of ImageNet.
 PUBLISHED_CLASSES, PUBLISHED_REFERENCE, PUBLISHED_POWER = 1000, 250.0, 0.4
 
@@ -51,8 +53,11 @@ def uncertainty(
         ``[..., 1]``, fp32 (float64 for float64 logits), positive and finite for finite logits; no gradient.
 
     Raises:
-        ValueError: an unknown kind or reference, or fewer than two classes.
+        TypeError: logits that are no tensor of floating-point numbers.
+        ValueError: an unknown kind or reference, a power that is not finite, or fewer than two classes.
     """
+    if not math.isfinite(power):
+        raise ValueError(f"power is a finite number, not {power}")
     found = confidence(clip_logits, kind)
     if kind == "none":
         return found
@@ -62,6 +67,7 @@ def uncertainty(
 @torch.no_grad()
 def confidence(clip_logits: Tensor, kind: str) -> Tensor:
     """What ``uncertainty`` divides by, see there: ``[..., C] -> [..., 1]``; 1 for ``"none"``."""
+    check_logits(clip_logits=clip_logits)
     classes = clip_logits.shape[-1]
     if classes < 2:
         raise ValueError("uncertainty needs at least two classes")

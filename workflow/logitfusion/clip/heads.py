@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from logitfusion.clip.confidence import uncertainty
 from logitfusion.errors import UserError
+from logitfusion.tensors import check_count, check_floats, check_int64, check_one_device, is_finite
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Support:
         groups: ``[n]`` int64, equal for images of equal content, which are held out together; None: all are unlike.
 
     Raises:
-        ValueError: shapes or types that do not fit together, fewer than two classes, no image.
+        TypeError: features that are no tensors of floating-point numbers, labels or groups that are not int64.
+        ValueError: shapes, types or devices that do not fit together, fewer than two classes, no image, numbers that
+            are not finite.
     """
 
     clip: Tensor
@@ -37,11 +41,17 @@ class Support:
     groups: Tensor | None = None
 
     def __post_init__(self) -> None:
+        check_floats(clip=self.clip, auxiliary=self.auxiliary, classifier=self.classifier)
+        check_int64(labels=self.labels, groups=self.groups)
         if self.clip.ndim != 3 or 0 in self.clip.shape or self.labels.shape != self.clip.shape[:1]:
             raise ValueError(
                 f"clip is [n, views, D] and labels [n], not {tuple(self.clip.shape)} and {tuple(self.labels.shape)}"
             )
-        if self.auxiliary is not None and self.auxiliary.shape[:-1] != self.clip.shape[:-1]:
+        if self.groups is not None and self.groups.shape != self.labels.shape:
+            raise ValueError(f"groups is [n] = {tuple(self.labels.shape)}, not {tuple(self.groups.shape)}")
+        if self.auxiliary is not None and (
+            self.auxiliary.shape[:-1] != self.clip.shape[:-1] or not self.auxiliary.shape[-1]
+        ):
             raise ValueError(
                 f"auxiliary is [n, views, D_aux] with the {tuple(self.clip.shape[:-1])} of clip, not"
                 f" {tuple(self.auxiliary.shape)}"
@@ -50,11 +60,16 @@ class Support:
             raise ValueError(
                 f"classifier is [D, C] with D = {self.clip.shape[-1]} and C >= 2, not {tuple(self.classifier.shape)}"
             )
-        given = [part for part in (self.clip, self.auxiliary, self.classifier) if part is not None]
-        if len({part.dtype for part in given}) > 1 or self.clip.dtype not in (torch.float32, torch.float64):
+        given = {"clip": self.clip, "auxiliary": self.auxiliary, "classifier": self.classifier}
+        given = {name: part for name, part in given.items() if part is not None}
+        if len({part.dtype for part in given.values()}) > 1 or self.clip.dtype not in (torch.float32, torch.float64):
             raise ValueError("features and classifier are all fp32 (or all float64): convert what was cached as half")
-        if self.labels.min() < 0 or self.labels.max() >= self.classes:
-            raise ValueError(f"labels are from 0 to {self.classes - 1}")
+        if broken := [name for name, part in given.items() if not is_finite(part)]:
+            raise ValueError(f"{' and '.join(broken)} hold NaN or infinity")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale is a positive number, not {self.scale}")
+        check_one_device(**given, labels=self.labels, groups=self.groups)
+        _check_labels(self.labels, self.classes)
 
     @property
     def classes(self) -> int:
@@ -87,6 +102,39 @@ class Support:
         if views != "all":
             raise UserError(f'views is "plain" or "all", not {views!r}: change it in the settings.')
         return features.flatten(0, 1), self.labels.repeat_interleave(features.shape[1])
+
+
+def check_labelled(features: Tensor, labels: Tensor, classes: int) -> None:
+    """Refuse features ``[n, D]`` and labels ``[n]`` that don't fit together.
+
+    Raises:
+        TypeError: features that are no floating-point numbers, labels that are not int64, no whole number of classes.
+        ValueError: other shapes, several devices, labels beyond the classes, or fewer than two of these.
+    """
+    check_floats(features=features)
+    check_int64(labels=labels)
+    check_count("the number of classes", classes, 2)
+    if features.ndim != 2 or 0 in features.shape or labels.shape != features.shape[:1]:
+        raise ValueError(f"features are [n, D] and labels [n], not {tuple(features.shape)} and {tuple(labels.shape)}")
+    check_one_device(features=features, labels=labels)
+    _check_labels(labels, classes)
+
+
+def check_features(name: str, given: Tensor, width: int) -> None:
+    """Refuse what are no features or logits ``[..., width]`` of images.
+
+    Raises:
+        TypeError: they are no tensor of floating-point numbers; ``name`` is the argument's.
+        ValueError: they have another width.
+    """
+    check_floats(**{name: given})
+    if given.ndim == 0 or given.shape[-1] != width:
+        raise ValueError(f"{name} is [..., {width}], not {tuple(given.shape)}")
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels are from 0 to {classes - 1}")
 
 
 def class_means(features: Tensor, labels: Tensor, classes: int, *, counts: str = "own") -> Tensor:
@@ -131,9 +179,9 @@ class LinearHead(_Head):
         """``[m, D]``, ``[m, D_aux]`` -> ``[m, C]`` fp32 (float64 for float64 weights)."""
         logits = self.bias
         if self.clip_weight is not None:
-            logits = logits + clip.to(self.bias.dtype) @ self.clip_weight
+            logits = logits + _of(self.clip_weight, "clip", clip) @ self.clip_weight
         if self.auxiliary_weight is not None:
-            logits = logits + _present(auxiliary).to(self.bias.dtype) @ self.auxiliary_weight
+            logits = logits + _of(self.auxiliary_weight, "auxiliary", _present(auxiliary)) @ self.auxiliary_weight
         return logits
 
 
@@ -162,7 +210,7 @@ class CacheHead(_Head):
 
     def logits(self, clip: Tensor, auxiliary: Tensor | None = None) -> Tensor:
         """``[m, D]`` -> ``[m, C]`` fp32 (float64 for float64 keys); auxiliary features play no part."""
-        clip = clip.to(self.keys.dtype)
+        clip = _of(self.classifier, "clip", clip)
         near = torch.exp(self.beta * (clip @ self.keys.T - 1.0))
         return (clip @ (self.scale * self.classifier)).index_add(1, self.key_labels, near, alpha=self.alpha)
 
@@ -196,8 +244,8 @@ class FusedHead(_Head):
 
     def logits(self, clip: Tensor, auxiliary: Tensor | None = None) -> Tensor:
         """``[m, D]``, ``[m, D_aux]`` -> ``[m, C]`` fp32 (float64 for float64 weights)."""
-        clip = clip.to(self.weight.dtype)
-        features = clip if self.branch == "clip" else _present(auxiliary).to(self.weight.dtype)
+        clip = _of(self.classifier, "clip", clip)
+        features = clip if self.branch == "clip" else _of(self.weight.T, "auxiliary", _present(auxiliary))
         zero_shot = clip @ (self.scale * self.classifier)
         factor = self.alpha * uncertainty(zero_shot, self.kind, self.power, self.reference)
         outputs = features @ self.weight.T
@@ -249,6 +297,13 @@ def _need(name: str, value: Tensor, shape: tuple[int | None, ...], dtype: torch.
         wanted = ", ".join("n" if size is None else str(size) for size in shape)
         given = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
         raise ValueError(f"{name} is [{wanted}] of the other weights' type, not {given}")
+
+
+def _of(weight: Tensor, name: str, features: Tensor) -> Tensor:
+    """Features ``[..., D]`` for a weight ``[D, C]``, in its type."""
+    check_features(name, features, len(weight))
+    check_one_device(**{name: features, "the head": weight})
+    return features.to(weight.dtype)
 
 
 def _present(auxiliary: Tensor | None) -> Tensor:

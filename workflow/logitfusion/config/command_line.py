@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from logitfusion.config.load import check_copy
 from logitfusion.errors import UserError
 from logitfusion.formats.yaml import read_yaml
 
@@ -18,8 +19,11 @@ def check_files(files: Sequence[str | Path], run: str) -> None:
         run: the name of the run that came of it; a file of another workflow, which this one is a module of, has others.
 
     Raises:
-        UserError: several files name a run, or one has what our reader of YAML refuses.
+        UserError: a file is the damaged copy of a config, several files name a run, or one has what our reader of YAML
+            refuses.
     """
+    for file in files:
+        check_copy(file)
     named = [file for file in files if _read_run(file) is not None]
     if len(named) > 1 and _read_run(named[-1]) == run:
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from logitfusion.config import errors, names
 from logitfusion.config.comparisons import fill_comparisons
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
-from logitfusion.files import write_text
+from logitfusion.files import sha256, write_text
 from logitfusion.formats.text import check_unicode
 from logitfusion.formats.yaml import MOST, read_yaml
 from logitfusion.provenance import hash_text
@@ -79,13 +80,26 @@ def write_once(folder: str | Path, run: RunConfig) -> Path:
     """Write a whole config under its digest, unless it is there: such a file never changes.
 
     Raises:
-        UserError: the disk is full or can't be written.
+        UserError: the disk is full or can't be written, or the file that is there is damaged.
     """
     text = json.dumps(run.dump(), indent=2, ensure_ascii=False) + "\n"  # the order of keys is that of the plots
     path = Path(folder) / f"{hash_text(text)[:16]}.json"
-    if not path.exists():
+    if path.exists():
+        check_copy(path)
+    else:
         write_text(path, text)
     return path
+
+
+def check_copy(path: str | Path) -> None:
+    """Refuse a copy of a config that was written once and is something else now; other files are not looked at.
+
+    Raises:
+        UserError: its bytes are not those that its name is the digest of.
+    """
+    path = Path(path)
+    if re.fullmatch(r"[0-9a-f]{16}\.json", path.name) and path.is_file() and sha256(path)[:16] != path.stem:
+        raise UserError(f"The copy {path} of a config is damaged (its name is the digest of other bytes); delete it.")
 
 
 def _plain(value: Any, place: errors.Place = (), count: Iterator[int] | None = None) -> Any:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from logitfusion.distill.selection import working_dtype
+from logitfusion.tensors import check_floats, check_int64
 
 SIDES = ("student", "teacher")
 
@@ -130,6 +131,27 @@ def share(groups: Sequence[Tensor], student_counts: Sequence[int]) -> dict[str, 
     return {name: count / total if total else 0.0 for name, count in counts.items()}
 
 
+def check_groups(groups: Tensor, side: str, tokens: int) -> tuple[Tensor, Tensor]:
+    """The first and the last token of each group on one side, ``[G]`` both, which has so many tokens.
+
+    Raises:
+        TypeError: groups that are not int64.
+        ValueError: an unknown side, other shapes than ``[G, 4]``, or groups of tokens that are not there.
+    """
+    if side not in SIDES:
+        raise ValueError(f"side is one of {SIDES}, not {side!r}")
+    check_int64(groups=groups)
+    if groups.ndim != 2 or groups.shape[1] != 4:
+        raise ValueError(f"groups are [G, 4], not {tuple(groups.shape)}")
+    column = 2 * SIDES.index(side)
+    first, last = groups[:, column], groups[:, column + 1]
+    wrong = (first < 0) | (last < first) | (last >= tokens)
+    if wrong.any():
+        named = [int(part[wrong][0]) for part in (first, last)]
+        raise ValueError(f"groups name tokens {named[0]} to {named[1]} of the {side}, which has {tokens}")
+    return first, last
+
+
 def group_factors(label_log_probs: Tensor, groups: Tensor, side: str) -> Tensor:
     """The logarithm of what the last distribution of each group is multiplied by (shifted chain rule).
 
@@ -145,14 +167,13 @@ def group_factors(label_log_probs: Tensor, groups: Tensor, side: str) -> Tensor:
         group is impossible. Gradients flow to the earlier tokens.
 
     Raises:
-        ValueError: an unknown side, or groups that name a token beyond the last.
+        TypeError: groups that are not int64, log-probabilities that are no floating-point numbers.
+        ValueError: an unknown side, or groups of tokens that are not there.
     """
-    if side not in SIDES:
-        raise ValueError(f"side is one of {SIDES}, not {side!r}")
-    column = 2 * SIDES.index(side)
-    first, last = groups[:, column], groups[:, column + 1]
-    if len(groups) and int(last.max()) >= len(label_log_probs):
-        raise ValueError(f"groups name token {int(last.max())} of the {side}, which has {len(label_log_probs)}")
+    check_floats(label_log_probs=label_log_probs)
+    if label_log_probs.ndim != 1:
+        raise ValueError(f"label_log_probs is [n], not {tuple(label_log_probs.shape)}")
+    first, last = check_groups(groups, side, len(label_log_probs))
     # Sums of each group by itself: differences of one running sum would make NaN of everything after a -inf.
     lengths = last - first
     owner = torch.repeat_interleave(lengths)

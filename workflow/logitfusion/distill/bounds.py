@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from logitfusion.distill.selection import working_dtype
+from logitfusion.tensors import check_floats
 
 LOWER = ("flb", "slb", "tlb")
 UPPER = ("sorted_plan", "spread")
@@ -48,12 +49,14 @@ def gromov_bound(first: Tensor, second: Tensor, *, bound: str, order: int = 2) -
         through orders and assignments.
 
     Raises:
+        TypeError: matrices that are no tensors of floating-point numbers.
         ValueError: matrices that are not square or empty, an unknown bound or order, or more than 2,048 nodes after
             splitting.
         ImportError: ``"tlb"`` without scipy.
     """
     if bound not in BOUNDS or order not in (1, 2):
         raise ValueError(f"bound is one of {BOUNDS} and order 1 or 2, not {bound!r} and {order!r}")
+    check_floats(first=first, second=second)
     first, second = _common_size(first, second)
     means = first.mean(1), second.mean(1)
     if bound == "slb":

@@ -20,6 +20,7 @@ from logitfusion.distill.graph import NODES, NORMALISATIONS
 from logitfusion.distill.predictions import Predictions, predict_at
 from logitfusion.distill.selection import SortedL1
 from logitfusion.distill.terms import DISTANCES, gld_of_predictions, uld_of_predictions
+from logitfusion.tensors import check_logits, check_tensors, check_whole
 
 DEFAULTS = Objective()
 # Raw logits, as published, are known to the losses from logits alone: caches hold log-probabilities.
@@ -78,9 +79,11 @@ def gld_loss(
         signal, squared: none for ``"prob"``, squared nats for ``"logprob"``.
 
     Raises:
-        ValueError: shapes, masks or names that can't be used; k below 1 or beyond a vocabulary; a graph too large for
-            a bound; no text with a position that counts; logits z-scored over the same top-k (then ``Z 1 = 0`` and the
-            loss is 0 whatever the models say).
+        TypeError: logits or masks that are no tensors, logits that are no floating-point numbers, a k that is no whole
+            number.
+        ValueError: shapes, devices, masks or names that can't be used; k below 1 or beyond a vocabulary; a graph too
+            large for a bound; no text with a position that counts; logits z-scored over the same top-k (then
+            ``Z 1 = 0`` and the loss is 0 whatever the models say).
         ImportError: ``distance="tlb"`` without scipy.
     """
     masks = _check_inputs(student, teacher, student_mask, teacher_mask)
@@ -130,8 +133,11 @@ def uld_loss(
         0 and 2 a position, without unit.
 
     Raises:
-        ValueError: shapes, masks or names that can't be used; k below 1 or beyond a vocabulary; another signal than
-            probabilities with whole vocabularies (a logarithm of 0 can't fill them up); no pair of positions.
+        TypeError: logits or masks that are no tensors, logits that are no floating-point numbers, a k that is no whole
+            number.
+        ValueError: shapes, devices, masks or names that can't be used; k below 1 or beyond a vocabulary; another
+            signal than probabilities with whole vocabularies (a logarithm of 0 can't fill them up); no pair of
+            positions.
     """
     masks = _check_inputs(student, teacher, student_mask, teacher_mask)
     _check_signal(signal)
@@ -170,14 +176,12 @@ def _check_inputs(
     student: Tensor, teacher: Tensor, student_mask: Tensor | None, teacher_mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Both masks as bool, of inputs that fit together."""
+    check_logits(student=student, teacher=teacher)
     if student.ndim != 3 or teacher.ndim != 3 or len(student) != len(teacher):
         raise ValueError(
             "the student's logits are [B, L, V] and the teacher's [B, L', V'] of the same B texts, not"
             f" {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    for name, logits in (("student", student), ("teacher", teacher)):
-        if not logits.is_floating_point():
-            raise ValueError(f"the {name}'s logits are floating-point numbers, not {logits.dtype}")
     masks = _mask(student_mask, student, "student"), _mask(teacher_mask, teacher, "teacher")
     if not (masks[0].any(1) & masks[1].any(1)).any():
         raise ValueError(
@@ -189,12 +193,14 @@ def _check_inputs(
 def _mask(mask: Tensor | None, logits: Tensor, name: str) -> Tensor:
     if mask is None:
         return torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
+    check_tensors(**{f"{name}_mask": mask})
     if mask.shape != logits.shape[:2]:
         raise ValueError(f"{name}_mask is [B, L] = {tuple(logits.shape[:2])}, not {tuple(mask.shape)}")
     return mask.to(logits.device, torch.bool)
 
 
 def _check_k(k: int, student: Tensor, teacher: Tensor) -> None:
+    check_whole("k", k)
     smaller = min(student.shape[-1], teacher.shape[-1])
     if not 1 <= k <= smaller:
         raise ValueError(f"k is between 1 and the size of the smaller vocabulary, {smaller}, not {k}")

@@ -12,8 +12,9 @@ from torch import Tensor
 from logitfusion.config.objective import Combine, Nodes, Signal
 from logitfusion.distill.graph import NODES
 from logitfusion.distill.losses import DEFAULTS, check_name, uld_loss
-from logitfusion.distill.predictions import IGNORED, Predictions, predict, shift_labels
+from logitfusion.distill.predictions import IGNORED, Predictions, check_labels, predict, shift_labels
 from logitfusion.distill.terms import gld_of_predictions, uld_of_predictions
+from logitfusion.tensors import check_count, check_range
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ def distill_loss(
         tokens, texts: what to divide by instead of this batch's own numbers.
 
     Raises:
-        ValueError: shapes or names that can't be used, factors that are negative, no teachers, no labels.
+        TypeError: logits that are no floating-point numbers, labels that are not int64, a k that is no whole number.
+        ValueError: shapes, devices or names that can't be used, labels beyond the vocabulary, factors that are negative
+            or not finite, no teachers, no labels.
     """
     factors = _factors(sft_weight, uld_weight, gld_weight)
     check_name("combine", combine, get_args(Combine))
@@ -115,15 +118,16 @@ def distill_loss(
     check_name("signal", signal, get_args(Signal))
     if not teachers and (uld_weight or gld_weight):
         raise ValueError("ULD and GLD need at least one teacher")
-    _check_labels(student, labels, "student")
+    check_labels(student, labels, "the student")
+    for name, count in (("k", k), ("uld_k", uld_k), ("tokens", tokens), ("texts", texts)):
+        if count is not None:
+            check_count(name, count)
     largest = max(k if gld_weight else 1, (uld_k or 1) if uld_weight else 1)
     ours = predict(student, labels, largest)
     counted = ours.counts > 0
     divisors = len(ours.label_log_probs) if tokens is None else tokens, int(counted.sum()) if texts is None else texts
     if not counted.any():
         raise ValueError("no label of the student counts: all are -100, or only the first of a text is not")
-    if min(divisors) < 1:
-        raise ValueError(f"tokens and texts are those of a whole step and at least 1, not {tokens} and {texts}")
     read = [_predictions(teacher, largest, len(student)) for teacher in teachers]
     shares, chosen = _shares(teachers, read, combine, student)
     zero = ours.label_log_probs.new_zeros(())
@@ -159,7 +163,7 @@ def _uld(
 @torch.no_grad()
 def _predictions(teacher: Teacher | CachedTeacher, k: int, texts: int) -> Predictions:
     if isinstance(teacher, Teacher):
-        _check_labels(teacher.logits, teacher.labels, "teacher")
+        check_labels(teacher.logits, teacher.labels, "the teacher")
         found = predict(teacher.logits, teacher.labels, k)
     else:
         found = teacher.predictions
@@ -172,18 +176,8 @@ def _predictions(teacher: Teacher | CachedTeacher, k: int, texts: int) -> Predic
 
 def _factors(sft_weight: float | None, uld_weight: float, gld_weight: float) -> tuple[float, float, float]:
     sft = 1 - uld_weight - gld_weight if sft_weight is None else sft_weight
-    factors = sft, uld_weight, gld_weight
-    if not min(factors) >= -1e-12:
-        raise ValueError(f"the factors of SFT, ULD and GLD are not negative, and were {factors}")
+    check_range("the factors of SFT, ULD and GLD", (sft, uld_weight, gld_weight))
     return max(sft, 0.0), uld_weight, gld_weight
-
-
-def _check_labels(logits: Tensor, labels: Tensor, name: str) -> None:
-    if logits.ndim != 3 or labels.shape != logits.shape[:2]:
-        raise ValueError(
-            f"the {name}'s logits are [B, L, V] and its labels [B, L], not {tuple(logits.shape)}"
-            f" and {tuple(labels.shape)}"
-        )
 
 
 def _shares(
@@ -194,8 +188,7 @@ def _shares(
         chosen = torch.stack([_cross_entropy(one) for one in read]).argmin(0)
         return torch.arange(len(teachers), device=student.device)[:, None] == chosen, chosen
     weights = [one.weight if combine == "weighted" else 1.0 for one in teachers]
-    if weights and not min(weights) >= 0:
-        raise ValueError(f"the weights of teachers are not negative, and were {weights}")
+    check_range("the weights of teachers", weights)
     return torch.tensor(weights, device=student.device)[:, None].expand(-1, len(student)), None
 
 

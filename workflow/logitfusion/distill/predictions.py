@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from logitfusion.distill.selection import chunks, log_normaliser, shifted_exp, top_k, working_dtype
+from logitfusion.tensors import check_count, check_floats, check_int64, check_logits, check_one_device, check_tensors
 
 IGNORED = -100
 
@@ -27,12 +28,27 @@ class Predictions:
         ids: their tokens, ``[N, k]`` int64.
         label_log_probs: log-probability of the text's own next token, ``[N]``; NaN where labels are not known.
         counts: positions of each text, ``[B]`` int64, 0 where none counts.
+
+    Raises:
+        TypeError: what are no tensors of these types.
+        ValueError: shapes that don't fit together, or several devices.
     """
 
     log_probs: Tensor
     ids: Tensor
     label_log_probs: Tensor
     counts: Tensor
+
+    def __post_init__(self) -> None:
+        check_floats(log_probs=self.log_probs, label_log_probs=self.label_log_probs)
+        check_int64(ids=self.ids, counts=self.counts)
+        check_one_device(log_probs=self.log_probs, ids=self.ids, counts=self.counts)
+        fits = self.log_probs.ndim == 2 and self.ids.shape == self.log_probs.shape
+        if not fits or self.label_log_probs.shape != self.ids.shape[:1] or self.counts.ndim != 1:
+            shapes = ", ".join(f"{tuple(part.shape)}" for part in vars(self).values())
+            raise ValueError(
+                f"predictions are log_probs [N, k], ids [N, k], label_log_probs [N], counts [B], not {shapes}"
+            )
 
     @property
     def texts(self) -> Tensor:
@@ -54,7 +70,12 @@ def predict(logits: Tensor, labels: Tensor, k: int) -> Predictions:
         logits: ``[B, L, V]``, any float type.
         labels: ``[B, L]`` int64, -100 outside the response; ``labels[:, t]`` belongs to ``logits[:, t - 1]``.
         k: how many tokens of each position; more than V are V.
+
+    Raises:
+        TypeError: logits that are no floating-point numbers, labels that are not int64.
+        ValueError: shapes that don't fit together, k below 1, or a label that is no token of the vocabulary.
     """
+    check_labels(logits, labels)
     shifted = shift_labels(labels)
     mask = shifted != IGNORED
     return predict_at(logits, mask, k, labels=shifted[mask])
@@ -71,12 +92,49 @@ def predict_at(
         k: how many tokens of each position; more than V are V.
         labels: ``[N]`` int64, the token that follows each of the positions, if known.
         normalised: False for raw logits in place of log-probabilities.
+
+    Raises:
+        TypeError: logits that are no floating-point numbers, labels that are not int64, or no mask.
+        ValueError: shapes that don't fit together, or k below 1.
     """
+    check_logits(logits=logits)
+    check_tensors(mask=mask)
+    check_int64(labels=labels)
+    check_count("k", k)
+    check_one_device(logits=logits, mask=mask, labels=labels)
+    if logits.ndim != 3 or mask.shape != logits.shape[:2]:
+        raise ValueError(f"logits are [B, L, V] and mask [B, L], not {tuple(logits.shape)} and {tuple(mask.shape)}")
     places = mask.nonzero()
+    if labels is not None and labels.shape != places.shape[:1]:
+        raise ValueError(f"labels are [N] for the {len(places)} positions that count, not {tuple(labels.shape)}")
+    if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < logits.shape[-1]:
+        raise ValueError(f"labels are tokens from 0 to {logits.shape[-1] - 1}")
     known = places[:, :0] if labels is None else labels[:, None]
     values, ids = _TopAndLabels.apply(logits, places, known, k, normalised)
     own = values.new_full((len(values),), torch.nan) if labels is None else values[:, -1]
     return Predictions(values[:, : ids.shape[1]], ids, own, mask.sum(1))
+
+
+def check_labels(logits: Tensor, labels: Tensor, name: str = "") -> None:
+    """Refuse logits ``[B, L, V]`` and labels ``[B, L]`` that don't fit together; ``name`` is the model's.
+
+    Raises:
+        TypeError: logits that are no floating-point numbers, labels that are not int64.
+        ValueError: other shapes, several devices, or a label that is neither a token of the vocabulary nor -100.
+    """
+    names = [f"{name}'s {part}" if name else part for part in ("logits", "labels")]
+    check_logits(**{names[0]: logits})
+    check_int64(**{names[1]: labels})
+    check_one_device(**dict(zip(names, (logits, labels), strict=True)))
+    if logits.ndim != 3 or labels.shape != logits.shape[:2]:
+        raise ValueError(
+            f"{names[0]} are [B, L, V] and {names[1]} [B, L], not {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    wrong = (labels != IGNORED) & ((labels < 0) | (labels >= logits.shape[-1]))
+    if wrong.any():
+        raise ValueError(
+            f"{names[1]} are -100 or tokens from 0 to {logits.shape[-1] - 1}, and one is {int(labels[wrong][0])}"
+        )
 
 
 def shift_labels(labels: Tensor) -> Tensor:

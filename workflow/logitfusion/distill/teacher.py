@@ -20,7 +20,7 @@ from logitfusion.errors import UserError
 from logitfusion.models.architecture import count_vocabulary, rope_limit
 from logitfusion.models.batch_size import BatchSize
 from logitfusion.models.device_maps import input_device
-from logitfusion.models.forward import agree, check_lengths, evaluating, plain_logits, probe, refuse_not_causal
+from logitfusion.models.forward import agree, check_texts, evaluating, plain_logits, probe, refuse_not_causal
 from logitfusion.models.split import SplitModel
 
 # Logits made together: 128 MB of fp32. Each chunk reads the whole output matrix, so it is not smaller.
@@ -78,9 +78,9 @@ def try_reading(model: PreTrainedModel, texts: Sequence[EncodedText]) -> Reading
     """Try a model on the start of the longest text.
 
     Raises:
-        UserError: a text is longer than the model reads, or the model is not causal.
+        UserError: a text is longer than the model reads or of tokens that it lacks, or the model is not causal.
     """
-    check_lengths(model, (len(text.ids) for text in texts), type(model).__name__, "max_tokens")
+    check_texts(model, (text.ids for text in texts), type(model).__name__, "max_tokens")
     first = probe(model, [text.ids for text in texts if text.labels] or [[0, 0]])
     refuse_not_causal(model, "The teacher")
     split = SplitModel(model, first)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from logitfusion.distill.alignment import group_factors, pair_in_order
+from logitfusion.distill.alignment import SIDES, check_groups, group_factors, pair_in_order
 from logitfusion.distill.bounds import BOUNDS, LARGEST, gromov_bound
 from logitfusion.distill.graph import NORMALISATIONS, build_graph, node_features
 from logitfusion.distill.predictions import Predictions
@@ -80,6 +80,8 @@ def uld_of_predictions(
     """
     if groups is None:
         groups = pair_in_order(ours.counts, theirs.counts)
+    for side, predictions in zip(SIDES, (ours, theirs), strict=True):
+        check_groups(groups, side, len(predictions.ids))
     texts = ours.texts[groups[:, 1]]
     if mask is not None:
         groups, texts = groups[mask[texts]], texts[mask[texts]]

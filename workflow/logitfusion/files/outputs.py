@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from logitfusion.errors import UserError
+from logitfusion.files.disk import describe
 from logitfusion.files.partials import hold_partial
 from logitfusion.files.places import as_word, find_place
 
@@ -99,5 +100,5 @@ def _try(option: str, path: Path, *, folder: bool) -> None:
 
 
 def _unwritable(option: str, path: Path, error: OSError | ValueError) -> UserError:
-    words = (getattr(error, "strerror", None) or str(error)).lower()
+    words = describe(error) if isinstance(error, OSError) else str(error)
     return UserError(f"{as_word(path)} can't be written ({words}); name another place with {option}.")

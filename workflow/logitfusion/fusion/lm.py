@@ -30,7 +30,7 @@ from logitfusion.models.device_maps import input_device
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.identity import has_tokenizer
 from logitfusion.models.padding import left_pad
-from logitfusion.models.text import TextEncoder
+from logitfusion.models.text import TextEncoder, token_ids
 from logitfusion.models.vocabulary import load_shared_tokenizer
 
 _NO_BASE = "Experts steer by their difference from a small base: give the base as well."
@@ -185,12 +185,7 @@ class FusedLM:
         """
         options = given_options(DecodingOptions, options, named)
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        encoded = [self.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
-        for number, ids in enumerate(encoded):
-            if not ids:
-                raise UserError(f"Prompt {number} has no tokens; a continuation needs at least one.")
-            self.check_length(f"Prompt {number}", len(ids))
-            self._refuse_unknown_tokens(ids)
+        encoded = [self._read_prompt(f"Prompt {number}", prompt) for number, prompt in enumerate(prompts)]
         start = options.seed if options.seed is not None else torch.Generator().seed() % 2**31
         # The last token is not read.
         limits = [int(min(options.max_new_tokens, self.max_length - len(ids) + 1)) for ids in encoded]
@@ -277,12 +272,13 @@ class FusedLM:
         """By how many nats a token the small base predicts each prompt worse than the large model does.
 
         It stands for the experts, which were trained from it: text that the base can't predict is not theirs to steer.
+
+        Raises:
+            UserError: no experts, an empty prompt or one that is too long, or a model whose logits are not finite.
         """
         if not self.experts:
             raise UserError("A likelihood gap needs a fusion with a small base and experts.")
-        encoded = [self.encode(prompt) for prompt in prompts]
-        for number, ids in enumerate(encoded):
-            self.check_length(f"Prompt {number}", len(ids))
+        encoded = [self._read_prompt(f"Prompt {number}", prompt) for number, prompt in enumerate(prompts)]
 
         def read(numbers: list[int]) -> list[float]:
             ids, mask, _ = (tensor.to(self.device) for tensor in left_pad([encoded[number] for number in numbers], 0))
@@ -373,7 +369,16 @@ class FusedLM:
         if isinstance(context, str):
             before, after = self.encoder.pair(context, continuation, name)
             return tuple(before), tuple(after)
-        return tuple(context) or tuple(self.encoder.start), tuple(continuation)
+        return tuple(token_ids(name, context)) or tuple(self.encoder.start), tuple(token_ids(name, continuation))
+
+    def _read_prompt(self, name: str, prompt: str | Sequence[int]) -> list[int]:
+        """Token ids that all models can read, at least one."""
+        ids = self.encode(prompt) if isinstance(prompt, str) else token_ids(name, prompt)
+        if not ids:
+            raise UserError(f"{name} has no tokens; a continuation needs at least one.")
+        self.check_length(name, len(ids))
+        self._refuse_unknown_tokens(ids)
+        return ids
 
     def _refuse_unknown_tokens(self, ids: Sequence[int]) -> None:
         """Refuse numbers that not all models have in their vocabularies: an embedding would read beyond its end."""

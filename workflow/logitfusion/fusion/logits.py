@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from logitfusion.tensors import check_floats, check_logits, check_one_device
+
 
 def logit_shift(base: Tensor, experts: Tensor) -> Tensor:
     """``expert_t - base`` in fp32, the shape of ``experts``: ``[T, ..., V]`` or ``[..., V]``.
@@ -27,14 +29,18 @@ def fuse_logits(large: Tensor, base: Tensor, experts: Tensor, weights: Tensor) -
         large: raw logits of the large model, ``[..., V]``, any float type.
         base: raw logits of the small base, ``[..., V]``.
         experts: raw logits of the small experts, ``[T, ..., V]``.
-        weights: ``[T, ...]``.
+        weights: ``[T, ...]``; where one is 0 its expert has no effect, whatever its logits and the base's are there.
 
     Returns:
         fp32 logits ``[..., V]``. Entries that are -inf in ``large`` stay so.
 
     Raises:
-        ValueError: the shapes don't fit together.
+        TypeError: logits or weights that are no tensors of floating-point numbers.
+        ValueError: shapes that don't fit together, an empty vocabulary, or several devices.
     """
+    check_logits(large=large, base=base, experts=experts)
+    check_floats(weights=weights)
+    check_one_device(large=large, weights=weights)
     if base.shape != large.shape or experts.shape[1:] != large.shape or weights.shape != experts.shape[:-1]:
         raise ValueError(
             "fuse_logits needs large [..., V], base [..., V], experts [T, ..., V] and weights [T, ...], and was given"
@@ -45,8 +51,8 @@ def fuse_logits(large: Tensor, base: Tensor, experts: Tensor, weights: Tensor) -
         if not weight.any():
             continue
         shift = logit_shift(base, expert)
-        if (weight == 0).any() and shift.min() == -torch.inf:
-            # 0 * -inf is NaN, and a weight of 0 must leave the large model alone.
+        if (weight == 0).any() and not shift.sum().isfinite():
+            # 0 times infinity or NaN is NaN, and a weight of 0 must leave the large model alone.
             shift = shift.masked_fill(weight == 0, 0.0)
         fused = torch.addcmul(fused, shift, weight)
     return fused

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from logitfusion.fusion.caches import Batch, CachedModel
 from logitfusion.fusion.decoding import columns_at_once, read_prompts, split_logits
+from logitfusion.fusion.sampling import refuse_not_finite_rows
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.batch_size import BatchSize
 from logitfusion.models.padding import left_pad
@@ -36,8 +37,12 @@ def judge_logits(logits: Tensor, targets: Tensor, ends: Tensor | None = None) ->
     """Log-probability of the target tokens ``[N, 1]`` and whether they are the likeliest.
 
     Where the first of ``ends`` is the target, any of them is as good.
+
+    Raises:
+        UserError: the logits of a position are not finite, or exclude every token.
     """
     targets, norm, likeliest = targets[:, None], logits.logsumexp(-1, keepdim=True), logits.argmax(-1, keepdim=True)
+    refuse_not_finite_rows(norm)
     found, right = logits.gather(-1, targets) - norm, likeliest == targets
     if ends is None or not len(ends):
         return found, right

@@ -17,7 +17,7 @@ from logitfusion.config.decoding import DecodingOptions
 from logitfusion.errors import UserError
 from logitfusion.fusion.caches import Batch, CachedModel, refuse_not_finite
 from logitfusion.fusion.decoding import Continuations, Fused, read_prompts, split_logits
-from logitfusion.fusion.sampling import filter_logits, pick_tokens
+from logitfusion.fusion.sampling import draw, filter_logits, pick_tokens, refuse_not_finite_rows
 from logitfusion.models.load import count_bytes
 from logitfusion.models.padding import left_pad
 
@@ -194,6 +194,7 @@ def _verify(
 
     A row gets its accepted tokens and one more; what follows that in its row of the result means nothing.
     """
+    refuse_not_finite_rows(fused.amax(-1))
     if options.temperature == 0:
         tokens = fused.argmax(-1)
         return tokens, (drafted == tokens[:, :-1]).long().cumprod(-1).sum(-1)
@@ -214,8 +215,9 @@ def _accept(target: Tensor, proposal: Tensor, drafted: list[int], generator: tor
         uniform = torch.rand((), generator=generator)
         if uniform * proposal[place, token] >= target[place, token]:
             residual = (target[place] - proposal[place]).clamp(min=0)
-            return place, int(torch.multinomial(residual, 1, generator=generator))
-    return len(drafted), int(torch.multinomial(target[len(drafted)], 1, generator=generator))
+            # Nothing is left where both are equal but for rounding.
+            return place, draw(residual if residual.any() else target[place], generator)
+    return len(drafted), draw(target[len(drafted)], generator)
 
 
 def _append(

@@ -69,13 +69,22 @@ class Steering:
         return Steered(fuse_logits(large, small[0], small[1:], weights), weights, expert)
 
     def solve(self, large: Tensor, small: Tensor) -> Tensor:
-        """The experts' weights ``[T, ...]``, fixed or solved, before they are drawn to the anchor."""
+        """The experts' weights ``[T, ...]``, fixed or solved, before they are drawn to the anchor.
+
+        Raises:
+            UserError: the logits' differences leave fp32.
+        """
         if self.solves:
             options = self.options
-            return solve_weights(
-                large, small[0], small[1:],
-                rule=options.rule, selection=options.selection, bounds=options.bounds, step=options.step,
-            ).weights  # fmt: skip
+            try:
+                return solve_weights(
+                    large, small[0], small[1:],
+                    rule=options.rule, selection=options.selection, bounds=options.bounds, step=options.step,
+                ).weights  # fmt: skip
+            except ValueError as error:  # the models' logits are finite, so it is their differences
+                raise UserError(
+                    f"The weights can't be solved for: {error}; use fixed weights or other models."
+                ) from None
         fixed = torch.tensor(self.fixed, device=large.device)
         return fixed.view(-1, *[1] * (large.ndim - 1)).expand(-1, *large.shape[:-1])
 

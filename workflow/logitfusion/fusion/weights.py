@@ -14,6 +14,7 @@ from logitfusion.config.fusion_options import MOST_CANDIDATES
 from logitfusion.fusion.logits import logit_shift
 from logitfusion.fusion.rules import RULES, Rays, Rule, Search
 from logitfusion.fusion.selections import POOLS, SELECTIONS
+from logitfusion.tensors import check_logits
 
 Bounds = tuple[float, float] | Sequence[tuple[float, float]]
 
@@ -72,8 +73,11 @@ def solve_weights(
         step: the grid's distance.
 
     Raises:
-        ValueError: shapes, rule, selection, bounds or step that can't be used.
+        TypeError: logits that are no tensors of floating-point numbers.
+        ValueError: shapes, devices, rule, selection, bounds or step that can't be used; an empty vocabulary; logits or
+            their differences that are NaN or infinite, except -inf.
     """
+    check_logits(large=large, base=base, experts=experts)
     if rule not in RULES:
         raise ValueError(f"rule is one of {tuple(RULES)}, not {rule!r}")
     if selection not in SELECTIONS:
@@ -154,13 +158,20 @@ def _solve_rows(large: Tensor, base: Tensor, experts: Tensor, rule: Rule, search
 
 
 def _without_masked(large: Tensor, base: Tensor, experts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """An entry that any model excludes takes no part: -inf in large and base, 0 in the shift; and the mask."""
+    """An entry that any model excludes takes no part: -inf in large and base, 0 in the shift; and the mask.
+
+    In a row in which nothing is left no model predicts anything, and so does no expert otherwise than the base.
+    """
     shift = experts.float() - base
     masked = torch.zeros(1, 1, dtype=torch.bool, device=large.device).expand(large.shape)
-    if torch.isfinite(large.amin()) and torch.isfinite(shift.amin()) and torch.isfinite(shift.amax()):
+    if torch.stack([*large.aminmax(), *shift.aminmax()]).isfinite().all():
         return large, base, shift, masked
     masked = torch.isneginf(large) | torch.isneginf(base) | torch.isneginf(experts).any(0)
     shift = logit_shift(base, experts).masked_fill(masked, 0.0)
+    large, base = large.masked_fill(masked, 0.0), base.masked_fill(masked, 0.0)
+    if not torch.stack([*large.aminmax(), *base.aminmax(), *shift.aminmax()]).isfinite().all():
+        raise ValueError("logits and their differences are numbers of fp32 or -inf, and some are NaN or infinite")
+    masked = masked & ~masked.all(-1, keepdim=True)
     return large.masked_fill(masked, -torch.inf), base.masked_fill(masked, -torch.inf), shift, masked
 
 

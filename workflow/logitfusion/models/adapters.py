@@ -15,10 +15,11 @@ from logitfusion.config.training import LoRA
 from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.files import read_json, write_json
 from logitfusion.integrity import check_files, read_record
-from logitfusion.models.adapter_kinds import is_plain, read_adapter, read_shapes
+from logitfusion.models.adapter_kinds import WEIGHTS, is_plain, read_adapter, read_shapes
 from logitfusion.models.architecture import count_vocabulary, has_key_value_cache, restart_length
 from logitfusion.models.checkpoint import find_base, refuse_no_checkpoint
 from logitfusion.models.device_maps import input_device
+from logitfusion.models.finite import refuse_damaged
 from logitfusion.models.forward import agree, plain_logits, refuse_not_causal
 from logitfusion.models.identity import hash_recorded
 from logitfusion.models.load import change_precision, copy_tokenizer, load_model
@@ -212,6 +213,7 @@ def put_on(model: PreTrainedModel, folder: str | Path, name: str) -> PreTrainedM
         found.append(f"{len(missing)} tensors are missing, such as {missing[0].replace(f'.{name}', '')}")
     if found:
         raise _misfit(folder, model, " and ".join(found))
+    refuse_damaged([Path(folder) / WEIGHTS])
     return model.eval()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from logitfusion.errors import UserError, first_line
 from logitfusion.files import read_json
-from logitfusion.integrity import read_record, refuse_gone
+from logitfusion.integrity import check_file, read_record, refuse_gone
 
 INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
@@ -55,7 +55,9 @@ def find_base(folder: str | Path) -> Path | None:
     folder = Path(folder)
     if not is_adapter(folder) or not was_written_here(folder):
         return None
-    named = str(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
+    config = folder / "adapter_config.json"
+    check_file(config)
+    named = str(read_json(config)["base_model_name_or_path"])
     base = Path(os.path.normpath(folder / named))
     if folder.is_symlink() or not base.is_dir():  # somebody's own link, beside which there is no base, or another one
         base = Path(os.path.normpath(folder.resolve() / named))

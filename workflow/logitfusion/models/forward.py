@@ -5,7 +5,7 @@ Architectures differ in too much (padding, positions, cached states) to be trust
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from weakref import WeakSet
 
@@ -113,21 +113,29 @@ def agree(found: Tensor, expected: Tensor, *, half: float = 0.1) -> bool:
     return not distance > tolerance * (known - known.mean()).abs().mean()
 
 
-def check_lengths(model: PreTrainedModel, lengths: Iterable[int], name: str, option: str) -> None:
-    """Refuse texts that are longer than a model reads, before work begins.
+def check_texts(model: PreTrainedModel, texts: Iterable[Sequence[int]], name: str, option: str) -> None:
+    """Refuse texts that a model can't read, before work begins: too long, or of tokens that it does not have.
 
     Args:
         model: that reads them.
-        lengths: of the texts, in tokens.
+        texts: token ids.
         name: the model's, for the message.
-        option: what to lower, for the message.
+        option: what to lower where a text is too long, for the message.
 
     Raises:
-        UserError: names the longest text, its tokens and the limit.
+        UserError: names the longest text, its tokens and the limit; or a text with a token beyond the vocabulary.
     """
-    number, longest = max(enumerate(lengths, 1), key=lambda text: text[1], default=(0, 0))
-    limit = context_length(model)
-    if longest > limit:
+    limit, vocabulary, longest = context_length(model), count_vocabulary(model), (0, 0)
+    for number, ids in enumerate(texts, 1):
+        longest = max(longest, (number, len(ids)), key=lambda text: text[1])
+        if len(ids) and not 0 <= min(ids) <= max(ids) < vocabulary:
+            wrong = next(token for token in ids if not 0 <= token < vocabulary)
+            raise UserError(
+                f"Text {number} has the token number {wrong}, and {name} has only {vocabulary} entries: its tokenizer"
+                " is of another model, so use the one that the model was saved with."
+            )
+    if longest[1] > limit:
         raise UserError(
-            f"Text {number} has {longest} tokens, and {name} reads at most {limit:.0f}; lower {option} to {limit:.0f}."
+            f"Text {longest[0]} has {longest[1]} tokens, and {name} reads at most {limit:.0f}; lower {option} to"
+            f" {limit:.0f}."
         )

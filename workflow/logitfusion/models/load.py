@@ -17,6 +17,7 @@ from logitfusion.models.architecture import count_vocabulary, text_config
 from logitfusion.models.attention import refuse_attention
 from logitfusion.models.checkpoint import explain_failure, how_to_mend, refuse_misfit, refuse_no_checkpoint
 from logitfusion.models.device_maps import DeviceMap, choose_device
+from logitfusion.models.finite import find_not_finite, refuse_not_finite
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.precision import choose_dtype
 
@@ -61,7 +62,7 @@ def load_model(
 
     Raises:
         UserError: the folder holds no readable model, one that its weights do not fit, one that reads a text in both
-            directions or has no such attention, or its weights are not those that its record is of.
+            directions or has no such attention, or its weights are not those that its record is of, or not finite.
     """
     folder = Path(folder)
     refuse_no_checkpoint(folder)
@@ -86,6 +87,7 @@ def load_model(
         raise UserError(explain_failure(folder, error)) from error
     refuse_misfit(f"The model in {folder}", type(model).__name__, report)
     forget_quantisation(model)
+    refuse_not_finite(model, folder)
     refuse_not_causal(model.eval(), f"The model in {folder}")
     return model
 
@@ -159,14 +161,19 @@ def save_model(
         dtype: of the weights in the files.
 
     Raises:
-        UserError: its weights are quantised.
+        UserError: its weights are quantised, or not finite in this precision.
     """
     if getattr(model, "hf_quantizer", None) is not None:
         raise UserError(
             f"The model {model.name_or_path} is quantised and can't be saved in full precision; use its weights before"
             " quantisation."
         )
-    model.to(dtype).save_pretrained(folder)
+    if broken := find_not_finite(model.to(dtype)):
+        raise UserError(
+            f"The model {Path(folder).name} is not saved: {len(broken)} of its tensors are not finite in"
+            f" {str(dtype).removeprefix('torch.')} (such as {broken[0]}); use sound weights, or a wider precision."
+        )
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -17,6 +17,7 @@ from logitfusion.errors import UserError
 from logitfusion.integrity import check_files
 from logitfusion.models.adapters import put_on
 from logitfusion.models.checkpoint import find_base
+from logitfusion.models.finite import refuse_damaged
 from logitfusion.models.load import load_model
 
 CPU = torch.device("cpu")
@@ -32,7 +33,7 @@ def merge_experts(base: str | Path, experts: Sequence[str | Path], scale: float)
     second model is in memory (but where transformers names an expert's tensors otherwise than its file does).
 
     Raises:
-        UserError: an expert whose tensors have other names or shapes than those of the base.
+        UserError: an expert whose tensors have other names or shapes than those of the base, or are not finite.
     """
     merged = load_model(base, device=CPU, dtype=torch.float32)
     sums = merged.state_dict()
@@ -75,7 +76,9 @@ def _read_whole(
     folder: Path, base: str | Path, sums: Mapping[str, Tensor], ties: Mapping[str, str], files: ExitStack
 ) -> Expert:
     """An expert that is a whole model, out of its files where these name its tensors as the model does."""
-    opened = [files.enter_context(safe_open(path, framework="pt")) for path in sorted(folder.glob("*.safetensors"))]
+    paths = sorted(folder.glob("*.safetensors"))
+    refuse_damaged(paths)
+    opened = [files.enter_context(safe_open(path, framework="pt")) for path in paths]
     places = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 (no mapping)
     tied = {name for name, one in ties.items() if name != one}
     if not opened or places.keys() | tied != sums.keys() | tied or not sums.keys() - tied <= places.keys():

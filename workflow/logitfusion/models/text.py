@@ -7,7 +7,8 @@ another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -38,6 +39,18 @@ def check_text(text: str) -> str:
     except UnicodeEncodeError as error:
         raise UserError(f"The text {text[:40]!r} has a character that is not Unicode, {text[error.start]!r}.") from None
     return text
+
+
+def token_ids(name: str, given: Iterable[int]) -> list[int]:
+    """Numbers of tokens as they were given, of Python's, numpy's or torch's integers.
+
+    Raises:
+        UserError: something else; ``name`` is the text's.
+    """
+    try:
+        return list(map(operator.index, given))
+    except TypeError:
+        raise UserError(f"{name} is a text or a list of token numbers, not {str(given)[:40]!r}.") from None
 
 
 class Tokens(NamedTuple):

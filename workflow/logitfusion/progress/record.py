@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -13,8 +12,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from logitfusion.artefact import read_artefact, write_artefact
 from logitfusion.errors import UserError
-from logitfusion.files import read_json, write_text
 
 FORMAT = 1
 State = Literal["running", "finished", "failed", "stopped"]
@@ -123,7 +122,7 @@ def write_record(path: str | Path, record: RunRecord) -> None:
         UserError: the disk is full or can't be written.
     """
     # Keys stay in their order, because that of the wildcards is part of a job's name.
-    write_text(path, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
+    write_artefact(path, asdict(record), sort_keys=False)
 
 
 def read_record(path: str | Path) -> RunRecord:
@@ -132,7 +131,7 @@ def read_record(path: str | Path) -> RunRecord:
     Raises:
         UserError: no such file, or no such record.
     """
-    value = read_json(path)
+    value = read_artefact(path)
     try:
         if value["format"] > FORMAT:
             raise UserError(f"{path} is of a newer version of logitfusion; use that one, or delete the file.")

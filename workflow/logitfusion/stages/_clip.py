@@ -8,26 +8,26 @@ from typing import Any
 
 import torch
 
+from logitfusion.artefact import read_artefact, write_artefact
 from logitfusion.clip.encoders.entries import ENTRY
 from logitfusion.clip.encoders.load import ClipEncoder, ImageEncoder, load_auxiliary, load_clip
 from logitfusion.config.encoders import PackageAuxiliary
 from logitfusion.config.section import Section
-from logitfusion.files import read_json, write_json
 
 
 def write_entry(folder: Path, entry: dict[str, Any]) -> None:
     """Keep in an encoder's folder how ``load_clip`` opens it; no path for what is in the folder itself."""
-    write_json(folder / ENTRY, entry)
+    write_artefact(folder / ENTRY, entry)
 
 
 def open_clip_folder(folder: Path) -> ClipEncoder:
     """The CLIP of an encoder's folder."""
-    return load_clip({"path": folder, **read_json(folder / ENTRY)})
+    return load_clip({"path": folder, **read_artefact(folder / ENTRY)})
 
 
 def at_commit(entry: Section, record: Path) -> Section:
     """An encoder's entry at the commit that its weights were fetched at, which needs no network."""
-    commit = read_json(record)["downloads"][0]["commit"]
+    commit = read_artefact(record)["downloads"][0]["commit"]
     return entry.model_copy(update={"revision": commit}) if commit else entry
 
 

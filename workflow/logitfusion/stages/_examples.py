@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from logitfusion.artefact import read_artefact
 from logitfusion.clip.data import load_data
 from logitfusion.clip.data.images import thumbnail
 from logitfusion.config.jobs.page import PageJob
 from logitfusion.config.jobs.report import steered_methods
 from logitfusion.config.methods import steering_experts
-from logitfusion.files import read_json
 from logitfusion.report.fewshot.shared import Predictions
 from logitfusion.report.index.facts import RunFiles
 from logitfusion.report.index.image_examples import ImageExamples
@@ -86,4 +86,4 @@ def _read_images(job: PageJob, folders: Sequence[Path], data: Sequence[Path]) ->
 def read_predictions(folder: Path) -> Predictions:
     """The answers on a data set's test images that a folder holds."""
     answers, images = (read_table(folder / f"{part}.parquet") for part in ("answers", "images"))
-    return Predictions(answers, images, read_json(folder / "stage.json")["classes"])
+    return Predictions(answers, images, read_artefact(folder / "stage.json")["classes"])

@@ -13,6 +13,7 @@ from logitfusion.clip.features.pool import manifest, write_classifier
 from logitfusion.clip.features.splits import write_features
 from logitfusion.config.jobs.clip import SupportFeaturesJob, TestFeaturesJob
 from logitfusion.files import whole
+from logitfusion.integrity import check_files
 from logitfusion.models.load import use_threads
 from logitfusion.progress.pace import Rate
 from logitfusion.provenance import record
@@ -23,6 +24,8 @@ from logitfusion.stages._stage import logger, run_stage
 def main(arguments: argparse.Namespace, job: SupportFeaturesJob | TestFeaturesJob) -> None:
     threads = use_threads()
     data = load_data(arguments.data)
+    if arguments.images is not None:
+        check_files(arguments.images)
     if arguments.like is not None:
         data = match_classes(data, load_data(arguments.like).classes)
     clip = open_clip_folder(arguments.clip)

@@ -9,7 +9,7 @@ from typing import Any
 
 from logitfusion.artefact import read_artefact
 from logitfusion.fetch.revisions import warn_if_moved
-from logitfusion.files import read_json, sha256, write_json
+from logitfusion.files import sha256, write_json
 from logitfusion.integrity import RECORD
 from logitfusion.stages._stage import logger, run_stage
 
@@ -54,7 +54,7 @@ def _data(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _encoder(path: Path) -> Iterator[dict[str, Any]]:
-    for told in read_json(path)["downloads"]:
+    for told in read_artefact(path)["downloads"]:
         yield _listed(path.stem, "encoder", told, told["files"])
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from logitfusion.artefact import write_artefact
 from logitfusion.clip.encoders.hub import fetch_encoder
 from logitfusion.config.jobs.fetch import FetchedEncoder
 from logitfusion.config.section import Section
-from logitfusion.files import write_json
 from logitfusion.stages._stage import logger, run_stage
 
 
 def main(arguments: argparse.Namespace, entry: Section) -> None:
     found = fetch_encoder(entry.dump(), arguments.revisions)
-    write_json(arguments.output, {"downloads": found})
+    write_artefact(arguments.output, {"downloads": found})
     for part in found:
         size = sum(file["size"] for file in part["files"])
         logger.info("%s: %s at %s, %.1f MB, checked", arguments.name, part["id"], part["commit"], size / 1e6)

@@ -11,7 +11,7 @@ from logitfusion.distill.encoding import encode_texts, name_template
 from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.shard import hash_texts, read_manifest
 from logitfusion.files import remove, whole
-from logitfusion.models.forward import check_lengths
+from logitfusion.models.forward import check_texts
 from logitfusion.models.identity import hash_model, hash_tokenizer
 from logitfusion.models.load import load_tokenizer, use_threads
 from logitfusion.progress.pace import Rate
@@ -30,8 +30,7 @@ def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
     model = (
         Models({arguments.teacher: folder}, Loading(dtype=PRECISIONS[job.precision])).open([arguments.teacher]).large
     )
-    lengths = [len(text.ids) for text in encoded]
-    check_lengths(model, lengths, f"teacher {arguments.teacher!r}", "the cache's max_tokens")
+    check_texts(model, [text.ids for text in encoded], f"teacher {arguments.teacher!r}", "the cache's max_tokens")
     for finished in arguments.checkpoints.glob("*.safetensors"):
         remove(finished)  # an earlier job was killed between writing it and handing it over
     mine = [encoded[number] for number in shard_range(len(texts), arguments.shard, job.shards)]

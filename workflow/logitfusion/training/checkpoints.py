@@ -3,17 +3,23 @@ in another number of them."""
 
 from __future__ import annotations
 
+import logging
+import zlib
 from dataclasses import asdict, dataclass, replace
+from io import BytesIO
 from pathlib import Path
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
 
+from logitfusion.artefact import read_artefact, write_artefact
 from logitfusion.errors import UserError
-from logitfusion.files import read_json, remove, write_json
+from logitfusion.files import read_json, remove
+from logitfusion.integrity import RECORD, as_rows, check_files, record_files
+
+logger = logging.getLogger(__name__)
 
 _MARK = "fingerprint.json"
-_ZIP_BEGINS, _ZIP_ENDS, _ZIP_END = b"PK\3\4", b"PK\5\6", 22  # the last is the length of the end, in bytes
 _PARTED = ("pytorch_model_fsdp", "optimizer_")  # accelerate's folders, for model and optimizer
 
 
@@ -38,13 +44,13 @@ def mark_checkpoints(folder: Path, mark: Mark) -> None:
     """Note which training the folder's checkpoints are of; that it draws random numbers is not forgotten."""
     known = _read_mark(folder)
     same = known is not None and known.fingerprint == mark.fingerprint
-    write_json(folder / _MARK, asdict(replace(mark, random=mark.random or (same and known.random))))
+    write_artefact(folder / _MARK, asdict(replace(mark, random=mark.random or (same and known.random))))
 
 
 def _read_mark(folder: Path) -> Mark | None:
     try:
-        return Mark(**read_json(folder / _MARK))
-    except (UserError, TypeError):
+        return read_artefact(folder / _MARK, Mark)
+    except UserError:
         return None
 
 
@@ -83,13 +89,22 @@ def _refuse_other_processes(folder: Path, known: Mark, mark: Mark) -> None:
         )
 
 
-def _is_whole(checkpoint: Path, mark: Mark) -> bool:
-    """Whether a checkpoint was completed (the Trainer writes its state last) and has all of its files' bytes.
+def record_checkpoint(checkpoint: Path) -> None:
+    """Note the digests of a checkpoint's files; other processes' random numbers and the parts of a parted model, which
+    are zips and have a sum of their own, aside."""
+    names = [path.name for path in checkpoint.iterdir() if path.is_file() and not path.match("rng_state_*")]
+    tables = [str(path.relative_to(checkpoint)) for path in checkpoint.glob("*/.metadata")]
+    write_artefact(checkpoint / RECORD, {"files": as_rows(record_files(checkpoint, [*names, *tables]))})
 
-    A power cut can take the end of files that were written before the state. The first process writes that, and the
-    others write the state of their random numbers, perhaps later.
+
+def _is_whole(checkpoint: Path, mark: Mark) -> bool:
+    """Whether a checkpoint was completed (the Trainer writes its state last) and each of its files is as it was.
+
+    A power cut can take the end of files that were written before the state, and a job can be killed before the record
+    is there. The first process writes the state, and the others write their random numbers, perhaps later.
     """
     try:
+        recorded = check_files(checkpoint)
         read_json(checkpoint / "trainer_state.json")
         for path in checkpoint.glob("*.safetensors"):
             with safe_open(path, framework="pt"):
@@ -97,9 +112,10 @@ def _is_whole(checkpoint: Path, mark: Mark) -> bool:
         parted = [path for path in checkpoint.iterdir() if path.name.startswith(_PARTED)]
         needed = mark.random and mark.processes > 1
         drawn = [checkpoint / f"rng_state_{process}.pth" for process in range(mark.processes)] if needed else []
-        files = {*checkpoint.glob("*.pt*"), *drawn}
-        return all(map(is_zipfile, files)) and all(map(_has_all_parts, parted))
-    except (UserError, OSError, ValueError, SafetensorError):
+        unsure = [path for path in {*checkpoint.glob("*.pt*"), *drawn} if path.name not in recorded]
+        return all(_is_zip(path.read_bytes()) for path in unsure) and all(map(_has_all_parts, parted))
+    except (UserError, OSError, ValueError, SafetensorError) as error:
+        logger.warning("%s is left out (%s).", checkpoint, str(error).rstrip("."))
         return False
 
 
@@ -111,14 +127,19 @@ def _has_all_parts(folder: Path) -> bool:
         places = list(FileSystemReader(folder).read_metadata().storage_data.values())
     except Exception:  # a table that is cut raises whatever its bytes happen to mean
         return False
-    return all(_is_zip(folder / place.relative_path, place.offset, place.length) for place in places)
+    return all(_is_zip(_read(folder / place.relative_path, place.offset, place.length)) for place in places)
 
 
-def _is_zip(path: Path, offset: int, length: int) -> bool:
-    """Whether a zip file begins and ends within a file where it should: a power cut can leave zeros there."""
+def _read(path: Path, offset: int, length: int) -> bytes:
     with path.open("rb") as file:
         file.seek(offset)
-        begins = file.read(len(_ZIP_BEGINS)) == _ZIP_BEGINS
-        file.seek(offset + length - _ZIP_END)
-        end = file.read(_ZIP_END)
-    return begins and len(end) == _ZIP_END and end.startswith(_ZIP_ENDS)
+        return file.read(length)
+
+
+def _is_zip(content: bytes) -> bool:
+    """Whether bytes are a whole zip whose members have their sums; torch itself does not look at these."""
+    try:
+        with ZipFile(BytesIO(content)) as archive:
+            return archive.testzip() is None
+    except (BadZipFile, OSError, ValueError, EOFError, zlib.error):
+        return False

@@ -28,7 +28,7 @@ from logitfusion.models.architecture import reset_rope, rope_limit
 from logitfusion.models.load import bf16_helps, choose_device
 from logitfusion.progress.pace import describe_pace
 from logitfusion.training.batches import is_main_process, micro_batch, processes
-from logitfusion.training.checkpoints import Mark, find_checkpoint, mark_checkpoints
+from logitfusion.training.checkpoints import Mark, find_checkpoint, mark_checkpoints, record_checkpoint
 from logitfusion.training.sharding import (
     gather,
     local,
@@ -166,6 +166,14 @@ class Progress(TrainerCallback):
         self.loss = f", loss {float(logs['loss']):.4f} at step {state.global_step}"
 
 
+class Records(TrainerCallback):
+    """Notes the digests of each checkpoint that is written."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if is_main_process():
+            record_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
 class Draws(TrainerCallback):
     """Notes beside the checkpoints whether a step draws random numbers, which decides who may go on with them."""
 
@@ -211,6 +219,7 @@ def train(
     resume = as_first_says(resume)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Draws(checkpoints, mark))
+    trainer.add_callback(Records())
     trainer.add_callback(Progress(name, recipe.checkpoint_minutes))
     if resume is not None:
         logger.info("%s: resuming from %s", name, resume.name)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import count_vocabulary, reads_rows_alone
-from logitfusion.models.forward import agree, check_lengths, evaluating, plain_logits, probe, refuse_not_causal
+from logitfusion.models.forward import agree, check_texts, evaluating, plain_logits, probe, refuse_not_causal
 from logitfusion.models.load import first_line
 from logitfusion.training.batches import INPUTS, TextCollator
 
@@ -44,11 +44,11 @@ def plan_padding(
     """Try a model on the start of the longest row, before the training ``name`` begins.
 
     Raises:
-        UserError: a row that is longer than the model reads, or a model that isn't causal or can't be trained on texts
-            of any length.
+        UserError: a row that is longer than the model reads or of tokens that it lacks, or a model that isn't causal or
+            can't be trained on texts of any length.
     """
     texts = [row["input_ids"] for row in rows]
-    check_lengths(model, map(len, texts), f"the model of {name}", "max_tokens")
+    check_texts(model, texts, f"the model of {name}", "max_tokens")
     known = tokenizer.pad_token_id
     pad = known if known is not None and known < count_vocabulary(model) else 0  # any will do
     longest = max(map(len, texts), default=0)

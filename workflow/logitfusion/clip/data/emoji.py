@@ -15,6 +15,7 @@ from logitfusion.clip.data.draws import draw_share
 from logitfusion.errors import UserError
 from logitfusion.fetch.archives import unpack_tar
 from logitfusion.files import read_json, remove, whole
+from logitfusion.integrity import check_files
 
 PROMPTS = ["a picture of a {}.", "{}"]
 
@@ -75,7 +76,12 @@ def read_emoji(entry: dict[str, Any], package: str | Path, folder: str | Path) -
 
 
 def emoji_pairs(entry: dict[str, Any], folder: str | Path) -> list[Pair]:
-    """Pictures and captions to build a CLIP from: all emojis that belong to no class, ``build_share`` of each class."""
+    """Pictures and captions to build a CLIP from: all emojis that belong to no class, ``build_share`` of each class.
+
+    Raises:
+        UserError: a file has changed since it was unpacked.
+    """
+    check_files(folder)
     vendor = entry["vendor"]
     listed, building, _ = _split(entry, Path(folder))
     held_out = {_name(vendor, emoji) for place, (emoji, _) in enumerate(listed) if place not in building}

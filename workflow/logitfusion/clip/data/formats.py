@@ -26,6 +26,14 @@ def image_suffixes() -> frozenset[str]:
 
 
 @cache
+def readable_formats() -> tuple[str, ...]:
+    """Pillow's names of what it decodes by itself; others it would hand on, whatever a file's name says it is."""
+    Image.init()
+    register_plugins()
+    return tuple(name for name in Image.OPEN if name not in WITHOUT_DECODER)
+
+
+@cache
 def register_plugins() -> None:
     """Apple's HEIC and JPEG XL, where somebody installed a reader."""
     with suppress(ImportError):

@@ -11,12 +11,13 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from logitfusion.clip.data.dataset import ImageRow
 from logitfusion.clip.data.depth import raw_mode_of, reduce_depth, scale_colours
-from logitfusion.clip.data.formats import register_plugins
+from logitfusion.clip.data.formats import readable_formats
 from logitfusion.clip.data.metadata import strip_metadata
 from logitfusion.errors import UserError
 from logitfusion.files import sha256
 
 MISSING = "missing"  # in place of the hash of an image that can't be opened
+LARGEST = 2**29  # bytes of a file that is read whole, to read its pixels without its metadata
 MAX_MEGAPIXELS = 64.0  # below Pillow's own guard against decompression bombs, which stays on
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,7 +75,6 @@ def read_image(row: ImageRow, max_megapixels: float = MAX_MEGAPIXELS, side: int 
 
 def _read_file(path: Path, max_megapixels: float, side: int | None) -> Image.Image:
     """The image of a file; a second time without its metadata if they are what can't be read."""
-    register_plugins()
     if not path.is_file() and path.exists():
         raise UnreadableImageError("no file, but a device, a pipe or the like")
     try:
@@ -85,7 +85,7 @@ def _read_file(path: Path, max_megapixels: float, side: int | None) -> Image.Ima
         first: Exception = error
     except Exception as error:
         first = error
-    bare = strip_metadata(path.read_bytes())
+    bare = strip_metadata(path.read_bytes()) if path.stat().st_size <= LARGEST else None
     if bare is None:
         raise first
     try:
@@ -97,7 +97,7 @@ def _read_file(path: Path, max_megapixels: float, side: int | None) -> Image.Ima
 
 
 def _read_pixels(file: Path | io.BytesIO, max_megapixels: float, side: int | None) -> Image.Image:
-    with Image.open(file) as image:
+    with Image.open(file, formats=readable_formats()) as image:
         megapixels = image.width * image.height / 1e6
         if megapixels > max_megapixels:
             raise UnreadableImageError(f"{megapixels:.0f} megapixels are more than {max_megapixels:g}")

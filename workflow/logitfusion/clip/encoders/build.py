@@ -25,11 +25,13 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from logitfusion.artefact import write_artefact
 from logitfusion.clip.encoders.load import ClipEncoder, load_clip, open_folder
 from logitfusion.clip.encoders.towers import TEXT_FILES, fill, read_sentence_weights
 from logitfusion.config.clip_recipe import ClipRecipe
 from logitfusion.errors import UserError
-from logitfusion.files import read_json, whole, write_json
+from logitfusion.files import read_json, whole
+from logitfusion.integrity import RECORD, as_rows, record_files
 from logitfusion.models.load import first_line
 from logitfusion.progress.pace import Rate
 
@@ -60,7 +62,8 @@ def build_clip(
         recipe: how to train.
 
     Returns:
-        What ``record.json`` holds: counts, retrieval figures on held-out concepts, the loss curve.
+        What ``record.json`` holds beside the digests of the files: counts, retrieval figures on held-out concepts, the
+        loss curve.
 
     Raises:
         UserError: too few pairs, a picture or a tower that can't be read.
@@ -90,7 +93,8 @@ def build_clip(
             "towers": {"image": image_tower[0], "text": read_json(Path(text_tower) / "config.json").get("model_type")},
         }
         save_file({name: value.cpu() for name, value in clip.model.state_dict().items()}, temporary / WEIGHTS)
-        write_json(temporary / "record.json", facts)
+        files = {"files": as_rows(record_files(temporary))}
+        write_artefact(temporary / RECORD, {**facts, **files})
     logger.info("built in %.1f s: %s", time.monotonic() - started, facts["retrieval"])
     return facts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from logitfusion.artefact import read_artefact
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
 
@@ -44,8 +45,8 @@ def _find(folder: Path, passed: tuple[Path, ...]) -> dict[str, Any]:
 
 def _follow(file: Path, passed: tuple[Path, ...]) -> dict[str, Any]:
     """What a run's folder names: weights, or the folder of a CLIP."""
-    entry = read_json(file)
-    if not isinstance(entry, dict) or not isinstance(entry.get("source"), str):
+    entry = read_artefact(file)
+    if not isinstance(entry.get("source"), str):
         raise UserError(f"{file} does not say where a CLIP is; delete its folder and run again.")
     place = Path(str(entry.get("path", "")))
     if entry["source"] != "path" or not place.is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -43,6 +44,8 @@ from logitfusion.clip.encoders.transformers_clip import open_transformers
 from logitfusion.clip.encoders.weights import read_weights
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
+from logitfusion.integrity import check_files
+from logitfusion.models.finite import find_not_finite
 from logitfusion.models.load import choose_device, first_line
 
 logger = logging.getLogger(__name__)
@@ -144,8 +147,15 @@ class ClipEncoder(ImageEncoder):
 
     @property
     def scale(self) -> float:
-        """The temperature of CLIP's softmax: what cosines are multiplied with, 100 for OpenAI's models."""
-        return float(self.model.logit_scale.detach().exp())
+        """The temperature of CLIP's softmax: what cosines are multiplied with, 100 for OpenAI's models.
+
+        Raises:
+            UserError: it is too large a number, or 0.
+        """
+        scale = float(self.model.logit_scale.detach().exp())
+        if not 0 < scale < math.inf:
+            raise UserError(f"{self.name} multiplies cosines with {scale}; its weights are damaged, use others.")
+        return scale
 
 
 MAIN = "main"  # the branch of the hub, of an entry that gives no revision
@@ -162,7 +172,7 @@ def load_clip(entry: dict[str, Any], *, device: torch.device | None = None) -> C
             path}`` (a folder of transformers).
 
     Raises:
-        UserError: no such model, tag or file, no network, or a checkpoint of another model.
+        UserError: no such model, tag or file, no network, or a checkpoint of another model or of no numbers.
     """
     if entry["source"] == "path" and Path(entry["path"]).is_dir():
         entry = find_in_folder(entry["path"])
@@ -173,12 +183,13 @@ def load_clip(entry: dict[str, Any], *, device: torch.device | None = None) -> C
         case "path":
             model, tokenizer = open_checkpoint(entry)
         case "built":
+            check_files(entry["path"])
             model, tokenizer = open_folder(entry["path"])
         case "transformers":
             model, tokenizer, described = open_transformers(entry["path"])
         case other:
             raise UserError(f"A CLIP's source can't be {other!r}; it is one of open_clip, path, built, transformers.")
-    model = model.to(device or choose_device()).eval().requires_grad_(False)
+    model = _make_ready(entry.get("name", named), model, device)
     seen = PreprocessCfg(**(described or model.visual.preprocess_cfg))
     size = to_2tuple(seen.size)
     return ClipEncoder(
@@ -191,6 +202,20 @@ def load_clip(entry: dict[str, Any], *, device: torch.device | None = None) -> C
         transform=_describe({**asdict(seen), "size": size}),
         tokenizer=tokenizer,
     )
+
+
+def _make_ready(name: str, model: nn.Module, device: torch.device | None) -> nn.Module:
+    """A model on its device, to be read with only.
+
+    Raises:
+        UserError: its weights are not finite.
+    """
+    if found := find_not_finite(model):
+        raise UserError(
+            f"The weights of {name} hold NaN or infinity (such as {found[0]}), so they are damaged; get them again, or"
+            " use others."
+        )
+    return model.to(device or choose_device()).eval().requires_grad_(False)
 
 
 def _open_tag(model: str, tag: str, revision: str) -> tuple[nn.Module, Any]:
@@ -255,7 +280,7 @@ def load_auxiliary(
         wheel: the downloaded package, for ``source: package``; else the entry's ``path``.
 
     Raises:
-        UserError: no such model or file, no network, or weights of another model.
+        UserError: no such model or file, no network, or weights of another model or of no numbers.
     """
     model = entry["model"]
     data: dict[str, Any] = {}
@@ -278,7 +303,7 @@ def load_auxiliary(
     data = {**resolve_model_data_config(trunk), **data, **entry.get("preprocess", {})}
     return ImageEncoder(
         name=entry.get("name", model),
-        model=trunk.to(device or choose_device()).eval().requires_grad_(False),
+        model=_make_ready(entry.get("name", model), trunk, device),
         preprocess=Compose([flatten, create_transform(**data, is_training=False)]),
         size=tuple(data["input_size"][1:]),
         mean=data["mean"],

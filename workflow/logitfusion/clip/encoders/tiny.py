@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from logitfusion.artefact import write_artefact
 from logitfusion.clip.encoders.load import open_folder
 from logitfusion.files import write_json
+from logitfusion.integrity import RECORD, as_rows, record_files
 
 _CONFIG = {
     "model_cfg": {
@@ -27,3 +29,4 @@ def make_random_clip(folder: str | Path, seed: int) -> None:
         torch.manual_seed(seed)
         model, _ = open_folder(folder, load_weights=False)
     save_file(model.state_dict(), Path(folder) / "open_clip_model.safetensors")
+    write_artefact(Path(folder) / RECORD, {"files": as_rows(record_files(Path(folder)))})

@@ -8,10 +8,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from logitfusion.clip.fitting.selection import cross_validate
 from logitfusion.clip.heads import Head, Support
 from logitfusion.clip.methods import METHODS, FewShotSettings, complete_settings
 from logitfusion.clip.methods.progress import portion
+from logitfusion.errors import UserError
+
+_SEEN = 256  # images; heads that compare with all others need memory for each
 
 Settings = FewShotSettings | Mapping[str, Any] | None
 
@@ -40,7 +46,7 @@ def fit_method(
 
     Raises:
         UserError: unknown names of method or settings, a method without a grid to be selected from, or one that needs
-            auxiliary features without any.
+            auxiliary features without any; or a head whose numbers are not finite, as of too high a rate.
     """
     given = settings.dump() if isinstance(settings, FewShotSettings) else settings or {}
     chosen, method, facts = complete_settings(name, given), METHODS[name], {"selected": False, "seed": seed}
@@ -52,9 +58,19 @@ def fit_method(
         if losses is None:
             chosen = method.fallback(support, chosen)
         else:
-            best = int(losses.argmin())
+            best = int(losses.nan_to_num(nan=torch.inf).argmin())
             chosen = candidates[best]
             facts |= {"selected": True, "held_out_loss": float(losses[best])}
     with portion(2, 1, 3) if chosen.selection == "cross_validation" else nullcontext():
         head = method.fit(support, chosen, seed=seed, on_epoch=on_epoch)
+    if not _is_finite(head, support):
+        raise UserError(f"{name} ran off to infinity with these settings; change them.")
     return replace(head, method=name, settings=chosen.dump() | head.settings | facts)
+
+
+def _is_finite(head: Head, support: Support) -> bool:
+    """Whether all that was fitted, and what it makes of some of its own images, are finite numbers."""
+    clip, auxiliary = support.plain
+    some = head.logits(clip[:_SEEN], None if auxiliary is None else auxiliary[:_SEEN])
+    fitted = (value for value in vars(head).values() if isinstance(value, Tensor))
+    return all(bool(values.isfinite().all()) for values in (some, *fitted))
