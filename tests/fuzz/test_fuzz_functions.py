@@ -144,7 +144,7 @@ FUNCTIONS = {
 }
 
 
-@inputs(200, 10_000)
+@inputs(150, 8000)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function(name: str, inputs: int, watch: Watch) -> None:
     def make(number: int) -> Case:

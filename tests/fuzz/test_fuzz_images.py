@@ -38,7 +38,7 @@ def is_picture(found: Image.Image) -> bool:
     return found.mode == "RGB" and found.width > 0 and found.height > 0
 
 
-@inputs(40, 3000)
+@inputs(40, 2000)
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_damaged_image(form: str, inputs: int, tmp_path: Path, watch: Watch) -> None:
     watch(

@@ -39,7 +39,7 @@ def generate(folder: Path) -> str:
     return call(["generate", "--large", folder, "--prompt", "a", "b", "--max-new-tokens", 2])
 
 
-@inputs(12, 800)
+@inputs(6, 200)
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_an_odd_value_of_a_model(name: str, inputs: int, model: Path, watch: Watch) -> None:
     """One value of a file of JSON is another; what is computed with it, nobody can call wrong."""
@@ -71,7 +71,7 @@ def _places(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str
         yield from _places(one, (*place, key))
 
 
-@inputs(12, 800)
+@inputs(6, 200)
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_damaged_file_of_a_model(name: str, inputs: int, model: Path, watch: Watch) -> None:
     """Without a record nobody knows what it was, but a crash or a stall is a fault; of weights only the head is."""
@@ -152,7 +152,7 @@ def test_an_odd_template(kind: str, watch: Watch) -> None:
     watch((Case(name, lambda text=text: write(text)) for name, text in TEMPLATES.items()), seconds=15)
 
 
-@inputs(6, 400)
+@inputs(4, 200)
 def test_a_damaged_gguf(inputs: int, file: Path, tmp_path: Path, watch: Watch) -> None:  # noqa: F811
     """A package's own digest is compared before; this is of a package that was made so."""
     whole = file.read_bytes()
