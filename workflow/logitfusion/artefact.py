@@ -124,13 +124,13 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, the first of which has the digest of all; no rows make an empty file."""
+    """Write one JSON object a line, the first of which also has the digest of all; without rows it stands alone."""
     with whole(path) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
-            for number, row in enumerate(rows):
-                file.write(format_json(row if number else _with_digest(row)) + "\n")
-        if temporary.stat().st_size:
-            seal(temporary)
+            every = iter(rows)
+            file.write(format_json(_with_digest(next(every, {}))) + "\n")
+            file.writelines(format_json(row) + "\n" for row in every)
+        seal(temporary)
 
 
 def read_rows(path: str | Path, kind: Any = dict[str, Any]) -> list[Any]:
@@ -143,14 +143,10 @@ def read_rows(path: str | Path, kind: Any = dict[str, Any]) -> list[Any]:
     Raises:
         UserError: see ``read_artefact``.
     """
-    path = Path(path)
-    _refuse_no_file(path)
-    if not path.stat().st_size:
-        return []
     check_seal(path)
     rows = [row for _, row in jsonl.read_rows(path)]
     del rows[0][DIGEST]
-    return parse_artefact(path, list[kind], rows)
+    return parse_artefact(path, list[kind], rows if rows[0] else rows[1:])
 
 
 def _with_digest(value: Mapping[str, Any]) -> dict[str, Any]:
