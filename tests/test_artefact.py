@@ -43,6 +43,9 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path, rows: list[dict[str,
     path = tmp_path / "a.jsonl"
     write_rows(path, iter(rows))
     assert read_rows(path) == rows
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="has no digest"):
+        read_rows(path)
 
 
 def test_every_flipped_bit_of_json_is_noticed(tmp_path: Path) -> None:

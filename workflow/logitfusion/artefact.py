@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -125,11 +124,12 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, after one with the digest of all: a file that lost its rows is not one of none."""
+    """Write one JSON object a line, the first of which also has the digest of all; without rows it stands alone."""
     with whole(path) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
-            for row in chain([{DIGEST: UNSEALED}], rows):
-                file.write(format_json(row) + "\n")
+            every = iter(rows)
+            file.write(format_json(_with_digest(next(every, {}))) + "\n")
+            file.writelines(format_json(row) + "\n" for row in every)
         seal(temporary)
 
 
@@ -144,8 +144,9 @@ def read_rows(path: str | Path, kind: Any = dict[str, Any]) -> list[Any]:
         UserError: see ``read_artefact``.
     """
     check_seal(path)
-    _, *rows = (row for _, row in jsonl.read_rows(path))
-    return parse_artefact(path, list[kind], rows)
+    rows = [row for _, row in jsonl.read_rows(path)]
+    del rows[0][DIGEST]
+    return parse_artefact(path, list[kind], rows if rows[0] else rows[1:])
 
 
 def _with_digest(value: Mapping[str, Any]) -> dict[str, Any]:
