@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ from logitfusion.errors import UserError
 from logitfusion.formats.json import format_json
 from logitfusion.fusion import solve_weights
 from logitfusion.fusion.lm_eval_arguments import read_generation
+from logitfusion.models.device_maps import measure_folder
+from logitfusion.models.load import load_model, load_tokenizer
+from logitfusion.plan.measure import read_config
 
 ODD: list[Any] = [
     *(math.nan, math.inf, -math.inf, 1e308, -1e308, 5e-324, -5e-324, 1e-300, 2.0**63, 1e31, -0.0, True, False),
@@ -267,3 +271,23 @@ def same(before: Any, after: Any) -> bool:
 @given(VALUES)
 def test_json_that_is_written_is_json_and_loses_no_number(value: Any) -> None:
     assert same(value, json.loads(format_json(value), parse_constant=refuse_constant))
+
+
+# ---- models -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_local_experts"])
+@pytest.mark.parametrize("count", [10**12, 10**400, 1e300])
+def test_a_model_of_endless_layers_is_refused_before_it_is_built(
+    tiny_models: dict[str, Path], tmp_path: Path, key: str, count: float
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_models["base"], folder)
+    (folder / "record.json").unlink(missing_ok=True)
+    facts = json.loads((folder / "config.json").read_text()) | {key: count}
+    (folder / "config.json").write_text(json.dumps(facts))
+    for read in (load_tokenizer, load_model, lambda folder: measure_folder(folder, "float32")):
+        with pytest.raises(UserError, match=key):
+            read(folder)
+    with pytest.raises(UserError, match=key):
+        read_config({"text_config": facts}, "The model")
