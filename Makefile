@@ -16,7 +16,7 @@ SHAPES ?= llama-13b llama-13b-7b llama-13b-4-adapters qwen-14b-0.5b llama-13b-4x
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
-.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
+.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test fuzz-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -66,6 +66,9 @@ envs-test: setup ## the conda environments' packages, each alone (without conda)
 
 fault-test: setup ## what a killed, broken, cut-off or crowded run does: minutes (full and read-only disks as root only)
 	@$(RUN) python -m pytest tests/faults -m fault -rs
+
+fuzz-test: setup ## many odd inputs of every kind, and what became of them: sentence, right, traceback, hang, silent
+	@$(RUN) OMP_NUM_THREADS=1 python -m pytest tests/fuzz -m "fuzz or not fuzz" -rs --numprocesses $(WORKERS) --dist worksteal
 
 paper-test: setup ## every config of config/paper, small, to its report, on a stand-in of the hub: minutes
 	@$(RUN) OMP_NUM_THREADS=1 python -m pytest tests/papers tests/test_benchmarks.py -m paper -rs --numprocesses $(WORKERS)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -12,6 +14,7 @@ import pytest
 import torch
 from flips import refuses_every_flip
 
+from logitfusion.clip.answers import answer
 from logitfusion.clip.data import record_folder
 from logitfusion.clip.data.dataset import DataSet, ImageRow, load_data, save_data
 from logitfusion.clip.data.support import make_support, write_support
@@ -141,6 +144,8 @@ def refusal(read: Callable[[], Any], path: Path) -> str:
 
 
 ODD = [None, True, -1, 2**70, 1e400, float("nan"), "x", "", [], {}, [1], {"a": 1}, [[]], "\0"]
+CLIPS = [None, {}, {"source": 5}, {"source": "built"}, {"source": "open_clip", "model": "ViT-B-32", "pretrained": 3}]
+AUXILIARIES = [None, [{}], [{"source": "timm"}], [{"source": "package", "model": "m", "path": "p", "file": "f"}]]
 # Every place of a header that is no free text, and what never fits there.
 PLACES: list[tuple[tuple[str, ...], list[Any]]] = [
     (("version",), [None, True, "3", 2, 4, [], 3.5]),
@@ -150,7 +155,7 @@ PLACES: list[tuple[tuple[str, ...], list[Any]]] = [
     (("values", "branch"), [None, True, "x", 3, []]),
     (("values", "settings"), [None, "x", 3, []]),
     (("values", "unknown"), [1]),
-    (("class_names",), [None, 3, "ab", [], ["cat"], ["cat", 1], ["cat", "dog", "bird"]]),
+    (("class_names",), [None, 3, "ab", [], ["cat"], ["cat", 1], ["cat", "cat"], ["cat", "dog", "bird"]]),
     (("encoders",), [None, 3, "x", [], {"clip": 1}, {"clip": None}]),
     (("epochs",), [None, True, -1, 2**70, 10**9, "x", 1.5]),
     (("metadata",), [None, 3, "x", []]),
@@ -159,11 +164,15 @@ PLACES: list[tuple[tuple[str, ...], list[Any]]] = [
     (("metadata", "digests"), ["x", ["x"], [1]]),
     (("metadata", "calibration"), ["x", {}, {"temperature": 0.0}, {"temperature": "x"}, {"temperature": 1e400}]),
     (("metadata", "comparison"), ["x", {}, {"n": 1, "scores": [{}]}]),
-    (("metadata", "entries"), ["x", {}, {"clip": {}, "auxiliary": []}, {"clip": {"source": 5}, "auxiliary": []}]),
+    (("metadata", "calibration"), [{"temperature": 1.0, "n": 10}]),
+    (("metadata", "counts"), [[1], [1, -1], [1, 2, 3], "ab"]),
+    (("metadata", "folders"), [["cats"], [1, 2], "ab"]),
+    (("metadata", "entries"), ["x", {}, *({"clip": clip, "auxiliary": []} for clip in CLIPS)]),
+    (("metadata", "entries"), [{"clip": {"source": "built", "path": "c"}, "auxiliary": one} for one in AUXILIARIES]),
 ]
 
 
-@pytest.mark.parametrize(("place", "values"), PLACES, ids=[".".join(place) for place, _ in PLACES])
+@pytest.mark.parametrize(("place", "values"), PLACES)
 def test_what_a_head_says_of_itself_has_a_type(tmp_path: Path, place: tuple[str, ...], values: list[Any]) -> None:
     path = saved(tmp_path / "head", HEADS["fused"])
     whole = path.read_bytes()
@@ -206,6 +215,30 @@ def test_the_tensors_of_a_head_fit_together(tmp_path: Path, kind: str, name: str
     path = saved(tmp_path / "head", HEADS[kind])
     forge(path, lambda _, tensors: tensors.pop(name) if value is None else tensors.update({name: value}))
     refusal(lambda: load_head(path), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scale": 1e300}, "its probabilities are not finite"),
+        ({"temperature": 1e300}, "its probabilities are not finite"),
+        ({"kind": "other"}, "kind is one of"),
+        ({"reference": "other"}, "reference is"),
+        ({"weight": torch.ones(2, 4)}, "auxiliary is"),
+        ({"classifier": torch.ones(3, 2)}, "clip is"),
+    ],
+)
+def test_a_head_of_odd_numbers_gives_no_answers(change: dict[str, Any], words: str) -> None:
+    """Each has a type that fits; what it makes of images has none."""
+    head = replace(HEADS["fused"], **change)
+    encoded = SimpleNamespace(
+        clip=torch.ones(1, 1, 2), auxiliary=torch.tensor([[[0.0, 1.0, 2.0]]]), ids=["1"], skipped={}
+    )
+    header = {"class_names": NAMES, "metadata": {}}
+    with pytest.raises(ValueError, match=words):
+        answer(head, header, encoded, torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="CLIP's own"):
+        answer(HEADS["fused"], header, encoded, torch.full((1, 2), torch.inf))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from logitfusion.files import (
 )
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -143,6 +143,8 @@ def test_a_block_that_writes_nothing_leaves_the_old_folder(tmp_path: Path) -> No
         (errno.EDQUOT, "quota"),
         (errno.EROFS, "read-only"),
         (errno.EACCES, "permission denied"),
+        (errno.EFBIG, "larger"),
+        (errno.EIO, "input/output"),
     ],
 )
 def test_a_disk_that_refuses_is_told_in_a_sentence(
@@ -200,6 +202,14 @@ def test_a_full_disk_is_found_behind_other_errors() -> None:
     lost = RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 195136 vs 195028")
     lost.__context__ = RuntimeError("basic_ios::clear: iostream error")  # torch.save, which names no reason
     assert "no space" in str(find_disk_error(lost))
+
+
+def test_the_file_that_is_refused_is_named(tmp_path: Path) -> None:
+    """It may be an input, whatever was to be written."""
+    denied = PermissionError(errno.EACCES, "words of the system", "/models/secret")
+    assert find_disk_error(denied) == "permission denied (/models/secret)"
+    with pytest.raises(UserError, match="a name is too long"):
+        fail_halfway(tmp_path / "file", OSError(errno.ENAMETOOLONG, "words of the system", "x" * 300))
 
 
 @pytest.mark.parametrize("error", [None, ValueError("no"), FileNotFoundError(errno.ENOENT, "absent")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -104,8 +105,9 @@ def test_another_machines_is_removed_when_nobody_has_written_into_it_for_long(
     other.mkdir()
     for name in (partials._OWNER, "file"):
         (other / name).touch()
-        written = (other / name).stat().st_mtime - age
-        os.utime(other / name, (written, written))
+    written = other.stat().st_mtime - age
+    for path in (other / partials._OWNER, other / "file", other):
+        os.utime(path, (written, written))
     write_text(tmp_path / "file", "new")
     assert other.exists() == stays
 
@@ -114,7 +116,7 @@ def test_a_file_system_without_locks_loses_nothing(tmp_path: Path, monkeypatch: 
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(partials.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with whole(tmp_path / "file") as first:
         first.write_text("first")
         write_text(tmp_path / "file", "second")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -165,7 +166,7 @@ def test_the_longest_name_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("a" * 256, "name too long"),
+        ("a" * 256, "name is too long"),
         ("a\0b", "null byte"),
         ("file/inner", "not a directory"),
         ("folder", "is a folder"),
@@ -188,6 +189,19 @@ def test_any_name_is_a_name_and_no_pattern(tmp_path: Path, name: str) -> None:
     assert (tmp_path / name).read_text() == "new"
     (tmp_path / name).unlink()
     assert names(tmp_path) == [".partial-"]
+
+
+def test_a_file_that_is_mounted_is_written_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    (tmp_path / "file").write_text("old and longer")
+    before = (tmp_path / "file").stat()
+    monkeypatch.setattr(Path, "replace", refuse)
+    write_text(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+    assert os.path.samestat((tmp_path / "file").stat(), before)
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_file_keeps_the_rights_that_it_had(tmp_path: Path) -> None:

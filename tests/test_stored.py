@@ -41,13 +41,13 @@ def results(tmp_path: Path) -> Path:
     (folder / "evaluation").mkdir()
     student = {"track": "distill", "method": "sft", "task": "sums", "metric": "exact_match"}
     score = {"track": "fusion", "method": "both", "task": "sums", "metric": "exact_match", "seed": 0}
-    metrics = make_table(
+    table = make_table(
         score | {"value": 0.5, "ci_low": 0.25, "ci_high": 0.75},
         student | {"value": 0.25, "seeds": 2, "ci_low": 0.0, "ci_high": 0.5},
         student | {"value": 0.0, "seed": 0},
         student | {"value": 0.5, "seed": 1},
     )
-    write_table(metrics, folder / "metrics.parquet")
+    write_table(table, folder / "metrics.parquet")
     pair = [[0.5, 0.5]]
     judged = pd.DataFrame(
         {

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import ArrowException
+from pyarrow import ArrowException, parquet
 
 from logitfusion.artefact import DIGEST, UNSEALED, check_seal, seal
 from logitfusion.errors import UserError
@@ -41,7 +40,8 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
         if Path(path).suffix == ".csv":
             table.to_csv(temporary, index=False)
         else:
-            kept = pa.Table.from_pandas(table)
-            kept = kept.replace_schema_metadata({**(kept.schema.metadata or {}), DIGEST: UNSEALED})
-            pq.write_table(kept, temporary)
+            content = pa.Table.from_pandas(table)
+            parquet.write_table(
+                content.replace_schema_metadata({**content.schema.metadata, DIGEST: UNSEALED}), temporary
+            )
             seal(temporary)

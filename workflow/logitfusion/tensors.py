@@ -87,15 +87,15 @@ def check_whole(name: str, number: object) -> None:
 
 
 def check_count(name: str, number: object, lowest: int = 1) -> None:
-    """Refuse what is no whole number of at least ``lowest``.
+    """Refuse what is no whole number of at least ``lowest``, and of at most what a tensor can have of anything.
 
     Raises:
         TypeError: it is no whole number.
-        ValueError: it is less.
+        ValueError: it is less, or more.
     """
     check_whole(name, number)
-    if number < lowest:
-        raise ValueError(f"{name} is at least {lowest}, not {number}")
+    if not lowest <= number < 2**63:
+        raise ValueError(f"{name} is at least {lowest} and below 2^63, not {number}")
 
 
 def check_range(name: str, numbers: Iterable[float]) -> None:

@@ -15,6 +15,7 @@ from types import ModuleType
 
 from logitfusion import __version__
 from logitfusion.cli._options import add_command
+from logitfusion.cli._signals import unwinding
 from logitfusion.cli._streams import guarded_streams
 from logitfusion.errors import UserError, find_memory_error
 from logitfusion.files import find_disk_error
@@ -41,10 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         the exit code: 0, 1 for bad input (2 for a command line that argparse refuses), 130 for Ctrl-C, 141 where the
         reader of a pipe has gone (files that were asked for are written all the same).
+
+    Raises:
+        SystemExit: 129 or 143, for SIGHUP and SIGTERM.
     """
     try:
-        arguments = make_parser().parse_args(argv)
-        with guarded_streams():
+        with unwinding(), guarded_streams():
+            arguments = make_parser().parse_args(argv)
             _module(arguments.command).run(arguments)
     except KeyboardInterrupt:
         return 130
@@ -69,7 +73,7 @@ def _explain(error: Exception) -> str | None:
         case "gpu":
             return "The GPU's memory is used up; lower --batch-size, or use a larger GPU."
     full = find_disk_error(error)
-    return full and f"A file could not be written: {full}; nothing earlier was changed."
+    return full and f"A file could not be read or written: {full}; nothing earlier was changed."
 
 
 def make_parser() -> argparse.ArgumentParser:

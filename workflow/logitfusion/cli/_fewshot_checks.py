@@ -51,13 +51,12 @@ def check_predict(arguments: argparse.Namespace) -> None:
             raise UserError(f"There is no image or folder {place}; correct --images.")
     if arguments.csv is not None:
         _check_file("--csv", arguments.csv)
-    if arguments.sort_into is not None:
-        _check_sorting(arguments.sort_into)
-    elif arguments.copy:
+    if arguments.copy and arguments.sort_into is None:
         raise UserError("--copy says how to fill a folder; name one with --sort-into.")
     outputs = {"--output": arguments.output, "--report": arguments.report, "--sort-into": arguments.sort_into}
     _claim(arguments, outputs, {"--head": arguments.head})
     if arguments.sort_into is not None:
+        _check_sorting(arguments.sort_into)
         _check_apart(arguments.sort_into, filter(None, (arguments.output, arguments.report, arguments.features)))
 
 

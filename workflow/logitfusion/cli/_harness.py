@@ -12,7 +12,9 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from logitfusion.cli._options import add_options
-from logitfusion.config.section import LARGEST_SEED, LARGEST_WHOLE, Section, Shots, not_tiny
+from logitfusion.config.decoding import DecodingOptions
+from logitfusion.config.keywords import read_options
+from logitfusion.config.section import LARGEST_SEED, LARGEST_WHOLE, Section, Shots, number
 from logitfusion.errors import UserError
 from logitfusion.evaluate.faults import explain_unsafe
 
@@ -27,13 +29,13 @@ _SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_rand
 def _check_limit(limit: float) -> float:
     if limit > 1 and not limit.is_integer():
         raise PydanticCustomError("cross", "must be a whole number, or below 1 for a share of the examples", {})
-    return not_tiny(limit)
+    return limit
 
 
 class Asked(Section):
     """How much is asked."""
 
-    limit: Annotated[float, Field(gt=0, le=LARGEST_WHOLE), AfterValidator(_check_limit)] | None = None
+    limit: Annotated[number(gt=0, le=LARGEST_WHOLE), AfterValidator(_check_limit)] | None = None
     """Examples of each task; below 1, a share of them."""
     num_fewshot: Shots | None = None
     """Examples in each prompt; left out, the task's own number."""
@@ -150,9 +152,12 @@ def _read_generation(words: Sequence[str] | None) -> dict[str, Any] | None:
     found = read_pairs("--gen-kwargs", words)
     check_generation(found)
     # The tasks' own max_gen_toks would win against its other names.
-    lengths = [found.pop(name) for name in LENGTHS if found.get(name) is not None]
+    lengths = [(name, found.pop(name)) for name in LENGTHS if found.get(name) is not None]
+    given = {name: found[name] for name in ("temperature", "top_p", "top_k") if found.get(name) is not None}
     if lengths:
-        found["max_gen_toks"] = lengths[0]
+        written, found["max_gen_toks"] = lengths[0]
+        given["max_new_tokens"] = found["max_gen_toks"]
+    read_options(DecodingOptions, given, lambda name: f"--gen-kwargs {written if name == 'max_new_tokens' else name}")
     if found.get("temperature") and "do_sample" not in found:
         logger.warning("--gen-kwargs temperature draws nothing in tasks that say do_sample: false; add do_sample=true.")
     return found

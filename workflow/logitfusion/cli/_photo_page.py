@@ -56,7 +56,7 @@ def _facts(header: Mapping[str, Any], calibration: Calibration) -> HeadFacts:
     comparison = None if facts.get("comparison") is None else Comparison.load(facts["comparison"])
     return HeadFacts(
         method=method,
-        learnt=_describe_counts(method, facts["counts"]) if "counts" in facts else "",
+        learnt=_describe_counts(method, facts["counts"]) if facts.get("counts") else "",
         calibration=" ".join(describe_calibration(calibration)),
         comparison=comparison,
         advice="" if comparison is None else recommendation(comparison, method),

@@ -10,11 +10,12 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TextIO
 
 from logitfusion.errors import UserError
-from logitfusion.files import find_disk_error
+from logitfusion.files.disk import describe
 
 
 class _Descriptor(io.FileIO):
@@ -45,6 +46,7 @@ def guarded_streams() -> Iterator[None]:
         BrokenPipeError: nobody reads the standard output.
         UserError: it could not be written for another reason.
     """
+    _open_missing()
     former = sys.stdout, sys.stderr
     sys.stdout = _guard(sys.stdout, "replace", loud=True)  # of terminals that don't know all characters
     sys.stderr = _guard(sys.stderr, "backslashreplace", loud=False)
@@ -54,7 +56,19 @@ def guarded_streams() -> Iterator[None]:
             sys.stdout.flush()
         _tell_failure(_descriptor(sys.stdout))
     finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError):  # where all went well it was flushed above
+                stream.flush()
         sys.stdout, sys.stderr = former
+
+
+def _open_missing() -> None:
+    """Open what was closed before the start: else the next file that is opened would be the standard output."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(opened, True)
+    os.close(opened)
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 (for as long as the process)
 
 
 def _tell_failure(written: io.RawIOBase | None) -> None:
@@ -62,8 +76,9 @@ def _tell_failure(written: io.RawIOBase | None) -> None:
     if isinstance(failure, BrokenPipeError):
         raise failure
     if failure is not None:
-        why = find_disk_error(failure) or str(failure.strerror).lower()
-        raise UserError(f"The standard output could not be written ({why}); files that were asked for are whole.")
+        raise UserError(
+            f"The standard output could not be written ({describe(failure)}); files that were asked for are whole."
+        )
 
 
 def outlive_reader() -> None:

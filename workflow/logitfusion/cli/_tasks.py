@@ -11,6 +11,7 @@ import yaml
 
 from logitfusion.cli._inputs import read_field, read_rows, read_text
 from logitfusion.errors import UserError
+from logitfusion.formats.text import check_unicode
 from logitfusion.tasks.definition import INVALID, find_definitions
 
 SIZES = {"train": 240, "validation": 36, "test": 100}  # sciq_passages, the smallest of the library, has 376 documents
@@ -45,6 +46,7 @@ def describe_task(spec: str, *, validation: bool, folder: Path) -> WrittenTask:
     Raises:
         UserError: neither, a task without a training split, or a file of too few lines.
     """
+    check_unicode(spec, "--task")
     if spec.endswith((".jsonl", ".json")):
         rows = [_read_row(row, place) for place, row in read_rows(spec, read_text(spec))]
         _check_times(spec, rows)

@@ -33,7 +33,7 @@ from logitfusion.clip.features.encode import Encoded
 from logitfusion.clip.fitting.describe import describe_calibration
 from logitfusion.clip.head_file import load_head
 from logitfusion.clip.heads import Head
-from logitfusion.errors import UserError
+from logitfusion.errors import UserError, first_line
 from logitfusion.formats.json import format_json
 from logitfusion.models.load import use_threads
 
@@ -137,8 +137,11 @@ def _predict(
     encoded: Encoded,
     arguments: argparse.Namespace,
 ) -> Predicted:
-    zero_shot = zero_shot_logits(head, header, encoders.clip, encoded.clip[:, 0])
-    given = answer(head, header, encoded, zero_shot, top=arguments.top, none_below=arguments.none_below)
+    try:
+        zero_shot = zero_shot_logits(head, header, encoders.clip, encoded.clip[:, 0])
+        given = answer(head, header, encoded, zero_shot, top=arguments.top, none_below=arguments.none_below)
+    except (ValueError, TypeError) as error:  # features of another width, from a head that names these encoders
+        raise UserError(f"{arguments.head} can't be used with these encoders ({first_line(error)}).") from error
     answer_of = dict(zip((*encoded.ids, *encoded.skipped), given, strict=True))
     calibration = Calibration.load(header["metadata"].get("calibration"))
     if arguments.none_below is not None:

@@ -69,9 +69,9 @@ def run(arguments: argparse.Namespace) -> None:
             "This folder is no checkout of logitfusion, whose workflow runs configs: go to one, or say where to write"
             " with --output FILE."
         )
+    claim_outputs({"--output": path}, {f"--{name}": getattr(arguments, name) for name in ("large", "base", "images")})
     if path.exists():
         raise UserError(f"{path} is there already; choose another name, or delete it.")
-    claim_outputs({"--output": path}, {f"--{name}": getattr(arguments, name) for name in ("large", "base", "images")})
     if inside:
         _check_run(arguments.name)
     template = resources.files("logitfusion").joinpath("templates", f"{arguments.track}.yaml").read_text("utf-8")

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.cli._outputs import claim_outputs
-from logitfusion.config.section import Count, Gpus, Section, not_tiny
+from logitfusion.config.section import Count, Gpus, Section, number
 from logitfusion.errors import UserError
 from logitfusion.files import write_json
 
@@ -19,7 +19,7 @@ from logitfusion.files import write_json
 class Planning(Section):
     """What a plan takes for granted."""
 
-    gpu_memory: Annotated[float, Field(gt=0, le=1e6), AfterValidator(not_tiny)] | None = None
+    gpu_memory: number(gt=0, le=1e6) | None = None
     """Memory of a card that has no name here (GB)."""
     gpus: Gpus = 8
     """The most cards that a job can be given."""

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from logitfusion.clip.confidence import PUBLISHED_POWER, PUBLISHED_REFERENCE, reference_of, uncertainty
+from logitfusion.clip.confidence import PUBLISHED_POWER, PUBLISHED_REFERENCE, check_power, reference_of, uncertainty
 from logitfusion.clip.heads import check_features, check_labelled, class_means, fuse, support_spread
 from logitfusion.clip.methods.amu import mixing_of, temperature_of
 from logitfusion.tensors import check_one_device
@@ -45,11 +45,12 @@ class AMUHead(nn.Module):
         spread: str = "sample",
     ) -> None:
         check_labelled(aux_features, labels, num_classes)
-        if not math.isfinite(alpha) or not math.isfinite(power):
-            raise ValueError(f"alpha and power are finite numbers, not {alpha} and {power}")
+        if not math.isfinite(alpha):
+            raise ValueError(f"alpha is a finite number, not {alpha}")
         super().__init__()
         self.weight = nn.Parameter(class_means(aux_features, labels, num_classes))
         self.power, self.reference, self.kind = power, reference_of(reference, num_classes), kind
+        check_power(power, self.reference, num_classes)
         self.temperature = temperature_of(temperature, num_classes)
         self.alpha = alpha
         self.mixing = mixing_of(spread, num_classes)

@@ -47,6 +47,10 @@ class Calibration:
     error_by_chance: Share | None = None
     n: Whole = 0
 
+    def __post_init__(self) -> None:
+        if self.calibrated and None in (self.error, self.error_by_chance):
+            raise ValueError(f"the error is known from {FEWEST_IMAGES} images on")
+
     @property
     def calibrated(self) -> bool:
         """Whether enough images were left out for the probabilities to be shares of right answers."""

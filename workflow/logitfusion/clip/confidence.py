@@ -9,6 +9,7 @@ from torch import Tensor
 
 from logitfusion.tensors import check_logits
 
+_TINY, _HUGE = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 # The constants of the paper were found with the 1,000 classes of ImageNet.
 PUBLISHED_CLASSES, PUBLISHED_REFERENCE, PUBLISHED_POWER = 1000, 250.0, 0.4
 
@@ -54,14 +55,14 @@ def uncertainty(
 
     Raises:
         TypeError: logits that are no tensor of floating-point numbers.
-        ValueError: an unknown kind or reference, a power that is not finite, or fewer than two classes.
+        ValueError: an unknown kind or reference, a power whose factors fp32 can't hold, or fewer than two classes.
     """
-    if not math.isfinite(power):
-        raise ValueError(f"power is a finite number, not {power}")
     found = confidence(clip_logits, kind)
     if kind == "none":
         return found
-    return (reference_of(reference, clip_logits.shape[-1]) / found) ** power
+    number = reference_of(reference, clip_logits.shape[-1])
+    check_power(power, number, clip_logits.shape[-1])
+    return (number / found) ** power
 
 
 @torch.no_grad()
@@ -89,6 +90,22 @@ def reference_of(reference: float | str, classes: int) -> float:
     if isinstance(reference, str) or not 0 < reference < math.inf:
         raise ValueError(f'reference is a positive number or "classes", not {reference!r}')
     return float(reference)
+
+
+def check_power(power: float, reference: float, classes: int) -> None:
+    """Refuse a power whose factors leave fp32, at the least confidence or at the greatest.
+
+    Raises:
+        ValueError: it is such a one.
+    """
+    largest = largest_kurtosis(classes)
+    least = min(((classes - 1) / classes) ** 2, largest / classes)
+    try:
+        factors = [(reference / confidence) ** power for confidence in (least, largest)]
+    except OverflowError:
+        factors = [math.inf]
+    if not all(_TINY < factor < _HUGE for factor in factors):
+        raise ValueError(f"power {power} makes factors of the reference {reference:g} that fp32 can't hold")
 
 
 def largest_kurtosis(classes: int) -> float:

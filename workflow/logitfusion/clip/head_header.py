@@ -4,34 +4,56 @@ from __future__ import annotations
 
 from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
-from pydantic import ConfigDict, Field, create_model
+from pydantic import ConfigDict, Field, create_model, model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from logitfusion.clip.calibration import Calibration
 from logitfusion.clip.fitting.compare import Comparison
 from logitfusion.clip.heads import CacheHead, FusedHead, Head, LinearHead
-from logitfusion.config.section import Count, Listed, NonNegative, Section, Sha256, Text, Whole
+from logitfusion.config.encoders import (
+    CheckpointAuxiliary,
+    OpenClip,
+    PathClip,
+    TimmAuxiliary,
+    TorchvisionAuxiliary,
+)
+from logitfusion.config.section import Count, Listed, NonNegative, Section, Sha256, Text, Whole, one_of
 
 KINDS: dict[str, type[Head]] = {kind.__name__: kind for kind in (LinearHead, CacheHead, FusedHead)}
 
 
-class Entry(Section):
-    """How an encoder was opened, as ``load_clip`` and ``load_auxiliary`` take it; further keys are of its source."""
+class _ClipFolder(Section):
+    """A folder that says itself which CLIP it holds."""
 
-    model_config = ConfigDict(extra="allow")
+    source: Literal["built", "transformers"]
+    path: Text
 
-    source: Text
-    path: Text | None = None
-    """Where it was."""
+
+class _Wheel(Section):
+    """An auxiliary encoder out of a package on this machine."""
+
+    source: Literal["package"]
+    package: Text | None = None
+    model: Text
+    path: Text
+    file: Text
+    sha256: Sha256
+
+
+_Clip = one_of("source", open_clip=OpenClip, path=PathClip, built=_ClipFolder, transformers=_ClipFolder)
+_Auxiliary = one_of(
+    "source", timm=TimmAuxiliary, torchvision=TorchvisionAuxiliary, checkpoint=CheckpointAuxiliary, package=_Wheel
+)
 
 
 class Entries(Section):
-    """The encoders of a head."""
+    """Where a head's encoders came from: entries of ``load_clip`` and ``load_auxiliary``."""
 
-    clip: Entry | None
-    auxiliary: Listed[Entry]
+    clip: _Clip
+    auxiliary: Listed[_Auxiliary]
 
 
 class Metadata(Section):
@@ -76,6 +98,17 @@ class Header(Section):
     epochs: Annotated[int, Field(ge=0, le=100_000)]
     """Snapshots, of the head after each epoch."""
     metadata: Metadata
+
+    @model_validator(mode="after")
+    def _count_classes(self) -> Self:
+        """Lists by class have as many parts as there are classes, of which each is there once."""
+        for name in ("counts", "folders"):
+            if len(getattr(self.metadata, name)) not in (0, len(self.class_names)):
+                message = f"has {name} of other classes than class_names"
+                raise PydanticCustomError("cross", message, {"key": "metadata"})
+        if len(set(self.class_names)) < len(self.class_names):
+            raise PydanticCustomError("cross", "names a class twice", {"key": "class_names"})
+        return self
 
 
 @cache

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from logitfusion.config.section import Batch, Count, NonNegative, Positive, Prompt, Section, Seed, Some, not_tiny
+from logitfusion.config.section import Batch, Count, NonNegative, Positive, Prompt, Section, Seed, Some, number
 
 
 class ClipRecipe(Section):
@@ -20,11 +20,11 @@ class ClipRecipe(Section):
     """Peak, after a linear warm-up over a tenth of the steps, then cosine to 0."""
     weight_decay: NonNegative = 0.1
     """AdamW's, of the matrices only."""
-    dropout: Annotated[float, Field(ge=0, le=0.99), AfterValidator(not_tiny)] = 0.6
+    dropout: number(ge=0, le=0.99) = 0.6
     """Of the MLP's hidden layer; without much of it a few thousand pairs are memorised."""
     templates: Some[Prompt] = ("{}",)
     """Sentences around a caption; each pair is seen with each of them, drawn anew every time."""
-    held_out: Annotated[float, Field(ge=0, le=0.9), AfterValidator(not_tiny)] = 0.1
+    held_out: number(ge=0, le=0.9) = 0.1
     """Share of the concepts that is left out of the training, for the retrieval figures."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 128
     """Side of what the image tower reads (pixels)."""

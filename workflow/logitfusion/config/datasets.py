@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.packages import DebianPackage, NpmPackage, Package
@@ -19,7 +19,7 @@ from logitfusion.config.section import (
     Sha256,
     Some,
     Text,
-    not_tiny,
+    number,
     one_of,
     text,
 )
@@ -73,9 +73,9 @@ class EmojiSet(_Packaged):
     """google, twitter, apple or facebook, as in the package's name."""
     classes: Annotated[dict[str, Some[str]], Field(min_length=2)]
     """Class, as it is written in a prompt -> the package's subcategories that it is made of."""
-    build_share: Annotated[float, Field(ge=0, lt=1), AfterValidator(not_tiny)] = 0.25
+    build_share: number(ge=0, lt=1) = 0.25
     """The share of each class that is left to build a CLIP from."""
-    test_share: Annotated[float, Field(gt=0, lt=1), AfterValidator(not_tiny)] = 0.5
+    test_share: number(gt=0, lt=1) = 0.5
     """The test's share of the rest."""
 
 

@@ -156,12 +156,17 @@ LARGEST = 1e30
 SMALLEST = 1e-30  # of numbers that are not 0
 
 
-def not_tiny(value: float) -> float:
+def _not_tiny(value: float) -> float:
     """Zero is written without a sign: -0.0 is equal to it, and would be another text in the config of a job."""
     if 0 < abs(value) < SMALLEST:
         words = "is too near 0, where float32 has no more digits; the smallest number is {smallest}"
         raise PydanticCustomError("cross", words, {"smallest": SMALLEST})
     return value or 0.0
+
+
+def number(**limits: float) -> Any:
+    """A float of a range whose two ends are given as to ``Field``: gt or ge, and lt or le."""
+    return Annotated[float, Field(**limits), AfterValidator(_not_tiny)]
 
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_WHOLE)]
@@ -176,11 +181,11 @@ Shards = Annotated[int, Field(ge=1, le=1000)]
 Shots = Annotated[int, Field(ge=0, le=1000)]
 Views = Annotated[int, Field(ge=1, le=1000)]
 Tokens = Annotated[int, Field(ge=8, le=2**24)]
-Real = Annotated[float, Field(ge=-LARGEST, le=LARGEST), AfterValidator(not_tiny)]
-Positive = Annotated[float, Field(gt=0, le=LARGEST), AfterValidator(not_tiny)]
-NonNegative = Annotated[float, Field(ge=0, le=LARGEST), AfterValidator(not_tiny)]
-Share = Annotated[float, Field(ge=0, le=1), AfterValidator(not_tiny)]
-PositiveShare = Annotated[float, Field(gt=0, le=1), AfterValidator(not_tiny)]
+Real = number(ge=-LARGEST, le=LARGEST)
+Positive = number(gt=0, le=LARGEST)
+NonNegative = number(ge=0, le=LARGEST)
+Share = number(ge=0, le=1)
+PositiveShare = number(gt=0, le=1)
 Text = Annotated[str, Field(min_length=1)]
 
 Name = text(

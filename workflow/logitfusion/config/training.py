@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.loading import Attention
@@ -21,7 +21,7 @@ from logitfusion.config.section import (
     Section,
     Seed,
     Tokens,
-    not_tiny,
+    number,
 )
 from logitfusion.errors import UserError
 
@@ -35,7 +35,7 @@ class LoRA(Section):
     """Rank of the update of each matrix."""
     alpha: Positive = 128.0
     """The update is multiplied by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0, le=0.9), AfterValidator(not_tiny)] = 0.0
+    dropout: number(ge=0, le=0.9) = 0.0
     """Dropout before the update, while training."""
 
 
@@ -44,7 +44,7 @@ class Training(TextFormat):
 
     steps: Count | None = 100
     """Optimiser steps; null where epochs are given."""
-    epochs: Annotated[float, Field(gt=0, le=1e6), AfterValidator(not_tiny)] | None = None
+    epochs: number(gt=0, le=1e6) | None = None
     """Passes over the training text, instead of steps; 0.5 is half of it."""
     batch_size: Batch = 32
     """Sequences of an optimiser step."""

@@ -24,12 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from logitfusion.distill.selection import working_dtype
-from logitfusion.tensors import check_floats, check_int64
+from logitfusion.tensors import check_count, check_floats, check_int64
 
 SIDES = ("student", "teacher")
 
@@ -50,9 +51,11 @@ def align(student_ends: Sequence[int], teacher_ends: Sequence[int]) -> Tensor:
         counted from the response's first token. Equal ends without repetition give one group a token.
 
     Raises:
-        ValueError: descending ends.
+        ValueError: descending ends, or some that are no numbers of bytes.
     """
     for name, ends in zip(SIDES, (student_ends, teacher_ends), strict=True):
+        if not all(isinstance(end, Integral) and end >= 0 for end in ends):
+            raise ValueError(f"the ends of the {name}'s tokens are whole numbers of at least 0, of bytes")
         if any(before > after for before, after in pairwise(ends)):
             raise ValueError(f"the ends of the {name}'s tokens descend: they are bytes of one text, in its order")
     groups: list[tuple[int, int, int, int]] = []
@@ -84,6 +87,8 @@ def truncate(student_count: int, teacher_count: int) -> Tensor:
     Returns:
         ``[G, 4]`` int64 as from ``align``, G the smaller count.
     """
+    for name, count in zip(SIDES, (student_count, teacher_count), strict=True):
+        check_count(f"the {name}'s count", count, 0)
     return pair_in_order(torch.tensor([student_count]), torch.tensor([teacher_count]))
 
 

@@ -108,7 +108,7 @@ def encode_texts(
     """
     if template not in TEMPLATES:
         raise ValueError(f"template is one of {TEMPLATES}, not {template!r}")
-    if max_tokens is not None and max_tokens < 2:
+    if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 2):
         raise ValueError(f"max_tokens is at least 2, a token of the prompt and one of the response, not {max_tokens}")
     if not tokenizer.is_fast:
         raise UserError(

@@ -17,6 +17,7 @@ from logitfusion.distill.shard import VERSION, Shard, TeacherText, read_manifest
 from logitfusion.distill.teacher import check_k, read_teacher, try_reading
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, remove, write_json
+from logitfusion.files.locks import only_process
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.provenance import hash_json
 from logitfusion.shards import shard_range
@@ -92,11 +93,13 @@ def cache_teacher(
             continue
         part = texts[mine.start : mine.stop]
         work = path.parent / "checkpoints" / path.stem
-        made_with = {"shard": shard, "batch_size": batch_size, "piece_tokens": piece_tokens, "version": VERSION}
-        _resume(work, {**settings, **made_with, "texts": [text.digest.hex() for text in part]})
-        pieces = _make_pieces(read, _cut(part, piece_tokens), work, settings, on_found)
-        write_shard(path, TeacherCache(pieces), {**settings, "shard": shard, "first_text": mine.start})
-        remove(work)
+        busy = f"{path} is being written by another process; wait until that has ended, and run again."
+        with only_process(work.with_suffix(".lock"), busy):
+            made_with = {"shard": shard, "batch_size": batch_size, "piece_tokens": piece_tokens, "version": VERSION}
+            _resume(work, {**settings, **made_with, "texts": [text.digest.hex() for text in part]})
+            pieces = _make_pieces(read, _cut(part, piece_tokens), work, settings, on_found)
+            write_shard(path, TeacherCache(pieces), {**settings, "shard": shard, "first_text": mine.start})
+            remove(work)
     with suppress(OSError):  # another job's shard may be at work there
         (Path(folder) / "checkpoints").rmdir()
     return paths

@@ -40,6 +40,7 @@ from logitfusion.config.section import Count, Section, Whole
 from logitfusion.distill.encoding import UNKNOWN_TEXT, spell_text
 from logitfusion.errors import UserError
 from logitfusion.files import whole
+from logitfusion.formats.json import parse_json
 from logitfusion.models.examples import Text
 
 # Version 1 had no digests of texts; in version 2 the digest of the file was part of the manifest.
@@ -291,7 +292,7 @@ class Shard:
 def _parse_manifest(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     if "manifest" not in metadata:
         raise UserError(f"{path} is not of a teacher cache (it has no manifest); keep it in another folder.")
-    found = json.loads(metadata["manifest"])
+    found = parse_json(metadata["manifest"], str(path))
     version = found.get("version") if isinstance(found, dict) else None
     if isinstance(version, int) and version != VERSION:
         raise UserError(

@@ -60,10 +60,9 @@ def read_teacher(
             gives NaN.
     """
     check_k(model, k)
-    if batch_size != "auto" and batch_size < 1:
-        raise UserError("The batch size is at least 1.")
+    size = BatchSize(batch_size, "texts")
     reading = reading or try_reading(model, texts)
-    return _read(reading, texts, k, BatchSize(batch_size, "texts"), on_batch or (lambda _: None))
+    return _read(reading, texts, k, size, on_batch or (lambda _: None))
 
 
 @dataclass(frozen=True)

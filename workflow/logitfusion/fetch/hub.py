@@ -29,6 +29,7 @@ from logitfusion.fetch.hub_faults import explain, passes
 from logitfusion.fetch.hub_files import Choice, choose_model_files
 from logitfusion.fetch.hub_progress import Progress
 from logitfusion.files import sha256, write_text
+from logitfusion.formats.text import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -310,8 +311,8 @@ def _cached_commit(repository: Path, revision: str) -> str | None:
     if COMMIT.fullmatch(revision):
         return revision
     try:
-        return (repository / "refs" / revision).read_text().strip()
-    except OSError:
+        return read_text(repository / "refs" / revision, largest=4096).strip()
+    except UserError:
         return None
 
 

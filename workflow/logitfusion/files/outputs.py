@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from logitfusion.errors import UserError
+from logitfusion.files.disk import describe
 from logitfusion.files.partials import hold_partial
 from logitfusion.files.places import as_word, find_place
 
@@ -48,6 +49,8 @@ def _check_kind(option: str, path: Path, *, folder: bool) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
+        if folder and path.is_symlink():
+            raise UserError(f"{word} is a link to nothing; name another folder with {option}.") from None
         return
     except NotADirectoryError:
         there = next(one for one in path.parents if one.exists())
@@ -99,5 +102,5 @@ def _try(option: str, path: Path, *, folder: bool) -> None:
 
 
 def _unwritable(option: str, path: Path, error: OSError | ValueError) -> UserError:
-    words = (getattr(error, "strerror", None) or str(error)).lower()
+    words = describe(error) if isinstance(error, OSError) else str(error)
     return UserError(f"{as_word(path)} can't be written ({words}); name another place with {option}.")

@@ -5,7 +5,6 @@ A lock ends with its process, however that ends: what nobody holds is of a proce
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import re
@@ -16,8 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from logitfusion.files.locks import is_open_at, try_lock
+
+PARTIAL = ".partial-"
 _NODE = platform.node()
-_NAME = re.compile(r"\.partial-(?P<node>.*)-[a-z0-9_]{8}")  # as tempfile ends them
+_NAME = re.compile(re.escape(PARTIAL) + r"(?P<node>.*)-[a-z0-9_]{8}")  # as tempfile ends them
 _OWNER = ".owner"  # the locked file
 _LONG = 24 * 60 * 60  # seconds in which a living process on another machine has written something
 
@@ -44,37 +46,24 @@ def hold_partial(folder: Path) -> Iterator[Path]:
     try:
         yield partial
     finally:
-        _clear(partial)
-        os.close(lock)
+        _clear(partial, lock)
 
 
 def _make(folder: Path) -> tuple[Path, int]:
     """A new folder, and the open file that holds its lock."""
     while True:
-        partial = Path(tempfile.mkdtemp(prefix=f".partial-{_NODE}-", dir=folder))
-        with suppress(FileNotFoundError):  # another process took it for an abandoned one before it was locked
+        partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{_NODE}-", dir=folder))
+        try:
             lock = os.open(partial / _OWNER, os.O_RDWR | os.O_CREAT, 0o600)
-            if _lock(lock) is not False and _is_there(partial, lock):
-                return partial, lock
-            os.close(lock)
-
-
-def _is_there(partial: Path, lock: int) -> bool:
-    """Whether what was locked is still in its place."""
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(lock), (partial / _OWNER).stat())
-    return False
-
-
-def _lock(file: int) -> bool | None:
-    """Lock an open file; False where another process has, None on a file system without locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
+        except FileNotFoundError:  # another process took it for an abandoned one before it was locked
+            continue
+        except OSError:
+            with suppress(OSError):
+                partial.rmdir()
+            raise
+        if try_lock(lock) is not False and is_open_at(partial / _OWNER, lock):
+            return partial, lock
+        os.close(lock)
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -87,7 +76,6 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _remove_if_abandoned(partial: Path, node: str) -> None:
-    """Remove what nobody holds; locks of another machine are not seen here on some shared disks, but its writing is."""
     try:
         lock = os.open(partial / _OWNER, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:  # not locked yet, or somebody is at removing it: then it is empty
@@ -96,23 +84,29 @@ def _remove_if_abandoned(partial: Path, node: str) -> None:
         return
     except OSError:  # of another user
         return
-    try:
-        if _lock(lock) and (node == _NODE or _age(partial) > _LONG):
-            _clear(partial)
-    finally:
+    if _is_abandoned(partial, lock, node):
+        _clear(partial, lock)
+    else:
         os.close(lock)
 
 
-def _age(partial: Path) -> float:
-    """Seconds since anything in it was written."""
-    return time.time() - max((path.lstat().st_mtime for path in partial.rglob("*")), default=0)
+def _is_abandoned(partial: Path, lock: int, node: str) -> bool:
+    """Whether nobody holds it; on some shared disks that is not seen from another machine, but its writing is."""
+    locked = try_lock(lock)
+    if locked is not None and (not locked or node == _NODE):
+        return locked
+    with suppress(OSError):  # somebody is at it
+        return max(path.lstat().st_mtime for path in (partial, *partial.rglob("*"))) < time.time() - _LONG
+    return False
 
 
-def _clear(partial: Path) -> None:
+def _clear(partial: Path, lock: int) -> None:
     """Remove it, the locked file last; a broken disk may refuse this too, but its first error is the one to tell."""
     with suppress(OSError):
         for path in list(partial.iterdir()):
             if path.name != _OWNER:
                 remove(path)
         remove(partial / _OWNER)
+    os.close(lock)
+    with suppress(OSError):  # on NFS, a file that is open is not gone before it is closed
         partial.rmdir()

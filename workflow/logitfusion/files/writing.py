@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.errors import UserError
-from logitfusion.files.disk import find_disk_error
+from logitfusion.files.disk import describe, find_disk_error
 from logitfusion.files.partials import hold_partial
 from logitfusion.files.places import Place, as_word, find_place, open_stream
 from logitfusion.formats.json import format_json
@@ -61,7 +62,7 @@ def _telling(target: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _unwritten(target, find_disk_error(error) or (error.strerror or str(error)).lower()) from error
+        raise _unwritten(target, describe(error)) from error
     except ValueError as error:  # a NUL
         raise _unwritten(target, str(error)) from error
 
@@ -92,9 +93,20 @@ def _put(temporary: Path, place: Place) -> None:
     if temporary.is_dir():
         _put_folder(temporary, path)
     else:
-        if path.is_file() and not path.is_symlink():
+        _put_file(temporary, path)
+
+
+def _put_file(temporary: Path, path: Path) -> None:
+    """Replace a file, whose rights stay."""
+    if path.is_file() and not path.is_symlink():
+        with suppress(PermissionError):  # not every file system has rights
             temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+    try:
         temporary.replace(path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        shutil.copyfile(temporary, path)  # a file that is mounted, as into a container, is only written into
 
 
 def _put_folder(temporary: Path, path: Path) -> None:
@@ -120,7 +132,8 @@ def _give_usual_modes(path: Path) -> None:
     os.umask(mask)
     for file in [path, *path.rglob("*")]:
         if file.is_file() and not file.is_symlink():
-            file.chmod(file.stat().st_mode | (0o666 & ~mask))
+            with suppress(PermissionError):
+                file.chmod(file.stat().st_mode | (0o666 & ~mask))
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -104,7 +104,7 @@ def _inner(value: Any) -> list[Any]:
 
 def _check_depth(value: Any, where: str) -> None:
     level = [value]
-    for _ in range(DEEPEST + 1):
+    for _ in range(DEEPEST):
         level = [inner for outer in level for inner in _inner(outer) if isinstance(inner, (dict, list))]
         if not level:
             return

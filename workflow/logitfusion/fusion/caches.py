@@ -84,6 +84,9 @@ class CachedAdapters(CachedModel):
     """
 
     def __init__(self, model: PreTrainedModel, adapters: Sequence[str], names: Sequence[str] = ()) -> None:
+        known = getattr(model, "peft_config", {})
+        if unknown := [name for name in adapters if name not in known]:  # which peft would read as the base
+            raise UserError(f"The base has no adapter {unknown[0]!r}: give experts as models, or a peft model with it.")
         self.adapters = ["__base__", *adapters]
         super().__init__(model, names or self.adapters)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +75,8 @@ class FusedLM:
         models = [large, *([base] if experts else []), *(expert for expert in experts if not isinstance(expert, str))]
         for model in models:
             refuse_not_causal(model)
+        if entries is not None and entries < 1:
+            raise UserError(f"The models share at least one entry, not entries={entries}.")
         sizes = [count_vocabulary(model) for model in models]
         # Families pad their output layers to different sizes; the entries beyond the tokenizer mean nothing.
         self.vocabulary = min([*sizes, *([entries] if entries and experts else [])])
@@ -97,7 +99,7 @@ class FusedLM:
         # Longer rows would change how the others are read, so they are read alone.
         self.shared_length = min(rope_limit(model) for model in models)
         self.models = models  # those that have weights of their own
-        self._further_ends = frozenset(ends)
+        self._further_ends = frozenset(token_ids("ends", ends))
 
     @property
     def ends(self) -> frozenset[int]:
@@ -184,6 +186,8 @@ class FusedLM:
             UserError: an empty prompt, options that can't be used, or a model whose logits are not finite.
         """
         options = given_options(DecodingOptions, options, named)
+        if not isinstance(prompts, Iterable):
+            raise UserError(f"A list of prompts is needed, not {prompts!r}.")
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         encoded = [self._read_prompt(f"Prompt {number}", prompt) for number, prompt in enumerate(prompts)]
         start = options.seed if options.seed is not None else torch.Generator().seed() % 2**31
@@ -245,9 +249,9 @@ class FusedLM:
             UserError: as many contexts as continuations are needed, and of the same kind; a text without
                 tokens; a batch size below 1; a model whose logits are not finite.
         """
-        if batch_size != "auto" and batch_size < 1:
-            raise UserError(f"Scoring needs batch_size >= 1, not {batch_size}.")
-        if len(contexts) != len(continuations) or isinstance(contexts, str) or isinstance(continuations, str):
+        size = BatchSize(batch_size, "pairs")
+        listed = all(isinstance(part, Sized) and not isinstance(part, str) for part in (contexts, continuations))
+        if not listed or len(contexts) != len(continuations):
             raise UserError("Scoring needs a list of contexts and as many continuations.")
         pairs = self.encode_pairs(contexts, continuations)
         if not pairs:
@@ -258,7 +262,7 @@ class FusedLM:
             judge_steering(self.steering),
             pairs,
             vocabulary=self.vocabulary,
-            batch_size=BatchSize(batch_size, "pairs"),
+            batch_size=size,
             shared_length=self.shared_length,
             reads_contexts=self.steering.reads_prompts,
             on_batch=on_batch,

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from logitfusion.config.decoding import DECODING
+from logitfusion.config.decoding import DECODING, DecodingOptions
+from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.keywords import given_options
 from logitfusion.errors import UserError
 from logitfusion.fusion.ends import TokenBytes
 from logitfusion.fusion.lm import FusedLM
@@ -68,12 +71,18 @@ def tune(
         stop: the strings that end a continuation when the task is decoded.
 
     Raises:
-        UserError: no examples, or a fusion whose weights are fixed.
+        UserError: no examples, nothing to choose among, numbers or stop strings that can't be used, or a fusion whose
+            weights are fixed.
     """
     if not lm.steering.solves or not lm.experts:
         raise UserError("Only solved weights can be tuned; use weights: dynamic and at least one expert.")
     if not prompts or len(prompts) != len(completions):
         raise UserError("Tuning needs validation examples, and as many completions as prompts.")
+    if not trusts or not anchors:
+        raise UserError("Tuning chooses among trusts and anchors: give at least one of each.")
+    for trust, anchor in zip_longest(trusts, anchors, fillvalue=1.0):
+        given_options(FusionOptions, None, {"trust": trust, "anchor": anchor})
+    stop = given_options(DecodingOptions, None, {"stop": stop}).stop
     ways = [(trust, anchor) for trust in trusts for anchor in (anchors if trust < 1 else anchors[:1])]
 
     ends = _ends(lm, stop)

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import torch
 
 from logitfusion.config.loading import LARGEST_BATCH
-from logitfusion.errors import find_memory_error
+from logitfusion.errors import UserError, find_memory_error
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +28,14 @@ class BatchSize:
     Args:
         asked: a number, or ``"auto"``.
         unit: what the rows are, for the log.
+
+    Raises:
+        UserError: it is neither.
     """
 
     def __init__(self, asked: int | Literal["auto"], unit: str = "rows") -> None:
+        if asked != "auto" and (not isinstance(asked, int) or asked < 1):
+            raise UserError(f'batch_size is a whole number of at least 1, or "auto", not {asked!r}.')
         self.found, self.unit = asked == "auto", unit
         self.rows = LARGEST_BATCH if asked == "auto" else asked
 

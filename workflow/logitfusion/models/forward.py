@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from logitfusion.errors import UserError, find_memory_error, first_line
@@ -69,8 +69,11 @@ def refuse_not_causal(model: PreTrainedModel, title: str = "The model", *, anew:
         anew: the model has changed since it was tried.
 
     Raises:
+        TypeError: it is no model.
         UserError: names the architecture.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{title[:1].lower()}{title[1:]} is one of transformers, not a {type(model).__name__}")
     if hasattr(model, "get_base_model"):  # of peft, with adapters in its layers
         model = model.get_base_model()
     if model in _CAUSAL and not anew:

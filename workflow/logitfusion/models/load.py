@@ -15,10 +15,11 @@ from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.integrity import check_files
 from logitfusion.models.architecture import count_vocabulary, text_config
 from logitfusion.models.attention import refuse_attention
-from logitfusion.models.checkpoint import explain_failure, how_to_mend, refuse_misfit, refuse_no_checkpoint
+from logitfusion.models.checkpoint import explain_failure, how_to_mend, read_config, refuse_misfit, refuse_no_checkpoint
 from logitfusion.models.device_maps import DeviceMap, choose_device
 from logitfusion.models.finite import find_not_finite, refuse_not_finite
 from logitfusion.models.forward import refuse_not_causal
+from logitfusion.models.layers import refuse_endless
 from logitfusion.models.precision import choose_dtype
 
 
@@ -124,6 +125,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         UserError: the folder holds no readable tokenizer, or one that was changed since it was recorded.
     """
     check_files(folder, weights=False)
+    refuse_endless(read_config(Path(folder)), f"The model in {folder}")  # which the tokenizer's class looks into
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from logitfusion.config.loading import Dtype
 from logitfusion.errors import UserError, first_line
 from logitfusion.files import read_json
+from logitfusion.formats.json import parse_json
 from logitfusion.integrity import read_record
 
 # Weights of 8 bits have a scale each, and weights of 64 nobody reads so.
@@ -80,7 +80,7 @@ def _read_header(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
-            header = json.loads(opened.read(min(length, 2**27)))
-    except (OSError, ValueError, struct.error) as error:
+            header = parse_json(opened.read(min(length, 2**27)).decode(), str(file))
+    except (OSError, ValueError, struct.error, UserError) as error:
         raise UserError(f"The weights in {file} can't be read ({first_line(error)}); they are damaged.") from error
     return {name: tensor for name, tensor in header.items() if name != "__metadata__"}

@@ -48,7 +48,7 @@ def token_ids(name: str, given: Iterable[int]) -> list[int]:
         UserError: something else; ``name`` is the text's.
     """
     try:
-        return list(map(operator.index, given))
+        return list(map(operator.index, None if isinstance(given, bytes) else given))
     except TypeError:
         raise UserError(f"{name} is a text or a list of token numbers, not {str(given)[:40]!r}.") from None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from logitfusion.errors import UserError
+from logitfusion.formats.csv import read_written_csv
 from logitfusion.progress.plan import Basis
 from logitfusion.progress.record import JobRecord, Machine, RunRecord, latest_jobs, name_job, read_records
 
@@ -70,10 +71,9 @@ def read_benchmark(path: Path | None) -> tuple[float, float] | None:
     if path is None:
         return None
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            row = next(csv.DictReader(file, delimiter="\t"))
+        row = read_written_csv(path, "benchmark")[1][0]
         memory = row["max_rss"]
         seconds = float(row["s"])
         return seconds, 0.0 if seconds < 1 or memory in ("NA", "-", "") else float(memory)
-    except (OSError, StopIteration, KeyError, ValueError):
+    except (UserError, IndexError, KeyError, ValueError):
         return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from logitfusion.errors import UserError
 from logitfusion.evaluate.names import is_share_of_right, say_metric
+from logitfusion.formats.csv import read_csv
 from logitfusion.progress.duration import format_duration, format_memory
 from logitfusion.progress.lines import GLUE, wrap
 from logitfusion.progress.record import JobRecord, RunRecord
@@ -79,9 +80,8 @@ def key_numbers(metrics: Path) -> list[tuple[str, str]]:
     Only what every method was scored on is averaged, so that the numbers of a line can be compared.
     """
     try:
-        with metrics.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if _is_score(row)]
-    except OSError:
+        rows = [row for row in read_csv(metrics, "table of scores")[1] if _is_score(row)]
+    except (UserError, KeyError, ValueError):
         return []
     tracks = list(dict.fromkeys(row["track"] for row in rows))
     return [(track, _track_line([row for row in rows if row["track"] == track])) for track in tracks]

@@ -55,7 +55,7 @@ def run_stage(
     except Exception as error:
         full = find_disk_error(error)
         if full is not None:
-            _fail(f"A file could not be written: {full}; nothing earlier was changed.")
+            _fail(f"A file could not be read or written: {full}; nothing earlier was changed.")
         if whose := find_memory_error(error):
             _fail(advise(Path(sys.argv[0]).stem, whose))
         leave_word(traceback.format_exc().rstrip())

@@ -18,6 +18,7 @@ from logitfusion.config.section import Listed, Section, canonical, parse
 from logitfusion.config.tasks import Split
 from logitfusion.errors import UserError
 from logitfusion.files import sha256, whole, write_text
+from logitfusion.formats.text import read_text
 from logitfusion.integrity import RECORD, as_rows, check_files, record_files
 from logitfusion.provenance import hash_json
 from logitfusion.tasks.data import holds_examples
@@ -232,7 +233,7 @@ def _read_index(folder: Path) -> StoredTask:
     """What a folder holds, if it is whole and was made of the definitions that are there now."""
     if INDEX not in check_files(folder):
         raise UserError(f"{folder} holds no documents of a task; run the stage task again.")
-    stored: StoredTask = parse(StoredTask, (folder / INDEX).read_text(encoding="utf-8"))
+    stored: StoredTask = parse(StoredTask, read_text(folder / INDEX))
     version = importlib.metadata.version("lm_eval")
     if stored.version != version:
         raise UserError(

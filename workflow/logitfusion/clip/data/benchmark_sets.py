@@ -19,6 +19,7 @@ from logitfusion.clip.data.folders import class_folders, list_images
 from logitfusion.clip.data.found import find_images
 from logitfusion.clip.data.names import plain_name
 from logitfusion.errors import UserError
+from logitfusion.formats.text import read_text, split_lines
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _read_pets(root: Path) -> Listing:
     parts = []
     for part in ("trainval", "test"):
         items = []
-        for line in (folder / "annotations" / f"{part}.txt").read_text(encoding="utf-8").splitlines():
+        for line in split_lines(read_text(folder / "annotations" / f"{part}.txt")):
             if line.strip() and not line.startswith("#"):
                 image, number = line.split()[:2]
                 classes[int(number) - 1] = image.rsplit("_", 1)[0]
@@ -144,15 +145,11 @@ def _read_ucf(root: Path) -> Listing:
     """``ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt`` and middle frames named as their videos."""
     lists = root / "ucfTrainTestlist"
     frames = {file.stem: str(file) for file in (root / "UCF-101-midframes").rglob("*.jpg")}
-    classes = [
-        line.split()[1] for line in (lists / "classInd.txt").read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
+    classes = [line.split()[1] for line in split_lines(read_text(lists / "classInd.txt")) if line.strip()]
     label_of = {one: label for label, one in enumerate(classes)}
     parts = []
     for part in ("trainlist01", "testlist01"):
-        videos = [
-            line.split()[0] for line in (lists / f"{part}.txt").read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
+        videos = [line.split()[0] for line in split_lines(read_text(lists / f"{part}.txt")) if line.strip()]
         parts.append([(frames[Path(video).stem], label_of[Path(video).parent.name]) for video in videos])
     return Listing([_words(one) for one in classes], parts[0], parts[1])
 

@@ -17,6 +17,7 @@ from logitfusion.clip.data.names import label_by_text, same_text, text_key
 from logitfusion.config.section import Listed, Section
 from logitfusion.errors import UserError, first_line
 from logitfusion.files import whole
+from logitfusion.formats.json import parse_json
 
 PROMPT = "a photo of a {}."
 
@@ -224,7 +225,7 @@ def load_data(path: str | Path) -> DataSet:
     check_seal(path)
     try:
         table = pq.read_table(path)
-        facts = json.loads(table.schema.metadata[b"logitfusion"])
+        facts = parse_json(table.schema.metadata[b"logitfusion"].decode(), str(path))
         rows = table.cast(_SCHEMA).to_pylist()
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{path} is not a readable data set ({first_line(error)}); delete it and run again.") from None

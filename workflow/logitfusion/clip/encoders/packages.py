@@ -31,9 +31,9 @@ def find_package(place: str, file: str | None, model: str) -> dict[str, Any]:
         UserError: no such wheel, package or file.
     """
     if place.endswith(".whl"):
-        wheel, named = Path(place).resolve(), {}
-        if not wheel.is_file():
+        if not Path(place).is_file():
             raise UserError(f"The package {place} is not there; name a wheel, or a package as NAME==VERSION.")
+        wheel, named = Path(place).resolve(), {}
     elif re.fullmatch(r"[\w.-]+==[\w.!+-]+", place):
         wheel, named = kept_wheel(place), {"package": place}
     else:

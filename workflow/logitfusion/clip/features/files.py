@@ -15,6 +15,7 @@ from torch import Tensor
 from logitfusion.artefact import DIGEST, UNSEALED, check_seal, parse_artefact, seal
 from logitfusion.errors import UserError, first_line
 from logitfusion.files import whole
+from logitfusion.formats.json import parse_json
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -41,7 +42,7 @@ def read_tensors(
     check_seal(path, mend)
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["logitfusion"])["facts"]
+            facts = parse_json(file.metadata()["logitfusion"], str(path))["facts"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:  # sealed, but not by write_tensors
         raise UserError(f"{path} is not a readable file of tensors ({first_line(error)}).") from None

@@ -8,10 +8,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from logitfusion.clip.fitting.selection import cross_validate
 from logitfusion.clip.heads import Head, Support
 from logitfusion.clip.methods import METHODS, FewShotSettings, complete_settings
 from logitfusion.clip.methods.progress import portion
+from logitfusion.errors import UserError
+from logitfusion.tensors import check_count
+
+_SEEN = 256  # images; heads that compare with all others need memory for each
 
 Settings = FewShotSettings | Mapping[str, Any] | None
 
@@ -39,9 +46,16 @@ def fit_method(
         perhaps ``held_out_loss`` (nats).
 
     Raises:
+        TypeError: no support, or a seed that is no whole number.
+        ValueError: a negative seed, or one of more than 63 bits.
         UserError: unknown names of method or settings, a method without a grid to be selected from, or one that needs
-            auxiliary features without any.
+            auxiliary features without any; or a head whose numbers are not finite, as of too high a rate.
     """
+    if not isinstance(support, Support):
+        raise TypeError(f"support is a Support, not a {type(support).__name__}")
+    check_count("seed", seed, 0)
+    if seed >= 2**63:
+        raise ValueError(f"seed is below 2^63, not {seed}")
     given = settings.dump() if isinstance(settings, FewShotSettings) else settings or {}
     chosen, method, facts = complete_settings(name, given), METHODS[name], {"selected": False, "seed": seed}
     if chosen.selection == "cross_validation":
@@ -52,9 +66,19 @@ def fit_method(
         if losses is None:
             chosen = method.fallback(support, chosen)
         else:
-            best = int(losses.argmin())
+            best = int(losses.nan_to_num(nan=torch.inf).argmin())
             chosen = candidates[best]
             facts |= {"selected": True, "held_out_loss": float(losses[best])}
     with portion(2, 1, 3) if chosen.selection == "cross_validation" else nullcontext():
         head = method.fit(support, chosen, seed=seed, on_epoch=on_epoch)
+    if not _is_finite(head, support):
+        raise UserError(f"{name} ran off to infinity with these settings; change them.")
     return replace(head, method=name, settings=chosen.dump() | head.settings | facts)
+
+
+def _is_finite(head: Head, support: Support) -> bool:
+    """Whether all that was fitted, and what it makes of some of its own images, are finite numbers."""
+    clip, auxiliary = support.plain
+    some = head.logits(clip[:_SEEN], None if auxiliary is None else auxiliary[:_SEEN])
+    fitted = (value for value in vars(head).values() if isinstance(value, Tensor))
+    return all(bool(values.isfinite().all()) for values in (some, *fitted))

@@ -24,6 +24,7 @@ from pydantic import Field
 
 from logitfusion.clip.methods.base import AdamWSettings, FewShotMethod, OnEpoch
 from logitfusion.config.section import NonNegative, Positive, Share
+from logitfusion.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -234,15 +235,19 @@ def fit_amu(
 
 
 def _with_numbers(settings: AMUSettings, classes: int) -> AMUSettings:
-    """The settings with what depends on C worked out, so that a saved head needs no rule."""
-    from logitfusion.clip.confidence import reference_of
+    """The settings with what depends on C worked out, so that a saved head needs no rule.
 
-    return settings.changed(
-        {
-            "temperature": temperature_of(settings.temperature, classes),
-            "reference": reference_of(settings.reference, classes),
-        }
-    )
+    Raises:
+        UserError: factors that no number holds.
+    """
+    from logitfusion.clip.confidence import check_power, reference_of
+
+    reference = reference_of(settings.reference, classes)
+    try:
+        check_power(settings.power, reference, classes)
+    except ValueError as error:
+        raise UserError(f"AMU: {error}; change its power or its reference.") from None
+    return settings.changed({"temperature": temperature_of(settings.temperature, classes), "reference": reference})
 
 
 def _what_training_sees(settings: AMUSettings) -> tuple[Any, ...]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, create_model
 
-from logitfusion.config.section import Count, NonNegative, Section
+from logitfusion.config.errors import shorten
+from logitfusion.config.section import LARGEST, LARGEST_WHOLE, Count, NonNegative, Section, number
 from logitfusion.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 OnEpoch = Callable[[int, Any], None] | None  # epoch (from 1), head
 Views = Literal["all", "plain"]
+Penalty = number(ge=1e-9, le=1e9)  # beyond, float32 keeps nothing but the penalty, or nothing of it
 
 
 class FewShotSettings(Section):
@@ -133,7 +135,8 @@ class FewShotMethod(ABC):
             settings = self.Settings(**given)
         except ValidationError as error:
             key = str(error.errors()[0]["loc"][0])
-            raise UserError(f"{key} of {self.name} is {in_words(known[key])}, not {given[key]!r}.") from None
+            words = in_words(known[key], ends=True)
+            raise UserError(f"{key} of {self.name} is {words}, not {shorten(given[key])}.") from None
         if settings.selection == "cross_validation":
             if not self.grid:
                 raise UserError(f'{self.name} has nothing to be selected from: set its selection to "fixed".')
@@ -146,20 +149,32 @@ class FewShotMethod(ABC):
         return settings
 
 
-def in_words(schema: Mapping[str, Any]) -> str:
-    """What a setting may be, out of its JSON schema: ``a number of at least 0``."""
+def in_words(schema: Mapping[str, Any], *, ends: bool = False) -> str:
+    """What a setting may be, out of its JSON schema: ``a number of at least 0``.
+
+    Args:
+        ends: tell where the range of any number ends, too.
+    """
+    if not ends and schema.get("maximum") in (LARGEST, LARGEST_WHOLE):
+        schema = {key: value for key, value in schema.items() if key != "maximum"}
     match schema:
         case {"anyOf": parts}:
-            return " or ".join(map(in_words, parts))
+            return " or ".join(in_words(part, ends=ends) for part in parts)
         case {"enum": names}:
             return f"one of {', '.join(names)}"
         case {"const": name}:
             return f'"{name}"'
         case {"type": "integer", "minimum": low, "maximum": high}:
             return f"a whole number from {low} to {high}"
+        case {"type": "integer", "minimum": low}:
+            return f"a whole number of at least {low}"
         case {"minimum": low, "maximum": high}:
             return f"a number from {low:g} to {high:g}"
+        case {"minimum": low}:
+            return f"a number of at least {low:g}"
         case {"exclusiveMinimum": 0, "maximum": high}:
             return f"a positive number of at most {high:g}"
+        case {"exclusiveMinimum": 0}:
+            return "a positive number"
         case _:
             return f"of type {schema['type']}"

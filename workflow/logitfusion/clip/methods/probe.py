@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch, Views
+from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch, Penalty, Views
 from logitfusion.config.section import Count, NonNegative
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ class ProbeSettings(FewShotSettings):
     """The settings of a logistic regression."""
 
     # 31.6: the 0.316 of CLIP's published probe, whose features have a norm of about 10; ours have 1.
-    inverse_penalty: NonNegative = 31.6
+    inverse_penalty: Penalty = 31.6
     """scikit-learn's C: the loss of an image, relative to half the squared norm of the weights."""
     iterations: Count = 1000
     """Of L-BFGS, at most."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count, product
 from typing import TYPE_CHECKING
 
-from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch
+from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch, Penalty
 from logitfusion.config.section import Count, Positive
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Stacking(FewShotMethod):
         """Median of the prior of a probe's weight."""
         prior_strength: Positive = 1.0
         """Nats that a weight at e times its prior's median costs, beside the sum of the images' losses."""
-        inverse_penalty: Positive = 31.6
+        inverse_penalty: Penalty = 31.6
         """The probes' C in scikit-learn's words: the loss of an image, relative to half the weights' squared norm."""
         iterations: Count = 200
         """Of each probe's L-BFGS, at most."""

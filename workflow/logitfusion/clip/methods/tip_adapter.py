@@ -6,7 +6,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from logitfusion.clip.methods.base import AdamWSettings, FewShotMethod, FewShotSettings, OnEpoch
-from logitfusion.config.section import NonNegative
+from logitfusion.config.section import NonNegative, number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ class CacheSettings(FewShotSettings):
 
     alpha: NonNegative = 1.0
     """Weight of the votes beside CLIP's logits; 0 is zero-shot CLIP."""
-    beta: NonNegative = 5.5
+    beta: number(ge=0, le=1e6) = 5.5
     """Sharpness: a key at cosine c has the vote ``exp(-beta (1 - c))``."""
 
 

