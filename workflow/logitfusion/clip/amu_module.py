@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from logitfusion.clip.confidence import PUBLISHED_POWER, PUBLISHED_REFERENCE, check_power, reference_of, uncertainty
 from logitfusion.clip.heads import check_features, check_labelled, class_means, fuse, support_spread
 from logitfusion.clip.methods.amu import mixing_of, temperature_of
-from logitfusion.tensors import check_one_device
+from logitfusion.tensors import check_one_device, is_finite
 
 
 class AMUHead(nn.Module):
@@ -49,6 +50,8 @@ class AMUHead(nn.Module):
             raise ValueError(f"alpha is a finite number, not {alpha}")
         super().__init__()
         self.weight = nn.Parameter(class_means(aux_features, labels, num_classes))
+        if not is_finite(self.weight):
+            raise ValueError(f"the means of aux_features are not finite in {aux_features.dtype}")
         self.power, self.reference, self.kind = power, reference_of(reference, num_classes), kind
         check_power(power, self.reference, num_classes)
         self.temperature = temperature_of(temperature, num_classes)
@@ -73,7 +76,8 @@ class AMUHead(nn.Module):
             )
         check_one_device(clip_logits=clip_logits, aux_features=aux_features, weight=self.weight)
         factor = self.alpha * uncertainty(clip_logits, self.kind, self.power, self.reference)
-        outputs = aux_features @ self.weight.T
+        wider = torch.promote_types(aux_features.dtype, self.weight.dtype)
+        outputs = aux_features.to(wider) @ self.weight.T.to(wider)
         return fuse(clip_logits, outputs, factor, self.temperature, self.mixing, self.support_spread)
 
 

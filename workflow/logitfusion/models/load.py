@@ -129,6 +129,8 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     except Exception as error:
         mend = how_to_mend(folder, "the tokenizer's files, as save_pretrained writes them")
         raise UserError(f"The tokenizer in {folder} can't be read ({first_line(error)}); {mend}.") from error
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(f"model_max_length in {Path(folder, 'tokenizer_config.json')} is no number; correct it.")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
