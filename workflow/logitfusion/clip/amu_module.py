@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from logitfusion.clip.confidence import PUBLISHED_POWER, PUBLISHED_REFERENCE, check_power, reference_of, uncertainty
 from logitfusion.clip.heads import check_features, check_labelled, class_means, fuse, support_spread
 from logitfusion.clip.methods.amu import mixing_of, temperature_of
-from logitfusion.tensors import check_one_device, is_finite
+from logitfusion.tensors import check_one_device
 
 
 class AMUHead(nn.Module):
@@ -50,14 +50,16 @@ class AMUHead(nn.Module):
             raise ValueError(f"alpha is a finite number, not {alpha}")
         super().__init__()
         self.weight = nn.Parameter(class_means(aux_features, labels, num_classes))
-        if not is_finite(self.weight):
-            raise ValueError(f"the means of aux_features are not finite in {aux_features.dtype}")
         self.power, self.reference, self.kind = power, reference_of(reference, num_classes), kind
         check_power(power, self.reference, num_classes)
         self.temperature = temperature_of(temperature, num_classes)
         self.alpha = alpha
         self.mixing = mixing_of(spread, num_classes)
         self.support_spread = support_spread(aux_features, self.weight.detach())
+        if not math.isfinite(self.support_spread):
+            raise ValueError(
+                "aux_features are finite and of unit norm, and the spread of the head's outputs is no number"
+            )
 
     def forward(self, clip_logits: Tensor, aux_features: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., C]``, ``[..., D_aux]`` -> fused logits s and auxiliary logits z, both ``[..., C]``.
