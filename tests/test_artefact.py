@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from flips import refuses_every_flip
 
+from logitfusion import artefact
 from logitfusion.artefact import UNSEALED, check_seal, read_artefact, read_rows, seal, write_artefact, write_rows
 from logitfusion.config.section import Section
 from logitfusion.errors import UserError
@@ -41,6 +43,9 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path, rows: list[dict[str,
     path = tmp_path / "a.jsonl"
     write_rows(path, iter(rows))
     assert read_rows(path) == rows
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="has no digest"):
+        read_rows(path)
 
 
 def test_every_flipped_bit_of_json_is_noticed(tmp_path: Path) -> None:
@@ -96,6 +101,18 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
             read_artefact(tmp_path / name)
         with pytest.raises(UserError, match=words):
             read_rows(tmp_path / name)
+
+
+@pytest.mark.parametrize("before", [0, 1, 5, 31, 32, 33, 64, 200])
+def test_the_digest_may_be_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int) -> None:
+    """Also across the blocks that are read together."""
+    monkeypatch.setattr(artefact, "_BLOCK", 32)
+    path, (mark, zeros) = tmp_path / "a", (UNSEALED[:-64].encode(), UNSEALED[-64:].encode())
+    head, tail = bytes(before) + mark, b"tail" * before
+    path.write_bytes(head + zeros + tail)
+    seal(path)
+    check_seal(path)
+    assert path.read_bytes() == head + hashlib.sha256(head + zeros + tail).hexdigest().encode() + tail
 
 
 def test_a_file_is_sealed_where_it_has_a_place_for_that(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from logitfusion.errors import UserError
 from logitfusion.files import read_jsonl, write_jsonl
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.lm_eval import FusedLMEval
+from logitfusion.models import chat
 from logitfusion.models.chat import ChatTemplate
 from logitfusion.models.load import save_model
 from logitfusion.models.tiny import tiny_tokenizer
@@ -217,6 +220,55 @@ def test_a_template_that_ignores_tools_or_documents_is_one_sentence(name: str) -
 def test_a_template_may_fail_in_any_way(fault: str) -> None:
     with pytest.raises(UserError, match="refuses the messages"):
         ChatTemplate(make_tokenizer(f"{TURNS}{{{{ {fault} }}}}")).encode(CHATS[0])
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}"
+TREE = "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}"
+
+
+@pytest.mark.parametrize("template", [LOOP + "{% endfor %}", TREE])
+def test_a_template_without_an_end_is_ended(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "SECONDS", 0.2)
+    with pytest.raises(UserError, match=r"computes for more than 0\.2 seconds"):
+        ChatTemplate(make_tokenizer(template)).encode(CHATS[0])
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0), "nothing is ended later"
+    assert ChatTemplate(make_tokenizer(CHATML)).encode(CHATS[0])
+
+
+def test_a_template_is_rendered_in_any_thread() -> None:
+    template = ChatTemplate(make_tokenizer(CHATML))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(template.render, CHATS[0]).result() == template.render(CHATS[0])
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "refuses the messages (maximum recursion"),
+        ("{{ raise_exception('Roles\nmust alternate.') }}", "refuses the messages (Roles must alternate.)"),
+        ("{{ 'a' * 10 ** 13 }}", "refuses the messages (MemoryError)"),
+        ("{% for %}", "refuses the messages (Expected an expression"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+    ],
+)
+def test_what_a_template_does_wrong_is_one_sentence(template: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        ChatTemplate(make_tokenizer(template)).encode(CHATS[0])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_writes_so_much_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "LARGEST", 1000)
+    assert ChatTemplate(make_tokenizer("{{ 'a' * 1000 }}")).encode(CHATS[0])
+    with pytest.raises(UserError, match="writes more than 1,000 characters"):
+        ChatTemplate(make_tokenizer("{{ 'a' * 1001 }}")).encode(CHATS[0])
+
+
+@pytest.mark.parametrize("template", [3, True, [1], {"default": None}, {"default": CHATML, "other": 3}])
+def test_a_template_that_is_no_text_is_one_sentence(template: Any) -> None:
+    with pytest.raises(UserError, match="a chat template that is no text"):
+        ChatTemplate(make_tokenizer(template))
 
 
 def test_fields_that_are_null_are_not_there() -> None:

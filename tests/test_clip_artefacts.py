@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -12,6 +14,7 @@ import pytest
 import torch
 from flips import refuses_every_flip
 
+from logitfusion.clip.answers import answer
 from logitfusion.clip.data import record_folder
 from logitfusion.clip.data.dataset import DataSet, ImageRow, load_data, save_data
 from logitfusion.clip.data.support import make_support, write_support
@@ -152,7 +155,7 @@ PLACES: list[tuple[tuple[str, ...], list[Any]]] = [
     (("values", "branch"), [None, True, "x", 3, []]),
     (("values", "settings"), [None, "x", 3, []]),
     (("values", "unknown"), [1]),
-    (("class_names",), [None, 3, "ab", [], ["cat"], ["cat", 1], ["cat", "dog", "bird"]]),
+    (("class_names",), [None, 3, "ab", [], ["cat"], ["cat", 1], ["cat", "cat"], ["cat", "dog", "bird"]]),
     (("encoders",), [None, 3, "x", [], {"clip": 1}, {"clip": None}]),
     (("epochs",), [None, True, -1, 2**70, 10**9, "x", 1.5]),
     (("metadata",), [None, 3, "x", []]),
@@ -212,6 +215,30 @@ def test_the_tensors_of_a_head_fit_together(tmp_path: Path, kind: str, name: str
     path = saved(tmp_path / "head", HEADS[kind])
     forge(path, lambda _, tensors: tensors.pop(name) if value is None else tensors.update({name: value}))
     refusal(lambda: load_head(path), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scale": 1e300}, "its probabilities are not finite"),
+        ({"temperature": 1e300}, "its probabilities are not finite"),
+        ({"kind": "other"}, "kind is one of"),
+        ({"reference": "other"}, "reference is"),
+        ({"weight": torch.ones(2, 4)}, "auxiliary is"),
+        ({"classifier": torch.ones(3, 2)}, "clip is"),
+    ],
+)
+def test_a_head_of_odd_numbers_gives_no_answers(change: dict[str, Any], words: str) -> None:
+    """Each has a type that fits; what it makes of images has none."""
+    head = replace(HEADS["fused"], **change)
+    encoded = SimpleNamespace(
+        clip=torch.ones(1, 1, 2), auxiliary=torch.tensor([[[0.0, 1.0, 2.0]]]), ids=["1"], skipped={}
+    )
+    header = {"class_names": NAMES, "metadata": {}}
+    with pytest.raises(ValueError, match=words):
+        answer(head, header, encoded, torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="CLIP's own"):
+        answer(HEADS["fused"], header, encoded, torch.full((1, 2), torch.inf))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import pickle
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 
 from logitfusion.cli._encoder_specs import parse_clip
 from logitfusion.clip.encoders import load
+from logitfusion.clip.encoders.hub import check_torchvision
 from logitfusion.clip.encoders.load import draw_crop, flatten, load_auxiliary, load_clip
 from logitfusion.clip.encoders.tiny import make_random_clip
 from logitfusion.clip.encoders.towers import read_package
@@ -360,3 +362,21 @@ def test_a_clip_is_found_in_the_folder_that_holds_it(tiny_clip: Path, tmp_path: 
     for path, words in ((tmp_path, "holds no CLIP"), ("absent", "no CLIP at absent"), (tiny_clip, "add the key model")):
         with pytest.raises(UserError, match=words):
             load_clip({"source": "path", "path": str(path), "model": None}, device=CPU)
+
+
+def test_cached_weights_of_torchvision_are_what_their_name_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch looks at the digest in the name while it downloads, and at nothing once the file is there."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    place = tmp_path / "checkpoints" / url.rpartition("/")[2]
+    place.parent.mkdir()
+    place.write_bytes(b"other bytes")
+    with pytest.raises(UserError, match=r"resnet18-f37072fd\.pth are damaged"):
+        load_auxiliary({"source": "torchvision", "model": "resnet18", "weights": "IMAGENET1K_V1"}, device=CPU)
+    content = b"the bytes"
+    named = f"https://somewhere/x-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    (place.parent / named.rpartition("/")[2]).write_bytes(content)
+    check_torchvision(named)
+    check_torchvision("https://somewhere/unnamed.pth")

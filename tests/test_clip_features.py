@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
+import random
 import shutil
+import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -191,7 +196,7 @@ def test_an_image_is_read_once_for_all_encoders(
 ) -> None:
     opened: list[str] = []
     true_open = Image.open
-    monkeypatch.setattr(Image, "open", lambda path, *more: opened.append(str(path)) or true_open(path, *more))
+    monkeypatch.setattr(Image, "open", lambda path, **more: opened.append(str(path)) or true_open(path, **more))
     encoders = {"clip": TinyEncoder(), "b": TinyEncoder("b"), "a": TinyEncoder("a", scale=-1.0)}
     read = encode_images(rows, encoders, tmp_path / "cache", split="support", views=3)
     assert sorted(opened) == sorted(row.path for row in rows)
@@ -537,6 +542,59 @@ def test_huge_images_are_refused_before_they_are_decoded(tmp_path: Path, monkeyp
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(UnreadableImageError, match="megapixels"):
         read_image(row, max_megapixels=1.49)
+
+
+def test_what_pillow_would_hand_on_to_a_program_is_no_image(tmp_path: Path) -> None:
+    """Ghostscript runs what is in a file of PostScript, whatever the file is called."""
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(x) print\n%%EOF\n"
+    (tmp_path / "photo.png").write_bytes(page)
+    with Image.open(tmp_path / "photo.png") as image:
+        assert image.format == "EPS"
+    with pytest.raises(UnreadableImageError, match="no image"):
+        read_image(ImageRow("photo", str(tmp_path / "photo.png"), 0))
+
+
+def test_a_picture_in_a_picture_is_bounded_too(tmp_path: Path) -> None:
+    """An icon says that it is small, and holds a PNG that is not."""
+    inner = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(inner, "PNG")
+    entry = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inner.getvalue()), 22)
+    (tmp_path / "small.ico").write_bytes(entry + inner.getvalue())
+    with pytest.raises(UnreadableImageError, match="megapixels"):
+        read_image(ImageRow("small", str(tmp_path / "small.ico"), 0))
+
+
+def test_words_about_a_picture_are_no_place_for_a_bomb(tmp_path: Path) -> None:
+    words = PngInfo()
+    words.add_text("words", "\0" * 2**26, zip=True)
+    row = save(tmp_path, Image.new("RGB", (4, 4), RED), pnginfo=words)
+    assert Path(row.path).stat().st_size < 2**18
+    assert colour(row) == RED
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.complex64, np.bool_, np.int64, "U1", [("a", np.uint8)]])
+@pytest.mark.parametrize("shape", [(2, 4, 4), (2,), (2, 4, 0), (2, 4, 4, 4), (0, 4, 4)])
+def test_arrays_of_other_kinds_are_no_images(tmp_path: Path, kind: Any, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "array.npy"
+    np.save(path, np.zeros(shape, np.uint8 if shape != (2, 4, 4) else kind))
+    with pytest.raises(UnreadableImageError):
+        read_image(ImageRow("1", str(path), 0, 1))
+    assert hash_image(ImageRow("1", str(path), 0, 1)) == "missing"
+
+
+def test_damaged_arrays_are_no_images(tmp_path: Path) -> None:
+    path, draw = tmp_path / "array.npy", random.Random(0)
+    np.save(path, np.zeros((2, 4, 4), np.uint8))
+    whole = path.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(draw.choice((1, 2, 5))):
+            damaged[draw.randrange(128)] = draw.randrange(256)
+        path.write_bytes(damaged)
+        row = ImageRow("1", str(path), 0, 1)
+        hash_image(row)
+        with suppress(UnreadableImageError):
+            read_image(row)
 
 
 def test_pillows_guard_stays_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,12 @@ def test_two_runs_are_not_mixed_without_a_word(tmp_path: Path) -> None:
     check_files([one, other], "a module's own")
 
 
+def test_a_key_that_is_there_twice_is_not_passed_over(tmp_path: Path) -> None:
+    """Snakemake takes the last one."""
+    with pytest.raises(UserError, match=r"twice.yaml, line 3, has the key 'seed' a second time"):
+        check_files([write(tmp_path, "twice.yaml", "run: one\nseed: 1\nseed: 2\n")], "one")
+
+
 def test_what_can_not_be_used_is_explained_by_the_command_line() -> None:
     assert explain_command_line(["a.yaml"], {"run": "x", "seed": 1}) == ""
     assert "after `--`" in explain_command_line(["a.yaml", "results/x/record.json"], {})

@@ -454,6 +454,73 @@ def test_a_mapping_that_contains_itself_is_one_sentence() -> None:
     assert "nested too deeply" in message
 
 
+def test_aliases_that_multiply_are_one_sentence() -> None:
+    """Snakemake hands them over as one list in many places."""
+    value: Any = ["x"]
+    for _ in range(40):
+        value = [value, value]
+    assert "aliases multiply" in refuse(set_at("tasks/generated/generation_kwargs", {"until": value}))
+
+
+def test_keys_that_become_one_are_refused() -> None:
+    assert "has the key '1' twice" in refuse(set_at("tasks/generated/generation_kwargs", {1: "a", "1": "b"}))
+
+
+def test_a_date_is_no_text() -> None:
+    assert "'run' is read as a date (2024-01-01); write it in quotes" in refuse(
+        set_at("run", datetime.date(2024, 1, 1))
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("models/BIG", "models and experts"),
+        ("experts/Cut", "models and experts"),
+        ("tasks/LINES", "tasks"),
+        ("fusion/methods/Own", "fusion.methods"),
+        ("distill/teachers/ONE", "distill.teachers"),
+        ("clip/datasets/Mine", "clip.datasets"),
+    ],
+)
+def test_names_that_differ_in_capitals_only_are_refused(path: str, key: str) -> None:
+    place, _, name = path.rpartition("/")
+
+    def double(config: dict[str, Any]) -> None:
+        owner = config
+        for part in place.split("/"):
+            owner = owner[part]
+        owner[name] = owner.get(name.lower()) or owner["both"]
+
+    message = refuse(double)
+    assert f"Of {key}, " in message
+    assert "differ in capitals only" in message
+
+
+@pytest.mark.parametrize("folder", ["../other", "/etc", "a/b", "", ".", ".."])
+def test_class_folders_are_in_the_image_folder(folder: str) -> None:
+    message = refuse(set_at("clip/datasets/mine/class_names", {folder: "an A", "b": "a B"}))
+    assert "'clip.datasets.mine.class_names'" in message
+    assert "which is no name of a folder" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed: 1\nrun: x\nseed: 2\n", "line 3, has the key 'seed' a second time, after line 1"),
+        ("run: x\nseed: 010\n", "line 2, has 010, which YAML reads as another number"),
+        ("run: 2024-01-01\n", "line 1, has 2024-01-01, which YAML reads as a date"),
+        ("[]", "must hold a mapping"),
+    ],
+)
+def test_a_file_that_means_something_else_than_it_says_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config(tmp_path / "mine.yaml")
+    assert str(tmp_path / "mine.yaml") in str(caught.value)
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("path", "words"), [("seed", "write all of its digits"), ("fusion/methods/own/weights", "write 1.0e+3")]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import pickle
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from logitfusion.cli._encoder_specs import parse_auxiliary, parse_clip
-from logitfusion.clip.encoders import packages
+from logitfusion.clip.encoders import packages, torchscript, weights
 from logitfusion.clip.encoders.load import ClipEncoder, load_auxiliary, load_clip
 from logitfusion.clip.encoders.torchscript import read_archive
 from logitfusion.clip.encoders.weights import read_weights
@@ -410,3 +411,39 @@ def test_a_packages_encoder_is_named_on_the_command_line(tmp_path: Path, monkeyp
     }.items():
         with pytest.raises(UserError, match=words):
             parse_auxiliary(spec)
+
+
+def test_a_small_file_does_not_unpack_to_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch would take the memory before anybody can look."""
+    monkeypatch.setattr(weights, "_SMALL", 2**16)
+    for name, size in (("bomb.pth", 2**19), ("small.pth", 10)):
+        torch.save({"a": torch.zeros(size)}, tmp_path / "plain.pth")
+        with (
+            zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+            zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as packed,
+        ):
+            for member in plain.namelist():
+                packed.writestr(member, plain.read(member))
+    assert read_weights(tmp_path / "small.pth")["a"].shape == (10,)
+    assert (tmp_path / "bomb.pth").stat().st_size < 2**14
+    with pytest.raises(UserError, match="unpacks to 2 MiB"):
+        read_weights(tmp_path / "bomb.pth")
+
+
+def test_weights_that_hold_themselves_are_no_endless_search(tmp_path: Path) -> None:
+    state: dict[str, Any] = {}
+    state["model"] = state
+    torch.save(state, tmp_path / "round.pth")
+    with pytest.raises(UserError, match="no weights by name"):
+        read_weights(tmp_path / "round.pth")
+
+
+def test_parts_of_parts_of_parts_are_no_endless_search() -> None:
+    module = torchscript._Module()
+    module.attributes = {"weight": torch.zeros(1)}
+    for _ in range(40):  # 2^40 ways to one tensor
+        outer = torchscript._Module()
+        outer.attributes = {"left": module, "right": module}
+        module = outer
+    with pytest.raises(ValueError, match="more than 100,000 modules"):
+        list(torchscript._tensors(module, "", itertools.count()))

@@ -29,6 +29,7 @@ from logitfusion.cli._settings import parse_settings
 from logitfusion.clip import Support, fit_method, load_head, save_head
 from logitfusion.clip.data.support import draw_support
 from logitfusion.clip.encoders.load import ImageEncoder, load_auxiliary, load_clip
+from logitfusion.clip.features.files import read_tensors, write_tensors
 from logitfusion.clip.methods import DEFAULT_METHOD, complete_settings
 from logitfusion.errors import UserError
 from logitfusion.evaluate.intervals import wilson_interval
@@ -629,6 +630,16 @@ def test_bad_predictions_are_one_sentence(
     assert words in refuse(capsys, *argv, *more)
     assert not output.exists()
     assert (tmp_path / "empty").is_dir()
+
+
+def test_a_head_of_odd_numbers_gives_a_sentence(
+    capsys: pytest.CaptureFixture[str], place: Path, head: Path, tmp_path: Path
+) -> None:
+    """Such as somebody else's program may write: the digest is right, the encoders are."""
+    facts, tensors = read_tensors(head)
+    write_tensors(tmp_path / "odd", tensors, {**facts, "values": {**facts["values"], "scale": 1e300}})
+    sentence = refuse(capsys, "fewshot", "predict", "--head", tmp_path / "odd", "--images", place / "test/red")
+    assert "can't be used with these encoders" in sentence
 
 
 def test_a_head_that_says_no_more_than_its_encoders_hashes_can_be_used(

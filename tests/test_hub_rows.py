@@ -119,6 +119,14 @@ def test_half_a_split_is_not_taken_for_the_split(hub: Hub, tmp_path: Path, monke
         fetch_rows(source("test"), tmp_path)
 
 
+def test_a_file_that_is_not_the_recorded_one_is_refused(hub: Hub) -> None:
+    fetched = fetch_rows(source())
+    files = [file | {"sha256": "0" * 64} for file in fetched.download["files"]]
+    other = fetched.model_copy(update={"download": fetched.download | {"files": files}})
+    with pytest.raises(UserError, match="'owner/rows' is not the one that was fetched"):
+        open_rows(source(), other)
+
+
 def test_a_damaged_file_says_how_it_is_fetched_anew(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = fetch_rows(source(), tmp_path)
     cached = Path(constants.HF_HUB_CACHE) / "datasets--owner--rows/snapshots" / commit_of(1) / "first/train-1.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch.nn.functional import normalize
 
 from logitfusion.cli import make_parser
+from logitfusion.cli._harness import read_evaluation
+from logitfusion.clip import Support, fit_method
+from logitfusion.clip.fitting import fit
 from logitfusion.clip.methods import METHODS
 from logitfusion.config.decoding import DecodingOptions
 from logitfusion.config.errors import explain
@@ -28,6 +33,10 @@ from logitfusion.config.training import Training
 from logitfusion.errors import UserError
 from logitfusion.formats.json import format_json
 from logitfusion.fusion import solve_weights
+from logitfusion.fusion.lm_eval_arguments import read_generation
+from logitfusion.models.device_maps import measure_folder
+from logitfusion.models.load import load_model, load_tokenizer
+from logitfusion.plan.measure import read_config
 
 ODD: list[Any] = [
     *(math.nan, math.inf, -math.inf, 1e308, -1e308, 5e-324, -5e-324, 1e-300, 2.0**63, 1e31, -0.0, True, False),
@@ -196,6 +205,45 @@ def test_a_temperature_is_nothing_or_of_a_size_that_divides(temperature: float) 
         read_options(DecodingOptions, {"temperature": temperature}, lambda name: f"--{name}")
 
 
+@pytest.mark.parametrize("word", ["temperature=nan", "max_gen_toks=0.5", "max_tokens=1e999", "top_k=-1", "top_p=1e-99"])
+def test_generation_kwargs_of_the_command_line_are_checked_before_anything_is_loaded(word: str) -> None:
+    arguments = make_parser().parse_args(["evaluate", "--large", ".", "--tasks", "a", "--gen-kwargs", word])
+    with pytest.raises(UserError, match=f"--gen-kwargs {word.partition('=')[0]} "):
+        read_evaluation(arguments)
+
+
+@pytest.mark.parametrize("name", [0.5, True, "9" * 5000])
+def test_a_task_asks_for_a_whole_number_of_tokens(name: Any) -> None:
+    with pytest.raises(UserError, match="number") as caught:
+        read_generation({"max_gen_toks": name}, 16, None)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("amu", {"epochs": 2, "learning_rate": 1e30}), ("tip_adapter_f", {"epochs": 2, "epsilon": 0.0})],
+)
+def test_a_head_that_is_not_finite_is_refused(name: str, settings: dict[str, Any]) -> None:
+    """By the workflow, too, which would keep it, and answer by it."""
+    labels = torch.arange(12) % 3
+    features = normalize(torch.eye(3)[labels] + 0.3 * torch.randn(12, 3, generator=torch.manual_seed(0)), dim=-1)
+    support = Support(features[:, None], features[:, None], labels, torch.eye(3), 100.0)
+    assert fit_method(name, support, {"epochs": 2}, seed=0).logits(features, features).isfinite().all()
+    with pytest.raises(UserError, match=f"{name} ran off to infinity"):
+        fit_method(name, support, settings, seed=0)
+
+
+def test_a_candidate_that_is_not_finite_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = torch.arange(12) % 3
+    features = torch.eye(3)[labels]
+    support = Support(features[:, None], None, labels, torch.eye(3), 100.0)
+    losses = torch.full((len(METHODS["clip_probe"].grid),), torch.nan)
+    losses[2] = 5.0
+    monkeypatch.setattr(fit, "cross_validate", lambda *_, **__: losses)
+    head = fit_method("clip_probe", support, {"selection": "cross_validation"}, seed=0)
+    assert head.settings["inverse_penalty"] == METHODS["clip_probe"].grid[2]["inverse_penalty"]
+
+
 # ---- JSON ---------------------------------------------------------------------------------------------------------
 
 VALUES = st.recursive(
@@ -223,3 +271,23 @@ def same(before: Any, after: Any) -> bool:
 @given(VALUES)
 def test_json_that_is_written_is_json_and_loses_no_number(value: Any) -> None:
     assert same(value, json.loads(format_json(value), parse_constant=refuse_constant))
+
+
+# ---- models -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_local_experts"])
+@pytest.mark.parametrize("count", [10**12, 10**400, 1e300])
+def test_a_model_of_endless_layers_is_refused_before_it_is_built(
+    tiny_models: dict[str, Path], tmp_path: Path, key: str, count: float
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_models["base"], folder)
+    (folder / "record.json").unlink(missing_ok=True)
+    facts = json.loads((folder / "config.json").read_text()) | {key: count}
+    (folder / "config.json").write_text(json.dumps(facts))
+    for read in (load_tokenizer, load_model, lambda folder: measure_folder(folder, "float32")):
+        with pytest.raises(UserError, match=key):
+            read(folder)
+    with pytest.raises(UserError, match=key):
+        read_config({"text_config": facts}, "The model")

@@ -169,6 +169,7 @@ import sys
 import time
 from pathlib import Path
 from logitfusion import cli
+from logitfusion.errors import UserError
 from logitfusion.files import whole
 from logitfusion.cli._streams import outlive_reader
 
@@ -180,6 +181,9 @@ class Command:
         for number in range(20):
             print("line", flush=True)
             print("progress", file=sys.stderr)
+        if "fail" in sys.argv:
+            print("last line")
+            raise UserError("No.")
         with whole("done") as temporary:
             temporary.touch()
             if "wait" in sys.argv:
@@ -231,6 +235,19 @@ def test_nobody_needs_to_read_the_errors(place: Path, closed: int) -> None:
     ended = printing(place, stdout=subprocess.PIPE, stderr=closed)
     assert ended.returncode == 0
     assert ended.stdout == "line\n" * 20
+
+
+def test_what_was_printed_before_a_failure_is_there(place: Path) -> None:
+    ended = printing(place, "fail", capture_output=True)
+    assert ended.returncode == 1
+    assert ended.stdout.endswith("line\nlast line\n")
+    assert ended.stderr.endswith("progress\nlogitfusion: No.\n")
+
+
+def test_nobody_needs_to_read_the_help(place: Path, closed: int) -> None:
+    command = [sys.executable, "-m", "logitfusion", "completion", "--help"]
+    ended = subprocess.run(command, env=ENVIRONMENT, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

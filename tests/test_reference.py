@@ -372,16 +372,28 @@ def test_a_broken_record_is_named(reference: Path) -> None:
         assert sentence.startswith(f"{reference / RECORD} is not of this version of logitfusion: ")
 
 
-def test_every_flipped_bit_of_a_record_is_noticed(tmp_path: Path) -> None:
+def test_every_byte_of_a_record_counts(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content")
     write_artefact(tmp_path / RECORD, {"files": as_rows(record_files(tmp_path))})
-    refuses_every_flip(tmp_path / RECORD, lambda: check_files(tmp_path))
+    refuses_every_flip(tmp_path / RECORD, lambda: check_files(tmp_path), step=7)
 
 
 def test_every_flipped_bit_of_a_recorded_file_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content")
     write_artefact(tmp_path / RECORD, {"files": as_rows(record_files(tmp_path))})
     refuses_every_flip(tmp_path / "file", lambda: check_files(tmp_path))
+
+
+def test_what_was_seen_may_be_damaged(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    write_artefact(tmp_path / RECORD, {"files": as_rows(record_files(tmp_path))})
+    check_files(tmp_path)
+    content = (tmp_path / SEEN).read_bytes()
+    for bit in range(0, 8 * len(content), 7):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / SEEN).write_bytes(flipped)
+        assert check_files(tmp_path)
 
 
 def test_another_programs_record_says_nothing(tmp_path: Path) -> None:

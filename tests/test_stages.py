@@ -362,7 +362,7 @@ def test_two_shards_decode_what_one_does(stored: Path, tiny_models: dict[str, Pa
     assert sorted(map(outcome, halves)) == sorted(map(outcome, decode_here(stored, tmp_path, models, 0, 1)))
 
 
-def test_a_shard_without_documents_is_an_empty_file(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_shard_without_documents_has_no_rows(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     definitions = write_tasks(tmp_path / "definitions", rows=1)
     for name in ("words", "choice"):
         store(tmp_path / name, f"toy_{name}", definitions)

@@ -22,7 +22,7 @@ from logitfusion.fusion import FusedLM
 from logitfusion.models.examples import ExampleEncoder
 from logitfusion.models.tiny import tiny_tokenizer
 from logitfusion.stages.tune import _make_examples
-from logitfusion.tasks.definition import LIBRARY, data_files, definition_files, needs_hub
+from logitfusion.tasks.definition import LIBRARY, data_files, definition_files, needs_hub, read_definition
 from logitfusion.tasks.documents import OpenedTask, open_documents, write_documents
 from logitfusion.tasks.find import find_folders
 from logitfusion.tasks.harness import FEWSHOT_SEED, load_leaves
@@ -511,6 +511,21 @@ def test_a_definition_by_which_nothing_could_be_right_is_refused(
         open_documents(place)
 
     assert words in refused(prepare)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("task: mine\ninclude: other.yaml", "mine.yaml includes itself"),
+        ("task: mine\ninclude: 3", "includes 3, which is no file's name"),
+        ("task: mine\ntask: yours", "line 2, has the key 'task' a second time"),
+        ("task: mine\ninclude: gone.yaml", "gone.yaml does not exist"),
+    ],
+)
+def test_a_definition_that_can_not_be_read_is_one_sentence(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "other.yaml").write_text("include: mine.yaml")
+    assert words in refused(read_definition, tmp_path / "mine.yaml")
 
 
 def test_a_definition_with_a_mistake_is_named_and_no_other_of_its_name_is_used(tmp_path: Path) -> None:

@@ -7,15 +7,10 @@ which prints the numbers.
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from outcomes import SECONDS, Case, Outcome, count, judge_all, list_faults
 
 PROPERTY = "fuzz"

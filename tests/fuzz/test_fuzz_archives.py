@@ -26,7 +26,7 @@ def unpack_bytes(kind: str, data: bytes, place: Path) -> dict[str, bytes]:
     return unpack(kind, place / "archive", place / "out")
 
 
-@inputs(60, 4000)
+@inputs(60, 1500)
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_damaged_archive(kind: str, inputs: int, tmp_path: Path, watch: Watch) -> None:
     expected = unpack_bytes(kind, WHOLE[kind], tmp_path)
@@ -36,7 +36,7 @@ def test_a_damaged_archive(kind: str, inputs: int, tmp_path: Path, watch: Watch)
     )
 
 
-@inputs(60, 4000)
+@inputs(60, 1500)
 @pytest.mark.parametrize("kind", ["tar.gz", "deb", "zip"])
 def test_a_hostile_archive(kind: str, inputs: int, tmp_path: Path, watch: Watch) -> None:
     (tmp_path / "victim").write_bytes(b"mine")

@@ -34,7 +34,7 @@ def is_whole(run: RunConfig) -> bool:
     return is_strict_json(text) and resolve_config(json.loads(text)).dump() == run.dump()
 
 
-@inputs(20, 1500)
+@inputs(15, 500)
 @pytest.mark.parametrize("change", [draw_number, draw_change])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config(
@@ -55,7 +55,7 @@ def test_a_config(
     watch((make(number) for number in range(inputs)), seconds=5)
 
 
-@inputs(2, 100)
+@inputs(2, 60)
 def test_a_plan_of_an_odd_config(inputs: int, tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read is planned too, however many layers it asks for, or refused."""
     monkeypatch.chdir(ROOT)

@@ -10,7 +10,6 @@ from random import Random
 from typing import Any
 
 import pytest
-import torch
 from command_calls import call, is_strict_json
 from damage import damage
 from outcomes import Case
@@ -20,6 +19,7 @@ from test_chat import make_tokenizer
 from test_gguf import file, written  # noqa: F401 (fixtures)
 
 from logitfusion.errors import UserError
+from logitfusion.models import chat
 from logitfusion.models.chat import ChatTemplate
 from logitfusion.models.gguf_file import read_gguf
 
@@ -39,7 +39,7 @@ def generate(folder: Path) -> str:
     return call(["generate", "--large", folder, "--prompt", "a", "b", "--max-new-tokens", 2])
 
 
-@inputs(12, 800)
+@inputs(6, 200)
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_an_odd_value_of_a_model(name: str, inputs: int, model: Path, watch: Watch) -> None:
     """One value of a file of JSON is another; what is computed with it, nobody can call wrong."""
@@ -71,7 +71,7 @@ def _places(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str
         yield from _places(one, (*place, key))
 
 
-@inputs(12, 800)
+@inputs(6, 200)
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_damaged_file_of_a_model(name: str, inputs: int, model: Path, watch: Watch) -> None:
     """Without a record nobody knows what it was, but a crash or a stall is a fault; of weights only the head is."""
@@ -142,17 +142,18 @@ TEMPLATES = {
 }
 
 
-@pytest.mark.parametrize("kind", ["a template"])
-def test_an_odd_template(kind: str, watch: Watch) -> None:
+def test_an_odd_template(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "SECONDS", 0.5)
+
     def write(text: str) -> str:
         text = ChatTemplate(make_tokenizer(text)).render([{"role": "user", "content": "Hi"}])
         assert "class" not in text, "it left the sandbox"
         return text.encode().decode()
 
-    watch((Case(name, lambda text=text: write(text)) for name, text in TEMPLATES.items()), seconds=15)
+    watch((Case(name, lambda text=text: write(text)) for name, text in TEMPLATES.items()), seconds=5)
 
 
-@inputs(6, 400)
+@inputs(4, 200)
 def test_a_damaged_gguf(inputs: int, file: Path, tmp_path: Path, watch: Watch) -> None:  # noqa: F811
     """A package's own digest is compared before; this is of a package that was made so."""
     whole = file.read_bytes()
@@ -162,14 +163,8 @@ def test_a_damaged_gguf(inputs: int, file: Path, tmp_path: Path, watch: Watch) -
         path.write_bytes(data)
         return read_gguf(path)[0]
 
-    def is_sound(found: Any) -> bool:
-        return all(bool(torch.isfinite(one).all()) for one in found.parameters())
-
     head = whole[:1500]  # what tells of the tensors; a flip within them can't be told
     watch(
-        (
-            Case(words, lambda data=data: read(data + whole[1500:]), is_sound)
-            for words, data in damage(head, "gguf", inputs)
-        ),
+        (Case(words, lambda data=data: read(data + whole[1500:])) for words, data in damage(head, "gguf", inputs)),
         seconds=20,
     )

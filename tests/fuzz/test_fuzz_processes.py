@@ -21,7 +21,7 @@ Watch = Callable[..., None]
 LINES = b'{"prompt": "red", "id": "1"}\n{"prompt": "blue", "id": "2"}\n'
 
 
-@inputs(3, 60)
+@inputs(2, 40)
 def test_a_process(inputs: int, tmp_path: Path, tiny_models: dict[str, Path], watch: Watch) -> None:
     """Prompts, configs, places to write and numbers, in turn."""
     write_inputs(tmp_path)

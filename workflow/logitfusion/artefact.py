@@ -7,14 +7,12 @@ its own 64 digits count as zeros. A digest says that a file is as it was written
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import mmap
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import chain
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -26,6 +24,7 @@ from logitfusion.formats.json import format_json, read_json
 
 _MARK = b"logitfusion sha256:"
 _ZEROS = b"0" * 64
+_BLOCK = 2**20  # bytes
 UNSEALED = (_MARK + _ZEROS).decode()
 DIGEST = "digest"  # the key of JSON, and of the metadata of other formats
 
@@ -36,14 +35,16 @@ def seal(path: str | Path) -> None:
     Raises:
         UserError: what it holds looks like a digest itself.
     """
-    with _mapped(Path(path), mmap.ACCESS_WRITE) as content:
-        start = content.find(_MARK)
-        if start < 0:
+    with Path(path).open("r+b") as file:
+        place = _find_place(file)
+        if place is None:
             raise ValueError(f"{path} has no place for its digest")
-        place = start + len(_MARK)
-        if content[place : place + 64] != _ZEROS:
+        file.seek(place)
+        if file.read(len(_ZEROS)) != _ZEROS:
             raise UserError(f"{Path(path).name} can't be written: a text in it holds {_MARK.decode()!r}; change that.")
-        content[place : place + 64] = _digest(content, place)
+        digest = _digest(file, place)
+        file.seek(place)
+        file.write(digest)
 
 
 def check_seal(path: str | Path, mend: str | None = None) -> None:
@@ -62,16 +63,14 @@ def check_seal(path: str | Path, mend: str | None = None) -> None:
     mend = mend or f"delete {name_output(path)} and run again"
     _refuse_no_file(path)
     try:
-        with _mapped(path, mmap.ACCESS_READ) as content:
-            place = content.find(_MARK) + len(_MARK)
-            sealed = place >= len(_MARK)
-            same = sealed and content[place : place + 64] == _digest(content, place)
+        with path.open("rb") as file:
+            place = _find_place(file)
+            if place is None:
+                raise UserError(f"{path} has no digest: it is damaged, or not of this version of logitfusion; {mend}.")
+            file.seek(place)
+            same = file.read(len(_ZEROS)) == _digest(file, place)
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror}).") from None
-    except ValueError:  # what is empty can't be mapped
-        sealed = same = False
-    if not sealed:
-        raise UserError(f"{path} has no digest: it is damaged, or not of this version of logitfusion; {mend}.")
     if not same:
         raise UserError(f"{path} is damaged (its bytes differ from its digest); {mend}.")
 
@@ -89,17 +88,18 @@ def write_artefact(path: str | Path, value: Mapping[str, Any], *, sort_keys: boo
         seal(temporary)
 
 
-def read_artefact(path: str | Path, kind: Any = dict[str, Any]) -> Any:
+def read_artefact(path: str | Path, kind: Any = dict[str, Any], *, mend: str | None = None) -> Any:
     """What ``write_artefact`` wrote.
 
     Args:
         path: of the file.
         kind: the section, or another type, of what it holds.
+        mend: see ``check_seal``.
 
     Raises:
         UserError: see ``check_seal``; or it holds something else.
     """
-    check_seal(path)
+    check_seal(path, mend)
     value = read_json(path)
     del value[DIGEST]
     return parse_artefact(path, kind, value)
@@ -112,18 +112,24 @@ def parse_artefact(path: str | Path, kind: Any, value: Any) -> Any:
         UserError: it has another form; names the file and the key.
     """
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(value))
+        return _adapter(kind).validate_json(json.dumps(value))
     except ValidationError as error:
         found = explain(error, name=lambda key: f"its key {key!r}" if key else "it").rstrip(".")
         raise UserError(f"{path} is not of this version of logitfusion: {found}; write it again.") from None
 
 
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, after one with the digest of all: a file that lost its rows is not one of none."""
+    """Write one JSON object a line, the first of which also has the digest of all; without rows it stands alone."""
     with whole(path) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
-            for row in chain([{DIGEST: UNSEALED}], rows):
-                file.write(format_json(row) + "\n")
+            every = iter(rows)
+            file.write(format_json(_with_digest(next(every, {}))) + "\n")
+            file.writelines(format_json(row) + "\n" for row in every)
         seal(temporary)
 
 
@@ -138,8 +144,9 @@ def read_rows(path: str | Path, kind: Any = dict[str, Any]) -> list[Any]:
         UserError: see ``read_artefact``.
     """
     check_seal(path)
-    _, *rows = (row for _, row in jsonl.read_rows(path))
-    return parse_artefact(path, list[kind], rows)
+    rows = [row for _, row in jsonl.read_rows(path)]
+    del rows[0][DIGEST]
+    return parse_artefact(path, list[kind], rows if rows[0] else rows[1:])
 
 
 def _with_digest(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,17 +161,24 @@ def _refuse_no_file(path: Path) -> None:
         raise UserError(f"{path} is not a file." if path.exists() else f"{path} does not exist.")
 
 
-@contextmanager
-def _mapped(path: Path, access: int) -> Iterator[mmap.mmap]:
-    mode = "r+b" if access == mmap.ACCESS_WRITE else "rb"
-    with path.open(mode) as file, mmap.mmap(file.fileno(), 0, access=access) as content:
-        yield content
+def _find_place(file: BinaryIO) -> int | None:
+    """Where the digits of the digest begin; None where there is no digest."""
+    file.seek(0)
+    read, kept = 0, b""
+    while block := file.read(_BLOCK):
+        seen = kept + block
+        if (found := seen.find(_MARK)) >= 0:
+            return read - len(kept) + found + len(_MARK)
+        read, kept = read + len(block), seen[1 - len(_MARK) :]
+    return None
 
 
-def _digest(content: mmap.mmap, place: int) -> bytes:
-    """The SHA-256, in hex, of what is there, with zeros from ``place`` on where the digest is."""
-    with memoryview(content) as view:
-        value = hashlib.sha256(view[:place])
-        value.update(_ZEROS)
-        value.update(view[place + 64 :])
-    return value.hexdigest().encode()
+def _digest(file: BinaryIO, place: int) -> bytes:
+    """The SHA-256, in hex, of what a file holds, with zeros from ``place`` on where the digest is."""
+    value = hashlib.sha256()
+    file.seek(0)
+    for start in range(0, place, _BLOCK):
+        value.update(file.read(min(_BLOCK, place - start)))
+    value.update(_ZEROS)
+    file.seek(place + len(_ZEROS))
+    return hashlib.file_digest(file, lambda: value).hexdigest().encode()

@@ -80,7 +80,8 @@ def read_record(folder: str | Path) -> dict[str, Any] | None:
         return None
     if not is_sealed(path) and _OURS.isdisjoint(read_json(path)):
         return None
-    return read_artefact(path)
+    mend = f"delete the folder {folder} and run again, or this file alone to use the folder as one of your own"
+    return read_artefact(path, mend=mend)
 
 
 def read_recorded(folder: str | Path) -> dict[str, RecordedFile] | None:

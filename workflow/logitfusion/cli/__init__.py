@@ -40,12 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand.
 
     Returns:
-        the exit code: 0, 1 for bad input (2 for a command line that argparse refuses), 130 for Ctrl-C (143 and 129 for SIGTERM and SIGHUP), 141 where the
+        the exit code: 0, 1 for bad input (2 for a command line that argparse refuses), 130 for Ctrl-C, 141 where the
         reader of a pipe has gone (files that were asked for are written all the same).
+
+    Raises:
+        SystemExit: 129 or 143, for SIGHUP and SIGTERM.
     """
     try:
-        arguments = make_parser().parse_args(argv)
         with unwinding(), guarded_streams():
+            arguments = make_parser().parse_args(argv)
             _module(arguments.command).run(arguments)
     except KeyboardInterrupt:
         return 130

@@ -12,6 +12,8 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from logitfusion.cli._options import add_options
+from logitfusion.config.decoding import DecodingOptions
+from logitfusion.config.keywords import read_options
 from logitfusion.config.section import LARGEST_SEED, LARGEST_WHOLE, Section, Shots, number
 from logitfusion.errors import UserError
 from logitfusion.evaluate.faults import explain_unsafe
@@ -150,9 +152,12 @@ def _read_generation(words: Sequence[str] | None) -> dict[str, Any] | None:
     found = read_pairs("--gen-kwargs", words)
     check_generation(found)
     # The tasks' own max_gen_toks would win against its other names.
-    lengths = [found.pop(name) for name in LENGTHS if found.get(name) is not None]
+    lengths = [(name, found.pop(name)) for name in LENGTHS if found.get(name) is not None]
+    given = {name: found[name] for name in ("temperature", "top_p", "top_k") if found.get(name) is not None}
     if lengths:
-        found["max_gen_toks"] = lengths[0]
+        written, found["max_gen_toks"] = lengths[0]
+        given["max_new_tokens"] = found["max_gen_toks"]
+    read_options(DecodingOptions, given, lambda name: f"--gen-kwargs {written if name == 'max_new_tokens' else name}")
     if found.get("temperature") and "do_sample" not in found:
         logger.warning("--gen-kwargs temperature draws nothing in tasks that say do_sample: false; add do_sample=true.")
     return found

@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -56,6 +56,9 @@ def guarded_streams() -> Iterator[None]:
             sys.stdout.flush()
         _tell_failure(_descriptor(sys.stdout))
     finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError):  # where all went well it was flushed above
+                stream.flush()
         sys.stdout, sys.stderr = former
 
 

@@ -13,6 +13,7 @@ from logitfusion.cli._inputs import be_quiet, read_field, read_rows, read_text
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.decoding import Decoding
+from logitfusion.errors import UserError
 from logitfusion.files import write_jsonl
 from logitfusion.formats.json import format_json
 
@@ -42,6 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
         (read_field(row, "context", place), read_field(row, "continuation", place), place)
         for place, row in read_rows(arguments.pairs, read_text(arguments.pairs))
     ]
+    if not pairs:
+        raise UserError(f"{arguments.pairs} holds no pairs.")
     rows = _score(load_fusion(arguments), pairs, batch_size)
     if arguments.output is not None:
         write_jsonl(arguments.output, rows)

@@ -80,6 +80,9 @@ def answer(
         zero_shot: CLIP's own logits of the same images, ``[n, C]``, see ``zero_shot_logits``.
         top: likeliest classes to list.
         none_below: the probability below which the answer is "none of these"; None: the head's own threshold.
+
+    Raises:
+        ValueError: features of another width than the head reads, or probabilities that are not finite.
     """
     facts = header["metadata"]
     names, calibration = header["class_names"], Calibration.load(facts.get("calibration"))
@@ -87,6 +90,9 @@ def answer(
     learnt = set(facts.get("digests", ()))
     alone = Calibration.load(facts.get("clip_calibration")).probabilities(zero_shot)
     probabilities = calibration.probabilities(head_logits(head, encoded.clip[:, 0], _plain(encoded.auxiliary)))
+    for whose, found in (("its", probabilities), ("CLIP's own", alone)):
+        if not found.isfinite().all():
+            raise ValueError(f"{whose} probabilities are not finite")
     entropy = torch.special.entr(probabilities).sum(-1) / math.log(len(names))
     values, places = (part.tolist() for part in probabilities.topk(min(top, len(names))))
     digests = getattr(encoded, "digests", None) or [None] * len(encoded.ids)
@@ -111,7 +117,11 @@ def answer(
 
 
 def head_logits(head: Head, clip: Tensor, auxiliary: Tensor | None) -> Tensor:
-    """``[n, D]``, ``[n, D_aux]`` -> ``[n, C]``, some images at a time."""
+    """``[n, D]``, ``[n, D_aux]`` -> ``[n, C]``, some images at a time.
+
+    Raises:
+        ValueError: features of another width than the head reads.
+    """
     pieces = torch.arange(len(clip)).split(PIECE)
     return torch.cat([head.logits(clip[some], None if auxiliary is None else auxiliary[some]) for some in pieces])
 

@@ -101,11 +101,13 @@ class Header(Section):
 
     @model_validator(mode="after")
     def _count_classes(self) -> Self:
-        """Lists by class have as many parts as there are classes."""
+        """Lists by class have as many parts as there are classes, of which each is there once."""
         for name in ("counts", "folders"):
             if len(getattr(self.metadata, name)) not in (0, len(self.class_names)):
                 message = f"has {name} of other classes than class_names"
                 raise PydanticCustomError("cross", message, {"key": "metadata"})
+        if len(set(self.class_names)) < len(self.class_names):
+            raise PydanticCustomError("cross", "names a class twice", {"key": "class_names"})
         return self
 
 

@@ -109,7 +109,7 @@ def _sentence(error: dict[str, Any], name: Callable[[str], str]) -> str:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     where = ".".join(_path(error))
     at = name(where)
-    given = _short(value)
+    given = shorten(value)
     match kind:
         case "sentence":
             return error["msg"]
@@ -142,7 +142,7 @@ def _sentence(error: dict[str, Any], name: Callable[[str], str]) -> str:
             return f"{at} can't be used ({error['msg']})."
 
 
-def _short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value on one line, cut where it is long."""
     try:
         text = repr(value).replace("\n", " ")
@@ -155,14 +155,14 @@ def _not_one_of(at_key: str, at: str, value: Any, context: dict[str, Any]) -> st
     """The sentence for an entry whose own key does not say which kind of section it is."""
     key = context["key"]
     if not isinstance(value, dict):
-        return f"{at} must be of type object, and is {_short(value)}."
+        return f"{at} must be of type object, and is {shorten(value)}."
     if key not in value:
         return f"{at} lacks the key {key!r}; add it."
     return _wrong_choice(at_key, value[key], context["known"])
 
 
 def _wrong_choice(at: str, value: Any, known: list[str]) -> str:
-    near = difflib.get_close_matches(_short(value).strip("'"), known, n=1)
+    near = difflib.get_close_matches(shorten(value).strip("'"), known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     choice = f"one of {', '.join(known)}" if len(known) != 1 else f"an integer or {known[0]}"  # of a size that is found
-    return f"{at} must be {choice}{hint}, and is {_short(value)}."
+    return f"{at} must be {choice}{hint}, and is {shorten(value)}."

@@ -19,11 +19,10 @@ from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
 from logitfusion.files import sha256, write_text
 from logitfusion.formats.text import check_unicode
-from logitfusion.formats.yaml import read_yaml
+from logitfusion.formats.yaml import MOST, read_yaml
 from logitfusion.provenance import hash_text
 
 DEEPEST = 50  # levels of a config
-MOST = 1_000_000  # values of a config, those of an alias counted wherever it stands
 
 
 def resolve_config(config: dict[str, Any]) -> RunConfig:

@@ -49,6 +49,8 @@ def _check_kind(option: str, path: Path, *, folder: bool) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
+        if folder and path.is_symlink():
+            raise UserError(f"{word} is a link to nothing; name another folder with {option}.") from None
         return
     except NotADirectoryError:
         there = next(one for one in path.parents if one.exists())

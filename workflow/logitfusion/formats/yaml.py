@@ -19,7 +19,7 @@ from logitfusion.formats.text import check_unicode, read_text
 
 LARGEST = 2**21  # bytes of a file
 DEEPEST = 100  # values inside of each other
-MOST = 1_000_000  # values of a text, those of an alias counted wherever it stands
+MOST = 200_000  # values of a text, those of an alias counted wherever it stands
 Constructor = Callable[[yaml.SafeLoader, Node], Any]
 _CORE = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 _MERGE, _TIME = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:timestamp"

@@ -9,7 +9,7 @@ from typing import Any
 
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
-from logitfusion.config.errors import suggest
+from logitfusion.config.errors import shorten, suggest
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.keywords import read_options
 from logitfusion.config.loading import PRECISIONS, Placed
@@ -174,10 +174,14 @@ def read_generation(asked: Mapping[str, Any], tokens: int, end: str | None) -> A
     try:
         kwargs = normalize_gen_kwargs({name: value for name, value in asked.items() if value is not None}, tokens)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"The task's generation_kwargs {dict(asked)} have no number where one is needed.") from error
+        words = shorten(dict(asked))
+        raise UserError(f"The task's generation_kwargs {words} have no number where one is needed.") from error
+    for name in LENGTHS:
+        if isinstance(asked.get(name), bool) or (isinstance(asked.get(name), float) and not asked[name].is_integer()):
+            raise UserError(f"The task's {name} must be a whole number, not {asked[name]!r}.")
     sampled, temperature = kwargs["do_sample"], float(kwargs.get("temperature", 0.0))
     if not isinstance(sampled, (bool, int)):
-        raise UserError(f"The task's do_sample must be true or false, not {sampled!r}.")
+        raise UserError(f"The task's do_sample must be true or false, not {shorten(sampled)}.")
     if not 0 <= temperature < math.inf or (sampled and temperature == 0):
         raise UserError(f"A task that asks for do_sample needs a temperature above 0, not {temperature:g}.")
     options: dict[str, Any] = {"max_new_tokens": kwargs["max_gen_toks"], "temperature": temperature if sampled else 0.0}
@@ -185,5 +189,5 @@ def read_generation(asked: Mapping[str, Any], tokens: int, end: str | None) -> A
         options |= {"top_k": _TOP_K} | {name: kwargs[name] for name in ("top_p", "top_k") if name in kwargs}
     until = [word for word in kwargs["until"] if word is not None]
     if not all(isinstance(word, str) for word in until):
-        raise UserError(f"The task's until must be a text or a list of texts, not {kwargs['until']!r}.")
+        raise UserError(f"The task's until must be a text or a list of texts, not {shorten(kwargs['until'])}.")
     return Asked(options, [word for word in handle_stop_sequences(until, end) if word])

@@ -14,6 +14,7 @@ from typing import Any
 from logitfusion.errors import UserError, first_line
 from logitfusion.files import read_json
 from logitfusion.integrity import check_file, read_record, refuse_gone
+from logitfusion.models.layers import refuse_endless
 
 INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
@@ -109,7 +110,9 @@ def refuse_no_checkpoint(folder: Path) -> None:
             f"The model in {folder} has no config.json; {how_to_mend(folder, 'one beside weights as safetensors')}."
         )
     _refuse_no_safetensors(folder)
-    if read_config(folder).get("is_encoder_decoder"):
+    config = read_config(folder)
+    refuse_endless(config, f"The model in {folder}")
+    if config.get("is_encoder_decoder"):
         raise UserError(
             f"The model in {folder} is an encoder-decoder model, which does not continue a text; use a causal language"
             " model."

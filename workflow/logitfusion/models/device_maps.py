@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from logitfusion.config.loading import Dtype
 from logitfusion.errors import UserError, first_line
-from logitfusion.models.checkpoint import find_base
+from logitfusion.models.checkpoint import find_base, read_config
+from logitfusion.models.layers import refuse_endless
 from logitfusion.models.placement import Block, Sized, place_models
 from logitfusion.models.precision import choose_dtype
 
@@ -102,6 +103,7 @@ def measure_folder(folder: str | Path, dtype: Dtype | torch.dtype = "auto") -> S
     folder = Path(folder)
     if (base := find_base(folder)) is not None:
         return Sized(folder.name, measure_folder(base, dtype).blocks)
+    refuse_endless(read_config(folder), f"The model in {folder}")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):

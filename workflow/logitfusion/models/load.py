@@ -15,10 +15,11 @@ from logitfusion.errors import UserError, find_memory_error, first_line
 from logitfusion.integrity import check_files
 from logitfusion.models.architecture import count_vocabulary, text_config
 from logitfusion.models.attention import refuse_attention
-from logitfusion.models.checkpoint import explain_failure, how_to_mend, refuse_misfit, refuse_no_checkpoint
+from logitfusion.models.checkpoint import explain_failure, how_to_mend, read_config, refuse_misfit, refuse_no_checkpoint
 from logitfusion.models.device_maps import DeviceMap, choose_device
 from logitfusion.models.finite import find_not_finite, refuse_not_finite
 from logitfusion.models.forward import refuse_not_causal
+from logitfusion.models.layers import refuse_endless
 from logitfusion.models.precision import choose_dtype
 
 
@@ -124,13 +125,14 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         UserError: the folder holds no readable tokenizer, or one that was changed since it was recorded.
     """
     check_files(folder, weights=False)
+    refuse_endless(read_config(Path(folder)), f"The model in {folder}")  # which the tokenizer's class looks into
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if not isinstance(tokenizer.model_max_length, int | float):  # compared with lengths, much later
+            raise TypeError(f"its model_max_length is {tokenizer.model_max_length!r}")
     except Exception as error:
         mend = how_to_mend(folder, "the tokenizer's files, as save_pretrained writes them")
         raise UserError(f"The tokenizer in {folder} can't be read ({first_line(error)}); {mend}.") from error
-    if not isinstance(tokenizer.model_max_length, int | float):
-        raise UserError(f"model_max_length in {Path(folder, 'tokenizer_config.json')} is no number; correct it.")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

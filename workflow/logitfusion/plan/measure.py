@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from logitfusion.errors import UserError, first_line
 from logitfusion.models.architecture import context_length, count_vocabulary, text_config
+from logitfusion.models.layers import refuse_endless
 from logitfusion.plan.size import ITEM, CachedLayer, ModelSize
 
 # What architectures call the experts of a mixture, and how many of them a token is sent to.
@@ -33,6 +34,7 @@ def read_config(facts: dict[str, Any], title: str) -> PreTrainedConfig:
     """
     if not isinstance(facts, dict):
         raise UserError(f"{title} has a config.json that can't be used (it is no table of names and values).")
+    refuse_endless(facts, title)
     kind = str(facts.get("model_type"))
     if kind not in CONFIG_MAPPING:
         own = "needs Python code that comes with it, which is never run"

@@ -225,7 +225,14 @@ def _open_reader(source: HubRows, fetched: FetchedRows, cache: str | Path, **opt
 
     datasets.disable_progress_bars()
     reader = fetched.reader
-    paths = {file.name: str(file.path) for file in _download(source, reader, fetched.download["commit"]).files}
+    found = _download(source, reader, fetched.download["commit"]).files
+    recorded = {file["name"]: file["sha256"] for file in fetched.download["files"]}
+    if other := [file.name for file in found if file.sha256 != recorded.get(file.name)]:
+        raise UserError(
+            f"The file {other[0]} of the data set {source.dataset!r} is not the one that was fetched; fetch it again"
+            " (snakemake --until fetch --forcerun fetch_data)."
+        )
+    paths = {file.name: str(file.path) for file in found}
     files = {split: [paths[name] for name in names] for split, names in reader.splits.items()}
     builder = datasets.load_dataset_builder(
         reader.builder, data_files=files, cache_dir=str(cache), **reader.options, **options

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from logitfusion.clip.data.formats import readable_formats
+
 DEPTHS = (8, 10, 12, 14, 16)  # bits of a sample, as sensors and scanners have them
 OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
@@ -37,7 +39,7 @@ def scale_colours(image: Image.Image, file: Path | io.BytesIO, raw_mode: str) ->
         return image
     if isinstance(file, io.BytesIO):
         file.seek(0)
-    with Image.open(file) as again:
+    with Image.open(file, formats=readable_formats()) as again:
         again.tile = [_other_order(tile) for tile in again.tile]
         again.load()
         deep = upper.astype(np.uint16) << 8 | np.asarray(again)

@@ -136,7 +136,10 @@ def flatten(image: Image.Image) -> Image.Image:
 
 def _array_row(row: ImageRow) -> np.ndarray:
     """An image of an array file; opened anew each time, since a file may be replaced."""
-    return np.ascontiguousarray(np.load(row.path, mmap_mode="r", allow_pickle=False)[row.index])
+    image = np.load(row.path, mmap_mode="r", allow_pickle=False)[row.index]
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or 0 in image.shape:
+        raise UnreadableImageError(f"{image.dtype} {list(image.shape)} in an array file, not uint8 [h, w] or [h, w, 3]")
+    return np.ascontiguousarray(image)
 
 
 def thumbnail(row: ImageRow, size: int, form: str = "PNG") -> bytes | None:
@@ -157,7 +160,9 @@ def hash_image(row: ImageRow) -> str:
         if row.index is not None:
             return hashlib.sha256(_array_row(row)).hexdigest()
         return sha256(row.path)
-    except (UserError, OSError, ValueError, IndexError):
+    except MemoryError:
+        raise
+    except Exception:  # numpy's reader of headers raises whatever a file makes it to
         return MISSING
 
 

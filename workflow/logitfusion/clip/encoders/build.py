@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from logitfusion.artefact import write_artefact
+from logitfusion.clip.data.formats import readable_formats
 from logitfusion.clip.encoders.load import ClipEncoder, load_clip, open_folder
 from logitfusion.clip.encoders.towers import TEXT_FILES, fill, read_sentence_weights
 from logitfusion.config.clip_recipe import ClipRecipe
@@ -187,7 +188,7 @@ def run_image_tower(clip: ClipEncoder, paths: Sequence[str | Path], batch_size: 
 
 def _open_image(path: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=readable_formats()) as image:
             image.load()
             return image
     except (OSError, ValueError, Image.DecompressionBombError) as error:

@@ -152,19 +152,43 @@ def wrong_weights(model: str, weights: str | None) -> EncoderError:
     return EncoderError(fault, config="correct the entry's keys", option="correct {option}")
 
 
+def check_torchvision(url: str) -> None:
+    """Refuse a file in torch's cache that is not what its name says; torch looks at that while it downloads only.
+
+    Raises:
+        UserError: its bytes are others.
+    """
+    path = _torchvision_file(url)
+    stated = _stated_digest(path)
+    if stated is not None and path.is_file() and not sha256(path).startswith(stated):
+        raise UserError(
+            f"The weights {path} are damaged (their SHA-256 does not begin with {stated}); delete the file."
+        )
+
+
+def _torchvision_file(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlsplit(url).path).name
+
+
+def _stated_digest(path: Path) -> str | None:
+    """The beginning of the file's SHA-256, which is part of its name."""
+    found = re.search(r"-([a-f0-9]{8,})\.", path.name)
+    return found[1] if found else None
+
+
 def _fetch_torchvision(model: str, weights: str) -> dict[str, Any]:
     """The file of weights in torch's own cache, where torchvision looks for it."""
     url = torchvision_weights(model, weights).url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlsplit(url).path).name
-    digest = re.search(r"-([a-f0-9]{8,})\.", path.name)  # the beginning of it is part of the name
+    path = _torchvision_file(url)
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), digest[1] if digest else None, progress=False)
+            torch.hub.download_url_to_file(url, str(path), _stated_digest(path), progress=False)
         except Exception as error:  # of urllib, and of torch for other bytes
             raise UserError(
                 f"The weights {weights} of torchvision's {model} could not be downloaded to {path.parent}"
                 f" ({first_line(error)}); check the network, or download {url} there."
             ) from error
+    check_torchvision(url)
     file = {"name": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
     return {"kind": "file", "id": url, "revision": weights, "commit": None, "licence": None, "files": [file]}

@@ -33,6 +33,7 @@ from logitfusion.clip.encoders.checkpoint import no_warnings, open_checkpoint
 from logitfusion.clip.encoders.entries import find_in_folder
 from logitfusion.clip.encoders.errors import EncoderError
 from logitfusion.clip.encoders.hub import (
+    check_torchvision,
     clip_weights,
     fetch_weights,
     timm_weights,
@@ -330,6 +331,8 @@ def _open_timm(model: str, pretrained: bool, revision: str) -> nn.Module:
 
 def _open_torchvision(model: str, weights: str | None) -> tuple[nn.Module, dict[str, Any]]:
     chosen = None if weights is None else torchvision_weights(model, weights)
+    if chosen is not None:
+        check_torchvision(chosen.url)
     try:
         trunk = drop_head(torchvision.models.get_model(model, weights=chosen))
     except (KeyError, ValueError):

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import ZipFile, is_zipfile
@@ -20,6 +21,7 @@ from zipfile import ZipFile, is_zipfile
 import torch
 from torch import Tensor
 
+_MOST_MODULES = 100_000
 # Lists of numbers that TorchScript writes by functions of its own.
 _LISTS = [(list, f"torch.jit._pickle.build_{kind}list") for kind in ("int", "double", "bool", "tensor")]
 
@@ -74,7 +76,7 @@ def read_archive(path: str | Path) -> Archive:
         module = torch.load(weights, map_location="cpu", weights_only=True)
     if not isinstance(module, _Module):
         raise ValueError("it holds no module")
-    return Archive(dict(_tensors(module, "")), "\n".join(code))
+    return Archive(dict(_tensors(module, "", count())), "\n".join(code))
 
 
 def _inside(name: str) -> str:
@@ -91,11 +93,15 @@ class _Module:
         self.attributes = state if isinstance(state, dict) else {}
 
 
-def _tensors(module: _Module, prefix: str, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+def _tensors(
+    module: _Module, prefix: str, entered: Iterator[int], above: tuple[int, ...] = ()
+) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a module and its parts by name; a module that is part of itself is entered once."""
+    if next(entered) > _MOST_MODULES:  # parts of many parts, each of which is part of many again
+        raise ValueError(f"it holds more than {_MOST_MODULES:,} modules")
     here = (*above, id(module))
     for name, value in vars(module).get("attributes", {}).items():
         if isinstance(value, Tensor):
             yield f"{prefix}{name}", value
         elif isinstance(value, _Module) and id(value) not in here:
-            yield from _tensors(value, f"{prefix}{name}.", here)
+            yield from _tensors(value, f"{prefix}{name}.", entered, here)

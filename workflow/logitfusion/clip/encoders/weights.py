@@ -6,6 +6,7 @@ import argparse
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from logitfusion.clip.encoders.errors import EncoderError, wrong_key
 from logitfusion.clip.encoders.torchscript import is_archive, read_archive
 from logitfusion.errors import first_line
 
+_SMALL = 2**26  # bytes that any file may unpack to
 CONTAINERS = ("state_dict", "model", "teacher", "student")
 
 # What training scripts keep beside weights: scores and counters of numpy's types, and their own arguments. These are
@@ -63,6 +65,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     try:
         if path.suffix == ".safetensors":
             return Checkpoint(load_file(path))
+        _refuse_packed(path)
         if is_archive(path):
             archive = read_archive(path)
             return Checkpoint(archive.state, archive.quick_gelu)
@@ -70,13 +73,24 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, zipfile and pickle each have their own types
         raise _unsafe(path, error) from error
-    while isinstance(state, dict) and (inner := next((name for name in CONTAINERS if name in state), None)):
-        state = state[inner]
+    for _ in CONTAINERS:  # one may hold itself
+        if isinstance(state, dict) and (inner := next((name for name in CONTAINERS if name in state), None)):
+            state = state[inner]
     tensors = [value for value in state.values() if isinstance(value, Tensor)] if isinstance(state, dict) else []
     if not tensors or any(value.is_meta for value in tensors):  # meta: shapes without numbers
         remedy = "give a state dict"
         raise EncoderError(f"The file {path} holds no weights by name", config=remedy, option=remedy)
     return Checkpoint({name: value for name, value in state.items() if isinstance(value, Tensor)})
+
+
+def _refuse_packed(path: Path) -> None:
+    """torch keeps weights as they are: what unpacks to many times its size may take any memory, and is no such file."""
+    if not is_zipfile(path):
+        return
+    with ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > 2 * path.stat().st_size + _SMALL:
+        raise ValueError(f"it unpacks to {unpacked / 2**20:,.0f} MiB, and files of weights are not packed")
 
 
 def _unsafe(path: Path, error: Exception) -> EncoderError:

@@ -58,6 +58,12 @@ class Table:
         self.values[places, views] = values.half()
         self.known[places, views] = True
 
+    def fits(self, contents: Tensor, values: Tensor, views: Tensor) -> bool:
+        """Whether ``[m, 32]``, ``[m, D]`` and ``[m]`` can be noted here."""
+        dimension = values.shape[1] if self.values is None else self.values.shape[2]
+        counts = contents.shape == (len(views), 32) and values.shape == (len(views), dimension)
+        return counts and bool((views >= 0).all())
+
     def missing(self, content: str) -> list[int]:
         """The views of a content that are not known."""
         return (~self.known[self.place[content]]).nonzero()[:, 0].tolist()
@@ -123,6 +129,8 @@ class Cache:
             if found != facts:
                 raise UserError(f"{path} holds other features than its name says.")
             need_tensors(path, read, _TENSORS)
+            if not table.fits(**read):
+                raise UserError(f"{path} holds views of other sizes.")
         except UserError:
             logger.warning("The features in %s are damaged, and computed again.", path)
             with suppress(OSError):  # of a folder that others may write into; those who may will remove it

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, create_model
 
+from logitfusion.config.errors import shorten
 from logitfusion.config.section import LARGEST, LARGEST_WHOLE, Count, NonNegative, Section, number
 from logitfusion.errors import UserError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 OnEpoch = Callable[[int, Any], None] | None  # epoch (from 1), head
 Views = Literal["all", "plain"]
+Passes = Annotated[int, Field(ge=1, le=1_000_000)]  # over the images
 Penalty = number(ge=1e-9, le=1e9)  # beyond, float32 keeps nothing but the penalty, or nothing of it
 
 
@@ -54,7 +56,7 @@ class FewShotSettings(Section):
 class AdamWSettings(FewShotSettings):
     """The settings of methods that are trained in minibatches by AdamW, whose rate falls to 0 as a cosine."""
 
-    epochs: Count
+    epochs: Passes
     """Passes over the support set."""
     batch: Count
     """Images of a step."""
@@ -134,7 +136,8 @@ class FewShotMethod(ABC):
             settings = self.Settings(**given)
         except ValidationError as error:
             key = str(error.errors()[0]["loc"][0])
-            raise UserError(f"{key} of {self.name} is {in_words(known[key], ends=True)}, not {given[key]!r}.") from None
+            words = in_words(known[key], ends=True)
+            raise UserError(f"{key} of {self.name} is {words}, not {shorten(given[key])}.") from None
         if settings.selection == "cross_validation":
             if not self.grid:
                 raise UserError(f'{self.name} has nothing to be selected from: set its selection to "fixed".')
