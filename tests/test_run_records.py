@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import pytest
 from made_records import MACHINE, record
 
+from logitfusion.artefact import read_artefact, write_artefact
 from logitfusion.errors import UserError
-from logitfusion.files import read_json
 from logitfusion.progress import lines
 from logitfusion.progress.history import History
 from logitfusion.progress.record import (
@@ -34,9 +33,9 @@ def test_records_are_read_back_and_others_are_passed_over(tmp_path: Path) -> Non
     assert read_records(tmp_path) == [newer, older]
     assert [(name, one.seconds) for name, one in latest_jobs([newer, older]).items()] == [("a (1)", 7)]
     (tmp_path / "3.json").write_text("[]")
-    (tmp_path / "4.json").write_text(json.dumps(read_json(tmp_path / "1.json") | {"later": 1}))
+    write_artefact(tmp_path / "4.json", read_artefact(tmp_path / "1.json") | {"later": 1})
     assert read_records(tmp_path) == [older, newer, older], "a key that is not known yet does no harm"
-    (tmp_path / "5.json").write_text(json.dumps(read_json(tmp_path / "1.json") | {"format": 99}))
+    write_artefact(tmp_path / "5.json", read_artefact(tmp_path / "1.json") | {"format": 99})
     with pytest.raises(UserError, match=r"5\.json is of a newer version"):
         read_record(tmp_path / "5.json")
 
@@ -47,7 +46,7 @@ def test_records_are_read_back_and_others_are_passed_over(tmp_path: Path) -> Non
 )
 def test_what_is_no_record_is_passed_over(tmp_path: Path, changes: dict[str, object]) -> None:
     write_record(tmp_path / "1.json", record())
-    (tmp_path / "2.json").write_text(json.dumps(read_json(tmp_path / "1.json") | changes))
+    write_artefact(tmp_path / "2.json", read_artefact(tmp_path / "1.json") | changes)
     (tmp_path / "3.json").mkdir()
     (tmp_path / "4.json").write_text('{"format": 1, "jo')
     assert read_records(tmp_path) == [record()]

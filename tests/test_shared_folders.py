@@ -105,8 +105,10 @@ def test_two_runs_write_the_same_files(processes: ProcessPoolExecutor, tmp_path:
 
 def test_one_process_at_a_time_writes_what_is_locked(tmp_path: Path, processes: ProcessPoolExecutor) -> None:
     """As a shard of a teacher's cache, whose pieces are removed at its end; a killed process holds nothing."""
-    path = tmp_path / "deep" / "lock"
-    path.parent.mkdir()
+    path = tmp_path / "link" / "deep" / "lock"
+    (tmp_path / "link").symlink_to("nothing")
+    with only_process(path, "busy"):
+        assert (tmp_path / "nothing/deep/lock").exists()
     path.touch()  # of a process that was killed
     with only_process(path, "busy"):
         assert processes.submit(enter, path).result(60) == "busy"

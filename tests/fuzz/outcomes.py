@@ -82,7 +82,8 @@ def judge(case: Case, seconds: float = SECONDS) -> Judged:
 
 def _judge_error(error: Exception, refusals: tuple[type[Exception], ...]) -> tuple[Outcome, str]:
     words = f"{type(error).__name__}: {error}"
-    if find_memory_error(error) is not None or "not enough memory" in str(error):
+    memory = "not enough memory" in str(error) if isinstance(error, UserError) else find_memory_error(error) is not None
+    if memory:
         return Outcome.HANG, f"more than {BYTES >> 30} GB: {words[:200]}"
     if isinstance(error, UserError):
         return (Outcome.SENTENCE if is_sentence(str(error)) else Outcome.TRACEBACK), words

@@ -65,12 +65,11 @@ def text_bomb(size: int) -> bytes:
     return image[:33] + chunk + image[33:]
 
 
-@pytest.mark.parametrize("kind", ["claims"])
-def test_an_image_that_claims_too_much(kind: str, tmp_path: Path, watch: Watch) -> None:
+def test_an_image_that_claims_too_much(tmp_path: Path, watch: Watch) -> None:
     sizes = [(2**31 - 1, 2**31 - 1), (60_000, 60_000), (2**31 - 1, 1), (1, 2**31 - 1), (0, 0), (1, 0), (9000, 9000)]
     odd = {f"{width} x {height}": huge(width, height, bytes(100)) for width, height in sizes}
     odd["a text of 200 MB"] = text_bomb(200 * 2**20)
     watch(
-        Case(f"{kind} {name}", lambda data=data: read(tmp_path / "odd", data), is_picture, (UnreadableImageError,))
+        Case(name, lambda data=data: read(tmp_path / "odd", data), is_picture, (UnreadableImageError,))
         for name, data in odd.items()
     )

@@ -10,7 +10,6 @@ from random import Random
 from typing import Any
 
 import pytest
-import torch
 from command_calls import call, is_strict_json
 from damage import damage
 from outcomes import Case
@@ -20,6 +19,7 @@ from test_chat import make_tokenizer
 from test_gguf import file, written  # noqa: F401 (fixtures)
 
 from logitfusion.errors import UserError
+from logitfusion.models import chat
 from logitfusion.models.chat import ChatTemplate
 from logitfusion.models.gguf_file import read_gguf
 
@@ -142,14 +142,15 @@ TEMPLATES = {
 }
 
 
-@pytest.mark.parametrize("kind", ["a template"])
-def test_an_odd_template(kind: str, watch: Watch) -> None:
+def test_an_odd_template(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "SECONDS", 0.5)
+
     def write(text: str) -> str:
         text = ChatTemplate(make_tokenizer(text)).render([{"role": "user", "content": "Hi"}])
         assert "class" not in text, "it left the sandbox"
         return text.encode().decode()
 
-    watch((Case(name, lambda text=text: write(text)) for name, text in TEMPLATES.items()), seconds=15)
+    watch((Case(name, lambda text=text: write(text)) for name, text in TEMPLATES.items()), seconds=5)
 
 
 @inputs(4, 200)
@@ -162,14 +163,8 @@ def test_a_damaged_gguf(inputs: int, file: Path, tmp_path: Path, watch: Watch) -
         path.write_bytes(data)
         return read_gguf(path)[0]
 
-    def is_sound(found: Any) -> bool:
-        return all(bool(torch.isfinite(one).all()) for one in found.parameters())
-
     head = whole[:1500]  # what tells of the tensors; a flip within them can't be told
     watch(
-        (
-            Case(words, lambda data=data: read(data + whole[1500:]), is_sound)
-            for words, data in damage(head, "gguf", inputs)
-        ),
+        (Case(words, lambda data=data: read(data + whole[1500:])) for words, data in damage(head, "gguf", inputs)),
         seconds=20,
     )

@@ -18,7 +18,7 @@ from sizes import inputs
 
 Watch = Callable[..., None]
 COMMANDS = ["generate", "score", "distill-cache", "fewshot fit", "fewshot predict", "init", "plan", "materialise"]
-PATHS = ("FILE", "DIR", "PATH", "SPEC", "FOLDER", "CONFIG", "MODEL", "TASK")
+PATHS = ("FILE", "DIR", "PATH", "SPEC", "FOLDER", "CONFIG", "MODEL")
 WRITTEN = ("--output", "--trace", "--report", "--json", "--features", "--sort-into")
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from logitfusion.errors import UserError
+from logitfusion.files.places import find_place
 
 
 def try_lock(file: int) -> bool | None:
@@ -39,6 +40,7 @@ def only_process(path: Path, otherwise: str) -> Iterator[None]:
     Raises:
         UserError: that sentence.
     """
+    path = find_place(path).path  # of a link to nothing, that is made
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

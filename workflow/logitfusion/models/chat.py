@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
+from logitfusion.formats.text import check_unicode
 from logitfusion.models.text import check_text, name_tokenizer
 from logitfusion.models.time_limit import limit_time
 
@@ -126,7 +127,7 @@ class ChatTemplate:
             raise TemplateRefusedError(
                 f"The chat template of the {self._owner} writes more than {LARGEST:,} characters."
             )
-        return text
+        return check_unicode(text, f"What the chat template of the {self._owner} writes")
 
     def write(self, messages: Sequence[Message]) -> str:
         """The text of a whole chat, after which nobody is to speak.

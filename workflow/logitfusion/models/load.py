@@ -128,6 +128,8 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     refuse_endless(read_config(Path(folder)), f"The model in {folder}")  # which the tokenizer's class looks into
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if not isinstance(tokenizer.model_max_length, int | float):  # compared with lengths, much later
+            raise TypeError(f"its model_max_length is {tokenizer.model_max_length!r}")
     except Exception as error:
         mend = how_to_mend(folder, "the tokenizer's files, as save_pretrained writes them")
         raise UserError(f"The tokenizer in {folder} can't be read ({first_line(error)}); {mend}.") from error

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.config.training import HealRecipe, Recipe
 from logitfusion.models.architecture import reset_rope
@@ -21,12 +21,13 @@ from logitfusion.models.text import TextEncoder
 from logitfusion.training.batches import TextCollator, is_main_process, micro_batch, order_rows, processes
 from logitfusion.training.loop import train, trainer_arguments
 from logitfusion.training.padding import plan_padding
+from logitfusion.training.schedule import WarmedTrainer
 from logitfusion.training.weights import as_saved, prepare
 
 logger = logging.getLogger(__name__)
 
 
-class HealingTrainer(Trainer):
+class HealingTrainer(WarmedTrainer):
     """Hidden-state regression at every position plus KL(teacher || student) at ``logit_share`` of them."""
 
     def __init__(self, *, teacher: PreTrainedModel, logit_share: float, **arguments: Any) -> None:

@@ -29,6 +29,7 @@ from logitfusion.models.load import bf16_helps, choose_device
 from logitfusion.progress.pace import describe_pace
 from logitfusion.training.batches import is_main_process, micro_batch, processes
 from logitfusion.training.checkpoints import Mark, find_checkpoint, mark_checkpoints, record_checkpoint
+from logitfusion.training.schedule import WarmedTrainer
 from logitfusion.training.sharding import (
     gather,
     local,
@@ -54,8 +55,7 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         gradient_accumulation_steps=recipe.batch_size // (micro * processes()),
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
-        warmup_steps=max(1, recipe.steps // 10),
-        lr_scheduler_type="cosine",
+        warmup_steps=recipe.steps // 10,
         optim="adamw_torch_fused",
         bf16=bf16,
         use_cpu=device.type == "cpu",
@@ -80,7 +80,7 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     return arguments
 
 
-class StepTrainer(Trainer):
+class StepTrainer(WarmedTrainer):
     """A Trainer of losses that are divided by the numbers of the whole optimiser step.
 
     So accumulation and several processes give what one large batch gives.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OnEpoch = Callable[[int, Any], None] | None  # epoch (from 1), head
 Views = Literal["all", "plain"]
+Passes = Annotated[int, Field(ge=1, le=1_000_000)]  # over the images
 Penalty = number(ge=1e-9, le=1e9)  # beyond, float32 keeps nothing but the penalty, or nothing of it
 
 
@@ -55,7 +56,7 @@ class FewShotSettings(Section):
 class AdamWSettings(FewShotSettings):
     """The settings of methods that are trained in minibatches by AdamW, whose rate falls to 0 as a cosine."""
 
-    epochs: Count
+    epochs: Passes
     """Passes over the support set."""
     batch: Count
     """Images of a step."""

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch, Views
-from logitfusion.config.section import Count
+from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch, Passes, Views
 
 if TYPE_CHECKING:
     from logitfusion.clip.heads import LinearHead, Support
@@ -35,7 +34,7 @@ class LPPlusPlus(FewShotMethod):
     class Settings(FewShotSettings):
         """The settings of ``lp_plus_plus``."""
 
-        iterations: Count = 300
+        iterations: Passes = 300
         """Full-batch steps of both blocks."""
         views: Views = "all"
         """all views as rows of their own, or the plain one."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch, Penalty, Views
-from logitfusion.config.section import Count, NonNegative
+from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch, Passes, Penalty, Views
+from logitfusion.config.section import NonNegative
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ class ProbeSettings(FewShotSettings):
     # 31.6: the 0.316 of CLIP's published probe, whose features have a norm of about 10; ours have 1.
     inverse_penalty: Penalty = 31.6
     """scikit-learn's C: the loss of an image, relative to half the squared norm of the weights."""
-    iterations: Count = 1000
+    iterations: Passes = 1000
     """Of L-BFGS, at most."""
     views: Views = "all"
     """all (an image's views share its weight), or the plain one."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import count, product
 from typing import TYPE_CHECKING
 
-from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch, Penalty
-from logitfusion.config.section import Count, Positive
+from logitfusion.clip.methods.base import FewShotMethod, FewShotSettings, OnEpoch, Passes, Penalty
+from logitfusion.config.section import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class Stacking(FewShotMethod):
         """Nats that a weight at e times its prior's median costs, beside the sum of the images' losses."""
         inverse_penalty: Penalty = 31.6
         """The probes' C in scikit-learn's words: the loss of an image, relative to half the weights' squared norm."""
-        iterations: Count = 200
+        iterations: Passes = 200
         """Of each probe's L-BFGS, at most."""
 
     name = "stacking"
