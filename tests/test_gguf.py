@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from logitfusion.config.models import PartedModel
 from logitfusion.config.packages import PackageFile
+from logitfusion.errors import UserError
 from logitfusion.models.gguf_file import read_gguf
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.source import from_package
@@ -112,7 +113,7 @@ def test_the_metadata_is_read_once_and_as_gguf_reads_it(file: Path, monkeypatch:
     assert [found.fields[key].contents() for key in found.fields] == [
         expected.fields[key].contents() for key in expected.fields
     ]
-    with pytest.raises(ValueError, match="magic"):
+    with pytest.raises(UserError, match=r"broken.gguf can't be read \(.*magic"):
         read_gguf(broken(file))
     assert gguf.GGUFReader is library
 

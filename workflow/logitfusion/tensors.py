@@ -86,16 +86,18 @@ def check_whole(name: str, number: object) -> None:
         raise TypeError(f"{name} is a whole number, not {number!r}")
 
 
-def check_count(name: str, number: object, lowest: int = 1) -> None:
-    """Refuse what is no whole number of at least ``lowest``, and of at most what a tensor can have of anything.
+def check_count(name: str, number: object, lowest: int = 1, highest: int = 2**63 - 1) -> None:
+    """Refuse what is no whole number from ``lowest`` to ``highest``.
 
     Raises:
         TypeError: it is no whole number.
-        ValueError: it is less, or more.
+        ValueError: it is less or more.
     """
     check_whole(name, number)
-    if not lowest <= number < 2**63:
-        raise ValueError(f"{name} is at least {lowest} and below 2^63, not {number}")
+    if number < lowest:
+        raise ValueError(f"{name} is at least {lowest}, not {number}")
+    if number > highest:
+        raise ValueError(f"{name} is at most {highest}, not {number}")
 
 
 def check_range(name: str, numbers: Iterable[float]) -> None:

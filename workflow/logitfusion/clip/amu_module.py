@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from logitfusion.clip.confidence import PUBLISHED_POWER, PUBLISHED_REFERENCE, check_power, reference_of, uncertainty
@@ -55,6 +56,10 @@ class AMUHead(nn.Module):
         self.alpha = alpha
         self.mixing = mixing_of(spread, num_classes)
         self.support_spread = support_spread(aux_features, self.weight.detach())
+        if not math.isfinite(self.support_spread):
+            raise ValueError(
+                "aux_features are finite and of unit norm, and the spread of the head's outputs is no number"
+            )
 
     def forward(self, clip_logits: Tensor, aux_features: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., C]``, ``[..., D_aux]`` -> fused logits s and auxiliary logits z, both ``[..., C]``.
@@ -73,7 +78,8 @@ class AMUHead(nn.Module):
             )
         check_one_device(clip_logits=clip_logits, aux_features=aux_features, weight=self.weight)
         factor = self.alpha * uncertainty(clip_logits, self.kind, self.power, self.reference)
-        outputs = aux_features @ self.weight.T
+        wider = torch.promote_types(aux_features.dtype, self.weight.dtype)
+        outputs = aux_features.to(wider) @ self.weight.T.to(wider)
         return fuse(clip_logits, outputs, factor, self.temperature, self.mixing, self.support_spread)
 
 

@@ -13,6 +13,8 @@ from logitfusion.clip.confidence import uncertainty
 from logitfusion.errors import UserError
 from logitfusion.tensors import check_count, check_floats, check_int64, check_one_device, is_finite
 
+_MOST_CLASSES = 2**24  # hundreds of times what any data set has
+
 
 @dataclass(frozen=True)
 class Support:
@@ -113,7 +115,7 @@ def check_labelled(features: Tensor, labels: Tensor, classes: int) -> None:
     """
     check_floats(features=features)
     check_int64(labels=labels)
-    check_count("the number of classes", classes, 2)
+    check_count("the number of classes", classes, 2, _MOST_CLASSES)
     if features.ndim != 2 or 0 in features.shape or labels.shape != features.shape[:1]:
         raise ValueError(f"features are [n, D] and labels [n], not {tuple(features.shape)} and {tuple(labels.shape)}")
     check_one_device(features=features, labels=labels)

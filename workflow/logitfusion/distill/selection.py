@@ -19,6 +19,8 @@ _CHUNK_ON_GPU = 16_000_000
 # Entries of a vocabulary whose largest is found first.
 _BLOCK = 64
 _LOG2_E = math.log2(math.e)
+# Products of numbers beyond this and ``_LOG2_E`` are rounded too much for their difference.
+_FAR = 1024.0
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -68,6 +70,8 @@ def log_normaliser(logits: Tensor, largest: Tensor | None = None) -> Tensor:
 
 def shifted_exp(rows: Tensor, shift: Tensor) -> Tensor:
     """``exp(rows - shift)`` as a new tensor; on a CPU, torch takes three times as long for exp as for exp2."""
+    if (shift.abs() > _FAR).any():
+        return (rows - shift).exp_()
     return torch.add(-_LOG2_E * shift, rows, alpha=_LOG2_E).exp2_()
 
 

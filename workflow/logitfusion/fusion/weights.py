@@ -74,8 +74,8 @@ def solve_weights(
 
     Raises:
         TypeError: logits that are no tensors of floating-point numbers.
-        ValueError: shapes, devices, rule, selection, bounds or step that can't be used; an empty vocabulary; logits or
-            their differences that are NaN or infinite, except -inf.
+        ValueError: shapes, devices, rule, selection, bounds or step that can't be used; an empty vocabulary; logits
+            that are NaN or infinite, except -inf, or whose differences or divergences leave fp32.
     """
     check_logits(large=large, base=base, experts=experts)
     if rule not in RULES:
@@ -110,6 +110,8 @@ def solve_weights(
         return SolvedWeights(torch.zeros(len(experts), *leading, device=large.device), empty, empty.long() - 1)
     weights = torch.cat([part[0] for part in parts], dim=1)
     loss = torch.cat([part[1] for part in parts])
+    if not loss.isfinite().all():
+        raise ValueError("the models' logits are too far apart: the squares of their divergences leave fp32")
     expert = torch.where(weights.amax(0) == 0, -1, weights.argmax(0))
     return SolvedWeights(weights.reshape(len(experts), *leading), loss.reshape(leading), expert.reshape(leading))
 

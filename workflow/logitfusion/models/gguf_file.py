@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from logitfusion.errors import UserError, first_line
 from logitfusion.files import is_used_up
 from logitfusion.models.checkpoint import refuse_misfit
+from logitfusion.models.finite import find_not_finite
 
 
 class _PlainReader(gguf.GGUFReader):
@@ -46,7 +47,7 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     transformers refuses to save a model it read from GGUF, so its tensors move into a fresh one of the same shape.
 
     Raises:
-        UserError: the file can't be read, or its tensors don't fit the architecture.
+        UserError: the file can't be read, or its tensors don't fit the architecture or are not finite.
     """
     loading = {"gguf_file": file.name, "trust_remote_code": False}
     try:
@@ -55,14 +56,18 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
                 file.parent, dtype=torch.float32, output_loading_info=True, **loading
             )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **loading)
-    except Exception as error:  # gguf, numpy and transformers each have their own
+    except Exception as error:  # gguf and transformers each have their own types
         if is_used_up(error):
             raise
         raise UserError(
-            f"The GGUF file {file.name} can't be read ({first_line(error)}); is it whole, and of a model that"
-            " transformers reads?"
+            f"The GGUF file {file.name} can't be read ({first_line(error)}); it is damaged, or of an architecture that"
+            " transformers does not read from GGUF."
         ) from error
     refuse_misfit(f"The GGUF file {file.name}", type(read).__name__, report)
+    if broken := find_not_finite(read):
+        raise UserError(
+            f"The weights in the GGUF file {file.name} hold NaN or infinity (such as {broken[0]}); use others."
+        )
     settings = read.config.to_dict()
     settings.pop("quantization_config", None)
     model = AutoModelForCausalLM.from_config(type(read.config)(**settings), dtype=torch.float32)

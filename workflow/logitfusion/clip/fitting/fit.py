@@ -54,8 +54,6 @@ def fit_method(
     if not isinstance(support, Support):
         raise TypeError(f"support is a Support, not a {type(support).__name__}")
     check_count("seed", seed, 0)
-    if seed >= 2**63:
-        raise ValueError(f"seed is below 2^63, not {seed}")
     given = settings.dump() if isinstance(settings, FewShotSettings) else settings or {}
     chosen, method, facts = complete_settings(name, given), METHODS[name], {"selected": False, "seed": seed}
     if chosen.selection == "cross_validation":
