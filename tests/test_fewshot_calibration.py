@@ -225,3 +225,15 @@ def test_folds_keep_groups_together(seed: int, labels: list[int], data: st.DataO
     sizes = torch.bincount(torch.tensor([int(found[groups == g][0]) + 1 for g in groups.unique()]), minlength=folds + 1)
     assert sizes[1:].max() - sizes[1:].min() <= 1
     assert stratified_folds(y, folds, seed, torch.arange(count)).equal(stratified_folds(y, folds, seed))
+
+
+@pytest.mark.parametrize("shots", [20, 150])  # four folds, and two
+def test_discriminants_of_parts_are_as_large_as_that_of_all(shots: int) -> None:
+    """P of ``gda`` falls as 1 / N; calibrated on larger discriminants, a head of all images would be too unsure."""
+    gaps = []
+    for seed in range(3):
+        problem = make_problem(classes=3, shots=shots, views=1, test=200, seed=seed, noise=(4.0, 4.0))
+        head = fit_method("gda", problem.support, {"alpha": 300.0}, seed=0)
+        found = calibrate_head(head, problem.support, seed=0).probabilities(head.logits(problem.clip)).amax(-1)
+        gaps.append(float(found.mean()) - problem.accuracy(head))
+    assert abs(np.mean(gaps)) < 0.05
