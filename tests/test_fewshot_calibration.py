@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, normalize
 from logitfusion.clip import Support, fit_method
 from logitfusion.clip.calibration import Calibration, best_temperature, fit_calibration, matching_temperature
 from logitfusion.clip.fitting.calibrate import calibrate_clip, calibrate_head
+from logitfusion.clip.fitting.describe import describe_calibration
 from logitfusion.clip.fitting.left_out import left_out_logits
 from logitfusion.clip.fitting.selection import stratified_folds
 from logitfusion.evaluate.calibration import expected_calibration_error
@@ -100,6 +101,23 @@ def test_the_calibration_error_is_the_mean_gap_of_bins() -> None:
     probabilities, correct = np.array([0.8] * 10 + [0.3] * 10), np.array([1] * 5 + [0] * 5 + [1] * 3 + [0] * 7)
     assert expected_calibration_error(probabilities, correct) == pytest.approx((0.3 + 0.0) / 2)
     assert expected_calibration_error(np.ones(4), np.ones(4)) == 0.0
+
+
+def test_probabilities_that_left_out_images_disprove_are_not_called_calibrated() -> None:
+    """Logits that prefer one class for all images: surer of some wrong answers than of others that are right."""
+    labels = torch.arange(300) % 3
+    preferred = torch.tensor([2.0, 0.0, 0.0]) + torch.tensor([[0.2, 0, 0], [0, 0.8, 0], [0, 0, 0.8]])[labels]
+    found = fit_calibration(preferred, labels)
+    assert found.error > 5 * found.error_by_chance
+    assert not found.calibrated
+    assert "no shares of right answers" in next(describe_calibration(found))
+    assert fit_calibration(*draw(300, 3, seed=0, temperature=5.0)).calibrated
+
+
+@pytest.mark.parametrize("count", [10, 40])
+def test_probabilities_that_are_right_are_seldom_disproved(count: int) -> None:
+    found = [fit_calibration(*draw(count, 2, seed, temperature=5.0)) for seed in range(40)]
+    assert sum(one.disproved for one in found) <= 2
 
 
 @SMALL

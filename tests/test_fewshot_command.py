@@ -421,6 +421,12 @@ def test_a_score_counts_what_is_right(
         assert f"  {name}: {right} of 4 " in printed
 
 
+def test_one_image_is_no_several(capsys: pytest.CaptureFixture[str], place: Path, head: Path) -> None:
+    said = "".join(run(capsys, "fewshot", "predict", "--head", head, "--images", place / "train/red/0.png"))
+    assert "1 image was answered" in said
+    assert "1 of 1 images is among those that the head has learnt from" in said
+
+
 def test_what_can_not_be_scored_is_refused(
     capsys: pytest.CaptureFixture[str], place: Path, head: Path, tmp_path: Path
 ) -> None:
