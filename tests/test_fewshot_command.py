@@ -568,6 +568,15 @@ def test_bad_input_is_one_sentence(
     assert (tmp_path / "head").read_text() == "precious"
 
 
+def test_no_class_is_called_as_refused_answers_are(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
+) -> None:
+    for name in ("None_of_these", "red"):
+        write_pictures(tmp_path / "images" / name, COLOURS["red"], 2, seed=0)
+    argv = ["fewshot", "fit", "--images", tmp_path / "images", "--clip", place / "clip", "--output", tmp_path / "head"]
+    assert "call it something else" in refuse(capsys, *argv)
+
+
 def test_a_method_that_needs_an_auxiliary_asks_for_it(
     capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
 ) -> None:

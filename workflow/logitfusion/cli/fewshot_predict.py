@@ -181,7 +181,8 @@ def _tell(predicted: Predicted, classes: Sequence[str]) -> Iterator[str]:
     yield from describe_calibration(predicted.calibration)
     answers = [one for one in predicted.answers if one.error is None]
     if refused := sum(one.label is None for one in answers):
-        yield f'The answer to {refused} of {counted(len(answers), "image")} is "none of these".'
+        counts = "" if predicted.truths is None else ", which counts as wrong"
+        yield f'The answer to {refused} of {counted(len(answers), "image")} is "none of these"{counts}.'
     yield from describe_duplicates(predicted.duplicates)
     if learnt := describe_learnt(predicted.answers):
         yield learnt
