@@ -303,6 +303,7 @@ def test_a_file_under_two_spellings_is_one(tmp_path: Path) -> None:
         ([["a", 0, "x"], ["b", 0, "z"]], [["c", 1, "y"]], "two names"),
         ([["a", 0.5, "x"]], [["b", 1, "y"]], "0.5"),
         ([["a", True, "x"]], [["b", 0, "y"]], "True"),
+        ([["a", 10**400, "x"]], [["b", 0, "y"]], "counted from 0"),
         ([["a", 0, "x"]], [["./a", 1, "y"]], "twice"),
         ([["a", 0, "x"]], [["d/../a", 0, "x"]], "twice"),
         ([["a", 0]], [], "train[0]"),
