@@ -182,6 +182,13 @@ def test_one_image_a_class_is_told_as_not_calibrated_and_gets_no_more_than_clips
     assert float(mean) == pytest.approx(max((right + 1) / 6, 0.25), abs=1e-3)
 
 
+def test_images_of_one_class_calibrate_nothing() -> None:
+    """All of them right, they would make the head certain, of a class that it knows one image of too."""
+    support = make_problem(classes=2, shots=(1, 20), views=2, noise=(0.5, 0.5)).support
+    found = calibrate_head(fit_method("clip_probe", support, seed=0), support, seed=0)
+    assert (found.calibrated, found.n, found.threshold) == (False, 0, 0.0)
+
+
 def test_clip_is_calibrated_on_all_images() -> None:
     support = make_problem(classes=4, shots=(1, 2, 5, 9), views=2).support
     assert calibrate_clip(support) == fit_calibration(support.zero_shot()[:, 0], support.labels)

@@ -61,7 +61,7 @@ def recommendation(comparison: Comparison, fitted: str) -> str:
 def describe_calibration(calibration: Calibration) -> Iterator[str]:
     """What the probabilities and the threshold rest on."""
     if calibration.n == 0:
-        yield "The probabilities are not calibrated: no images were left out of the fit to calibrate them on."
+        yield "The probabilities are not calibrated: no images of several classes were left out of the fit."
     elif calibration.disproved:
         yield (
             f"The probabilities are no shares of right answers, and no temperature makes them so (on {calibration.n}"
