@@ -167,6 +167,17 @@ def test_loose_images_are_counted_and_splits_are_no_classes(tmp_path: Path) -> N
 NAMES = ["Red", "red", CAFE, unicodedata.normalize("NFD", CAFE), "hot  dog", "hot dog", "a&amp;b", "a&b", "hotdog"]
 
 
+@pytest.mark.parametrize("name", ["lost+found", "LOST.DIR", "@Recycle", "#snapshot", "@Recently-Snapshot"])
+def test_folders_that_a_disk_or_a_nas_makes_are_no_classes(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    for file in ("red/1.png", "blue/2.png", f"red/{name}/3.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / file)
+    found = read_labelled_folder(tmp_path)
+    assert (found.classes, len(found.rows)) == (["blue", "red"], 2)
+    assert list(found.left_out) == [str(tmp_path / f"red/{name}/3.png")]
+
+
 def test_one_text_to_clip_is_what_its_tokenizer_makes_equal_tokens_of() -> None:
     from open_clip import tokenize
 
@@ -292,6 +303,7 @@ def test_a_file_under_two_spellings_is_one(tmp_path: Path) -> None:
         ([["a", 0, "x"], ["b", 0, "z"]], [["c", 1, "y"]], "two names"),
         ([["a", 0.5, "x"]], [["b", 1, "y"]], "0.5"),
         ([["a", True, "x"]], [["b", 0, "y"]], "True"),
+        ([["a", 10**400, "x"]], [["b", 0, "y"]], "counted from 0"),
         ([["a", 0, "x"]], [["./a", 1, "y"]], "twice"),
         ([["a", 0, "x"]], [["d/../a", 0, "x"]], "twice"),
         ([["../a", 0, "x"]], [["b", 1, "y"]], "not below"),

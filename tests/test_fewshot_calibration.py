@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, normalize
 from logitfusion.clip import Support, fit_method
 from logitfusion.clip.calibration import Calibration, best_temperature, fit_calibration, matching_temperature
 from logitfusion.clip.fitting.calibrate import calibrate_clip, calibrate_head
+from logitfusion.clip.fitting.describe import describe_calibration
 from logitfusion.clip.fitting.left_out import left_out_logits
 from logitfusion.clip.fitting.selection import stratified_folds
 from logitfusion.evaluate.calibration import expected_calibration_error
@@ -102,6 +103,23 @@ def test_the_calibration_error_is_the_mean_gap_of_bins() -> None:
     assert expected_calibration_error(np.ones(4), np.ones(4)) == 0.0
 
 
+def test_probabilities_that_left_out_images_disprove_are_not_called_calibrated() -> None:
+    """Logits that prefer one class for all images: surer of some wrong answers than of others that are right."""
+    labels = torch.arange(300) % 3
+    preferred = torch.tensor([2.0, 0.0, 0.0]) + torch.tensor([[0.2, 0, 0], [0, 0.8, 0], [0, 0, 0.8]])[labels]
+    found = fit_calibration(preferred, labels)
+    assert found.error > 5 * found.error_by_chance
+    assert not found.calibrated
+    assert "no shares of right answers" in next(describe_calibration(found))
+    assert fit_calibration(*draw(300, 3, seed=0, temperature=5.0)).calibrated
+
+
+@pytest.mark.parametrize("count", [10, 40])
+def test_probabilities_that_are_right_are_seldom_disproved(count: int) -> None:
+    found = [fit_calibration(*draw(count, 2, seed, temperature=5.0)) for seed in range(40)]
+    assert sum(one.disproved for one in found) <= 2
+
+
 @SMALL
 @given(seed=SEEDS, count=st.integers(1, 200))
 def test_the_threshold_refuses_a_twentieth_of_right_answers_at_most(seed: int, count: int) -> None:
@@ -162,6 +180,13 @@ def test_one_image_a_class_is_told_as_not_calibrated_and_gets_no_more_than_clips
     right = int((support.zero_shot()[:, 0].argmax(-1) == support.labels).sum())
     mean = found.probabilities(head.logits(support.clip[:, 0], support.auxiliary[:, 0])).amax(-1).mean()
     assert float(mean) == pytest.approx(max((right + 1) / 6, 0.25), abs=1e-3)
+
+
+def test_images_of_one_class_calibrate_nothing() -> None:
+    """All of them right, they would make the head certain, of a class that it knows one image of too."""
+    support = make_problem(classes=2, shots=(1, 20), views=2, noise=(0.5, 0.5)).support
+    found = calibrate_head(fit_method("clip_probe", support, seed=0), support, seed=0)
+    assert (found.calibrated, found.n, found.threshold) == (False, 0, 0.0)
 
 
 def test_clip_is_calibrated_on_all_images() -> None:
@@ -225,3 +250,15 @@ def test_folds_keep_groups_together(seed: int, labels: list[int], data: st.DataO
     sizes = torch.bincount(torch.tensor([int(found[groups == g][0]) + 1 for g in groups.unique()]), minlength=folds + 1)
     assert sizes[1:].max() - sizes[1:].min() <= 1
     assert stratified_folds(y, folds, seed, torch.arange(count)).equal(stratified_folds(y, folds, seed))
+
+
+@pytest.mark.parametrize("shots", [20, 150])  # four folds, and two
+def test_discriminants_of_parts_are_as_large_as_that_of_all(shots: int) -> None:
+    """P of ``gda`` falls as 1 / N; calibrated on larger discriminants, a head of all images would be too unsure."""
+    gaps = []
+    for seed in range(3):
+        problem = make_problem(classes=3, shots=shots, views=1, test=200, seed=seed, noise=(4.0, 4.0))
+        head = fit_method("gda", problem.support, {"alpha": 300.0}, seed=0)
+        found = calibrate_head(head, problem.support, seed=0).probabilities(head.logits(problem.clip)).amax(-1)
+        gaps.append(float(found.mean()) - problem.accuracy(head))
+    assert abs(np.mean(gaps)) < 0.05

@@ -424,6 +424,12 @@ def test_a_score_counts_what_is_right(
         assert f"  {name}: {right} of 4 " in printed
 
 
+def test_one_image_is_no_several(capsys: pytest.CaptureFixture[str], place: Path, head: Path) -> None:
+    said = "".join(run(capsys, "fewshot", "predict", "--head", head, "--images", place / "train/red/0.png"))
+    assert "1 image was answered" in said
+    assert "1 of 1 images is among those that the head has learnt from" in said
+
+
 def test_what_can_not_be_scored_is_refused(
     capsys: pytest.CaptureFixture[str], place: Path, head: Path, tmp_path: Path
 ) -> None:
@@ -563,6 +569,15 @@ def test_bad_input_is_one_sentence(
     assert words in refuse(capsys, *argv, *more)
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
     assert (tmp_path / "head").read_text() == "precious"
+
+
+def test_no_class_is_called_as_refused_answers_are(
+    capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path
+) -> None:
+    for name in ("None_of_these", "red"):
+        write_pictures(tmp_path / "images" / name, COLOURS["red"], 2, seed=0)
+    argv = ["fewshot", "fit", "--images", tmp_path / "images", "--clip", place / "clip", "--output", tmp_path / "head"]
+    assert "call it something else" in refuse(capsys, *argv)
 
 
 def test_a_method_that_needs_an_auxiliary_asks_for_it(

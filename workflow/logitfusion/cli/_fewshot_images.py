@@ -14,7 +14,8 @@ from logitfusion.clip.data.labelled import (
     read_labelled_folder,
     read_labelled_list,
 )
-from logitfusion.clip.data.names import read_names
+from logitfusion.clip.data.names import NONE, read_names, text_key
+from logitfusion.errors import UserError
 from logitfusion.formats.text import check_unicode
 
 
@@ -31,6 +32,11 @@ def read_to_learn(arguments: argparse.Namespace) -> Labelled:
         found = read_labelled_list(arguments.csv, names)
     for name in found.classes:
         check_unicode(name, f"The class {name!r}")
+        if text_key(name) == NONE:
+            raise UserError(
+                f"The class {name!r} is called as answers that are too unsure are; call it something else, with"
+                " --class-names or by its folder or label."
+            )
     for line in left_out_lines(found.left_out):
         print(line, file=sys.stderr)
     return found

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.answers import Answer
+from logitfusion.clip.data.names import NONE
 from logitfusion.errors import UserError
 from logitfusion.files import whole, write_jsonl
-
-NONE = "none of these"
 
 
 def write_answers(path: Path, answers: Sequence[Answer], truths: Sequence[str] | None) -> None:

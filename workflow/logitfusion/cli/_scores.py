@@ -21,4 +21,5 @@ def print_skipped(skipped: dict[str, str], total: int) -> None:
     """Name the images that were left out, on the standard error."""
     if skipped:
         named = "; ".join(f"{name} ({' '.join(reason.split())})" for name, reason in skipped.items())
-        print(f"{len(skipped)} of {total} images can't be read and are left out: {named}", file=sys.stderr)
+        are = "is" if len(skipped) == 1 else "are"
+        print(f"{len(skipped)} of {total} images can't be read and {are} left out: {named}", file=sys.stderr)

@@ -36,6 +36,7 @@ from logitfusion.clip.heads import Head
 from logitfusion.errors import UserError, first_line
 from logitfusion.formats.json import format_json
 from logitfusion.models.load import use_threads
+from logitfusion.report.index.words import counted
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def run(arguments: argparse.Namespace, listed: Labelled | None) -> None:
     alone = not (arguments.output or arguments.report or arguments.sort_into)
     place = sys.stderr if alone else sys.stdout  # lines on the standard output stay alone there
     _write(predicted, header, arguments, alone=alone)
-    print(f"{len(encoded.ids)} images were answered in {seconds:.1f} s.", file=place)
+    were = "was" if len(encoded.ids) == 1 else "were"
+    print(f"{counted(len(encoded.ids), 'image')} {were} answered in {seconds:.1f} s.", file=place)
     for line in _tell(predicted, header["class_names"]):
         print(line, file=place)
     for line in left_out_lines(listed.left_out):
@@ -85,7 +87,7 @@ def run(arguments: argparse.Namespace, listed: Labelled | None) -> None:
     print_skipped(encoded.skipped, len(listed.rows))
     if len(encoded.skipped) > arguments.max_skipped * len(listed.rows):
         raise UserError(
-            f"{len(encoded.skipped)} of {len(listed.rows)} images can't be read, more than the share"
+            f"{len(encoded.skipped)} of {counted(len(listed.rows), 'image')} can't be read, more than the share"
             f" {arguments.max_skipped:g} that --max-skipped allows"
             + ("; the others have their answers." if encoded.ids else ", so that there are no answers.")
         )
@@ -182,7 +184,8 @@ def _tell(predicted: Predicted, classes: Sequence[str]) -> Iterator[str]:
     yield from describe_calibration(predicted.calibration)
     answers = [one for one in predicted.answers if one.error is None]
     if refused := sum(one.label is None for one in answers):
-        yield f'The answer to {refused} of {len(answers)} images is "none of these".'
+        counts = "" if predicted.truths is None else ", which counts as wrong"
+        yield f'The answer to {refused} of {counted(len(answers), "image")} is "none of these"{counts}.'
     yield from describe_duplicates(predicted.duplicates)
     if learnt := describe_learnt(predicted.answers):
         yield learnt

@@ -145,8 +145,9 @@ def describe_learnt(answers: Sequence[Answer]) -> str | None:
     known = [one for one in answers if one.learnt]
     if not known:
         return None
+    are = "is" if len(known) == 1 else "are"
     return (
-        f"{len(known)} of {len(answers)} images are among those that the head has learnt from ({known[0].path}, say);"
+        f"{len(known)} of {len(answers)} images {are} among those that the head has learnt from ({known[0].path}, say);"
         " how many of them are right says nothing of new images."
     )
 

@@ -16,6 +16,8 @@ from logitfusion.evaluate.calibration import expected_calibration_error
 
 # Fewer left-out images say nothing about probabilities, and nothing about how low one of a right answer can be.
 FEWEST_IMAGES = 10
+# No temperature suits logits whose error is so far above what chance explains: in points, and as a multiple.
+_POINTS_ABOVE_CHANCE, _TIMES_CHANCE = 0.05, 2.0
 # Of right answers, at most so many are to be taken for "none of these".
 REFUSED_SHARE = 0.05
 # Halvings of the interval that holds the logarithm of the best inverse temperature.
@@ -53,8 +55,18 @@ class Calibration:
 
     @property
     def calibrated(self) -> bool:
-        """Whether enough images were left out for the probabilities to be shares of right answers."""
-        return self.n >= FEWEST_IMAGES
+        """Whether the probabilities are shares of right answers: enough images were left out, and they bear it out."""
+        return self.n >= FEWEST_IMAGES and not self.disproved
+
+    @property
+    def disproved(self) -> bool:
+        """Whether the left-out images show that the probabilities are no shares of right answers.
+
+        A temperature can't mend logits that prefer a class for all images, say: it changes no order of classes.
+        """
+        if self.error is None or self.error_by_chance is None:
+            return False
+        return self.error > max(self.error_by_chance + _POINTS_ABOVE_CHANCE, _TIMES_CHANCE * self.error_by_chance)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """``[..., C] -> [..., C]`` float64."""

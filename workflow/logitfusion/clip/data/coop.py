@@ -65,7 +65,8 @@ def _check_item(item: Any, where: str) -> tuple[str, int, str]:
         raise UserError(f"{where} is not an image's path, label and class name, as CoOp's split files have them.")
     file, label, name = item
     # CoOp's own reader cuts 0.5 to 0, and takes true for 1.
-    if isinstance(label, bool) or not isinstance(label, int | float) or not float(label).is_integer():
+    whole = isinstance(label, int) or (isinstance(label, float) and label.is_integer())
+    if isinstance(label, bool) or not whole:
         raise UserError(f"{where} has the label {label!r}; a label is a whole number from 0.")
     return file, int(label), name
 

@@ -14,8 +14,21 @@ HIDDEN = "hidden, for its name or its folder's begins with a dot"
 SYSTEM = "the system's or an archive's own, not the user's"
 LINE_BREAK = "a line break in its name or its folder's; rename it"
 LOOSE = "in no class folder"
-# Thumbnails and waste bins of NAS, macOS and Windows; compared in small letters.
-SYSTEM_FOLDERS = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information"})
+# Thumbnails, waste bins, snapshots and finds of NAS, disks, macOS and Windows; compared in small letters.
+SYSTEM_FOLDERS = frozenset(
+    {
+        "@eadir",
+        "@recently-snapshot",
+        "@recycle",
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "__macosx",
+        "lost+found",
+        "lost.dir",
+        "system volume information",
+    }
+)
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store"})
 
 

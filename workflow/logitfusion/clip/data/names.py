@@ -10,6 +10,8 @@ from pathlib import Path
 from logitfusion.errors import UserError
 from logitfusion.formats.json import read_json
 
+NONE = "none of these"  # what tables and folders call an answer below the threshold, so no class
+
 
 def plain_name(name: str) -> str:
     """The name of a folder, or a label, as it goes into a prompt: composed characters, single spaces."""

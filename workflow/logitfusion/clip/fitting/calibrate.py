@@ -14,14 +14,16 @@ def calibrate_head(head: Head, support: Support, *, seed: int) -> Calibration:
     Settings that were selected stay as they are: the size of logits depends on them, and a fold that selects others
     would say nothing of this head.
 
-    Where no class has two images, nothing can be left out. Then CLIP, which has not seen any, is all that can be
+    Where no class has two images, nothing can be left out, and images of one class alone say nothing of telling two
+    apart. Then CLIP, which has not seen any, is all that can be
     measured, and the head is taken to be no better than it: its mean probability on the images that it has learnt from,
     which are its best case, is CLIP's share of right answers (with one more right and one more wrong).
     """
     settings = {key: head.settings[key] for key in METHODS[head.method].Settings.describe()}
     found = left_out_logits(head.method, support, settings | {"selection": "fixed"}, seed=seed)
-    if bool(found.predicted.any()):
-        return fit_calibration(found.logits[found.predicted], support.labels[found.predicted])
+    labels = support.labels[found.predicted]
+    if len(labels.unique()) > 1:
+        return fit_calibration(found.logits[found.predicted], labels)
     right = int((support.zero_shot()[:, 0].argmax(-1) == support.labels).sum())
     return Calibration(matching_temperature(head.logits(*support.plain), (right + 1) / (len(support.labels) + 2)))
 

@@ -24,8 +24,9 @@ def describe_comparison(comparison: Comparison, fitted: str) -> Iterator[str]:
     if comparison.n == 0:
         yield "No class has two different images, so none could be left out, and methods could not be compared."
         return
+    images = "image" if comparison.n == 1 else "images"
     yield (
-        f"Methods on {comparison.n} images, each left out of the fit in turn (accuracy, and difference to CLIP alone,"
+        f"Methods on {comparison.n} {images}, each left out of the fit in turn (accuracy, and difference to CLIP alone,"
         " with 95% intervals):"
     )
     width = max(len(score.method) for score in comparison.scores)
@@ -60,16 +61,26 @@ def recommendation(comparison: Comparison, fitted: str) -> str:
 def describe_calibration(calibration: Calibration) -> Iterator[str]:
     """What the probabilities and the threshold rest on."""
     if calibration.n == 0:
-        yield "The probabilities are not calibrated: no images were left out of the fit to calibrate them on."
+        yield "The probabilities are not calibrated: no images of several classes were left out of the fit."
+    elif calibration.disproved:
+        yield (
+            f"The probabilities are no shares of right answers, and no temperature makes them so (on {calibration.n}"
+            f" left-out images, expected calibration error {calibration.error:.3f}; exact probabilities show"
+            f" {calibration.error_by_chance:.3f} on so many)."
+        )
     elif not calibration.calibrated:
-        yield f"The probabilities are not calibrated, because only {calibration.n} images could be left out."
+        images = "image" if calibration.n == 1 else "images"
+        yield f"The probabilities are not calibrated, because only {calibration.n} {images} could be left out."
     else:
         yield (
             f"The probabilities are calibrated on {calibration.n} left-out images (expected calibration error"
             f" {calibration.error:.3f}; exact probabilities show {calibration.error_by_chance:.3f} on so many)."
         )
     if calibration.threshold > 0:
-        yield f'An answer less probable than {calibration.threshold:.2f} is given as "none of these".'
+        yield (
+            f'An answer less probable than {calibration.threshold:.2f} is given as "none of these": it is unsure.'
+            " Pictures of other things often get a class all the same."
+        )
     else:
         yield 'There is no threshold, so no answer is "none of these".'
 

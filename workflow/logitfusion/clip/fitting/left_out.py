@@ -10,6 +10,7 @@ from torch import Tensor
 from logitfusion.clip.fitting.fit import Settings, fit_method
 from logitfusion.clip.fitting.selection import first_of_each, held_out_folds
 from logitfusion.clip.heads import Support
+from logitfusion.clip.methods import METHODS, FewShotSettings, complete_settings
 from logitfusion.clip.methods.progress import portion
 
 
@@ -42,11 +43,15 @@ def left_out_logits(name: str, support: Support, settings: Settings = None, *, f
     Args:
         folds: parts; at most as many as the largest class has images, and two from 400 images on.
     """
+    chosen = complete_settings(name, settings.dump() if isinstance(settings, FewShotSettings) else settings or {})
     logits = support.clip.new_zeros(len(support.labels), support.classes)
     fold = held_out_folds(support, folds, seed)
     folds = int(fold.max()) + 1
     for number in range(folds):
+        rest, own = support.at(fold != number), chosen
+        if chosen.selection == "fixed":
+            own = METHODS[name].settings_of_part(chosen, len(rest.labels) / len(support.labels))
         with portion(number, 1, folds):
-            head = fit_method(name, support.at(fold != number), settings, seed=seed)
+            head = fit_method(name, rest, own, seed=seed)
         logits[fold == number] = head.logits(*support.at(fold == number).plain).to(logits.dtype)
     return LeftOut(logits, (fold >= 0) & first_of_each(support))

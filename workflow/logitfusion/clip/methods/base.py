@@ -110,6 +110,10 @@ class FewShotMethod(ABC):
         """The settings to take where they were to be cross-validated and no image can be held out."""
         return settings
 
+    def settings_of_part(self, settings: Any, share: float) -> Any:
+        """Those with which a head of a share of the images, left-out ones being missing, is most like that of all."""
+        return settings
+
     def reads_auxiliary(self, settings: Any) -> bool:
         """Whether the method can't do without an auxiliary encoder's features with these settings."""
         return self.needs_auxiliary

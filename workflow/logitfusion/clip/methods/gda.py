@@ -39,6 +39,10 @@ class GDA(FewShotMethod):
         weight, bias = discriminant(*support.rows("clip", settings.views), support.classes)
         return LinearHead(support.scale * support.classifier + settings.alpha * weight, None, settings.alpha * bias)
 
+    def settings_of_part(self, settings: Settings, share: float) -> Settings:
+        # P falls as 1 / N: beside CLIP's logits, the discriminant of half of the images is twice as large.
+        return settings.changed({"alpha": settings.alpha * share})
+
 
 def discriminant(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Weight ``[D, C]`` and bias ``[C]`` of GDA with the paper's ridge, worked out in float64.
