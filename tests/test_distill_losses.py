@@ -272,18 +272,18 @@ def test_z_scored_logits_are_refused(dtype: torch.dtype) -> None:
 
 
 class LargeTensors(TorchDispatchMode):
-    """Counts the tensors that are made with at least so many numbers."""
+    """Counts the tensors that are made with at least so many bytes."""
 
-    def __init__(self, numbers: int, known: tuple[Tensor, ...]) -> None:
+    def __init__(self, size: int, known: tuple[Tensor, ...]) -> None:
         super().__init__()
-        self.numbers, self.kept = numbers, list(known)
+        self.size, self.kept = size, list(known)
         self.storages = {part.untyped_storage().data_ptr() for part in known}
         self.count = 0
 
     def __torch_dispatch__(self, func: object, types: object, args: object = (), kwargs: object = None) -> object:
         made = func(*args, **(kwargs or {}))
         for part in made if isinstance(made, (tuple, list)) else (made,):
-            if isinstance(part, Tensor) and part.numel() >= self.numbers:
+            if isinstance(part, Tensor) and part.nbytes >= self.size:
                 place = part.untyped_storage().data_ptr()
                 self.count += place not in self.storages
                 self.storages.add(place)
@@ -298,11 +298,26 @@ def test_nothing_as_large_as_the_logits_is_made_but_their_gradient(loss: str, dt
     student, teacher = draw(16, (2, 20, 30), (2, 20, 30), dtype=dtype)
     student.requires_grad_()
     mask = torch.ones(2, 20) if masked else None
-    with LargeTensors(2 * 20 * 30, (student, teacher)) as seen:
+    with LargeTensors(student.nbytes, (student, teacher)) as seen:
         value = run(loss, student, teacher, student_mask=mask, teacher_mask=mask)
         assert seen.count == 0
         torch.autograd.grad(value, student)
     assert seen.count == 1
+
+
+@pytest.mark.parametrize("threads", [2, 3, 50])
+def test_sorting_in_threads_changes_nothing(threads: int) -> None:
+    student, teacher = draw(18, (2, 7, 40), (2, 7, 25))
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            leaf = student.clone().requires_grad_()
+            value = uld_loss(leaf, teacher)
+            found.append((value, *torch.autograd.grad(value, leaf)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, *found))
 
 
 # Bounds as the distance
