@@ -7,13 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.files import read_jsonl
-from logitfusion.integrity import as_rows, check_file, record_files
+from logitfusion.integrity import check_file
 from logitfusion.models.examples import Text, read_example
-
-
-def record_splits(record: Path, *splits: Path) -> list[dict[str, Any]]:
-    """What the record of a task keeps of the files of its texts, which are beside it."""
-    return as_rows(record_files(record.parent, [path.name for path in splits if path.parent == record.parent]))
 
 
 def read_rows(splits: Sequence[Path], limit: int | None = None) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from logitfusion.artefact import read_artefact
 from logitfusion.config.jobs.models import TaskJob
 from logitfusion.files import write_jsonl
 from logitfusion.provenance import record
+from logitfusion.stages._splits import record_splits
 from logitfusion.stages._stage import logger, run_stage
-from logitfusion.stages._texts import record_splits
 from logitfusion.tasks.data import FetchedTask
 from logitfusion.tasks.definition import local_packages
 from logitfusion.tasks.documents import write_documents

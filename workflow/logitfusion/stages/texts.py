@@ -8,8 +8,8 @@ from pathlib import Path
 from logitfusion.artefact import read_artefact
 from logitfusion.config.texts import HubTexts, TextTask
 from logitfusion.provenance import record
+from logitfusion.stages._splits import record_splits
 from logitfusion.stages._stage import run_stage
-from logitfusion.stages._texts import record_splits
 from logitfusion.tasks.hub_rows import FetchedTexts
 from logitfusion.tasks.mixtures import write_mixture
 from logitfusion.tasks.streaming import Source
