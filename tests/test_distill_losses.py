@@ -468,3 +468,13 @@ def test_slices_of_logits_are_taken_as_they_are() -> None:
         found = run(loss, student[:, :-1].requires_grad_(), teacher[:, 1:])
         torch.testing.assert_close(found, run(loss, student[:, :-1].clone(), teacher[:, 1:].clone()))
         found.backward()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e6, 1e30])
+@pytest.mark.parametrize("k", [None, 4])
+def test_probabilities_of_large_logits_are_exact(size: float, k: int | None) -> None:
+    """Logits far from 0 have the same softmax as nearer ones where all differ by as much."""
+    student, teacher = (torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    near = uld_loss(student.double() * size, teacher.double() * size, k=k)
+    found = uld_loss(student * size, teacher * size, k=k)
+    torch.testing.assert_close(found.double(), near, rtol=1e-4, atol=1e-5)
