@@ -72,11 +72,7 @@ def cache_teacher(
     if source.keys() != set(SOURCE):
         raise ValueError(f"a source has exactly {', '.join(SOURCE)}, not {', '.join(source)}")
     check_k(model, k)
-    if not 1 <= shards <= len(texts):
-        raise UserError(f"The number of shards is {shards}, and must be from 1 to the number of texts, {len(texts)}.")
-    numbers = range(1, shards + 1) if only is None else sorted(set(only))
-    if not set(numbers) <= set(range(1, shards + 1)):
-        raise UserError(f"The shards are numbered from 1 to {shards}, and {', '.join(map(str, numbers))} is asked for.")
+    numbers = _number_shards(shards, only, len(texts))
     reading = try_reading(model, texts)
     dtype = str(model.dtype).removeprefix("torch.")
     settings = {**source, "k": k, "vocabulary": count_vocabulary(model), "dtype": dtype, "shards": shards}
@@ -103,6 +99,16 @@ def cache_teacher(
     with suppress(OSError):  # another job's shard may be at work there
         (Path(folder) / "checkpoints").rmdir()
     return paths
+
+
+def _number_shards(shards: int, only: Iterable[int] | None, texts: int) -> list[int]:
+    """The numbers of the shards that are asked for."""
+    if not 1 <= shards <= texts:
+        raise UserError(f"The number of shards is {shards}, and must be from 1 to the number of texts, {texts}.")
+    numbers = sorted(set(range(1, shards + 1) if only is None else only))
+    if not set(numbers) <= set(range(1, shards + 1)):
+        raise UserError(f"The shards are numbered from 1 to {shards}, and {', '.join(map(str, numbers))} is asked for.")
+    return numbers
 
 
 def refuse_other_cache(folder: str | Path, settings: dict[str, Any]) -> None:
