@@ -290,8 +290,8 @@ def read_benchmark(entry: dict[str, Any]) -> DataSet:
 def _read_listing(name: str, place: Path) -> Listing:
     try:
         return BENCHMARKS[name].read(place)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{name} can't be read from {place}: {error}") from None
     except (RuntimeError, OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(
             f"{name} can't be read from {place} ({type(error).__name__}: {error}); it must be there as torchvision"
