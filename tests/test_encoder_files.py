@@ -337,12 +337,33 @@ def test_folders_that_are_not_whole_are_refused(transformers_folder: Path, tmp_p
 def test_weights_that_are_not_finite_are_refused(transformers_folder: Path, tmp_path: Path) -> None:
     """A text tower without numbers would answer all images with the first class."""
     shutil.copytree(transformers_folder, tmp_path / "damaged")
+    for value in (float("nan"), float("inf"), -float("inf")):
+        state = load_file(transformers_folder / "model.safetensors")
+        state["text_projection.weight"][0, 0] = value
+        save_file(state, tmp_path / "damaged/model.safetensors")
+        with pytest.raises(UserError, match=r"damaged hold NaN or infinity \(such as clip\.text_projection\.weight\)"):
+            load_clip(parse_clip(str(tmp_path / "damaged")), device=CPU)
+
+
+def test_an_auxiliary_encoder_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    state = timm.create_model("test_efficientnet").state_dict()
+    name = next(name for name in state if name.endswith("running_var"))
+    state[name][0] = float("inf")
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=rf"hold NaN or infinity \(such as {name}\)"):
+        load_auxiliary(
+            {"source": "checkpoint", "model": "test_efficientnet", "path": str(tmp_path / "w.safetensors")}, device=CPU
+        )
+
+
+def test_a_scale_that_is_no_number_is_refused(transformers_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(transformers_folder, tmp_path / "loud")
     state = load_file(transformers_folder / "model.safetensors")
-    state["text_projection.weight"][0, 0] = float("nan")
-    save_file(state, tmp_path / "damaged/model.safetensors")
-    clip = load_clip(parse_clip(str(tmp_path / "damaged")), device=CPU)
-    with pytest.raises(UserError, match="not finite"):
-        clip.classifier(["a", "b"], ["{}"])
+    state["logit_scale"].fill_(1000.0)
+    save_file(state, tmp_path / "loud/model.safetensors")
+    clip = load_clip(parse_clip(str(tmp_path / "loud")), device=CPU)
+    with pytest.raises(UserError, match="multiplies cosines with inf"):
+        _ = clip.scale
 
 
 @pytest.mark.parametrize(
