@@ -62,9 +62,9 @@ def solved(draw: Random) -> tuple[Callable[[], Any], Callable[[Any], bool]]:
     large, base = (draw_tensor(draw_shape(shape, draw), draw) for _ in range(2))
     others = draw_tensor(draw_shape((experts, *shape), draw), draw)
     options: dict[str, Any] = {"selection": draw.choice([*SELECTIONS, *SELECTIONS, "none"])}
-    if draw.random() < 0.3:
+    if draw.random() < 0.1:
         options["step"] = draw.choice(NUMBERS)
-    if draw.random() < 0.3:
+    if draw.random() < 0.1:
         options["bounds"] = (draw.choice(NUMBERS), draw.choice(NUMBERS))
     if draw.random() < 0.3:
         options["rule"] = draw.choice(["grid", "newton", "gate", ""])
@@ -81,12 +81,13 @@ def solved(draw: Random) -> tuple[Callable[[], Any], Callable[[Any], bool]]:
 
 def distilled(loss: Callable[..., Tensor]) -> Callable[[Random], tuple[Callable[[], Any], Callable[[Any], bool]]]:
     def make(draw: Random) -> tuple[Callable[[], Any], Callable[[Any], bool]]:
-        batch, lengths, vocabularies = draw.randrange(0, 3), (draw.randrange(0, 4), 3), (draw.choice([0, 1, 5, 9]), 7)
+        batch, lengths = draw.randrange(0, 3), (draw.randrange(0, 4), 3)
+        vocabularies = (draw.choice([0, 1, 5, 5, 9, 9]), 7)
         student, teacher = (
             draw_tensor(draw_shape((batch, length, size), draw), draw)
             for length, size in zip(lengths, vocabularies, strict=True)
         )
-        options = {"k": draw.choice(NUMBERS)} if draw.random() < 0.6 else {}
+        options = {"k": draw.choice(NUMBERS if draw.random() < 0.2 else (1, 2, 4))} if draw.random() < 0.8 else {}
         if draw.random() < 0.3:
             options["signal"] = draw.choice(["prob", "logprob", "logit", "none"])
         if draw.random() < 0.3:
@@ -106,7 +107,7 @@ def unsure(draw: Random) -> tuple[Callable[[], Any], Callable[[Any], bool]]:
     logits = draw_tensor(draw.choice(SHAPES), draw)
     options: dict[str, Any] = {"kind": draw.choice([*KINDS, "x"])}
     for name in ("power", "reference"):
-        if draw.random() < 0.3:
+        if draw.random() < 0.15:
             options[name] = draw.choice([*NUMBERS, "classes"])
 
     def is_right(found: Tensor) -> bool:
@@ -118,12 +119,13 @@ def unsure(draw: Random) -> tuple[Callable[[], Any], Callable[[Any], bool]]:
 
 
 def tuned(draw: Random) -> tuple[Callable[[], Any], Callable[[Any], bool]]:
-    images, classes, width = draw.randrange(0, 5), draw.choice(NUMBERS), draw.choice([0, 1, 6])
+    images, width = draw.randrange(0, 9), draw.choice([0, 1, 6, 6, 6])
+    classes = 3 if draw.random() < 0.8 else draw.choice(NUMBERS)
     features = draw_tensor(draw_shape((images, width), draw), draw)
-    kind = torch.int64 if draw.random() < 0.8 else None
+    kind = torch.int64 if draw.random() < 0.9 else None
     labels = draw_tensor(draw_shape((images,), draw), draw, kind)
     if kind is not None:
-        labels = labels.abs() % draw.choice([2, 3, 9])
+        labels = labels.abs() % draw.choice([3, 3, 3, 9])
     clip, seen = draw_tensor(draw_shape((2, 3), draw), draw), draw_tensor(draw_shape((2, width), draw), draw)
     options = {"alpha": draw.choice(NUMBERS)} if draw.random() < 0.3 else {}
 

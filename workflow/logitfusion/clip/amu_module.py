@@ -53,7 +53,7 @@ class AMUHead(nn.Module):
         self.power, self.reference, self.kind = power, reference_of(reference, num_classes), kind
         check_power(power, self.reference, num_classes)
         self.temperature = temperature_of(temperature, num_classes)
-        self.alpha = alpha
+        self.alpha = float(alpha)
         self.mixing = mixing_of(spread, num_classes)
         self.support_spread = support_spread(aux_features, self.weight.detach())
         if not math.isfinite(self.support_spread):
