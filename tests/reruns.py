@@ -277,6 +277,10 @@ ROWS = {
     "distill.methods.*.nodes": Row(STUDENTS, _another("vocab", "rank")),
     "distill.methods.*.signal": Row(STUDENTS, _another("prob", "logprob")),
     "distill.methods.*.combine": Row(STUDENTS, "min_ce"),
+    "distill.methods.sft.kl": Row(
+        STUDENTS, Together({"distill.methods.sft.teachers": ["gemma"], "distill.methods.sft.kl": 0.5})
+    ),
+    "distill.methods.*.divergence": Row(STUDENTS, "jsd"),
     "distill.methods.*.weights": Row(STUDENTS, _weighted),
     "distill.methods.*.alignment": Row(STUDENTS, "positions"),
     "distill.methods.*.*": Row(STUDENTS),

@@ -25,6 +25,7 @@ from logitfusion.errors import UserError
 MANIFEST = {
     "model_hash": "m" * 64,
     "tokenizer_hash": "t" * 64,
+    "vocabulary_hash": "v" * 64,
     "template": "chat",
     "data_hash": "d" * 64,
     "max_tokens": None,

@@ -20,7 +20,7 @@ from logitfusion.distill.shard import hash_texts
 from logitfusion.distill.teacher import read_teacher
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, write_jsonl
-from logitfusion.models.identity import hash_model, hash_tokenizer
+from logitfusion.models.identity import hash_model, hash_tokenizer, hash_vocabulary
 from logitfusion.models.load import load_model, load_tokenizer, save_model
 from logitfusion.models.tiny import tiny_tokenizer
 
@@ -61,6 +61,7 @@ def test_the_cache_is_what_the_package_makes(
     expected = {
         "model_hash": hash_model(tiny_models["base"]),
         "tokenizer_hash": hash_tokenizer(tiny_models["base"]),
+        "vocabulary_hash": hash_vocabulary(load_tokenizer(tiny_models["base"])),
         "data_hash": hash_texts((row["prompt"], row["response"]) for row in ROWS),
         "template": "plain",
         "max_tokens": 6,

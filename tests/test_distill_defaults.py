@@ -15,7 +15,7 @@ from logitfusion.distill import Teacher, distill_loss, gld_loss, uld_loss
 
 FIELDS = Objective.model_fields
 # Under another name, because a factor of the objective is a weight where ULD and GLD are functions.
-RENAMED = {"uld_weight": "uld", "gld_weight": "gld"}
+RENAMED = {"uld_weight": "uld", "gld_weight": "gld", "kl_weight": "kl"}
 # By default ULD is over whole vocabularies, as published: no objective for cached teachers can be that.
 UNLIKE = {(uld_loss, "k"): None}
 

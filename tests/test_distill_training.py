@@ -21,9 +21,10 @@ from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText, digest_text, encode_text
 from logitfusion.distill.objective import distill_loss
-from logitfusion.distill.offline import cache_teacher
+from logitfusion.distill.offline import SOURCE, cache_teacher
 from logitfusion.distill.training import DistillationCollator, _cached_teacher, check_cache, distill, pair_texts
 from logitfusion.errors import UserError
+from logitfusion.models.identity import hash_vocabulary
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.source import make_random
 from logitfusion.training import loop as training
@@ -52,7 +53,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def caches(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, TeacherCache]:
     made = {}
     for name in ("twin", "stranger"):
-        source = dict.fromkeys(("model_hash", "tokenizer_hash", "template", "data_hash", "max_tokens"), "x")
+        source = dict.fromkeys(SOURCE, "x")
         texts = encoded(load_tokenizer(folders[name]))
         model = load_model(folders[name], device=CPU)
         paths = cache_teacher(model, texts, tmp_path_factory.mktemp(name), source=source, k=8, batch_size=4, shards=2)
@@ -240,11 +241,37 @@ def test_texts_that_nobody_named_are_warned_of(
     folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     texts = [replace(text, digest=UNKNOWN_TEXT) for text in encoded(load_tokenizer(folders["twin"]))]
-    source = dict.fromkeys(("model_hash", "tokenizer_hash", "template", "data_hash", "max_tokens"), "x")
+    source = dict.fromkeys(SOURCE, "x")
     model = load_model(folders["twin"], device=CPU)
     cache = TeacherCache(cache_teacher(model, texts, tmp_path, source=source, k=8, batch_size=4))
     check_cache("twin", cache, texts, 5)
     assert "teacher twin: texts have no digest" in caplog.text
+
+
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "jsd"])
+def test_a_student_comes_closer_to_a_teacher_of_its_own_tokens(
+    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path, divergence: str
+) -> None:
+    objective = Objective(kl=1.0, divergence=divergence, k=5)
+    recipe = RECIPE.model_copy(update={"steps": 30})
+    _, curve = run(folders, {"twin": _of_the_same_tokens(folders, tmp_path / "cache")}, tmp_path, objective, recipe)
+    assert all(row["loss"] == pytest.approx(row["kl"], rel=1e-4) for row in curve)
+    assert curve[-1]["kl"] < 0.8 * curve[0]["kl"]
+    assert all(row["uld"] == row["gld"] == 0 for row in curve)
+
+
+def _of_the_same_tokens(folders: dict[str, Path], folder: Path) -> TeacherCache:
+    tokenizer = load_tokenizer(folders["twin"])
+    source = dict.fromkeys(SOURCE, "x") | {"vocabulary_hash": hash_vocabulary(tokenizer)}
+    model = load_model(folders["twin"], device=CPU)
+    return TeacherCache(cache_teacher(model, encoded(tokenizer), folder, source=source, k=8, batch_size=4))
+
+
+def test_a_teacher_of_other_tokens_has_no_divergence(
+    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="'stranger' has another vocabulary than the student"):
+        run(folders, {"stranger": caches["stranger"]}, tmp_path, Objective(kl=0.5, k=5))
 
 
 def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_a_student_learns_several_turns_from_another_vocabulary(tmp_path: Path) 
     torch.manual_seed(1)
     teacher, student = make_model(marked()), make_model(TOKENIZER)
     chats = [say("hello", "the cat", "and?", "sat there"), say("one", "two"), say("a", "b", "c", "d", "e", "f")]
-    source = {"model_hash": "m", "tokenizer_hash": "t", "template": "chat", "max_tokens": None}
+    source = {"model_hash": "m", "tokenizer_hash": "t", "vocabulary_hash": "v", "template": "chat", "max_tokens": None}
     encoded = encode_texts(marked(), chats, template="chat")
     source["data_hash"] = hash_texts(chats)
     paths = cache_teacher(teacher, encoded, tmp_path / "cache", source=source, k=4, batch_size=2)

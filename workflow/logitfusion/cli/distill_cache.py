@@ -24,6 +24,8 @@ from logitfusion.formats.text import check_unicode
 from logitfusion.shards import shard_range
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from logitfusion.distill.encoding import EncodedText
     from logitfusion.models.examples import Text
 
@@ -81,13 +83,15 @@ def run(arguments: argparse.Namespace) -> None:
     from logitfusion.models.adapters import load_expert
     from logitfusion.models.device_maps import assign_devices
     from logitfusion.models.forward import check_texts
-    from logitfusion.models.identity import hash_model, hash_tokenizer
-    from logitfusion.models.load import use_threads
+    from logitfusion.models.identity import hash_model, hash_tokenizer, hash_vocabulary
+    from logitfusion.models.load import load_tokenizer, use_threads
 
-    encoded = _encode(arguments, texts)
+    tokenizer = load_tokenizer(arguments.teacher)
+    encoded = _encode(arguments, tokenizer, texts)
     source = {
         "model_hash": hash_model(arguments.teacher),
         "tokenizer_hash": hash_tokenizer(arguments.teacher),
+        "vocabulary_hash": hash_vocabulary(tokenizer),
         "template": name_template(arguments.template, arguments.system, read_chat_arguments(arguments)),
         "data_hash": hash_texts(texts),
         "max_tokens": arguments.max_tokens,
@@ -163,11 +167,11 @@ def _read_loading(arguments: argparse.Namespace) -> Placed:
     return read_options(Placed, given, spell)
 
 
-def _encode(arguments: argparse.Namespace, texts: Sequence[Text]) -> list[EncodedText]:
+def _encode(
+    arguments: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]
+) -> list[EncodedText]:
     from logitfusion.distill.encoding import encode_texts
-    from logitfusion.models.load import load_tokenizer
 
-    tokenizer = load_tokenizer(arguments.teacher)
     return encode_texts(
         tokenizer,
         texts,

@@ -9,7 +9,9 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from logitfusion.config.objective import Combine, Nodes, Signal
+from logitfusion.config.objective import Combine, Divergence, Nodes, Signal
+from logitfusion.distill.alignment import pair_in_order
+from logitfusion.distill.divergence import divergence_of_logits, divergence_of_tops
 from logitfusion.distill.graph import NODES
 from logitfusion.distill.losses import DEFAULTS, check_name, uld_loss
 from logitfusion.distill.predictions import IGNORED, Predictions, check_labels, predict, shift_labels
@@ -43,11 +45,13 @@ class CachedTeacher:
             ``logitfusion.distill.alignment.align`` gives them, but counted over the whole batch (student's first and
             last, teacher's first and last); None pairs them in order and cuts the longer text (the published fallback).
         weight: its share where ``combine="weighted"``.
+        tail: the probability of all tokens beyond those of the predictions, ``[N]``; None for what these leave of 1.
     """
 
     predictions: Predictions
     groups: Tensor | None = None
     weight: float = 1.0
+    tail: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class DistillLoss:
 
     Attributes:
         total: the objective, with a gradient.
-        sft, uld, gld: its parts before their factors, detached; of several teachers already combined. Parts with
+        sft, uld, gld, kl: its parts before their factors, detached; of several teachers already combined. Parts with
             factor 0 are not computed, and 0.
         teacher: ``[B]`` int64, the teacher chosen for each text with ``"min_ce"``, else None.
     """
@@ -65,6 +69,7 @@ class DistillLoss:
     sft: Tensor
     uld: Tensor
     gld: Tensor
+    kl: Tensor
     teacher: Tensor | None
 
 
@@ -76,34 +81,41 @@ def distill_loss(
     k: int = DEFAULTS.k,
     uld_weight: float,
     gld_weight: float,
+    kl_weight: float = 0.0,
     sft_weight: float | None = None,
     combine: Combine = DEFAULTS.combine,
     nodes: Nodes = DEFAULTS.nodes,
     signal: Signal = DEFAULTS.signal,
+    divergence: Divergence = DEFAULTS.divergence,
+    temperature: float = DEFAULTS.temperature,
     uld_k: int | None = None,
     tokens: int | None = None,
     texts: int | None = None,
 ) -> DistillLoss:
-    """``(1 - lambda) SFT + lambda_uld ULD + lambda_gld GLD`` over one or more teachers.
+    """``(1 - lambda) SFT + lambda_uld ULD + lambda_gld GLD + lambda_kl KL`` over one or more teachers.
 
-    SFT and ULD are divided by the number of the student's labels, GLD by the number of texts that have one. Under
+    SFT, ULD and KL are divided by the number of the student's labels, GLD by the number of texts that have one. Under
     gradient accumulation give ``tokens`` and ``texts`` of the whole step: then the parts add up to one large batch.
 
     Where the positions of a cached teacher are grouped, ULD compares merged distributions: that of a group's last
     position times the probability of the group's earlier tokens (the chain rule, shifted; derived, the paper cuts the
-    longer text).
+    longer text). KL needs teachers whose tokens are the student's, by number; it has positions that one token of either
+    side stands for, and leaves out merged groups.
 
     Args:
         student: raw logits ``[B, L, V_s]``.
         labels: ``[B, L]`` int64, -100 outside the response; ``labels[:, t]`` belongs to ``student[:, t - 1]``.
-        teachers: any number; none only without ULD and GLD.
+        teachers: any number; none only without ULD, GLD and KL.
         k: of GLD; a cached teacher must hold as many.
         uld_weight, gld_weight: lambda_uld and lambda_gld; how the paper splits lambda is not published.
-        sft_weight: None for ``1 - uld_weight - gld_weight``.
+        kl_weight: of the divergence of each position; a cached teacher's is over its tokens and the rest, see
+            ``logitfusion.distill.divergence``.
+        sft_weight: None for what the other factors leave of 1.
         combine: ``"sum"`` over teachers (published); ``"weighted"``, by their weights; ``"min_ce"``, for each text the
             teacher that finds it likeliest. Cross-entropies are of whole responses there and not of a token, as
             tokenizers cut the same text into unlike numbers of tokens.
         nodes, signal: of GLD, see ``gld_loss``, which alone knows raw logits.
+        divergence, temperature: of KL.
         uld_k: k of ULD; None for whole vocabularies, which a cache does not hold.
         tokens, texts: what to divide by instead of this batch's own numbers.
 
@@ -112,12 +124,16 @@ def distill_loss(
         ValueError: shapes, devices or names that can't be used, labels beyond the vocabulary, factors that are negative
             or not finite, no teachers, no labels.
     """
-    factors = _factors(sft_weight, uld_weight, gld_weight)
+    factors = _factors(sft_weight, uld_weight, gld_weight, kl_weight)
+    check_name("divergence", divergence, get_args(Divergence))
+    check_range("the temperature", (temperature,))
+    if not temperature > 0:
+        raise ValueError(f"the temperature is above 0, not {temperature}")
     check_name("combine", combine, get_args(Combine))
     check_name("nodes", nodes, NODES)
     check_name("signal", signal, get_args(Signal))
-    if not teachers and (uld_weight or gld_weight):
-        raise ValueError("ULD and GLD need at least one teacher")
+    if not teachers and any(factors[1:]):
+        raise ValueError("ULD, GLD and KL need at least one teacher")
     check_labels(student, labels, "the student")
     for name, count in (("k", k), ("uld_k", uld_k), ("tokens", tokens), ("texts", texts)):
         if count is not None:
@@ -131,7 +147,7 @@ def distill_loss(
     read = [_predictions(teacher, largest, len(student)) for teacher in teachers]
     shares, chosen = _shares(teachers, read, combine, student)
     zero = ours.label_log_probs.new_zeros(())
-    parts = [-ours.label_log_probs.sum() / divisors[0], zero, zero]
+    parts = [-ours.label_log_probs.sum() / divisors[0], zero, zero, zero]
     for teacher, theirs, share in zip(teachers, read, shares, strict=True):
         if not (counted & (theirs.counts > 0) & (share > 0)).any():
             continue
@@ -141,6 +157,9 @@ def distill_loss(
         if gld_weight:
             losses = gld_of_predictions(ours, theirs, k=k, nodes=nodes, signal=signal, mask=share > 0)
             parts[2] = parts[2] + (share * losses).sum() / divisors[1]
+        if kl_weight:
+            losses = _kl(student, labels, ours, teacher, theirs, share > 0, divergence, temperature)
+            parts[3] = parts[3] + (share * losses).sum() / divisors[0]
     total = sum(factor * part for factor, part in zip(factors, parts, strict=True) if factor)
     return DistillLoss(total, *(part.detach() for part in parts), chosen)
 
@@ -160,6 +179,29 @@ def _uld(
     return uld_loss(student, teacher.logits, student_mask=masks[0], teacher_mask=masks[1], reduction="none")
 
 
+def _kl(
+    student: Tensor, labels: Tensor, ours: Predictions, teacher: Teacher | CachedTeacher, theirs: Predictions,
+    mask: Tensor, form: Divergence, temperature: float,
+) -> Tensor:  # fmt: skip
+    """The divergence of each text, ``[B]``, where ``mask`` is True, summed over positions of one token on each side."""
+    cached = isinstance(teacher, CachedTeacher)
+    groups = teacher.groups if cached else None
+    groups = pair_in_order(ours.counts, theirs.counts) if groups is None else groups
+    single = (groups[:, 0] == groups[:, 1]) & (groups[:, 2] == groups[:, 3])
+    groups = groups[single & mask[ours.texts[groups[:, 1]]]]
+    places = (shift_labels(labels) != IGNORED).nonzero()[groups[:, 0]]
+    if cached:
+        read = groups[:, 2]
+        tail = (1 - theirs.log_probs.exp().sum(-1)).clamp(min=0) if teacher.tail is None else teacher.tail
+        losses = divergence_of_tops(
+            student, places, theirs.log_probs[read], theirs.ids[read], tail[read], form, temperature
+        )
+    else:
+        teacher_places = (shift_labels(teacher.labels) != IGNORED).nonzero()[groups[:, 2]]
+        losses = divergence_of_logits(student, places, teacher.logits, teacher_places, form, temperature)
+    return losses.new_zeros(len(student)).index_add(0, places[:, 0], losses)
+
+
 @torch.no_grad()
 def _predictions(teacher: Teacher | CachedTeacher, k: int, texts: int) -> Predictions:
     if isinstance(teacher, Teacher):
@@ -174,10 +216,10 @@ def _predictions(teacher: Teacher | CachedTeacher, k: int, texts: int) -> Predic
     return found
 
 
-def _factors(sft_weight: float | None, uld_weight: float, gld_weight: float) -> tuple[float, float, float]:
-    sft = 1 - uld_weight - gld_weight if sft_weight is None else sft_weight
-    check_range("the factors of SFT, ULD and GLD", (sft, uld_weight, gld_weight))
-    return max(sft, 0.0), uld_weight, gld_weight
+def _factors(sft_weight: float | None, *others: float) -> tuple[float, ...]:
+    sft = 1 - sum(others) if sft_weight is None else sft_weight
+    check_range("the factors of SFT, ULD, GLD and KL", (sft, *others))
+    return max(sft, 0.0), *others
 
 
 def _shares(

@@ -25,7 +25,7 @@ from logitfusion.shards import shard_range
 logger = logging.getLogger(__name__)
 
 # Where the texts come from; the other settings of a manifest follow from the call.
-SOURCE = ("model_hash", "tokenizer_hash", "template", "data_hash", "max_tokens")
+SOURCE = ("model_hash", "tokenizer_hash", "vocabulary_hash", "template", "data_hash", "max_tokens")
 # Tokens, of prompts too, that are lost at most when a run is killed: minutes on a CPU, seconds on a GPU.
 _PIECE = 2**17
 

@@ -49,6 +49,7 @@ VERSION = 3
 SETTINGS = (
     "model_hash",
     "tokenizer_hash",
+    "vocabulary_hash",
     "template",
     "data_hash",
     "max_tokens",
@@ -71,6 +72,7 @@ class Manifest(Section):
     version: Count
     model_hash: str
     tokenizer_hash: str
+    vocabulary_hash: str
     template: str
     data_hash: str
     max_tokens: Count | None

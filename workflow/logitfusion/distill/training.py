@@ -20,6 +20,7 @@ from logitfusion.distill.objective import CachedTeacher, DistillLoss, distill_lo
 from logitfusion.distill.predictions import Predictions
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import count_vocabulary
+from logitfusion.models.identity import hash_vocabulary
 from logitfusion.training.batches import INPUTS, CompletionCollator, order_rows
 from logitfusion.training.loop import StepTrainer, train, trainer_arguments
 from logitfusion.training.padding import plan_padding
@@ -27,7 +28,7 @@ from logitfusion.training.weights import as_saved, prepare
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("sft", "uld", "gld")
+PARTS = ("sft", "uld", "gld", "kl")
 ALIGNMENTS = {"bytes": align, "positions": lambda student, teacher: truncate(len(student), len(teacher))}
 
 
@@ -43,6 +44,9 @@ def objective_loss(
         uld_k=objective.k,
         uld_weight=objective.uld,
         gld_weight=objective.gld,
+        kl_weight=objective.kl,
+        divergence=objective.divergence,
+        temperature=objective.temperature,
         nodes=objective.nodes,
         signal=objective.signal,
         combine=objective.combine,
@@ -57,15 +61,13 @@ def gradient_norms(objective: Objective, logits: Tensor, labels: Tensor, teacher
     magnitude, so whoever chooses factors should see what they do.
     """
     norms = []
-    for name, factor, alone in (
-        ("SFT", 1 - objective.uld - objective.gld, {"uld": 0.0, "gld": 0.0}),
-        ("ULD", objective.uld, {"uld": 1.0, "gld": 0.0}),
-        ("GLD", objective.gld, {"uld": 0.0, "gld": 1.0}),
-    ):
+    factors = {name: getattr(objective, name) for name in PARTS[1:]}
+    for name, factor in {"sft": 1 - sum(factors.values()), **factors}.items():
         if factor:
+            alone = {other: float(other == name) for other in factors}
             leaf = logits.detach().float().requires_grad_()
             objective_loss(objective.model_copy(update=alone), leaf, labels, teachers).total.backward()
-            norms.append(f"{name} {factor * leaf.grad.norm():.2g}")
+            norms.append(f"{name.upper()} {factor * leaf.grad.norm():.2g}")
     return ", ".join(norms)
 
 
@@ -95,6 +97,8 @@ def distill(
         raise UserError(f"k is {objective.k}, and the student {name} has {count_vocabulary(student)} tokens; lower k.")
     for teacher, cache in teachers.items():
         check_cache(teacher, cache, texts, objective.k)
+        if objective.kl:
+            check_vocabulary(teacher, cache, tokenizer)
     rows = pair_texts(texts, teachers, objective.alignment)
     recipe, own = recipe.for_texts(len(rows)), student.dtype
     logger.info("%s: %d texts, %d steps of %d", name, len(rows), recipe.steps, recipe.batch_size)
@@ -132,6 +136,19 @@ def check_cache(teacher: str, cache: TeacherCache, texts: Sequence[EncodedText],
         logger.warning("teacher %s: texts have no digest in its cache, and may be others than the student's", teacher)
     if cache.k < k:
         raise UserError(f"The cache of teacher {teacher!r} holds the top {cache.k}, not {k}; raise cache.k.")
+
+
+def check_vocabulary(teacher: str, cache: TeacherCache, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a teacher whose tokens are not the student's, by number: for those there are ULD and GLD.
+
+    Raises:
+        UserError: names the teacher.
+    """
+    if cache.settings["vocabulary_hash"] != hash_vocabulary(tokenizer):
+        raise UserError(
+            f"Teacher {teacher!r} has another vocabulary than the student, and the term kl compares token by token;"
+            " give another teacher, or uld or gld in its place."
+        )
 
 
 def pair_texts(texts: Sequence[EncodedText], teachers: dict[str, TeacherCache], alignment: str) -> list[dict[str, Any]]:
@@ -184,6 +201,7 @@ class DistillationCollator(CompletionCollator):
             "log_probs": torch.cat([text.log_probs for text in texts]),
             "ids": torch.cat([text.ids for text in texts]),
             "label_log_probs": torch.cat([text.label_log_probs for text in texts]),
+            "tail": torch.cat([text.tail for text in texts]),
             "counts": torch.tensor([len(text.label_log_probs) for text in texts]),
             "groups": torch.cat(groups),
         }
@@ -226,5 +244,5 @@ class DistillationTrainer(StepTrainer):
 
 def _cached_teacher(columns: dict[str, Tensor], weight: float) -> CachedTeacher:
     columns = dict(columns)
-    groups = columns.pop("groups")
-    return CachedTeacher(Predictions(**columns), groups, weight)
+    groups, tail = columns.pop("groups"), columns.pop("tail")
+    return CachedTeacher(Predictions(**columns), groups, weight, tail)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from logitfusion.errors import UserError
 from logitfusion.integrity import digest, read_recorded, refuse_gone
 from logitfusion.models.checkpoint import find_base
 from logitfusion.provenance import hash_json, hash_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model", "chat_template*", "additional_chat_templates/*")
 
@@ -54,6 +58,11 @@ def hash_tokenizer(folder: str | Path) -> str:
     if not found:
         raise UserError(f"The folder {folder} holds no tokenizer.")
     return _hash(sorted(found))
+
+
+def hash_vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of the tokens and their numbers, whatever else two tokenizers differ in."""
+    return hash_json(tokenizer.get_vocab())
 
 
 def _hash(files: Iterable[Path]) -> str:

@@ -35,6 +35,7 @@ PARTS = {
     "sft": "SFT: cross-entropy,\nnats a response token",
     "uld": "ULD: sorted L1 of\nprobabilities, a token",
     "gld": "GLD: sorted L1 of\nnode features, a text",
+    "kl": "KL: divergence,\nnats a response token",
 }
 
 

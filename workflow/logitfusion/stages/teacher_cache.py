@@ -12,7 +12,7 @@ from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.shard import hash_texts, read_manifest
 from logitfusion.files import remove, whole
 from logitfusion.models.forward import check_texts
-from logitfusion.models.identity import hash_model, hash_tokenizer
+from logitfusion.models.identity import hash_model, hash_tokenizer, hash_vocabulary
 from logitfusion.models.load import load_tokenizer, use_threads
 from logitfusion.progress.pace import Rate
 from logitfusion.shards import shard_range
@@ -42,6 +42,7 @@ def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
         source={
             "model_hash": hash_model(folder),
             "tokenizer_hash": hash_tokenizer(folder),
+            "vocabulary_hash": hash_vocabulary(tokenizer),
             "template": name_template(job.template, job.system),
             "data_hash": hash_texts(texts),
             "max_tokens": job.max_tokens,

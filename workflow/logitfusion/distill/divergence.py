@@ -1,0 +1,143 @@
+"""Divergences of each position between a student and a teacher whose tokens are the same.
+
+Forward Kullback-Leibler divergence (Hinton et al. 2015, arXiv 1503.02531), reverse (MiniLLM, Gu et al. 2024, arXiv
+2306.08543) and Jensen-Shannon (GKD, Agarwal et al. 2024, arXiv 2306.13649, with beta = 1/2), in nats.
+
+From logits, both sides are distributions over the tokens that both have: the larger vocabulary may be the same one with
+the padding that models add. From a cache they are over the k tokens that the teacher finds likeliest and one entry
+more, all others together. Merging entries never adds to a divergence, so that what a cache loses is at least 0, and is
+exactly the tail's own share: for the forward form ``t KL(q' || p')``, t being the teacher's probability of the tail and
+q', p' the two distributions within it; for the reverse form the same with the student's; for Jensen-Shannon at most
+``ln 2`` times the mean of both tails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from logitfusion.config.objective import Divergence
+from logitfusion.distill.selection import chunks, working_dtype
+
+# Log-probabilities below count as this: in a mean of two distributions their share is 0 in any precision.
+_LOWEST = -1e4
+_Loss = Callable[[Tensor, slice], Tensor]
+
+
+def divergence_of_logits(
+    student: Tensor, places: Tensor, teacher: Tensor, teacher_places: Tensor, form: Divergence, temperature: float
+) -> Tensor:
+    """The divergence of pairs of positions, ``[N]``.
+
+    Args:
+        student, teacher: raw logits ``[B, L, V]`` and ``[B, L', V']``; no gradient flows to the teacher.
+        places, teacher_places: text and position of each pair, ``[N, 2]`` int64.
+        form: ``"forward"``, ``"reverse"`` or ``"jsd"``.
+        temperature: both sides' logits are divided by it; the divergence is not multiplied by its square.
+    """
+    dtype, shared = working_dtype(student.dtype), min(student.shape[-1], teacher.shape[-1])
+
+    def losses(rows: Tensor, part: slice) -> Tensor:
+        with torch.no_grad():
+            where = teacher_places[part, 0], teacher_places[part, 1]
+            theirs = teacher[where].to(dtype)
+        sides = ((side[:, :shared] / temperature).log_softmax(-1) for side in (rows, theirs))
+        return diverge(*sides, form)
+
+    return _ByChunks.apply(student, places, losses)
+
+
+def divergence_of_tops(
+    student: Tensor, places: Tensor, log_probs: Tensor, ids: Tensor, tail: Tensor, form: Divergence, temperature: float
+) -> Tensor:
+    """The divergence of positions from what a cache holds of a teacher, ``[N]``.
+
+    With another temperature than 1 it is of the merged distributions, each entry raised to its power and made to sum to
+    1 again: of the tail no more is known than its sum.
+
+    Args:
+        student: raw logits ``[B, L, V]``.
+        places: text and position of each, ``[N, 2]`` int64.
+        log_probs: the teacher's, ``[N, k]``.
+        ids: their tokens, ``[N, k]`` int64.
+        tail: the probability of all others, ``[N]``.
+        form, temperature: see ``divergence_of_logits``.
+
+    Raises:
+        ValueError: a token that the student does not have.
+    """
+    dtype, vocabulary = working_dtype(student.dtype), student.shape[-1]
+    if ids.numel() and int(ids.max()) >= vocabulary:
+        raise ValueError(f"the teacher's token {int(ids.max())} is none of the student's {vocabulary}")
+
+    def losses(rows: Tensor, part: slice) -> Tensor:
+        ours, theirs = rows.gather(1, ids[part]), log_probs[part].to(dtype)
+        if ids.shape[1] < vocabulary:
+            ours = torch.cat([ours, _rest_of(rows, ids[part])], dim=1)
+            theirs = torch.cat([theirs, tail[part, None].to(dtype).log()], dim=1)
+        return diverge(*((side / temperature).log_softmax(-1) for side in (ours, theirs)), form)
+
+    return _ByChunks.apply(student, places, losses)
+
+
+def diverge(ours: Tensor, theirs: Tensor, form: Divergence) -> Tensor:
+    """The divergence of log-probabilities ``[..., n]``, of which an entry may be -inf; ``[...]``.
+
+    Forward is ``KL(theirs || ours)``, reverse ``KL(ours || theirs)``, jsd the mean of both sides' divergence from their
+    mean. Where one side excludes what the other does not, forward or reverse is infinite.
+    """
+    if form == "forward":
+        return _relative(theirs, ours)
+    if form == "reverse":
+        return _relative(ours, theirs)
+    ours, theirs = ours.clamp(min=_LOWEST), theirs.clamp(min=_LOWEST)
+    middle = torch.logaddexp(ours, theirs) - math.log(2)
+    return (_relative(ours, middle) + _relative(theirs, middle)) / 2
+
+
+def _relative(first: Tensor, second: Tensor) -> Tensor:
+    """``KL(first || second)``; entries that ``first`` excludes have no part, nor a gradient."""
+    excluded = first.isneginf()
+    first, second = first.masked_fill(excluded, 0.0), second.masked_fill(excluded, 0.0)
+    return (first.exp() * (first - second)).masked_fill(excluded, 0.0).sum(-1)
+
+
+def _rest_of(logits: Tensor, ids: Tensor) -> Tensor:
+    """``logsumexp`` of all entries but ``ids``, ``[n, 1]``; -inf, without a gradient, where all have probability 0."""
+    others = logits.scatter(1, ids, -torch.inf)
+    none = others.isneginf().all(-1, keepdim=True)
+    return others.masked_fill(none, 0.0).logsumexp(-1, keepdim=True).masked_fill(none, -torch.inf)
+
+
+class _ByChunks(torch.autograd.Function):
+    """A loss of each of some places of logits ``[B, L, V]``, a few at a time; the backward pass computes it again.
+
+    So the one tensor of the logits' size that is made is their gradient. A loss takes rows ``[n, V]`` and which of the
+    places they are, and gives ``[n]``.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, logits: Tensor, places: Tensor, loss: _Loss) -> Tensor:
+        ctx.save_for_backward(logits, places)
+        ctx.loss = loss
+        dtype = working_dtype(logits.dtype)
+        losses = torch.empty(len(places), dtype=dtype, device=logits.device)
+        for part in chunks(len(places), logits.shape[-1], logits.device):
+            losses[part] = loss(logits[places[part, 0], places[part, 1]].to(dtype), part)
+        return losses
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
+        logits, places = ctx.saved_tensors
+        gradient = torch.zeros_like(logits, memory_format=torch.contiguous_format)
+        for part in chunks(len(places), logits.shape[-1], logits.device):
+            where = places[part, 0], places[part, 1]
+            with torch.enable_grad():
+                rows = logits[where].to(upstream.dtype).requires_grad_()
+                (slope,) = torch.autograd.grad(ctx.loss(rows, part), rows, upstream[part])
+            gradient[where] = slope.to(gradient.dtype)
+        return gradient, None, None
