@@ -53,7 +53,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def caches(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, TeacherCache]:
     made = {}
     for name in ("twin", "stranger"):
-        source = dict.fromkeys(SOURCE, "x")
+        source = dict.fromkeys(SOURCE, "x") | {"max_tokens": None}
         texts = encoded(load_tokenizer(folders[name]))
         model = load_model(folders[name], device=CPU)
         paths = cache_teacher(model, texts, tmp_path_factory.mktemp(name), source=source, k=8, batch_size=4, shards=2)
@@ -241,7 +241,7 @@ def test_texts_that_nobody_named_are_warned_of(
     folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     texts = [replace(text, digest=UNKNOWN_TEXT) for text in encoded(load_tokenizer(folders["twin"]))]
-    source = dict.fromkeys(SOURCE, "x")
+    source = dict.fromkeys(SOURCE, "x") | {"max_tokens": None}
     model = load_model(folders["twin"], device=CPU)
     cache = TeacherCache(cache_teacher(model, texts, tmp_path, source=source, k=8, batch_size=4))
     check_cache("twin", cache, texts, 5)
@@ -262,7 +262,7 @@ def test_a_student_comes_closer_to_a_teacher_of_its_own_tokens(
 
 def _of_the_same_tokens(folders: dict[str, Path], folder: Path) -> TeacherCache:
     tokenizer = load_tokenizer(folders["twin"])
-    source = dict.fromkeys(SOURCE, "x") | {"vocabulary_hash": hash_vocabulary(tokenizer)}
+    source = dict.fromkeys(SOURCE, "x") | {"max_tokens": None} | {"vocabulary_hash": hash_vocabulary(tokenizer)}
     model = load_model(folders["twin"], device=CPU)
     return TeacherCache(cache_teacher(model, encoded(tokenizer), folder, source=source, k=8, batch_size=4))
 
