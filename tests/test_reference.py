@@ -500,3 +500,9 @@ def test_what_a_hub_states_is_not_hashed_again(source: Path, tmp_path: Path, mon
     wrong = digests | {largest(source).name: "0" * 64}
     refer(source, tmp_path / "c", {}, names=[*digests], digests=wrong)
     refused(lambda: load_model(tmp_path / "c"))
+
+
+def test_files_may_have_any_size(tmp_path: Path) -> None:
+    """Options end at 10^9, and models' files don't."""
+    write_artefact(tmp_path / RECORD, {"files": [{"name": "a.safetensors", "size": 10**12, "sha256": "0" * 64}]})
+    assert read_recorded(tmp_path)["a.safetensors"].size == 10**12

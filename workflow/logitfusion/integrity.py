@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator
 
 from logitfusion.artefact import is_sealed, parse_artefact, read_artefact
-from logitfusion.config.section import Sha256, Whole
+from logitfusion.config.section import Measured, Sha256
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, sha256, write_json
 from logitfusion.progress.pace import Rate
@@ -43,7 +43,7 @@ class RecordedFile(NamedTuple):
 
     name: Annotated[str, AfterValidator(_stay_inside)]
     """Its path within the folder."""
-    size: Whole
+    size: Measured
     """Bytes."""
     sha256: Sha256
     """In hex."""

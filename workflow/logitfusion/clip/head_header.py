@@ -20,7 +20,7 @@ from logitfusion.config.encoders import (
     TimmAuxiliary,
     TorchvisionAuxiliary,
 )
-from logitfusion.config.section import Count, Listed, NonNegative, Section, Sha256, Text, Whole, one_of
+from logitfusion.config.section import Count, Listed, NonNegative, Section, Seed, Sha256, Text, Whole, one_of
 
 KINDS: dict[str, type[Head]] = {kind.__name__: kind for kind in (LinearHead, CacheHead, FusedHead)}
 
@@ -66,7 +66,7 @@ class Metadata(Section):
     transforms: dict[str, str] = Field(default_factory=dict)
     """Encoder -> what its preprocessing does."""
     shots: Count | None = None
-    seed: Whole | None = None
+    seed: Seed | None = None
     views: Count | None = None
     images: Whole | None = None
     seconds: NonNegative | None = None

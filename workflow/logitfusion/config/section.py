@@ -171,6 +171,7 @@ def number(**limits: float) -> Any:
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_WHOLE)]
 Whole = Annotated[int, Field(ge=0, le=LARGEST_WHOLE)]
+Measured = Annotated[int, Field(ge=0, le=2**63 - 1)]  # what nobody asks for, as bytes of a file
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Batch = Annotated[int, Field(ge=1, le=65536)]
 BatchSize = Annotated[

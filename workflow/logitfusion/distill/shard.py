@@ -36,7 +36,7 @@ from torch import Tensor
 
 from logitfusion.artefact import DIGEST, UNSEALED, check_seal, seal
 from logitfusion.config.errors import explain
-from logitfusion.config.section import Count, Section, Whole
+from logitfusion.config.section import Count, Measured, Section
 from logitfusion.distill.encoding import UNKNOWN_TEXT, spell_text
 from logitfusion.errors import UserError
 from logitfusion.files import whole
@@ -81,9 +81,9 @@ class Manifest(Section):
     dtype: str
     shards: Count
     shard: Count
-    first_text: Whole
-    texts: Whole
-    tokens: Whole
+    first_text: Measured
+    texts: Measured
+    tokens: Measured
     bytes_per_token: Count
 
 
