@@ -142,6 +142,8 @@ class FusedLM:
             UserError: folders that hold no such models, or models that do not fit the GPUs.
         """
         options = given_options(FusionOptions, options, named)
+        if isinstance(experts, str | Path):  # its letters would be folders
+            raise UserError(f"The experts are a list of folders; give [{str(experts)!r}].")
         with_tokenizer = [folder for folder in experts if not is_adapter(folder) or has_tokenizer(folder)]
         folders = [large, *([base] if base and experts else [])]
         for folder in [*folders, *(path for path in experts if not base or not is_adapter(path))]:
