@@ -68,7 +68,9 @@ class Support:
             raise ValueError("features and classifier are all fp32 (or all float64): convert what was cached as half")
         if broken := [name for name, part in given.items() if not is_finite(part)]:
             raise ValueError(f"{' and '.join(broken)} hold NaN or infinity")
-        object.__setattr__(self, "scale", float(self.scale))  # exp(logit_scale) is a tensor that learns in most CLIPs
+        # exp(logit_scale) is a tensor that learns in most CLIPs.
+        scale = self.scale.item() if isinstance(self.scale, Tensor) else float(self.scale)
+        object.__setattr__(self, "scale", scale)
         if not 0 < self.scale < math.inf:
             raise ValueError(f"scale is a positive number, not {self.scale}")
         check_one_device(**given, labels=self.labels, groups=self.groups)
