@@ -426,6 +426,24 @@ def test_a_support_that_does_not_fit_is_refused(changes: dict[str, Tensor], prob
 # The file
 
 
+@pytest.mark.parametrize("name", ["tip_adapter", "amu", "stacking"])
+def test_numbers_of_torch_and_numpy_are_numbers(name: str, problem: Problem, tmp_path: Path) -> None:
+    """Of a head that is fitted with a model's own ``logit_scale.exp()``, the file can be read."""
+    expected = fit_method(name, replace(problem.support, scale=64.0), quick(name), seed=1)
+    for scale in (np.float32(64), torch.tensor(64.0), torch.nn.Parameter(torch.tensor(8.0)) ** 2):
+        head = fit_method(name, replace(problem.support, scale=scale), quick(name), seed=np.int64(1))
+        save_head(tmp_path / "head", head, class_names=list("abcdef"), encoders={})
+        logits = load_head(tmp_path / "head")[0].logits(*problem.support.plain)
+        torch.testing.assert_close(logits, expected.logits(*problem.support.plain))
+
+
+@pytest.mark.parametrize("names", [list("abcde"), list("abcdefg"), list("abcdea")])
+def test_a_head_that_could_not_be_read_is_not_written(names: list[str], problem: Problem, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="6 classes has as many different class_names"):
+        save_head(tmp_path / "head", fit_method("gda", problem.support, seed=0), class_names=names, encoders={})
+    assert not (tmp_path / "head").exists()
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_head_is_the_same_elsewhere(name: str, problem: Problem, tmp_path: Path) -> None:
     head = fit_method(name, problem.support, quick(name), seed=0)

@@ -274,6 +274,8 @@ def test_other_files_are_no_shards(tmp_path: Path) -> None:
         save_file({"weight": np.zeros(3)}, path, {"manifest": f'{{"version": {other}}}'})
         assert f"model.safetensors has the format version {other}" in refuse([path])
     assert "is not a whole shard" in refuse([tmp_path])
+    for folder in (tmp_path, str(tmp_path)):
+        assert "give find_shards(" in refuse(folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no teacher cache"):
         find_shards(tmp_path / "empty")

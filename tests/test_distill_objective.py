@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -101,12 +103,13 @@ def test_min_ce_leaves_out_a_teacher_without_labels_of_a_text() -> None:
     assert distill_loss(student, labels, [one, other], combine="min_ce", **OPTIONS).teacher[1] == 1
 
 
-def test_accumulation_is_one_large_batch() -> None:
+@pytest.mark.parametrize("kind", [int, torch.as_tensor])
+def test_accumulation_is_one_large_batch(kind: Callable[[Tensor], int | Tensor]) -> None:
     student, labels = batch(10, texts=5)
     others = [teacher(11, texts=5), teacher(12, length=9, width=15, texts=5)]
     student.requires_grad_()
     (expected,) = torch.autograd.grad(distill_loss(student, labels, others, **OPTIONS).total, student)
-    tokens = int((labels[:, 1:] != -100).sum())
+    tokens = kind((labels[:, 1:] != -100).sum())
     for part in (slice(0, 1), slice(1, 3), slice(3, 5)):
         some = [Teacher(one.logits[part], one.labels[part]) for one in others]
         distill_loss(student[part], labels[part], some, tokens=tokens, texts=5, **OPTIONS).total.backward()

@@ -264,3 +264,15 @@ def test_names_that_are_no_unicode_keep_their_own_answers_and_pictures(
     assert len({row["path"] for row in read_jsonl(tmp_path / "a.jsonl")}) == 2
     table = read_page(tmp_path / "p.html")["table"]
     assert len(set(table["id"])) == len(set(table["picture"])) == 2
+
+
+def test_a_list_that_a_shell_passes_on_starts_from_the_current_folder(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: Path, new: Path
+) -> None:
+    monkeypatch.chdir(new)
+    reading, writing = os.pipe()
+    os.write(writing, b"path,label\nred/0.png,red\n")
+    os.close(writing)
+    printed, _ = predict(capsys, place, "--csv", f"/dev/fd/{reading}", "--score")
+    os.close(reading)
+    assert json.loads(printed)["path"] == "red/0.png"

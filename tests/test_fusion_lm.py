@@ -592,6 +592,12 @@ def test_a_folder_alone_is_the_large_model(
     assert tokens_of(found) == tokens_of(alone)
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_folder_is_no_list_of_experts(tiny_models: dict[str, Path], kind: type) -> None:
+    with pytest.raises(UserError, match="The experts are a list of folders"):
+        FusedLM.from_folders(tiny_models["large"], tiny_models["base"], kind(tiny_models["expert_a"]))
+
+
 @pytest.fixture
 def renumbered(tiny_models: dict[str, Path], tmp_path: Path) -> Path:
     """A model folder whose tokenizer has two tokens swapped, and nothing else changed."""

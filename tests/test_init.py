@@ -205,6 +205,7 @@ def test_a_file_may_be_named_as_yaml_writes_other_things(
         (("mine", "--track", "clip", "--images", "single"), "single/disc has one image"),
         (("mine", "--track", "clip", "--images", "split"), "are splits, not classes: test, train"),
         (("there",), "config/there.yaml is there already"),
+        (("mine", "--output", "/dev/fd/1"), "is a pipe or a device, and a config is kept"),
         (("done",), "results/done is there already"),
         (("other",), "The run of config/there.yaml is named other too"),
     ],

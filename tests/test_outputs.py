@@ -139,6 +139,17 @@ def test_what_can_be_written_is_only_tried(place: Path) -> None:
     check_outputs({"--a": Path(os.devnull), "--b": Path(os.devnull)}, {"--in": os.devnull})
 
 
+def test_two_outputs_go_to_one_terminal() -> None:
+    _, terminal = os.openpty()
+    check_outputs({"--a": Path(f"/dev/fd/{terminal}"), "--b": Path(os.ttyname(terminal))})
+
+
+def test_a_dash_makes_no_file_of_that_name(place: Path) -> None:
+    with pytest.raises(UserError, match="/dev/stdout"):
+        check_outputs({"--output": Path("-")})
+    assert not (place / "-").exists()
+
+
 def test_a_write_protected_file_is_refused(place: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write everything")

@@ -208,3 +208,12 @@ def test_a_file_keeps_the_rights_that_it_had(tmp_path: Path) -> None:
     (tmp_path / "private").touch(0o600)
     write_text(tmp_path / "private", "new")
     assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_keeps_its_owner_and_group(tmp_path: Path) -> None:
+    (tmp_path / "theirs").touch()
+    os.chown(tmp_path / "theirs", 1234, 5678)
+    write_text(tmp_path / "theirs", "new")
+    found = (tmp_path / "theirs").stat()
+    assert (found.st_uid, found.st_gid) == (1234, 5678)

@@ -33,6 +33,11 @@ def _is_ours(record: logging.LogRecord) -> bool:
     return record.name.split(".")[0] == "logitfusion" or record.levelno >= logging.ERROR
 
 
+def name_source(path: str) -> str:
+    """What a message calls a text file, or the standard input."""
+    return _STANDARD if path == "-" else path
+
+
 def read_text(path: str) -> str:
     """A text file, or the standard input (``-``), without a byte order mark.
 
@@ -50,7 +55,7 @@ def read_rows(path: str, content: str) -> Iterator[tuple[str, Any]]:
     Raises:
         UserError: names the line that is something else.
     """
-    title = _STANDARD if path == "-" else path
+    title = name_source(path)
     for number, row in parse_rows(enumerate(text.split_lines(content), start=1), title):
         yield f"{title}, line {number},", row
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from logitfusion.cli._chat import add_chat_arguments, read_chat_arguments, read_messages
-from logitfusion.cli._inputs import be_quiet, read_field, read_rows, read_text
+from logitfusion.cli._inputs import be_quiet, name_source, read_field, read_rows, read_text
 from logitfusion.cli._options import add_options, given_values, spell
 from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.distill import CacheContents, Entries
@@ -142,7 +142,7 @@ def _check(arguments: argparse.Namespace) -> list[Text]:
     rows = read_rows(arguments.texts, read_text(arguments.texts))
     texts = [_read_row(row, place, chats=arguments.template == "chat") for place, row in rows]
     if not texts:
-        raise UserError(f"{arguments.texts} holds no texts.")
+        raise UserError(f"{name_source(arguments.texts)} holds no texts.")
     return texts
 
 

@@ -20,6 +20,7 @@ from logitfusion.config.load import resolve_config
 from logitfusion.config.section import Name
 from logitfusion.errors import UserError
 from logitfusion.files import write_text
+from logitfusion.files.places import find_place
 from logitfusion.formats.yaml import parse_yaml
 
 TASK = "sst2"  # of the templates
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
             " with --output FILE."
         )
     claim_outputs({"--output": path}, {f"--{name}": getattr(arguments, name) for name in ("large", "base", "images")})
+    if path.exists() and find_place(path).stream:
+        raise UserError(f"{path} is a pipe or a device, and a config is kept; name a new file with --output.")
     if path.exists():
         raise UserError(f"{path} is there already; choose another name, or delete it.")
     if inside:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from logitfusion.cli._fusion import add_fusion, fusion_inputs, load_fusion
-from logitfusion.cli._inputs import be_quiet, read_field, read_rows, read_text
+from logitfusion.cli._inputs import be_quiet, name_source, read_field, read_rows, read_text
 from logitfusion.cli._options import add_options, read_section
 from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.decoding import Decoding
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         for place, row in read_rows(arguments.pairs, read_text(arguments.pairs))
     ]
     if not pairs:
-        raise UserError(f"{arguments.pairs} holds no pairs.")
+        raise UserError(f"{name_source(arguments.pairs)} holds no pairs.")
     rows = _score(load_fusion(arguments), pairs, batch_size)
     if arguments.output is not None:
         write_jsonl(arguments.output, rows)

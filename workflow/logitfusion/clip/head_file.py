@@ -36,7 +36,12 @@ def save_head(
         metadata: anything JSON can hold: preprocessing, prompts, shots, versions.
         snapshots: the head after each epoch, for an evaluation that reports an oracle; only tensors that differ are
             written again.
+
+    Raises:
+        ValueError: another number of class names than the head has classes, or one that is there twice.
     """
+    if len(class_names) != head.classes or len(set(class_names)) < head.classes:  # such a file could not be loaded
+        raise ValueError(f"a head of {head.classes} classes has as many different class_names, not {list(class_names)}")
     tensors = _tensors(head)
     for epoch, snapshot in enumerate(snapshots):
         changed = {name: tensor for name, tensor in _tensors(snapshot).items() if not tensor.equal(tensors[name])}

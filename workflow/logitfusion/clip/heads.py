@@ -26,7 +26,7 @@ class Support:
             normalised again.
         labels: ``[n]`` int64, from 0 to C - 1. Classes may have unlike numbers of images, or none.
         classifier: ``[D, C]``, the zero-shot classifier, unit-norm columns (open_clip's shape).
-        scale: ``exp(logit_scale)`` of this CLIP.
+        scale: ``exp(logit_scale)`` of this CLIP, a number or a tensor of one.
         groups: ``[n]`` int64, equal for images of equal content, which are held out together; None: all are unlike.
 
     Raises:
@@ -68,6 +68,9 @@ class Support:
             raise ValueError("features and classifier are all fp32 (or all float64): convert what was cached as half")
         if broken := [name for name, part in given.items() if not is_finite(part)]:
             raise ValueError(f"{' and '.join(broken)} hold NaN or infinity")
+        # exp(logit_scale) is a tensor that learns in most CLIPs.
+        scale = self.scale.item() if isinstance(self.scale, Tensor) else float(self.scale)
+        object.__setattr__(self, "scale", scale)
         if not 0 < self.scale < math.inf:
             raise ValueError(f"scale is a positive number, not {self.scale}")
         check_one_device(**given, labels=self.labels, groups=self.groups)

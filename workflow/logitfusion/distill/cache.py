@@ -34,6 +34,8 @@ class TeacherCache(Sequence[TeacherText]):
         Raises:
             UserError: in one sentence, which file is broken, missing or of another cache.
         """
+        if isinstance(paths, str | Path):  # its letters would be shards
+            raise UserError(f"A teacher cache is opened by the list of its shards; give find_shards({str(paths)!r}).")
         self.shards = sorted((Shard(path, verify=verify) for path in paths), key=lambda shard: shard.manifest["shard"])
         if not self.shards:
             raise UserError("A teacher cache has at least one file; make it with logitfusion distill-cache.")

@@ -89,8 +89,8 @@ def distill_loss(
     divergence: Divergence = DEFAULTS.divergence,
     temperature: float = DEFAULTS.temperature,
     uld_k: int | None = None,
-    tokens: int | None = None,
-    texts: int | None = None,
+    tokens: int | Tensor | None = None,
+    texts: int | Tensor | None = None,
 ) -> DistillLoss:
     """``(1 - lambda) SFT + lambda_uld ULD + lambda_gld GLD + lambda_kl KL`` over one or more teachers.
 
@@ -117,7 +117,7 @@ def distill_loss(
         nodes, signal: of GLD, see ``gld_loss``, which alone knows raw logits.
         divergence, temperature: of KL.
         uld_k: k of ULD; None for whole vocabularies, which a cache does not hold.
-        tokens, texts: what to divide by instead of this batch's own numbers.
+        tokens, texts: what to divide by instead of this batch's own numbers; sums of masks may be given as they are.
 
     Raises:
         TypeError: logits that are no floating-point numbers, labels that are not int64, a k that is no whole number.
@@ -135,6 +135,7 @@ def distill_loss(
     if not teachers and any(factors[1:]):
         raise ValueError("ULD, GLD and KL need at least one teacher")
     check_labels(student, labels, "the student")
+    tokens, texts = (one.item() if isinstance(one, Tensor) and one.numel() == 1 else one for one in (tokens, texts))
     for name, count in (("k", k), ("uld_k", uld_k), ("tokens", tokens), ("texts", texts)):
         if count is not None:
             check_count(name, count)

@@ -33,7 +33,7 @@ def check_outputs(
     for option, path in given.items():
         _check_kind(option, path, folder=option in folders)
     for (option, path), (other, place) in combinations(given.items(), 2):
-        if path.resolve() == place.resolve() and path != Path(os.devnull):
+        if path.resolve() == place.resolve() and not path.is_char_device():  # one terminal shows both, one by one
             raise UserError(f"{as_word(path)} is named by {option} and by {other}; name another one for each.")
     for option, path in given.items():
         for source, read in (inputs or {}).items():
@@ -46,6 +46,8 @@ def check_outputs(
 def _check_kind(option: str, path: Path, *, folder: bool) -> None:
     """Refuse what is there, if it is of another kind than what is to be written."""
     word = as_word(path)
+    if word == "-":  # which is the standard input where something is read
+        raise UserError(f"- is no name of the standard output here; give {option} /dev/stdout, or another place.")
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

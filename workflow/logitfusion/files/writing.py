@@ -97,10 +97,13 @@ def _put(temporary: Path, place: Place) -> None:
 
 
 def _put_file(temporary: Path, path: Path) -> None:
-    """Replace a file, whose rights stay."""
+    """Replace a file, whose owner, group and rights stay."""
     if path.is_file() and not path.is_symlink():
+        former = path.stat()
+        with suppress(OSError):  # only root gives files away, and everybody to the own groups
+            os.chown(temporary, former.st_uid, former.st_gid)
         with suppress(PermissionError):  # not every file system has rights
-            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+            temporary.chmod(stat.S_IMODE(former.st_mode))
     try:
         temporary.replace(path)
     except OSError as error:

@@ -43,7 +43,7 @@ def parse_json(text: str, where: str, *, line: bool = False) -> Any:
         UserError: it is no JSON, has a key twice in an object, or values that are nested too deeply.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         column = f"column {error.colno}: {error.msg}"
         reason = column if line else f"line {error.lineno}, {column}"
@@ -93,6 +93,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         raise _TwiceError(next(key for key, _ in pairs if key in seen or seen.add(key)))
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)  # made once: json.loads makes one for each line
 
 
 def _inner(value: Any) -> list[Any]:

@@ -33,7 +33,7 @@ def open_file(path: str | Path, title: str | None = None) -> BinaryIO:
     except (OSError, ValueError) as error:  # a name with a null character is a ValueError
         raise UserError(f"{title} can't be read ({explain_system(error)}).") from None
     mode = os.fstat(opened).st_mode
-    if stat.S_ISFIFO(mode) and str(path).startswith(_OWN):
+    if stat.S_ISFIFO(mode) and is_passed_on(path):
         os.set_blocking(opened, True)
     elif not stat.S_ISREG(mode):
         os.close(opened)
@@ -41,6 +41,11 @@ def open_file(path: str | Path, title: str | None = None) -> BinaryIO:
             raise UserError(f"{title} is a folder, not a file; name a file.")
         raise UserError(f"{title} is {_KINDS.get(stat.S_IFMT(mode), 'of another kind')}, not a file; name a file.")
     return os.fdopen(opened, "rb")
+
+
+def is_passed_on(path: str | Path) -> bool:
+    """Whether a path is what a shell passes on to this process, whose folder is no place of the user's."""
+    return str(path).startswith(_OWN)
 
 
 def explain_system(error: OSError | ValueError) -> str:

@@ -22,7 +22,7 @@ from logitfusion.fusion.rereading import open_model
 from logitfusion.fusion.scoring import Pair, group_rows, judge_steering, score_pairs
 from logitfusion.fusion.speculation import Pace, decode_speculatively, make_pace
 from logitfusion.fusion.steering import Steering
-from logitfusion.models.adapters import refuse_no_expert
+from logitfusion.models.adapters import refuse_no_expert, refuse_one_folder
 from logitfusion.models.architecture import context_length, count_vocabulary, has_position_table, rope_limit
 from logitfusion.models.batch_size import BatchSize
 from logitfusion.models.checkpoint import is_adapter
@@ -142,17 +142,17 @@ class FusedLM:
             UserError: folders that hold no such models, or models that do not fit the GPUs.
         """
         options = given_options(FusionOptions, options, named)
+        refuse_one_folder(experts)
         with_tokenizer = [folder for folder in experts if not is_adapter(folder) or has_tokenizer(folder)]
         folders = [large, *([base] if base and experts else [])]
         for folder in [*folders, *(path for path in experts if not base or not is_adapter(path))]:
             refuse_no_expert(folder)
         tokenizer, entries = load_shared_tokenizer([*folders, *with_tokenizer])
-        arguments = {"tokenizer": tokenizer, "entries": entries, "options": options}
-        arguments["ends"] = folder_ends([*folders, *experts])
+        ends = folder_ends([*folders, *experts])
         if experts and not base:
             raise UserError(_NO_BASE)
-        loading = {"dtype": dtype, "attention": attn_implementation}
-        return cls(*open_folders(large, base, experts, device_map, **loading), **arguments)
+        models = open_folders(large, base, experts, device_map, dtype=dtype, attention=attn_implementation)
+        return cls(*models, tokenizer=tokenizer, entries=entries, options=options, ends=ends)
 
     @torch.inference_mode()
     def generate(

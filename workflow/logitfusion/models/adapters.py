@@ -96,6 +96,16 @@ def load_expert(folder: str | Path, *, merge: bool = False, **options: Any) -> P
     return load_adapted(base, folder, merge=merge, **options)
 
 
+def refuse_one_folder(experts: Sequence[str | Path]) -> None:
+    """Refuse a path in place of a list of them, whose letters would be folders.
+
+    Raises:
+        UserError: gives the list.
+    """
+    if isinstance(experts, str | Path):
+        raise UserError(f"The experts are a list of folders; give [{str(experts)!r}].")
+
+
 def refuse_no_expert(folder: str | Path) -> None:
     """Refuse what is neither the folder of a whole model nor an adapter beside its base, before anything is read.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from logitfusion.clip.data.dataset import ImageRow, check_classes, check_images
 from logitfusion.clip.data.folders import class_folders, list_images, name_classes
 from logitfusion.clip.data.found import LOOSE, find_images, left_out_lines
-from logitfusion.clip.data.lists import Line, read_lines, row_of
+from logitfusion.clip.data.lists import Line, find_root, read_lines, row_of
 from logitfusion.clip.data.names import match_names, plain_name
 from logitfusion.errors import UserError
 
@@ -60,7 +60,7 @@ def read_labelled_list(path: Path, names: Mapping[str, str] | None = None) -> La
     odd = sorted({line.label for line in lines} ^ set(labels))
     if odd:
         raise UserError(f"{name} and the class names don't have the same labels; only one has {odd[0]!r}.")
-    rows = [row_of(line, path.parent, labels.index(line.label)) for line in lines]
+    rows = [row_of(line, find_root(path), labels.index(line.label)) for line in lines]
     classes = [plain_name(label) for label in labels] if names is None else [names[label] for label in labels]
     check_images(name, rows)
     check_classes(name, classes, rows)
@@ -110,7 +110,7 @@ def score_list(path: Path, classes: Sequence[str], labels: Sequence[str] = ()) -
             f"The image list {path}, image {unknown[0].number}: {unknown[0].label!r} is no class of this head; they"
             f" are {_some(classes)}."
         )
-    rows = [row_of(line, path.parent, label_of[line.label], whole=True) for line in lines]
+    rows = [row_of(line, find_root(path), label_of[line.label], whole=True) for line in lines]
     check_images(f"The image list {path}", rows)
     return Labelled(list(labels or classes), list(classes), rows, left_out)
 
@@ -152,7 +152,7 @@ def list_unlabelled(path: Path) -> Labelled:
     Raises:
         UserError: no such list.
     """
-    rows = [row_of(line, path.parent, 0, whole=True) for line in read_lines(path, labelled=False)]
+    rows = [row_of(line, find_root(path), 0, whole=True) for line in read_lines(path, labelled=False)]
     return join_labelled([Labelled([], [], rows, {})])
 
 
@@ -185,7 +185,7 @@ def _of_split(path: Path, lines: list[Line], wanted: str) -> tuple[list[Line], d
     if not kept:
         raise UserError(f"The image list {path} has no image of the split {wanted!r}, which is what this reads.")
     left_out = {
-        str(path.parent / line.path): f"of the split {line.split!r}, not {wanted!r}"
+        str(find_root(path) / line.path): f"of the split {line.split!r}, not {wanted!r}"
         for line in lines
         if line.split not in (None, wanted)
     }

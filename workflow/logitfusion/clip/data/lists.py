@@ -10,6 +10,7 @@ from logitfusion.clip.data.dataset import PROMPT, DataSet, ImageRow, make_data, 
 from logitfusion.clip.data.names import plain_name
 from logitfusion.errors import UserError
 from logitfusion.formats.csv import read_written_csv
+from logitfusion.formats.text import is_passed_on
 
 SPLITS = {
     "train": "train",
@@ -47,7 +48,7 @@ def read_list(entry: dict[str, Any]) -> DataSet:
     Images of the split ``val`` are left out. Keys: ``path``; ``test_share`` and ``seed`` if there is no column
     ``split``; optional ``root`` (else the CSV's folder), which relative paths start from; optional ``prompts``.
     """
-    path, root = Path(entry["path"]), Path(entry.get("root") or Path(entry["path"]).parent)
+    path, root = Path(entry["path"]), Path(entry.get("root") or find_root(Path(entry["path"])))
     share, seed, prompts = entry.get("test_share"), entry.get("seed"), entry.get("prompts") or [PROMPT]
     name = f"The image list {path}"
     lines = read_lines(path)
@@ -63,6 +64,11 @@ def read_list(entry: dict[str, Any]) -> DataSet:
         )
         split = "given"
     return make_data(name, [plain_name(one) for one in labels], prompts, train, test, split, left_out)
+
+
+def find_root(path: Path) -> Path:
+    """Where a list's relative paths start from: its folder, or the current one if a shell passes it on."""
+    return Path() if is_passed_on(path) else path.parent
 
 
 def row_of(line: Line, root: Path, label: int, *, whole: bool = False) -> ImageRow:

@@ -54,6 +54,7 @@ def fit_method(
     if not isinstance(support, Support):
         raise TypeError(f"support is a Support, not a {type(support).__name__}")
     check_count("seed", seed, 0)
+    seed = int(seed)  # NumPy's are neither torch's nor JSON's
     given = settings.dump() if isinstance(settings, FewShotSettings) else settings or {}
     chosen, method, facts = complete_settings(name, given), METHODS[name], {"selected": False, "seed": seed}
     if chosen.selection == "cross_validation":
