@@ -320,3 +320,16 @@ def test_heads_of_a_run_are_all_there_or_none_is_read(tmp_path: Path) -> None:
     assert f"delete the folder {tmp_path} and run again" in refusal(lambda: load_head(paths[1]), paths[1])
     paths[1].unlink()
     assert f"delete the folder {tmp_path} and run again" in refusal(lambda: list_heads(tmp_path), paths[1])
+
+
+@pytest.mark.parametrize("name", ["seed-0.csv", "clip.safetensors", CLASSIFIER])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_what_a_stage_wrote_is_named_with_the_folder_to_delete(pool: Path, name: str, damage: str) -> None:
+    """Snakemake knows the folder, and makes no single file of it anew."""
+    record(pool / RECORD, {})
+    if damage == "gone":
+        (pool / name).unlink()
+    else:
+        (pool / name).write_bytes((pool / name).read_bytes()[:-4])
+    told = refusal(lambda: read_pool(pool).draw(1, 0), pool / name)
+    assert told.endswith(f"delete the folder {pool} and run again.")

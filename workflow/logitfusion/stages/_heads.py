@@ -22,10 +22,10 @@ def list_heads(folder: Path) -> list[Path]:
     Raises:
         UserError: the record of the folder is damaged, or one of the heads is gone.
     """
-    record = folder / RECORD
-    job: FitJob = parse_artefact(record, FitJob, read_artefact(record)["config"])
+    record, mend = folder / RECORD, f"delete the folder {folder} and run again"
+    job: FitJob = parse_artefact(record, FitJob, read_artefact(record, mend=mend)["config"])
     heads = sorted(head_file(folder, shots, seed) for shots in job.shots for seed in job.seeds)
     for head in heads:
         if not head.is_file():
-            raise UserError(f"The head {head} is gone; delete the folder {folder} and run again.")
+            raise UserError(f"The head {head} is gone; {mend}.")
     return heads
