@@ -28,7 +28,9 @@ from logitfusion.clip.head_file import load_head, save_head
 from logitfusion.clip.heads import CacheHead, FusedHead, Head, LinearHead
 from logitfusion.errors import UserError
 from logitfusion.integrity import check_files
+from logitfusion.provenance import record
 from logitfusion.stages._clip import open_clip_folder, write_entry
+from logitfusion.stages._heads import RECORD, head_file, list_heads
 from logitfusion.tables import read_table, write_table
 
 NAMES = ["cat", "dog"]
@@ -306,3 +308,28 @@ def test_a_manifest_that_is_edited_later_is_told(pool: Path) -> None:
     rows = [ImageRow(name, "", label) for label, name in enumerate(NAMES)]
     write_support(manifest(pool, 0), make_support(rows[::-1], 1, 1), NAMES)
     assert "has changed" in refusal(lambda: read_pool(pool).draw(1, 0), manifest(pool, 0))
+
+
+def test_heads_of_a_run_are_all_there_or_none_is_read(tmp_path: Path) -> None:
+    """Fewer of them would be means over fewer seeds."""
+    job = {"shots": [1, 2], "seeds": [0, 1], "method": "amu", "settings": {}, "oracle": False}
+    record(tmp_path / RECORD, job)
+    paths = [saved(head_file(tmp_path, shots, seed), HEADS["fused"]) for shots in (1, 2) for seed in (0, 1)]
+    assert list_heads(tmp_path) == paths
+    paths[1].write_bytes(b"")
+    assert f"delete the folder {tmp_path} and run again" in refusal(lambda: load_head(paths[1]), paths[1])
+    paths[1].unlink()
+    assert f"delete the folder {tmp_path} and run again" in refusal(lambda: list_heads(tmp_path), paths[1])
+
+
+@pytest.mark.parametrize("name", ["seed-0.csv", "clip.safetensors", CLASSIFIER])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_what_a_stage_wrote_is_named_with_the_folder_to_delete(pool: Path, name: str, damage: str) -> None:
+    """Snakemake knows the folder, and makes no single file of it anew."""
+    record(pool / RECORD, {})
+    if damage == "gone":
+        (pool / name).unlink()
+    else:
+        (pool / name).write_bytes((pool / name).read_bytes()[:-4])
+    told = refusal(lambda: read_pool(pool).draw(1, 0), pool / name)
+    assert told.endswith(f"delete the folder {pool} and run again.")

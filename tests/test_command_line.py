@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from checkout import ROOT, copy_checkout, snakemake
 
 from logitfusion.config.command_line import check_files, explain_command_line
+from logitfusion.config.load import read_config
 from logitfusion.errors import UserError
 
 
@@ -31,6 +33,14 @@ def test_a_key_that_is_there_twice_is_not_passed_over(tmp_path: Path) -> None:
     """Snakemake takes the last one."""
     with pytest.raises(UserError, match=r"twice.yaml, line 3, has the key 'seed' a second time"):
         check_files([write(tmp_path, "twice.yaml", "run: one\nseed: 1\nseed: 2\n")], "one")
+
+
+def test_a_config_may_be_json_with_tabs(tmp_path: Path) -> None:
+    """YAML has no tabs there, and reads 1e-05 as a text; Snakemake reads it as JSON, as we write it."""
+    config = {"run": "one", "models": {"one": {"source": "random"}}, "experts": {"two": {"learning_rate": 1e-05}}}
+    file = write(tmp_path, "tabs.json", json.dumps(config, indent="\t"))
+    check_files([file], "one")
+    assert read_config(file) == config
 
 
 def test_what_can_not_be_used_is_explained_by_the_command_line() -> None:

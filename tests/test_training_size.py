@@ -279,6 +279,21 @@ def test_a_process_whose_random_numbers_are_not_there_has_not_finished(tmp_path:
     assert find_checkpoint(tmp_path, mark) is None
 
 
+def test_checkpoints_of_a_damaged_mark_are_left_out_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mark = Mark("same")
+    mark_checkpoints(tmp_path, mark)
+    (tmp_path / "checkpoint-2").mkdir()
+    file = tmp_path / "fingerprint.json"
+    file.write_bytes(file.read_bytes().replace(b"same", b"sane"))
+    assert find_checkpoint(tmp_path, mark) is None
+    assert f"The checkpoints in {tmp_path} are of an unknown training and are left out" in caplog.text
+    caplog.clear()
+    assert find_checkpoint(tmp_path / "new", mark) is None
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_whether_random_numbers_are_drawn_is_noted(
     tiny_models: dict[str, Path], tmp_path: Path, dropout: float

@@ -54,14 +54,14 @@ def check_seal(path: str | Path, mend: str | None = None) -> None:
 
     Args:
         path: that was sealed.
-        mend: what to do about a damaged one; by default what wrote it is to write it again.
+        mend: what to do about a damaged or missing one; by default what wrote it is to write it again.
 
     Raises:
         UserError: the file is missing, can't be read, has no digest or is not what its digest is of.
     """
     path = Path(path)
+    _refuse_no_file(path, mend)
     mend = mend or f"delete {name_output(path)} and run again"
-    _refuse_no_file(path)
     try:
         with path.open("rb") as file:
             place = _find_place(file)
@@ -155,10 +155,14 @@ def _with_digest(value: Mapping[str, Any]) -> dict[str, Any]:
     return {DIGEST: UNSEALED, **value}
 
 
-def _refuse_no_file(path: Path) -> None:
-    """A pipe or a device would be waited for."""
-    if not path.is_file():
-        raise UserError(f"{path} is not a file." if path.exists() else f"{path} does not exist.")
+def _refuse_no_file(path: Path, mend: str | None) -> None:
+    """A pipe or a device would be waited for; a file gone from a stage's folder is not made anew alone."""
+    if path.is_file():
+        return
+    found = "is not a file" if path.exists() else "does not exist"
+    if mend is None and (folder := name_output(path)) != "it":
+        mend = f"delete {folder} and run again"
+    raise UserError(f"{path} {found}; {mend}." if mend else f"{path} {found}.")
 
 
 def _find_place(file: BinaryIO) -> int | None:

@@ -14,6 +14,7 @@ from logitfusion.clip.features.files import read_tensors, write_tensors
 from logitfusion.clip.head_header import KINDS, Header, values_of
 from logitfusion.clip.heads import Head
 from logitfusion.errors import UserError, first_line
+from logitfusion.files import name_output
 
 VERSION = 3
 _EPOCH = "epoch_{}."
@@ -87,7 +88,9 @@ def load_snapshots(path: str | Path) -> list[Head]:
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    facts, tensors = read_tensors(path, mend="give one that `fewshot` wrote: copy it again, or fit it again")
+    made = name_output(path)  # of a workflow's folder, or a file of the command line's
+    mend = "give one that `fewshot` wrote: copy it again, or fit it again" if made == "it" else None
+    facts, tensors = read_tensors(path, mend=mend)
     version = facts.get("version")
     if not isinstance(version, int) or "class_names" not in facts:
         raise UserError(f"{path} is a file of tensors, but not of a few-shot head: give one that `fewshot` wrote.")

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from logitfusion.config.load import check_copy
+from logitfusion.config.load import check_copy, read_config
 from logitfusion.errors import UserError
-from logitfusion.formats.yaml import read_yaml
 
 
 def check_files(files: Sequence[str | Path], run: str) -> None:
@@ -19,8 +18,8 @@ def check_files(files: Sequence[str | Path], run: str) -> None:
         run: the name of the run that came of it; a file of another workflow, which this one is a module of, has others.
 
     Raises:
-        UserError: a file is the damaged copy of a config, several files name a run, or one has what our reader of YAML
-            refuses.
+        UserError: a file is the damaged copy of a config, several files name a run, or one has what our readers
+            refuse.
     """
     for file in files:
         check_copy(file)
@@ -57,7 +56,7 @@ def explain_command_line(files: Sequence[str | Path], given: Mapping[str, Any]) 
 def _read_run(file: str | Path) -> str | None:
     if not Path(file).is_file():
         return None  # Snakemake has read it, perhaps from elsewhere
-    found = read_yaml(file, title=f"The config file {file}")
+    found = read_config(file)
     return found.get("run") if isinstance(found, dict) else None
 
 

@@ -18,8 +18,9 @@ from logitfusion.config.comparisons import fill_comparisons
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
 from logitfusion.files import sha256, write_text
-from logitfusion.formats.text import check_unicode
-from logitfusion.formats.yaml import MOST, read_yaml
+from logitfusion.formats.json import parse_json
+from logitfusion.formats.text import check_unicode, read_text
+from logitfusion.formats.yaml import LARGEST, MOST, parse_yaml
 from logitfusion.provenance import hash_text
 
 DEEPEST = 50  # levels of a config
@@ -52,15 +53,29 @@ def load_config(*paths: str | Path) -> RunConfig:
     """
     config: dict[str, Any] = {}
     for path in paths:
-        _replace(config, _read_yaml(path))
+        _replace(config, _read_mapping(path))
     try:
         return resolve_config(config)
     except UserError as error:
         raise UserError(f"{' and '.join(map(str, paths))}: {error}") from None
 
 
-def _read_yaml(path: str | Path) -> dict[str, Any]:
-    config = read_yaml(path, title=f"The config file {path}")
+def read_config(path: str | Path) -> Any:
+    """What a config file holds, read as Snakemake does: as JSON where it is that, else as YAML.
+
+    Raises:
+        UserError: as ``read_yaml``.
+    """
+    title = f"The config file {path}"
+    text = read_text(path, largest=LARGEST, title=title)
+    try:
+        return parse_json(text, title)
+    except UserError:
+        return parse_yaml(text, title)
+
+
+def _read_mapping(path: str | Path) -> dict[str, Any]:
+    config = read_config(path)
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a mapping of keys to values.")
     return config

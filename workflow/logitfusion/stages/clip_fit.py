@@ -16,6 +16,7 @@ from logitfusion.config.jobs.clip import FitJob
 from logitfusion.files import whole
 from logitfusion.progress.pace import Rate, ShareLines
 from logitfusion.provenance import record
+from logitfusion.stages._heads import RECORD, head_file
 from logitfusion.stages._stage import logger, run_stage
 
 
@@ -38,7 +39,7 @@ def main(arguments: argparse.Namespace, job: FitJob) -> None:
                 seconds = time.monotonic() - started
                 facts = {"shots": shots, "seed": seed, "images": len(support.labels), "seconds": seconds}
                 save_head(
-                    folder / f"{shots}-{seed}.safetensors",
+                    head_file(folder, shots, seed),
                     head,
                     class_names=pool.facts.classes,
                     encoders=pool.facts.encoders,
@@ -47,7 +48,7 @@ def main(arguments: argparse.Namespace, job: FitJob) -> None:
                 )
                 logger.info("%s: %d shots, seed %d: %.2f s", arguments.name, shots, seed, seconds)
                 rate(1)
-        record(folder / "stage.json", job.dump())
+        record(folder / RECORD, job.dump())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from logitfusion.clip.predictions import EvaluationSet, predict
 from logitfusion.config.jobs.clip import PredictJob
 from logitfusion.files import whole
 from logitfusion.provenance import record
+from logitfusion.stages._heads import list_heads
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.tables import write_table
 
@@ -30,11 +31,12 @@ def main(arguments: argparse.Namespace, job: PredictJob) -> None:
             )  # fmt: skip
     answers, epochs, fits = [], [], []
     for folder in arguments.heads:
-        for answered, kept, fit in predict(folder.name, sorted(folder.glob("*.safetensors")), sets):
+        heads = list_heads(folder)
+        for answered, kept, fit in predict(folder.name, heads, sets):
             answers.append(answered)
             epochs += kept
             fits.append(fit | {"settings": json.dumps(fit["settings"], sort_keys=True)})
-        logger.info("%s: %d heads", folder.name, len(list(folder.glob("*.safetensors"))))
+        logger.info("%s: %d heads", folder.name, len(heads))
     tables = {
         "answers": pd.concat(answers, ignore_index=True),
         "epochs": pd.DataFrame(epochs, columns=["method", "shots", "seed", "set", "epoch", "accuracy"]),

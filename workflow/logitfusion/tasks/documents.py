@@ -232,7 +232,7 @@ def open_documents(
 def _read_index(folder: Path) -> StoredTask:
     """What a folder holds, if it is whole and was made of the definitions that are there now."""
     if INDEX not in check_files(folder):
-        raise UserError(f"{folder} holds no documents of a task; run the stage task again.")
+        raise UserError(f"{folder} holds no documents of a task; delete the folder and run again.")
     stored: StoredTask = parse(StoredTask, read_text(folder / INDEX))
     version = importlib.metadata.version("lm_eval")
     if stored.version != version:

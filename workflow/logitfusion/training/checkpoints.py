@@ -48,9 +48,13 @@ def mark_checkpoints(folder: Path, mark: Mark) -> None:
 
 
 def _read_mark(folder: Path) -> Mark | None:
+    path = folder / _MARK
+    if not path.exists():
+        return None
     try:
-        return read_artefact(folder / _MARK, Mark)
-    except UserError:
+        return read_artefact(path, Mark)
+    except UserError as error:
+        logger.warning("The checkpoints in %s are of an unknown training and are left out (%s).", folder, error)
         return None
 
 

@@ -62,10 +62,10 @@ class Pool:
         """The support set of a seed with at most ``shots`` images of each class; unreadable images are not in it."""
         place = {name: number for number, name in enumerate(self.ids)}
         path = manifest(self.folder, seed)
-        drawn = read_draw(path)
-        if sha256(path) != self.facts.manifests.get(path.name):
-            raise UserError(f"{path} has changed since it was written; delete {name_output(path)} and run again.")
-        chosen = [place[name] for name, rank in drawn if rank < shots and name in place]
+        if not path.is_file() or sha256(path) != self.facts.manifests.get(path.name):
+            found = "has changed since it was written" if path.exists() else "is gone"
+            raise UserError(f"{path} {found}; delete {name_output(path)} and run again.")
+        chosen = [place[name] for name, rank in read_draw(path) if rank < shots and name in place]
         if not chosen:
             raise UserError(f"The support set of seed {seed} in {self.folder} is empty; make the features again.")
         return self.images.at(torch.tensor(chosen))

@@ -37,7 +37,7 @@ def read_measurements(facts: Facts) -> list[Measurement]:
     folder = facts.files.benchmarks
     known = _known_names(facts)
     found = []
-    for path in sorted(folder.rglob("*.tsv")) if folder is not None else []:
+    for path in sorted(filter(Path.is_file, folder.rglob("*.tsv"))) if folder is not None else []:
         row = _read_row(path)
         if row is not None:
             stage, names = _split(path.relative_to(folder).with_suffix("").parts, known)
