@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,13 @@ def tokenizer(tiny_models: dict[str, Path]) -> PreTrainedTokenizerBase:
     from logitfusion.models.load import load_tokenizer
 
     return load_tokenizer(tiny_models["large"])
+
+
+@pytest.fixture
+def heard_signals() -> Iterator[None]:
+    """What a program started here hears: tests that are run by nohup or in a background ignore some signals."""
+    heard = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

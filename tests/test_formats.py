@@ -317,9 +317,11 @@ def test_yaml_is_read_as_pyyaml_reads_it_or_refused(written: str) -> None:
     assert repr(found) == repr(yaml.safe_load(written))
 
 
+# PyYAML writes Unicode's own line ends as they are in keys, and reads them as spaces.
+TEXTS = st.text(st.characters(exclude_characters="\x85\u2028\u2029", exclude_categories=["Cs"]))
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=8,
 )
 

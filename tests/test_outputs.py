@@ -261,6 +261,7 @@ def test_nobody_needs_to_read_the_help(place: Path, closed: int) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.usefixtures("heard_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_command_that_is_told_to_end_leaves_nothing_half_written(place: Path, number: signal.Signals) -> None:
     """Also one whose standard streams were closed before it began: no file takes their place."""

@@ -79,6 +79,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, name:
     assert names(tmp_path) == [name]
 
 
+@pytest.mark.usefixtures("heard_signals")
 def test_a_process_that_is_told_to_stop_leaves_nothing(tmp_path: Path) -> None:
     with at_work(tmp_path / "file") as process:
         process.send_signal(signal.SIGINT)

@@ -31,8 +31,8 @@ from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.progress.record import read_record, write_record
 from logitfusion.provenance import record
 from logitfusion.stages import model as model_stage
+from logitfusion.stages._splits import record_splits
 from logitfusion.stages._texts import read_rows as read_texts
-from logitfusion.stages._texts import record_splits
 from logitfusion.stages._trained import write_trained
 from logitfusion.tasks.documents import open_documents
 from logitfusion.tasks.hub_rows import FetchedTexts

@@ -300,7 +300,7 @@ def test_a_cut_text_keeps_what_is_learned() -> None:
 
 
 def test_rows_of_a_file_are_chats_or_pairs(tmp_path: Path) -> None:
-    from logitfusion.stages._distill import read_texts
+    from logitfusion.stages._texts import read_texts
 
     rows = [{"id": 0, "messages": CHATS[0]}, {"id": 1, "prompt": "a", "completion": "b"}]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -19,6 +19,7 @@ import training_worker
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from logitfusion.artefact import write_artefact
 from logitfusion.config.models import RandomModel
 from logitfusion.models.source import make_random
 from logitfusion.training.memory import FROZEN, TRAINED
@@ -78,7 +79,7 @@ def resumed(broken: tuple[Path, str], bases: dict[str, str]) -> tuple[Path, str]
     output, _ = broken
     mark = {"fingerprint": "same", "processes": 1, "sharded": False, "random": True}
     shutil.copytree(output / "killed.checkpoints", output / "random.checkpoints")
-    (output / "random.checkpoints/fingerprint.json").write_text(json.dumps(mark | {"sharded": True}))
+    write_artefact(output / "random.checkpoints/fingerprint.json", mark | {"sharded": True})
     parted = cases(bases)["parted"]
     done = launch(output, [{"name": "killed"} | parted, {"name": "random"} | parted])
     assert done.returncode == 1, done.stderr
@@ -105,7 +106,8 @@ def test_two_processes_have_the_losses_and_weights_of_one(
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert found[key].dtype == value.dtype
-        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6)
+        # AdamW divides by the size of a gradient, so that the rounding of one near 0 counts.
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "frozen"), [("parted", "float32"), ("parted lora", "bfloat16")])

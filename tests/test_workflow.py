@@ -25,6 +25,7 @@ from logitfusion.config.load import load_config, write_once
 from logitfusion.config.section import Section
 from logitfusion.evaluate.table import COLUMNS
 from logitfusion.files import read_json
+from logitfusion.integrity import SEEN
 from logitfusion.progress.record import read_record
 
 ROOT = Path(__file__).parents[1]
@@ -225,7 +226,7 @@ def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(
 RECORDS: dict[str, Callable[..., Section]] = {
     "models/(.+)/record.json": models.model_job,
     "experts/(.+)/record.json": models.expert_job,
-    "tasks/(.+)/record.json": lambda run, name: text_tasks(run).get(name) or models.task_job(run, name),
+    "tasks/([^/]+)/record.json": lambda run, name: text_tasks(run).get(name) or models.task_job(run, name),
     "distill/students/(.+)[.]./record.json": distill.student_job,
     "clip/data/(.+)/record.json": clip.data_job,
     "clip/encoder/stage.json": clip.encoder_job,
@@ -274,9 +275,10 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def read_outputs(folder: Path) -> dict[Path, str]:
-    """All JSON of the smoke run but the records of its calls."""
+    """All JSON of the smoke run but the records of its calls, and what was seen of files that were read."""
     results = folder / "results/smoke"
-    return {path: path.read_text() for path in results.rglob("*.json") if path.parent != results / "runs"}
+    paths = (path for path in results.rglob("*.json") if path.parent != results / "runs" and path.name != SEEN)
+    return {path: path.read_text() for path in paths}
 
 
 def test_a_config_edited_during_a_run_waits_for_the_next_one(moved: Path, tmp_path: Path) -> None:

@@ -163,6 +163,6 @@ def check_unicode(text: str, place: str) -> str:
     """
     try:
         text.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{place} has characters that are not Unicode; rewrite them.") from None
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place} has a character that is not Unicode, {text[error.start]!r}; rewrite it.") from None
     return text
