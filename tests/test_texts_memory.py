@@ -23,11 +23,12 @@ from logitfusion.tasks import hub_rows, mixtures, streaming
 
 for folder in sys.argv[1:]:
     path = f"{folder}/rows.parquet"
-    file = type("File", (), {"name": path, "path": path, "sha256": "0"})
+    facts = {"name": path, "path": path, "sha256": "0"}
+    file, download = type("File", (), facts), {"commit": "0", "files": [facts]}
     hub_rows._download = lambda *_: type("Here", (), {"files": [file]})
     reader = hub_rows.Reader(builder="parquet", options={}, features=None, splits={"train": [path]})
     task = parse(TextTask, Path(folder, "config.json").read_text())
-    source = streaming.Source(task.texts[0], hub_rows.FetchedRows(download={"commit": "0", "files": [vars(file)]}, reader=reader))
+    source = streaming.Source(task.texts[0], hub_rows.FetchedRows(download=download, reader=reader))
     mixtures.write_mixture(task, [source], Path(folder, "train"), Path(folder, "validation"))
     told = Path("/proc/self/status").read_text().splitlines()
     print(next(line.split()[1] for line in told if line.startswith("VmHWM")))
