@@ -27,7 +27,8 @@ ROWS = dict(line.strip("| ").split(" | ", 1) for line in PAGE.splitlines() if li
         ("JSON", f"{json.DEEPEST} levels"),
         (
             "what an archive unpacks to",
-            f"{limits.LARGEST >> 30} GiB, or its own size if that is more; {limits.MOST:,} members",
+            f"{limits.LARGEST >> 30} GiB, or {limits.TIMES} times its own size if that is more;"
+            f" {limits.MOST:,} members",
         ),
         ("a chat template", f"{chat.SECONDS:g} seconds of computing, {chat.LARGEST:,} characters"),
         ("an image", f"{images.MAX_MEGAPIXELS:g} megapixels"),
