@@ -436,7 +436,7 @@ def test_experts_and_their_base_come_together(
         (b'{"prompt": "a"}\n\n{"text": "b"}\n', 'line 3, needs a text under "prompt"'),
         (b'{"prompt": "a"}\n["b"]\n', "line 2, needs"),
         (b'{"prompt": 1}\n', "line 1, needs"),
-        (b'{"prompt": "\\ud800"}\n', "line 1, has characters"),
+        (b'{"prompt": "\\ud800"}\n', "line 1, has a character"),
         (b"\xff\xfe", "not UTF-8"),
         (b"\n\n", "no prompts"),
         (b'[{"prompt": "a"},\n{"prompt": "b"}]', "one JSON list"),
