@@ -45,7 +45,7 @@ def test_damaged_files_are_named_and_made_anew(run: Path, finished: Path) -> Non
     flip(run / model)
     cut(run / shard)
     flip(run / features)
-    for path in (run / "results/features").glob("*.safetensors"):
+    for path in (run / "results/features").rglob("*.safetensors"):
         cut(path)
     code, said = call(run, *TARGETS, *changed)
     assert code == 1
@@ -66,7 +66,7 @@ def test_damaged_files_are_named_and_made_anew(run: Path, finished: Path) -> Non
     (run / shard).unlink()
     code, said = call(run, *TARGETS, *changed)
     assert code == 0, said[-6000:]
-    assert "computing again" in (run / RESULTS / "logs/clip/support/shapes.log").read_text()
+    assert "computed again" in (run / RESULTS / "logs/clip/support/shapes.log").read_text()
     for file in (model, shard, features):
         assert (run / file).read_bytes() == (finished / file).read_bytes()
 
@@ -88,16 +88,16 @@ def test_damaged_tables_are_named_and_made_anew(run: Path, finished: Path) -> No
 
     (run / judged).unlink()
     shutil.rmtree(run / EXPERT)
-    generations = run / RESULTS / "fusion/large/0.jsonl"
-    lines = generations.read_text().splitlines(keepends=True)
-    generations.write_text("".join(lines[:-1]))  # cut off between two lines: each of those left is whole
+    generations = RESULTS / "fusion/large/0.jsonl"
+    lines = (run / generations).read_text().splitlines(keepends=True)
+    (run / generations).write_text("".join(lines[:-1]))  # cut off between two lines: each of those left is whole
     code, said = call(run, *TARGETS, *CONFIG)
     assert code == 1
     (sentence,) = errors(run / RESULTS / "logs/evaluation/sums.log")
     assert sentence.startswith(f"{generations} is damaged")
     assert sentence.endswith("delete it and run again.")
 
-    generations.unlink()
+    (run / generations).unlink()
     code, said = call(run, *TARGETS, *CONFIG)
     assert code == 0, said[-6000:]
     pd.testing.assert_frame_equal(results(run), results(finished))
