@@ -15,6 +15,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.errors import UserError
+from logitfusion.formats.text import check_unicode
 
 # What a text may follow to be encoded as a continuation: signs that few vocabularies join with what comes after them.
 _ANCHORS = (":", ".", ",", "|", "\n", "a", "e", "0")
@@ -34,11 +35,7 @@ def check_text(text: str) -> str:
     """
     if not isinstance(text, str):
         raise UserError(f"A text is needed where {str(text)[:40]!r} is given, which is of type {type(text).__name__}.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"The text {text[:40]!r} has a character that is not Unicode, {text[error.start]!r}.") from None
-    return text
+    return check_unicode(text, f"The text {text[:40]!r}")
 
 
 def token_ids(name: str, given: Iterable[int]) -> list[int]:
