@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
+from command_calls import call
+from command_lines import command_lines, write_inputs, write_pictures_and_encoders
 from outcomes import SECONDS, Case, Outcome, count, judge_all, list_faults
 
 PROPERTY = "fuzz"
@@ -29,6 +32,16 @@ def watch(request: pytest.FixtureRequest) -> Callable[..., None]:
         assert not faults, faults
 
     return run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]) -> Path:
+    """A folder with all that the command lines read, and a head."""
+    folder = tmp_path_factory.mktemp("lines")
+    write_inputs(folder)
+    write_pictures_and_encoders(folder)
+    call(command_lines(folder, tiny_models)["fewshot fit"])
+    return folder
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

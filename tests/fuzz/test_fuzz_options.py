@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 from command_calls import call, is_strict_json
-from command_lines import command_lines, options_with_a_value, write_inputs, write_pictures_and_encoders
+from command_lines import command_lines, options_with_a_value
 from odd_numbers import WRITTEN, draw_written
 from outcomes import Case
 from sizes import inputs
@@ -19,16 +19,6 @@ from sizes import inputs
 Watch = Callable[..., None]
 COMMANDS = ["generate", "score", "distill-cache", "fewshot fit", "fewshot predict"]
 NUMBERS = ("N", "NUMBER", "P", "K", "SHARE", "auto|N", "WEIGHT")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]) -> Path:
-    """A folder with all that the command lines read, and a head."""
-    folder = tmp_path_factory.mktemp("lines")
-    write_inputs(folder)
-    write_pictures_and_encoders(folder)
-    call(command_lines(folder, tiny_models)["fewshot fit"])
-    return folder
 
 
 def is_answer(printed: str, empty: bool = False) -> bool:

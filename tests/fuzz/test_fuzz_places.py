@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 from command_calls import call
-from command_lines import command_lines, options_with_a_value, write_inputs, write_pictures_and_encoders
+from command_lines import command_lines, options_with_a_value
 from odd_files import ODD, kinds, prepare
 from outcomes import Case
 from sizes import inputs
@@ -20,16 +20,6 @@ Watch = Callable[..., None]
 COMMANDS = ["generate", "score", "distill-cache", "fewshot fit", "fewshot predict", "init", "plan", "materialise"]
 PATHS = ("FILE", "DIR", "PATH", "SPEC", "FOLDER", "CONFIG", "MODEL")
 WRITTEN = ("--output", "--trace", "--report", "--json", "--features", "--sort-into")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]) -> Path:
-    """A folder with all that the command lines read, and a head."""
-    folder = tmp_path_factory.mktemp("places")
-    write_inputs(folder)
-    write_pictures_and_encoders(folder)
-    call(command_lines(folder, tiny_models)["fewshot fit"])
-    return folder
 
 
 def path_options(command: str) -> list[str]:
