@@ -16,7 +16,7 @@ from logitfusion.models.load import load_tokenizer, use_threads
 from logitfusion.provenance import fingerprint
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.stages._texts import read_texts
-from logitfusion.stages._trained import write_trained
+from logitfusion.training.folder import write_trained
 from logitfusion.training.batches import is_main_process
 from logitfusion.training.weights import load_trainee
 
