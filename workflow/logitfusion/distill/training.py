@@ -12,11 +12,10 @@ from logitfusion.config.objective import Objective
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.arguments import DistillationConfig
 from logitfusion.distill.encoding import EncodedText
-from logitfusion.distill.rows import DistillationCollator, pair_texts
+from logitfusion.distill.rows import DistillationCollator, PairedTexts, pair_texts
 from logitfusion.distill.sources import Source
+from logitfusion.distill.teachers import check_teachers
 from logitfusion.distill.trainer import DistillationTrainer
-from logitfusion.errors import UserError
-from logitfusion.models.architecture import count_vocabulary
 from logitfusion.training.batches import order_rows
 from logitfusion.training.loop import train, trainer_arguments
 from logitfusion.training.padding import plan_padding
@@ -47,10 +46,7 @@ def distill(
     Raises:
         UserError: a teacher of other texts, or with too few entries a position; a k that the student can't fill.
     """
-    if objective.k > count_vocabulary(student):
-        raise UserError(f"k is {objective.k}, and the student {name} has {count_vocabulary(student)} tokens; lower k.")
-    for teacher, source in teachers.items():
-        source.check(teacher, objective, tokenizer)
+    check_teachers(teachers, objective, student, tokenizer, name)
     rows = pair_texts(texts, teachers, objective.alignment)
     recipe, own = recipe.for_texts(len(rows)), student.dtype
     logger.info("%s: %d texts, %d steps of %d", name, len(rows), recipe.steps, recipe.batch_size)
@@ -60,7 +56,7 @@ def distill(
         model=prepare(student, lora, recipe, name),
         args=trainer_arguments(padding.recipe, checkpoints, DistillationConfig, **factors),
         teachers=teachers,
-        train_dataset=order_rows(rows, padding.recipe),
+        train_dataset=PairedTexts(order_rows(rows, padding.recipe)),
         data_collator=DistillationCollator(padding.pad, list(teachers.values()), padding.inputs),
     )
     trained, curve = train(trainer, name, recipe, checkpoints, fingerprint)
