@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.config.objective import Objective
-from logitfusion.distill.cache import TeacherCache
-from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText
+from logitfusion.config.prompting import TextFormat
+from logitfusion.distill.cache import TeacherCache, tokenizer_folder
+from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText, spell_tokens
 from logitfusion.distill.objective import CachedTeacher
 from logitfusion.distill.predictions import Predictions
+from logitfusion.distill.shared import SharedTokens, Vocabulary, share_tokens
 from logitfusion.errors import UserError
-from logitfusion.models.identity import hash_vocabulary
+from logitfusion.models.examples import ExampleEncoder
+from logitfusion.models.identity import has_tokenizer, hash_vocabulary
+from logitfusion.models.load import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 
 class CachedSource:
-    """A teacher's cache, which may hold more texts than are learned, in any order."""
+    """A teacher's cache, which may hold more texts than are learned, in any order.
 
-    def __init__(self, cache: TeacherCache) -> None:
+    Args:
+        cache: of the texts.
+        tokenizer: a folder that holds the teacher's, for terms that compare tokens by name; left out, the one that
+            ``logitfusion distill-cache`` writes beside the shards.
+    """
+
+    def __init__(self, cache: TeacherCache, tokenizer: Path | None = None) -> None:
         self.cache = cache
+        self.tokenizer = tokenizer or tokenizer_folder(cache.shards[0].path.parent)
+        self.shared: SharedTokens | None = None
 
     def check(self, name: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
         """Refuse a cache with too few entries a position, or of another vocabulary where tokens are compared."""
@@ -34,6 +47,22 @@ class CachedSource:
             )
         if objective.kl and self.cache.settings["vocabulary_hash"] != hash_vocabulary(tokenizer):
             raise refuse_vocabulary(name)
+
+    def share(self, name: str, student: Vocabulary) -> None:
+        """See ``Source``."""
+        if not has_tokenizer(self.tokenizer):
+            raise UserError(
+                f"The term hybrid compares tokens by name, and the cache of teacher {name!r} has no tokenizer beside it;"
+                f" save the teacher's to {self.tokenizer}."
+            )
+        tokenizer = load_tokenizer(self.tokenizer)
+        if hash_vocabulary(tokenizer) != self.cache.settings["vocabulary_hash"]:
+            raise UserError(
+                f"The tokenizer in {self.tokenizer} has other tokens than the cache of teacher {name!r} was made with."
+            )
+        form = TextFormat(template="chat" if self.cache.settings["template"].startswith("chat") else "plain")
+        closing = ExampleEncoder(tokenizer, form).closing
+        self.shared = share_tokens(student, Vocabulary(spell_tokens(tokenizer), self.cache.vocabulary, closing))
 
     def match(self, name: str, texts: Sequence[EncodedText]) -> Sequence[int]:
         """Texts are known by their digests; where some have none, all are taken in their order."""
@@ -67,7 +96,7 @@ class CachedSource:
     def read(self, columns: dict[str, Tensor], groups: Tensor, weight: float) -> CachedTeacher:
         """See ``Source``."""
         predictions = {name: value for name, value in columns.items() if name != "tail"}
-        return CachedTeacher(Predictions(**predictions), groups, weight, columns["tail"])
+        return CachedTeacher(Predictions(**predictions), groups, weight, columns["tail"], self.shared)
 
 
 def _check_order(name: str, digests: Sequence[bytes], wanted: Sequence[bytes]) -> None:
