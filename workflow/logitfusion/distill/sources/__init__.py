@@ -13,6 +13,7 @@ from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.objective import CachedTeacher, Teacher
 from logitfusion.distill.shared import Vocabulary
 from logitfusion.distill.sources.cached import CachedSource
+from logitfusion.distill.sources.online import OnlineSource
 
 
 class Source(Protocol):
@@ -58,4 +59,4 @@ class Source(Protocol):
         """
 
 
-__all__ = ["CachedSource", "Source"]
+__all__ = ["CachedSource", "OnlineSource", "Source"]
