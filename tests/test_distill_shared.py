@@ -25,7 +25,9 @@ def sentencepiece() -> PreTrainedTokenizerFast:
     tokens = ["<unk>", "<end>", *FALLBACK, "\u2581", "a", "b", "\u2581a", "ab", "\u00e9", "\u2581the"]
     merges = [("\u2581", "a"), ("a", "b")]
     made = Tokenizer(
-        models.BPE(vocab={name: n for n, name in enumerate(tokens)}, merges=merges, byte_fallback=True, unk_token="<unk>")
+        models.BPE(
+            vocab={name: n for n, name in enumerate(tokens)}, merges=merges, byte_fallback=True, unk_token="<unk>"
+        )
     )
     made.normalizer = normalizers.Replace(" ", "\u2581")
     made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])

@@ -33,8 +33,7 @@ class CachedSource:
     """
 
     def __init__(self, cache: TeacherCache, tokenizer: Path | None = None) -> None:
-        self.cache = cache
-        self.tokenizer = tokenizer or tokenizer_folder(cache.shards[0].path.parent)
+        self.cache, self.tokenizer = cache, tokenizer
         self.shared: SharedTokens | None = None
 
     def check(self, name: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -47,15 +46,17 @@ class CachedSource:
 
     def share(self, name: str, student: Vocabulary) -> None:
         """See ``Source``."""
-        if not has_tokenizer(self.tokenizer):
+        folder = self.tokenizer or tokenizer_folder(self.cache.shards[0].path.parent)
+        if not has_tokenizer(folder):
             raise UserError(
-                f"The term hybrid compares tokens by name, and the cache of teacher {name!r} has no tokenizer beside it;"
-                f" save the teacher's to {self.tokenizer}."
+                f"The term hybrid compares tokens by name, and the cache of teacher {name!r} has no tokenizer beside"
+                f" it; save the teacher's to {folder}."
             )
-        tokenizer = load_tokenizer(self.tokenizer)
+        tokenizer = load_tokenizer(folder)
         if hash_vocabulary(tokenizer) != self.cache.settings["vocabulary_hash"]:
             raise UserError(
-                f"The tokenizer in {self.tokenizer} has other tokens than the cache of teacher {name!r} was made with."
+                f"The tokenizer in {folder} has other tokens than the one that the cache of teacher {name!r} was made"
+                " with; save that one there."
             )
         form = TextFormat(template="chat" if self.cache.settings["template"].startswith("chat") else "plain")
         closing = ExampleEncoder(tokenizer, form).closing
