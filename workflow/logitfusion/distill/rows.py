@@ -30,9 +30,18 @@ def read_texts(rows: Iterable[Mapping[str, Any]], name: str) -> list[Text]:
         UserError: it is a stream, or a row has other columns than ``messages``, or ``prompt`` and ``response`` (or
             ``completion``), each a text or messages.
     """
-    if not hasattr(rows, "__len__"):
-        raise UserError(f"{name} is a stream, whose texts can't be paired with the teachers'; give a list of its rows.")
+    refuse_stream(rows, name)
     return list(map(_read_text, rows))
+
+
+def refuse_stream(rows: Any, name: str) -> None:
+    """Refuse a data set of no known length.
+
+    Raises:
+        UserError: gives its ``name``.
+    """
+    if rows is not None and not hasattr(rows, "__len__"):
+        raise UserError(f"{name} is a stream, whose texts can't be paired with the teachers'; give a list of its rows.")
 
 
 def _read_text(row: Mapping[str, Any]) -> Text:

@@ -20,7 +20,15 @@ from logitfusion.distill.arguments import DistillationConfig
 from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.objective import CachedTeacher, Teacher
 from logitfusion.distill.predictions import IGNORED
-from logitfusion.distill.rows import DistillationCollator, FilledUp, PairedTexts, pair_held_out, pair_texts, read_texts
+from logitfusion.distill.rows import (
+    DistillationCollator,
+    FilledUp,
+    PairedTexts,
+    pair_held_out,
+    pair_texts,
+    read_texts,
+    refuse_stream,
+)
 from logitfusion.distill.sources import Source
 from logitfusion.distill.step import PARTS, gradient_norms, labels_alone, objective_loss, read_teachers
 from logitfusion.distill.teachers import Named, check_teachers, open_teacher
@@ -77,6 +85,7 @@ class DistillationTrainer(StepTrainer):
             UserError: texts, teachers or settings that can't be used, or don't fit together.
         """
         _refuse(others)
+        refuse_stream(train_dataset, "train_dataset")
         args._n_gpu = min(args.n_gpu, 1)  # a process that sees several GPUs would cut a batch among them
         super().__init__(
             model=model if peft_config is None else _adapt(model, peft_config, args),
