@@ -33,6 +33,7 @@ from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.offline import SOURCE, cache_teacher
 from logitfusion.distill.rows import read_texts
 from logitfusion.errors import UserError
+from logitfusion.models.architecture import count_vocabulary
 from logitfusion.models.identity import hash_vocabulary
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.source import make_random
@@ -51,7 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = load_tokenizer(root / "twin")
     source = dict.fromkeys(SOURCE, "x") | {"max_tokens": None, "vocabulary_hash": hash_vocabulary(tokenizer)}
     texts = encode_texts(tokenizer, read_texts(ROWS, "rows"))
-    cache_teacher(load_model(root / "twin", device=CPU), texts, root / "cache", source=source, k=64, batch_size=4)
+    twin = load_model(root / "twin", device=CPU)
+    cache_teacher(twin, texts, root / "cache", source=source, k=count_vocabulary(twin), batch_size=4)
     return root
 
 
@@ -164,7 +166,7 @@ def open_models(folder: Path) -> tuple[Any, Any]:
 def test_teachers_are_named_in_many_ways(
     folder: Path, tmp_path: Path, open_teacher: Callable[[Path], Any], tolerance: float
 ) -> None:
-    """Caches round their numbers, and hold the rest of a position as one token."""
+    """The cache has all tokens of each position, in 16 bits."""
     expected = make_trainer(folder, tmp_path).evaluate()
     found = make_trainer(folder, tmp_path, teachers={"twin": open_teacher(folder)}).evaluate()
     for part in ("loss", "sft", "uld", "gld", "kl"):
