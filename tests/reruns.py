@@ -252,6 +252,7 @@ ROWS = {
     "distill.teachers.*.model": Row(TAUGHT, "large"),
     "distill.teachers.*.template": Row(TAUGHT, "chat"),
     "distill.teachers.*.system": Row(TAUGHT, _system),
+    "distill.teachers.*.online": Row(STUDENTS),  # its cache is not asked for
     "distill.cache.precision": Row(TAUGHT, "fp32"),
     "distill.cache.gpus": Row(TABLES),
     "distill.gpus": Row(TABLES),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from logitfusion.config.decoding import TaskDecoding
-from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining
+from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining, Teacher, TeacherReading
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
 from logitfusion.config.loading import Loading
@@ -20,12 +20,20 @@ class TeacherJob(CacheContents, TextFormat):
     texts: Count | None
 
 
+class OnlineTeacher(TeacherReading, TextFormat):
+    """A teacher that reads while the student learns."""
+
+    model: str
+
+
 class StudentJob(Section):
     """Train the student once."""
 
     method: DistillMethod
     training: StudentTraining
     texts: Count | None
+    online: dict[str, OnlineTeacher] = {}
+    """The method's teachers that have no cache."""
 
 
 def teacher_job(run: RunConfig, teacher: str) -> TeacherJob:
@@ -40,7 +48,18 @@ def student_job(run: RunConfig, method: str) -> StudentJob:
     training = run.distill.training
     if training.method == "full":
         training = training.model_copy(update={"lora": LoRA()})
-    return StudentJob(method=run.distill.methods[method], training=training, texts=run.distill.texts)
+    entry, reading = run.distill.methods[method], dict(run.distill.cache.part(TeacherReading))
+    online = {
+        name: OnlineTeacher(model=teacher.model, **reading, **dict(teacher.part(TextFormat)))
+        for name, teacher in method_teachers(run, method, online=True).items()
+    }
+    return StudentJob(method=entry, training=training, texts=run.distill.texts, online=online)
+
+
+def method_teachers(run: RunConfig, method: str, *, online: bool) -> dict[str, Teacher]:
+    """The teachers of a method that read online, or those that have a cache."""
+    teachers = {name: run.distill.teachers[name] for name in run.distill.methods[method].teachers}
+    return {name: teacher for name, teacher in teachers.items() if teacher.online == online}
 
 
 def answer_job(run: RunConfig, name: str) -> DecodeJob:
