@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from logitfusion.config.distill import StudentTraining
 from logitfusion.config.objective import Objective
@@ -30,6 +32,8 @@ def train_student(
     objective: Objective,
     training: StudentTraining,
     *,
+    held_out: Sequence[Text] = (),
+    measure: Callable[[PreTrainedModel], Mapping[str, float]] | None = None,
     seed: int,
     name: str,
     output: Path,
@@ -43,6 +47,8 @@ def train_student(
         base: the untrained student's folder.
         texts: that it learns.
         teachers: name -> its predictions of them; none for plain fine-tuning.
+        held_out: texts that it is measured on meanwhile, as ``training`` says.
+        measure: metrics of the student meanwhile.
         name: of the student, for messages.
         output: its folder.
         checkpoints: a folder for them, which is removed when the student is written.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from logitfusion.config.jobs.distill import StudentJob
+from logitfusion.config.jobs.distill import Answering, StudentJob
 from logitfusion.config.training import PLACEMENT
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.shard import hash_texts
@@ -14,6 +15,9 @@ from logitfusion.distill.student import train_student
 from logitfusion.provenance import fingerprint
 from logitfusion.stages._stage import run_stage
 from logitfusion.stages._texts import read_texts
+
+if TYPE_CHECKING:
+    from logitfusion.evaluate.measured import Measure
 
 
 def main(arguments: argparse.Namespace, job: StudentJob) -> None:
@@ -32,6 +36,8 @@ def main(arguments: argparse.Namespace, job: StudentJob) -> None:
         teachers,
         job.method,
         job.training,
+        held_out=read_texts(arguments.validation),
+        measure=_measure(arguments, job.answering, base),
         seed=arguments.seed,
         name=f"{arguments.name}, seed {arguments.seed}",
         output=arguments.output,
@@ -39,6 +45,21 @@ def main(arguments: argparse.Namespace, job: StudentJob) -> None:
         fingerprint=fingerprint(decided_by, [*arguments.base, *arguments.text, *arguments.caches]),
         made_with=job.dump() | {"seed": arguments.seed},
     )
+
+
+def _measure(arguments: argparse.Namespace, answering: Answering | None, base: Path) -> Measure | None:
+    """What answers the tasks that the student is measured on; None where there are none."""
+    if answering is None:
+        return None
+    from logitfusion.evaluate.measured import Measure  # the harness takes a second to import
+    from logitfusion.models.load import load_tokenizer
+    from logitfusion.tasks.documents import open_documents
+
+    opened = {
+        path.parent.name: open_documents(path, split="validation", **dict(answering.tasks[path.parent.name]))
+        for path in arguments.documents
+    }
+    return Measure(opened, load_tokenizer(base), answering.prompting, answering.batch_size)
 
 
 if __name__ == "__main__":
@@ -49,6 +70,10 @@ if __name__ == "__main__":
         "--base", type=Path, nargs="+", required=True, help="the untrained student, and its base if it is an adapter"
     )
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="training splits")
+    parser.add_argument("--validation", type=Path, nargs="*", default=[], help="validation splits to be measured on")
+    parser.add_argument(
+        "--documents", type=Path, nargs="*", default=[], help="of tasks to be measured on: .../<task>/documents"
+    )
     parser.add_argument("--caches", type=Path, nargs="*", default=[], help="shards: .../<teacher>/<shard>.safetensors")
     parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder")
