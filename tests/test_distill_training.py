@@ -210,7 +210,7 @@ def test_a_text_that_a_cache_lacks_is_refused(
     tokenizer, model = load_tokenizer(folders["student"]), load_model(folders["student"], device=CPU)
     texts = encoded(tokenizer)
     texts[3] = replace(texts[3], digest=digest_text(("Another:", TEXTS[3][1])))
-    with pytest.raises(UserError, match=r"'stranger' does not hold the student's text 4; make it of the texts"):
+    with pytest.raises(UserError, match=r"'stranger' does not have the student's text 4; let it read"):
         distill(model, tokenizer, texts, {"stranger": caches["stranger"]}, BOTH, RECIPE, lora=None,
                 checkpoints=tmp_path, fingerprint="x", name="test")  # fmt: skip
     assert not list(tmp_path.iterdir())
@@ -250,10 +250,10 @@ def test_texts_that_nobody_named_are_taken_in_their_order(
     model = load_model(folders["twin"], device=CPU)
     cache = CachedSource(TeacherCache(cache_teacher(model, texts, tmp_path, source=source, k=8, batch_size=4)))
     assert list(cache.match("twin", texts)) == list(range(12))
-    assert "teacher twin: texts have no digest" in caplog.text
-    with pytest.raises(UserError, match="'twin' holds 12 texts and the student reads 11"):
+    assert "teacher twin: some of its texts have no digest" in caplog.text
+    with pytest.raises(UserError, match="'twin' has 12 texts and the student 11, and some"):
         cache.match("twin", texts[:-1])
-    with pytest.raises(UserError, match=r"Text 4 in the cache of teacher 'twin' is not .* text 4; .* the same order\."):
+    with pytest.raises(UserError, match=r"Text 4 of teacher 'twin' is not the student's text 4; .* the same order\."):
         cache.match("twin", [*texts[:3], named[3], *texts[4:]])
 
 

@@ -12,6 +12,7 @@ from logitfusion.config.objective import Objective
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.objective import CachedTeacher, Teacher
 from logitfusion.distill.sources.cached import CachedSource
+from logitfusion.distill.sources.online import OnlineSource
 
 
 class Source(Protocol):
@@ -50,4 +51,4 @@ class Source(Protocol):
         """
 
 
-__all__ = ["CachedSource", "Source"]
+__all__ = ["CachedSource", "OnlineSource", "Source"]

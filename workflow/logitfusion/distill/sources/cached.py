@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -11,13 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from logitfusion.config.objective import Objective
 from logitfusion.distill.cache import TeacherCache
-from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText
+from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.objective import CachedTeacher
 from logitfusion.distill.predictions import Predictions
+from logitfusion.distill.sources.matching import check_vocabulary, match_digests
 from logitfusion.errors import UserError
-from logitfusion.models.identity import hash_vocabulary
-
-logger = logging.getLogger(__name__)
 
 
 class CachedSource:
@@ -27,30 +24,16 @@ class CachedSource:
         self.cache = cache
 
     def check(self, name: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Refuse a cache with too few entries a position, or of another vocabulary where tokens are compared."""
+        """See ``Source``."""
         if self.cache.k < objective.k:
             raise UserError(
                 f"The cache of teacher {name!r} holds the top {self.cache.k}, not {objective.k}; raise cache.k."
             )
-        if objective.kl and self.cache.settings["vocabulary_hash"] != hash_vocabulary(tokenizer):
-            raise refuse_vocabulary(name)
+        check_vocabulary(name, self.cache.settings["vocabulary_hash"], objective, tokenizer)
 
     def match(self, name: str, texts: Sequence[EncodedText]) -> Sequence[int]:
-        """Texts are known by their digests; where some have none, all are taken in their order."""
-        digests, wanted = self.cache.digests, [text.digest for text in texts]
-        if UNKNOWN_TEXT in digests or UNKNOWN_TEXT in wanted:
-            _check_order(name, digests, wanted)
-            logger.warning("teacher %s: texts have no digest in its cache, and may be others than the student's", name)
-        if digests == wanted:
-            return range(len(wanted))
-        numbers = {digest: number for number, digest in enumerate(digests)}
-        for number, digest in enumerate(wanted, 1):
-            if digest not in numbers:
-                raise UserError(
-                    f"The cache of teacher {name!r} does not hold the student's text {number}; make it of the texts"
-                    " that the student learns."
-                )
-        return [numbers[digest] for digest in wanted]
+        """See ``Source``."""
+        return match_digests(name, self.cache.digests, texts)
 
     def ends(self, number: int) -> Sequence[int]:
         """See ``Source``."""
@@ -68,26 +51,3 @@ class CachedSource:
         """See ``Source``."""
         predictions = {name: value for name, value in columns.items() if name != "tail"}
         return CachedTeacher(Predictions(**predictions), groups, weight, columns["tail"])
-
-
-def _check_order(name: str, digests: Sequence[bytes], wanted: Sequence[bytes]) -> None:
-    """Refuse other texts than the student's, or another order of them."""
-    if len(digests) != len(wanted):
-        raise UserError(
-            f"The cache of teacher {name!r} holds {len(digests)} texts and the student reads {len(wanted)}; make it"
-            " anew."
-        )
-    for number, (found, digest) in enumerate(zip(digests, wanted, strict=True), 1):
-        if found != digest:
-            raise UserError(
-                f"Text {number} in the cache of teacher {name!r} is not the student's text {number}; make the cache of"
-                " the same texts in the same order."
-            )
-
-
-def refuse_vocabulary(name: str) -> UserError:
-    """Of a teacher whose tokens are not the student's, by number: for those there are ULD and GLD."""
-    return UserError(
-        f"Teacher {name!r} has another vocabulary than the student, and the term kl compares token by token; give"
-        " another teacher, or uld or gld in its place."
-    )
