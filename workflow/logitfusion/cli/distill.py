@@ -6,18 +6,20 @@ import argparse
 import logging
 import os
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._learned import FORM
+from logitfusion.cli._named_teachers import NamedTeacher
 from logitfusion.cli._options import add_options, given_values, read_section, spell
 from logitfusion.cli._outputs import claim_outputs
 from logitfusion.cli._task_texts import OF_TASKS, Found, find_texts, is_file, read_tasks
 from logitfusion.config.decoding import TaskDecoding
 from logitfusion.config.distill import DistillMethod, StudentTraining
 from logitfusion.config.keywords import read_options
+from logitfusion.config.loading import Loading
 from logitfusion.config.monitoring import Monitoring
 from logitfusion.config.objective import Objective
 from logitfusion.config.prompting import Prompting
@@ -54,10 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{FORM}; or tasks of lm-evaluation-harness, of which the right answers are learned",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the trained student")
-    parser.add_argument(
+    teachers = parser.add_argument_group("teachers")
+    teachers.add_argument(
+        "--teacher", nargs="+", action="extend", default=[], metavar="NAME=DIR",
+        help="models that read the texts while the student learns; without a name a folder's own is taken",
+    )  # fmt: skip
+    teachers.add_argument(
         "--cache", nargs="+", action="extend", default=[], metavar="NAME=DIR",
         help="teachers that have read the texts already, by logitfusion distill-cache",
     )  # fmt: skip
+    add_options(teachers, Loading, "dtype")
     add_options(parser.add_argument_group("loss"), Objective, forms={"weights": _NUMBERS})
     training = parser.add_argument_group("training")
     add_options(training, Training, *(name for name in Training.model_fields if name != "processes"))
@@ -78,36 +86,35 @@ def run(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no lines about how several processes could be faster
     be_quiet()
     logger.setLevel(logging.WARNING if int(os.environ.get("RANK", 0)) else logging.INFO)  # one process tells
-    caches = _name_folders("--cache", arguments.cache)
-    objective, training = _read_options(arguments, caches)
+    teachers = _name_teachers(arguments)
+    objective, training = _read_options(arguments, [one.name for one in teachers])
     tasks = read_tasks(arguments)
-    _check_places(arguments, caches)
+    _check_places(arguments, teachers)
     with tempfile.TemporaryDirectory() as scratch:
         found = find_texts(arguments, tasks, chats=training.template == "chat", scratch=Path(scratch))
-        _train(arguments, caches, objective, training, found)
+        _train(arguments, teachers, objective, training, found)
 
 
 def _train(
     arguments: argparse.Namespace,
-    caches: Mapping[str, Path],
+    teachers: Sequence[NamedTeacher],
     objective: DistillMethod,
     training: StudentTraining,
     found: Found,
 ) -> None:
-    from logitfusion.distill.cache import TeacherCache, find_shards
     from logitfusion.distill.shard import hash_texts
-    from logitfusion.distill.sources import CachedSource
     from logitfusion.distill.student import train_student
     from logitfusion.models.identity import hash_model
     from logitfusion.provenance import fingerprint
     from logitfusion.training.batches import is_main_process
 
-    seed = read_section(Draws, arguments).seed
-    shards = {name: find_shards(folder) for name, folder in caches.items()}
+    seed, loading = read_section(Draws, arguments).seed, read_section(Loading, arguments)
     made_with = {
         "student": hash_model(arguments.student),
         "texts": hash_texts(found.learned),
         "held_out": hash_texts(found.held_out),
+        "teachers": [one.describe() for one in teachers],
+        "dtype": loading.dtype,
         "objective": objective.dump(),
         "training": training.dump(),
         "seed": seed,
@@ -116,7 +123,7 @@ def _train(
     train_student(
         arguments.student,
         found.learned,
-        {name: CachedSource(TeacherCache(paths)) for name, paths in shards.items()},
+        {one.name: one.open(found.learned + found.held_out, objective, training, loading.dtype) for one in teachers},
         objective,
         training,
         held_out=found.held_out,
@@ -124,8 +131,8 @@ def _train(
         seed=seed,
         name=arguments.output.name,
         output=arguments.output,
-        checkpoints=_checkpoints(arguments),
-        fingerprint=fingerprint(decided_by, [path for paths in shards.values() for path in paths]),
+        checkpoints=arguments.output.with_name(f"{arguments.output.name}.checkpoints"),
+        fingerprint=fingerprint(decided_by, [path for one in teachers for path in one.shards]),
         made_with=made_with,
     )
     if is_main_process():
@@ -156,34 +163,26 @@ def _read_options(arguments: argparse.Namespace, teachers: Collection[str]) -> t
     return objective, training
 
 
-def _name_folders(option: str, given: Sequence[str]) -> dict[str, Path]:
-    """Teachers and their folders, of words ``NAME=DIR``; without a name a folder's own is taken."""
-    found: dict[str, Path] = {}
-    for word in given:
-        name, named, folder = word.partition("=")
-        path = Path(folder if named else word)
-        name = name if named else path.name
-        if not path.is_dir():
-            raise UserError(f"{option} {word}: the folder {path} does not exist.")
-        if name in found:
-            raise UserError(f"{option} names the teacher {name!r} twice; give each a name of its own, NAME=DIR.")
-        found[name] = path
-    return found
+def _name_teachers(arguments: argparse.Namespace) -> list[NamedTeacher]:
+    """The teachers of the command line, those that read online first."""
+    found: dict[str, NamedTeacher] = {}
+    for option in ("--teacher", "--cache"):
+        for word in getattr(arguments, option[2:]):
+            one = NamedTeacher.read(word, option)
+            if one.name in found:
+                raise UserError(f"Two teachers have the name {one.name!r}; give each one of its own, NAME=DIR.")
+            found[one.name] = one
+    return list(found.values())
 
 
-def _check_places(arguments: argparse.Namespace, teachers: Mapping[str, Path]) -> None:
+def _check_places(arguments: argparse.Namespace, teachers: Sequence[NamedTeacher]) -> None:
     """Refuse a student that is not there, and a place for the trained one that is taken."""
     if not arguments.student.is_dir():
         raise UserError(f"The model folder {arguments.student} does not exist.")
     if arguments.output.is_dir() and any(arguments.output.iterdir()):
         raise UserError(f"{arguments.output} is there already; name another folder with --output, or delete it.")
-    if "-" in arguments.texts and "WORLD_SIZE" in os.environ:
-        raise UserError("Several processes can't read one standard input; give --texts a file.")
     files = [name for name in arguments.texts + arguments.evaluate if is_file(name)]
-    read = {"STUDENT": arguments.student, "--texts": files, "--cache": list(teachers.values())}
+    if "-" in files and "WORLD_SIZE" in os.environ:
+        raise UserError("Several processes can't read one standard input; give --texts a file.")
+    read = {"STUDENT": arguments.student, "--texts": files, "a teacher": [one.folder for one in teachers]}
     claim_outputs({"--output": arguments.output}, read, folders=["--output"])
-
-
-def _checkpoints(arguments: argparse.Namespace) -> Path:
-    """Beside the output, as the workflow has them."""
-    return arguments.output.with_name(f"{arguments.output.name}.checkpoints")
