@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, dataclass, field, make_dataclass
+from dataclasses import Field, dataclass, field, make_dataclass
 from typing import Annotated, Any, get_args, get_origin
 
 from transformers import SchedulerType, TrainingArguments
@@ -12,6 +12,7 @@ from logitfusion.config.objective import Objective
 from logitfusion.config.prompting import TextFormat
 from logitfusion.config.section import Section
 from logitfusion.config.training import Training
+from logitfusion.errors import UserError
 
 # Whose fields are settings here, too: name, type, default and meaning stand there alone.
 _OWN = {Objective: tuple(Objective.model_fields), TextFormat: tuple(TextFormat.model_fields), Training: ("max_tokens",)}
@@ -43,12 +44,12 @@ _Own = make_dataclass("_Own", _FIELDS)
 class DistillationConfig(_Own, TrainingArguments):
     """The settings of a ``DistillationTrainer``: transformers' ``TrainingArguments``, and those of the objective.
 
-    ``HfArgumentParser(DistillationConfig)`` reads them from a command line. Those that begin otherwise here: the
-    learning rate is ``cosine`` after a linear warm-up over a tenth of the steps, whose first update counts
-    (transformers' has a rate of 0); other schedules are transformers'. A loss that is not finite is logged as it is.
+    ``HfArgumentParser(DistillationConfig)`` reads them from a command line. What begins otherwise than in transformers:
+    the learning rate is ``cosine`` after a linear warm-up over a tenth of the steps, whose first update counts (in
+    transformers it has a rate of 0); other schedules are transformers' own. Losses that are not finite are logged.
 
     Raises:
-        UserError: a setting of the objective that can't be used.
+        UserError: a setting that can't be used.
     """
 
     lr_scheduler_type: SchedulerType | str = field(
@@ -63,6 +64,8 @@ class DistillationConfig(_Own, TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.label_smoothing_factor:
+            raise UserError("A student's labels are not smoothed; leave label_smoothing_factor out.")
         self.remove_unused_columns = False  # a text's columns are no arguments of the model
         for section in _OWN:
             self._read(section)  # checked before anything is loaded
@@ -82,8 +85,8 @@ class DistillationConfig(_Own, TrainingArguments):
 
 
 def _describe(name: str, kind: Any, own: Field) -> str:
-    default = "" if own.default is MISSING else f" Default: ``{own.default!r}``."
-    return f"        {name}: {own.metadata['help'].replace('%%', '%')}{default}\n"
+    return f"        {name}: {own.metadata['help'].replace('%%', '%')} Default: ``{own.default!r}``.\n"
 
 
-DistillationConfig.__doc__ += "\n    Args:\n" + "".join(_describe(*one) for one in _FIELDS)
+_MEANINGS = "    Args:\n" + "".join(_describe(*one) for one in _FIELDS) + "\n    Raises:"
+DistillationConfig.__doc__ = DistillationConfig.__doc__.replace("    Raises:", _MEANINGS, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,12 +23,19 @@ logger = logging.getLogger(__name__)
 ALIGNMENTS = {"bytes": align, "positions": lambda student, teacher: truncate(len(student), len(teacher))}
 
 
-def read_text(row: Mapping[str, Any]) -> Text:
-    """A row of a data set: ``messages``, or ``prompt`` and ``response`` (or ``completion``), texts or messages each.
+def read_texts(rows: Iterable[Mapping[str, Any]], name: str) -> list[Text]:
+    """The texts of a data set, whose ``name`` is for messages.
 
     Raises:
-        UserError: it has other columns.
+        UserError: it is a stream, or a row has other columns than ``messages``, or ``prompt`` and ``response`` (or
+            ``completion``), each a text or messages.
     """
+    if not hasattr(rows, "__len__"):
+        raise UserError(f"{name} is a stream, whose texts can't be paired with the teachers'; give a list of its rows.")
+    return list(map(_read_text, rows))
+
+
+def _read_text(row: Mapping[str, Any]) -> Text:
     if "messages" in row:
         return row["messages"]
     response = row.get("response", row.get("completion"))
@@ -69,6 +76,15 @@ def _count_labels(row: dict[str, Any]) -> int:
     return sum(row["learned"]) if "learned" in row else row["completion"]
 
 
+def pair_held_out(texts: Sequence[EncodedText], teachers: dict[str, Source], alignment: str) -> list[dict[str, Any]]:
+    """``pair_texts`` of texts that a student is evaluated on: if a teacher lacks some, its labels are all there is."""
+    try:
+        return pair_texts(texts, teachers, alignment)
+    except UserError as error:
+        logger.warning("evaluation by the loss of the labels alone: %s", error)
+        return pair_texts(texts, {}, alignment)
+
+
 class PairedTexts(Dataset):
     """Rows of ``pair_texts``, and after their last number a blank one, which is read and counts nothing."""
 
@@ -86,6 +102,11 @@ class PairedTexts(Dataset):
         """The shortest text, of which nothing is learned."""
         row = min(self.rows, key=lambda row: len(row["input_ids"]))
         return row | {"learned": [False] * row["completion"], "groups": [groups[:0] for groups in row["groups"]]}
+
+    @property
+    def paired(self) -> bool:
+        """Whether teachers have the texts, too."""
+        return bool(self.rows and self.rows[0]["numbers"])
 
     @cached_property
     def tokens(self) -> int:

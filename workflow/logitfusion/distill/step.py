@@ -54,6 +54,11 @@ def gradient_norms(
     return ", ".join(norms)
 
 
+def labels_alone(objective: Objective) -> Objective:
+    """The same without teachers."""
+    return objective.model_copy(update=dict.fromkeys(PARTS[1:], 0.0) | {"combine": "sum", "weights": None})
+
+
 def read_teachers(
     sources: Sequence[Source], columns: Sequence[dict[str, Tensor]], objective: Objective
 ) -> list[Teacher | CachedTeacher]:

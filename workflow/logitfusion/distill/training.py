@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from logitfusion.config.objective import Objective
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.arguments import DistillationConfig
 from logitfusion.distill.encoding import EncodedText
-from logitfusion.distill.rows import DistillationCollator, pair_texts
+from logitfusion.distill.rows import DistillationCollator, PairedTexts, pair_held_out, pair_texts
 from logitfusion.distill.sources import Source
-from logitfusion.distill.trainer import DistillationTrainer
-from logitfusion.errors import UserError
-from logitfusion.models.architecture import count_vocabulary
+from logitfusion.distill.teachers import check_teachers
+from logitfusion.distill.trainer import DistillationTrainer, Measure
 from logitfusion.training.batches import order_rows
 from logitfusion.training.loop import train, trainer_arguments
 from logitfusion.training.padding import plan_padding
@@ -37,30 +37,40 @@ def distill(
     checkpoints: Path,
     fingerprint: str,
     name: str,
+    held_out: Sequence[EncodedText] = (),
+    measure: Measure | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    **settings: Any,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Train the student and return it, adapters unmerged, with its loss curve (the total and its parts).
 
     Args:
         texts: in the student's tokens.
         teachers: name -> its predictions of these texts; none for plain fine-tuning.
+        held_out: texts that it is evaluated on, as ``settings`` say when.
+        measure: further metrics of each evaluation.
+        callbacks: beside those of ``train``.
+        settings: of ``DistillationConfig``, beside those of the objective and the recipe.
 
     Raises:
         UserError: a teacher of other texts, or with too few entries a position; a k that the student can't fill.
     """
-    if objective.k > count_vocabulary(student):
-        raise UserError(f"k is {objective.k}, and the student {name} has {count_vocabulary(student)} tokens; lower k.")
-    for teacher, source in teachers.items():
-        source.check(teacher, objective, tokenizer)
+    check_teachers(teachers, objective, student, tokenizer, name)
     rows = pair_texts(texts, teachers, objective.alignment)
     recipe, own = recipe.for_texts(len(rows)), student.dtype
     logger.info("%s: %d texts, %d steps of %d", name, len(rows), recipe.steps, recipe.batch_size)
-    padding = plan_padding(student, tokenizer, rows, recipe, name)
-    factors = {key: getattr(objective, key) for key in Objective.model_fields}
+    evaluated = pair_held_out(held_out, teachers, objective.alignment) if held_out else []
+    padding = plan_padding(student, tokenizer, [*rows, *evaluated], recipe, name)
+    settings |= {key: getattr(objective, key) for key in Objective.model_fields}
+    settings.setdefault("per_device_eval_batch_size", padding.recipe.micro_batch)
     trainer = DistillationTrainer(
         model=prepare(student, lora, recipe, name),
-        args=trainer_arguments(padding.recipe, checkpoints, DistillationConfig, **factors),
+        args=trainer_arguments(padding.recipe, checkpoints, DistillationConfig, **settings),
         teachers=teachers,
-        train_dataset=order_rows(rows, padding.recipe),
+        train_dataset=PairedTexts(order_rows(rows, padding.recipe)),
+        eval_dataset=PairedTexts(evaluated) if evaluated else None,
+        measure=measure,
+        callbacks=list(callbacks),
         data_collator=DistillationCollator(padding.pad, list(teachers.values()), padding.inputs),
     )
     trained, curve = train(trainer, name, recipe, checkpoints, fingerprint)
