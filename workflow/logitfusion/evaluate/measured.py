@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from logitfusion.config.prompting import Prompting
 from logitfusion.evaluate.harness import evaluate_responses
 from logitfusion.evaluate.requests import Recorder, build_requests
 from logitfusion.evaluate.responses import Response
-from logitfusion.evaluate.scores import name_metric
+from logitfusion.evaluate.scores import HarnessScore, name_metric
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.lm_eval import FusedLMEval
 from logitfusion.models.forward import evaluating
@@ -44,24 +45,29 @@ class Measure:
     batch_size: int | Literal["auto"]
 
     def __call__(self, model: PreTrainedModel) -> dict[str, float]:
-        """The metric of each task by its name, and ``metric``, their mean; every process answers a part.
+        """The metric of each task by its name; ``metric``, their mean, if all are better when they are higher.
+
+        Every process answers a part.
 
         Raises:
             UserError: a task whose metric has no value.
         """
-        with evaluating(model), _own_draws():
+        with evaluating(model), _own_draws(), redirect_stderr(StringIO()):  # the harness's bars
             lm = FusedLM(unwrap_peft_model(model), tokenizer=self.tokenizer)
-            found = {name: self._measure(name, task, lm) for name, task in self.tasks.items()}
-        return found | {"metric": float(np.mean(list(found.values())))}
+            scores = {name: self._measure(name, task, lm) for name, task in self.tasks.items()}
+        found = {name: score.value for name, score in scores.items()}
+        if all(score.higher_is_better is not False for score in scores.values()):
+            found["metric"] = float(np.mean(list(found.values())))
+        return found
 
-    def _measure(self, name: str, task: OpenedTask, lm: FusedLM) -> float:
+    def _measure(self, name: str, task: OpenedTask, lm: FusedLM) -> HarnessScore:
         evaluated = FusedLMEval(lm, batch_size=self.batch_size, seed=0)
         mine = shard_range(len(task.documents), process(), processes())
         requests = build_requests(task, mine, self.prompting, evaluated) if mine else []
         said: list[Response] = gather_object(Recorder(evaluated, name).record(requests))
         scores = evaluate_responses(task, said, f"task {name!r}").scores
         wanted = name_metric(*task.metric)
-        return next(one.value for one in scores if one.subtask is None and one.metric == wanted)
+        return next(one for one in scores if one.subtask is None and one.metric == wanted)
 
 
 @contextmanager
