@@ -74,23 +74,11 @@ class NamedTeacher:
         Raises:
             UserError: a model or a cache that can't be used.
         """
-        if self.online:
-            return self._open_model(texts, objective, training, dtype)
+        from logitfusion.config.prompting import TextFormat
         from logitfusion.distill.cache import TeacherCache
-        from logitfusion.distill.sources import CachedSource
+        from logitfusion.distill.sources import CachedSource, open_online
 
-        return CachedSource(TeacherCache(self.shards))
-
-    def _open_model(
-        self, texts: Sequence[Text], objective: Objective, training: StudentTraining, dtype: Dtype
-    ) -> Source:
-        from logitfusion.distill.encoding import encode_texts
-        from logitfusion.distill.sources import OnlineSource
-        from logitfusion.models.adapters import load_expert
-        from logitfusion.models.load import load_tokenizer
-        from logitfusion.training.weights import own_device
-
-        tokenizer = load_tokenizer(self.folder)
-        form = {"template": training.template, "system": training.system, "max_tokens": training.max_tokens}
-        model = load_expert(self.folder, dtype=dtype, device=own_device())
-        return OnlineSource(model, tokenizer, encode_texts(tokenizer, texts, **form), objective)
+        if not self.online:
+            return CachedSource(TeacherCache(self.shards))
+        form, limit = training.part(TextFormat), training.max_tokens
+        return open_online(self.name, self.folder, texts, objective, text_format=form, max_tokens=limit, dtype=dtype)

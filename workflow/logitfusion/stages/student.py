@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from logitfusion.config.jobs.distill import Answering, StudentJob
+from logitfusion.config.loading import PRECISIONS
+from logitfusion.config.prompting import TextFormat
 from logitfusion.config.training import PLACEMENT
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.shard import hash_texts
-from logitfusion.distill.sources import CachedSource
+from logitfusion.distill.sources import CachedSource, Source, open_online
 from logitfusion.distill.student import train_student
+from logitfusion.models.examples import Text
 from logitfusion.provenance import fingerprint
 from logitfusion.stages._stage import run_stage
 from logitfusion.stages._texts import read_texts
@@ -21,28 +24,23 @@ if TYPE_CHECKING:
 
 
 def main(arguments: argparse.Namespace, job: StudentJob) -> None:
-    texts = read_texts(arguments.text, job.texts)
-    expected = {"data_hash": hash_texts(texts)}
-    teachers = {
-        # .../<teacher>/<shard>.safetensors
-        name: CachedSource(TeacherCache([path for path in arguments.caches if path.parent.name == name], expected))
-        for name in job.method.teachers
-    }
+    texts, held_out = read_texts(arguments.text, job.texts), read_texts(arguments.validation)
     decided_by = job.dump(exclude={"training": PLACEMENT}) | {"seed": arguments.seed}
     base, *_ = arguments.base
+    read = [*arguments.base, *arguments.text, *arguments.validation, *arguments.caches, *arguments.teachers]
     train_student(
         base,
         texts,
-        teachers,
+        {name: _open_teacher(name, arguments, job, texts, held_out) for name in job.method.teachers},
         job.method,
         job.training,
-        held_out=read_texts(arguments.validation),
+        held_out=held_out,
         measure=_measure(arguments, job.answering, base),
         seed=arguments.seed,
         name=f"{arguments.name}, seed {arguments.seed}",
         output=arguments.output,
         checkpoints=arguments.checkpoints,
-        fingerprint=fingerprint(decided_by, [*arguments.base, *arguments.text, *arguments.caches]),
+        fingerprint=fingerprint(decided_by, read),
         made_with=job.dump() | {"seed": arguments.seed},
     )
 
@@ -62,6 +60,21 @@ def _measure(arguments: argparse.Namespace, answering: Answering | None, base: P
     return Measure(opened, load_tokenizer(base), answering.prompting, answering.batch_size)
 
 
+def _open_teacher(
+    name: str, arguments: argparse.Namespace, job: StudentJob, texts: list[Text], held_out: list[Text]
+) -> Source:
+    """A teacher that reads online, or its cache, whose files are ``.../<teacher>/<shard>.safetensors``."""
+    if name not in job.online:
+        paths = [path for path in arguments.caches if path.parent.name == name]
+        return CachedSource(TeacherCache(paths, {"data_hash": hash_texts(texts)}))
+    entry = job.online[name]
+    folder = next(path for path in arguments.teachers if path.name == entry.model)
+    return open_online(
+        name, folder, texts + held_out, job.method, text_format=entry.part(TextFormat), max_tokens=entry.max_tokens,
+        dtype=PRECISIONS[entry.precision],
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True, help="the method's name, for messages")
@@ -75,6 +88,9 @@ if __name__ == "__main__":
         "--documents", type=Path, nargs="*", default=[], help="of tasks to be measured on: .../<task>/documents"
     )
     parser.add_argument("--caches", type=Path, nargs="*", default=[], help="shards: .../<teacher>/<shard>.safetensors")
+    parser.add_argument(
+        "--teachers", type=Path, nargs="*", default=[], help="folders of those that read online, and of their bases"
+    )
     parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder")
     run_stage(main, parser, StudentJob)

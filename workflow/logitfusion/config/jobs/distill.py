@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from logitfusion.config.decoding import TaskDecoding
-from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining
+from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining, Teacher, TeacherReading
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
 from logitfusion.config.loading import Loading
@@ -41,6 +41,12 @@ class Answering(Section):
     tasks: dict[str, MeasuredTask]
 
 
+class OnlineTeacher(TeacherReading, TextFormat):
+    """A teacher that reads while the student learns."""
+
+    model: str
+
+
 class StudentJob(Section):
     """Train the student once."""
 
@@ -49,6 +55,8 @@ class StudentJob(Section):
     texts: Count | None
     answering: Answering | None = None
     """None where no task is answered meanwhile."""
+    online: dict[str, OnlineTeacher] = {}
+    """The method's teachers that have no cache."""
 
 
 def teacher_job(run: RunConfig, teacher: str) -> TeacherJob:
@@ -63,10 +71,16 @@ def student_job(run: RunConfig, method: str) -> StudentJob:
     training = run.distill.training
     if training.method == "full":
         training = training.model_copy(update={"lora": LoRA()})
+    entry, reading = run.distill.methods[method], dict(run.distill.cache.part(TeacherReading))
+    online = {
+        name: OnlineTeacher(model=teacher.model, **reading, **dict(teacher.part(TextFormat)))
+        for name, teacher in method_teachers(run, method, online=True).items()
+    }
     return StudentJob(
-        method=run.distill.methods[method],
+        method=entry,
         training=training,
         texts=run.distill.texts,
+        online=online,
         answering=_answering(run, evaluated_tasks(run)),
     )
 
@@ -87,6 +101,12 @@ def _answering(run: RunConfig, tasks: list[str]) -> Answering | None:
             for task, one in decoded.items()
         },
     )
+
+
+def method_teachers(run: RunConfig, method: str, *, online: bool) -> dict[str, Teacher]:
+    """The teachers of a method that read online, or those that have a cache."""
+    teachers = {name: run.distill.teachers[name] for name in run.distill.methods[method].teachers}
+    return {name: teacher for name, teacher in teachers.items() if teacher.online == online}
 
 
 def answer_job(run: RunConfig, name: str) -> DecodeJob:
