@@ -2,13 +2,13 @@
 
 Sorting the values alone takes half the time of sorting them with their places, and half the memory again. The gradient
 needs no place: on which side of the teacher's entry of the same rank a token's probability is, is a step function of
-that probability with few steps, because two sorted curves cross seldom. Only these steps are kept for the backward
+its logit with few steps, because two sorted curves cross seldom. Only these steps are kept for the backward
 pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -36,38 +36,36 @@ class SortedL1(torch.autograd.Function):
         losses = torch.empty(len(pairs), dtype=dtype, device=student.device)
         norms = torch.empty(len(pairs), 1, dtype=dtype, device=student.device)
         factors, steps = factors.to(dtype).exp(), []
-        for part in _chunks(pairs, student, teacher):
-            rows = student[pairs[part, 0], pairs[part, 1]].to(dtype)
-            norms[part] = log_normaliser(rows)
-            ours = _sorted(shifted_exp(rows, norms[part]))
-            rows = teacher[pairs[part, 0], pairs[part, 2]].to(dtype)
-            theirs = _sorted(shifted_exp(rows, log_normaliser(rows)))
-            difference = _difference(ours * factors[part, :1], theirs.mul_(factors[part, 1:]))
+        ctx.chunks = list(chunks(len(pairs), max(student.shape[-1], teacher.shape[-1]), student.device))
+        for part in ctx.chunks:
+            rows = _sorted(student[pairs[part, 0], pairs[part, 1]].to(dtype))
+            norms[part] = log_normaliser(rows, rows[:, -1:])
+            theirs = _sorted(teacher[pairs[part, 0], pairs[part, 2]].to(dtype))
+            theirs = shifted_exp(theirs, log_normaliser(theirs, theirs[:, -1:]))
+            ours = shifted_exp(rows, norms[part]).mul_(factors[part, :1])
+            difference = _difference(ours, theirs.mul_(factors[part, 1:]))
             losses[part] = difference.abs().sum(-1)
-            steps += _steps(ours, difference[:, -ours.shape[1] :].sign().to(torch.int8))
-        ctx.save_for_backward(student, teacher, pairs, factors[:, :1], norms, *steps)
+            steps += _steps(rows, difference[:, -rows.shape[1] :].sign().to(torch.int8))
+        ctx.save_for_backward(student, pairs, factors[:, :1], norms, *steps)
         return losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None, Tensor]:
-        student, teacher, pairs, factors, norms, *steps = ctx.saved_tensors
+        student, pairs, factors, norms, *steps = ctx.saved_tensors
         gradient = torch.zeros_like(student, memory_format=torch.contiguous_format)
         upstream = factors * upstream[:, None]
         of_factors = pad(torch.zeros_like(upstream), (0, 1))
-        for part, edges, levels in zip(_chunks(pairs, student, teacher), steps[::2], steps[1::2], strict=True):
+        for part, edges, levels in zip(ctx.chunks, steps[::2], steps[1::2], strict=True):
             where = pairs[part, 0], pairs[part, 1]
-            ours = shifted_exp(student[where].to(norms.dtype), norms[part])
-            slope = ours * _levels_at(ours, edges, levels)
+            rows = student[where].to(norms.dtype)
+            ours = shifted_exp(rows, norms[part])
+            slope = _levels_at(rows, ours, edges, shifted_exp(edges, norms[part]), levels).mul_(ours)
             total = slope.sum(-1, keepdim=True)
-            slope -= ours * total
-            gradient[where] = (slope * upstream[part]).to(gradient.dtype)
+            slope.sub_(ours.mul_(total)).mul_(upstream[part])
+            gradient[where] = slope.to(gradient.dtype)
             of_factors[part, :1] = total * upstream[part]
         return gradient, None, None, of_factors
-
-
-def _chunks(pairs: Tensor, student: Tensor, teacher: Tensor) -> Iterator[slice]:
-    return chunks(len(pairs), max(student.shape[-1], teacher.shape[-1]), student.device)
 
 
 def _sorted(rows: Tensor) -> Tensor:
@@ -111,31 +109,35 @@ def _steps(values: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
     return edges, (sums.gather(1, end) - sums.gather(1, first)).to(values.dtype) / (end - first)
 
 
-def _levels_at(values: Tensor, edges: Tensor, levels: Tensor) -> Tensor:
-    """The step functions of ``_steps`` at their values in any order, ``[n, V]``."""
+def _levels_at(values: Tensor, chances: Tensor, edges: Tensor, edge_chances: Tensor, levels: Tensor) -> Tensor:
+    """The step functions of ``_steps`` at their values in any order, ``[n, V]``; ``chances`` are their exponentials."""
     if values.device.type != "cpu":
         return levels.gather(1, (torch.searchsorted(edges, values, right=True) - 1).clamp_(min=0))
     found = torch.empty_like(values)
-    _in_threads(_look_up, *(part.numpy() for part in (values, edges, levels, found)))
+    arrays = (part.numpy() for part in (values, chances, edges, edge_chances, levels, found))
+    _in_threads(_look_up, *arrays)
     return found
 
 
-def _look_up(values: np.ndarray, edges: np.ndarray, levels: np.ndarray, found: np.ndarray) -> None:
-    """``_levels_at``, by a table over the first 16 bits of the values; only those that share these with an edge search.
+def _look_up(*arrays: np.ndarray) -> None:
+    """``_levels_at`` by a table over the first 16 bits of the chances; who has those of an edge, or nearly, searches.
 
-    A binary search takes several times as long, as branches can't be foretold. Values are not negative, so that their
-    bits are in their order.
+    A binary search for all takes several times as long, as no processor foretells its branches. The bits of numbers
+    that are not negative are in their order. An exponential that is rounded otherwise than an equal one is at most in
+    the next place of the table.
     """
-    integers, shift = np.dtype(f"u{values.itemsize}"), 8 * values.itemsize - 16
-    size = int(np.ones(1, values.dtype).view(integers)[0] >> shift) + 1  # no probability is above 1
-    table = np.full(size + 1, np.nan, values.dtype)  # the last is for values that are no numbers
-    for row, bounds, heights, out in zip(values, edges, levels, found, strict=True):
-        starts = np.minimum(bounds.view(integers) >> shift, size).astype(np.intp)
-        table[:size] = np.repeat(heights, np.diff(starts[1:], prepend=0, append=size))
-        table[starts[1:]] = np.nan
-        np.take(table, row.view(integers) >> shift, out=out, mode="clip")
-        unsure = np.isnan(out).nonzero()[0]
-        out[unsure] = heights[np.searchsorted(bounds, row[unsure], side="right") - 1]
+    chances = arrays[1]
+    integers, shift = np.dtype(f"u{chances.itemsize}"), 8 * chances.itemsize - 16
+    size = int(np.ones(1, chances.dtype).view(integers)[0] >> shift) + 2
+    table = np.full(size + 1, np.nan, chances.dtype)  # the last is for what is no number
+    for values, keys, edges, starts, levels, found in zip(*arrays, strict=True):
+        starts = np.minimum(starts.view(integers) >> shift, size).astype(np.intp)
+        table[:size] = np.repeat(levels, np.diff(starts[1:], prepend=0, append=size))
+        for near in (-1, 0, 1):
+            table[np.clip(starts[1:] + near, 0, size)] = np.nan
+        np.take(table, keys.view(integers) >> shift, out=found, mode="clip")
+        unsure = np.isnan(found).nonzero()[0]
+        found[unsure] = levels[np.searchsorted(edges, values[unsure], side="right") - 1]
 
 
 def _in_threads(function: Callable[..., None], *arrays: np.ndarray) -> None:

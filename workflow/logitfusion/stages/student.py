@@ -6,53 +6,39 @@ import argparse
 from pathlib import Path
 
 from logitfusion.config.jobs.distill import StudentJob
-from logitfusion.config.training import PLACEMENT, Recipe, Training
+from logitfusion.config.training import PLACEMENT
 from logitfusion.distill.cache import TeacherCache
-from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.shard import hash_texts
-from logitfusion.distill.training import distill
-from logitfusion.files import remove
-from logitfusion.models.load import load_tokenizer, use_threads
+from logitfusion.distill.sources import CachedSource
+from logitfusion.distill.student import train_student
 from logitfusion.provenance import fingerprint
-from logitfusion.stages._stage import logger, run_stage
+from logitfusion.stages._stage import run_stage
 from logitfusion.stages._texts import read_texts
-from logitfusion.stages._trained import write_trained
-from logitfusion.training.batches import is_main_process
-from logitfusion.training.weights import load_trainee
 
 
 def main(arguments: argparse.Namespace, job: StudentJob) -> None:
-    use_threads()
-    recipe = Recipe.model_validate(dict(job.training.part(Training)) | {"seed": arguments.seed})
-    made_with = job.dump() | {"seed": arguments.seed}
-    decided_by = job.dump(exclude={"training": PLACEMENT}) | {"seed": arguments.seed}
-    base, *_ = arguments.base
-    tokenizer = load_tokenizer(base)
     texts = read_texts(arguments.text, job.texts)
-    caches = {
+    expected = {"data_hash": hash_texts(texts)}
+    teachers = {
         # .../<teacher>/<shard>.safetensors
-        name: TeacherCache(
-            [path for path in arguments.caches if path.parent.name == name], expected={"data_hash": hash_texts(texts)}
-        )
+        name: CachedSource(TeacherCache([path for path in arguments.caches if path.parent.name == name], expected))
         for name in job.method.teachers
     }
-    model, curve = distill(
-        load_trainee(base, job.training),
-        tokenizer,
-        encode_texts(tokenizer, texts, template=recipe.template, system=recipe.system, max_tokens=recipe.max_tokens),
-        caches,
+    decided_by = job.dump(exclude={"training": PLACEMENT}) | {"seed": arguments.seed}
+    base, *_ = arguments.base
+    train_student(
+        base,
+        texts,
+        teachers,
         job.method,
-        recipe,
-        lora=job.training.lora if job.training.method == "lora" else None,
+        job.training,
+        seed=arguments.seed,
+        name=f"{arguments.name}, seed {arguments.seed}",
+        output=arguments.output,
         checkpoints=arguments.checkpoints,
         fingerprint=fingerprint(decided_by, [*arguments.base, *arguments.text, *arguments.caches]),
-        name=f"{arguments.name}, seed {arguments.seed}",
+        made_with=job.dump() | {"seed": arguments.seed},
     )
-    if not is_main_process():
-        return
-    write_trained(arguments.output, model, tokenizer, base, made_with, curve)
-    remove(arguments.checkpoints)
-    logger.info("%s: written", arguments.name)
 
 
 if __name__ == "__main__":
