@@ -50,6 +50,11 @@ rule student:
             for teacher in DISTILL.methods[wildcards.objective].teachers
             for shard in range(DISTILL.cache.shards)
         ],
+        tokenizers=lambda wildcards: [
+            model_folder(TEACHERS[teacher])
+            for teacher in DISTILL.methods[wildcards.objective].teachers
+            if DISTILL.methods[wildcards.objective].hybrid
+        ],
     output:
         directory(RESULTS / "distill/students/{objective}.{seed}"),
     log:

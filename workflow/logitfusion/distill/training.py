@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from logitfusion.config.objective import Objective
+from logitfusion.config.objective import TERMS, Objective
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.alignment import align, share, truncate
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.objective import CachedTeacher, DistillLoss, Teacher, distill_loss
+from logitfusion.distill.shared import Vocabulary
 from logitfusion.distill.sources import Source
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import count_vocabulary
@@ -26,7 +27,7 @@ from logitfusion.training.weights import as_saved, prepare
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("sft", "uld", "gld", "kl")
+PARTS = ("sft", *TERMS)
 ALIGNMENTS = {"bytes": align, "positions": lambda student, teacher: truncate(len(student), len(teacher))}
 
 
@@ -43,8 +44,11 @@ def objective_loss(
         uld_weight=objective.uld,
         gld_weight=objective.gld,
         kl_weight=objective.kl,
+        hybrid_weight=objective.hybrid,
         divergence=objective.divergence,
         temperature=objective.temperature,
+        shared_weight=objective.shared_weight,
+        normalisation=objective.normalisation,
         nodes=objective.nodes,
         signal=objective.signal,
         combine=objective.combine,
@@ -61,8 +65,8 @@ def gradient_norms(
     magnitude, so whoever chooses factors should see what they do.
     """
     norms = []
-    factors = {name: getattr(objective, name) for name in PARTS[1:]}
-    for name, factor in {"sft": 1 - sum(factors.values()), **factors}.items():
+    factors = {name: getattr(objective, name) for name in TERMS}
+    for name, factor in {"sft": 1 - objective.taught, **factors}.items():
         if factor:
             alone = {other: float(other == name) for other in factors}
             leaf = logits.detach().float().requires_grad_()
@@ -97,6 +101,8 @@ def distill(
         raise UserError(f"k is {objective.k}, and the student {name} has {count_vocabulary(student)} tokens; lower k.")
     for teacher, source in teachers.items():
         source.check(teacher, objective, tokenizer)
+        if objective.hybrid:
+            source.share(teacher, Vocabulary.of(tokenizer, count_vocabulary(student), texts))
     rows = pair_texts(texts, teachers, objective.alignment)
     recipe, own = recipe.for_texts(len(rows)), student.dtype
     logger.info("%s: %d texts, %d steps of %d", name, len(rows), recipe.steps, recipe.batch_size)

@@ -35,7 +35,7 @@ from logitfusion.plan.training import Activations, Forward, Plan, train_cost
 
 # Bytes of a logit of the loss: in the products' dtype, in fp32, normalised, and its gradients while they are made.
 _LOSS, _DISTILLATION = 10.0, 18.0
-_DIVERGENCE = 4.0  # more: a gradient of its own
+_DIVERGENCE = 4.0  # more: a gradient of its own; hybrid has two, its groups' factors the other
 _EXAMPLE = 0.25  # of the longest prompt: an example in a prompt is a usual one, far shorter
 
 Keeps = Callable[[Counted, Forward, int], Activations]
@@ -257,7 +257,9 @@ class Planner:
         lora = training.lora if training.method == "lora" else None
         edits = _training_edits("distill.training", training, self.assumed.cards) + self._dtype_edits([distill.student])
         for name, method in distill.methods.items():
-            logits = (_DISTILLATION if method.teachers else _LOSS) + (_DIVERGENCE if method.kl else 0)
+            logits = (_DISTILLATION if method.teachers else _LOSS) + _DIVERGENCE * (
+                (method.kl > 0) + 2 * (method.hybrid > 0)
+            )
             cost = partial(self._train, distill.student, training, lora, logits)
             yield self._job("student", name, [distill.student], cost, count=len(distill.seeds), edits=edits)
         yield from self._answers(len(distill.methods) * len(distill.seeds))

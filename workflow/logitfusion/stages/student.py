@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import zip_longest
 from pathlib import Path
 
 from logitfusion.config.jobs.distill import StudentJob
@@ -21,8 +22,10 @@ def main(arguments: argparse.Namespace, job: StudentJob) -> None:
     expected = {"data_hash": hash_texts(texts)}
     teachers = {
         # .../<teacher>/<shard>.safetensors
-        name: CachedSource(TeacherCache([path for path in arguments.caches if path.parent.name == name], expected))
-        for name in job.method.teachers
+        name: CachedSource(
+            TeacherCache([path for path in arguments.caches if path.parent.name == name], expected), tokenizer=folder
+        )
+        for name, folder in zip_longest(job.method.teachers, arguments.tokenizers)
     }
     decided_by = job.dump(exclude={"training": PLACEMENT}) | {"seed": arguments.seed}
     base, *_ = arguments.base
@@ -50,6 +53,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="training splits")
     parser.add_argument("--caches", type=Path, nargs="*", default=[], help="shards: .../<teacher>/<shard>.safetensors")
+    parser.add_argument(
+        "--tokenizers", type=Path, nargs="*", default=[], help="folders of all teachers, for terms that name tokens"
+    )
     parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder")
     run_stage(main, parser, StudentJob)
