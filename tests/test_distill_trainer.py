@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -207,6 +208,17 @@ def test_a_training_ends_early_by_what_the_caller_measures(folder: Path, tmp_pat
     assert all(map(torch.equal, best.state_dict().values(), found.model.state_dict().values()))
 
 
+def test_a_student_is_named_by_its_folder(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "student", tmp_path / "half")
+    AutoModelForCausalLM.from_pretrained(folder / "student", dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
+    settings = DistillationConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    for form, dtype in ((None, torch.float32), (LoraConfig(target_modules="all-linear"), torch.bfloat16)):
+        student = DistillationTrainer(tmp_path / "half", settings, train_dataset=ROWS, peft_config=form)
+        assert student.model.get_input_embeddings().weight.dtype == dtype
+        assert {value.dtype for value in student.model.parameters() if value.requires_grad} == {torch.float32}
+        assert student.processing_class.is_fast
+
+
 def test_several_sets_are_evaluated_by_name(folder: Path, tmp_path: Path) -> None:
     student = make_trainer(folder, tmp_path)
     sets = {"short": ROWS[10:11], "all": Dataset.from_list(ROWS[-5:])}
@@ -300,6 +312,7 @@ def test_what_can_not_be_used_is_refused(folder: Path, tmp_path: Path, changes: 
         ({"compute_metrics": print}, "give measure"),
         ({"compute_loss_func": print}, "leave compute_loss_func out"),
         ({"processing_class": None}, "give processing_class"),
+        ({"eval_dataset": []}, "No text has a response"),
         ({"train_dataset": iter(ROWS)}, "train_dataset is a stream"),
         ({"train_dataset": [{"text": "x"}]}, "and this one has text"),
         ({"eval_dataset": [{}]}, "and this one has none"),

@@ -95,9 +95,15 @@ def pair_held_out(texts: Sequence[EncodedText], teachers: dict[str, Source], ali
 
 
 class PairedTexts(Dataset):
-    """Rows of ``pair_texts``, and after their last number a blank one, which is read and counts nothing."""
+    """Rows of ``pair_texts``, and after their last number a blank one, which is read and counts nothing.
+
+    Raises:
+        UserError: there are none.
+    """
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        if not len(rows):
+            raise UserError("No text has a response that could be learned; give others, or raise max_tokens.")
         self.rows = rows
 
     def __len__(self) -> int:
