@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.loading import Loading
+from logitfusion.config.monitoring import Monitoring
 from logitfusion.config.objective import Objective
 from logitfusion.config.prompting import Prompting, TextFormat
 from logitfusion.config.section import (
@@ -64,7 +65,7 @@ class Cache(CacheContents):
     """GPUs of a job, among which its teacher is parted."""
 
 
-class StudentTraining(Training, Adaptation):
+class StudentTraining(Training, Adaptation, Monitoring):
     """How students are trained, the same for all methods; seeds are distill.seeds."""
 
 

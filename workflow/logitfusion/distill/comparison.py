@@ -13,8 +13,8 @@ from logitfusion.distill.alignment import SIDES, check_groups, group_factors, pa
 from logitfusion.distill.divergence import divergence_of_logits, divergence_of_tops
 from logitfusion.distill.hybrid import MergedLogits, MergedTops, hybrid_loss
 from logitfusion.distill.predictions import IGNORED, Predictions, shift_labels
-from logitfusion.distill.selection import SortedL1
 from logitfusion.distill.shared import SharedTokens
+from logitfusion.distill.sorted_l1 import SortedL1
 from logitfusion.distill.terms import uld_of_predictions
 
 

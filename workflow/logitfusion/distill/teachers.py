@@ -19,6 +19,7 @@ from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.models.checkpoint import is_adapter
 from logitfusion.models.examples import Text
+from logitfusion.models.forward import check_texts
 from logitfusion.models.load import load_tokenizer
 
 Named = Source | TeacherCache | str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -95,4 +96,5 @@ def open_teacher(
         model.to(device)
     form, limit = settings.format, settings.max_tokens
     encoded = encode_texts(tokenizer, texts, template=form.template, system=form.system, max_tokens=limit)
+    check_texts(model, [text.ids for text in encoded], f"teacher {name!r}", "max_tokens")
     return OnlineSource(model, tokenizer, encoded, settings.objective)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from logitfusion.config.decoding import TaskDecoding
 from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining, Teacher, TeacherReading
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
 from logitfusion.config.loading import Loading
-from logitfusion.config.methods import answered_tasks
+from logitfusion.config.methods import answered_tasks, evaluated_tasks
 from logitfusion.config.prompting import Prompting, TextFormat
 from logitfusion.config.run import RunConfig
-from logitfusion.config.section import Count, Section
+from logitfusion.config.section import BatchSize, Count, Section, Whole
 from logitfusion.config.training import LoRA
 
 
@@ -18,6 +20,25 @@ class TeacherJob(CacheContents, TextFormat):
     """Let a teacher read one shard of the texts."""
 
     texts: Count | None
+
+
+class MeasuredTask(Section):
+    """A task that students answer while they are trained."""
+
+    num_fewshot: Whole | None
+    """Examples in each prompt; null: as its definition says."""
+    generation_kwargs: dict[str, Any]
+    """Merged into those of its definition."""
+    metric: str | None
+    """Null: the first of its definition."""
+
+
+class Answering(Section):
+    """How students answer while they are trained."""
+
+    prompting: Prompting
+    batch_size: BatchSize
+    tasks: dict[str, MeasuredTask]
 
 
 class OnlineTeacher(TeacherReading, TextFormat):
@@ -32,6 +53,8 @@ class StudentJob(Section):
     method: DistillMethod
     training: StudentTraining
     texts: Count | None
+    answering: Answering | None = None
+    """None where no task is answered meanwhile."""
     online: dict[str, OnlineTeacher] = {}
     """The method's teachers that have no cache."""
 
@@ -53,7 +76,31 @@ def student_job(run: RunConfig, method: str) -> StudentJob:
         name: OnlineTeacher(model=teacher.model, **reading, **dict(teacher.part(TextFormat)))
         for name, teacher in method_teachers(run, method, online=True).items()
     }
-    return StudentJob(method=entry, training=training, texts=run.distill.texts, online=online)
+    return StudentJob(
+        method=entry,
+        training=training,
+        texts=run.distill.texts,
+        online=online,
+        answering=_answering(run, evaluated_tasks(run)),
+    )
+
+
+def _answering(run: RunConfig, tasks: list[str]) -> Answering | None:
+    """As students answer when they are trained."""
+    if not tasks:
+        return None
+    prompting = run.distill.part(Prompting)
+    decoded = {task: decoded_task(run, task, [run.distill.student], prompting) for task in tasks}
+    return Answering(
+        prompting=prompting,
+        batch_size=run.distill.batch_size,
+        tasks={
+            task: MeasuredTask(
+                num_fewshot=one.num_fewshot, generation_kwargs=one.generation_kwargs, metric=run.tasks[task].metric
+            )
+            for task, one in decoded.items()
+        },
+    )
 
 
 def method_teachers(run: RunConfig, method: str, *, online: bool) -> dict[str, Teacher]:
