@@ -10,13 +10,16 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from logitfusion.config.objective import Objective
+from logitfusion.config.prompting import TextFormat
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.arguments import DistillationConfig, own_settings
 from logitfusion.distill.encoding import EncodedText
+from logitfusion.distill.on_policy import own_answers
 from logitfusion.distill.rows import DistillationCollator, PairedTexts, pair_held_out, pair_texts
 from logitfusion.distill.sources import Source
 from logitfusion.distill.teachers import check_teachers, share_vocabularies
 from logitfusion.distill.trainer import DistillationTrainer, Measure
+from logitfusion.models.examples import ExampleEncoder
 from logitfusion.training.batches import order_rows
 from logitfusion.training.loop import train, trainer_arguments
 from logitfusion.training.padding import plan_padding
@@ -63,6 +66,7 @@ def distill(
     evaluated = pair_held_out(held_out, teachers, objective.alignment) if held_out else []
     padding = plan_padding(student, tokenizer, [*rows, *evaluated], recipe, name)
     settings = {"per_device_eval_batch_size": padding.recipe.micro_batch} | own_settings(objective, recipe) | settings
+    collator = DistillationCollator(padding.pad, list(teachers.values()), padding.inputs)
     trainer = DistillationTrainer(
         model=prepare(student, lora, recipe, name),
         args=trainer_arguments(padding.recipe, checkpoints, DistillationConfig, **settings),
@@ -71,7 +75,8 @@ def distill(
         eval_dataset=PairedTexts(evaluated) if evaluated else None,
         measure=measure,
         callbacks=list(callbacks),
-        data_collator=DistillationCollator(padding.pad, list(teachers.values()), padding.inputs),
+        data_collator=collator,
+        answers=own_answers(objective, ExampleEncoder(tokenizer, recipe.part(TextFormat)), collator, recipe.seed),
     )
     trained, curve = train(trainer, name, recipe, checkpoints, fingerprint)
     return as_saved(trained, own, name), curve
