@@ -40,6 +40,7 @@ from logitfusion.models.examples import Text
 from logitfusion.models.load import load_tokenizer
 from logitfusion.training.loop import StepTrainer, as_first_says
 from logitfusion.training.padding import plan_padding
+from logitfusion.training.sharding import part_again
 
 logger = logging.getLogger(__name__)
 
@@ -226,6 +227,7 @@ class DistillationTrainer(StepTrainer):
         """The loss and its parts over all texts, as of one batch, and what ``measure`` finds."""
         self._held_out, self._totals = dataloader.dataset, dict.fromkeys(("loss", *PARTS), 0.0)
         found = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **options)
+        part_again(self.model)
         totals = self._reduce(self._totals, "sum")
         terms = [part for part in PARTS[1:] if getattr(self.objective, part)] if self._held_out.paired else []
         metrics = {name: totals[name] for name in ("loss", "sft", *terms)}
