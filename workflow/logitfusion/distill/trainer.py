@@ -33,7 +33,7 @@ from logitfusion.distill.rows import (
 )
 from logitfusion.distill.sources import Source
 from logitfusion.distill.step import PARTS, gradient_norms, labels_alone, objective_loss, read_teachers
-from logitfusion.distill.teachers import Named, check_teachers, open_teacher
+from logitfusion.distill.teachers import Named, check_teachers, open_teacher, share_vocabularies
 from logitfusion.errors import UserError
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.examples import Text
@@ -138,6 +138,7 @@ class DistillationTrainer(StepTrainer):
         encoded = encode_texts(
             self.processing_class, texts, template=form.template, system=form.system, max_tokens=limit
         )
+        share_vocabularies(self.sources, self.objective, self._base, self.processing_class, encoded)
         pair = pair_held_out if held_out else pair_texts
         return PairedTexts(pair(encoded, self.sources, self.objective.alignment))
 
