@@ -21,8 +21,9 @@ from logitfusion.distill.predictions import Predictions
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.models.identity import hash_vocabulary
-from logitfusion.training.batches import INPUTS, CompletionCollator, order_rows
+from logitfusion.training.batches import INPUTS, CompletionCollator
 from logitfusion.training.loop import StepTrainer, train, trainer_arguments
+from logitfusion.training.packing import make_batches
 from logitfusion.training.padding import plan_padding
 from logitfusion.training.weights import as_saved, prepare
 
@@ -103,13 +104,15 @@ def distill(
     recipe, own = recipe.for_texts(len(rows)), student.dtype
     logger.info("%s: %d texts, %d steps of %d", name, len(rows), recipe.steps, recipe.batch_size)
     padding = plan_padding(student, tokenizer, rows, recipe, name)
+    collator = DistillationCollator(padding.pad, list(teachers.values()), padding.inputs)
+    batches = make_batches(student, rows, recipe, padding, collator, name)
     trainer = DistillationTrainer(
         objective=objective,
         texts=recipe.batch_size,
         model=prepare(student, lora, recipe, name),
-        args=trainer_arguments(padding.recipe, checkpoints),
-        train_dataset=order_rows(rows, padding.recipe),
-        data_collator=DistillationCollator(padding.pad, list(teachers.values()), padding.inputs),
+        args=trainer_arguments(batches.recipe, checkpoints),
+        train_dataset=batches.rows,
+        data_collator=batches.collator,
     )
     trained, curve = train(trainer, name, recipe, checkpoints, fingerprint)
     return as_saved(trained, own, name), curve
