@@ -83,10 +83,10 @@ class JoinedRows(Sequence[list[Row]]):
 
     def __init__(self, ordered: OrderedRows, recipe: Recipe) -> None:
         """No row has more than ``recipe.packing`` tokens, but a text that does alone."""
-        self.ordered, self.texts = ordered, recipe.batch_size
+        self.ordered, self.texts, self.most = ordered, recipe.batch_size, recipe.packing
         self._parts = lru_cache(maxsize=2)(self._part)
         steps = range(len(ordered) // self.texts)
-        needed = max((len(_fill(self._sorted(step)[1], recipe.packing)) for step in steps), default=1)
+        needed = max((len(_fill(self._sorted(step)[1], self.most)) for step in steps), default=1)
         self.of_step = -(-needed // processes()) * processes()
 
     def __len__(self) -> int:
@@ -112,7 +112,7 @@ class JoinedRows(Sequence[list[Row]]):
 
     def _part(self, step: int) -> list[NDArray[np.int64]]:
         places, tokens = self._sorted(step)
-        return np.split(places, _cut(tokens, self.of_step))
+        return np.split(places, _cut(tokens, self.of_step, self.most))
 
 
 def _count_tokens(texts: list[Row]) -> int:
@@ -130,9 +130,9 @@ def _fill(tokens: list[int], most: int) -> list[int]:
     return starts
 
 
-def _cut(tokens: list[int], rows: int) -> list[int]:
-    """Where all rows but the first begin, if the longest is to be as short as it can be."""
-    low, high = max(tokens), sum(tokens)
+def _cut(tokens: list[int], rows: int, most: int) -> list[int]:
+    """Where all rows but the first begin, if the longest is to be as short as it can be, ``most`` tokens at most."""
+    low, high = 0, most
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if len(_fill(tokens, middle)) <= rows else (middle + 1, high)
@@ -147,8 +147,8 @@ def _cut(tokens: list[int], rows: int) -> list[int]:
 class JoiningCollator:
     """What another collator makes of texts, which are read in one row.
 
-    In place of the padded tokens and what tells of padding there are ``input_ids`` and ``position_ids`` ``[1, tokens]``
-    and, where there are labels ``[B, columns]``, for each of these the place in the row whose logits are made (``kept``).
+    In place of padded tokens and what tells of padding there are ``input_ids`` and ``position_ids`` ``[1, tokens]``; and
+    ``kept``, where there are labels ``[B, columns]``: for each of these the place whose logits are made.
     """
 
     def __init__(self, collator: Collator) -> None:
