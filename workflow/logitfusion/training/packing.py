@@ -147,8 +147,8 @@ def _cut(tokens: list[int], rows: int, most: int) -> list[int]:
 class JoiningCollator:
     """What another collator makes of texts, which are read in one row.
 
-    In place of padded tokens and what tells of padding there are ``input_ids`` and ``position_ids`` ``[1, tokens]``; and
-    ``kept``, where there are labels ``[B, columns]``: for each of these the place whose logits are made.
+    In place of padded tokens and what tells of padding there are ``input_ids`` and ``position_ids`` ``[1, tokens]``.
+    Where there are labels ``[B, columns]``, ``kept`` has for each of them the place whose logits are made.
     """
 
     def __init__(self, collator: Collator) -> None:
