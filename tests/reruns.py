@@ -179,6 +179,7 @@ ROWS = {
     "experts.ceiling.processes": Row(CEILING, 2),
     "experts.ceiling.sharded": Row(CEILING, _sharded),
     "experts.ceiling.attention": Row(CEILING, "eager"),
+    "experts.ceiling.packing": Row(CEILING, 64),
     "experts.ceiling.template": Row(CEILING, "chat"),
     "experts.ceiling.system": Row(CEILING, _system),
     "experts.ceiling.**": Row(CEILING),

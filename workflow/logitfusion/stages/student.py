@@ -10,6 +10,7 @@ from logitfusion.config.training import PLACEMENT, Recipe, Training
 from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.shard import hash_texts
+from logitfusion.distill.sources import CachedSource
 from logitfusion.distill.training import distill
 from logitfusion.files import remove
 from logitfusion.models.load import load_tokenizer, use_threads
@@ -29,18 +30,17 @@ def main(arguments: argparse.Namespace, job: StudentJob) -> None:
     base, *_ = arguments.base
     tokenizer = load_tokenizer(base)
     texts = read_texts(arguments.text, job.texts)
-    caches = {
+    expected = {"data_hash": hash_texts(texts)}
+    teachers = {
         # .../<teacher>/<shard>.safetensors
-        name: TeacherCache(
-            [path for path in arguments.caches if path.parent.name == name], expected={"data_hash": hash_texts(texts)}
-        )
+        name: CachedSource(TeacherCache([path for path in arguments.caches if path.parent.name == name], expected))
         for name in job.method.teachers
     }
     model, curve = distill(
         load_trainee(base, job.training),
         tokenizer,
         encode_texts(tokenizer, texts, template=recipe.template, system=recipe.system, max_tokens=recipe.max_tokens),
-        caches,
+        teachers,
         job.method,
         recipe,
         lora=job.training.lora if job.training.method == "lora" else None,

@@ -148,13 +148,16 @@ class JoiningCollator:
     """What another collator makes of texts, which are read in one row.
 
     In place of padded tokens and what tells of padding there are ``input_ids`` and ``position_ids`` ``[1, tokens]``.
-    Where there are labels ``[B, columns]``, ``kept`` has for each of them the place whose logits are made.
+    Where there are labels ``[B, columns]``, ``kept`` has for each of them the place whose logits are made. Texts that
+    are given one by one (those of an evaluation) are left to the other collator.
     """
 
     def __init__(self, collator: Collator) -> None:
         self.collator = collator
 
-    def __call__(self, rows: list[list[Row]]) -> dict[str, Any]:
+    def __call__(self, rows: list[list[Row]] | list[Row]) -> dict[str, Any]:
+        if not isinstance(rows[0], list):
+            return self.collator(rows)
         texts = [text for row in rows for text in row]
         batch = self.collator(texts)
         batch.pop("attention_mask", None)
