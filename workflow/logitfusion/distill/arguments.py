@@ -84,6 +84,12 @@ class DistillationConfig(_Own, TrainingArguments):
         return read_options(section, {name: getattr(self, name) for name in _OWN[section]})
 
 
+def own_settings(objective: Objective, training: Training) -> dict[str, Any]:
+    """The settings that are not transformers', of sections."""
+    sections = {Objective: objective, TextFormat: training, Training: training}
+    return {name: getattr(sections[section], name) for section, names in _OWN.items() for name in names}
+
+
 def _describe(name: str, kind: Any, own: Field) -> str:
     return f"        {name}: {own.metadata['help'].replace('%%', '%')} Default: ``{own.default!r}``.\n"
 

@@ -90,6 +90,7 @@ class DistillationTrainer(StepTrainer):
         self.objective, self.measure = args.objective, measure
         self.parts, self.steps, self.weighed = dict.fromkeys(PARTS, 0.0), set[int](), False
         if data_collator is None:
+            _warn_of_halves(self.model)
             self._read_texts(teachers or {})
         else:
             self.sources: dict[str, Source] = dict(teachers or {})
@@ -258,6 +259,18 @@ def _adapt(model: PreTrainedModel, form: PeftConfig, args: DistillationConfig) -
         raise UserError("The student has adapters already; leave peft_config out to train them.")
     set_seed(args.seed)
     return get_peft_model(model, form)
+
+
+def _warn_of_halves(model: nn.Module) -> None:
+    """Say where weights that are trained have too few digits to be trained by small steps."""
+    trained = {value.dtype for value in model.parameters() if value.requires_grad}
+    for dtype in trained & {torch.bfloat16, torch.float16}:
+        kind = str(dtype).removeprefix("torch.")
+        logger.warning(
+            "the student's weights are trained in %s, where small steps are lost to rounding: load it with"
+            " dtype=torch.float32 (and set bf16=True for products in bf16), or train adapters",
+            kind,
+        )
 
 
 def _count(labels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from logitfusion.config.objective import Objective
 from logitfusion.config.training import LoRA, Recipe
-from logitfusion.distill.arguments import DistillationConfig
+from logitfusion.distill.arguments import DistillationConfig, own_settings
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.rows import DistillationCollator, PairedTexts, pair_held_out, pair_texts
 from logitfusion.distill.sources import Source
@@ -61,15 +61,14 @@ def distill(
     logger.info("%s: %d texts, %d steps of %d", name, len(rows), recipe.steps, recipe.batch_size)
     evaluated = pair_held_out(held_out, teachers, objective.alignment) if held_out else []
     padding = plan_padding(student, tokenizer, [*rows, *evaluated], recipe, name)
-    settings |= {key: getattr(objective, key) for key in Objective.model_fields}
-    settings.setdefault("per_device_eval_batch_size", padding.recipe.micro_batch)
+    settings = {"per_device_eval_batch_size": padding.recipe.micro_batch} | own_settings(objective, recipe) | settings
     collator = DistillationCollator(padding.pad, list(teachers.values()), padding.inputs)
     batches = make_batches(student, rows, recipe, padding, collator, name)
     trainer = DistillationTrainer(
         model=prepare(student, lora, recipe, name),
         args=trainer_arguments(batches.recipe, checkpoints, DistillationConfig, **settings),
         teachers=teachers,
-        train_dataset=PairedTexts(batches.rows),
+        train_dataset=batches.rows,
         eval_dataset=PairedTexts(evaluated) if evaluated else None,
         measure=measure,
         callbacks=list(callbacks),

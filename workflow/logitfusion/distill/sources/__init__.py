@@ -12,7 +12,7 @@ from logitfusion.config.objective import Objective
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.objective import CachedTeacher, Teacher
 from logitfusion.distill.sources.cached import CachedSource
-from logitfusion.distill.sources.online import OnlineSource
+from logitfusion.distill.sources.online import OnlineSource, open_online
 
 
 class Source(Protocol):
@@ -51,4 +51,4 @@ class Source(Protocol):
         """
 
 
-__all__ = ["CachedSource", "OnlineSource", "Source"]
+__all__ = ["CachedSource", "OnlineSource", "Source", "open_online"]
