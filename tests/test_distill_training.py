@@ -20,12 +20,13 @@ from logitfusion.config.models import RandomModel
 from logitfusion.config.objective import Objective
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.cache import TeacherCache
-from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText, digest_text, encode_text
+from logitfusion.distill.encoding import digest_text, encode_text
 from logitfusion.distill.objective import distill_loss
 from logitfusion.distill.offline import SOURCE, cache_teacher
 from logitfusion.distill.rows import DistillationCollator, pair_texts
 from logitfusion.distill.sources import CachedSource
 from logitfusion.distill.step import read_teachers
+from logitfusion.distill.texts import UNKNOWN_TEXT, EncodedText
 from logitfusion.distill.training import distill
 from logitfusion.errors import UserError
 from logitfusion.models.identity import hash_vocabulary
