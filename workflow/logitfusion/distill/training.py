@@ -14,14 +14,15 @@ from logitfusion.config.prompting import TextFormat
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.arguments import DistillationConfig, own_settings
 from logitfusion.distill.encoding import EncodedText
-from logitfusion.distill.on_policy import own_answers
+from logitfusion.distill.on_policy import PACKED, own_answers
 from logitfusion.distill.rows import DistillationCollator, PairedTexts, pair_held_out, pair_texts
 from logitfusion.distill.sources import Source
 from logitfusion.distill.teachers import check_teachers, share_vocabularies
 from logitfusion.distill.trainer import DistillationTrainer, Measure
+from logitfusion.errors import UserError
 from logitfusion.models.examples import ExampleEncoder
-from logitfusion.training.batches import order_rows
 from logitfusion.training.loop import train, trainer_arguments
+from logitfusion.training.packing import make_batches
 from logitfusion.training.padding import plan_padding
 from logitfusion.training.weights import as_saved, prepare
 
@@ -58,6 +59,8 @@ def distill(
     Raises:
         UserError: a teacher of other texts, or with too few entries a position; a k that the student can't fill.
     """
+    if objective.on_policy and recipe.packing is not None:
+        raise UserError(f"{name}: {PACKED}")
     check_teachers(teachers, objective, student, tokenizer, name)
     share_vocabularies(teachers, objective, student, tokenizer, texts)
     rows = pair_texts(texts, teachers, objective.alignment)
@@ -67,15 +70,16 @@ def distill(
     padding = plan_padding(student, tokenizer, [*rows, *evaluated], recipe, name)
     settings = {"per_device_eval_batch_size": padding.recipe.micro_batch} | own_settings(objective, recipe) | settings
     collator = DistillationCollator(padding.pad, list(teachers.values()), padding.inputs)
+    batches = make_batches(student, rows, recipe, padding, collator, name)
     trainer = DistillationTrainer(
         model=prepare(student, lora, recipe, name),
-        args=trainer_arguments(padding.recipe, checkpoints, DistillationConfig, **settings),
+        args=trainer_arguments(batches.recipe, checkpoints, DistillationConfig, **settings),
         teachers=teachers,
-        train_dataset=order_rows(rows, padding.recipe),
+        train_dataset=batches.rows,
         eval_dataset=PairedTexts(evaluated) if evaluated else None,
         measure=measure,
         callbacks=list(callbacks),
-        data_collator=collator,
+        data_collator=batches.collator,
         answers=own_answers(objective, ExampleEncoder(tokenizer, recipe.part(TextFormat)), collator, recipe.seed),
     )
     trained, curve = train(trainer, name, recipe, checkpoints, fingerprint)
