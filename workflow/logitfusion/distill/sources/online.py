@@ -16,9 +16,10 @@ from logitfusion.config.prompting import TextFormat
 from logitfusion.distill.encoding import EncodedText, encode_texts
 from logitfusion.distill.objective import CachedTeacher, Teacher
 from logitfusion.distill.predictions import IGNORED, Predictions
-from logitfusion.distill.shared import SharedTokens, Vocabulary, share_tokens
+from logitfusion.distill.shared import SharedTokens
 from logitfusion.distill.sources.matching import check_vocabulary, match_digests
 from logitfusion.distill.teacher import check_k, lay_out, read_logits, summarise, try_reading
+from logitfusion.distill.vocabulary import Vocabulary, share_tokens
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.models.device_maps import input_device
