@@ -179,10 +179,10 @@ def _check_places(arguments: argparse.Namespace, teachers: Sequence[NamedTeacher
     """Refuse a student that is not there, and a place for the trained one that is taken."""
     if not arguments.student.is_dir():
         raise UserError(f"The model folder {arguments.student} does not exist.")
-    if arguments.output.is_dir() and any(arguments.output.iterdir()):
-        raise UserError(f"{arguments.output} is there already; name another folder with --output, or delete it.")
     files = [name for name in arguments.texts + arguments.evaluate if is_file(name)]
     if "-" in files and "WORLD_SIZE" in os.environ:
         raise UserError("Several processes can't read one standard input; give --texts a file.")
     read = {"STUDENT": arguments.student, "--texts": files, "a teacher": [one.folder for one in teachers]}
     claim_outputs({"--output": arguments.output}, read, folders=["--output"])
+    if arguments.output.is_dir() and any(arguments.output.iterdir()):
+        raise UserError(f"{arguments.output} is there already; name another folder with --output, or delete it.")
