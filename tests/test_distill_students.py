@@ -243,7 +243,7 @@ def loss_of(folder: Path, rows: list[dict[str, str]]) -> float:
         text = encode_text(tokenizer, row["prompt"], row["response"])
         log_probs = model(torch.tensor([text.ids])).logits[0].double().log_softmax(-1)
         losses += [-log_probs[place - 1, text.ids[place]] for place in text.places]
-    return float(torch.stack(losses).mean())
+    return torch.stack(losses).mean().item()
 
 
 def test_evaluations_are_of_the_student_as_it_is_then(made: Path, trained: Path) -> None:

@@ -40,7 +40,8 @@ NEEDED = {"fit": ["--output", "new"]}
 OUTPUTS = [
     ("generate", "--output", False), ("generate", "--trace", False), ("score", "--output", False),
     ("evaluate", "--output", False), ("plan", "--json", False), ("init", "--output", False),
-    ("distill", "--output", True), ("distill-cache", "--output", True), ("fit", "--output", False), ("fit", "--features", True),
+    ("distill", "--output", True), ("distill-cache", "--output", True),
+    ("fit", "--output", False), ("fit", "--features", True),
     ("predict", "--output", False), ("predict", "--report", False), ("predict", "--sort-into", True),
     ("predict", "--features", True),
 ]  # fmt: skip
