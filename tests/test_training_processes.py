@@ -49,6 +49,7 @@ def cases(bases: dict[str, str]) -> dict[str, dict[str, Any]]:
         "parted checkpointed": {"kind": "full", "sharded": True, "gradient_checkpointing": True, **fp32},
         "parted lora": {"kind": "lora", "sharded": True, **bf16},
         "parted heal": {"kind": "heal", "sharded": True, **fp32},
+        "parted student": {"kind": "student", "sharded": True, **fp32},
     }
 
 
@@ -94,7 +95,7 @@ def one_process(case: dict[str, Any], folder: Path) -> Result:
 
 
 @pytest.mark.parametrize(
-    "name", ["copies", "copies heal", "parted", "parted checkpointed", "parted lora", "parted heal"]
+    "name", ["copies", "copies heal", "parted", "parted checkpointed", "parted lora", "parted heal", "parted student"]
 )
 def test_two_processes_have_the_losses_and_weights_of_one(
     broken: tuple[Path, str], bases: dict[str, str], tmp_path: Path, name: str

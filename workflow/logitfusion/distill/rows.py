@@ -30,9 +30,18 @@ def read_texts(rows: Iterable[Mapping[str, Any]], name: str) -> list[Text]:
         UserError: it is a stream, or a row has other columns than ``messages``, or ``prompt`` and ``response`` (or
             ``completion``), each a text or messages.
     """
-    if not hasattr(rows, "__len__"):
-        raise UserError(f"{name} is a stream, whose texts can't be paired with the teachers'; give a list of its rows.")
+    refuse_stream(rows, name)
     return list(map(_read_text, rows))
+
+
+def refuse_stream(rows: Any, name: str) -> None:
+    """Refuse a data set of no known length.
+
+    Raises:
+        UserError: gives its ``name``.
+    """
+    if rows is not None and not hasattr(rows, "__len__"):
+        raise UserError(f"{name} is a stream, whose texts can't be paired with the teachers'; give a list of its rows.")
 
 
 def _read_text(row: Mapping[str, Any]) -> Text:
@@ -86,9 +95,15 @@ def pair_held_out(texts: Sequence[EncodedText], teachers: dict[str, Source], ali
 
 
 class PairedTexts(Dataset):
-    """Rows of ``pair_texts``, and after their last number a blank one, which is read and counts nothing."""
+    """Rows of ``pair_texts``, and after their last number a blank one, which is read and counts nothing.
+
+    Raises:
+        UserError: there are none.
+    """
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        if not len(rows):
+            raise UserError("No text has a response that could be learned; give others, or raise max_tokens.")
         self.rows = rows
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from logitfusion.distill.arguments import DistillationConfig, own_settings
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.rows import DistillationCollator, PairedTexts, pair_held_out, pair_texts
 from logitfusion.distill.sources import Source
-from logitfusion.distill.teachers import check_teachers
+from logitfusion.distill.teachers import check_teachers, share_vocabularies
 from logitfusion.distill.trainer import DistillationTrainer, Measure
 from logitfusion.training.batches import order_rows
 from logitfusion.training.loop import train, trainer_arguments
@@ -56,6 +56,7 @@ def distill(
         UserError: a teacher of other texts, or with too few entries a position; a k that the student can't fill.
     """
     check_teachers(teachers, objective, student, tokenizer, name)
+    share_vocabularies(teachers, objective, student, tokenizer, texts)
     rows = pair_texts(texts, teachers, objective.alignment)
     recipe, own = recipe.for_texts(len(rows)), student.dtype
     logger.info("%s: %d texts, %d steps of %d", name, len(rows), recipe.steps, recipe.batch_size)

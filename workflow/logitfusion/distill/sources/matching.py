@@ -60,7 +60,7 @@ def _check_order(name: str, digests: Sequence[bytes], wanted: Sequence[bytes]) -
 
 
 def check_vocabulary(name: str, vocabulary_hash: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a teacher of another vocabulary where tokens are compared: for those there are ULD and GLD.
+    """Refuse a teacher of another vocabulary where tokens are compared: for those there are the other terms.
 
     Args:
         name: the teacher's.
@@ -74,5 +74,5 @@ def check_vocabulary(name: str, vocabulary_hash: str, objective: Objective, toke
     if objective.kl and vocabulary_hash != hash_vocabulary(tokenizer):
         raise UserError(
             f"Teacher {name!r} has another vocabulary than the student, and the term kl compares token by token;"
-            " give another teacher, or uld or gld in its place."
+            " give another teacher, or uld, gld or hybrid in its place."
         )
