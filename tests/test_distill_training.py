@@ -20,12 +20,13 @@ from logitfusion.config.models import RandomModel
 from logitfusion.config.objective import Objective
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.cache import TeacherCache
-from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText, digest_text, encode_text
+from logitfusion.distill.encoding import digest_text, encode_text
 from logitfusion.distill.objective import distill_loss
 from logitfusion.distill.offline import SOURCE, cache_teacher
 from logitfusion.distill.rows import DistillationCollator, pair_texts
 from logitfusion.distill.sources import CachedSource
 from logitfusion.distill.step import read_teachers
+from logitfusion.distill.texts import UNKNOWN_TEXT, EncodedText
 from logitfusion.distill.training import distill
 from logitfusion.errors import UserError
 from logitfusion.models.identity import hash_vocabulary
@@ -139,6 +140,17 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
     torch.testing.assert_close(gradient([rows[:1], rows[1:5], rows[5:]]), gradient([rows]), rtol=1e-4, atol=1e-6)
+
+
+def test_packed_texts_meet_their_teachers_predictions(
+    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path
+) -> None:
+    """Of teachers with other tokens, too: every part of the loss, and the student."""
+    expected, curve = run(folders, caches, tmp_path / "padded")
+    found, packed = run(folders, caches, tmp_path / "packed", recipe=RECIPE.model_copy(update={"packing": 64}))
+    for name in ("loss", "sft", "uld", "gld"):
+        assert [row[name] for row in packed] == pytest.approx([row[name] for row in curve], rel=1e-4)
+    assert_same(found, expected, rtol=1e-4, atol=1e-5)
 
 
 class JobKilledError(Exception):

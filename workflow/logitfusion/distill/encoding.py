@@ -10,53 +10,18 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import replace
+from itertools import accumulate, tee
 from typing import Any, get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.config.prompting import Template, TextFormat
+from logitfusion.distill.texts import EncodedText, StoredTexts
 from logitfusion.errors import UserError
 from logitfusion.models.examples import ExampleEncoder, Text, Turn
 
 TEMPLATES = get_args(Template)
-# In place of the digest of a text that nobody named.
-UNKNOWN_TEXT = bytes(8)
-
-
-@dataclass(frozen=True)
-class EncodedText:
-    """A text as one model reads it.
-
-    Attributes:
-        ids: the tokens of prompt, response, and what closes the response.
-        start: place of the response's first token, at least 1: the logits at ``start - 1`` predict it.
-        ends: for each token of a response, the byte of it (UTF-8) where it ends, not descending. What closes a response
-            of n bytes (end of text, end of turn) ends at n + 1, so that it never belongs to the text. A response that
-            was cut has nothing that closes it. In a chat each response goes on to count where the one before closed.
-        digest: of prompt and response as they were given, 8 bytes, equal for all models.
-        between: the places after ``start`` that are of no response: what others say between those of a chat.
-    """
-
-    ids: tuple[int, ...]
-    start: int
-    ends: tuple[int, ...]
-    digest: bytes = UNKNOWN_TEXT
-    between: tuple[int, ...] = ()
-
-    @property
-    def places(self) -> list[int]:
-        """Of the tokens of responses, what closes them included; the logits before each predict it."""
-        if not self.between:
-            return list(range(self.start, len(self.ids)))
-        between = set(self.between)
-        return [place for place in range(self.start, len(self.ids)) if place not in between]
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """The responses' own tokens, what closes them included."""
-        return self.ids[self.start :] if not self.between else tuple(self.ids[place] for place in self.places)
 
 
 def encode_text(
@@ -82,7 +47,7 @@ def encode_texts(
     system: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     max_tokens: int | None = None,
-) -> list[EncodedText]:
+) -> StoredTexts:
     """Prompts and responses, encoded separately as at decoding time, so that the boundary between them is exact.
 
     A response is what ``TextEncoder.completion`` makes of it: the text of a special token inside (``"<|im_end|>"``) is
@@ -90,9 +55,9 @@ def encode_texts(
 
     Args:
         tokenizer: a fast one.
-        texts: prompts and what is learned after them; an end of text comes after it. An empty prompt becomes the
-            tokenizer's first token (or its end of text). With ``template="chat"`` also the messages of chats, of which
-            all that the assistant says is learned.
+        texts: read once, one after the other: prompts and what is learned after them; an end of text comes after it.
+            An empty prompt becomes the tokenizer's first token (or its end of text). With ``template="chat"`` also the
+            messages of chats, of which all that the assistant says is learned.
         template: ``"plain"``: prompt and response as they are. ``"chat"``: the prompt is a user's message in the
             tokenizer's chat template, the response the assistant's, without its leading whitespace (whose bytes still
             count), closed by the one token that the template closes it with, else by end of text.
@@ -100,6 +65,9 @@ def encode_texts(
         arguments: of the chat template.
         max_tokens: at least 2; None for no limit. The prompt is cut first, from the left, down to one token; then what
             follows, from the right, not between tokens that end at the same byte: that may leave none.
+
+    Returns:
+        the texts in their order; what their tokens take is on the disk if it is much.
 
     Raises:
         UserError: a slow tokenizer, one without an end of text, or without a chat template where one is needed; a text
@@ -115,11 +83,12 @@ def encode_texts(
             f"The tokenizer of {tokenizer.name_or_path!r} is a slow one, which can't say what text its tokens cover;"
             " use a model that has a tokenizer.json."
         )
-    encoder, texts = ExampleEncoder(tokenizer, TextFormat(template=template, system=system), arguments), list(texts)
-    return [
+    encoder = ExampleEncoder(tokenizer, TextFormat(template=template, system=system), arguments)
+    texts, same = tee(texts)
+    return StoredTexts(
         replace(_cut(*_join(tokenizer, turns), max_tokens), digest=digest_text(text))
-        for text, turns in zip(texts, encoder.turns(texts), strict=True)
-    ]
+        for text, turns in zip(texts, encoder.turns(same), strict=True)
+    )
 
 
 def _join(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> tuple[list[int], list[int], list[int | None]]:

@@ -30,6 +30,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -37,7 +38,8 @@ from torch import Tensor
 from logitfusion.artefact import DIGEST, UNSEALED, check_seal, seal
 from logitfusion.config.errors import explain
 from logitfusion.config.section import Count, Measured, Section
-from logitfusion.distill.encoding import UNKNOWN_TEXT, spell_text
+from logitfusion.distill.encoding import spell_text
+from logitfusion.distill.texts import UNKNOWN_TEXT
 from logitfusion.errors import UserError
 from logitfusion.files import whole
 from logitfusion.formats.json import parse_json
@@ -241,7 +243,10 @@ def _pack(text: TeacherText, k: int, vocabulary: int) -> dict[str, np.ndarray]:
 
 
 class Shard:
-    """The texts of one file: its header is in memory, the rest is read on demand from a memory map."""
+    """The texts of one file: where they are is in memory, what they are is read on demand.
+
+    Nothing is mapped into memory, so that what has been read counts nowhere, and no file is open between two reads.
+    """
 
     def __init__(self, path: str | Path, *, verify: bool = True) -> None:
         """Open a shard; ``verify`` compares its bytes with their digest.
@@ -253,17 +258,17 @@ class Shard:
         try:
             if path.exists() and not path.is_file():
                 raise OSError("it is not a file")
-            file = safe_open(path, framework="np")
-            self.manifest = _parse_manifest(path, file.metadata() or {})
-            if verify:
-                check_seal(path, _MEND)
-            _check_shapes(file, self.manifest)
-            columns = _columns(self.manifest["k"], self.manifest["vocabulary"])
-            self.slices = {name: file.get_slice(name) for name in columns}
-            self.offsets = file.get_tensor("offsets")
-            self.digests = [row.tobytes() for row in file.get_tensor("digests")]
+            with safe_open(path, framework="np") as file:
+                self.manifest = _parse_manifest(path, file.metadata() or {})
+                if verify:
+                    check_seal(path, _MEND)
+                _check_shapes(file, self.manifest)
+                self.offsets = file.get_tensor("offsets")
+                self.digests = [row.tobytes() for row in file.get_tensor("digests")]
             if self.offsets[0] or self.offsets[-1] != self.manifest["tokens"] or (np.diff(self.offsets) < 0).any():
                 raise ValueError("its offsets are not those of its texts")
+            self._columns = _columns(self.manifest["k"], self.manifest["vocabulary"])
+            self._places = _find_places(path)
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; make the cache with logitfusion distill-cache.") from None
         except (SafetensorError, OSError, ValueError) as error:
@@ -273,11 +278,12 @@ class Shard:
         return len(self.offsets) - 1
 
     def read(self, number: int) -> TeacherText:
-        """The text of this number, from 0 on."""
-        rows = slice(int(self.offsets[number]), int(self.offsets[number + 1]))
-        if rows.start == rows.stop:  # safetensors refuses some empty slices
-            return no_tokens(self.manifest["k"], self.digests[number])
-        parts = {name: torch.from_numpy(self.slices[name][rows]) for name in self.slices}
+        """The text of this number, from 0 on.
+
+        Raises:
+            UserError: the file has changed, or can't be read any more.
+        """
+        parts = {name: torch.from_numpy(rows) for name, rows in self._read(number, *self._columns).items()}
         ids = parts["ids"].long()
         if "ids_high" in parts:
             ids += parts["ids_high"].long() << 16
@@ -289,6 +295,35 @@ class Shard:
             ends=parts["ends"].long(),
             digest=self.digests[number],
         )
+
+    def read_ends(self, number: int) -> NDArray[np.uint32]:
+        """The ``ends`` of a text alone, ``[n]``; see ``read``."""
+        return self._read(number, "ends")["ends"]
+
+    def _read(self, number: int, *names: str) -> dict[str, NDArray[Any]]:
+        """Some of a text's columns."""
+        first, last = self.offsets[number : number + 2].tolist()
+        found = {}
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                for name in names:
+                    dtype, shape = self._columns[name]
+                    rows = np.empty((last - first, *shape), dtype)
+                    file.seek(self._places[name] + first * dtype.itemsize * math.prod(shape))
+                    if file.readinto(rows.reshape(-1).view(np.uint8)) != rows.nbytes:
+                        raise UserError(f"{self.path} has become shorter while it was read; {_MEND}.")
+                    found[name] = rows
+        except OSError as error:
+            raise UserError(f"{self.path} can't be read any more ({error.strerror}).") from error
+        return found
+
+
+def _find_places(path: Path) -> dict[str, int]:
+    """Where each tensor of a safetensors file begins."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(size))
+    return {name: 8 + size + part["data_offsets"][0] for name, part in head.items() if name != "__metadata__"}
 
 
 def _parse_manifest(path: Path, metadata: dict[str, str]) -> dict[str, Any]:

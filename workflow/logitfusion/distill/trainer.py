@@ -19,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from logitfusion.config.training import Recipe
 from logitfusion.distill.arguments import DistillationConfig
-from logitfusion.distill.encoding import encode_texts
+from logitfusion.distill.encoding import EncodedText, encode_texts
 from logitfusion.distill.objective import CachedTeacher, Teacher
 from logitfusion.distill.predictions import IGNORED
 from logitfusion.distill.rows import (
@@ -128,19 +128,21 @@ class DistillationTrainer(StepTrainer):
             name: open_teacher(name, given, every, self.args, self.args.device) for name, given in teachers.items()
         }
         check_teachers(self.sources, self.objective, self._base, self.processing_class, "of this training")
-        paired = {name: self._pair(some, held_out=name != "train_dataset") for name, some in texts.items()}
+        encoded = {name: self._encode(some) for name, some in texts.items()}
+        first = next(iter(encoded.values()), [])  # the learned texts, if there are any
+        share_vocabularies(self.sources, self.objective, self._base, self.processing_class, first)
+        paired = {name: self._pair(some, held_out=name != "train_dataset") for name, some in encoded.items()}
         self._plan_batches([row for some in paired.values() for row in some.rows])
         self.train_dataset = paired.pop("train_dataset", None)
         self.eval_dataset = paired if several else paired.get("eval_dataset")
 
-    def _pair(self, texts: Sequence[Text], *, held_out: bool) -> PairedTexts:
+    def _encode(self, texts: Sequence[Text]) -> list[EncodedText]:
         form, limit = self.args.format, self.args.max_tokens
-        encoded = encode_texts(
-            self.processing_class, texts, template=form.template, system=form.system, max_tokens=limit
-        )
-        share_vocabularies(self.sources, self.objective, self._base, self.processing_class, encoded)
+        return encode_texts(self.processing_class, texts, template=form.template, system=form.system, max_tokens=limit)
+
+    def _pair(self, texts: Sequence[EncodedText], *, held_out: bool) -> PairedTexts:
         pair = pair_held_out if held_out else pair_texts
-        return PairedTexts(pair(encoded, self.sources, self.objective.alignment))
+        return PairedTexts(pair(texts, self.sources, self.objective.alignment))
 
     def _plan_batches(self, rows: list[dict[str, Any]]) -> None:
         """A collator that pads as the student reads it; if it reads no padding, one text at a time is read."""
@@ -179,7 +181,7 @@ class DistillationTrainer(StepTrainer):
     def _paired(self, rows: str | Rows | PairedTexts | None) -> str | PairedTexts | None:
         if rows is None or isinstance(rows, str | PairedTexts):
             return rows
-        return self._pair(read_texts(rows, "the data set"), held_out=True)
+        return self._pair(self._encode(read_texts(rows, "the data set")), held_out=True)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

@@ -17,8 +17,8 @@ from logitfusion.distill.rows import DistillationCollator, PairedTexts, pair_hel
 from logitfusion.distill.sources import Source
 from logitfusion.distill.teachers import check_teachers, share_vocabularies
 from logitfusion.distill.trainer import DistillationTrainer, Measure
-from logitfusion.training.batches import order_rows
 from logitfusion.training.loop import train, trainer_arguments
+from logitfusion.training.packing import make_batches
 from logitfusion.training.padding import plan_padding
 from logitfusion.training.weights import as_saved, prepare
 
@@ -63,15 +63,17 @@ def distill(
     evaluated = pair_held_out(held_out, teachers, objective.alignment) if held_out else []
     padding = plan_padding(student, tokenizer, [*rows, *evaluated], recipe, name)
     settings = {"per_device_eval_batch_size": padding.recipe.micro_batch} | own_settings(objective, recipe) | settings
+    collator = DistillationCollator(padding.pad, list(teachers.values()), padding.inputs)
+    batches = make_batches(student, rows, recipe, padding, collator, name)
     trainer = DistillationTrainer(
         model=prepare(student, lora, recipe, name),
-        args=trainer_arguments(padding.recipe, checkpoints, DistillationConfig, **settings),
+        args=trainer_arguments(batches.recipe, checkpoints, DistillationConfig, **settings),
         teachers=teachers,
-        train_dataset=order_rows(rows, padding.recipe),
+        train_dataset=batches.rows,
         eval_dataset=PairedTexts(evaluated) if evaluated else None,
         measure=measure,
         callbacks=list(callbacks),
-        data_collator=DistillationCollator(padding.pad, list(teachers.values()), padding.inputs),
+        data_collator=batches.collator,
     )
     trained, curve = train(trainer, name, recipe, checkpoints, fingerprint)
     return as_saved(trained, own, name), curve

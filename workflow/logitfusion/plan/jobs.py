@@ -167,8 +167,9 @@ class Planner:
         )
         kept = self.keeps(found, forward, min(recipe.max_tokens, found.size.context or recipe.max_tokens))
         part = recipe.batch_size // processes
+        rows = max(size for size in range(1, recipe.micro_batch + 1) if part % size == 0)
         plan = Plan(
-            rows=max(size for size in range(1, recipe.micro_batch + 1) if part % size == 0),
+            rows=rows if recipe.packing is None else math.ceil(recipe.packing / recipe.max_tokens),
             tokens=recipe.max_tokens,
             sequences=self._sequences(name, recipe),
             rank=lora.rank if lora else 0,
@@ -383,6 +384,8 @@ def _decoding_edits(place: str, batch: int | str, cards: int) -> list[Edit]:
 def _training_edits(place: str, recipe: Any, cards: int) -> list[Edit]:
     """In the order of how little they change: what is computed, then where, then what is trained."""
     edits: list[Edit] = [{f"{place}.micro_batch": size} for size in halves(recipe.micro_batch)]
+    if recipe.packing is not None:  # then rows are as long as it says
+        edits = [{f"{place}.packing": size} for size in halves(recipe.packing) if size >= recipe.max_tokens]
     if not recipe.gradient_checkpointing:
         edits.append({f"{place}.gradient_checkpointing": True})
     parted = [{f"{place}.processes": count, f"{place}.sharded": True} for count in _more(recipe.processes, cards)]

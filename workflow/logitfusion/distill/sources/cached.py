@@ -68,7 +68,7 @@ class CachedSource:
 
     def ends(self, number: int) -> Sequence[int]:
         """See ``Source``."""
-        return self.cache[number].ends.tolist()
+        return self.cache.ends(number)
 
     def collate(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """See ``Source``."""

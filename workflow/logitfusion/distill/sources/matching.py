@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.config.objective import Objective
-from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText
+from logitfusion.distill.texts import UNKNOWN_TEXT, EncodedText
 from logitfusion.errors import UserError
 from logitfusion.models.identity import hash_vocabulary
 
