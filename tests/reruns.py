@@ -298,6 +298,11 @@ ROWS = {
     "distill.methods.sft.kl": Row(
         STUDENTS, Together({"distill.methods.sft.teachers": ["gemma"], "distill.methods.sft.kl": 0.5})
     ),
+    "distill.methods.sft.hybrid": Row(
+        STUDENTS, Together({"distill.methods.sft.teachers": ["gemma"], "distill.methods.sft.hybrid": 0.5})
+    ),
+    "distill.methods.*.normalisation": Row(STUDENTS, "texts"),
+    "distill.methods.*.shared_weight": Row(STUDENTS, 0.5),
     "distill.methods.*.divergence": Row(STUDENTS, "jsd"),
     "distill.methods.*.weights": Row(STUDENTS, _weighted),
     "distill.methods.*.alignment": Row(STUDENTS, "positions"),

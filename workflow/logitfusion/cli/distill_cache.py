@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         _verify(arguments.verify)
         return
     texts = _check(arguments)
+    from logitfusion.distill.cache import tokenizer_folder
     from logitfusion.distill.encoding import name_template
     from logitfusion.distill.offline import cache_teacher
     from logitfusion.distill.shard import hash_texts
@@ -111,6 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
         on_batch=progress.compute,
         on_found=progress.find,
     )
+    tokenizer.save_pretrained(tokenizer_folder(arguments.output))  # for terms that compare tokens by name
     for path in paths:
         print(path)
     print(f"{_size(paths)}, {progress.rate():.1f} tokens/s")

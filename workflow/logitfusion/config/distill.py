@@ -77,9 +77,9 @@ class DistillMethod(Objective):
 
     @model_validator(mode="after")
     def _check(self) -> DistillMethod:
-        if (self.uld + self.gld + self.kl > 0) != bool(self.teachers):
+        if (self.taught > 0) != bool(self.teachers):
             raise PydanticCustomError(
-                "cross", "needs both teachers and a factor uld, gld or kl above 0, or neither (plain SFT)"
+                "cross", "needs both teachers and a factor uld, gld, kl or hybrid above 0, or neither (plain SFT)"
             )
         if self.weights is not None and len(self.weights) != len(self.teachers):
             counts = {"teachers": len(self.teachers), "weights": len(self.weights)}

@@ -74,6 +74,11 @@ class TeacherCache(Sequence[TeacherText]):
         return self.shards[place], number - self._firsts[place]
 
 
+def tokenizer_folder(folder: str | Path) -> Path:
+    """Where the teacher's tokenizer is beside its cache."""
+    return Path(folder) / "tokenizer"
+
+
 def find_shards(folder: str | Path) -> list[Path]:
     """The files of the cache in a folder.
 

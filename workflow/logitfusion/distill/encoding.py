@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, tee
 from typing import Any, get_args
@@ -160,6 +160,33 @@ def _byte_level(token: str) -> bytes:
 
 def _sentencepiece(token: str) -> bytes:
     return bytes.fromhex(token[3:5]) if _ONE_BYTE.fullmatch(token) else token.replace("\u2581", " ").encode()
+
+
+def spell_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[bytes | str, int]:
+    """The number of each token by what it stands for: the bytes of a text, or the text of a special token.
+
+    How a tokenizer spells its tokens is found by encoding a text. Of several tokens that stand for the same, such as a
+    letter and the byte that stands in for it, the one that a text is encoded with has the name.
+    """
+    special = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ordinary = sorted(tokenizer.get_vocab().items(), key=lambda entry: (not _ONE_BYTE.fullmatch(entry[0]), -entry[1]))
+    spell = _find_spelling(tokenizer)
+    spelled: dict[bytes | str, int] = {spell(token): number for token, number in ordinary if number not in special}
+    return spelled | {text: number for number, text in special.items()}
+
+
+def _find_spelling(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bytes]:
+    words = "a b the of"
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode(words, add_special_tokens=False))
+    for spell in (_byte_level, _sentencepiece):
+        if _exact_ends([list(map(spell, tokens))], words) is not None:
+            return spell
+    return _wordpiece if any(token.startswith("##") for token in tokenizer.get_vocab()) else str.encode
+
+
+def _wordpiece(token: str) -> bytes:
+    """The white space that such a tokenizer leaves out belongs to the token that begins a word."""
+    return token[2:].encode() if token.startswith("##") else f" {token}".encode()
 
 
 def _exact_ends(spellings: Sequence[Sequence[bytes]], text: str) -> list[int] | None:

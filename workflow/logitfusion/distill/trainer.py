@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,12 +22,22 @@ from logitfusion.distill.arguments import DistillationConfig
 from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.objective import CachedTeacher, Teacher
 from logitfusion.distill.predictions import IGNORED
-from logitfusion.distill.rows import DistillationCollator, FilledUp, PairedTexts, pair_held_out, pair_texts, read_texts
+from logitfusion.distill.rows import (
+    DistillationCollator,
+    FilledUp,
+    PairedTexts,
+    pair_held_out,
+    pair_texts,
+    read_texts,
+    refuse_stream,
+)
 from logitfusion.distill.sources import Source
 from logitfusion.distill.step import PARTS, gradient_norms, labels_alone, objective_loss, read_teachers
-from logitfusion.distill.teachers import Named, check_teachers, open_teacher
+from logitfusion.distill.teachers import Named, check_teachers, open_teacher, share_vocabularies
 from logitfusion.errors import UserError
+from logitfusion.models.adapters import load_expert
 from logitfusion.models.examples import Text
+from logitfusion.models.load import load_tokenizer
 from logitfusion.training.loop import StepTrainer, as_first_says
 from logitfusion.training.padding import plan_padding
 
@@ -45,7 +57,7 @@ class DistillationTrainer(StepTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel | PeftModel,
+        model: PreTrainedModel | PeftModel | str | Path,
         args: DistillationConfig,
         *,
         train_dataset: Rows | PairedTexts | None = None,
@@ -60,12 +72,12 @@ class DistillationTrainer(StepTrainer):
         """Read and pair all texts.
 
         Args:
-            model: the student.
+            model: the student, or its folder, which is read in fp32 (with ``peft_config`` in its own precision).
             args: settings of transformers and of the objective.
             train_dataset: rows of ``prompt`` and ``response`` (or ``completion``), or of ``messages``.
             eval_dataset: the same, maybe several by name. Where a teacher's cache lacks them, the loss of the labels
                 alone is what they are evaluated by.
-            processing_class: the student's tokenizer, a fast one.
+            processing_class: the student's tokenizer, a fast one; left out, that of its folder.
             teachers: name -> a model and its tokenizer, the folder of a model or of a cache, an open cache, or a
                 ``Source``. Models read each batch as it is learned, texts in the form of ``args``; none for plain SFT.
             peft_config: trains new adapters of this form.
@@ -77,7 +89,11 @@ class DistillationTrainer(StepTrainer):
             UserError: texts, teachers or settings that can't be used, or don't fit together.
         """
         _refuse(others)
+        refuse_stream(train_dataset, "train_dataset")
         args._n_gpu = min(args.n_gpu, 1)  # a process that sees several GPUs would cut a batch among them
+        if isinstance(model, str | Path):
+            processing_class = processing_class or load_tokenizer(model)
+            model = load_expert(model, merge=True, device=args.device, dtype="auto" if peft_config else torch.float32)
         super().__init__(
             model=model if peft_config is None else _adapt(model, peft_config, args),
             args=args,
@@ -112,7 +128,7 @@ class DistillationTrainer(StepTrainer):
         }
         check_teachers(self.sources, self.objective, self._base, self.processing_class, "of this training")
         paired = {name: self._pair(some, held_out=name != "train_dataset") for name, some in texts.items()}
-        self._plan_batches([row for some in paired.values() for row in some.rows])
+        self._plan_batches(chain.from_iterable(some.rows.unpaired() for some in paired.values()))
         self.train_dataset = paired.pop("train_dataset", None)
         self.eval_dataset = paired if several else paired.get("eval_dataset")
 
@@ -121,10 +137,11 @@ class DistillationTrainer(StepTrainer):
         encoded = encode_texts(
             self.processing_class, texts, template=form.template, system=form.system, max_tokens=limit
         )
+        share_vocabularies(self.sources, self.objective, self._base, self.processing_class, encoded)
         pair = pair_held_out if held_out else pair_texts
         return PairedTexts(pair(encoded, self.sources, self.objective.alignment))
 
-    def _plan_batches(self, rows: list[dict[str, Any]]) -> None:
+    def _plan_batches(self, rows: Iterable[dict[str, Any]]) -> None:
         """A collator that pads as the student reads it; if it reads no padding, one text at a time is read."""
         args, size = self.args, self.args.per_device_train_batch_size
         recipe = Recipe(batch_size=size, micro_batch=size)
@@ -164,10 +181,10 @@ class DistillationTrainer(StepTrainer):
         return self._pair(read_texts(rows, "the data set"), held_out=True)
 
     def get_batch_samples(
-        self, epoch_iterator: Iterable[Any], num_batches: int, device: torch.device
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """The micro-batches of a step, and its labels and texts in all processes, which its parts are divided by."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = list(islice(epoch_iterator, num_batches))
         counts = sum((_count(batch["labels"]) for batch in batches), torch.zeros(2, dtype=torch.int64, device=device))
         return batches, self.accelerator.reduce(counts)
 

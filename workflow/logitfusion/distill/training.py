@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from logitfusion.distill.arguments import DistillationConfig, own_settings
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.rows import DistillationCollator, PairedTexts, pair_held_out, pair_texts
 from logitfusion.distill.sources import Source
-from logitfusion.distill.teachers import check_teachers
+from logitfusion.distill.teachers import check_teachers, share_vocabularies
 from logitfusion.distill.trainer import DistillationTrainer, Measure
 from logitfusion.training.loop import train, trainer_arguments
 from logitfusion.training.packing import make_batches
@@ -56,11 +57,12 @@ def distill(
         UserError: a teacher of other texts, or with too few entries a position; a k that the student can't fill.
     """
     check_teachers(teachers, objective, student, tokenizer, name)
+    share_vocabularies(teachers, objective, student, tokenizer, texts)
     rows = pair_texts(texts, teachers, objective.alignment)
     recipe, own = recipe.for_texts(len(rows)), student.dtype
     logger.info("%s: %d texts, %d steps of %d", name, len(rows), recipe.steps, recipe.batch_size)
-    evaluated = pair_held_out(held_out, teachers, objective.alignment) if held_out else []
-    padding = plan_padding(student, tokenizer, [*rows, *evaluated], recipe, name)
+    evaluated = pair_held_out(held_out, teachers, objective.alignment)
+    padding = plan_padding(student, tokenizer, chain(rows.unpaired(), evaluated.unpaired()), recipe, name)
     settings = {"per_device_eval_batch_size": padding.recipe.micro_batch} | own_settings(objective, recipe) | settings
     collator = DistillationCollator(padding.pad, list(teachers.values()), padding.inputs)
     batches = make_batches(student, rows, recipe, padding, collator, name)

@@ -13,11 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.config.loading import Dtype
 from logitfusion.config.objective import Objective
 from logitfusion.config.prompting import TextFormat
-from logitfusion.distill.encoding import EncodedText, encode_texts
+from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.objective import CachedTeacher, Teacher
 from logitfusion.distill.predictions import IGNORED, Predictions
+from logitfusion.distill.shared import SharedTokens, Vocabulary, share_tokens
 from logitfusion.distill.sources.matching import check_vocabulary, match_digests
 from logitfusion.distill.teacher import check_k, lay_out, read_logits, summarise, try_reading
+from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.models.device_maps import input_device
@@ -87,18 +89,23 @@ class OnlineSource:
             UserError: a text is longer than the teacher reads or of tokens that it lacks, or it is not causal.
         """
         self.model, self.texts = model, texts
-        self.k = None if objective.kl else objective.k
-        self.reading = try_reading(model, texts)
-        self._vocabulary_hash = hash_vocabulary(tokenizer)
+        self.k = None if objective.kl or objective.hybrid else objective.k
+        self.reading, self.tokenizer = try_reading(model, texts), tokenizer
+        self.shared: SharedTokens | None = None
 
     def check(self, name: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
         """See ``Source``."""
         check_k(self.model, objective.k)
-        check_vocabulary(name, self._vocabulary_hash, objective, tokenizer)
+        check_vocabulary(name, hash_vocabulary(self.tokenizer), objective, tokenizer)
+
+    def share(self, name: str, student: Vocabulary) -> None:
+        """See ``Source``."""
+        own = Vocabulary.of(self.tokenizer, count_vocabulary(self.model), self.texts)
+        self.shared = share_tokens(student, own)
 
     def match(self, name: str, texts: Sequence[EncodedText]) -> Sequence[int]:
         """See ``Source``."""
-        return match_digests(name, [text.digest for text in self.texts], texts)
+        return match_digests(name, text_digests(self.texts), texts)
 
     def ends(self, number: int) -> Sequence[int]:
         """See ``Source``."""
@@ -142,7 +149,7 @@ class OnlineSource:
             logits = logits.to(torch.promote_types(logits.dtype, found.dtype))  # some models' are fp32 all the same
             logits[rows[which], ranks[which]] = found.to(logits)
             own[rows[which], ranks[which] + 1] = labels.to(own.device)
-        return Teacher(logits, own, weight, groups)
+        return Teacher(logits, own, weight, groups, self.shared)
 
     def _chunks(self, columns: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Numbers of some of the batch's places, their logits ``[n, V]``, and the tokens that follow ``[n]``."""
