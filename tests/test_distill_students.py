@@ -110,7 +110,7 @@ def test_the_student_is_the_workflows(made: Path, trained: Path, tmp_path: Path)
     job = StudentJob(method=method, training=StudentTraining(**RECIPE), texts=None)
     arguments = Namespace(
         name="test", seed=0, base=[made / "student"], text=[texts], validation=[], documents=[], caches=[shard],
-        teachers=[], checkpoints=tmp_path / "checkpoints", output=tmp_path / "stage",
+        teachers=[], tokenizers=[], checkpoints=tmp_path / "checkpoints", output=tmp_path / "stage",
     )  # fmt: skip
     student.main(arguments, job)
     asked = call(made, tmp_path / "command")
@@ -138,7 +138,9 @@ class JobKilledError(Exception):
     """Stands for a job that is killed."""
 
 
-def test_the_same_call_goes_on(made: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_call_goes_on_and_no_other(
+    capsys: pytest.CaptureFixture[str], made: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Interrupting(loop.Progress):
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == 2:
@@ -151,6 +153,9 @@ def test_the_same_call_goes_on(made: Path, trained: Path, tmp_path: Path, monkey
             cli.main(asked)
     assert (tmp_path / "out.checkpoints/checkpoint-2").is_dir()
     assert not (tmp_path / "out").exists()
+    sentence = refuse(capsys, *call(made, tmp_path / "out", steps=5))
+    assert f"{tmp_path / 'out.checkpoints'} holds the checkpoints of a training on other texts" in sentence
+    assert (tmp_path / "out.checkpoints/checkpoint-2").is_dir()
     assert cli.main(asked) == 0
     assert_same(tmp_path / "out", trained, rtol=0, atol=0)
 
@@ -211,7 +216,7 @@ def test_every_option_of_the_loss_and_the_training_is_one_of_the_command(capsys:
         (["--texts", "sums"], "--texts sums is a task, no file (those end in .jsonl): say by --train how many"),
         (["--evaluate", "sums"], "--evaluate sums is a task, no file (those end in .jsonl): say by --validation how"),
         (["--texts", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--output", "{made}/twin"], "{made}/twin is there already; name another folder with --output, or delete"),
+        (["--output", "{made}/tasks"], "{made}/tasks is there already; name another folder with --output, or delete"),
         (["--output", "{made}/twin/new"], "lies in {made}/twin, which a teacher reads"),
     ],
 )
@@ -243,7 +248,7 @@ def loss_of(folder: Path, rows: list[dict[str, str]]) -> float:
         text = encode_text(tokenizer, row["prompt"], row["response"])
         log_probs = model(torch.tensor([text.ids])).logits[0].double().log_softmax(-1)
         losses += [-log_probs[place - 1, text.ids[place]] for place in text.places]
-    return float(torch.stack(losses).mean())
+    return torch.stack(losses).mean().item()
 
 
 def test_evaluations_are_of_the_student_as_it_is_then(made: Path, trained: Path) -> None:
