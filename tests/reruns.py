@@ -74,6 +74,15 @@ def _weighted(config: dict[str, Any], path: str) -> Together:
     return Together({path: [1.0 for _ in teachers], path.replace(".weights", ".combine"): "weighted"})
 
 
+def _judged(config: dict[str, Any], path: str) -> Together:
+    """A method whose student answers itself, with teachers that read online."""
+    method = path.rpartition(".")[0]
+    teachers = value_at(config, f"{method}.teachers")
+    taught = {} if teachers else {f"{method}.teachers": ["gemma"], f"{method}.uld": 0.5}
+    online = {f"distill.teachers.{teacher}.online": True for teacher in teachers or ["gemma"]}
+    return Together({path: 0.5} | taught | online)
+
+
 def _of_another_source(entry: dict[str, Any]) -> Any:
     return lambda config, path: Together({path.rpartition(".")[0]: entry})
 
@@ -306,6 +315,7 @@ ROWS = {
     "distill.methods.*.divergence": Row(STUDENTS, "jsd"),
     "distill.methods.*.weights": Row(STUDENTS, _weighted),
     "distill.methods.*.alignment": Row(STUDENTS, "positions"),
+    "distill.methods.*.on_policy": Row(STUDENTS, _judged),
     "distill.methods.*.*": Row(STUDENTS),
     "distill.seeds": Row(STUDENTS, [0, 1]),
     "distill.baseline": Row({"plot_student_losses"} | TABLES, "uld"),

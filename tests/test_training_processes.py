@@ -50,6 +50,7 @@ def cases(bases: dict[str, str]) -> dict[str, dict[str, Any]]:
         "parted checkpointed": {"kind": "full", "sharded": True, "gradient_checkpointing": True, **fp32},
         "parted lora": {"kind": "lora", "sharded": True, **bf16},
         "parted heal": {"kind": "heal", "sharded": True, **fp32},
+        "parted student": {"kind": "student", "sharded": True, **fp32},
     }
 
 
@@ -94,9 +95,7 @@ def one_process(case: dict[str, Any], folder: Path) -> Result:
     return dict(model.state_dict()), [row["loss"] for row in curve]
 
 
-@pytest.mark.parametrize(
-    "name", ["copies", "copies packed", "copies heal", "parted", "parted checkpointed", "parted lora", "parted heal"]
-)
+@pytest.mark.parametrize("name", cases(dict.fromkeys(("fp32", "bf16"), "")))
 def test_two_processes_have_the_losses_and_weights_of_one(
     broken: tuple[Path, str], bases: dict[str, str], tmp_path: Path, name: str
 ) -> None:

@@ -54,6 +54,10 @@ class Objective(Section):
     """Of the teachers, with combine: weighted."""
     alignment: Alignment = "bytes"
     """Positions of student and teacher are paired by the bytes that tokens cover, or one by one (as published)."""
+    on_policy: Share = 0.0
+    """Chance of a step that the student answers its prompts itself, for online teachers to judge (GKD); without SFT."""
+    new_tokens: Count = 128
+    """Tokens of such an answer, at most, drawn from the student at temperature 1."""
 
     @property
     def taught(self) -> float:
@@ -65,6 +69,8 @@ class Objective(Section):
         if self.taught > 1:
             message = "has factors uld, gld, kl and hybrid that come to more than 1, which leaves nothing for SFT"
             raise PydanticCustomError("cross", message)
+        if self.on_policy and not self.taught:
+            raise PydanticCustomError("cross", "is for teachers' terms, and there are none", {"key": "on_policy"})
         if (self.combine == "weighted") != (self.weights is not None):
             message = "needs both combine: weighted and a list of weights, or neither"
             raise PydanticCustomError("cross", message)

@@ -91,6 +91,22 @@ def encode_texts(
     )
 
 
+def encode_answer(
+    encoder: ExampleEncoder, given: Sequence[int], response: str, *, closed: bool, max_tokens: int | None = None
+) -> EncodedText:
+    """A response that somebody generated, in the tokens of another model or its own, as if it were of a text.
+
+    Args:
+        encoder: of the model that reads it.
+        given: the tokens of the prompt.
+        response: its text.
+        closed: whether it came to its end.
+        max_tokens: see ``encode_texts``.
+    """
+    turn = encoder.answer(given, response, closed=closed)
+    return _cut(*_join(encoder.encoder.tokenizer, [turn]), max_tokens)
+
+
 def _join(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> tuple[list[int], list[int], list[int | None]]:
     """The prompt of the first turn, all that follows, and the byte where each of these ends (None: of no response)."""
     after: list[int] = []

@@ -141,7 +141,7 @@ class PairedTexts(Dataset):
         UserError: there are none.
     """
 
-    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, rows: PairedRows) -> None:
         if not len(rows):
             raise UserError("No text has a response that could be learned; give others, or raise max_tokens.")
         self.rows = rows
@@ -161,12 +161,12 @@ class PairedTexts(Dataset):
     @property
     def paired(self) -> bool:
         """Whether teachers have the texts, too."""
-        return bool(self.rows and self.rows[0]["numbers"])
+        return bool(self.rows[0]["numbers"])
 
     @cached_property
     def tokens(self) -> int:
         """Labels of all texts."""
-        return sum(map(_count_labels, self.rows))
+        return sum(map(_count_labels, self.rows.unpaired()))
 
 
 class FilledUp(Sampler[int]):
@@ -199,12 +199,15 @@ class DistillationCollator(CompletionCollator):
         self.sources = sources
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        paired = range(len(rows[0]["numbers"]))  # none where the labels alone are evaluated
-        teachers = [self._of_teacher(place, rows) for place in paired]
+        numbers = zip(*(row["numbers"] for row in rows), strict=True)  # none where the labels alone are evaluated
+        return self.assemble(rows, [source.collate(own) for source, own in zip(self.sources, numbers, strict=False)])
+
+    def assemble(self, rows: list[dict[str, Any]], columns: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+        """A batch of rows, and of what each source has collated for them."""
+        teachers = [self._with_groups(place, rows, own) for place, own in enumerate(columns)]
         return super().__call__(rows) | {"teachers": teachers}
 
-    def _of_teacher(self, place: int, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        columns = self.sources[place].collate([row["numbers"][place] for row in rows])
+    def _with_groups(self, place: int, rows: list[dict[str, Any]], columns: dict[str, Tensor]) -> dict[str, Tensor]:
         groups, starts = [], torch.zeros(2, dtype=torch.int64)
         for row, count in zip(rows, columns["counts"].tolist(), strict=True):
             groups.append(row["groups"][place] + starts.repeat_interleave(2))

@@ -46,6 +46,11 @@ def check_teachers(
         raise UserError(f"k is {objective.k}, and the student {name} has {count_vocabulary(student)} tokens; lower k.")
     for teacher, source in teachers.items():
         source.check(teacher, objective, tokenizer)
+        if objective.on_policy and not isinstance(source, OnlineSource):
+            raise UserError(
+                f"The cache of teacher {teacher!r} does not know what the student will say; with on_policy above 0 give"
+                " its model, which reads online."
+            )
 
 
 def share_vocabularies(
@@ -97,4 +102,4 @@ def open_teacher(
     form, limit = settings.format, settings.max_tokens
     encoded = encode_texts(tokenizer, texts, template=form.template, system=form.system, max_tokens=limit)
     check_texts(model, [text.ids for text in encoded], f"teacher {name!r}", "max_tokens")
-    return OnlineSource(model, tokenizer, encoded, settings.objective)
+    return OnlineSource(model, tokenizer, encoded, settings.objective, form)

@@ -11,13 +11,16 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from logitfusion.config.objective import Objective
+from logitfusion.config.prompting import TextFormat
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.arguments import DistillationConfig, own_settings
 from logitfusion.distill.encoding import EncodedText
+from logitfusion.distill.on_policy import own_answers
 from logitfusion.distill.rows import DistillationCollator, PairedTexts, pair_held_out, pair_texts
 from logitfusion.distill.sources import Source
 from logitfusion.distill.teachers import check_teachers, share_vocabularies
 from logitfusion.distill.trainer import DistillationTrainer, Measure
+from logitfusion.models.examples import ExampleEncoder
 from logitfusion.training.loop import train, trainer_arguments
 from logitfusion.training.packing import make_batches
 from logitfusion.training.padding import plan_padding
@@ -75,6 +78,7 @@ def distill(
         measure=measure,
         callbacks=list(callbacks),
         data_collator=batches.collator,
+        answers=own_answers(objective, ExampleEncoder(tokenizer, recipe.part(TextFormat)), collator, recipe.seed),
     )
     trained, curve = train(trainer, name, recipe, checkpoints, fingerprint)
     return as_saved(trained, own, name), curve

@@ -117,6 +117,14 @@ class ExampleEncoder:
         given, tokens = self.encoder.example_tokens(prompt, response)
         return Turn(given, response, 0, len(response.encode()), tokens, [], [closing])
 
+    def answer(self, given: Sequence[int], response: str, *, closed: bool) -> Turn:
+        """A response that was generated after these tokens, which may have ended before it was ``closed``."""
+        opening = self._chat.opening if self._chat is not None else ""
+        bare = response.lstrip() if self._chat is not None else response
+        tokens = self.encoder.completion(opening + bare, given)
+        size, shift = len(response.encode()), len(response.encode()) - len((opening + bare).encode())
+        return Turn(list(given), opening + bare, shift, size, tokens, [], [self.closing] if closed else [])
+
     def _chat_turns(self, text: Text) -> Iterator[Turn]:
         """The turns of a chat; what is said after the assistant's last message is left out."""
         encoder, chat, messages = self.encoder, self._chat, self.messages(text)

@@ -23,7 +23,7 @@ from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.models.device_maps import input_device
-from logitfusion.models.examples import Text
+from logitfusion.models.examples import ExampleEncoder, Text
 from logitfusion.models.forward import check_texts, evaluating
 from logitfusion.models.identity import hash_vocabulary
 from logitfusion.models.load import load_tokenizer
@@ -60,7 +60,7 @@ def open_online(
     encoded = encode_texts(tokenizer, texts, **options)
     model = load_expert(folder, device=own_device(), dtype=dtype)
     check_texts(model, [text.ids for text in encoded], f"teacher {name!r}", "its max_tokens")
-    return OnlineSource(model, tokenizer, encoded, objective)
+    return OnlineSource(model, tokenizer, encoded, objective, form, arguments)
 
 
 class OnlineSource:
@@ -76,6 +76,8 @@ class OnlineSource:
         tokenizer: PreTrainedTokenizerBase,
         texts: Sequence[EncodedText],
         objective: Objective,
+        form: TextFormat | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         """Try the teacher on the start of the longest text.
 
@@ -84,6 +86,7 @@ class OnlineSource:
             tokenizer: its own.
             texts: all that the student learns, in the teacher's tokens, in any order.
             objective: of the training, which decides what of the predictions is kept.
+            form, arguments: how the texts were encoded, which answers of the student's own are, too.
 
         Raises:
             UserError: a text is longer than the teacher reads or of tokens that it lacks, or it is not causal.
@@ -91,6 +94,7 @@ class OnlineSource:
         self.model, self.texts = model, texts
         self.k = None if objective.kl or objective.hybrid else objective.k
         self.reading, self.tokenizer = try_reading(model, texts), tokenizer
+        self.encoder = ExampleEncoder(tokenizer, form or TextFormat(), arguments)
         self.shared: SharedTokens | None = None
 
     def check(self, name: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -113,7 +117,10 @@ class OnlineSource:
 
     def collate(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """See ``Source``."""
-        texts = [self.texts[number] for number in numbers]
+        return self.lay([self.texts[number] for number in numbers])
+
+    def lay(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
+        """``collate`` of any texts."""
         ids, places = lay_out(texts)
         lengths, counts = (
             [len(part) for part in parts] for parts in zip(*((t.ids, t.labels) for t in texts), strict=True)
