@@ -63,6 +63,9 @@ class Kept(list[TeacherText]):
         self.vocabulary = model.config.vocab_size
         self.settings = {"vocabulary_hash": hash_vocabulary(load_tokenizer(folder)), "template": "plain"}
 
+    def ends(self, number: int) -> list[int]:
+        return self[number].ends.tolist()
+
 
 def online(folder: Path, objective: Objective, dtype: torch.dtype = torch.float32, **options: Any) -> OnlineSource:
     model = load_model(folder, device=CPU, dtype=dtype)
@@ -74,7 +77,7 @@ def compute(
 ) -> tuple[DistillLoss, Tensor, list[Any]]:
     """The loss of all texts as the trainer computes it, its gradient, and what the teachers are."""
     texts = encoded(folders["student"])
-    rows = pair_texts(texts, sources, objective.alignment)
+    rows = list(pair_texts(texts, sources, objective.alignment))
     if objective.hybrid:
         for name, source in sources.items():
             source.share(name, Vocabulary.of(load_tokenizer(folders["student"]), 259, texts))
@@ -146,7 +149,7 @@ def test_in_float64_it_is_the_definition(folders: dict[str, Path]) -> None:
     source = online(folders["twin"], objective, torch.float64)
     texts = encoded(folders["student"])
     models = [load_model(folders["student"], device=CPU, dtype=torch.float64) for _ in range(2)]
-    rows = pair_texts(texts, {"twin": source}, "bytes")
+    rows = list(pair_texts(texts, {"twin": source}, "bytes"))
     batch = DistillationCollator(0, [source])(rows)
     labels, columns = batch.pop("labels"), batch.pop("teachers")
     logits = models[0](**batch, logits_to_keep=labels.shape[1]).logits

@@ -124,7 +124,7 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(
 ) -> None:
     """The collator's groups and counts, and the division by the step's own numbers."""
     tokenizer, model = load_tokenizer(folders["student"]), load_model(folders["student"], device=CPU)
-    rows = pair_texts(encoded(tokenizer), caches, "bytes")
+    rows = list(pair_texts(encoded(tokenizer), caches, "bytes"))
     collate = DistillationCollator(tokenizer.pad_token_id, list(caches.values()))
 
     def gradient(parts: list[list[dict[str, Any]]]) -> Tensor:
@@ -277,7 +277,8 @@ def test_a_student_comes_closer_to_a_teacher_of_its_own_tokens(
 ) -> None:
     objective = Objective(kl=1.0, divergence=divergence, k=5)
     recipe = RECIPE.model_copy(update={"steps": 30})
-    _, curve = run(folders, {"twin": _of_the_same_tokens(folders, tmp_path / "cache")}, tmp_path, objective, recipe)
+    cache = _of_the_same_tokens(folders, tmp_path / "cache")
+    _, curve = run(folders, {"twin": cache}, tmp_path / "checkpoints", objective, recipe)
     assert all(row["loss"] == pytest.approx(row["kl"], rel=1e-4) for row in curve)
     assert curve[-1]["kl"] < 0.8 * curve[0]["kl"]
     assert all(row["uld"] == row["gld"] == 0 for row in curve)

@@ -22,11 +22,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import numpy as np
 import torch
@@ -268,7 +269,7 @@ class Shard:
             if self.offsets[0] or self.offsets[-1] != self.manifest["tokens"] or (np.diff(self.offsets) < 0).any():
                 raise ValueError("its offsets are not those of its texts")
             self._columns = _columns(self.manifest["k"], self.manifest["vocabulary"])
-            self._places = _find_places(path)
+            self._places, self._same = _find_places(path)
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; make the cache with logitfusion distill-cache.") from None
         except (SafetensorError, OSError, ValueError) as error:
@@ -306,24 +307,31 @@ class Shard:
         found = {}
         try:
             with self.path.open("rb", buffering=0) as file:
+                if _identify(file) != self._same:
+                    raise UserError(f"{self.path} has been replaced by another file while it was read; start again.")
                 for name in names:
                     dtype, shape = self._columns[name]
                     rows = np.empty((last - first, *shape), dtype)
                     file.seek(self._places[name] + first * dtype.itemsize * math.prod(shape))
-                    if file.readinto(rows.reshape(-1).view(np.uint8)) != rows.nbytes:
-                        raise UserError(f"{self.path} has become shorter while it was read; {_MEND}.")
+                    file.readinto(rows.reshape(-1).view(np.uint8))
                     found[name] = rows
         except OSError as error:
             raise UserError(f"{self.path} can't be read any more ({error.strerror}).") from error
         return found
 
 
-def _find_places(path: Path) -> dict[str, int]:
-    """Where each tensor of a safetensors file begins."""
+def _find_places(path: Path) -> tuple[dict[str, int], tuple[int, int]]:
+    """Where each tensor of a safetensors file begins; and which file that is."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         head = json.loads(file.read(size))
-    return {name: 8 + size + part["data_offsets"][0] for name, part in head.items() if name != "__metadata__"}
+        same = _identify(file)
+    return {name: 8 + size + part["data_offsets"][0] for name, part in head.items() if name != "__metadata__"}, same
+
+
+def _identify(file: IO[bytes]) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_ino, found.st_size
 
 
 def _parse_manifest(path: Path, metadata: dict[str, str]) -> dict[str, Any]:

@@ -116,7 +116,8 @@ class StoredTexts(Sequence[EncodedText]):
             digests.append(text.digest)
         table = np.array(counts, dtype=np.int64).reshape(-1, 4)
         self.tokens, self.starts, self.labels, self._between = np.ascontiguousarray(table.T)
-        self._places = _NUMBER.itemsize * np.cumsum([0, *(self.tokens + self.labels + self._between)])
+        sizes = self.tokens + self.labels + self._between
+        self._places = _NUMBER.itemsize * (np.cumsum(sizes) - sizes)
         self.digests = digests
 
     def __len__(self) -> int:
@@ -140,9 +141,8 @@ class StoredTexts(Sequence[EncodedText]):
     def _part(self, which: slice) -> Self:
         part = object.__new__(type(self))
         part._spool = self._spool
-        for name in ("tokens", "starts", "labels", "_between", "digests"):
+        for name in ("tokens", "starts", "labels", "_between", "_places", "digests"):
             setattr(part, name, getattr(self, name)[which])
-        part._places = self._places[:-1][which]
         return part
 
     def __eq__(self, other: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ class DistillationTrainer(StepTrainer):
         first = next(iter(encoded.values()), [])  # the learned texts, if there are any
         share_vocabularies(self.sources, self.objective, self._base, self.processing_class, first)
         paired = {name: self._pair(some, held_out=name != "train_dataset") for name, some in encoded.items()}
-        self._plan_batches([row for some in paired.values() for row in some.rows])
+        self._plan_batches(chain.from_iterable(some.rows.unpaired() for some in paired.values()))
         self.train_dataset = paired.pop("train_dataset", None)
         self.eval_dataset = paired if several else paired.get("eval_dataset")
 
@@ -149,7 +149,7 @@ class DistillationTrainer(StepTrainer):
         pair = pair_held_out if held_out else pair_texts
         return PairedTexts(pair(texts, self.sources, self.objective.alignment))
 
-    def _plan_batches(self, rows: list[dict[str, Any]]) -> None:
+    def _plan_batches(self, rows: Iterable[dict[str, Any]]) -> None:
         """A collator that pads as the student reads it; if it reads no padding, one text at a time is read."""
         args, size = self.args, self.args.per_device_train_batch_size
         recipe = Recipe(batch_size=size, micro_batch=size)

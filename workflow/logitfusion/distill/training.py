@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ def distill(
     rows = pair_texts(texts, teachers, objective.alignment)
     recipe, own = recipe.for_texts(len(rows)), student.dtype
     logger.info("%s: %d texts, %d steps of %d", name, len(rows), recipe.steps, recipe.batch_size)
-    evaluated = pair_held_out(held_out, teachers, objective.alignment) if held_out else []
-    padding = plan_padding(student, tokenizer, [*rows, *evaluated], recipe, name)
+    evaluated = pair_held_out(held_out, teachers, objective.alignment)
+    padding = plan_padding(student, tokenizer, chain(rows.unpaired(), evaluated.unpaired()), recipe, name)
     settings = {"per_device_eval_batch_size": padding.recipe.micro_batch} | own_settings(objective, recipe) | settings
     collator = DistillationCollator(padding.pad, list(teachers.values()), padding.inputs)
     batches = make_batches(student, rows, recipe, padding, collator, name)

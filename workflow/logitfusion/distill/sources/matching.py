@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.config.objective import Objective
-from logitfusion.distill.texts import UNKNOWN_TEXT, EncodedText
+from logitfusion.distill.texts import UNKNOWN_TEXT, EncodedText, text_digests
 from logitfusion.errors import UserError
 from logitfusion.models.identity import hash_vocabulary
 
@@ -28,7 +28,7 @@ def match_digests(name: str, digests: Sequence[bytes], texts: Sequence[EncodedTe
     Raises:
         UserError: the teacher lacks a text, or has others in that order.
     """
-    wanted = [text.digest for text in texts]
+    wanted = text_digests(texts)
     if UNKNOWN_TEXT in digests or UNKNOWN_TEXT in wanted:
         _check_order(name, digests, wanted)
         logger.warning("teacher %s: some of its texts have no digest, and may be others than the student's", name)

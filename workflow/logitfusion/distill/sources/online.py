@@ -13,12 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.config.loading import Dtype
 from logitfusion.config.objective import Objective
 from logitfusion.config.prompting import TextFormat
-from logitfusion.distill.encoding import EncodedText, encode_texts
+from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.objective import CachedTeacher, Teacher
 from logitfusion.distill.predictions import IGNORED, Predictions
 from logitfusion.distill.shared import SharedTokens, Vocabulary, share_tokens
 from logitfusion.distill.sources.matching import check_vocabulary, match_digests
 from logitfusion.distill.teacher import check_k, lay_out, read_logits, summarise, try_reading
+from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.models.device_maps import input_device
@@ -108,7 +109,7 @@ class OnlineSource:
 
     def match(self, name: str, texts: Sequence[EncodedText]) -> Sequence[int]:
         """See ``Source``."""
-        return match_digests(name, [text.digest for text in self.texts], texts)
+        return match_digests(name, text_digests(self.texts), texts)
 
     def ends(self, number: int) -> Sequence[int]:
         """See ``Source``."""
