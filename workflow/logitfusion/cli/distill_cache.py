@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
     loading = _read_loading(arguments)
     (place,) = assign_devices([arguments.teacher], loading.device_map, loading.dtype)
     model = load_expert(arguments.teacher, dtype=loading.dtype, device_map=place, attention=loading.attention)
-    check_texts(model, [text.ids for text in encoded], f"the model in {arguments.teacher}", "--max-tokens")
+    check_texts(model, (text.ids for text in encoded), f"the model in {arguments.teacher}", "--max-tokens")
     progress = Progress(_count_tokens(encoded, arguments.shards, arguments.shard))
     paths = cache_teacher(
         model,

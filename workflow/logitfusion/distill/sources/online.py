@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from logitfusion.training.weights import own_device
 def open_online(
     name: str,
     folder: str | Path,
-    texts: Sequence[Text],
+    texts: Iterable[Text],
     objective: Objective,
     *,
     text_format: TextFormat | None = None,
@@ -47,7 +47,7 @@ def open_online(
     Args:
         name: for messages.
         folder: of a model, or of an adapter beside its base.
-        texts: all that the student learns.
+        texts: all that the student learns; read once.
         objective: of the training.
         text_format, arguments: how the teacher reads a text, see ``encode_texts``; plain by default.
         max_tokens: longer texts are cut.
@@ -60,7 +60,7 @@ def open_online(
     options = {"template": form.template, "system": form.system, "arguments": arguments, "max_tokens": max_tokens}
     encoded = encode_texts(tokenizer, texts, **options)
     model = load_expert(folder, device=own_device(), dtype=dtype)
-    check_texts(model, [text.ids for text in encoded], f"teacher {name!r}", "its max_tokens")
+    check_texts(model, (text.ids for text in encoded), f"teacher {name!r}", "its max_tokens")
     return OnlineSource(model, tokenizer, encoded, objective, form, arguments)
 
 
