@@ -23,8 +23,10 @@ from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText, digest_text, encode_text
 from logitfusion.distill.objective import distill_loss
 from logitfusion.distill.offline import SOURCE, cache_teacher
+from logitfusion.distill.rows import DistillationCollator, pair_texts
 from logitfusion.distill.sources import CachedSource
-from logitfusion.distill.training import DistillationCollator, distill, pair_texts, read_teachers
+from logitfusion.distill.step import read_teachers
+from logitfusion.distill.training import distill
 from logitfusion.errors import UserError
 from logitfusion.models.identity import hash_vocabulary
 from logitfusion.models.load import load_model, load_tokenizer
@@ -285,7 +287,7 @@ def test_a_teacher_of_other_tokens_has_no_divergence(
 
 
 def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None:
-    """The stage itself, by torchrun: the same steps, half of each batch a process."""
+    """The stage itself, by torchrun: the same steps, half of each batch a process; one teacher reads online."""
     text = tmp_path / "train.jsonl"
     text.write_text("\n".join(json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in TEXTS))
     cache = {
@@ -297,10 +299,11 @@ def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None
         "max_tokens": 64,
         "precision": "fp32",
     }
-    method = {"teachers": ["stranger"], "uld": 0.4, "gld": 0.3, "k": 5, "nodes": "vocab", "signal": "prob",
+    method = {"teachers": ["stranger", "live"], "uld": 0.4, "gld": 0.3, "k": 5, "nodes": "vocab", "signal": "prob",
               "combine": "sum", "weights": None, "alignment": "bytes"}  # fmt: skip
     recipe = {name: getattr(RECIPE, name) for name in Recipe.model_fields if name != "seed"}
-    entry = {"method": method, "training": recipe | {"micro_batch": 3, "method": "full"}, "texts": None}
+    entry = {"method": method, "training": recipe | {"micro_batch": 3, "method": "full"}, "texts": None,
+             "online": {"live": {"model": "twin", "max_tokens": 64, "precision": "fp32"}}}  # fmt: skip
 
     def stage(*arguments: str | Path) -> None:
         environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
@@ -318,8 +321,8 @@ def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None
     for name, launcher in launchers.items():
         stage(
             *launcher, "logitfusion.stages.student", "--config", json.dumps(entry), "--name", "test",
-            "--seed", "0", "--base", folders["student"], "--caches", shard, "--checkpoints", tmp_path / f"c{name}",
-            "--output", tmp_path / name, *common,
+            "--seed", "0", "--base", folders["student"], "--caches", shard, "--teachers", folders["twin"],
+            "--checkpoints", tmp_path / f"c{name}", "--output", tmp_path / name, *common,
         )  # fmt: skip
     found, expected = (dict(load_model(tmp_path / name, device=CPU).state_dict()) for name in ("two", "one"))
     assert_same(found, expected, rtol=1e-4, atol=1e-5)

@@ -38,7 +38,3 @@ class Monitoring(Section):
                 "cross", "is of the best student, which is kept where patience is given; give it", {"key": "best_by"}
             )
         return self
-
-    def every(self, steps: int) -> int:
-        """Steps between evaluations of a training of so many."""
-        return self.eval_steps or max(1, steps // 10)

@@ -27,6 +27,7 @@ from logitfusion.config.objective import Divergence
 from logitfusion.distill.divergence import diverge_measures, log_sum
 from logitfusion.distill.recomputed import recomputed
 from logitfusion.distill.shared import SharedTokens
+from logitfusion.distill.sorted_l1 import sort_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +108,10 @@ def _of_logits(
     with torch.no_grad():
         theirs = teacher.logits[teacher.places[part, 0], teacher.places[part, 1]].to(rows.dtype)
         theirs = theirs.log_softmax(-1) + teacher.factors[part, None].to(rows.dtype)
-        rest = theirs[:, shared.places < 0].exp().sort(-1, descending=True).values
-    own = ours[:, _not_in(shared.student, rows.shape[1])].exp().sort(-1, descending=True).values
+        rest = sort_values(theirs[:, shared.places < 0].exp())
+    own = ours[:, _not_in(shared.student, rows.shape[1])].exp().sort(-1).values
     width = max(own.shape[1], rest.shape[1])
-    difference = pad(own, (0, width - own.shape[1])) - pad(rest, (0, width - rest.shape[1]))
+    difference = pad(own, (width - own.shape[1], 0)) - pad(rest, (width - rest.shape[1], 0))
     return (ours[:, shared.student], theirs[:, shared.teacher]), difference.abs().sum(-1)
 
 

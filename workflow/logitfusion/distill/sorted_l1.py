@@ -38,9 +38,9 @@ class SortedL1(torch.autograd.Function):
         factors, steps = factors.to(dtype).exp(), []
         ctx.chunks = list(chunks(len(pairs), max(student.shape[-1], teacher.shape[-1]), student.device))
         for part in ctx.chunks:
-            rows = _sorted(student[pairs[part, 0], pairs[part, 1]].to(dtype))
+            rows = sort_values(student[pairs[part, 0], pairs[part, 1]].to(dtype))
             norms[part] = log_normaliser(rows, rows[:, -1:])
-            theirs = _sorted(teacher[pairs[part, 0], pairs[part, 2]].to(dtype))
+            theirs = sort_values(teacher[pairs[part, 0], pairs[part, 2]].to(dtype))
             theirs = shifted_exp(theirs, log_normaliser(theirs, theirs[:, -1:]))
             ours = shifted_exp(rows, norms[part]).mul_(factors[part, :1])
             difference = _difference(ours, theirs.mul_(factors[part, 1:]))
@@ -68,7 +68,7 @@ class SortedL1(torch.autograd.Function):
         return gradient, None, None, of_factors
 
 
-def _sorted(rows: Tensor) -> Tensor:
+def sort_values(rows: Tensor) -> Tensor:
     """The rows' values, the least first; ``rows`` may be overwritten."""
     if rows.device.type != "cpu":
         return rows.sort(dim=-1).values

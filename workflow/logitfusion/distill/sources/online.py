@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from logitfusion.config.loading import Dtype
 from logitfusion.config.objective import Objective
-from logitfusion.distill.encoding import EncodedText
+from logitfusion.config.prompting import TextFormat
+from logitfusion.distill.encoding import EncodedText, encode_texts
 from logitfusion.distill.objective import CachedTeacher, Teacher
 from logitfusion.distill.predictions import IGNORED, Predictions
-from logitfusion.distill.shared import SharedTokens, Vocabulary, share_tokens
+from logitfusion.distill.shared import SharedTokens
 from logitfusion.distill.sources.matching import check_vocabulary, match_digests
 from logitfusion.distill.teacher import check_k, lay_out, read_logits, summarise, try_reading
+from logitfusion.distill.vocabulary import Vocabulary, share_tokens
+from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.models.device_maps import input_device
-from logitfusion.models.forward import evaluating
+from logitfusion.models.examples import Text
+from logitfusion.models.forward import check_texts, evaluating
 from logitfusion.models.identity import hash_vocabulary
+from logitfusion.models.load import load_tokenizer
+from logitfusion.training.weights import own_device
+
+
+def open_online(
+    name: str,
+    folder: str | Path,
+    texts: Sequence[Text],
+    objective: Objective,
+    *,
+    text_format: TextFormat | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    max_tokens: int | None = None,
+    dtype: Dtype = "auto",
+) -> OnlineSource:
+    """A teacher of a folder, on this process's own device.
+
+    Args:
+        name: for messages.
+        folder: of a model, or of an adapter beside its base.
+        texts: all that the student learns.
+        objective: of the training.
+        text_format, arguments: how the teacher reads a text, see ``encode_texts``; plain by default.
+        max_tokens: longer texts are cut.
+        dtype: of its weights; by default its own.
+
+    Raises:
+        UserError: a model that can't be loaded or can't read the texts.
+    """
+    tokenizer, form = load_tokenizer(folder), text_format or TextFormat()
+    options = {"template": form.template, "system": form.system, "arguments": arguments, "max_tokens": max_tokens}
+    encoded = encode_texts(tokenizer, texts, **options)
+    model = load_expert(folder, device=own_device(), dtype=dtype)
+    check_texts(model, [text.ids for text in encoded], f"teacher {name!r}", "its max_tokens")
+    return OnlineSource(model, tokenizer, encoded, objective)
 
 
 class OnlineSource:
