@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -136,8 +137,7 @@ def serve(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterato
     """A server that answers at ``address`` until the block ends."""
     standin, stopped = Standin(model, tokenizer), threading.Event()
     handler = type("Handler", (_Handler,), {"standin": standin, "stopped": stopped})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
+    with _Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         standin.address = f"http://127.0.0.1:{server.server_port}/v1"
@@ -147,6 +147,14 @@ def serve(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterato
             stopped.set()
             server.shutdown()
             thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # whoever asked has gone
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -53,10 +53,10 @@ def cache_endpoint(
     **options: Any,
 ) -> list[Path]:
     """``cache_served`` of the teacher whose config is in a folder."""
-    from logitfusion.distill.served import Server, cache_served
+    from logitfusion.distill.served import Server, cache_served, describe
     from logitfusion.models.vocabulary import read_vocabulary
 
     server = Server(endpoint)
     return cache_served(
-        server, server.describe(), tokenizer, read_vocabulary(folder), texts, output, source=source, **options
+        server, describe(server), tokenizer, read_vocabulary(folder), texts, output, source=source, **options
     )

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Where the texts come from; the other settings of a manifest follow from the call.
 SOURCE = ("model_hash", "tokenizer_hash", "vocabulary_hash", "template", "data_hash", "max_tokens")
 # Tokens, of prompts too, that are lost at most when a run is killed: minutes on a CPU, seconds on a GPU.
-_PIECE = 2**17
+PIECE_TOKENS = 2**17
 
 
 def cache_teacher(
@@ -41,7 +41,7 @@ def cache_teacher(
     batch_size: int | Literal["auto"],
     shards: int = 1,
     only: Iterable[int] | None = None,
-    piece_tokens: int = _PIECE,
+    piece_tokens: int = PIECE_TOKENS,
     on_batch: Callable[[int], None] | None = None,
     on_found: Callable[[int], None] | None = None,
 ) -> list[Path]:
@@ -101,7 +101,7 @@ def write_cache(
     *,
     shards: int = 1,
     only: Iterable[int] | None = None,
-    piece_tokens: int = _PIECE,
+    piece_tokens: int = PIECE_TOKENS,
     on_found: Callable[[int], None] | None = None,
 ) -> list[Path]:
     """``cache_teacher`` with any teacher."""

@@ -13,10 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from logitfusion.config.errors import explain
 from logitfusion.distill.encoding import EncodedText
-from logitfusion.distill.offline import Teaching, write_cache
+from logitfusion.distill.offline import PIECE_TOKENS, Teaching, write_cache
 from logitfusion.distill.served.answers import Answers
+from logitfusion.distill.served.description import Served
 from logitfusion.distill.served.protocols import Asking, MalformedError, choose_protocol
-from logitfusion.distill.served.server import Served, Server
+from logitfusion.distill.served.server import Server
 from logitfusion.distill.shard import TeacherText, no_tokens
 from logitfusion.errors import UserError
 
@@ -33,6 +34,7 @@ def cache_served(
     k: int,
     shards: int = 1,
     only: Iterable[int] | None = None,
+    piece_tokens: int = PIECE_TOKENS,
     on_batch: Callable[[int], None] | None = None,
     on_found: Callable[[int], None] | None = None,
 ) -> list[Path]:
@@ -43,7 +45,7 @@ def cache_served(
         served: what it says of the teacher; it stands in the manifest in place of the hash of the weights.
         tokenizer: the teacher's.
         vocabulary: its entries.
-        texts, folder, k, shards, only, on_batch, on_found: see ``cache_teacher``.
+        texts, folder, k, shards, only, piece_tokens, on_batch, on_found: see ``cache_teacher``.
         source: the values of ``offline.SOURCE`` without ``model_hash``.
 
     Raises:
@@ -56,7 +58,7 @@ def cache_served(
     reader = Reader(server, served, asking, Answers(tokenizer, vocabulary, k, asking.remedy), texts)
     settings = {**source, "model_hash": str(served), "k": k, "vocabulary": vocabulary, "dtype": "served"}
     teaching = Teaching(settings, partial(reader.read, on_text=on_batch or (lambda _: None)))
-    return write_cache(teaching, texts, folder, shards=shards, only=only, on_found=on_found)
+    return write_cache(teaching, texts, folder, shards=shards, only=only, piece_tokens=piece_tokens, on_found=on_found)
 
 
 def _check_texts(texts: Sequence[EncodedText], vocabulary: int, served: Served, asking: Asking) -> None:
@@ -102,12 +104,18 @@ class Reader:
             async with turns:
                 title = f"text {self._numbers[text.digest]}"
                 request = self.asking.request(text, self.answers.k, self.served.name)
-                found = self._assemble(await self.server.ask(session, url, request, title), text, title)
+                content = await self.server.ask(session, url, request, title, self.asking.remedy)
+                found = self._assemble(content, text, title)
             on_text(len(found))
             return found
 
         async with self.server.session() as session:
-            return await asyncio.gather(*map(read, texts))
+            try:
+                async with asyncio.TaskGroup() as group:  # which ends the others where one fails
+                    reading = [group.create_task(read(text)) for text in texts]
+            except BaseExceptionGroup as failed:
+                raise failed.exceptions[0] from None
+        return [task.result() for task in reading]
 
     def _assemble(self, content: bytes, text: EncodedText, title: str) -> TeacherText:
         try:
