@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from logitfusion.config.errors import explain
 from logitfusion.distill.encoding import EncodedText
-from logitfusion.distill.offline import PIECE_TOKENS, Teaching, write_cache
+from logitfusion.distill.offline import PIECE_TOKENS, Teaching, refuse_other_cache, write_cache
 from logitfusion.distill.served.answers import Answers
+from logitfusion.distill.served.continuity import refuse_other_teacher
 from logitfusion.distill.served.description import Served
 from logitfusion.distill.served.protocols import Asking, MalformedError, choose_protocol
 from logitfusion.distill.served.server import Server
@@ -57,7 +58,9 @@ def cache_served(
     _check_texts(texts, vocabulary, served, asking)
     reader = Reader(server, served, asking, Answers(tokenizer, vocabulary, k, asking.remedy), texts)
     settings = {**source, "model_hash": str(served), "k": k, "vocabulary": vocabulary, "dtype": "served"}
-    teaching = Teaching(settings, partial(reader.read, on_text=on_batch or (lambda _: None)))
+    refuse_other_cache(folder, {**settings, "shards": shards})
+    refuse_other_teacher(reader.read, texts, folder, settings)
+    teaching = Teaching(settings, partial(reader.read, on_text=on_batch))
     return write_cache(teaching, texts, folder, shards=shards, only=only, piece_tokens=piece_tokens, on_found=on_found)
 
 
@@ -90,9 +93,9 @@ class Reader:
         self.server, self.served, self.asking, self.answers = server, served, asking, answers
         self._numbers = {text.digest: number for number, text in reversed([*enumerate(texts, 1)])}
 
-    def read(self, texts: Sequence[EncodedText], *, on_text: Callable[[int], None]) -> list[TeacherText]:
+    def read(self, texts: Sequence[EncodedText], *, on_text: Callable[[int], None] | None = None) -> list[TeacherText]:
         """The teacher's predictions of texts, in their order; ``on_text`` gets the tokens of each that has come."""
-        return asyncio.run(self._read_all(texts, on_text))
+        return asyncio.run(self._read_all(texts, on_text or (lambda _: None)))
 
     async def _read_all(self, texts: Sequence[EncodedText], on_text: Callable[[int], None]) -> list[TeacherText]:
         turns = asyncio.Semaphore(self.server.options.concurrency)
