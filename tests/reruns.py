@@ -103,6 +103,15 @@ def _quantised(config: dict[str, Any], path: str) -> Together:
     return Together({path: "nf4", path.replace(".quantisation", ".method"): "lora"})
 
 
+def _evaluated(value: Any) -> Any:
+    """What is said of evaluations, where there are some with it."""
+    return lambda config, path: Together({path: value, "distill.training.evaluate": ["sums"]})
+
+
+def _best_by(config: dict[str, Any], path: str) -> Together:
+    return Together({path: "metric", "distill.training.evaluate": ["sums"], "distill.training.patience": 3})
+
+
 def _chatting(value: Any) -> Any:
     """What is said of chats, where texts become chats with it."""
     return lambda config, path: Together({path: value, f"{path.rpartition('.')[0]}.template": "chat"})
@@ -252,6 +261,7 @@ ROWS = {
     "distill.teachers.*.model": Row(TAUGHT, "large"),
     "distill.teachers.*.template": Row(TAUGHT, "chat"),
     "distill.teachers.*.system": Row(TAUGHT, _system),
+    "distill.teachers.*.online": Row(STUDENTS),  # its cache is not asked for
     "distill.cache.precision": Row(TAUGHT, "fp32"),
     "distill.cache.gpus": Row(TABLES),
     "distill.gpus": Row(TABLES),
@@ -266,6 +276,10 @@ ROWS = {
     "distill.training.attention": Row(STUDENTS, "eager"),
     "distill.training.template": Row(STUDENTS, "chat"),
     "distill.training.system": Row(STUDENTS, _system),
+    "distill.training.evaluate": Row(STUDENTS, ["sums"]),
+    "distill.training.eval_steps|patience": Row(STUDENTS, _evaluated(3)),
+    "distill.training.best_by": Row(STUDENTS, _best_by),
+    "distill.training.report_to": Row(STUDENTS, ["tensorboard"]),
     "distill.training.*": Row(STUDENTS),
     "distill.methods.sft.teachers|uld": Row(
         STUDENTS, Together({"distill.methods.sft.teachers": ["gemma"], "distill.methods.sft.uld": 0.5})

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText, digest_text, encode_text
 from logitfusion.distill.objective import distill_loss
 from logitfusion.distill.offline import SOURCE, cache_teacher
-from logitfusion.distill.training import DistillationCollator, _cached_teacher, check_cache, distill, pair_texts
+from logitfusion.distill.rows import DistillationCollator, pair_texts
+from logitfusion.distill.sources import CachedSource
+from logitfusion.distill.step import read_teachers
+from logitfusion.distill.training import distill
 from logitfusion.errors import UserError
 from logitfusion.models.identity import hash_vocabulary
 from logitfusion.models.load import load_model, load_tokenizer
@@ -50,14 +54,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def caches(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, TeacherCache]:
+def caches(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, CachedSource]:
     made = {}
     for name in ("twin", "stranger"):
         source = dict.fromkeys(SOURCE, "x") | {"max_tokens": None}
         texts = encoded(load_tokenizer(folders[name]))
         model = load_model(folders[name], device=CPU)
         paths = cache_teacher(model, texts, tmp_path_factory.mktemp(name), source=source, k=8, batch_size=4, shards=2)
-        made[name] = TeacherCache(paths)
+        made[name] = CachedSource(TeacherCache(paths))
     return made
 
 
@@ -67,7 +71,7 @@ def encoded(tokenizer: PreTrainedTokenizerBase) -> list[EncodedText]:
 
 def run(
     folders: dict[str, Path],
-    caches: dict[str, TeacherCache],
+    caches: dict[str, CachedSource],
     checkpoints: Path,
     objective: Objective = BOTH,
     recipe: Recipe = RECIPE,
@@ -102,7 +106,7 @@ def test_without_teachers_it_is_fine_tuning(folders: dict[str, Path], tmp_path: 
 
 @pytest.mark.parametrize("combine", ["sum", "min_ce"])
 def test_the_logged_parts_come_to_the_loss(
-    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path, combine: str
+    folders: dict[str, Path], caches: dict[str, CachedSource], tmp_path: Path, combine: str
 ) -> None:
     objective = BOTH.model_copy(update={"combine": combine})
     """Whole batches and accumulated ones, in which the rows of a step are others: micro-batches are of like length."""
@@ -115,7 +119,7 @@ def test_the_logged_parts_come_to_the_loss(
 
 
 def test_a_step_in_parts_has_the_gradient_of_the_whole(
-    folders: dict[str, Path], caches: dict[str, TeacherCache]
+    folders: dict[str, Path], caches: dict[str, CachedSource]
 ) -> None:
     """The collator's groups and counts, and the division by the step's own numbers."""
     tokenizer, model = load_tokenizer(folders["student"]), load_model(folders["student"], device=CPU)
@@ -129,7 +133,7 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(
             batch = collate(part)
             labels, cached = batch.pop("labels"), batch.pop("teachers")
             logits = model(**batch, logits_to_keep=labels.shape[1], use_cache=False).logits
-            teachers = [_cached_teacher(one, 1.0) for one in cached]
+            teachers = read_teachers(collate.sources, cached, BOTH)
             options: dict[str, Any] = {"k": 5, "uld_k": 5, "uld_weight": 0.4, "gld_weight": 0.3}
             distill_loss(logits, labels, teachers, tokens=tokens, texts=len(rows), **options).total.backward()
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
@@ -142,7 +146,7 @@ class JobKilledError(Exception):
 
 
 def test_a_resumed_training_ends_like_an_uninterrupted_one(
-    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path], caches: dict[str, CachedSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = RECIPE.model_copy(update={"checkpoint_minutes": 1e-9})
     expected, curve = run(folders, caches, tmp_path / "straight", recipe=recipe)
@@ -161,7 +165,7 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(
     assert [row["gld"] for row in joined] == pytest.approx([row["gld"] for row in curve])
 
 
-def test_adapters_are_merged(folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path) -> None:
+def test_adapters_are_merged(folders: dict[str, Path], caches: dict[str, CachedSource], tmp_path: Path) -> None:
     found, _ = run(folders, caches, tmp_path, lora=LoRA(rank=2, alpha=4.0, dropout=0.0))
     before = load_model(folders["student"], device=CPU).state_dict()
     assert found.keys() == before.keys()
@@ -169,7 +173,7 @@ def test_adapters_are_merged(folders: dict[str, Path], caches: dict[str, Teacher
     assert not torch.equal(found["model.layers.0.mlp.up_proj.weight"], before["model.layers.0.mlp.up_proj.weight"])
 
 
-def test_the_student_learns_its_twin(folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path) -> None:
+def test_the_student_learns_its_twin(folders: dict[str, Path], caches: dict[str, CachedSource], tmp_path: Path) -> None:
     """Without labels' factor, only the sorted distributions pull: they come nearer."""
     objective = Objective(uld=0.5, gld=0.5, k=5)
     recipe = RECIPE.model_copy(update={"steps": 30})
@@ -179,78 +183,85 @@ def test_the_student_learns_its_twin(folders: dict[str, Path], caches: dict[str,
 
 @pytest.mark.parametrize("alignment", ["bytes", "positions"])
 def test_pairs_by_bytes_cover_the_same_text(
-    folders: dict[str, Path], caches: dict[str, TeacherCache], alignment: str
+    folders: dict[str, Path], caches: dict[str, CachedSource], alignment: str
 ) -> None:
     texts = encoded(load_tokenizer(folders["student"]))
     rows = pair_texts(texts, {"stranger": caches["stranger"]}, alignment)
     ends = [
-        (text.ends[group[1]], int(caches["stranger"][number].ends[group[3]]))
+        (text.ends[group[1]], caches["stranger"].ends(number)[group[3]])
         for number, (text, row) in enumerate(zip(texts, rows, strict=True)) for group in row["groups"][0].tolist()
     ]  # fmt: skip
     assert all(mine == its for mine, its in ends) == (alignment == "bytes")
 
 
 def test_a_cache_that_does_not_fit_is_refused(
-    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path
+    folders: dict[str, Path], caches: dict[str, CachedSource], tmp_path: Path
 ) -> None:
     tokenizer = load_tokenizer(folders["student"])
     common: dict[str, Any] = {"lora": None, "checkpoints": tmp_path, "fingerprint": "x", "name": "test"}
     model = load_model(folders["student"], device=CPU)
-    with pytest.raises(UserError, match="'twin' holds 12 texts and the student reads 11"):
-        distill(model, tokenizer, encoded(tokenizer)[:-1], {"twin": caches["twin"]}, BOTH, RECIPE, **common)
     more = BOTH.model_copy(update={"k": 9})
     with pytest.raises(UserError, match="'twin' holds the top 8, not 9"):
         distill(model, tokenizer, encoded(tokenizer), {"twin": caches["twin"]}, more, RECIPE, **common)
 
 
-def change(texts: list[EncodedText], how: str) -> list[EncodedText]:
-    """Other texts, as many: in another order, one twice, one with another prompt but the same response."""
-    if how == "order":
-        return [*texts[:3], texts[4], texts[3], *texts[5:]]
-    if how == "twice":
-        return [*texts[:3], texts[2], *texts[4:]]
-    return [*texts[:3], replace(texts[3], digest=digest_text(("Another:", TEXTS[3][1]))), *texts[4:]]
-
-
-@pytest.mark.parametrize("how", ["order", "twice", "prompt"])
-@pytest.mark.parametrize("teacher", ["twin", "stranger"])
-def test_a_cache_of_other_texts_is_refused(
-    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path, how: str, teacher: str
+def test_a_text_that_a_cache_lacks_is_refused(
+    folders: dict[str, Path], caches: dict[str, CachedSource], tmp_path: Path
 ) -> None:
-    """Counts are the same, and so is what the source says of itself."""
+    """Counts are the same, and so is what the source says of itself; another prompt, but the same response."""
     tokenizer, model = load_tokenizer(folders["student"]), load_model(folders["student"], device=CPU)
-    texts = change(encoded(tokenizer), how)
-    words = rf"Text 4 in the cache of teacher '{teacher}' is not the student's text 4; .* the same order\."
-    with pytest.raises(UserError, match=words):
-        distill(model, tokenizer, texts, {teacher: caches[teacher]}, BOTH, RECIPE, lora=None, checkpoints=tmp_path,
-                fingerprint="x", name="test")  # fmt: skip
+    texts = encoded(tokenizer)
+    texts[3] = replace(texts[3], digest=digest_text(("Another:", TEXTS[3][1])))
+    with pytest.raises(UserError, match=r"'stranger' does not have the student's text 4; let it read"):
+        distill(model, tokenizer, texts, {"stranger": caches["stranger"]}, BOTH, RECIPE, lora=None,
+                checkpoints=tmp_path, fingerprint="x", name="test")  # fmt: skip
     assert not list(tmp_path.iterdir())
 
 
-def test_texts_are_the_same_in_other_tokens(folders: dict[str, Path], caches: dict[str, TeacherCache]) -> None:
+@pytest.mark.parametrize("chosen", [[4, 3, 3, 0], range(3, 9), list(reversed(range(12)))])
+def test_texts_are_found_wherever_a_cache_has_them(
+    folders: dict[str, Path], caches: dict[str, CachedSource], chosen: Sequence[int]
+) -> None:
+    """Some of them, in another order, one twice: what the student reads of a cache is of the same texts."""
+    texts = encoded(load_tokenizer(folders["student"]))
+    whole = pair_texts(texts, caches, "bytes")
+    found = pair_texts([texts[number] for number in chosen], caches, "bytes")
+    expected, batch = (
+        DistillationCollator(0, list(caches.values()))(rows) for rows in ([whole[number] for number in chosen], found)
+    )
+    for mine, its in zip(batch.pop("teachers"), expected.pop("teachers"), strict=True):
+        assert_same(mine, its)
+    assert_same(batch, expected)
+
+
+def test_texts_are_the_same_in_other_tokens(folders: dict[str, Path], caches: dict[str, CachedSource]) -> None:
     """Cut, in a chat template, or by another tokenizer: it is what was given that counts."""
     tokenizer = load_tokenizer(folders["stranger"])
     options: list[dict[str, Any]] = [{}, {"max_tokens": 9}, {"max_tokens": 2}, {"template": "chat"}]
     for chosen in options:
         texts = [encode_text(tokenizer, *text, **chosen) for text in TEXTS]
-        for name, cache in caches.items():
-            check_cache(name, cache, texts, 5)
+        assert all(list(cache.match(name, texts)) == list(range(12)) for name, cache in caches.items())
 
 
-def test_texts_that_nobody_named_are_warned_of(
+def test_texts_that_nobody_named_are_taken_in_their_order(
     folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    texts = [replace(text, digest=UNKNOWN_TEXT) for text in encoded(load_tokenizer(folders["twin"]))]
+    named = encoded(load_tokenizer(folders["twin"]))
+    texts = [replace(text, digest=UNKNOWN_TEXT) for text in named]
     source = dict.fromkeys(SOURCE, "x") | {"max_tokens": None}
     model = load_model(folders["twin"], device=CPU)
-    cache = TeacherCache(cache_teacher(model, texts, tmp_path, source=source, k=8, batch_size=4))
-    check_cache("twin", cache, texts, 5)
-    assert "teacher twin: texts have no digest" in caplog.text
+    cache = CachedSource(TeacherCache(cache_teacher(model, texts, tmp_path, source=source, k=8, batch_size=4)))
+    assert list(cache.match("twin", texts)) == list(range(12))
+    assert "teacher twin: some of its texts have no digest" in caplog.text
+    with pytest.raises(UserError, match="'twin' has 12 texts and the student 11, and some"):
+        cache.match("twin", texts[:-1])
+    with pytest.raises(UserError, match=r"Text 4 of teacher 'twin' is not the student's text 4; .* the same order\."):
+        cache.match("twin", [*texts[:3], named[3], *texts[4:]])
 
 
 @pytest.mark.parametrize("divergence", ["forward", "reverse", "jsd"])
 def test_a_student_comes_closer_to_a_teacher_of_its_own_tokens(
-    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path, divergence: str
+    folders: dict[str, Path], caches: dict[str, CachedSource], tmp_path: Path, divergence: str
 ) -> None:
     objective = Objective(kl=1.0, divergence=divergence, k=5)
     recipe = RECIPE.model_copy(update={"steps": 30})
@@ -260,15 +271,16 @@ def test_a_student_comes_closer_to_a_teacher_of_its_own_tokens(
     assert all(row["uld"] == row["gld"] == 0 for row in curve)
 
 
-def _of_the_same_tokens(folders: dict[str, Path], folder: Path) -> TeacherCache:
+def _of_the_same_tokens(folders: dict[str, Path], folder: Path) -> CachedSource:
     tokenizer = load_tokenizer(folders["twin"])
     source = dict.fromkeys(SOURCE, "x") | {"max_tokens": None} | {"vocabulary_hash": hash_vocabulary(tokenizer)}
     model = load_model(folders["twin"], device=CPU)
-    return TeacherCache(cache_teacher(model, encoded(tokenizer), folder, source=source, k=8, batch_size=4))
+    paths = cache_teacher(model, encoded(tokenizer), folder, source=source, k=8, batch_size=4)
+    return CachedSource(TeacherCache(paths))
 
 
 def test_a_teacher_of_other_tokens_has_no_divergence(
-    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path
+    folders: dict[str, Path], caches: dict[str, CachedSource], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="'stranger' has another vocabulary than the student"):
         run(folders, {"stranger": caches["stranger"]}, tmp_path, Objective(kl=0.5, k=5))

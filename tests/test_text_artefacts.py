@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from flips import refuses_every_flip
 from harness_tasks import write_tasks
+from logitfusion.stages._trained import write_trained
 from made_records import record as made_record
 from peft import PeftModel
 from recorded import store
@@ -33,7 +34,6 @@ from logitfusion.provenance import record
 from logitfusion.stages import model as model_stage
 from logitfusion.stages._splits import record_splits
 from logitfusion.stages._texts import read_rows as read_texts
-from logitfusion.stages._trained import write_trained
 from logitfusion.tasks.documents import open_documents
 from logitfusion.tasks.hub_rows import FetchedTexts
 

@@ -23,6 +23,7 @@ from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.offline import cache_teacher
 from logitfusion.distill.shard import hash_texts
+from logitfusion.distill.sources import CachedSource
 from logitfusion.distill.teacher import read_teacher
 from logitfusion.distill.training import distill
 from logitfusion.errors import UserError
@@ -281,7 +282,7 @@ def test_a_student_learns_several_turns_from_another_vocabulary(tmp_path: Path) 
         targets = torch.tensor(text.labels)
         total += float(nn.functional.cross_entropy(logits[places - 1], targets, reduction="sum"))
     _, curve = distill(
-        student, TOKENIZER, own, {"other": TeacherCache(paths)}, Objective(uld=0.3, gld=0.2, k=4), recipe,
+        student, TOKENIZER, own, {"other": CachedSource(TeacherCache(paths))}, Objective(uld=0.3, gld=0.2, k=4), recipe,
         lora=None, checkpoints=tmp_path / "checkpoints", fingerprint="same", name="test",
     )  # fmt: skip
     assert curve[0]["sft"] == pytest.approx(total / len(labels), rel=1e-4)

@@ -1,8 +1,8 @@
-# Distillation: every teacher reads the training texts once, into a cache; every method trains the student from it, once with each seed, at equal
-# steps; students, teachers and the untouched student decode the test (or validation) splits, and are judged task by task.
-from logitfusion.config.jobs.distill import answer_job, student_job, teacher_job
+# Distillation: every teacher reads the training texts once, into a cache (or online, while a student learns); every method trains the student from
+# it, once with each seed, at equal steps; students, teachers and the untouched student decode the test (or validation) splits, and are judged task by task.
+from logitfusion.config.jobs.distill import answer_job, method_teachers, student_job, teacher_job
 from logitfusion.config.jobs.fusion import judge_job
-from logitfusion.config.methods import answered_tasks
+from logitfusion.config.methods import answered_tasks, evaluated_tasks
 
 DISTILL = RUN.distill
 TEACHERS = {name: entry.model for name, entry in DISTILL.teachers.items()}
@@ -10,6 +10,7 @@ TEACHERS = {name: entry.model for name, entry in DISTILL.teachers.items()}
 TRIALS = [f"{method}.{seed}" for method in DISTILL.methods for seed in DISTILL.seeds]
 MODELS = list(dict.fromkeys([DISTILL.student, *TEACHERS.values()]))
 TEXT = [task_file(task, "train") for task in DISTILL.tasks if RUN.tasks[task].train]
+VALIDATION = [task_file(task, "validation") for task in DISTILL.training.evaluate]
 ANSWERED = answered_tasks(RUN)  # the others are texts to learn from
 
 
@@ -45,11 +46,16 @@ rule student:
     input:
         base=whole_models([DISTILL.student]),
         text=TEXT,
+        validation=VALIDATION,
+        documents=list(map(task_documents, evaluated_tasks(RUN))),
         caches=lambda wildcards: [
             RESULTS / f"distill/cache/{teacher}/{shard}.safetensors"
-            for teacher in DISTILL.methods[wildcards.objective].teachers
+            for teacher in method_teachers(RUN, wildcards.objective, online=False)
             for shard in range(DISTILL.cache.shards)
         ],
+        teachers=lambda wildcards: whole_models(
+            [entry.model for entry in method_teachers(RUN, wildcards.objective, online=True).values()]
+        ),
     output:
         directory(RESULTS / "distill/students/{objective}.{seed}"),
     log:

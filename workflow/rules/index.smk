@@ -1,5 +1,5 @@
 # The page that a reader opens first. It names every part of a run, so it is made last; of a run that failed, of what there is.
-from logitfusion.config.jobs.page import page_job, used_tasks, used_teachers
+from logitfusion.config.jobs.page import page_job, used_tasks, cached_teachers
 from logitfusion.config.methods import used_models
 
 PAGE = {
@@ -16,7 +16,7 @@ PAGE_PARTS = {
     "encoder": [CLIP_RESULTS / "encoder"] if RUN.clip else [],
     "caches": [
         RESULTS / f"distill/cache/{teacher}/{shard}.safetensors"
-        for teacher in used_teachers(RUN)
+        for teacher in cached_teachers(RUN)
         for shard in range(RUN.distill.cache.shards)
     ],
     "judged": JUDGED_FILES if RUN.fusion else [],

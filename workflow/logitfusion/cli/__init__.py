@@ -29,6 +29,7 @@ COMMANDS = {
     "generate": "continue prompts",
     "score": "how likely given continuations are",
     "evaluate": "measure tasks of lm-evaluation-harness",
+    "distill": "train a student on texts and on what teachers predict there",
     "distill-cache": "write the predictions of a teacher on texts into a cache",
     "fewshot": "classify your own images by CLIP, corrected by a few of them",
     "materialise": "replace a run's links to models by copies, so that it can be moved",

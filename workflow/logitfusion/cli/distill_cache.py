@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from logitfusion.cli._chat import add_chat_arguments, read_chat_arguments, read_messages
+from logitfusion.cli._chat import add_chat_arguments, read_chat_arguments
 from logitfusion.cli._endpoint import add_endpoint_options, cache_endpoint, read_endpoint
-from logitfusion.cli._inputs import be_quiet, name_source, read_field, read_rows, read_text
+from logitfusion.cli._inputs import be_quiet
+from logitfusion.cli._learned import FORM, read_learned
 from logitfusion.cli._options import add_options, given_values, spell
 from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.distill import CacheContents, Entries
@@ -53,11 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " here, or by a server that has it."
     )
     parser.add_argument("--teacher", type=Path, metavar="DIR", help="the model that reads the texts")
-    parser.add_argument(
-        "--texts",
-        metavar="FILE.jsonl",
-        help='JSON objects with "prompt" and "response", or the "messages" of a chat (- : stdin), one a line',
-    )
+    parser.add_argument("--texts", metavar="FILE.jsonl", help=FORM)
     parser.add_argument("--output", type=Path, metavar="DIR", help="the cache")
     add_options(parser, Kept, filled=True)
     parser.add_argument(
@@ -160,18 +157,7 @@ def _check(arguments: argparse.Namespace) -> list[Text]:
         if arguments.template != "chat":
             raise UserError("--system needs --template chat.")
         check_unicode(arguments.system, "--system")
-    rows = read_rows(arguments.texts, read_text(arguments.texts))
-    texts = [_read_row(row, place, chats=arguments.template == "chat") for place, row in rows]
-    if not texts:
-        raise UserError(f"{name_source(arguments.texts)} holds no texts.")
-    return texts
-
-
-def _read_row(row: Any, place: str, *, chats: bool) -> Text:
-    """A prompt and its response, or the messages of a chat."""
-    if isinstance(row, dict) and "messages" in row:
-        return read_messages(row, place, option=None if chats else "--template chat", instead="response")
-    return read_field(row, "prompt", place), read_field(row, "response", place)
+    return read_learned(arguments.texts, chats=arguments.template == "chat")
 
 
 def _read_batch_size(arguments: argparse.Namespace) -> int | Literal["auto"]:

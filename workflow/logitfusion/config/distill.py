@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from logitfusion.config.loading import Loading
+from logitfusion.config.monitoring import Monitoring
 from logitfusion.config.objective import Objective
 from logitfusion.config.prompting import Prompting, TextFormat
 from logitfusion.config.section import (
@@ -29,13 +30,24 @@ Entries = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Teacher(TextFormat):
-    """A model that reads all texts once."""
+    """A model that reads all texts."""
 
     model: str
     """A model or an expert."""
+    online: bool = False
+    """It reads in each training anew, beside the student, instead of once into a cache; kl then has all its tokens."""
 
 
-class CacheContents(Section):
+class TeacherReading(Section):
+    """How teachers read."""
+
+    max_tokens: Tokens = 512
+    """Longer sequences are cut (tokens), of online teachers as well."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the teachers' weights while they read, online as well; auto is each model's own."""
+
+
+class CacheContents(TeacherReading):
     """What decides a cache of a teacher's logits."""
 
     k: Entries = 32
@@ -44,10 +56,6 @@ class CacheContents(Section):
     """Jobs for each teacher."""
     batch_size: BatchSize = 16
     """Texts that are read together; auto halves it where the memory is used up."""
-    max_tokens: Tokens = 512
-    """Longer sequences are cut (tokens)."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the teachers' weights while they read; auto is each model's own."""
 
 
 class Cache(CacheContents):
@@ -57,7 +65,7 @@ class Cache(CacheContents):
     """GPUs of a job, among which its teacher is parted."""
 
 
-class StudentTraining(Training, Adaptation):
+class StudentTraining(Training, Adaptation, Monitoring):
     """How students are trained, the same for all methods; seeds are distill.seeds."""
 
 
@@ -89,7 +97,7 @@ class Distill(Prompting, Loading):
     texts: Count | None = None
     """At most this many of each task, the first ones."""
     teachers: dict[Name, Teacher] = {}
-    """Name -> a model that reads all texts once, whatever its vocabulary."""
+    """Name -> a model that reads all texts, whatever its vocabulary."""
     cache: Cache = Cache()
     """What is kept of the teachers' logits."""
     training: StudentTraining = StudentTraining()
@@ -110,7 +118,11 @@ class Distill(Prompting, Loading):
     @model_validator(mode="after")
     def _check_cache(self) -> Distill:
         for name, method in self.methods.items():
-            if method.teachers and method.k > self.cache.k:
+            cached = [teacher for teacher in method.teachers if not self._is_online(teacher)]
+            if cached and method.k > self.cache.k:
                 facts = {"key": f"methods.{name}.k", "k": method.k, "kept": self.cache.k}
                 raise PydanticCustomError("cross", "is {k}, and the cache keeps {kept}; raise distill.cache.k", facts)
         return self
+
+    def _is_online(self, teacher: str) -> bool:
+        return teacher in self.teachers and self.teachers[teacher].online

@@ -30,7 +30,12 @@ def read_options(section: type[Options], given: Mapping[str, Any], spell: Callab
     try:
         return section(**given)
     except ValidationError as error:
-        raise UserError(explain(error, name=lambda where: spell(where.partition(".")[0]))) from None
+        raise UserError(explain(error, name=lambda where: _name(where, spell))) from None
+
+
+def _name(where: str, spell: Callable[[str], str]) -> str:
+    """The option that a place is of; what is wrong of several together has none."""
+    return spell(where.partition(".")[0]) if where else "The call"
 
 
 def given_options(section: type[Options], options: Options | None, given: Mapping[str, Any]) -> Options:

@@ -37,6 +37,12 @@ def answered_tasks(run: RunConfig) -> list[str]:
     return [task for task in run.distill.tasks if task in measured]
 
 
+def evaluated_tasks(run: RunConfig) -> list[str]:
+    """The tasks that students answer while they are trained."""
+    measured = measured_tasks(run)
+    return [task for task in run.distill.training.evaluate if task in measured]
+
+
 def method_models(run: RunConfig, method: str, task: str) -> list[str]:
     """Every model that decoding a task with a method needs, the one that leads first."""
     entry = run.fusion.methods[method]

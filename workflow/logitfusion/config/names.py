@@ -14,6 +14,7 @@ from logitfusion.config.experts import MergedExpert, TrainedExpert
 from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.methods import (
     answered_tasks,
+    evaluated_tasks,
     expand,
     measured_tasks,
     method_base,
@@ -180,11 +181,25 @@ def _check_distill(run: RunConfig) -> None:
     _check_split(run, "distill", distill.split, answered_tasks(run))
     for name, teacher in distill.teachers.items():
         refer(teacher.model, known, f"distill.teachers.{name}.model", "model or expert")
+    _check_monitoring(run)
     if distill.baseline is not None:
         refer(distill.baseline, distill.methods, "distill.baseline", "distillation method")
     for name, method in distill.methods.items():
         for teacher in method.teachers:
             refer(teacher, distill.teachers, f"distill.methods.{name}.teachers", "teacher")
+
+
+def _check_monitoring(run: RunConfig) -> None:
+    monitoring, key = run.distill.training, "distill.training.evaluate"
+    for task in monitoring.evaluate:
+        refer(task, run.tasks, key, "task")
+        if run.tasks[task].validation == 0:
+            raise UserError(f"Config key {key!r} names task {task!r}, whose validation size is 0; raise it.")
+    if monitoring.best_by == "metric" and not evaluated_tasks(run):
+        raise UserError(
+            f"Config key 'distill.training.best_by' is metric, and {key} names texts to learn from only; name a task"
+            " that is answered, or say loss."
+        )
 
 
 def _check_clip(clip: Clip) -> None:

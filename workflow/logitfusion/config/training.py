@@ -120,8 +120,9 @@ class Training(TextFormat):
         return math.ceil(Fraction(str(self.epochs)) * rows / self.batch_size)  # as written: 1.1 * 100 is over 110
 
 
-# What decides where and how a training computes, but not what: one that resumes may change them.
-PLACEMENT = frozenset({"processes", "sharded", "gradient_checkpointing"})
+# What decides where and how a training computes and who is told of it, but not what comes out: one that resumes may
+# change them.
+PLACEMENT = frozenset({"processes", "sharded", "gradient_checkpointing", "report_to"})
 
 
 class Adaptation(Section):

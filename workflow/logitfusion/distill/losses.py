@@ -18,7 +18,7 @@ from logitfusion.config.objective import Nodes, Objective, Signal
 from logitfusion.distill.alignment import pair_in_order
 from logitfusion.distill.graph import NODES, NORMALISATIONS
 from logitfusion.distill.predictions import Predictions, predict_at
-from logitfusion.distill.selection import SortedL1
+from logitfusion.distill.selection import SortedL1, working_dtype
 from logitfusion.distill.terms import DISTANCES, gld_of_predictions, uld_of_predictions
 from logitfusion.tensors import check_logits, check_tensors, check_whole
 
@@ -148,7 +148,8 @@ def uld_loss(
             raise ValueError(f'uld_loss over whole vocabularies compares probabilities: signal="prob", not {signal!r}')
         places = [mask.nonzero() for mask in masks]
         pairs = torch.cat([places[0][groups[:, 0]], places[1][groups[:, 2], 1:]], dim=1)
-        losses = SortedL1.apply(student, teacher.detach(), pairs)
+        factors = torch.zeros(len(pairs), 2, dtype=working_dtype(student.dtype), device=student.device)
+        losses = SortedL1.apply(student, teacher.detach(), pairs, factors)
         by_text = losses.new_zeros(len(student)).index_add(0, pairs[:, 0], losses)
     else:
         _check_k(k, student, teacher)

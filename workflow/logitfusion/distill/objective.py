@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from logitfusion.config.objective import Combine, Divergence, Nodes, Signal
-from logitfusion.distill.alignment import pair_in_order
+from logitfusion.distill.alignment import SIDES, check_groups, group_factors, pair_in_order
 from logitfusion.distill.divergence import divergence_of_logits, divergence_of_tops
 from logitfusion.distill.graph import NODES
-from logitfusion.distill.losses import DEFAULTS, check_name, uld_loss
+from logitfusion.distill.losses import DEFAULTS, check_name
 from logitfusion.distill.predictions import IGNORED, Predictions, check_labels, predict, shift_labels
+from logitfusion.distill.selection import SortedL1
 from logitfusion.distill.terms import gld_of_predictions, uld_of_predictions
 from logitfusion.tensors import check_count, check_range
 
@@ -28,11 +29,13 @@ class Teacher:
         labels: ``[B, L']`` int64, the token of each position, -100 outside the response; ``labels[:, t]`` belongs to
             ``logits[:, t - 1]``, as in transformers.
         weight: its share where ``combine="weighted"``.
+        groups: see ``CachedTeacher``.
     """
 
     logits: Tensor
     labels: Tensor
     weight: float = 1.0
+    groups: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def distill_loss(
     SFT, ULD and KL are divided by the number of the student's labels, GLD by the number of texts that have one. Under
     gradient accumulation give ``tokens`` and ``texts`` of the whole step: then the parts add up to one large batch.
 
-    Where the positions of a cached teacher are grouped, ULD compares merged distributions: that of a group's last
+    Where the positions of a teacher are grouped, ULD compares merged distributions: that of a group's last
     position times the probability of the group's earlier tokens (the chain rule, shifted; derived, the paper cuts the
     longer text). KL needs teachers whose tokens are the student's, by number; it has positions that one token of either
     side stands for, and leaves out merged groups.
@@ -170,14 +173,32 @@ def _uld(
     mask: Tensor, k: int | None,
 ) -> Tensor:  # fmt: skip
     """ULD of each text, ``[B]``, where ``mask`` is True: over the top-k, or over whole vocabularies without k."""
-    cached = isinstance(teacher, CachedTeacher)
     if k is not None:
-        return uld_of_predictions(ours, theirs, teacher.groups if cached else None, k=k, mask=mask)
-    if cached:
+        return uld_of_predictions(ours, theirs, teacher.groups, k=k, mask=mask)
+    if isinstance(teacher, CachedTeacher):
         raise ValueError("a teacher's cache holds no whole vocabularies: give uld_k")
-    masks = [shift_labels(part) != IGNORED for part in (labels, teacher.labels)]
-    masks[0] &= mask[:, None]
-    return uld_loss(student, teacher.logits, student_mask=masks[0], teacher_mask=masks[1], reduction="none")
+    groups = _groups(teacher, ours, theirs, mask)
+    places, teacher_places = _places(labels)[groups[:, 1]], _places(teacher.labels)[groups[:, 3]]
+    factors = [
+        group_factors(side.label_log_probs, groups, name).to(ours.log_probs.dtype)
+        for side, name in zip((ours, theirs), SIDES, strict=True)
+    ]
+    pairs = torch.cat([places, teacher_places[:, 1:]], dim=1)
+    losses = SortedL1.apply(student, teacher.logits.detach(), pairs, torch.stack(factors, dim=1))
+    return losses.new_zeros(len(student)).index_add(0, places[:, 0], losses)
+
+
+def _groups(teacher: Teacher | CachedTeacher, ours: Predictions, theirs: Predictions, mask: Tensor) -> Tensor:
+    """The groups of positions of the texts where ``mask`` is True."""
+    groups = pair_in_order(ours.counts, theirs.counts) if teacher.groups is None else teacher.groups
+    for side, predictions in zip(SIDES, (ours, theirs), strict=True):
+        check_groups(groups, side, len(predictions.ids))
+    return groups[mask[ours.texts[groups[:, 1]]]]
+
+
+def _places(labels: Tensor) -> Tensor:
+    """Text and position of each prediction, ``[N, 2]``."""
+    return (shift_labels(labels) != IGNORED).nonzero()
 
 
 def _kl(
@@ -185,20 +206,17 @@ def _kl(
     mask: Tensor, form: Divergence, temperature: float,
 ) -> Tensor:  # fmt: skip
     """The divergence of each text, ``[B]``, where ``mask`` is True, summed over positions of one token on each side."""
-    cached = isinstance(teacher, CachedTeacher)
-    groups = teacher.groups if cached else None
-    groups = pair_in_order(ours.counts, theirs.counts) if groups is None else groups
-    single = (groups[:, 0] == groups[:, 1]) & (groups[:, 2] == groups[:, 3])
-    groups = groups[single & mask[ours.texts[groups[:, 1]]]]
-    places = (shift_labels(labels) != IGNORED).nonzero()[groups[:, 0]]
-    if cached:
+    groups = _groups(teacher, ours, theirs, mask)
+    groups = groups[(groups[:, 0] == groups[:, 1]) & (groups[:, 2] == groups[:, 3])]
+    places = _places(labels)[groups[:, 0]]
+    if isinstance(teacher, CachedTeacher):
         read = groups[:, 2]
         tail = (1 - theirs.log_probs.exp().sum(-1)).clamp(min=0) if teacher.tail is None else teacher.tail
         losses = divergence_of_tops(
             student, places, theirs.log_probs[read], theirs.ids[read], tail[read], form, temperature
         )
     else:
-        teacher_places = (shift_labels(teacher.labels) != IGNORED).nonzero()[groups[:, 2]]
+        teacher_places = _places(teacher.labels)[groups[:, 2]]
         losses = divergence_of_logits(student, places, teacher.logits, teacher_places, form, temperature)
     return losses.new_zeros(len(student)).index_add(0, places[:, 0], losses)
 

@@ -82,12 +82,15 @@ class SortedL1(torch.autograd.Function):
 
     Of the sorting, the backward pass needs for each of the student's tokens on which side of the teacher's entry of the
     same rank it is: one byte a token, where the order itself would be larger than the logits. The shorter vocabulary is
-    filled up with tokens of probability 0. Applied to student ``[B, L, V_s]``, teacher ``[B, L', V_t]`` and the places
-    ``[N, 3]`` of the pairs (sequence, student's position, teacher's position); gives ``[N]``.
+    filled up with tokens of probability 0. Applied to student ``[B, L, V_s]``, teacher ``[B, L', V_t]``, the places
+    ``[N, 3]`` of the pairs (sequence, student's position, teacher's position), and the logarithms of what both
+    distributions are multiplied by, ``[N, 2]``; gives ``[N]``. Gradients flow to the student and its factors.
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, student: Tensor, teacher: Tensor, pairs: Tensor) -> Tensor:
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, student: Tensor, teacher: Tensor, pairs: Tensor, factors: Tensor
+    ) -> Tensor:
         dtype = working_dtype(student.dtype)
         losses = torch.empty(len(pairs), dtype=dtype, device=student.device)
         norms = torch.empty(len(pairs), 1, dtype=dtype, device=student.device)
@@ -98,26 +101,29 @@ class SortedL1(torch.autograd.Function):
             theirs = teacher[pairs[part, 0], pairs[part, 2]].to(dtype)
             order = _descending_order(rows)
             difference = _difference(
-                shifted_exp(rows.gather(1, order), norms[part]),
-                _descending(shifted_exp(theirs, log_normaliser(theirs))),
+                shifted_exp(rows.gather(1, order), norms[part] - factors[part, :1]),
+                _descending(shifted_exp(theirs, log_normaliser(theirs) - factors[part, 1:])),
             )
             losses[part] = difference.abs().sum(-1)
             signs[part] = _signs(difference, order)
-        ctx.save_for_backward(student, pairs, norms, signs)
+        ctx.save_for_backward(student, pairs, norms, signs, factors[:, :1].exp())
         return losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
-        student, pairs, norms, signs = ctx.saved_tensors
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None, Tensor]:
+        student, pairs, norms, signs, factors = ctx.saved_tensors
         gradient = torch.zeros_like(student, memory_format=torch.contiguous_format)
+        of_factors = upstream.new_zeros(len(pairs), 2)
         for part in chunks(len(pairs), student.shape[-1], student.device):
             where = pairs[part, 0], pairs[part, 1]
             ours = shifted_exp(student[where].to(norms.dtype), norms[part])
             slope = ours * signs[part]
-            slope -= ours * slope.sum(-1, keepdim=True)
-            gradient[where] = (slope * upstream[part, None]).to(gradient.dtype)
-        return gradient, None, None
+            total = slope.sum(-1, keepdim=True)
+            slope -= ours * total
+            gradient[where] = (slope * (factors[part] * upstream[part, None])).to(gradient.dtype)
+            of_factors[part, :1] = factors[part] * total * upstream[part, None]
+        return gradient, None, None, of_factors
 
 
 def _pair_chunks(student: Tensor, teacher: Tensor, pairs: Tensor) -> Iterator[slice]:

@@ -136,23 +136,42 @@ def _batches(texts: Sequence[EncodedText], batch_size: int, limit: float) -> Ite
 
 @torch.no_grad()
 def _read_batch(split: SplitModel, texts: list[EncodedText], k: int) -> list[TeacherText]:
+    ids, places = lay_out(texts)
+    found = [summarise(logits, labels, k) for _, logits, labels in read_logits(split, ids, places)]
     counts = [len(text.labels) for text in texts]
-    rows_of_ids = [torch.tensor(text.ids) for text in texts]
-    ids = nn.utils.rnn.pad_sequence(rows_of_ids, batch_first=True).to(input_device(split.model))
-    places = [(row, place - 1) for row, text in enumerate(texts) for place in text.places]
-    rows, columns = torch.tensor(places, dtype=torch.long, device=ids.device).T
-    hidden, labels = split.hidden_states(ids)[rows, columns], ids[rows, columns + 1]
-    step = max(1, _CHUNK // count_vocabulary(split.model))
-    chunks = [
-        _summarise(split.logits(hidden[start : start + step]), labels[start : start + step], k)
-        for start in range(0, len(hidden), step)
-    ]
-    parts = [torch.cat(part).cpu().split(counts) for part in zip(*chunks, strict=True)]
+    parts = [torch.cat(part).cpu().split(counts) for part in zip(*found, strict=True)]
     ends = [torch.tensor(text.ends, dtype=torch.long) for text in texts]
     return [TeacherText(*fields) for fields in zip(*parts, ends, [text.digest for text in texts], strict=True)]
 
 
-def _summarise(logits: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def lay_out(texts: Sequence[EncodedText]) -> tuple[Tensor, Tensor]:
+    """Texts as one batch: tokens ``[B, L]``, padded behind their end, and where responses' tokens are predicted.
+
+    Those places are text and position of each, ``[N, 2]`` int64.
+    """
+    ids = nn.utils.rnn.pad_sequence([torch.tensor(text.ids) for text in texts], batch_first=True)
+    places = [(row, place - 1) for row, text in enumerate(texts) for place in text.places]
+    return ids, torch.tensor(places, dtype=torch.long).reshape(-1, 2)
+
+
+@torch.no_grad()
+def read_logits(split: SplitModel, ids: Tensor, places: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Some of the places at a time, their logits ``[n, V]`` and the tokens that follow ``[n]``.
+
+    Args:
+        split: reads the whole batch at once.
+        ids, places: of ``lay_out``; of one place at least.
+    """
+    device = input_device(split.model)
+    ids, (rows, columns) = ids.to(device), places.to(device).T
+    hidden, labels = split.hidden_states(ids)[rows, columns], ids[rows, columns + 1]
+    step = max(1, _CHUNK // count_vocabulary(split.model))
+    for start in range(0, len(hidden), step):
+        part = slice(start, start + step)
+        yield part, split.logits(hidden[part]), labels[part]
+
+
+def summarise(logits: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-probabilities and ids ``[n, k]``, tail and log-probabilities of labels ``[n]``, of logits ``[n, V]``."""
     logits = logits.to(working_dtype(logits.dtype), copy=True)
     values, ids = top_k(logits, k)

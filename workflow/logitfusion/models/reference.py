@@ -88,9 +88,14 @@ def _weights(source: Path) -> list[str]:
 
 
 def describe_recorded(folder: Path) -> dict[str, Any]:
-    """What the record of a reference says about its model, as ``load.describe`` does of one in memory."""
+    """What the record of a folder says about its model, as ``load.describe`` does of one in memory.
+
+    Of a folder without such a record (a model as it was downloaded) its weights' heads tell.
+    """
     known = read_record(folder) or {}
-    return {name: known[name] for name in ("parameters", "layers", "vocabulary")}
+    names = ("parameters", "layers", "vocabulary")
+    found = known if known.keys() >= set(names) else describe_stored(folder)
+    return {name: found[name] for name in names}
 
 
 def describe_stored(folder: Path) -> dict[str, Any]:

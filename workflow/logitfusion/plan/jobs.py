@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from logitfusion.config.experts import MergedExpert, TrainedExpert
+from logitfusion.config.jobs.distill import method_teachers
+from logitfusion.config.jobs.page import cached_teachers
 from logitfusion.config.loading import LARGEST_BATCH, PRECISIONS
 from logitfusion.config.methods import (
     answered_tasks,
@@ -245,8 +247,7 @@ class Planner:
     # ---- distillation ------------------------------------------------------------------------------------------------
     def _distill(self) -> Iterator[Job]:
         distill = self.run.distill
-        named = {teacher for method in distill.methods.values() for teacher in method.teachers}
-        for name in filter(named.__contains__, distill.teachers):
+        for name in cached_teachers(self.run):
             model = distill.teachers[name].model
             edits = [{"distill.cache.precision": "bf16"}]
             edits += [{"distill.cache.batch_size": size} for size in halves(distill.cache.batch_size)]
@@ -258,8 +259,11 @@ class Planner:
         edits = _training_edits("distill.training", training, self.assumed.cards) + self._dtype_edits([distill.student])
         for name, method in distill.methods.items():
             logits = (_DISTILLATION if method.teachers else _LOSS) + (_DIVERGENCE if method.kl else 0)
-            cost = partial(self._train, distill.student, training, lora, logits)
-            yield self._job("student", name, [distill.student], cost, count=len(distill.seeds), edits=edits)
+            online = {teacher: entry.model for teacher, entry in method_teachers(self.run, name, online=True).items()}
+            cost = partial(self._student, lora, logits, list(online.values()), whole=method.kl > 0)
+            own = [*edits, *({f"distill.teachers.{teacher}.online": False} for teacher in online)]
+            names = [distill.student, *online.values()]
+            yield self._job("student", name, names, cost, count=len(distill.seeds), edits=own)
         yield from self._answers(len(distill.methods) * len(distill.seeds))
 
     def _answers(self, trials: int) -> Iterator[Job]:
@@ -272,10 +276,29 @@ class Planner:
             count = 1 + trials * (name == distill.student)
             yield self._job("answer", name, [name], partial(self._answer, name), count=count, edits=edits)
 
+    def _student(self, lora: LoRA | None, logits: float, online: list[str], *, whole: bool) -> Cost:
+        """A student, and all of each online teacher in each of its processes."""
+        training, cache = self.run.distill.training, self.run.distill.cache
+        cost = self._train(self.run.distill.student, training, lora, logits)
+        rows = min(training.micro_batch, training.batch_size // training.processes)
+        for number, model in enumerate(online, 1):
+            member = self._reader(model)
+            read = read_cost(member, self._sequences(self.run.distill.student, training), cache.max_tokens, rows)
+            kept = rows * cache.max_tokens * member.size.vocabulary * member.item if whole else 0.0
+            work = replace(read.work, parallel=training.processes)
+            gpu = {**cost.gpu, f"teacher {number}": sum(read.gpu.values()) + kept}
+            cost = replace(cost, gpu=gpu, work=cost.work + work)
+        return cost
+
+    def _reader(self, model: str) -> Member:
+        """A teacher as it is loaded."""
+        adapters = tuple(filter(None, [adapter_rank(self.run, model)]))
+        return Member(self._found(model).size, PRECISIONS[self.run.distill.cache.precision], adapters)
+
     def _teacher(self, model: str) -> Cost:
-        cache, size = self.run.distill.cache, self._found(model).size
+        cache, member = self.run.distill.cache, self._reader(model)
+        size = member.size
         texts = math.ceil(self._texts(self.run.distill.tasks) / cache.shards)
-        member = Member(size, PRECISIONS[cache.precision], tuple(filter(None, [adapter_rank(self.run, model)])))
         kept = cached_token(cache.k, size.vocabulary)
         placed = {"cards": cache.gpus, "memory": self.assumed.memory}
         cost = partial(read_cost, member, texts, cache.max_tokens, row_bytes=kept, **placed)

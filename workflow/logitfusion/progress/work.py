@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from logitfusion.config.experts import TrainedExpert
-from logitfusion.config.jobs.distill import answer_job
+from logitfusion.config.jobs.distill import answer_job, method_teachers
 from logitfusion.config.jobs.fusion import DecodeJob, decode_job, tune_job
 from logitfusion.config.models import PrunedModel, RandomModel
 from logitfusion.config.run import RunConfig
@@ -104,10 +104,11 @@ def _teacher_cache(run: RunConfig, wildcards: Wildcards) -> float:
     return LOAD + READ * _texts(run) / run.distill.cache.shards * _size(run, model)
 
 
-def _student(run: RunConfig, _: Wildcards) -> float:
+def _student(run: RunConfig, wildcards: Wildcards) -> float:
     training = run.distill.training
-    steps = training.count_steps(_texts(run))
-    return LOAD + 2 * TRAINED * steps * training.batch_size * _size(run, run.distill.student)
+    teachers = method_teachers(run, wildcards["objective"], online=True).values()
+    sequence = 2 * TRAINED * _size(run, run.distill.student) + READ * _sizes(run, (entry.model for entry in teachers))
+    return LOAD + sequence * training.count_steps(_texts(run)) * training.batch_size
 
 
 def _clip_encoder(run: RunConfig, _: Wildcards) -> float:

@@ -14,9 +14,9 @@ from logitfusion.models.precision import choose_dtype
 from logitfusion.provenance import fingerprint
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.stages._texts import read_rows
-from logitfusion.stages._trained import write_trained
 from logitfusion.training.batches import is_main_process
 from logitfusion.training.finetune import finetune
+from logitfusion.training.folder import write_trained
 from logitfusion.training.weights import as_saved, load_trainee
 
 

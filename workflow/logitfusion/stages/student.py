@@ -4,55 +4,75 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from logitfusion.config.jobs.distill import StudentJob
-from logitfusion.config.training import PLACEMENT, Recipe, Training
+from logitfusion.config.jobs.distill import Answering, StudentJob
+from logitfusion.config.loading import PRECISIONS
+from logitfusion.config.prompting import TextFormat
+from logitfusion.config.training import PLACEMENT
 from logitfusion.distill.cache import TeacherCache
-from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.shard import hash_texts
-from logitfusion.distill.training import distill
-from logitfusion.files import remove
-from logitfusion.models.load import load_tokenizer, use_threads
+from logitfusion.distill.sources import CachedSource, Source, open_online
+from logitfusion.distill.student import train_student
+from logitfusion.models.examples import Text
 from logitfusion.provenance import fingerprint
-from logitfusion.stages._stage import logger, run_stage
+from logitfusion.stages._stage import run_stage
 from logitfusion.stages._texts import read_texts
-from logitfusion.stages._trained import write_trained
-from logitfusion.training.batches import is_main_process
-from logitfusion.training.weights import load_trainee
+
+if TYPE_CHECKING:
+    from logitfusion.evaluate.measured import Measure
 
 
 def main(arguments: argparse.Namespace, job: StudentJob) -> None:
-    use_threads()
-    recipe = Recipe.model_validate(dict(job.training.part(Training)) | {"seed": arguments.seed})
-    made_with = job.dump() | {"seed": arguments.seed}
+    texts, held_out = read_texts(arguments.text, job.texts), read_texts(arguments.validation)
     decided_by = job.dump(exclude={"training": PLACEMENT}) | {"seed": arguments.seed}
     base, *_ = arguments.base
-    tokenizer = load_tokenizer(base)
-    texts = read_texts(arguments.text, job.texts)
-    caches = {
-        # .../<teacher>/<shard>.safetensors
-        name: TeacherCache(
-            [path for path in arguments.caches if path.parent.name == name], expected={"data_hash": hash_texts(texts)}
-        )
-        for name in job.method.teachers
-    }
-    model, curve = distill(
-        load_trainee(base, job.training),
-        tokenizer,
-        encode_texts(tokenizer, texts, template=recipe.template, system=recipe.system, max_tokens=recipe.max_tokens),
-        caches,
+    read = [*arguments.base, *arguments.text, *arguments.validation, *arguments.caches, *arguments.teachers]
+    train_student(
+        base,
+        texts,
+        {name: _open_teacher(name, arguments, job, texts, held_out) for name in job.method.teachers},
         job.method,
-        recipe,
-        lora=job.training.lora if job.training.method == "lora" else None,
-        checkpoints=arguments.checkpoints,
-        fingerprint=fingerprint(decided_by, [*arguments.base, *arguments.text, *arguments.caches]),
+        job.training,
+        held_out=held_out,
+        measure=_measure(arguments, job.answering, base),
+        seed=arguments.seed,
         name=f"{arguments.name}, seed {arguments.seed}",
+        output=arguments.output,
+        checkpoints=arguments.checkpoints,
+        fingerprint=fingerprint(decided_by, read),
+        made_with=job.dump() | {"seed": arguments.seed},
     )
-    if not is_main_process():
-        return
-    write_trained(arguments.output, model, tokenizer, base, made_with, curve)
-    remove(arguments.checkpoints)
-    logger.info("%s: written", arguments.name)
+
+
+def _measure(arguments: argparse.Namespace, answering: Answering | None, base: Path) -> Measure | None:
+    """What answers the tasks that the student is measured on; None where there are none."""
+    if answering is None:
+        return None
+    from logitfusion.evaluate.measured import Measure  # the harness takes a second to import
+    from logitfusion.models.load import load_tokenizer
+    from logitfusion.tasks.documents import open_documents
+
+    opened = {
+        path.parent.name: open_documents(path, split="validation", **dict(answering.tasks[path.parent.name]))
+        for path in arguments.documents
+    }
+    return Measure(opened, load_tokenizer(base), answering.prompting, answering.batch_size)
+
+
+def _open_teacher(
+    name: str, arguments: argparse.Namespace, job: StudentJob, texts: list[Text], held_out: list[Text]
+) -> Source:
+    """A teacher that reads online, or its cache, whose files are ``.../<teacher>/<shard>.safetensors``."""
+    if name not in job.online:
+        paths = [path for path in arguments.caches if path.parent.name == name]
+        return CachedSource(TeacherCache(paths, {"data_hash": hash_texts(texts)}))
+    entry = job.online[name]
+    folder = next(path for path in arguments.teachers if path.name == entry.model)
+    return open_online(
+        name, folder, texts + held_out, job.method, text_format=entry.part(TextFormat), max_tokens=entry.max_tokens,
+        dtype=PRECISIONS[entry.precision],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -63,7 +83,14 @@ if __name__ == "__main__":
         "--base", type=Path, nargs="+", required=True, help="the untrained student, and its base if it is an adapter"
     )
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="training splits")
+    parser.add_argument("--validation", type=Path, nargs="*", default=[], help="validation splits to be measured on")
+    parser.add_argument(
+        "--documents", type=Path, nargs="*", default=[], help="of tasks to be measured on: .../<task>/documents"
+    )
     parser.add_argument("--caches", type=Path, nargs="*", default=[], help="shards: .../<teacher>/<shard>.safetensors")
+    parser.add_argument(
+        "--teachers", type=Path, nargs="*", default=[], help="folders of those that read online, and of their bases"
+    )
     parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder")
     run_stage(main, parser, StudentJob)

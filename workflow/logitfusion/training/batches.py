@@ -23,9 +23,14 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def process() -> int:
+    """The number of this process among them, from 0 on."""
+    return int(os.environ.get("RANK", 0))
+
+
 def is_main_process() -> bool:
     """Whether this process is the one that writes."""
-    return int(os.environ.get("RANK", 0)) == 0
+    return process() == 0
 
 
 def micro_batch(recipe: Recipe, count: int) -> int:

@@ -1,17 +1,26 @@
-"""The loss curve of a training, as a CSV beside the model."""
+"""The loss curve of a training and its evaluations, as CSV beside the model."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from logitfusion.files import whole
 
 
-def write_curve(path: str | Path, curve: list[dict[str, float]]) -> None:
+def write_curve(path: str | Path, curve: Sequence[Mapping[str, float]]) -> None:
     """Write ``step, loss, learning_rate`` and parts of the loss; a model that was not trained has only the header."""
-    columns = ["step", "loss", "learning_rate"]
-    columns += [name for name in (curve[0] if curve else {}) if name not in columns]
+    _write(path, curve, ("step", "loss", "learning_rate"))
+
+
+def write_evaluations(path: str | Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write ``step, loss`` and whatever else was found in the evaluations of a training."""
+    _write(path, rows, ("step", "loss"))
+
+
+def _write(path: str | Path, curve: Sequence[Mapping[str, float]], first: Sequence[str]) -> None:
+    columns = [*first, *(name for name in (curve[0] if curve else {}) if name not in first)]
     with whole(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

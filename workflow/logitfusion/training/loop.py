@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -42,36 +42,42 @@ from logitfusion.training.sharding import (
 
 logger = logging.getLogger(__name__)
 
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
-def trainer_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
-    """transformers' settings for a recipe; nothing is reported to any service."""
+
+def trainer_arguments(
+    recipe: Recipe, folder: Path, kind: type[Arguments] = TrainingArguments, **others: Any
+) -> Arguments:
+    """transformers' settings for a recipe, with ``others`` in their place; nothing is reported to any service."""
     device = choose_device()
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and bf16_helps(device))
     micro = micro_batch(recipe, processes())
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=recipe.batch_size // (micro * processes()),
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        warmup_steps=recipe.steps // 10,
-        optim="adamw_torch_fused",
-        bf16=bf16,
-        use_cpu=device.type == "cpu",
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        logging_steps=max(1, recipe.steps // 40),
-        logging_nan_inf_filter=False,  # it would hide that a training diverged
-        save_strategy="no",  # the Progress callback asks for checkpoints by the clock
-        save_total_limit=1,
-        train_sampling_strategy="sequential",  # order_rows has already mixed the rows
-        remove_unused_columns=False,
-        dataloader_pin_memory=device.type == "cuda",
-        disable_tqdm=True,
-        report_to="none",
+    settings = {
+        "output_dir": str(folder),
+        "max_steps": recipe.steps,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": recipe.batch_size // (micro * processes()),
+        "learning_rate": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": recipe.steps // 10,
+        "optim": "adamw_torch_fused",
+        "bf16": bf16,
+        "use_cpu": device.type == "cpu",
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "logging_steps": max(1, recipe.steps // 40),
+        "logging_nan_inf_filter": False,  # it would hide that a training diverged
+        "save_strategy": "no",  # the Progress callback asks for checkpoints by the clock
+        "save_total_limit": 1,
+        "train_sampling_strategy": "sequential",  # order_rows has already mixed the rows
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": device.type == "cuda",
+        "disable_tqdm": True,
+        "report_to": "none",
         **(sharding_arguments() if recipe.sharded else {}),
-    )
+    }
+    arguments = kind(**settings | others)
     if recipe.sharded:
         part_on_cpus_too()
         arguments.fsdp_plugin_args["mixed_precision_policy"] = mixed_precision(bf16)

@@ -6,7 +6,7 @@ import math
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer
+from transformers import SchedulerType, Trainer
 
 
 def share_of_peak(update: int, warm_up: int, updates: int) -> float:
@@ -25,9 +25,11 @@ def share_of_peak(update: int, warm_up: int, updates: int) -> float:
 
 
 class WarmedTrainer(Trainer):
-    """A Trainer whose learning rate is a ``share_of_peak``."""
+    """A Trainer whose cosine is a ``share_of_peak``; other schedules are transformers'."""
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
+        if self.args.lr_scheduler_type != SchedulerType.COSINE:
+            return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
             warm_up = self.args.get_warmup_steps(num_training_steps)
             self.lr_scheduler = LambdaLR(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from logitfusion.config.decoding import TaskDecoding
-from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining
+from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining, Teacher, TeacherReading
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
 from logitfusion.config.loading import Loading
-from logitfusion.config.methods import answered_tasks
+from logitfusion.config.methods import answered_tasks, evaluated_tasks
 from logitfusion.config.prompting import Prompting, TextFormat
 from logitfusion.config.run import RunConfig
-from logitfusion.config.section import Count, Section
+from logitfusion.config.section import BatchSize, Count, Section, Whole
 from logitfusion.config.training import LoRA
 
 
@@ -20,12 +22,41 @@ class TeacherJob(CacheContents, TextFormat):
     texts: Count | None
 
 
+class MeasuredTask(Section):
+    """A task that students answer while they are trained."""
+
+    num_fewshot: Whole | None
+    """Examples in each prompt; null: as its definition says."""
+    generation_kwargs: dict[str, Any]
+    """Merged into those of its definition."""
+    metric: str | None
+    """Null: the first of its definition."""
+
+
+class Answering(Section):
+    """How students answer while they are trained."""
+
+    prompting: Prompting
+    batch_size: BatchSize
+    tasks: dict[str, MeasuredTask]
+
+
+class OnlineTeacher(TeacherReading, TextFormat):
+    """A teacher that reads while the student learns."""
+
+    model: str
+
+
 class StudentJob(Section):
     """Train the student once."""
 
     method: DistillMethod
     training: StudentTraining
     texts: Count | None
+    answering: Answering | None = None
+    """None where no task is answered meanwhile."""
+    online: dict[str, OnlineTeacher] = {}
+    """The method's teachers that have no cache."""
 
 
 def teacher_job(run: RunConfig, teacher: str) -> TeacherJob:
@@ -40,7 +71,42 @@ def student_job(run: RunConfig, method: str) -> StudentJob:
     training = run.distill.training
     if training.method == "full":
         training = training.model_copy(update={"lora": LoRA()})
-    return StudentJob(method=run.distill.methods[method], training=training, texts=run.distill.texts)
+    entry, reading = run.distill.methods[method], dict(run.distill.cache.part(TeacherReading))
+    online = {
+        name: OnlineTeacher(model=teacher.model, **reading, **dict(teacher.part(TextFormat)))
+        for name, teacher in method_teachers(run, method, online=True).items()
+    }
+    return StudentJob(
+        method=entry,
+        training=training,
+        texts=run.distill.texts,
+        online=online,
+        answering=_answering(run, evaluated_tasks(run)),
+    )
+
+
+def _answering(run: RunConfig, tasks: list[str]) -> Answering | None:
+    """As students answer when they are trained."""
+    if not tasks:
+        return None
+    prompting = run.distill.part(Prompting)
+    decoded = {task: decoded_task(run, task, [run.distill.student], prompting) for task in tasks}
+    return Answering(
+        prompting=prompting,
+        batch_size=run.distill.batch_size,
+        tasks={
+            task: MeasuredTask(
+                num_fewshot=one.num_fewshot, generation_kwargs=one.generation_kwargs, metric=run.tasks[task].metric
+            )
+            for task, one in decoded.items()
+        },
+    )
+
+
+def method_teachers(run: RunConfig, method: str, *, online: bool) -> dict[str, Teacher]:
+    """The teachers of a method that read online, or those that have a cache."""
+    teachers = {name: run.distill.teachers[name] for name in run.distill.methods[method].teachers}
+    return {name: teacher for name, teacher in teachers.items() if teacher.online == online}
 
 
 def answer_job(run: RunConfig, name: str) -> DecodeJob:

@@ -48,8 +48,9 @@ def used_tasks(run: RunConfig) -> list[str]:
     return [task for task in run.tasks if task in found]
 
 
-def used_teachers(run: RunConfig) -> list[str]:
-    """The teachers that a method learns from, in the config's order."""
+def cached_teachers(run: RunConfig) -> list[str]:
+    """The teachers with a cache that a method learns from, in the config's order."""
     methods = run.distill.methods.values() if run.distill else ()
     named = {teacher for method in methods for teacher in method.teachers}
-    return [name for name in run.distill.teachers if name in named] if run.distill else []
+    teachers = run.distill.teachers.items() if run.distill else ()
+    return [name for name, teacher in teachers if name in named and not teacher.online]

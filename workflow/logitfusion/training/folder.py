@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from logitfusion.models.identity import hash_recorded
 from logitfusion.models.load import copy_tokenizer, describe, save_model
 from logitfusion.models.reference import describe_recorded
 from logitfusion.provenance import record
-from logitfusion.training.curve import write_curve
+from logitfusion.training.curve import write_curve, write_evaluations
 
 
 def write_trained(
@@ -25,6 +26,7 @@ def write_trained(
     base: Path,
     made_with: dict[str, Any],
     curve: list[dict[str, float]],
+    evaluations: Sequence[Mapping[str, float]] = (),
 ) -> None:
     """Write a trained model; of one that was trained by LoRA its adapter, which is read beside its base.
 
@@ -35,6 +37,7 @@ def write_trained(
         base: the folder that the training began from.
         made_with: what decided the training, for the record.
         curve: the losses.
+        evaluations: what was found in those that were made meanwhile.
     """
     with whole(output) as folder:
         folder.mkdir()
@@ -47,6 +50,8 @@ def write_trained(
             copy_tokenizer(base, folder)
             facts = describe(model)
         write_curve(folder / "curve.csv", curve)
+        if evaluations:
+            write_evaluations(folder / "evaluations.csv", evaluations)
         record(folder / RECORD, made_with, files=as_rows(record_files(folder)), **facts)
 
 

@@ -1,0 +1,81 @@
+"""Teachers as users name them: a model and its tokenizer, a folder of one, or a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from logitfusion.config.objective import Objective
+from logitfusion.distill.arguments import DistillationConfig
+from logitfusion.distill.cache import TeacherCache, find_shards
+from logitfusion.distill.encoding import encode_texts
+from logitfusion.distill.sources import CachedSource, OnlineSource, Source
+from logitfusion.distill.step import PARTS
+from logitfusion.errors import UserError
+from logitfusion.models.adapters import load_expert
+from logitfusion.models.architecture import count_vocabulary
+from logitfusion.models.checkpoint import is_adapter
+from logitfusion.models.examples import Text
+from logitfusion.models.load import load_tokenizer
+
+Named = Source | TeacherCache | str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def check_teachers(
+    teachers: Mapping[str, Source],
+    objective: Objective,
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+) -> None:
+    """Refuse teachers that an objective can't be computed with; ``student`` is the model that ``name`` trains.
+
+    Raises:
+        UserError: names the student, or the teacher.
+    """
+    factors = sum(getattr(objective, part) for part in PARTS[1:])
+    if (factors > 0) != bool(teachers):
+        terms = f"a factor {', '.join(PARTS[1:-1])} or {PARTS[-1]}"
+        raise UserError(f"A student needs both teachers and {terms} above 0, or neither (plain SFT).")
+    if objective.weights is not None and len(objective.weights) != len(teachers):
+        raise UserError(f"There are {len(teachers)} teachers and {len(objective.weights)} weights; give one for each.")
+    if objective.k > count_vocabulary(student):
+        raise UserError(f"k is {objective.k}, and the student {name} has {count_vocabulary(student)} tokens; lower k.")
+    for teacher, source in teachers.items():
+        source.check(teacher, objective, tokenizer)
+
+
+def open_teacher(
+    name: str, given: Named, texts: Sequence[Text], settings: DistillationConfig, device: torch.device
+) -> Source:
+    """Where a teacher's predictions of these texts are from.
+
+    Args:
+        name: for messages.
+        given: a source is taken as it is; a model is moved to ``device`` unless it has a device map.
+        texts: all that it will be asked for.
+
+    Raises:
+        UserError: it is none of these, or can't be read.
+    """
+    if isinstance(given, TeacherCache):
+        return CachedSource(given)
+    if isinstance(given, str | Path):
+        if not Path(given).is_dir():
+            raise UserError(f"Teacher {name!r}: there is no folder {given}; give one, or a model and its tokenizer.")
+        if not is_adapter(given) and not (Path(given) / "config.json").exists():
+            return CachedSource(TeacherCache(find_shards(given)))
+        given = load_expert(given, device=device, dtype="auto"), load_tokenizer(given)
+    if isinstance(given, PreTrainedModel):
+        raise UserError(f"Teacher {name!r} is a model alone; give it with its tokenizer: (model, tokenizer).")
+    if not isinstance(given, tuple):
+        return given
+    model, tokenizer = given
+    if getattr(model, "hf_device_map", None) is None and getattr(model, "quantization_method", None) is None:
+        model.to(device)
+    form, limit = settings.format, settings.max_tokens
+    encoded = encode_texts(tokenizer, texts, template=form.template, system=form.system, max_tokens=limit)
+    return OnlineSource(model, tokenizer, encoded, settings.objective)
