@@ -29,7 +29,8 @@ class Standin:
         token_ids: whether echoed tokens are written ``token_id:42``, as one of vLLM's options has it.
         key: that requests must bring.
         statuses: answers in place of the next ones, with their messages and headers.
-        delay: seconds before an answer.
+        delay: seconds before the answer about a text.
+        barrier: so many requests are answered together.
         garble: changes an answer before it is sent.
         asked: bodies of requests, in their order.
         together: requests that were at work at one time, at most.
@@ -37,13 +38,14 @@ class Standin:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    max_logprobs: int = 20
+    max_logprobs: int = 259
     context: int = 128
     names: list[str] = field(default_factory=lambda: [NAME])
     token_ids: bool = False
     key: str | None = None
     statuses: list[tuple[int, str, dict[str, str]]] = field(default_factory=list)
     delay: float = 0.0
+    barrier: threading.Barrier | None = None
     garble: Callable[[dict[str, Any]], Any] = lambda answer: answer
     asked: list[dict[str, Any]] = field(default_factory=list)
     together: int = 0
@@ -55,6 +57,12 @@ class Standin:
         """``[L, V]``: of the token after each, by one plain forward."""
         with self._lock, torch.no_grad():
             return self.model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+
+    def count(self, begun: int) -> None:
+        """Note a request that begins or ends."""
+        with self._lock:
+            self._at_work += begun
+            self.together = max(self.together, self._at_work)
 
     def complete(self, body: dict[str, Any]) -> tuple[int, Any]:
         """OpenAI's completions with vLLM's additions."""
@@ -171,11 +179,13 @@ class _Handler(BaseHTTPRequestHandler):
         if len(content) < length:  # whoever asked has gone
             return
         body = json.loads(content or b"{}")
-        standin._at_work += 1
-        standin.together = max(standin.together, standin._at_work)
-        self.stopped.wait(standin.delay)
+        standin.count(1)
+        if self.command == "POST":
+            self.stopped.wait(standin.delay)
+            if standin.barrier is not None:
+                standin.barrier.wait(60)
         status, answer, headers = standin.answer(self.path, body, self.headers.get("Authorization"))
-        standin._at_work -= 1
+        standin.count(-1)
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **headers}.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from served_standin import NAME, Standin, serve
 from transformers import PreTrainedModel
 
-from logitfusion.config.endpoint import Endpoint
+from logitfusion.config.endpoint import Endpoint, Protocol
 from logitfusion.distill.cache import TeacherCache, find_shards
 from logitfusion.distill.encoding import EncodedText, digest_text, encode_texts
 from logitfusion.distill.offline import SOURCE
@@ -23,6 +24,7 @@ from logitfusion.distill.served import Server, cache_served, describe
 from logitfusion.distill.served.answers import Answers
 from logitfusion.distill.served.protocols import Position
 from logitfusion.distill.shard import TeacherText
+from logitfusion.distill.teacher import read_teacher
 from logitfusion.files import write_jsonl
 from logitfusion.models.load import load_tokenizer
 from logitfusion.models.tiny import tiny_tokenizer
@@ -34,6 +36,7 @@ ROWS = [
     {"prompt": "nothing", "response": ""},
 ]
 K = 7
+TOKENIZER = tiny_tokenizer()
 
 
 @pytest.fixture
@@ -103,6 +106,23 @@ def test_the_cache_is_that_of_the_folder(
         assert_same(found, expected)
 
 
+@pytest.mark.parametrize("protocol", ["vllm", "sglang", "echo"])
+def test_only_what_the_assistant_says_is_asked_for(
+    standin: Standin, folder: Path, tmp_path: Path, protocol: Protocol
+) -> None:
+    """A chat of two turns, the second of which ends with the last token of the vocabulary."""
+    standin.token_ids = True
+    chat = EncodedText((5, 6, 7, 8, 9, 10, 11, 258), 2, (1, 2, 3, 4), b"01234567", between=(4, 5))
+    server, tokenizer = Server(Endpoint(endpoint=standin.address, protocol=protocol)), load_tokenizer(folder)
+    source = dict.fromkeys(SOURCE[1:-1], "x") | {"max_tokens": None}
+    options = {"source": source, "k": 259}
+    paths = cache_served(server, describe(server), tokenizer, 259, [chat], tmp_path / "served", **options)
+    (expected,) = read_teacher(standin.model, [chat], k=259, batch_size=1)
+    (found,) = TeacherCache(paths)
+    assert len(found) == 4
+    assert_same(found, expected)
+
+
 def test_the_manifest_says_what_served_it(
     capsys: pytest.CaptureFixture[str], standin: Standin, asked: list[object], tmp_path: Path
 ) -> None:
@@ -118,10 +138,9 @@ def test_several_texts_are_asked_for_at_a_time(
     capsys: pytest.CaptureFixture[str], standin: Standin, asked: list[object], tmp_path: Path
 ) -> None:
     write_jsonl(tmp_path / "texts.jsonl", [{"prompt": "a" * n, "response": "b"} for n in range(12)])
-    standin.delay = 0.1
+    standin.barrier = threading.Barrier(3)
     run(capsys, *asked, "--concurrency", 3)
     assert standin.together == 3
-    assert [len(body["prompt"]) for body in standin.asked] != []
     cache = TeacherCache(find_shards(tmp_path / "served"))
     assert cache.digests == [digest_text(("a" * n, "b")) for n in range(12)]
 
@@ -244,12 +263,18 @@ def test_a_key_is_sent_and_never_shown(
         (["--batch-size", "4"], "--batch-size is of a teacher that is read here"),
         (["--protocol", "openai"], "--protocol must be one of vllm, sglang, echo"),
         (["--k", 260], "k is 260, and must be from 1 to the teacher's 259 tokens"),
-        (["--k", 21], "greater than max allowed: 20); start it with --max-logprobs of k at least, or lower --k."),
+        (["--k", 9], "greater than max allowed: 8); start it with --max-logprobs of k at least, or lower --k."),
     ],
 )
 def test_what_can_not_be_asked_is_told_in_a_sentence(
-    capsys: pytest.CaptureFixture[str], asked: list[object], tmp_path: Path, options: list[object], words: str
+    capsys: pytest.CaptureFixture[str],
+    standin: Standin,
+    asked: list[object],
+    tmp_path: Path,
+    options: list[object],
+    words: str,
 ) -> None:
+    standin.max_logprobs = 8
     sentence = refuse(capsys, *asked, *options)
     assert words in sentence
     assert "s3cret" not in sentence
@@ -361,7 +386,7 @@ def test_the_tail_is_what_is_missing_from_1(scale: float, seed: int, vocabulary:
     k, label = data.draw(st.integers(1, vocabulary)), data.draw(st.integers(0, vocabulary - 1))
     order = exact.argsort(descending=True)
     top = {number: told[number] for number in order[:k].tolist()}
-    answers = Answers(tiny_tokenizer(), vocabulary, k, "")
+    answers = Answers(TOKENIZER, vocabulary, k, "")
     text = EncodedText((0, label), 1, (1,))
     found = answers.assemble([Position(label, told[label], top)], text)
     rest = exact[order[k:]].exp().sum().item()
