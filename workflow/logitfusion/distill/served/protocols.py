@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, Field
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import NotRequired, TypedDict
 
 from logitfusion.config.endpoint import Protocol as Name
 from logitfusion.distill.encoding import EncodedText
@@ -63,9 +64,9 @@ class Asking(Protocol):
         """
 
 
-class _Logprob(BaseModel):
+class _Logprob(TypedDict):  # no class of its own: there are millions
     logprob: float
-    decoded_token: str | None = None
+    decoded_token: NotRequired[str | None]
 
 
 class _VllmChoice(BaseModel):
@@ -105,8 +106,8 @@ class Vllm:
         own = (entry or {}).get(token)
         if entry is None or own is None:
             raise MalformedError("lacks the log-probability of a token that was sent")
-        top = {number: one.logprob for number, one in entry.items()}
-        return Position(token, own.logprob, top, own.decoded_token)
+        top = {number: one["logprob"] for number, one in entry.items()}
+        return Position(token, own["logprob"], top, own.get("decoded_token"))
 
 
 # Log-probability, id, text.
