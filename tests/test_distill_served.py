@@ -168,9 +168,9 @@ def test_a_busy_server_is_asked_again(
     for found, expected in zip(TeacherCache(find_shards(tmp_path / "served")), of_folder, strict=True):
         assert_same(found, expected)
     shutil.rmtree(tmp_path / "served")
-    standin.statuses = [(503, "loading", {})] * 3
+    standin.statuses = [(503, "\x1b[2Jloading\nmore", {})] * 3
     sentence = refuse(capsys, *asked, "--concurrency", 1, "--attempts", 3)
-    assert "answers 503 Service Unavailable (loading), asked 3 times for text 1; what is whole is kept" in sentence
+    assert "answers 503 Service Unavailable ([2Jloading), asked 3 times for text 1; what is whole is kept" in sentence
 
 
 def test_a_silent_server_is_asked_again(
@@ -254,7 +254,7 @@ def test_a_key_is_sent_and_never_shown(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--served-model", "x"], f"has no model 'x'; it has {NAME}."),
+        (["--served-model", "x"], f"has no model 'x'; it has '{NAME}'."),
         (["--endpoint", "127.0.0.1:8000"], "--endpoint must be an address as http://127.0.0.1:8000/v1, without"),
         (["--endpoint", "http://me:s3cret@host/v1"], "without user, password and query"),
         (["--endpoint", "http://host:x/v1"], "--endpoint must be an address"),
@@ -285,7 +285,7 @@ def test_servers_of_several_models_and_of_short_texts(
     capsys: pytest.CaptureFixture[str], standin: Standin, asked: list[object], tmp_path: Path
 ) -> None:
     standin.names = ["one", "two"]
-    assert "has several models; give --served-model, one of one, two." in refuse(capsys, *asked)
+    assert "has several models; give --served-model, one of 'one', 'two'." in refuse(capsys, *asked)
     standin.context = 12
     sentence = refuse(capsys, *asked, "--served-model", "two")
     assert "Text 1 has 24 tokens, and the server can be asked for 11 at most; lower --max-tokens to 11." in sentence

@@ -81,12 +81,13 @@ def _choose(content: bytes, wanted: str | None, address: str) -> _Card:
         cards = {card.id: card for card in _Listed.model_validate_json(content).data}
     except ValidationError:
         cards = {}
+    names = ", ".join(map(repr, cards))
     if not cards:
         raise UserError(f"The server at {address} lists no models; is it another kind of server?")
     if wanted is None and len(cards) > 1:
-        raise UserError(f"The server at {address} has several models; give --served-model, one of {', '.join(cards)}.")
+        raise UserError(f"The server at {address} has several models; give --served-model, one of {names}.")
     if wanted is not None and wanted not in cards:
-        raise UserError(f"The server at {address} has no model {wanted!r}; it has {', '.join(cards)}.")
+        raise UserError(f"The server at {address} has no model {wanted!r}; it has {names}.")
     return next(iter(cards.values())) if wanted is None else cards[wanted]
 
 

@@ -7,11 +7,11 @@ server of llama.cpp has no log-probabilities of what it is given (in 2026), so i
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, NotRequired, Protocol
 
 from pydantic import BaseModel, Field
 from transformers import PreTrainedTokenizerBase
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from logitfusion.config.endpoint import Protocol as Name
 from logitfusion.distill.encoding import EncodedText

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds
 # Requests fail together: one line tells of all of them.
 _SILENCE = 5.0
+_LONGEST_MESSAGE = 300  # characters of what a server says
 
 
 class Server:
@@ -109,7 +110,9 @@ class Server:
     def _words(self, answer: httpx2.Response) -> str:
         """A server's status and message, in which some repeat the key that they were given."""
         told = _find_message(answer)
-        message = first_line(ValueError(told.replace(self._key, "***") if self._key else told)) if told.strip() else ""
+        first, *_ = [*told.strip().splitlines(), ""]
+        hidden = first.replace(self._key, "***") if self._key else first
+        message = "".join(filter(str.isprintable, hidden))[:_LONGEST_MESSAGE].rstrip(" .")
         return f"{answer.status_code} {answer.reason_phrase}".strip() + (f" ({message})" if message else "")
 
 
