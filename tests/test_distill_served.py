@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from logitfusion.distill.encoding import EncodedText, digest_text, encode_texts
 from logitfusion.distill.offline import SOURCE
 from logitfusion.distill.served import Server, cache_served, describe
 from logitfusion.distill.served.answers import Answers
-from logitfusion.distill.served.protocols import Position
+from logitfusion.distill.served.protocols import Echo, Position
 from logitfusion.distill.shard import TeacherText
 from logitfusion.distill.teacher import read_teacher
 from logitfusion.files import write_jsonl
@@ -160,7 +161,7 @@ def test_a_busy_server_is_asked_again(
         waits.append(seconds)
 
     monkeypatch.setattr("asyncio.sleep", wait)
-    standin.statuses = [(503, "loading", {}), (429, "slowly", {"Retry-After": "9"}), (500, "", {}), (502, "", {})]
+    standin.statuses = [(503, "loading", {}), (429, "slowly", {"Retry-After": "9"}), (500, "", {}), (529, "", {})]
     run(capsys, *asked, "--concurrency", 1)
     assert [*map(round, waits)] == pytest.approx([1, 9, 4, 8], abs=2)
     assert waits[1] == 9
@@ -353,6 +354,22 @@ def test_answers_that_can_not_be_right_are_refused(
     assert f"The answer of {standin.address} to text 1 " in sentence
     assert not [*tmp_path.glob("served/*.safetensors")]
     assert len(standin.asked) <= 2  # the next one may be on its way
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_tokens_are_known_by_their_texts(told: bool) -> None:
+    """Of servers with echo, unless they give ids."""
+    a, b, c = TOKENIZER.encode("abc")
+    said = {
+        "tokens": ["a", "b", "?"],
+        "token_logprobs": [None, -1.0, -2.0],
+        "top_logprobs": [None, {"b": -1.0, "c": -3.0}, {f"token_id:{b}": -0.5}],
+        "token_ids": [a, b, c] if told else None,
+    }
+    content = json.dumps({"choices": [{"logprobs": said}]}).encode()
+    found = Echo(TOKENIZER).read(content, EncodedText((a, b, c), 1, (1, 2)))
+    last = c if told else TOKENIZER.encode("?")[0]  # which is not what was sent
+    assert found == [Position(b, -1.0, {b: -1.0, c: -3.0}), Position(last, -2.0, {b: -0.5})]
 
 
 def test_texts_that_several_tokens_have_are_refused(

@@ -78,7 +78,7 @@ class Server:
             else:
                 if answer.status_code == 200:
                     return answer.content
-                if answer.status_code not in BUSY:
+                if answer.status_code not in BUSY and answer.status_code < 500:
                     raise UserError(self.explain_refusal(answer, title, remedy))
                 fault, asked = f"answers {self._words(answer)}", _asked_wait(answer)
             if attempt + 1 < self.options.attempts:
