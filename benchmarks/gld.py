@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from distillation import cache, gradient, losses, memory, pot, scaling
+from distillation import cache, gradient, losses, memory, pot, scaling, side_by_side
 from logitfusion.files import write_json, write_text
 from timing import describe_machine, use_all_threads, words
 
@@ -23,6 +23,7 @@ PARTS = {
     "losses": losses,
     "scaling": scaling,
     "memory": memory,
+    "peers": side_by_side,
     "pot": pot,
     "cache": cache,
     "gradient": gradient,
@@ -37,6 +38,7 @@ class Sizes:
         losses: positions, V and k.
         lengths, ks, scaled_at: of the scaling; the L at which k is varied, the k at which L is, and V.
         memory: positions, V, k and type of the logits.
+        peers: positions, V and k of what other libraries compute as well.
         nodes, pot_seconds: of the graphs that POT gets, and how long it may take.
         caches, texts, tokens: V and k of the caches, their texts and tokens of each.
         model: hidden size, layers and vocabulary of the model that makes a training step.
@@ -47,6 +49,7 @@ class Sizes:
     ks: tuple[int, ...]
     scaled_at: tuple[int, int, int]
     memory: tuple[tuple[int, int, int, torch.dtype], ...]
+    peers: tuple[tuple[int, int, int], ...]
     nodes: tuple[int, ...]
     pot_seconds: float
     caches: tuple[tuple[int, int], ...]
@@ -67,6 +70,7 @@ FULL = Sizes(
         (64, 262_144, 10, torch.float32),
         (512, 49_152, 10, torch.bfloat16),
     ),
+    peers=((128, 49_152, 128), (64, 262_144, 128)),
     nodes=(100, 200, 400, 800),
     pot_seconds=60,
     caches=tuple((vocabulary, k) for vocabulary in (49_152, 262_144) for k in (10, 32, 50, 128)),
@@ -80,6 +84,7 @@ QUICK = Sizes(
     ks=(2, 4, 8),
     scaled_at=(16, 4, 1_000),
     memory=((16, 2_000, 5, torch.float32), (16, 2_000, 5, torch.bfloat16)),
+    peers=((16, 2_000, 5),),
     nodes=(20, 40),
     pot_seconds=5,
     caches=((2_000, 10), (70_000, 50)),
@@ -108,14 +113,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs: numbers mean nothing")
     parser.add_argument("--output", type=Path, default=Path("results/bench/gld.json"))
+    for name in ("TRL", "DistillKit"):
+        help_text = f"a checkout of {name}, to compare with; else what is installed"
+        parser.add_argument(f"--{name.lower()}", type=Path, metavar="FOLDER", help=help_text)
     arguments = parser.parse_args()
     use_all_threads()
+    checkouts = {name: getattr(arguments, name.lower()) for name in ("TRL", "DistillKit")}
     device, rounds = torch.device(arguments.device), arguments.rounds
     sizes = QUICK if arguments.quick else FULL
     measures: dict[str, Callable[[], Any]] = {
         "losses": lambda: losses.measure(sizes.losses, rounds, device),
         "scaling": lambda: scaling.measure(sizes.lengths, sizes.ks, sizes.scaled_at, rounds, device),
         "memory": lambda: memory.measure(sizes.memory, device),
+        "peers": lambda: side_by_side.measure(sizes.peers, rounds, device, checkouts),
         "pot": lambda: pot.measure(sizes.nodes, sizes.pot_seconds, rounds),
         "cache": lambda: cache.measure(sizes.caches, sizes.texts, sizes.tokens, sizes.model, rounds, device),
         "gradient": gradient.measure,

@@ -31,7 +31,9 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "generate"]
 nitpicky = True  # a reference that leads nowhere is an error
 # But for types in signatures: other projects' pages are not asked, and not every type of ours has a page.
-nitpick_ignore_regex = [(r"py:.*", r"(collections|logitfusion|numpy|os|pathlib|tokenizers|torch|transformers)\..*")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(collections|logitfusion|numpy|os|pathlib|peft|tokenizers|torch|transformers)\..*")
+]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3

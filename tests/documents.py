@@ -147,6 +147,8 @@ def _check_command(words: list[str], written: set[str]) -> None:
             assert importlib.util.find_spec(module) is not None, f"there is no module {module}"
         case ["python" | "python3", program, *_] if not program.startswith("-"):
             assert program in written or (ROOT / program).is_file(), f"there is no file {program}"
+        case ["torchrun" | "accelerate", *launched] if "-m" in launched:
+            _check_command(launched[launched.index("-m") + 1 :], written)
         case ["sudo" | "srun" | "nohup" | "time", *rest]:
             inner = [word for word in rest if not word.startswith("-")]
             assert inner, "nothing to run"

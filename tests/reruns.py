@@ -74,6 +74,15 @@ def _weighted(config: dict[str, Any], path: str) -> Together:
     return Together({path: [1.0 for _ in teachers], path.replace(".weights", ".combine"): "weighted"})
 
 
+def _judged(config: dict[str, Any], path: str) -> Together:
+    """A method whose student answers itself, with teachers that read online."""
+    method = path.rpartition(".")[0]
+    teachers = value_at(config, f"{method}.teachers")
+    taught = {} if teachers else {f"{method}.teachers": ["gemma"], f"{method}.uld": 0.5}
+    online = {f"distill.teachers.{teacher}.online": True for teacher in teachers or ["gemma"]}
+    return Together({path: 0.5} | taught | online)
+
+
 def _of_another_source(entry: dict[str, Any]) -> Any:
     return lambda config, path: Together({path.rpartition(".")[0]: entry})
 
@@ -151,6 +160,7 @@ ROWS = {
     "models.small.heal.processes": Row(SMALL, 2),
     "models.small.heal.sharded": Row(SMALL, _sharded),
     "models.small.heal.attention": Row(SMALL, "eager"),
+    "models.small.heal.packing": Row(SMALL, 64),
     "models.small.heal.template": Row(SMALL, "chat"),
     "models.small.heal.system": Row(SMALL, _system),
     "models.small.heal.*": Row(SMALL),
@@ -187,6 +197,7 @@ ROWS = {
     "experts.ceiling.processes": Row(CEILING, 2),
     "experts.ceiling.sharded": Row(CEILING, _sharded),
     "experts.ceiling.attention": Row(CEILING, "eager"),
+    "experts.ceiling.packing": Row(CEILING, 64),
     "experts.ceiling.template": Row(CEILING, "chat"),
     "experts.ceiling.system": Row(CEILING, _system),
     "experts.ceiling.**": Row(CEILING),
@@ -200,6 +211,7 @@ ROWS = {
     "experts.*.processes": Row(EXPERT, 2),
     "experts.*.sharded": Row(EXPERT, _sharded),
     "experts.*.attention": Row(EXPERT, "eager"),
+    "experts.*.packing": Row(EXPERT, 64),
     "experts.*.template": Row(EXPERT, "chat"),
     "experts.*.system": Row(EXPERT, _system),
     "experts.**": Row(EXPERT),
@@ -274,6 +286,7 @@ ROWS = {
     "distill.training.processes": Row(STUDENTS, 2),
     "distill.training.sharded": Row(STUDENTS, _sharded),
     "distill.training.attention": Row(STUDENTS, "eager"),
+    "distill.training.packing": Row(STUDENTS, 64),
     "distill.training.template": Row(STUDENTS, "chat"),
     "distill.training.system": Row(STUDENTS, _system),
     "distill.training.evaluate": Row(STUDENTS, ["sums"]),
@@ -294,9 +307,15 @@ ROWS = {
     "distill.methods.sft.kl": Row(
         STUDENTS, Together({"distill.methods.sft.teachers": ["gemma"], "distill.methods.sft.kl": 0.5})
     ),
+    "distill.methods.sft.hybrid": Row(
+        STUDENTS, Together({"distill.methods.sft.teachers": ["gemma"], "distill.methods.sft.hybrid": 0.5})
+    ),
+    "distill.methods.*.normalisation": Row(STUDENTS, "texts"),
+    "distill.methods.*.shared_weight": Row(STUDENTS, 0.5),
     "distill.methods.*.divergence": Row(STUDENTS, "jsd"),
     "distill.methods.*.weights": Row(STUDENTS, _weighted),
     "distill.methods.*.alignment": Row(STUDENTS, "positions"),
+    "distill.methods.*.on_policy": Row(STUDENTS, _judged),
     "distill.methods.*.*": Row(STUDENTS),
     "distill.seeds": Row(STUDENTS, [0, 1]),
     "distill.baseline": Row({"plot_student_losses"} | TABLES, "uld"),

@@ -14,7 +14,7 @@ from torch import Tensor
 from logitfusion.distill import CachedTeacher, Teacher, distill_loss, predict
 from logitfusion.distill.alignment import align
 from logitfusion.distill.predictions import IGNORED
-from logitfusion.distill.selection import SortedL1
+from logitfusion.distill.sorted_l1 import SortedL1
 
 SMALL = settings(max_examples=40, deadline=None, derandomize=True)
 Ends = list[tuple[list[int], list[int]]]  # of each text: the student's and the teacher's

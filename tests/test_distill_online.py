@@ -23,10 +23,13 @@ from logitfusion.distill.cache import TeacherCache
 from logitfusion.distill.encoding import EncodedText, encode_texts
 from logitfusion.distill.objective import DistillLoss
 from logitfusion.distill.offline import SOURCE, cache_teacher
+from logitfusion.distill.rows import DistillationCollator, pair_texts
 from logitfusion.distill.shard import TeacherText
+from logitfusion.distill.shared import Vocabulary
 from logitfusion.distill.sources import CachedSource, OnlineSource, Source
+from logitfusion.distill.step import PARTS, objective_loss, read_teachers
 from logitfusion.distill.teacher import read_teacher
-from logitfusion.distill.training import DistillationCollator, distill, objective_loss, pair_texts, read_teachers
+from logitfusion.distill.training import distill
 from logitfusion.errors import UserError
 from logitfusion.models.identity import hash_vocabulary
 from logitfusion.models.load import load_model, load_tokenizer
@@ -35,6 +38,8 @@ from logitfusion.models.source import make_random
 NAMES = {"student": "bytes", "twin": "bytes", "stranger": "pairs"}
 TOPS = Objective(uld=0.4, gld=0.3, k=5)
 WHOLE = Objective(uld=0.2, gld=0.2, kl=0.3, k=5)
+
+HYBRID = Objective(uld=0.2, gld=0.2, hybrid=0.4, k=5)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,11 @@ class Kept(list[TeacherText]):
     def __init__(self, folder: Path, model: PreTrainedModel, texts: Sequence[EncodedText], k: int) -> None:
         super().__init__(read_teacher(model, texts, k=k, batch_size=4))
         self.k, self.digests = k, [text.digest for text in texts]
-        self.settings = {"vocabulary_hash": hash_vocabulary(load_tokenizer(folder))}
+        self.vocabulary = model.config.vocab_size
+        self.settings = {"vocabulary_hash": hash_vocabulary(load_tokenizer(folder)), "template": "plain"}
+
+    def ends(self, number: int) -> list[int]:
+        return self[number].ends.tolist()
 
 
 def online(folder: Path, objective: Objective, dtype: torch.dtype = torch.float32, **options: Any) -> OnlineSource:
@@ -67,7 +76,11 @@ def compute(
     folders: dict[str, Path], sources: dict[str, Source], objective: Objective, dtype: torch.dtype = torch.float32
 ) -> tuple[DistillLoss, Tensor, list[Any]]:
     """The loss of all texts as the trainer computes it, its gradient, and what the teachers are."""
-    rows = pair_texts(encoded(folders["student"]), sources, objective.alignment)
+    texts = encoded(folders["student"])
+    rows = list(pair_texts(texts, sources, objective.alignment))
+    if objective.hybrid:
+        for name, source in sources.items():
+            source.share(name, Vocabulary.of(load_tokenizer(folders["student"]), 259, texts))
     batch = DistillationCollator(0, list(sources.values()))(rows)
     labels, columns = batch.pop("labels"), batch.pop("teachers")
     student = load_model(folders["student"], device=CPU, dtype=dtype)
@@ -84,6 +97,8 @@ def compute(
         (TOPS.model_copy(update={"combine": "min_ce"}), ["stranger", "twin"]),
         (TOPS.model_copy(update={"alignment": "positions"}), ["stranger"]),
         (WHOLE, ["twin"]),
+        (HYBRID, ["twin", "stranger"]),
+        (HYBRID.model_copy(update={"divergence": "reverse", "normalisation": "texts"}), ["stranger"]),
         (WHOLE.model_copy(update={"divergence": "jsd", "temperature": 2.0}), ["twin"]),
     ],
 )
@@ -92,16 +107,19 @@ def test_it_is_the_cache_of_all_tokens(folders: dict[str, Path], objective: Obje
     at_hand = {name: online(folders[name], objective) for name in names}
     sizes = {name: one.model.config.vocab_size for name, one in at_hand.items()}
     cached = {
-        name: CachedSource(Kept(folders[name], one.model, one.texts, objective.k if one.k else sizes[name]))
+        name: CachedSource(
+            Kept(folders[name], one.model, one.texts, objective.k if one.k else sizes[name]), tokenizer=folders[name]
+        )
         for name, one in at_hand.items()
     }
     found, expected = (compute(folders, sources, objective) for sources in (at_hand, cached))
-    for part in ("total", "sft", "uld", "gld", "kl"):
+    for part in ("total", *PARTS):
         torch.testing.assert_close(getattr(found[0], part), getattr(expected[0], part), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-7)
     assert found[0].uld > 0
     assert found[0].gld > 0
     assert (found[0].kl > 0) == bool(objective.kl)
+    assert (found[0].hybrid > 0) == bool(objective.hybrid)
 
 
 def test_the_files_of_a_cache_differ_by_their_rounding(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -131,7 +149,7 @@ def test_in_float64_it_is_the_definition(folders: dict[str, Path]) -> None:
     source = online(folders["twin"], objective, torch.float64)
     texts = encoded(folders["student"])
     models = [load_model(folders["student"], device=CPU, dtype=torch.float64) for _ in range(2)]
-    rows = pair_texts(texts, {"twin": source}, "bytes")
+    rows = list(pair_texts(texts, {"twin": source}, "bytes"))
     batch = DistillationCollator(0, [source])(rows)
     labels, columns = batch.pop("labels"), batch.pop("teachers")
     logits = models[0](**batch, logits_to_keep=labels.shape[1]).logits

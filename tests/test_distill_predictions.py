@@ -178,9 +178,7 @@ def test_merged_groups_multiply_the_probabilities_of_their_earlier_tokens() -> N
     others[:] = torch.tensor([[IGNORED, IGNORED, 4, 5, 6, 7]] * 2)
     groups = torch.tensor([[0, 1, 0, 0], [2, 2, 1, 3]])
     both = torch.cat([groups, groups + torch.tensor([3, 3, 4, 4])])
-    found = uld_of_predictions(
-        predict(student, labels, 3), predict(teacher, others, 3), both, k=3, mask=torch.tensor([True, True])
-    )
+    found = uld_of_predictions(predict(student, labels, 3), predict(teacher, others, 3), both, k=3)
     for text in range(2):
         ours = [row.softmax(-1) for row in student[text, 1:4]]
         theirs = [row.softmax(-1) for row in teacher[text, 1:5]]

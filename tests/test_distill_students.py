@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import json
+import csv
 import os
 import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import lm_eval
 import pytest
 import torch
 from commands import refuse, run
+from harness_tasks import write_tasks
 from torch import Tensor
 
 from logitfusion import cli
 from logitfusion.config.distill import StudentTraining
-from logitfusion.config.jobs.distill import StudentJob
+from logitfusion.config.jobs.distill import Answering, MeasuredTask, StudentJob
 from logitfusion.config.models import RandomModel
 from logitfusion.config.objective import Objective
+from logitfusion.config.prompting import Prompting
+from logitfusion.config.tasks import HarnessTask
 from logitfusion.distill.cache import find_shards
+from logitfusion.distill.encoding import encode_text
 from logitfusion.files import read_json, write_jsonl
-from logitfusion.models.load import load_model
+from logitfusion.fusion import FusedLM
+from logitfusion.fusion.lm_eval import FusedLMEval
+from logitfusion.models.adapters import load_expert
+from logitfusion.models.load import load_model, load_tokenizer, save_model
 from logitfusion.models.source import make_random
 from logitfusion.stages import student
+from logitfusion.tasks.documents import open_documents, write_documents
+from logitfusion.tasks.prepare import cut_task, make_texts, read_task
 from logitfusion.training import loop
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_random(RandomModel(source="random", hidden_size=16, layers=1, seed=seed, tokenizer=tokenizer), root / name)
     write_jsonl(root / "texts.jsonl", ROWS[:12])
     write_jsonl(root / "held_out.jsonl", ROWS[12:])
+    write_tasks(root / "tasks", rows=40)
     asked = ["distill-cache", "--teacher", root / "stranger", "--texts", root / "texts.jsonl", "--k", 6]
     assert cli.main([*map(str, asked), "--output", str(root / "cache")]) == 0
     return root
@@ -58,6 +70,11 @@ def call(made: Path, output: Path, *options: str, **recipe: Any) -> list[str]:
     teachers = ["--teacher", f"twin={made / 'twin'}", "--cache", f"stranger={made / 'cache'}"]
     texts = ["--texts", str(made / "texts.jsonl"), "--output", str(output)]
     return ["distill", str(made / "student"), *texts, *teachers, *LOSS, *spelled(RECIPE | recipe), *options]
+
+
+def read_rows(table: Path) -> list[dict[str, float]]:
+    with table.open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -71,9 +88,25 @@ def assert_same(found: Path, expected: Path, **tolerance: float) -> None:
         torch.testing.assert_close(first[name], value, **tolerance)
 
 
+def measured(made: Path) -> list[str]:
+    """Options of evaluations on held-out texts and on a task."""
+    task = {"include_path": made / "tasks", "training_split": "test", "validation": 7}
+    return ["--evaluate", str(made / "held_out.jsonl"), "toy_choice", "--eval-steps", "3", *spelled(task)]
+
+
+def write_validation(made: Path, folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The documents of that task, as the workflow's stage writes them, and their right answers."""
+    task = HarnessTask(harness="toy_choice", include_path=str(made / "tasks"), training_split="test", validation=7)
+    with TemporaryDirectory() as scratch:
+        folders, loaded = read_task(task, shots=True, scratch=Path(scratch))
+        cut = cut_task(task, loaded, "toy_choice")
+        write_documents(folder / "documents", "toy_choice", folders, loaded, cut, shots=True)
+        return folder / "documents", list(make_texts(cut.validation))
+
+
 @pytest.fixture(scope="module")
 def trained(made: Path) -> Path:
-    assert cli.main(call(made, made / "trained")) == 0
+    assert cli.main(call(made, made / "trained", *measured(made))) == 0
     return made / "trained"
 
 
@@ -85,17 +118,24 @@ def test_the_student_is_the_workflows(made: Path, trained: Path, tmp_path: Path)
     shard.parent.mkdir()
     shard.write_bytes(find_shards(made / "cache")[0].read_bytes())
     method = {"teachers": ["stranger"], "uld": 0.3, "gld": 0.2, "k": 6}
-    job = StudentJob(method=method, training=StudentTraining(**RECIPE), texts=None)
+    training = StudentTraining(**RECIPE, evaluate=("toy_choice",), eval_steps=3)
+    tasks = {"toy_choice": MeasuredTask(num_fewshot=None, generation_kwargs={}, metric=None)}
+    answering = Answering(prompting=Prompting(), batch_size=32, tasks=tasks)
+    job = StudentJob(method=method, training=training, texts=None, answering=answering)
+    documents, answers = write_validation(made, tmp_path / "toy_choice")
+    write_jsonl(tmp_path / "validation.jsonl", answers)
     arguments = Namespace(
-        name="test", seed=0, base=[made / "student"], text=[texts], validation=[], documents=[], caches=[shard],
-        teachers=[], checkpoints=tmp_path / "checkpoints", output=tmp_path / "stage",
+        name="test", seed=0, base=[made / "student"], text=[texts], validation=[tmp_path / "validation.jsonl"],
+        documents=[documents], caches=[shard],
+        teachers=[], tokenizers=[], checkpoints=tmp_path / "checkpoints", output=tmp_path / "stage",
     )  # fmt: skip
     student.main(arguments, job)
-    asked = call(made, tmp_path / "command")
+    asked = call(made, tmp_path / "command", *[word for word in measured(made) if not word.endswith(".jsonl")])
     place = asked.index("--teacher")
     assert cli.main(asked[:place] + asked[place + 2 :]) == 0
     assert_same(tmp_path / "command", tmp_path / "stage", rtol=0, atol=0)
-    assert (tmp_path / "command/curve.csv").read_text() == (tmp_path / "stage/curve.csv").read_text()
+    for table in ("curve.csv", "evaluations.csv"):
+        assert (tmp_path / "command" / table).read_text() == (tmp_path / "stage" / table).read_text()
     with pytest.raises(AssertionError):
         assert_same(trained, tmp_path / "stage")  # the other teacher counts
 
@@ -116,7 +156,9 @@ class JobKilledError(Exception):
     """Stands for a job that is killed."""
 
 
-def test_the_same_call_goes_on(made: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_call_goes_on_and_no_other(
+    capsys: pytest.CaptureFixture[str], made: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Interrupting(loop.Progress):
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == 2:
@@ -129,6 +171,9 @@ def test_the_same_call_goes_on(made: Path, trained: Path, tmp_path: Path, monkey
             cli.main(asked)
     assert (tmp_path / "out.checkpoints/checkpoint-2").is_dir()
     assert not (tmp_path / "out").exists()
+    sentence = refuse(capsys, *call(made, tmp_path / "out", steps=5))
+    assert f"{tmp_path / 'out.checkpoints'} holds the checkpoints of a training on other texts" in sentence
+    assert (tmp_path / "out.checkpoints/checkpoint-2").is_dir()
     assert cli.main(asked) == 0
     assert_same(tmp_path / "out", trained, rtol=0, atol=0)
 
@@ -147,7 +192,7 @@ def test_several_processes_are_one(made: Path, trained: Path, tmp_path: Path) ->
     environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "1"}
     started = {
         name: subprocess.Popen(
-            [sys.executable, "-m", *launcher, "logitfusion", *call(made, tmp_path / name)],
+            [sys.executable, "-m", *launcher, "logitfusion", *call(made, tmp_path / name, *measured(made))],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for name, launcher in LAUNCHERS.items()
@@ -159,6 +204,11 @@ def test_several_processes_are_one(made: Path, trained: Path, tmp_path: Path) ->
         assert "2 processes, each with all of the model" in said
         assert said.count("4 of 4 steps") == 1
         assert_same(tmp_path / name, trained, rtol=1e-4, atol=1e-5)
+        for table in ("curve.csv", "evaluations.csv"):
+            found, expected = (read_rows(folder / table) for folder in (tmp_path / name, trained))
+            assert [row.keys() for row in found] == [row.keys() for row in expected]
+            for one, other in zip(found, expected, strict=True):
+                assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
 
 
 def test_every_option_of_the_loss_and_the_training_is_one_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +234,7 @@ def test_every_option_of_the_loss_and_the_training_is_one_of_the_command(capsys:
         (["--texts", "sums"], "--texts sums is a task, no file (those end in .jsonl): say by --train how many"),
         (["--evaluate", "sums"], "--evaluate sums is a task, no file (those end in .jsonl): say by --validation how"),
         (["--texts", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--output", "{made}/twin"], "{made}/twin is there already; name another folder with --output, or delete"),
+        (["--output", "{made}/tasks"], "{made}/tasks is there already; name another folder with --output, or delete"),
         (["--output", "{made}/twin/new"], "lies in {made}/twin, which a teacher reads"),
     ],
 )
@@ -201,8 +251,94 @@ def test_without_teachers_it_is_fine_tuning(capsys: pytest.CaptureFixture[str], 
     asked = ["distill", made / "student", "--texts", texts, "--output", tmp_path / "out", *spelled(RECIPE)]
     assert "needs both teachers and a factor" in refuse(capsys, *asked, "--uld", "0.5")
     run(capsys, *asked)
-    *_, last = (tmp_path / "out/curve.csv").read_text().splitlines()
-    head = (tmp_path / "out/curve.csv").read_text().splitlines()[0].split(",")
-    row = dict(zip(head, map(float, last.split(",")), strict=True))
-    assert row["loss"] == pytest.approx(row["sft"])
-    assert json.dumps(read_json(tmp_path / "out/record.json")["config"]["objective"]["teachers"]) == "[]"
+    assert all(row["loss"] == pytest.approx(row["sft"]) for row in read_rows(tmp_path / "out/curve.csv"))
+    assert not (tmp_path / "out/evaluations.csv").exists()
+
+
+# ---- evaluations ---------------------------------------------------------------------------------------------------
+
+
+def loss_of(folder: Path, rows: list[dict[str, str]]) -> float:
+    """The cross-entropy of responses and end of text, token by token, of a model that is read anew."""
+    model, tokenizer = load_model(folder, device=torch.device("cpu")), load_tokenizer(folder)
+    losses: list[Tensor] = []
+    for row in rows:
+        text = encode_text(tokenizer, row["prompt"], row["response"])
+        log_probs = model(torch.tensor([text.ids])).logits[0].double().log_softmax(-1)
+        losses += [-log_probs[place - 1, text.ids[place]] for place in text.places]
+    return torch.stack(losses).mean().item()
+
+
+def test_evaluations_are_of_the_student_as_it_is_then(made: Path, trained: Path, tmp_path: Path) -> None:
+    """The last one of the written student, read anew: its loss, and the harness's own number."""
+    first, last = read_rows(trained / "evaluations.csv")
+    assert (first["step"], last["step"]) == (3, 4)
+    assert first["loss"] > last["loss"]
+    documents, rows = write_validation(made, tmp_path)
+    lm = FusedLMEval(FusedLM.from_folders(trained), batch_size=4)
+    found = lm_eval.evaluate(lm, open_documents(documents, split="validation").loaded)["results"]["toy_choice"]
+    answers = [{"prompt": row["prompt"], "response": row["completion"]} for row in rows]
+    assert len(answers) == 7
+    assert last["toy_choice"] == last["metric"] == pytest.approx(found["acc,none"])
+    assert last["sft"] == pytest.approx(loss_of(trained, [*ROWS[12:], *answers]), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_patience_ends_a_training_and_keeps_the_best(
+    made: Path, tmp_path: Path, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = ["--texts", str(made / "texts.jsonl"), "--evaluate", str(made / "held_out.jsonl")]
+    recipe = {"steps": 60, "batch_size": 12, "learning_rate": 0.3 if method == "full" else 0.5, "precision": "fp32"}
+    options = ["--eval-steps", "2", "--patience", "2", "--method", method]
+    out = tmp_path / "out"
+    assert cli.main(["distill", str(made / "student"), *texts, "--output", str(out), *options, *spelled(recipe)]) == 0
+    losses = [row["loss"] for row in read_rows(out / "evaluations.csv")]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    assert len(losses) == best + 3 < 30
+    assert f"stopped at step {2 * len(losses)} of 60; the student of step {2 * (best + 1)} is the best" in caplog.text
+    if method == "full":
+        assert loss_of(out, ROWS[12:]) == pytest.approx(losses[best], rel=1e-4)
+    else:
+        model = load_expert(out, device=torch.device("cpu"))
+        save_model(model, load_tokenizer(out), tmp_path / "merged", model.dtype)
+        assert loss_of(tmp_path / "merged", ROWS[12:]) == pytest.approx(losses[best], rel=1e-4)
+
+
+def test_patience_is_kept_over_a_stop(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["--texts", str(made / "texts.jsonl"), "--evaluate", str(made / "held_out.jsonl")]
+    recipe = {"steps": 60, "batch_size": 12, "learning_rate": 0.3, "precision": "fp32", "checkpoint_minutes": 1e-9}
+    asked = ["distill", str(made / "student"), *texts, "--eval-steps", "2", "--patience", "2", *spelled(recipe)]
+    assert cli.main([*asked, "--output", str(tmp_path / "straight")]) == 0
+    table = (tmp_path / "straight/evaluations.csv").read_text()
+    last = int(read_rows(tmp_path / "straight/evaluations.csv")[-1]["step"])
+
+    class Interrupting(loop.Progress):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == last - 1:  # between the two evaluations that are not better
+                raise JobKilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "Progress", Interrupting)
+        with pytest.raises(JobKilledError):
+            cli.main([*asked, "--output", str(tmp_path / "broken")])
+    assert cli.main([*asked, "--output", str(tmp_path / "broken")]) == 0
+    assert (tmp_path / "broken/evaluations.csv").read_text() == table
+    assert_same(tmp_path / "broken", tmp_path / "straight", rtol=0, atol=0)
+
+
+def test_a_metric_that_is_better_when_it_is_lower_is_not_the_best_ones(
+    capsys: pytest.CaptureFixture[str], made: Path, tmp_path: Path
+) -> None:
+    task = {"include_path": made / "tasks", "training_split": "test", "validation": 3, "train": 6}
+    texts = ["--texts", "toy_text", "--evaluate", "toy_text", *spelled(task)]
+    asked = ["distill", made / "student", *texts, "--output", tmp_path / "out", *spelled(RECIPE), "--patience", "1"]
+    assert cli.main([*map(str, asked), "--best-by", "metric"]) == 1
+    assert "best_by is metric, and not all tasks" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_service_that_is_not_installed_is_a_sentence(
+    capsys: pytest.CaptureFixture[str], made: Path, tmp_path: Path
+) -> None:
+    sentence = refuse(capsys, *call(made, tmp_path / "out"), "--report-to", "trackio")
+    assert "report_to names trackio, which is not installed; install it" in sentence
+    assert "--report-to" in refuse(capsys, *call(made, tmp_path / "out"), "--report-to", "mail")

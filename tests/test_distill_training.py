@@ -20,12 +20,13 @@ from logitfusion.config.models import RandomModel
 from logitfusion.config.objective import Objective
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.cache import TeacherCache
-from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText, digest_text, encode_text
+from logitfusion.distill.encoding import digest_text, encode_text
 from logitfusion.distill.objective import distill_loss
 from logitfusion.distill.offline import SOURCE, cache_teacher
 from logitfusion.distill.rows import DistillationCollator, pair_texts
 from logitfusion.distill.sources import CachedSource
 from logitfusion.distill.step import read_teachers
+from logitfusion.distill.texts import UNKNOWN_TEXT, EncodedText
 from logitfusion.distill.training import distill
 from logitfusion.errors import UserError
 from logitfusion.models.identity import hash_vocabulary
@@ -123,7 +124,7 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(
 ) -> None:
     """The collator's groups and counts, and the division by the step's own numbers."""
     tokenizer, model = load_tokenizer(folders["student"]), load_model(folders["student"], device=CPU)
-    rows = pair_texts(encoded(tokenizer), caches, "bytes")
+    rows = list(pair_texts(encoded(tokenizer), caches, "bytes"))
     collate = DistillationCollator(tokenizer.pad_token_id, list(caches.values()))
 
     def gradient(parts: list[list[dict[str, Any]]]) -> Tensor:
@@ -139,6 +140,17 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
     torch.testing.assert_close(gradient([rows[:1], rows[1:5], rows[5:]]), gradient([rows]), rtol=1e-4, atol=1e-6)
+
+
+def test_packed_texts_meet_their_teachers_predictions(
+    folders: dict[str, Path], caches: dict[str, TeacherCache], tmp_path: Path
+) -> None:
+    """Of teachers with other tokens, too: every part of the loss, and the student."""
+    expected, curve = run(folders, caches, tmp_path / "padded")
+    found, packed = run(folders, caches, tmp_path / "packed", recipe=RECIPE.model_copy(update={"packing": 64}))
+    for name in ("loss", "sft", "uld", "gld"):
+        assert [row[name] for row in packed] == pytest.approx([row[name] for row in curve], rel=1e-4)
+    assert_same(found, expected, rtol=1e-4, atol=1e-5)
 
 
 class JobKilledError(Exception):
@@ -265,7 +277,8 @@ def test_a_student_comes_closer_to_a_teacher_of_its_own_tokens(
 ) -> None:
     objective = Objective(kl=1.0, divergence=divergence, k=5)
     recipe = RECIPE.model_copy(update={"steps": 30})
-    _, curve = run(folders, {"twin": _of_the_same_tokens(folders, tmp_path / "cache")}, tmp_path, objective, recipe)
+    cache = _of_the_same_tokens(folders, tmp_path / "cache")
+    _, curve = run(folders, {"twin": cache}, tmp_path / "checkpoints", objective, recipe)
     assert all(row["loss"] == pytest.approx(row["kl"], rel=1e-4) for row in curve)
     assert curve[-1]["kl"] < 0.8 * curve[0]["kl"]
     assert all(row["uld"] == row["gld"] == 0 for row in curve)
@@ -287,7 +300,7 @@ def test_a_teacher_of_other_tokens_has_no_divergence(
 
 
 def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None:
-    """The stage itself, by torchrun: the same steps, half of each batch a process."""
+    """The stage itself, by torchrun: the same steps, half of each batch a process; one teacher reads online."""
     text = tmp_path / "train.jsonl"
     text.write_text("\n".join(json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in TEXTS))
     cache = {
@@ -299,10 +312,11 @@ def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None
         "max_tokens": 64,
         "precision": "fp32",
     }
-    method = {"teachers": ["stranger"], "uld": 0.4, "gld": 0.3, "k": 5, "nodes": "vocab", "signal": "prob",
+    method = {"teachers": ["stranger", "live"], "uld": 0.4, "gld": 0.3, "k": 5, "nodes": "vocab", "signal": "prob",
               "combine": "sum", "weights": None, "alignment": "bytes"}  # fmt: skip
     recipe = {name: getattr(RECIPE, name) for name in Recipe.model_fields if name != "seed"}
-    entry = {"method": method, "training": recipe | {"micro_batch": 3, "method": "full"}, "texts": None}
+    entry = {"method": method, "training": recipe | {"micro_batch": 3, "method": "full"}, "texts": None,
+             "online": {"live": {"model": "twin", "max_tokens": 64, "precision": "fp32"}}}  # fmt: skip
 
     def stage(*arguments: str | Path) -> None:
         environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
@@ -320,8 +334,8 @@ def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None
     for name, launcher in launchers.items():
         stage(
             *launcher, "logitfusion.stages.student", "--config", json.dumps(entry), "--name", "test",
-            "--seed", "0", "--base", folders["student"], "--caches", shard, "--checkpoints", tmp_path / f"c{name}",
-            "--output", tmp_path / name, *common,
+            "--seed", "0", "--base", folders["student"], "--caches", shard, "--teachers", folders["twin"],
+            "--checkpoints", tmp_path / f"c{name}", "--output", tmp_path / name, *common,
         )  # fmt: skip
     found, expected = (dict(load_model(tmp_path / name, device=CPU).state_dict()) for name in ("two", "one"))
     assert_same(found, expected, rtol=1e-4, atol=1e-5)

@@ -392,8 +392,8 @@ def test_rows_are_ordered_once_for_the_whole_training(
     rows = [{"input_ids": [0] * (index % 5), "id": index} for index in range(number)]
     batch_size = micro * accumulated
     recipe = Recipe(steps=steps, micro_batch=micro, batch_size=batch_size, seed=seed)
-    ordered = order_rows(rows, recipe)
-    assert ordered == order_rows(rows, recipe)
+    ordered = list(order_rows(rows, recipe))
+    assert ordered == list(order_rows(rows, recipe))
     assert len(ordered) == steps * recipe.batch_size
     epoch = -(-number // micro) * micro
     for start in range(0, len(ordered) - epoch + 1, epoch):

@@ -29,6 +29,7 @@ COMMANDS = {
     "plan": ["plan", "config.yaml", "--metadata", "metadata"],
     "init": ["init", "mine", "--large", "large", "--base", "base"],
     "init clip": ["init", "mine", "--track", "clip", "--images", "photos"],
+    "distill": ["distill", "large", "--texts", "lines.jsonl"],
     "distill-cache": ["distill-cache", "--teacher", "large", "--texts", "lines.jsonl", "--k", "2"],
     "fit": ["fewshot", "fit", *CLIP, "--method", "gda", "--images", "photos", "--class-names", "names.json"],
     "fit csv": ["fewshot", "fit", *CLIP, "--method", "gda", "--csv", "list.csv"],
@@ -39,7 +40,8 @@ NEEDED = {"fit": ["--output", "new"]}
 OUTPUTS = [
     ("generate", "--output", False), ("generate", "--trace", False), ("score", "--output", False),
     ("evaluate", "--output", False), ("plan", "--json", False), ("init", "--output", False),
-    ("distill-cache", "--output", True), ("fit", "--output", False), ("fit", "--features", True),
+    ("distill", "--output", True), ("distill-cache", "--output", True),
+    ("fit", "--output", False), ("fit", "--features", True),
     ("predict", "--output", False), ("predict", "--report", False), ("predict", "--sort-into", True),
     ("predict", "--features", True),
 ]  # fmt: skip
@@ -95,6 +97,7 @@ INPUTS = {
     "plan": ["config.yaml", "metadata/x"],
     "init": ["large/x", "base/x"],
     "init clip": ["photos/x"],
+    "distill": ["large", "large/x"],
     "distill-cache": ["large", "large/x"],
     "fit": ["names.json", "photos/red/x"],
     "fit csv": ["list.csv"],

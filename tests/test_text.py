@@ -181,6 +181,25 @@ def test_others_encode_a_completion_alone(kind: str, text: str) -> None:
     assert TextEncoder(tokenizer).example("the cat:", text)[1] == expected
 
 
+@pytest.mark.parametrize("splits", [False, True])
+def test_a_tokenizer_is_left_as_it_was(splits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers keeps what a call says of special tokens in the backend, where other users of it find it."""
+    tokenizer = byte_level()
+    tokenizer.split_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens = splits
+    encoded = encode_text(tokenizer, "the cat", f"sat{tokenizer.eos_token}")
+    assert tokenizer.eos_token_id not in encoded.ids[:-1]
+    assert tokenizer.backend_tokenizer.encode_special_tokens is splits
+
+    def fail(**_: object) -> None:
+        assert tokenizer.backend_tokenizer.encode_special_tokens
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenizer, "_convert_encoding", fail)
+    with pytest.raises(KeyboardInterrupt):
+        TextEncoder(tokenizer)._encode("sat</s>", special=False)
+    assert tokenizer.backend_tokenizer.encode_special_tokens is splits
+
+
 @pytest.mark.parametrize("kind", ["llama 2", "sentencepiece with a space before"])
 def test_what_follows_nothing_or_a_special_token_begins_as_a_text_does(kind: str) -> None:
     tokenizer = ALONE[kind]

@@ -29,6 +29,7 @@ from logitfusion.training.batches import CompletionCollator, TextCollator
 from logitfusion.training.finetune import CompletionTrainer, finetune
 from logitfusion.training.heal import HealingTrainer, heal
 from logitfusion.training.loop import trainer_arguments
+from logitfusion.training.packing import make_batches
 from logitfusion.training.padding import Padding, plan_padding
 
 TOKENIZER = tiny_tokenizer()
@@ -164,6 +165,35 @@ def test_a_batch_has_loss_and_gradients_of_its_rows_alone(
     tokens, loss = sum(row["completion"] for row in rows), 0.0
     for start in range(0, len(rows), micro):
         batch = trainer.data_collator(rows[start : start + micro])
+        part = trainer.compute_loss(model.train(), batch, num_items_in_batch=tokens)
+        part.backward()
+        loss += float(part.detach())
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert_close(take_gradients(model), gradients)
+
+
+# Those that take positions from what they are told, and make the mask of attention from these.
+PACKED = {"llama", "gpt2", "gemma3_text", "gpt_neox", "mixtral"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_packed_row_has_loss_and_gradients_of_its_texts_alone(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, rows, recipe = build(name), make_rows(), RECIPE.model_copy(update={"packing": 28})
+    expected, gradients = read_alone(model.train(), rows)
+    padding = plan_padding(model, TOKENIZER, rows, recipe, "test")
+    collator = CompletionCollator(padding.pad, padding.inputs)
+    with caplog.at_level(logging.INFO):
+        batches = make_batches(model, rows, recipe, padding, collator, "test")
+    packed = "the 4 texts of a step are packed in 2 rows" in caplog.text
+    assert packed == (name in PACKED) == (f"not packed, because {type(model).__name__}" not in caplog.text)
+    trainer = make_trainer(model, rows, tmp_path, padding)
+    model.zero_grad()
+    tokens, loss, size = sum(row["completion"] for row in rows), 0.0, batches.recipe.micro_batch
+    for start in range(0, len(batches.rows), size):
+        batch = batches.collator([batches.rows[place] for place in range(start, start + size)])
+        assert not packed or ("attention_mask" not in batch and batch["input_ids"].shape[0] == 1)
         part = trainer.compute_loss(model.train(), batch, num_items_in_batch=tokens)
         part.backward()
         loss += float(part.detach())

@@ -44,11 +44,13 @@ def cases(bases: dict[str, str]) -> dict[str, dict[str, Any]]:
     fp32, bf16 = ({"base": bases[name]} for name in ("fp32", "bf16"))
     return {
         "copies": {"kind": "full", **fp32},
+        "copies packed": {"kind": "full", "packing": 64, **fp32},
         "copies heal": {"kind": "heal", **fp32},
         "parted": {"kind": "full", "sharded": True, **fp32, **OFTEN},
         "parted checkpointed": {"kind": "full", "sharded": True, "gradient_checkpointing": True, **fp32},
         "parted lora": {"kind": "lora", "sharded": True, **bf16},
         "parted heal": {"kind": "heal", "sharded": True, **fp32},
+        "parted student": {"kind": "student", "sharded": True, **fp32},
     }
 
 
@@ -93,9 +95,7 @@ def one_process(case: dict[str, Any], folder: Path) -> Result:
     return dict(model.state_dict()), [row["loss"] for row in curve]
 
 
-@pytest.mark.parametrize(
-    "name", ["copies", "copies heal", "parted", "parted checkpointed", "parted lora", "parted heal"]
-)
+@pytest.mark.parametrize("name", cases(dict.fromkeys(("fp32", "bf16"), "")))
 def test_two_processes_have_the_losses_and_weights_of_one(
     broken: tuple[Path, str], bases: dict[str, str], tmp_path: Path, name: str
 ) -> None:

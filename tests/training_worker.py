@@ -17,7 +17,10 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from logitfusion.config.objective import Objective
 from logitfusion.config.training import HealRecipe, LoRA, Recipe
+from logitfusion.distill.encoding import encode_texts
+from logitfusion.distill.training import distill
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.stages._stage import run_stage
 from logitfusion.training import loop
@@ -36,7 +39,7 @@ Trained = tuple[PreTrainedModel, list[dict[str, float]]]
 
 
 def train(kind: str, base: Path, checkpoints: Path, dropout: float = 0.0, **settings: Any) -> Trained:
-    """Train all weights, adapters or a student that heals; the adapters are merged."""
+    """Train all weights, adapters, or a student that heals or is distilled; the adapters are merged."""
     recipe = (HealRecipe if kind == "heal" else Recipe)(**SETTINGS | settings)
     common: dict[str, Any] = {"checkpoints": checkpoints, "fingerprint": "same"}
     tokenizer, model = load_tokenizer(base), load_trainee(base, recipe)
@@ -46,6 +49,10 @@ def train(kind: str, base: Path, checkpoints: Path, dropout: float = 0.0, **sett
             for value in model.parameters():
                 value *= 1.1
         return heal(model, teacher, tokenizer, [row["prompt"] for row in EXAMPLES], recipe, **common)
+    if kind == "student":  # evaluated after its last step, which no backward follows
+        texts = encode_texts(tokenizer, [(row["prompt"], row["completion"]) for row in EXAMPLES])
+        evaluation = {"held_out": texts[:3], "eval_strategy": "steps", "eval_steps": recipe.steps}
+        return distill(model, tokenizer, texts, {}, Objective(), recipe, lora=None, name="test", **common, **evaluation)
     lora = LoRA(rank=2, alpha=4.0, dropout=dropout) if kind == "lora" else None
     return finetune(model, tokenizer, EXAMPLES, recipe, lora=lora, name="test", **common)
 

@@ -56,6 +56,11 @@ rule student:
         teachers=lambda wildcards: whole_models(
             [entry.model for entry in method_teachers(RUN, wildcards.objective, online=True).values()]
         ),
+        tokenizers=lambda wildcards: [
+            model_folder(TEACHERS[teacher])
+            for teacher in DISTILL.methods[wildcards.objective].teachers
+            if DISTILL.methods[wildcards.objective].hybrid
+        ],
     output:
         directory(RESULTS / "distill/students/{objective}.{seed}"),
     log:

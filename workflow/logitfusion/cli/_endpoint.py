@@ -14,7 +14,7 @@ from logitfusion.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from logitfusion.distill.encoding import EncodedText
+    from logitfusion.distill.texts import EncodedText
 
 
 def add_endpoint_options(parser: argparse.ArgumentParser) -> None:

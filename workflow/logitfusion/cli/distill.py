@@ -105,8 +105,9 @@ def _train(
     from logitfusion.distill.shard import hash_texts
     from logitfusion.distill.student import train_student
     from logitfusion.models.identity import hash_model
-    from logitfusion.provenance import fingerprint
+    from logitfusion.provenance import fingerprint as hash_inputs
     from logitfusion.training.batches import is_main_process
+    from logitfusion.training.checkpoints import refuse_other_training
 
     seed, loading = read_section(Draws, arguments).seed, read_section(Loading, arguments)
     made_with = {
@@ -120,6 +121,9 @@ def _train(
         "seed": seed,
     }
     decided_by = made_with | {"training": training.dump(exclude=set(PLACEMENT))}
+    fingerprint = hash_inputs(decided_by, [path for one in teachers for path in one.shards])
+    checkpoints = arguments.output.with_name(f"{arguments.output.name}.checkpoints")
+    refuse_other_training(checkpoints, fingerprint)
     train_student(
         arguments.student,
         found.learned,
@@ -131,8 +135,8 @@ def _train(
         seed=seed,
         name=arguments.output.name,
         output=arguments.output,
-        checkpoints=arguments.output.with_name(f"{arguments.output.name}.checkpoints"),
-        fingerprint=fingerprint(decided_by, [path for one in teachers for path in one.shards]),
+        checkpoints=checkpoints,
+        fingerprint=fingerprint,
         made_with=made_with,
     )
     if is_main_process():
@@ -179,10 +183,10 @@ def _check_places(arguments: argparse.Namespace, teachers: Sequence[NamedTeacher
     """Refuse a student that is not there, and a place for the trained one that is taken."""
     if not arguments.student.is_dir():
         raise UserError(f"The model folder {arguments.student} does not exist.")
-    if arguments.output.is_dir() and any(arguments.output.iterdir()):
-        raise UserError(f"{arguments.output} is there already; name another folder with --output, or delete it.")
     files = [name for name in arguments.texts + arguments.evaluate if is_file(name)]
     if "-" in files and "WORLD_SIZE" in os.environ:
         raise UserError("Several processes can't read one standard input; give --texts a file.")
     read = {"STUDENT": arguments.student, "--texts": files, "a teacher": [one.folder for one in teachers]}
     claim_outputs({"--output": arguments.output}, read, folders=["--output"])
+    if arguments.output.is_dir() and any(arguments.output.iterdir()):
+        raise UserError(f"{arguments.output} is there already; name another folder with --output, or delete it.")

@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
         _verify(arguments.verify)
         return
     texts = _check(arguments)
+    from logitfusion.distill.cache import tokenizer_folder
     from logitfusion.distill.encoding import name_template
     from logitfusion.distill.shard import hash_texts
     from logitfusion.models.identity import hash_tokenizer, hash_vocabulary
@@ -105,6 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
         paths = _cache_folder(arguments, encoded, source, progress, options)
     else:
         paths = cache_endpoint(endpoint, arguments.teacher, tokenizer, encoded, arguments.output, source, **options)
+    tokenizer.save_pretrained(tokenizer_folder(arguments.output))  # for terms that compare tokens by name
     for path in paths:
         print(path)
     print(f"{_size(paths)}, {progress.rate():.1f} tokens/s")

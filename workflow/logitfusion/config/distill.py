@@ -77,9 +77,9 @@ class DistillMethod(Objective):
 
     @model_validator(mode="after")
     def _check(self) -> DistillMethod:
-        if (self.uld + self.gld + self.kl > 0) != bool(self.teachers):
+        if (self.taught > 0) != bool(self.teachers):
             raise PydanticCustomError(
-                "cross", "needs both teachers and a factor uld, gld or kl above 0, or neither (plain SFT)"
+                "cross", "needs both teachers and a factor uld, gld, kl or hybrid above 0, or neither (plain SFT)"
             )
         if self.weights is not None and len(self.weights) != len(self.teachers):
             counts = {"teachers": len(self.teachers), "weights": len(self.weights)}
@@ -119,6 +119,15 @@ class Distill(Prompting, Loading):
     def _check_cache(self) -> Distill:
         for name, method in self.methods.items():
             cached = [teacher for teacher in method.teachers if not self._is_online(teacher)]
+            if cached and method.on_policy:
+                facts = {"key": f"methods.{name}.on_policy", "teacher": cached[0]}
+                words = "needs teachers that read online; set distill.teachers.{teacher}.online: true"
+                raise PydanticCustomError("cross", words, facts)
+            if method.on_policy and self.training.sharded:
+                facts = {"key": f"methods.{name}.on_policy"}
+                raise PydanticCustomError(
+                    "cross", "needs a whole student, and distill.training.sharded parts it", facts
+                )
             if cached and method.k > self.cache.k:
                 facts = {"key": f"methods.{name}.k", "k": method.k, "kept": self.cache.k}
                 raise PydanticCustomError("cross", "is {k}, and the cache keeps {kept}; raise distill.cache.k", facts)

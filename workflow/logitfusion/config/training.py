@@ -52,6 +52,11 @@ class Training(TextFormat):
     """At most this many sequences in one forward pass; gradients are accumulated up to batch_size.
 
     Texts of like length are read together, so another number also mixes the texts of a step otherwise."""
+    packing: Tokens | None = None
+    """Join a step's texts in rows of up to this many tokens, which see nothing of each other; null pads them.
+
+    A step has the same texts, loss and gradient, up to rounding (but in healing, which compares the texts of a row).
+    Texts are padded, and a line says so, where a model can't tell them apart in a row."""
     learning_rate: Positive = 2e-4
     """Peak of the learning rate."""
     weight_decay: NonNegative = 0.0

@@ -23,10 +23,10 @@ its loss of a text is ``terms.uld_of_predictions`` divided by the number of grou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from numbers import Integral
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from logitfusion.distill.selection import working_dtype
@@ -53,29 +53,22 @@ def align(student_ends: Sequence[int], teacher_ends: Sequence[int]) -> Tensor:
     Raises:
         ValueError: descending ends, or some that are no numbers of bytes.
     """
-    for name, ends in zip(SIDES, (student_ends, teacher_ends), strict=True):
-        if not all(isinstance(end, Integral) and end >= 0 for end in ends):
-            raise ValueError(f"the ends of the {name}'s tokens are whole numbers of at least 0, of bytes")
-        if any(before > after for before, after in pairwise(ends)):
-            raise ValueError(f"the ends of the {name}'s tokens descend: they are bytes of one text, in its order")
-    groups: list[tuple[int, int, int, int]] = []
-    student = teacher = student_first = teacher_first = 0
-    while student < len(student_ends) and teacher < len(teacher_ends):
-        here, there = student_ends[student], teacher_ends[teacher]
-        if here < there:
-            student += 1
-        elif there < here:
-            teacher += 1
-        else:
-            student, teacher = _after(student_ends, student), _after(teacher_ends, teacher)
-            groups.append((student_first, student - 1, teacher_first, teacher - 1))
-            student_first, teacher_first = student, teacher
-    return torch.tensor(groups, dtype=torch.int64).reshape(-1, 4)
+    sides = [_check_ends(name, ends) for name, ends in zip(SIDES, (student_ends, teacher_ends), strict=True)]
+    common = np.intersect1d(*sides)
+    after = [np.searchsorted(ends, common, side="right") for ends in sides]  # the next token that ends later
+    first = [np.concatenate([[0], places[:-1]])[: len(common)] for places in after]
+    groups = np.stack([first[0], after[0] - 1, first[1], after[1] - 1], axis=1)
+    return torch.from_numpy(groups.astype(np.int64))
 
 
-def _after(ends: Sequence[int], token: int) -> int:
-    """The next token that ends later than this one."""
-    return next((later for later in range(token, len(ends)) if ends[later] > ends[token]), len(ends))
+def _check_ends(name: str, ends: Sequence[int]) -> NDArray[np.int64]:
+    found = np.asarray(ends if len(ends) else np.zeros(0, dtype=np.int64))
+    if found.dtype.kind not in "iub" or found.ndim != 1 or (len(found) and found.min() < 0):
+        raise ValueError(f"the ends of the {name}'s tokens are whole numbers of at least 0, of bytes")
+    found = found.astype(np.int64)
+    if (np.diff(found) < 0).any():
+        raise ValueError(f"the ends of the {name}'s tokens descend: they are bytes of one text, in its order")
+    return found
 
 
 def truncate(student_count: int, teacher_count: int) -> Tensor:

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from logitfusion.distill.shard import SETTINGS, Shard, TeacherText
 from logitfusion.errors import UserError
 
@@ -55,11 +58,25 @@ class TeacherCache(Sequence[TeacherText]):
 
     def __getitem__(self, index: int) -> TeacherText:
         """The text number ``index``, or from the end if it is negative."""
+        shard, number = self._find(index)
+        return shard.read(number)
+
+    def ends(self, index: int) -> NDArray[np.uint32]:
+        """The ``ends`` of a text alone, ``[n]``."""
+        shard, number = self._find(index)
+        return shard.read_ends(number)
+
+    def _find(self, index: int) -> tuple[Shard, int]:
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"the cache has {len(self)} texts, no number {index}")
         place = bisect_right(self._firsts, number) - 1
-        return self.shards[place].read(number - self._firsts[place])
+        return self.shards[place], number - self._firsts[place]
+
+
+def tokenizer_folder(folder: str | Path) -> Path:
+    """Where the teacher's tokenizer is beside its cache."""
+    return Path(folder) / "tokenizer"
 
 
 def find_shards(folder: str | Path) -> list[Path]:

@@ -14,17 +14,16 @@ q', p' the two distributions within it; for the reverse form the same with the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from logitfusion.config.objective import Divergence
-from logitfusion.distill.selection import chunks, working_dtype
+from logitfusion.distill.recomputed import recomputed
+from logitfusion.distill.selection import working_dtype
 
 # Log-probabilities below count as this: in a mean of two distributions their share is 0 in any precision.
 _LOWEST = -1e4
-_Loss = Callable[[Tensor, slice], Tensor]
 
 
 def divergence_of_logits(
@@ -47,7 +46,7 @@ def divergence_of_logits(
         sides = ((side[:, :shared] / temperature).log_softmax(-1) for side in (rows, theirs))
         return diverge(*sides, form)
 
-    return _ByChunks.apply(student, places, losses)
+    return recomputed(losses, student, places)
 
 
 def divergence_of_tops(
@@ -76,11 +75,11 @@ def divergence_of_tops(
     def losses(rows: Tensor, part: slice) -> Tensor:
         ours, theirs = rows.gather(1, ids[part]), log_probs[part].to(dtype)
         if ids.shape[1] < vocabulary:
-            ours = torch.cat([ours, _rest_of(rows, ids[part])], dim=1)
+            ours = torch.cat([ours, log_sum(rows.scatter(1, ids[part], -torch.inf))], dim=1)
             theirs = torch.cat([theirs, tail[part, None].to(dtype).log()], dim=1)
         return diverge(*((side / temperature).log_softmax(-1) for side in (ours, theirs)), form)
 
-    return _ByChunks.apply(student, places, losses)
+    return recomputed(losses, student, places)
 
 
 def diverge(ours: Tensor, theirs: Tensor, form: Divergence) -> Tensor:
@@ -98,6 +97,19 @@ def diverge(ours: Tensor, theirs: Tensor, form: Divergence) -> Tensor:
     return (_relative(ours, middle) + _relative(theirs, middle)) / 2
 
 
+def diverge_measures(ours: Tensor, theirs: Tensor, form: Divergence) -> Tensor:
+    """``diverge`` of what need not sum to 1, such as parts of distributions: at least 0, and 0 for equals.
+
+    Forward is ``sum theirs log(theirs / ours) - theirs + ours``, reverse the same with the sides exchanged (Csiszar's
+    I-divergence). Without the sums, the least value of the forward form were at ever larger ``ours``, and that of the
+    reverse form at ``theirs / e``. Where both sides sum to the same, and for jsd, this is ``diverge``.
+    """
+    if form == "jsd":
+        return diverge(ours, theirs, form)
+    larger, smaller = (ours, theirs) if form == "forward" else (theirs, ours)
+    return diverge(ours, theirs, form) + larger.exp().sum(-1) - smaller.exp().sum(-1)
+
+
 def _relative(first: Tensor, second: Tensor) -> Tensor:
     """``KL(first || second)``; entries that ``first`` excludes have no part, nor a gradient."""
     excluded = first.isneginf()
@@ -105,39 +117,7 @@ def _relative(first: Tensor, second: Tensor) -> Tensor:
     return (first.exp() * (first - second)).masked_fill(excluded, 0.0).sum(-1)
 
 
-def _rest_of(logits: Tensor, ids: Tensor) -> Tensor:
-    """``logsumexp`` of all entries but ``ids``, ``[n, 1]``; -inf, without a gradient, where all have probability 0."""
-    others = logits.scatter(1, ids, -torch.inf)
-    none = others.isneginf().all(-1, keepdim=True)
-    return others.masked_fill(none, 0.0).logsumexp(-1, keepdim=True).masked_fill(none, -torch.inf)
-
-
-class _ByChunks(torch.autograd.Function):
-    """A loss of each of some places of logits ``[B, L, V]``, a few at a time; the backward pass computes it again.
-
-    So the one tensor of the logits' size that is made is their gradient. A loss takes rows ``[n, V]`` and which of the
-    places they are, and gives ``[n]``.
-    """
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, logits: Tensor, places: Tensor, loss: _Loss) -> Tensor:
-        ctx.save_for_backward(logits, places)
-        ctx.loss = loss
-        dtype = working_dtype(logits.dtype)
-        losses = torch.empty(len(places), dtype=dtype, device=logits.device)
-        for part in chunks(len(places), logits.shape[-1], logits.device):
-            losses[part] = loss(logits[places[part, 0], places[part, 1]].to(dtype), part)
-        return losses
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
-        logits, places = ctx.saved_tensors
-        gradient = torch.zeros_like(logits, memory_format=torch.contiguous_format)
-        for part in chunks(len(places), logits.shape[-1], logits.device):
-            where = places[part, 0], places[part, 1]
-            with torch.enable_grad():
-                rows = logits[where].to(upstream.dtype).requires_grad_()
-                (slope,) = torch.autograd.grad(ctx.loss(rows, part), rows, upstream[part])
-            gradient[where] = slope.to(gradient.dtype)
-        return gradient, None, None
+def log_sum(values: Tensor) -> Tensor:
+    """``logsumexp`` over the last dimension, which is kept; -inf, without a gradient, where all entries are."""
+    none = values.isneginf().all(-1, keepdim=True)
+    return values.masked_fill(none, 0.0).logsumexp(-1, keepdim=True).masked_fill(none, -torch.inf)

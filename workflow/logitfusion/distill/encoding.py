@@ -9,54 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, tee
 from typing import Any, get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.config.prompting import Template, TextFormat
+from logitfusion.distill.texts import EncodedText, StoredTexts
 from logitfusion.errors import UserError
 from logitfusion.models.examples import ExampleEncoder, Text, Turn
 
 TEMPLATES = get_args(Template)
-# In place of the digest of a text that nobody named.
-UNKNOWN_TEXT = bytes(8)
-
-
-@dataclass(frozen=True)
-class EncodedText:
-    """A text as one model reads it.
-
-    Attributes:
-        ids: the tokens of prompt, response, and what closes the response.
-        start: place of the response's first token, at least 1: the logits at ``start - 1`` predict it.
-        ends: for each token of a response, the byte of it (UTF-8) where it ends, not descending. What closes a response
-            of n bytes (end of text, end of turn) ends at n + 1, so that it never belongs to the text. A response that
-            was cut has nothing that closes it. In a chat each response goes on to count where the one before closed.
-        digest: of prompt and response as they were given, 8 bytes, equal for all models.
-        between: the places after ``start`` that are of no response: what others say between those of a chat.
-    """
-
-    ids: tuple[int, ...]
-    start: int
-    ends: tuple[int, ...]
-    digest: bytes = UNKNOWN_TEXT
-    between: tuple[int, ...] = ()
-
-    @property
-    def places(self) -> list[int]:
-        """Of the tokens of responses, what closes them included; the logits before each predict it."""
-        if not self.between:
-            return list(range(self.start, len(self.ids)))
-        between = set(self.between)
-        return [place for place in range(self.start, len(self.ids)) if place not in between]
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """The responses' own tokens, what closes them included."""
-        return self.ids[self.start :] if not self.between else tuple(self.ids[place] for place in self.places)
 
 
 def encode_text(
@@ -82,7 +47,7 @@ def encode_texts(
     system: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     max_tokens: int | None = None,
-) -> list[EncodedText]:
+) -> StoredTexts:
     """Prompts and responses, encoded separately as at decoding time, so that the boundary between them is exact.
 
     A response is what ``TextEncoder.completion`` makes of it: the text of a special token inside (``"<|im_end|>"``) is
@@ -90,9 +55,9 @@ def encode_texts(
 
     Args:
         tokenizer: a fast one.
-        texts: prompts and what is learned after them; an end of text comes after it. An empty prompt becomes the
-            tokenizer's first token (or its end of text). With ``template="chat"`` also the messages of chats, of which
-            all that the assistant says is learned.
+        texts: read once, one after the other: prompts and what is learned after them; an end of text comes after it.
+            An empty prompt becomes the tokenizer's first token (or its end of text). With ``template="chat"`` also the
+            messages of chats, of which all that the assistant says is learned.
         template: ``"plain"``: prompt and response as they are. ``"chat"``: the prompt is a user's message in the
             tokenizer's chat template, the response the assistant's, without its leading whitespace (whose bytes still
             count), closed by the one token that the template closes it with, else by end of text.
@@ -100,6 +65,9 @@ def encode_texts(
         arguments: of the chat template.
         max_tokens: at least 2; None for no limit. The prompt is cut first, from the left, down to one token; then what
             follows, from the right, not between tokens that end at the same byte: that may leave none.
+
+    Returns:
+        the texts in their order; what their tokens take is on the disk if it is much.
 
     Raises:
         UserError: a slow tokenizer, one without an end of text, or without a chat template where one is needed; a text
@@ -115,11 +83,28 @@ def encode_texts(
             f"The tokenizer of {tokenizer.name_or_path!r} is a slow one, which can't say what text its tokens cover;"
             " use a model that has a tokenizer.json."
         )
-    encoder, texts = ExampleEncoder(tokenizer, TextFormat(template=template, system=system), arguments), list(texts)
-    return [
+    encoder = ExampleEncoder(tokenizer, TextFormat(template=template, system=system), arguments)
+    texts, same = tee(texts)
+    return StoredTexts(
         replace(_cut(*_join(tokenizer, turns), max_tokens), digest=digest_text(text))
-        for text, turns in zip(texts, encoder.turns(texts), strict=True)
-    ]
+        for text, turns in zip(texts, encoder.turns(same), strict=True)
+    )
+
+
+def encode_answer(
+    encoder: ExampleEncoder, given: Sequence[int], response: str, *, closed: bool, max_tokens: int | None = None
+) -> EncodedText:
+    """A response that somebody generated, in the tokens of another model or its own, as if it were of a text.
+
+    Args:
+        encoder: of the model that reads it.
+        given: the tokens of the prompt.
+        response: its text.
+        closed: whether it came to its end.
+        max_tokens: see ``encode_texts``.
+    """
+    turn = encoder.answer(given, response, closed=closed)
+    return _cut(*_join(encoder.encoder.tokenizer, [turn]), max_tokens)
 
 
 def _join(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> tuple[list[int], list[int], list[int | None]]:
@@ -191,6 +176,33 @@ def _byte_level(token: str) -> bytes:
 
 def _sentencepiece(token: str) -> bytes:
     return bytes.fromhex(token[3:5]) if _ONE_BYTE.fullmatch(token) else token.replace("\u2581", " ").encode()
+
+
+def spell_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[bytes | str, int]:
+    """The number of each token by what it stands for: the bytes of a text, or the text of a special token.
+
+    How a tokenizer spells its tokens is found by encoding a text. Of several tokens that stand for the same, such as a
+    letter and the byte that stands in for it, the one that a text is encoded with has the name.
+    """
+    special = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ordinary = sorted(tokenizer.get_vocab().items(), key=lambda entry: (not _ONE_BYTE.fullmatch(entry[0]), -entry[1]))
+    spell = _find_spelling(tokenizer)
+    spelled: dict[bytes | str, int] = {spell(token): number for token, number in ordinary if number not in special}
+    return spelled | {text: number for number, text in special.items()}
+
+
+def _find_spelling(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bytes]:
+    words = "a b the of"
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode(words, add_special_tokens=False))
+    for spell in (_byte_level, _sentencepiece):
+        if _exact_ends([list(map(spell, tokens))], words) is not None:
+            return spell
+    return _wordpiece if any(token.startswith("##") for token in tokenizer.get_vocab()) else str.encode
+
+
+def _wordpiece(token: str) -> bytes:
+    """The white space that such a tokenizer leaves out belongs to the token that begins a word."""
+    return token[2:].encode() if token.startswith("##") else f" {token}".encode()
 
 
 def _exact_ends(spellings: Sequence[Sequence[bytes]], text: str) -> list[int] | None:

@@ -18,7 +18,8 @@ from logitfusion.config.objective import Nodes, Objective, Signal
 from logitfusion.distill.alignment import pair_in_order
 from logitfusion.distill.graph import NODES, NORMALISATIONS
 from logitfusion.distill.predictions import Predictions, predict_at
-from logitfusion.distill.selection import SortedL1, working_dtype
+from logitfusion.distill.selection import working_dtype
+from logitfusion.distill.sorted_l1 import SortedL1
 from logitfusion.distill.terms import DISTANCES, gld_of_predictions, uld_of_predictions
 from logitfusion.tensors import check_logits, check_tensors, check_whole
 

@@ -9,52 +9,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from logitfusion.config.objective import Combine, Divergence, Nodes, Signal
-from logitfusion.distill.alignment import SIDES, check_groups, group_factors, pair_in_order
-from logitfusion.distill.divergence import divergence_of_logits, divergence_of_tops
+from logitfusion.config.objective import Combine, Divergence, Nodes, Normalisation, Signal
+from logitfusion.distill.comparison import CachedTeacher, Comparison, Teacher
 from logitfusion.distill.graph import NODES
 from logitfusion.distill.losses import DEFAULTS, check_name
-from logitfusion.distill.predictions import IGNORED, Predictions, check_labels, predict, shift_labels
-from logitfusion.distill.selection import SortedL1
-from logitfusion.distill.terms import gld_of_predictions, uld_of_predictions
+from logitfusion.distill.predictions import Predictions, check_labels, predict
+from logitfusion.distill.terms import gld_of_predictions
 from logitfusion.tensors import check_count, check_range
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """One teacher's logits of a batch of texts, in its own tokens.
-
-    Attributes:
-        logits: ``[B, L', V_t]``, any float type.
-        labels: ``[B, L']`` int64, the token of each position, -100 outside the response; ``labels[:, t]`` belongs to
-            ``logits[:, t - 1]``, as in transformers.
-        weight: its share where ``combine="weighted"``.
-        groups: see ``CachedTeacher``.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    weight: float = 1.0
-    groups: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class CachedTeacher:
-    """One teacher's predictions of a batch of texts, read from its cache.
-
-    Attributes:
-        predictions: of the same B texts.
-        groups: positions of student and teacher that belong together, ``[G, 4]`` int64 as
-            ``logitfusion.distill.alignment.align`` gives them, but counted over the whole batch (student's first and
-            last, teacher's first and last); None pairs them in order and cuts the longer text (the published fallback).
-        weight: its share where ``combine="weighted"``.
-        tail: the probability of all tokens beyond those of the predictions, ``[N]``; None for what these leave of 1.
-    """
-
-    predictions: Predictions
-    groups: Tensor | None = None
-    weight: float = 1.0
-    tail: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +24,8 @@ class DistillLoss:
 
     Attributes:
         total: the objective, with a gradient.
-        sft, uld, gld, kl: its parts before their factors, detached; of several teachers already combined. Parts with
-            factor 0 are not computed, and 0.
+        sft, uld, gld, kl, hybrid: its parts before their factors, detached; of several teachers already combined. Parts
+            with factor 0 are not computed, and 0.
         teacher: ``[B]`` int64, the teacher chosen for each text with ``"min_ce"``, else None.
     """
 
@@ -73,6 +34,7 @@ class DistillLoss:
     uld: Tensor
     gld: Tensor
     kl: Tensor
+    hybrid: Tensor
     teacher: Tensor | None
 
 
@@ -85,40 +47,52 @@ def distill_loss(
     uld_weight: float,
     gld_weight: float,
     kl_weight: float = 0.0,
+    hybrid_weight: float = 0.0,
     sft_weight: float | None = None,
     combine: Combine = DEFAULTS.combine,
     nodes: Nodes = DEFAULTS.nodes,
     signal: Signal = DEFAULTS.signal,
     divergence: Divergence = DEFAULTS.divergence,
     temperature: float = DEFAULTS.temperature,
+    shared_weight: float | None = DEFAULTS.shared_weight,
+    normalisation: Normalisation = DEFAULTS.normalisation,
     uld_k: int | None = None,
     tokens: int | Tensor | None = None,
     texts: int | Tensor | None = None,
 ) -> DistillLoss:
-    """``(1 - lambda) SFT + lambda_uld ULD + lambda_gld GLD + lambda_kl KL`` over one or more teachers.
+    """``(1 - lambda) SFT + lambda_uld ULD + lambda_gld GLD + ...`` over one or more teachers, lambda being their sum.
 
-    SFT, ULD and KL are divided by the number of the student's labels, GLD by the number of texts that have one. Under
-    gradient accumulation give ``tokens`` and ``texts`` of the whole step: then the parts add up to one large batch.
+    SFT, ULD, KL and the hybrid term are divided by the number of the student's labels, GLD by the number of texts that
+    have one. Under gradient accumulation give ``tokens`` and ``texts`` of the whole step: then the parts add up to one
+    large batch.
 
-    Where the positions of a teacher are grouped, ULD compares merged distributions: that of a group's last
-    position times the probability of the group's earlier tokens (the chain rule, shifted; derived, the paper cuts the
-    longer text). KL needs teachers whose tokens are the student's, by number; it has positions that one token of either
-    side stands for, and leaves out merged groups.
+    Where the positions of a teacher are grouped, ULD and the hybrid term compare merged distributions: that of a
+    group's last position times the probability of the group's earlier tokens (the chain rule, shifted; derived, the
+    paper cuts the longer text). KL needs teachers whose tokens are the student's, by number; it has positions that one
+    token of either side stands for, and leaves out merged groups.
 
     Args:
         student: raw logits ``[B, L, V_s]``.
         labels: ``[B, L]`` int64, -100 outside the response; ``labels[:, t]`` belongs to ``student[:, t - 1]``.
-        teachers: any number; none only without ULD, GLD and KL.
+        teachers: any number; none only without a factor of theirs. For the hybrid term each has its shared tokens.
         k: of GLD; a cached teacher must hold as many.
         uld_weight, gld_weight: lambda_uld and lambda_gld; how the paper splits lambda is not published.
         kl_weight: of the divergence of each position; a cached teacher's is over its tokens and the rest, see
             ``logitfusion.distill.divergence``.
+        hybrid_weight: of the divergence on shared tokens and the sorted L1 on the others, see
+            ``logitfusion.distill.hybrid``.
         sft_weight: None for what the other factors leave of 1.
         combine: ``"sum"`` over teachers (published); ``"weighted"``, by their weights; ``"min_ce"``, for each text the
             teacher that finds it likeliest. Cross-entropies are of whole responses there and not of a token, as
             tokenizers cut the same text into unlike numbers of tokens.
         nodes, signal: of GLD, see ``gld_loss``, which alone knows raw logits.
-        divergence, temperature: of KL.
+        divergence: of KL and of the hybrid term.
+        temperature: of KL.
+        shared_weight: of the divergence in the hybrid term, whose sorted L1 has the rest of 1; None for the share of
+            the teacher's tokens that the student has.
+        normalisation: ``"labels"`` as above; with ``"texts"``, ULD and the hybrid term are the mean over a text's
+            groups, KL over its single positions, and then over the texts (as in TRL's GOLD): a short text counts as
+            much as a long one, and merging makes no term smaller.
         uld_k: k of ULD; None for whole vocabularies, which a cache does not hold.
         tokens, texts: what to divide by instead of this batch's own numbers; sums of masks may be given as they are.
 
@@ -127,16 +101,19 @@ def distill_loss(
         ValueError: shapes, devices or names that can't be used, labels beyond the vocabulary, factors that are negative
             or not finite, no teachers, no labels.
     """
-    factors = _factors(sft_weight, uld_weight, gld_weight, kl_weight)
+    factors = _factors(sft_weight, uld_weight, gld_weight, kl_weight, hybrid_weight)
     check_name("divergence", divergence, get_args(Divergence))
     check_range("the temperature", (temperature,))
     if not temperature > 0:
         raise ValueError(f"the temperature is above 0, not {temperature}")
+    if shared_weight is not None and not 0 <= shared_weight <= 1:
+        raise ValueError(f"shared_weight is between 0 and 1, not {shared_weight}")
+    check_name("normalisation", normalisation, get_args(Normalisation))
     check_name("combine", combine, get_args(Combine))
     check_name("nodes", nodes, NODES)
     check_name("signal", signal, get_args(Signal))
     if not teachers and any(factors[1:]):
-        raise ValueError("ULD, GLD and KL need at least one teacher")
+        raise ValueError("ULD, GLD, KL and the hybrid term need at least one teacher")
     check_labels(student, labels, "the student")
     tokens, texts = (one.item() if isinstance(one, Tensor) and one.numel() == 1 else one for one in (tokens, texts))
     for name, count in (("k", k), ("uld_k", uld_k), ("tokens", tokens), ("texts", texts)):
@@ -145,80 +122,30 @@ def distill_loss(
     largest = max(k if gld_weight else 1, (uld_k or 1) if uld_weight else 1)
     ours = predict(student, labels, largest)
     counted = ours.counts > 0
-    divisors = len(ours.label_log_probs) if tokens is None else tokens, int(counted.sum()) if texts is None else texts
+    tokens = len(ours.label_log_probs) if tokens is None else tokens
+    texts = int(counted.sum()) if texts is None else texts
+    pairs = texts if normalisation == "texts" else tokens
     if not counted.any():
         raise ValueError("no label of the student counts: all are -100, or only the first of a text is not")
     read = [_predictions(teacher, largest, len(student)) for teacher in teachers]
     shares, chosen = _shares(teachers, read, combine, student)
     zero = ours.label_log_probs.new_zeros(())
-    parts = [-ours.label_log_probs.sum() / divisors[0], zero, zero, zero]
+    parts = [-ours.label_log_probs.sum() / tokens, zero, zero, zero, zero]
     for teacher, theirs, share in zip(teachers, read, shares, strict=True):
         if not (counted & (theirs.counts > 0) & (share > 0)).any():
             continue
+        compared = Comparison(student, labels, ours, teacher, theirs, share > 0, means=normalisation == "texts")
         if uld_weight:
-            losses = _uld(student, labels, ours, teacher, theirs, share > 0, uld_k)
-            parts[1] = parts[1] + (share * losses).sum() / divisors[0]
+            parts[1] = parts[1] + (share * compared.uld(uld_k)).sum() / pairs
         if gld_weight:
             losses = gld_of_predictions(ours, theirs, k=k, nodes=nodes, signal=signal, mask=share > 0)
-            parts[2] = parts[2] + (share * losses).sum() / divisors[1]
+            parts[2] = parts[2] + (share * losses).sum() / texts
         if kl_weight:
-            losses = _kl(student, labels, ours, teacher, theirs, share > 0, divergence, temperature)
-            parts[3] = parts[3] + (share * losses).sum() / divisors[0]
+            parts[3] = parts[3] + (share * compared.kl(divergence, temperature)).sum() / pairs
+        if hybrid_weight:
+            parts[4] = parts[4] + (share * compared.hybrid(divergence, shared_weight)).sum() / pairs
     total = sum(factor * part for factor, part in zip(factors, parts, strict=True) if factor)
     return DistillLoss(total, *(part.detach() for part in parts), chosen)
-
-
-def _uld(
-    student: Tensor, labels: Tensor, ours: Predictions, teacher: Teacher | CachedTeacher, theirs: Predictions,
-    mask: Tensor, k: int | None,
-) -> Tensor:  # fmt: skip
-    """ULD of each text, ``[B]``, where ``mask`` is True: over the top-k, or over whole vocabularies without k."""
-    if k is not None:
-        return uld_of_predictions(ours, theirs, teacher.groups, k=k, mask=mask)
-    if isinstance(teacher, CachedTeacher):
-        raise ValueError("a teacher's cache holds no whole vocabularies: give uld_k")
-    groups = _groups(teacher, ours, theirs, mask)
-    places, teacher_places = _places(labels)[groups[:, 1]], _places(teacher.labels)[groups[:, 3]]
-    factors = [
-        group_factors(side.label_log_probs, groups, name).to(ours.log_probs.dtype)
-        for side, name in zip((ours, theirs), SIDES, strict=True)
-    ]
-    pairs = torch.cat([places, teacher_places[:, 1:]], dim=1)
-    losses = SortedL1.apply(student, teacher.logits.detach(), pairs, torch.stack(factors, dim=1))
-    return losses.new_zeros(len(student)).index_add(0, places[:, 0], losses)
-
-
-def _groups(teacher: Teacher | CachedTeacher, ours: Predictions, theirs: Predictions, mask: Tensor) -> Tensor:
-    """The groups of positions of the texts where ``mask`` is True."""
-    groups = pair_in_order(ours.counts, theirs.counts) if teacher.groups is None else teacher.groups
-    for side, predictions in zip(SIDES, (ours, theirs), strict=True):
-        check_groups(groups, side, len(predictions.ids))
-    return groups[mask[ours.texts[groups[:, 1]]]]
-
-
-def _places(labels: Tensor) -> Tensor:
-    """Text and position of each prediction, ``[N, 2]``."""
-    return (shift_labels(labels) != IGNORED).nonzero()
-
-
-def _kl(
-    student: Tensor, labels: Tensor, ours: Predictions, teacher: Teacher | CachedTeacher, theirs: Predictions,
-    mask: Tensor, form: Divergence, temperature: float,
-) -> Tensor:  # fmt: skip
-    """The divergence of each text, ``[B]``, where ``mask`` is True, summed over positions of one token on each side."""
-    groups = _groups(teacher, ours, theirs, mask)
-    groups = groups[(groups[:, 0] == groups[:, 1]) & (groups[:, 2] == groups[:, 3])]
-    places = _places(labels)[groups[:, 0]]
-    if isinstance(teacher, CachedTeacher):
-        read = groups[:, 2]
-        tail = (1 - theirs.log_probs.exp().sum(-1)).clamp(min=0) if teacher.tail is None else teacher.tail
-        losses = divergence_of_tops(
-            student, places, theirs.log_probs[read], theirs.ids[read], tail[read], form, temperature
-        )
-    else:
-        teacher_places = _places(teacher.labels)[groups[:, 2]]
-        losses = divergence_of_logits(student, places, teacher.logits, teacher_places, form, temperature)
-    return losses.new_zeros(len(student)).index_add(0, places[:, 0], losses)
 
 
 @torch.no_grad()
@@ -237,7 +164,7 @@ def _predictions(teacher: Teacher | CachedTeacher, k: int, texts: int) -> Predic
 
 def _factors(sft_weight: float | None, *others: float) -> tuple[float, ...]:
     sft = 1 - sum(others) if sft_weight is None else sft_weight
-    check_range("the factors of SFT, ULD, GLD and KL", (sft, *others))
+    check_range("the factors of SFT, ULD, GLD, KL and the hybrid term", (sft, *others))
     return max(sft, 0.0), *others
 
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from transformers import PreTrainedModel
 
 from logitfusion.distill.cache import TeacherCache, differing
-from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.shard import SETTINGS, VERSION, Shard, TeacherText, read_manifest, shard_path, write_shard
 from logitfusion.distill.teacher import check_k, read_teacher, try_reading
+from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, remove, write_json
 from logitfusion.files.locks import only_process
@@ -161,7 +161,7 @@ def refuse_other_cache(folder: str | Path, settings: dict[str, Any]) -> None:
 
 def _refuse_other_texts(path: Path, texts: Sequence[EncodedText]) -> None:
     """Leave a shard alone that was made of other texts, whatever its settings say; and one that is damaged."""
-    if Shard(path).digests != [text.digest for text in texts]:
+    if Shard(path).digests != text_digests(texts):
         raise UserError(f"{path} is of other texts than those that are given; give another folder.")
 
 

@@ -7,19 +7,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from logitfusion.distill.alignment import align, share, truncate
-from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.sources import Source
+from logitfusion.distill.texts import EncodedText, StoredTexts
 from logitfusion.errors import UserError
 from logitfusion.models.examples import Text
-from logitfusion.training.batches import INPUTS, CompletionCollator
+from logitfusion.training.batches import INPUTS, CompletionCollator, Row, Sizes, size_rows
 
 logger = logging.getLogger(__name__)
 
+_SAMPLED = 10_000  # texts of which is said how much of them is shared
 ALIGNMENTS = {"bytes": align, "positions": lambda student, teacher: truncate(len(student), len(teacher))}
 
 
@@ -30,9 +32,18 @@ def read_texts(rows: Iterable[Mapping[str, Any]], name: str) -> list[Text]:
         UserError: it is a stream, or a row has other columns than ``messages``, or ``prompt`` and ``response`` (or
             ``completion``), each a text or messages.
     """
-    if not hasattr(rows, "__len__"):
-        raise UserError(f"{name} is a stream, whose texts can't be paired with the teachers'; give a list of its rows.")
+    refuse_stream(rows, name)
     return list(map(_read_text, rows))
+
+
+def refuse_stream(rows: Any, name: str) -> None:
+    """Refuse a data set of no known length.
+
+    Raises:
+        UserError: gives its ``name``.
+    """
+    if rows is not None and not hasattr(rows, "__len__"):
+        raise UserError(f"{name} is a stream, whose texts can't be paired with the teachers'; give a list of its rows.")
 
 
 def _read_text(row: Mapping[str, Any]) -> Text:
@@ -46,22 +57,60 @@ def _read_text(row: Mapping[str, Any]) -> Text:
     return (prompt, response) if isinstance(prompt, str) else [*prompt, *response]
 
 
-def pair_texts(texts: Sequence[EncodedText], teachers: dict[str, Source], alignment: str) -> list[dict[str, Any]]:
-    """A row for each text: its tokens, its number with each teacher, and the groups of positions that they share."""
-    matched = [source.match(name, texts) for name, source in teachers.items()]
-    rows = []
-    for text, *numbers in zip(texts, *matched, strict=True):
-        if not text.labels:  # a limit of tokens may leave none
-            continue
-        ends = [source.ends(number) for source, number in zip(teachers.values(), numbers, strict=True)]
-        groups = [ALIGNMENTS[alignment](text.ends, others) for others in ends]
-        row = {"input_ids": list(text.ids), "completion": len(text.ids) - text.start, "numbers": numbers}
-        rows.append(row | {"groups": groups} | ({"learned": _learned(text)} if text.between else {}))
+class PairedRows(Sequence[Row]):
+    """Texts that are learned, made into rows when they are read: tokens, and what is shared with each teacher's.
+
+    A row has ``input_ids``, its ``completion``'s length, which of that is ``learned`` if not all, and for each teacher
+    its number there (``numbers``) and the ``groups`` of positions that belong together.
+
+    Attributes:
+        sizes: of the rows.
+    """
+
+    def __init__(self, texts: Sequence[EncodedText], teachers: Mapping[str, Source], alignment: str) -> None:
+        """Find the texts with each teacher; those of which a limit of tokens has left no response are left out.
+
+        Raises:
+            UserError: names the teacher, and a text that it does not have.
+        """
+        stored = texts if isinstance(texts, StoredTexts) else StoredTexts(texts)
+        matched = [source.match(name, stored) for name, source in teachers.items()]
+        self._texts, self._places = stored, np.flatnonzero(stored.labels)
+        self._sources, self._align = list(teachers.values()), ALIGNMENTS[alignment]
+        self._numbers = [np.asarray(numbers, dtype=np.int64)[self._places] for numbers in matched]
+        tokens = stored.tokens[self._places]
+        self.sizes = Sizes(tokens, tokens - stored.starts[self._places])
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, place: int) -> Row:
+        text = self._texts[int(self._places[place])]
+        numbers = [int(numbers[place]) for numbers in self._numbers]
+        ends = [source.ends(number) for source, number in zip(self._sources, numbers, strict=True)]
+        return _as_row(text) | {"numbers": numbers, "groups": [self._align(text.ends, others) for others in ends]}
+
+    def unpaired(self) -> Iterator[Row]:
+        """The rows without what is shared, which takes longer to find than all else."""
+        return (_as_row(self._texts[int(place)]) for place in self._places)
+
+
+def _as_row(text: EncodedText) -> Row:
+    row = {"input_ids": list(text.ids), "completion": len(text.ids) - text.start}
+    return row | ({"learned": _learned(text)} if text.between else {})
+
+
+def pair_texts(texts: Sequence[EncodedText], teachers: Mapping[str, Source], alignment: str) -> PairedRows:
+    """The rows of texts that are learned; says how much of them the student shares with each teacher."""
+    rows = PairedRows(texts, teachers, alignment)
+    some = [rows[place] for place in range(min(len(rows), _SAMPLED))] if teachers else []
     for place, teacher in enumerate(teachers):
-        shares = share([row["groups"][place] for row in rows], list(map(_count_labels, rows)))
+        shares = share([row["groups"][place] for row in some], list(map(_count_labels, some)))
         logger.info(
-            "teacher %s: %.1f %% of the student's tokens meet one of its, %.1f %% are in merged groups, %.1f %% alone",
+            "teacher %s: %.1f %% of the student's tokens meet one of its, %.1f %% are in merged groups, %.1f %% alone"
+            "%s",
             teacher, *(100 * shares[part] for part in ("one_to_one", "merged", "dropped")),
+            f" (of the first {len(some)} texts)" if len(some) < len(rows) else "",
         )  # fmt: skip
     return rows
 
@@ -76,7 +125,7 @@ def _count_labels(row: dict[str, Any]) -> int:
     return sum(row["learned"]) if "learned" in row else row["completion"]
 
 
-def pair_held_out(texts: Sequence[EncodedText], teachers: dict[str, Source], alignment: str) -> list[dict[str, Any]]:
+def pair_held_out(texts: Sequence[EncodedText], teachers: Mapping[str, Source], alignment: str) -> PairedRows:
     """``pair_texts`` of texts that a student is evaluated on: if a teacher lacks some, its labels are all there is."""
     try:
         return pair_texts(texts, teachers, alignment)
@@ -86,9 +135,15 @@ def pair_held_out(texts: Sequence[EncodedText], teachers: dict[str, Source], ali
 
 
 class PairedTexts(Dataset):
-    """Rows of ``pair_texts``, and after their last number a blank one, which is read and counts nothing."""
+    """Rows of ``pair_texts``, and after their last number a blank one, which is read and counts nothing.
+
+    Raises:
+        UserError: there are none.
+    """
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        if not len(rows):
+            raise UserError("No text has a response that could be learned; give others, or raise max_tokens.")
         self.rows = rows
 
     def __len__(self) -> int:
@@ -100,7 +155,7 @@ class PairedTexts(Dataset):
     @cached_property
     def blank(self) -> dict[str, Any]:
         """The shortest text, of which nothing is learned."""
-        row = min(self.rows, key=lambda row: len(row["input_ids"]))
+        row = self.rows[int(size_rows(self.rows).tokens.argmin())]
         return row | {"learned": [False] * row["completion"], "groups": [groups[:0] for groups in row["groups"]]}
 
     @property
@@ -144,12 +199,15 @@ class DistillationCollator(CompletionCollator):
         self.sources = sources
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        paired = range(len(rows[0]["numbers"]))  # none where the labels alone are evaluated
-        teachers = [self._of_teacher(place, rows) for place in paired]
+        numbers = zip(*(row["numbers"] for row in rows), strict=True)  # none where the labels alone are evaluated
+        return self.assemble(rows, [source.collate(own) for source, own in zip(self.sources, numbers, strict=False)])
+
+    def assemble(self, rows: list[dict[str, Any]], columns: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+        """A batch of rows, and of what each source has collated for them."""
+        teachers = [self._with_groups(place, rows, own) for place, own in enumerate(columns)]
         return super().__call__(rows) | {"teachers": teachers}
 
-    def _of_teacher(self, place: int, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        columns = self.sources[place].collate([row["numbers"][place] for row in rows])
+    def _with_groups(self, place: int, rows: list[dict[str, Any]], columns: dict[str, Tensor]) -> dict[str, Tensor]:
         groups, starts = [], torch.zeros(2, dtype=torch.int64)
         for row, count in zip(rows, columns["counts"].tolist(), strict=True):
             groups.append(row["groups"][place] + starts.repeat_interleave(2))

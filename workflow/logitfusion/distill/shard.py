@@ -22,14 +22,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -37,7 +39,8 @@ from torch import Tensor
 from logitfusion.artefact import DIGEST, UNSEALED, check_seal, seal
 from logitfusion.config.errors import explain
 from logitfusion.config.section import Count, Measured, Section
-from logitfusion.distill.encoding import UNKNOWN_TEXT, spell_text
+from logitfusion.distill.encoding import spell_text
+from logitfusion.distill.texts import UNKNOWN_TEXT
 from logitfusion.errors import UserError
 from logitfusion.files import whole
 from logitfusion.formats.json import parse_json
@@ -241,7 +244,10 @@ def _pack(text: TeacherText, k: int, vocabulary: int) -> dict[str, np.ndarray]:
 
 
 class Shard:
-    """The texts of one file: its header is in memory, the rest is read on demand from a memory map."""
+    """The texts of one file: where they are is in memory, what they are is read on demand.
+
+    Nothing is mapped into memory, so that what has been read counts nowhere, and no file is open between two reads.
+    """
 
     def __init__(self, path: str | Path, *, verify: bool = True) -> None:
         """Open a shard; ``verify`` compares its bytes with their digest.
@@ -253,17 +259,17 @@ class Shard:
         try:
             if path.exists() and not path.is_file():
                 raise OSError("it is not a file")
-            file = safe_open(path, framework="np")
-            self.manifest = _parse_manifest(path, file.metadata() or {})
-            if verify:
-                check_seal(path, _MEND)
-            _check_shapes(file, self.manifest)
-            columns = _columns(self.manifest["k"], self.manifest["vocabulary"])
-            self.slices = {name: file.get_slice(name) for name in columns}
-            self.offsets = file.get_tensor("offsets")
-            self.digests = [row.tobytes() for row in file.get_tensor("digests")]
+            with safe_open(path, framework="np") as file:
+                self.manifest = _parse_manifest(path, file.metadata() or {})
+                if verify:
+                    check_seal(path, _MEND)
+                _check_shapes(file, self.manifest)
+                self.offsets = file.get_tensor("offsets")
+                self.digests = [row.tobytes() for row in file.get_tensor("digests")]
             if self.offsets[0] or self.offsets[-1] != self.manifest["tokens"] or (np.diff(self.offsets) < 0).any():
                 raise ValueError("its offsets are not those of its texts")
+            self._columns = _columns(self.manifest["k"], self.manifest["vocabulary"])
+            self._places, self._same = _find_places(path)
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; make the cache with logitfusion distill-cache.") from None
         except (SafetensorError, OSError, ValueError) as error:
@@ -273,11 +279,12 @@ class Shard:
         return len(self.offsets) - 1
 
     def read(self, number: int) -> TeacherText:
-        """The text of this number, from 0 on."""
-        rows = slice(int(self.offsets[number]), int(self.offsets[number + 1]))
-        if rows.start == rows.stop:  # safetensors refuses some empty slices
-            return no_tokens(self.manifest["k"], self.digests[number])
-        parts = {name: torch.from_numpy(self.slices[name][rows]) for name in self.slices}
+        """The text of this number, from 0 on.
+
+        Raises:
+            UserError: the file has changed, or can't be read any more.
+        """
+        parts = {name: torch.from_numpy(rows) for name, rows in self._read(number, *self._columns).items()}
         ids = parts["ids"].long()
         if "ids_high" in parts:
             ids += parts["ids_high"].long() << 16
@@ -289,6 +296,42 @@ class Shard:
             ends=parts["ends"].long(),
             digest=self.digests[number],
         )
+
+    def read_ends(self, number: int) -> NDArray[np.uint32]:
+        """The ``ends`` of a text alone, ``[n]``; see ``read``."""
+        return self._read(number, "ends")["ends"]
+
+    def _read(self, number: int, *names: str) -> dict[str, NDArray[Any]]:
+        """Some of a text's columns."""
+        first, last = self.offsets[number : number + 2].tolist()
+        found = {}
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                if _identify(file) != self._same:
+                    raise UserError(f"{self.path} has been replaced by another file while it was read; start again.")
+                for name in names:
+                    dtype, shape = self._columns[name]
+                    rows = np.empty((last - first, *shape), dtype)
+                    file.seek(self._places[name] + first * dtype.itemsize * math.prod(shape))
+                    file.readinto(rows.reshape(-1).view(np.uint8))
+                    found[name] = rows
+        except OSError as error:
+            raise UserError(f"{self.path} can't be read any more ({error.strerror}).") from error
+        return found
+
+
+def _find_places(path: Path) -> tuple[dict[str, int], tuple[int, int]]:
+    """Where each tensor of a safetensors file begins; and which file that is."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(size))
+        same = _identify(file)
+    return {name: 8 + size + part["data_offsets"][0] for name, part in head.items() if name != "__metadata__"}, same
+
+
+def _identify(file: IO[bytes]) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_ino, found.st_size
 
 
 def _parse_manifest(path: Path, metadata: dict[str, str]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from logitfusion.config.objective import Objective
+from logitfusion.config.objective import TERMS, Objective
 from logitfusion.distill.objective import CachedTeacher, DistillLoss, Teacher, distill_loss
 from logitfusion.distill.sources import Source
 
-PARTS = ("sft", "uld", "gld", "kl")
+PARTS = ("sft", *TERMS)
 
 
 def objective_loss(
@@ -26,8 +26,11 @@ def objective_loss(
         uld_weight=objective.uld,
         gld_weight=objective.gld,
         kl_weight=objective.kl,
+        hybrid_weight=objective.hybrid,
         divergence=objective.divergence,
         temperature=objective.temperature,
+        shared_weight=objective.shared_weight,
+        normalisation=objective.normalisation,
         nodes=objective.nodes,
         signal=objective.signal,
         combine=objective.combine,
@@ -44,8 +47,8 @@ def gradient_norms(
     magnitude, so whoever chooses factors should see what they do.
     """
     norms = []
-    factors = {name: getattr(objective, name) for name in PARTS[1:]}
-    for name, factor in {"sft": 1 - sum(factors.values()), **factors}.items():
+    factors = {name: getattr(objective, name) for name in TERMS}
+    for name, factor in {"sft": 1 - objective.taught, **factors}.items():
         if factor:
             alone = {other: float(other == name) for other in factors}
             leaf = logits.detach().float().requires_grad_()
@@ -56,7 +59,7 @@ def gradient_norms(
 
 def labels_alone(objective: Objective) -> Objective:
     """The same without teachers."""
-    return objective.model_copy(update=dict.fromkeys(PARTS[1:], 0.0) | {"combine": "sum", "weights": None})
+    return objective.model_copy(update=dict.fromkeys(TERMS, 0.0) | {"combine": "sum", "weights": None})
 
 
 def read_teachers(

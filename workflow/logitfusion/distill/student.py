@@ -67,10 +67,8 @@ def train_student(
             "sharded parts the student among processes, and tasks are answered by a whole one; evaluate files or texts,"
             " or leave sharded out."
         )
-    recipe, monitoring = (
-        Recipe.model_validate(dict(training.part(Training)) | {"seed": seed}),
-        training.part(Monitoring),
-    )
+    recipe = Recipe.model_validate(dict(training.part(Training)) | {"seed": seed})
+    monitoring = training.part(Monitoring)
     evaluations = Evaluations(name, monitoring)
     settings = evaluation_settings(monitoring, name)
     if "tensorboard" in monitoring.report_to:

@@ -8,17 +8,18 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from logitfusion.config.objective import Objective
+from logitfusion.config.objective import TERMS, Objective
 from logitfusion.distill.arguments import DistillationConfig
 from logitfusion.distill.cache import TeacherCache, find_shards
-from logitfusion.distill.encoding import encode_texts
+from logitfusion.distill.encoding import EncodedText, encode_texts
+from logitfusion.distill.shared import Vocabulary
 from logitfusion.distill.sources import CachedSource, OnlineSource, Source
-from logitfusion.distill.step import PARTS
 from logitfusion.errors import UserError
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.models.checkpoint import is_adapter
 from logitfusion.models.examples import Text
+from logitfusion.models.forward import check_texts
 from logitfusion.models.load import load_tokenizer
 
 Named = Source | TeacherCache | str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -36,9 +37,8 @@ def check_teachers(
     Raises:
         UserError: names the student, or the teacher.
     """
-    factors = sum(getattr(objective, part) for part in PARTS[1:])
-    if (factors > 0) != bool(teachers):
-        terms = f"a factor {', '.join(PARTS[1:-1])} or {PARTS[-1]}"
+    if (objective.taught > 0) != bool(teachers):
+        terms = f"a factor {', '.join(TERMS[:-1])} or {TERMS[-1]}"
         raise UserError(f"A student needs both teachers and {terms} above 0, or neither (plain SFT).")
     if objective.weights is not None and len(objective.weights) != len(teachers):
         raise UserError(f"There are {len(teachers)} teachers and {len(objective.weights)} weights; give one for each.")
@@ -46,6 +46,29 @@ def check_teachers(
         raise UserError(f"k is {objective.k}, and the student {name} has {count_vocabulary(student)} tokens; lower k.")
     for teacher, source in teachers.items():
         source.check(teacher, objective, tokenizer)
+        if objective.on_policy and not isinstance(source, OnlineSource):
+            raise UserError(
+                f"The cache of teacher {teacher!r} does not know what the student will say; with on_policy above 0 give"
+                " its model, which reads online."
+            )
+
+
+def share_vocabularies(
+    teachers: Mapping[str, Source],
+    objective: Objective,
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[EncodedText],
+) -> None:
+    """Find the tokens that the student shares with each teacher, where an objective names them.
+
+    Raises:
+        UserError: a teacher whose tokens are not known.
+    """
+    if objective.hybrid:
+        own = Vocabulary.of(tokenizer, count_vocabulary(student), texts)
+        for teacher, source in teachers.items():
+            source.share(teacher, own)
 
 
 def open_teacher(
@@ -78,4 +101,5 @@ def open_teacher(
         model.to(device)
     form, limit = settings.format, settings.max_tokens
     encoded = encode_texts(tokenizer, texts, template=form.template, system=form.system, max_tokens=limit)
-    return OnlineSource(model, tokenizer, encoded, settings.objective)
+    check_texts(model, [text.ids for text in encoded], f"teacher {name!r}", "max_tokens")
+    return OnlineSource(model, tokenizer, encoded, settings.objective, form)

@@ -66,7 +66,6 @@ def uld_of_predictions(
     *,
     k: int,
     signal: str = "prob",
-    mask: Tensor | None = None,
 ) -> Tensor:
     """Top-k ULD of each text, ``[B]``: sorted L1 of merged distributions, summed over the text's groups.
 
@@ -76,15 +75,12 @@ def uld_of_predictions(
             None pairs positions in order and cuts the longer text.
         k: entries of each distribution.
         signal: ``"prob"``; others only without groups, as only probabilities multiply.
-        mask: ``[B]`` bool, texts that count; all by default.
     """
     if groups is None:
         groups = pair_in_order(ours.counts, theirs.counts)
     for side, predictions in zip(SIDES, (ours, theirs), strict=True):
         check_groups(groups, side, len(predictions.ids))
     texts = ours.texts[groups[:, 1]]
-    if mask is not None:
-        groups, texts = groups[mask[texts]], texts[mask[texts]]
     merged = [_merge(side, groups, name, k, signal) for side, name in ((ours, "student"), (theirs, "teacher"))]
     losses = (merged[0] - merged[1].to(merged[0].dtype)).abs().sum(-1)
     return losses.new_zeros(len(ours.counts)).index_add(0, texts, losses)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,17 +19,29 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from logitfusion.config.training import Recipe
 from logitfusion.distill.arguments import DistillationConfig
-from logitfusion.distill.encoding import encode_texts
+from logitfusion.distill.encoding import EncodedText, encode_texts
 from logitfusion.distill.objective import CachedTeacher, Teacher
+from logitfusion.distill.on_policy import OwnAnswers, own_answers
 from logitfusion.distill.predictions import IGNORED
-from logitfusion.distill.rows import DistillationCollator, FilledUp, PairedTexts, pair_held_out, pair_texts, read_texts
+from logitfusion.distill.rows import (
+    DistillationCollator,
+    FilledUp,
+    PairedTexts,
+    pair_held_out,
+    pair_texts,
+    read_texts,
+    refuse_stream,
+)
 from logitfusion.distill.sources import Source
 from logitfusion.distill.step import PARTS, gradient_norms, labels_alone, objective_loss, read_teachers
-from logitfusion.distill.teachers import Named, check_teachers, open_teacher
+from logitfusion.distill.teachers import Named, check_teachers, open_teacher, share_vocabularies
 from logitfusion.errors import UserError
-from logitfusion.models.examples import Text
+from logitfusion.models.adapters import load_expert
+from logitfusion.models.examples import ExampleEncoder, Text
+from logitfusion.models.load import load_tokenizer
 from logitfusion.training.loop import StepTrainer, as_first_says
 from logitfusion.training.padding import plan_padding
+from logitfusion.training.sharding import part_again
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +59,7 @@ class DistillationTrainer(StepTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel | PeftModel,
+        model: PreTrainedModel | PeftModel | str | Path,
         args: DistillationConfig,
         *,
         train_dataset: Rows | PairedTexts | None = None,
@@ -55,29 +69,37 @@ class DistillationTrainer(StepTrainer):
         peft_config: PeftConfig | None = None,
         measure: Measure | None = None,
         data_collator: DistillationCollator | None = None,
+        answers: OwnAnswers | None = None,
         **others: Any,
     ) -> None:
         """Read and pair all texts.
 
         Args:
-            model: the student.
+            model: the student, or its folder, which is read in fp32 (with ``peft_config`` in its own precision).
             args: settings of transformers and of the objective.
             train_dataset: rows of ``prompt`` and ``response`` (or ``completion``), or of ``messages``.
             eval_dataset: the same, maybe several by name. Where a teacher's cache lacks them, the loss of the labels
                 alone is what they are evaluated by.
-            processing_class: the student's tokenizer, a fast one.
+            processing_class: the student's tokenizer, a fast one; left out, that of its folder.
             teachers: name -> a model and its tokenizer, the folder of a model or of a cache, an open cache, or a
                 ``Source``. Models read each batch as it is learned, texts in the form of ``args``; none for plain SFT.
             peft_config: trains new adapters of this form.
             measure: further metrics of the student at each evaluation, by name; called in every process.
             data_collator: of rows that are paired already; then ``teachers`` are sources, and no tokenizer is needed.
+            answers: of rows that are paired already, with ``on_policy`` above 0.
             others: of ``transformers.Trainer``: ``callbacks``, ``optimizers``.
 
         Raises:
             UserError: texts, teachers or settings that can't be used, or don't fit together.
         """
         _refuse(others)
+        refuse_stream(train_dataset, "train_dataset")
+        if args.on_policy and args.fsdp:
+            raise UserError("A student that is parted among processes can't answer; leave fsdp out, or on_policy at 0.")
         args._n_gpu = min(args.n_gpu, 1)  # a process that sees several GPUs would cut a batch among them
+        if isinstance(model, str | Path):
+            processing_class = processing_class or load_tokenizer(model)
+            model = load_expert(model, merge=True, device=args.device, dtype="auto" if peft_config else torch.float32)
         super().__init__(
             model=model if peft_config is None else _adapt(model, peft_config, args),
             args=args,
@@ -87,7 +109,7 @@ class DistillationTrainer(StepTrainer):
             data_collator=data_collator,
             **others,
         )
-        self.objective, self.measure = args.objective, measure
+        self.objective, self.measure, self.answers, self.own = args.objective, measure, answers, False
         self.parts, self.steps, self.weighed = dict.fromkeys(PARTS, 0.0), set[int](), False
         if data_collator is None:
             _warn_of_halves(self.model)
@@ -111,20 +133,23 @@ class DistillationTrainer(StepTrainer):
             name: open_teacher(name, given, every, self.args, self.args.device) for name, given in teachers.items()
         }
         check_teachers(self.sources, self.objective, self._base, self.processing_class, "of this training")
-        paired = {name: self._pair(some, held_out=name != "train_dataset") for name, some in texts.items()}
-        self._plan_batches([row for some in paired.values() for row in some.rows])
+        encoded = {name: self._encode(some) for name, some in texts.items()}
+        first = next(iter(encoded.values()), [])  # the learned texts, if there are any
+        share_vocabularies(self.sources, self.objective, self._base, self.processing_class, first)
+        paired = {name: self._pair(some, held_out=name != "train_dataset") for name, some in encoded.items()}
+        self._plan_batches(chain.from_iterable(some.rows.unpaired() for some in paired.values()))
         self.train_dataset = paired.pop("train_dataset", None)
         self.eval_dataset = paired if several else paired.get("eval_dataset")
 
-    def _pair(self, texts: Sequence[Text], *, held_out: bool) -> PairedTexts:
+    def _encode(self, texts: Sequence[Text]) -> list[EncodedText]:
         form, limit = self.args.format, self.args.max_tokens
-        encoded = encode_texts(
-            self.processing_class, texts, template=form.template, system=form.system, max_tokens=limit
-        )
-        pair = pair_held_out if held_out else pair_texts
-        return PairedTexts(pair(encoded, self.sources, self.objective.alignment))
+        return encode_texts(self.processing_class, texts, template=form.template, system=form.system, max_tokens=limit)
 
-    def _plan_batches(self, rows: list[dict[str, Any]]) -> None:
+    def _pair(self, texts: Sequence[EncodedText], *, held_out: bool) -> PairedTexts:
+        pair = pair_held_out if held_out else pair_texts
+        return PairedTexts(pair(texts, self.sources, self.objective.alignment))
+
+    def _plan_batches(self, rows: Iterable[dict[str, Any]]) -> None:
         """A collator that pads as the student reads it; if it reads no padding, one text at a time is read."""
         args, size = self.args, self.args.per_device_train_batch_size
         recipe = Recipe(batch_size=size, micro_batch=size)
@@ -135,6 +160,8 @@ class DistillationTrainer(StepTrainer):
         if not padding.inputs:
             args.per_device_eval_batch_size = 1
         self.data_collator = DistillationCollator(padding.pad, list(self.sources.values()), padding.inputs)
+        encoder = ExampleEncoder(self.processing_class, args.format)
+        self.answers = own_answers(self.objective, encoder, self.data_collator, args.seed)
 
     def _get_train_sampler(self, train_dataset: PairedTexts | None = None) -> Sampler | None:
         order = super()._get_train_sampler(train_dataset)
@@ -161,13 +188,18 @@ class DistillationTrainer(StepTrainer):
     def _paired(self, rows: str | Rows | PairedTexts | None) -> str | PairedTexts | None:
         if rows is None or isinstance(rows, str | PairedTexts):
             return rows
-        return self._pair(read_texts(rows, "the data set"), held_out=True)
+        return self._pair(self._encode(read_texts(rows, "the data set")), held_out=True)
 
     def get_batch_samples(
-        self, epoch_iterator: Iterable[Any], num_batches: int, device: torch.device
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """The micro-batches of a step, and its labels and texts in all processes, which its parts are divided by."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = list(islice(epoch_iterator, num_batches))
+        step, rank = self.state.global_step, self.args.process_index
+        self.own = self.answers is not None and self.answers.drawn(step)
+        if self.own:
+            written = (self.answers.write(self._base, one, (step, rank, place)) for place, one in enumerate(batches))
+            batches = list(map(self._prepare_inputs, written))
         counts = sum((_count(batch["labels"]) for batch in batches), torch.zeros(2, dtype=torch.int64, device=device))
         return batches, self.accelerator.reduce(counts)
 
@@ -184,7 +216,8 @@ class DistillationTrainer(StepTrainer):
             norms = gradient_norms(self.objective, logits, labels, teachers)
             logger.info("gradient norms of the parts at the first logits: %s", norms)
         tokens, texts = num_items_in_batch.tolist()
-        loss = objective_loss(self.objective, logits, labels, teachers, tokens=tokens, texts=texts)
+        counts = {"tokens": tokens, "texts": texts} | ({"sft_weight": 0.0} if self.own else {})
+        loss = objective_loss(self.objective, logits, labels, teachers, **counts)
         processes = self.accelerator.num_processes
         for part in PARTS:
             self.parts[part] += processes * getattr(loss, part).item()
@@ -210,6 +243,7 @@ class DistillationTrainer(StepTrainer):
         """The loss and its parts over all texts, as of one batch, and what ``measure`` finds."""
         self._held_out, self._totals = dataloader.dataset, dict.fromkeys(("loss", *PARTS), 0.0)
         found = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **options)
+        part_again(self.model)
         totals = self._reduce(self._totals, "sum")
         terms = [part for part in PARTS[1:] if getattr(self.objective, part)] if self._held_out.paired else []
         metrics = {name: totals[name] for name in ("loss", "sft", *terms)}

@@ -87,6 +87,16 @@ class ExampleEncoder:
         elif arguments:
             raise UserError("Chat arguments need template: chat.")
 
+    @property
+    def closing(self) -> int:
+        """The token that closes a response, of a chat the last one.
+
+        Raises:
+            UserError: the tokenizer has no token that ends a text, and no template has another.
+        """
+        token = self._chat.closing_token if self._chat is not None else None
+        return self.encoder.end if token is None else token
+
     def turns(self, texts: Iterable[Text]) -> Iterator[list[Turn]]:
         """The turns of each text, at least one.
 
@@ -94,7 +104,7 @@ class ExampleEncoder:
             UserError: names the text that can't be written in this format, by its number from 1 on; or the tokenizer
                 has no token that ends a text, where no template does.
         """
-        closing = self.encoder.end if self._chat is None else None
+        closing = self.closing if self._chat is None else None
         for number, text in enumerate(texts, start=1):
             try:
                 turns = [self._pair(text, closing)] if closing is not None else list(self._chat_turns(text))
@@ -106,6 +116,14 @@ class ExampleEncoder:
         prompt, response = _check_pair(text)
         given, tokens = self.encoder.example_tokens(prompt, response)
         return Turn(given, response, 0, len(response.encode()), tokens, [], [closing])
+
+    def answer(self, given: Sequence[int], response: str, *, closed: bool) -> Turn:
+        """A response that was generated after these tokens, which may have ended before it was ``closed``."""
+        opening = self._chat.opening if self._chat is not None else ""
+        bare = response.lstrip() if self._chat is not None else response
+        tokens = self.encoder.completion(opening + bare, given)
+        size, shift = len(response.encode()), len(response.encode()) - len((opening + bare).encode())
+        return Turn(list(given), opening + bare, shift, size, tokens, [], [self.closing] if closed else [])
 
     def _chat_turns(self, text: Text) -> Iterator[Turn]:
         """The turns of a chat; what is said after the assistant's last message is left out."""
@@ -128,8 +146,7 @@ class ExampleEncoder:
             shift = bytes_given - len(answer.encode()) - len(chat.opening)
             read += tokens.ids
             if between is None:
-                closing = encoder.end if chat.closing_token is None else chat.closing_token
-                yield Turn(given, response, shift, bytes_given, tokens, [], [closing])
+                yield Turn(given, response, shift, bytes_given, tokens, [], [self.closing])
             else:
                 following = encoder.following(between, read)
                 end = _find_end(encoder, following, chat.closing_token)

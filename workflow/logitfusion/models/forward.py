@@ -116,29 +116,33 @@ def agree(found: Tensor, expected: Tensor, *, half: float = 0.1) -> bool:
     return not distance > tolerance * (known - known.mean()).abs().mean()
 
 
-def check_texts(model: PreTrainedModel, texts: Iterable[Sequence[int]], name: str, option: str) -> None:
+def check_texts(model: PreTrainedModel, texts: Iterable[Sequence[int]], name: str, option: str) -> Sequence[int]:
     """Refuse texts that a model can't read, before work begins: too long, or of tokens that it does not have.
 
     Args:
         model: that reads them.
-        texts: token ids.
+        texts: token ids; read once.
         name: the model's, for the message.
         option: what to lower where a text is too long, for the message.
+
+    Returns:
+        the first of the longest texts; an empty one if there are none.
 
     Raises:
         UserError: names the longest text, its tokens and the limit; or a text with a token beyond the vocabulary.
     """
-    limit, vocabulary, longest = context_length(model), count_vocabulary(model), (0, 0)
+    limit, vocabulary, longest = context_length(model), count_vocabulary(model), (0, ())
     for number, ids in enumerate(texts, 1):
-        longest = max(longest, (number, len(ids)), key=lambda text: text[1])
+        longest = max(longest, (number, ids), key=lambda text: len(text[1]))
         if len(ids) and not 0 <= min(ids) <= max(ids) < vocabulary:
             wrong = next(token for token in ids if not 0 <= token < vocabulary)
             raise UserError(
                 f"Text {number} has the token number {wrong}, and {name} has only {vocabulary} entries: its tokenizer"
                 " is of another model, so use the one that the model was saved with."
             )
-    if longest[1] > limit:
+    if len(longest[1]) > limit:
         raise UserError(
-            f"Text {longest[0]} has {longest[1]} tokens, and {name} reads at most {limit:.0f}; lower {option} to"
+            f"Text {longest[0]} has {len(longest[1])} tokens, and {name} reads at most {limit:.0f}; lower {option} to"
             f" {limit:.0f}."
         )
+    return longest[1]

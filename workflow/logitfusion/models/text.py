@@ -8,7 +8,8 @@ another.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
@@ -192,7 +193,8 @@ class TextEncoder:
         """A text alone, nothing around it. ``special``: the texts of special tokens are these tokens."""
         options = {} if special else {"split_special_tokens": True}
         fast = self.tokenizer.is_fast
-        encoded = self.tokenizer(check_text(text), add_special_tokens=False, return_offsets_mapping=fast, **options)
+        with _unchanged(self.tokenizer):
+            encoded = self.tokenizer(check_text(text), add_special_tokens=False, return_offsets_mapping=fast, **options)
         return Tokens(list(encoded["input_ids"]), list(encoded["offset_mapping"]) if fast else [])
 
     def _continue(self, text: str, after: Sequence[int], *, special: bool) -> Tokens:
@@ -267,6 +269,20 @@ class TextEncoder:
         if whole[-count - 1] != self.tokenizer.unk_token_id or not self.tokenizer.is_fast:
             return False
         return self._encode(context + text).offsets[-count - 1][1] > len(context)
+
+
+@contextmanager
+def _unchanged(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Leave a fast tokenizer as it was: transformers keeps the last call's ``split_special_tokens`` in its backend."""
+    if not tokenizer.is_fast:
+        yield
+        return
+    backend = tokenizer.backend_tokenizer
+    before = backend.encode_special_tokens
+    try:
+        yield
+    finally:
+        backend.encode_special_tokens = before
 
 
 def _shift(offsets: list[tuple[int, int]], by: int) -> list[tuple[int, int]]:

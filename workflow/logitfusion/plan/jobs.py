@@ -37,7 +37,7 @@ from logitfusion.plan.training import Activations, Forward, Plan, train_cost
 
 # Bytes of a logit of the loss: in the products' dtype, in fp32, normalised, and its gradients while they are made.
 _LOSS, _DISTILLATION = 10.0, 18.0
-_DIVERGENCE = 4.0  # more: a gradient of its own
+_DIVERGENCE = 4.0  # more: a gradient of its own; hybrid has two, its groups' factors the other
 _EXAMPLE = 0.25  # of the longest prompt: an example in a prompt is a usual one, far shorter
 
 Keeps = Callable[[Counted, Forward, int], Activations]
@@ -167,8 +167,9 @@ class Planner:
         )
         kept = self.keeps(found, forward, min(recipe.max_tokens, found.size.context or recipe.max_tokens))
         part = recipe.batch_size // processes
+        rows = max(size for size in range(1, recipe.micro_batch + 1) if part % size == 0)
         plan = Plan(
-            rows=max(size for size in range(1, recipe.micro_batch + 1) if part % size == 0),
+            rows=rows if recipe.packing is None else math.ceil(recipe.packing / recipe.max_tokens),
             tokens=recipe.max_tokens,
             sequences=self._sequences(name, recipe),
             rank=lora.rank if lora else 0,
@@ -258,9 +259,11 @@ class Planner:
         lora = training.lora if training.method == "lora" else None
         edits = _training_edits("distill.training", training, self.assumed.cards) + self._dtype_edits([distill.student])
         for name, method in distill.methods.items():
-            logits = (_DISTILLATION if method.teachers else _LOSS) + (_DIVERGENCE if method.kl else 0)
+            logits = (_DISTILLATION if method.teachers else _LOSS) + _DIVERGENCE * (
+                (method.kl > 0) + 2 * (method.hybrid > 0)
+            )
             online = {teacher: entry.model for teacher, entry in method_teachers(self.run, name, online=True).items()}
-            cost = partial(self._student, lora, logits, list(online.values()), whole=method.kl > 0)
+            cost = partial(self._student, lora, logits, list(online.values()), whole=method.kl + method.hybrid > 0)
             own = [*edits, *({f"distill.teachers.{teacher}.online": False} for teacher in online)]
             names = [distill.student, *online.values()]
             yield self._job("student", name, names, cost, count=len(distill.seeds), edits=own)
@@ -381,6 +384,8 @@ def _decoding_edits(place: str, batch: int | str, cards: int) -> list[Edit]:
 def _training_edits(place: str, recipe: Any, cards: int) -> list[Edit]:
     """In the order of how little they change: what is computed, then where, then what is trained."""
     edits: list[Edit] = [{f"{place}.micro_batch": size} for size in halves(recipe.micro_batch)]
+    if recipe.packing is not None:  # then rows are as long as it says
+        edits = [{f"{place}.packing": size} for size in halves(recipe.packing) if size >= recipe.max_tokens]
     if not recipe.gradient_checkpointing:
         edits.append({f"{place}.gradient_checkpointing": True})
     parted = [{f"{place}.processes": count, f"{place}.sharded": True} for count in _more(recipe.processes, cards)]

@@ -36,6 +36,7 @@ PARTS = {
     "uld": "ULD: sorted L1 of\nprobabilities, a token",
     "gld": "GLD: sorted L1 of\nnode features, a text",
     "kl": "KL: divergence,\nnats a response token",
+    "hybrid": "Hybrid: divergence and\nsorted L1, a token",
 }
 
 

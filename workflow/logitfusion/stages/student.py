@@ -66,7 +66,8 @@ def _open_teacher(
     """A teacher that reads online, or its cache, whose files are ``.../<teacher>/<shard>.safetensors``."""
     if name not in job.online:
         paths = [path for path in arguments.caches if path.parent.name == name]
-        return CachedSource(TeacherCache(paths, {"data_hash": hash_texts(texts)}))
+        tokenizer = dict(zip(job.method.teachers, arguments.tokenizers, strict=False)).get(name)
+        return CachedSource(TeacherCache(paths, {"data_hash": hash_texts(texts)}), tokenizer)
     entry = job.online[name]
     folder = next(path for path in arguments.teachers if path.name == entry.model)
     return open_online(
@@ -90,6 +91,9 @@ if __name__ == "__main__":
     parser.add_argument("--caches", type=Path, nargs="*", default=[], help="shards: .../<teacher>/<shard>.safetensors")
     parser.add_argument(
         "--teachers", type=Path, nargs="*", default=[], help="folders of those that read online, and of their bases"
+    )
+    parser.add_argument(
+        "--tokenizers", type=Path, nargs="*", default=[], help="folders of all teachers, for terms that name tokens"
     )
     parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from typing import Any
+from itertools import cycle, islice
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
 from logitfusion.models.padding import left_pad
 
+Row = dict[str, Any]
 # What a model may be told of padding.
 INPUTS = ("attention_mask", "position_ids")
 
@@ -50,7 +54,46 @@ def micro_batch(recipe: Recipe, count: int) -> int:
     return max(size for size in range(1, min(recipe.micro_batch, part) + 1) if part % size == 0)
 
 
-def order_rows(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
+class Sizes(NamedTuple):
+    """Of rows, ``[N]``.
+
+    Attributes:
+        tokens: all of each.
+        completions: those at its end that are learned.
+    """
+
+    tokens: NDArray[np.int64]
+    completions: NDArray[np.int64]
+
+
+def size_rows(rows: Sequence[Row]) -> Sizes:
+    """The sizes of rows, which those that are kept elsewhere know themselves (``sizes``)."""
+    known = getattr(rows, "sizes", None)
+    if known is not None:
+        return known
+    tokens = np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)
+    return Sizes(tokens, np.array([row.get("completion", 0) for row in rows], dtype=np.int64))
+
+
+class OrderedRows(Sequence[Row]):
+    """Texts in the order they are used, one by one and again and again.
+
+    Attributes:
+        sizes: of them, in this order.
+    """
+
+    def __init__(self, rows: Sequence[Row], order: NDArray[np.int64], sizes: Sizes) -> None:
+        self.rows, self.order = rows, order
+        self.sizes = Sizes(*(part[order] for part in sizes))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> Row:
+        return self.rows[int(self.order[place])]
+
+
+def order_rows(rows: Sequence[Row], recipe: Recipe) -> OrderedRows:
     """The rows of the whole training in the order they are used.
 
     Each micro-batch holds rows of similar length, because padding would be half of the work; the micro-batches of an
@@ -59,21 +102,22 @@ def order_rows(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any
     """
     if recipe.seed is None:
         raise ValueError("the order of rows needs a seed")
-    if not rows:
+    if not len(rows):
         raise UserError("There is no text to train on: the tasks' training splits are empty.")
+    sizes = size_rows(rows)
     micro = micro_batch(recipe, 1)
     needed = recipe.steps * (recipe.batch_size // micro)
-    rng = random.Random(recipe.seed)
-    batches: list[list[dict[str, Any]]] = []
-    while len(batches) < needed:
-        epoch = rng.sample(rows, len(rows))
+    rng, lengths = random.Random(recipe.seed), sizes.tokens.tolist()
+    batches: list[NDArray[np.int64]] = []
+    while sum(map(len, batches)) < needed:
+        epoch = rng.sample(range(len(rows)), len(rows))
         # A last, shorter batch is filled up from the start of the epoch.
-        epoch += (epoch * micro)[: -len(epoch) % micro]
-        epoch.sort(key=lambda row: len(row["input_ids"]))
+        epoch += list(islice(cycle(epoch), -len(epoch) % micro))
+        epoch.sort(key=lengths.__getitem__)
         cut = [epoch[start : start + micro] for start in range(0, len(epoch), micro)]
         rng.shuffle(cut)
-        batches += cut
-    return [row for batch in batches[:needed] for row in batch]
+        batches.append(np.array(cut, dtype=np.int64))
+    return OrderedRows(rows, np.concatenate(batches)[:needed].reshape(-1), sizes)
 
 
 class TextCollator:

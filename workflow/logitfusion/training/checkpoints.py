@@ -78,6 +78,22 @@ def find_checkpoint(folder: Path, mark: Mark) -> Path | None:
     return None
 
 
+def refuse_other_training(folder: Path, fingerprint: str) -> None:
+    """Leave the checkpoints of another training alone.
+
+    Raises:
+        UserError: the folder holds some, or something else.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    known = _read_mark(folder)
+    if known is None or known.fingerprint != fingerprint:
+        raise UserError(
+            f"{folder} holds the checkpoints of a training on other texts, models or options: give those again to go on"
+            " with it, or delete the folder to begin anew."
+        )
+
+
 def _refuse_other_processes(folder: Path, known: Mark, mark: Mark) -> None:
     mend = f"or delete {folder} to begin anew"
     if known.sharded != mark.sharded:

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.config.prompting import TextFormat
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.models.examples import PLAIN, ExampleEncoder, read_example
-from logitfusion.training.batches import CompletionCollator, order_rows
+from logitfusion.training.batches import CompletionCollator
 from logitfusion.training.loop import StepTrainer, train, trainer_arguments
+from logitfusion.training.packing import make_batches
 from logitfusion.training.padding import plan_padding
 from logitfusion.training.weights import as_saved, prepare
 
@@ -77,12 +78,14 @@ def finetune(
     rows = encode_examples(examples, tokenizer, recipe.max_tokens, recipe.part(TextFormat))
     recipe, own = recipe.for_texts(len(rows)), model.dtype
     padding = plan_padding(model, tokenizer, rows, recipe, name)
+    collator = CompletionCollator(padding.pad, padding.inputs)
+    batches = make_batches(model, rows, recipe, padding, collator, name)
     logger.info("%s: %d examples, %d steps", name, len(examples), recipe.steps)
     trainer = CompletionTrainer(
         model=prepare(model, lora, recipe, name),
-        args=trainer_arguments(padding.recipe, checkpoints),
-        train_dataset=order_rows(rows, padding.recipe),
-        data_collator=CompletionCollator(padding.pad, padding.inputs),
+        args=trainer_arguments(batches.recipe, checkpoints),
+        train_dataset=batches.rows,
+        data_collator=batches.collator,
     )
     trained, curve = train(trainer, name, recipe, checkpoints, fingerprint)
     return as_saved(trained, own, name), curve

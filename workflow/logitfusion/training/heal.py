@@ -18,8 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.config.training import HealRecipe, Recipe
 from logitfusion.models.architecture import reset_rope
 from logitfusion.models.text import TextEncoder
-from logitfusion.training.batches import TextCollator, is_main_process, micro_batch, order_rows, processes
+from logitfusion.training.batches import TextCollator, is_main_process, micro_batch, processes
 from logitfusion.training.loop import train, trainer_arguments
+from logitfusion.training.packing import make_batches
 from logitfusion.training.padding import plan_padding
 from logitfusion.training.schedule import WarmedTrainer
 from logitfusion.training.weights import as_saved, prepare
@@ -120,16 +121,17 @@ def heal(
     logger.info("healing: %d texts, %d tokens", len(rows), sum(len(row["input_ids"]) for row in rows))
     recipe, own = recipe.for_texts(len(rows)), student.dtype
     padding = plan_padding(student, tokenizer, rows, recipe, "healing")
+    batches = make_batches(student, rows, recipe, padding, TextCollator(padding.pad, padding.inputs), "healing")
     # Healing compares small differences: its products are in the weights' precision, whatever the recipe's is.
-    exact = padding.recipe.model_copy(update={"precision": "fp32"})
+    exact = batches.recipe.model_copy(update={"precision": "fp32"})
     warn_of_cut_batches(exact)
     trainer = HealingTrainer(
         model=prepare(student, None, recipe, "healing"),
         teacher=teacher.float(),
         logit_share=recipe.logit_share,
         args=trainer_arguments(exact, checkpoints),
-        train_dataset=order_rows(rows, padding.recipe),
-        data_collator=TextCollator(padding.pad, padding.inputs),
+        train_dataset=batches.rows,
+        data_collator=batches.collator,
     )
     healed, curve = train(trainer, "healing", recipe, checkpoints, fingerprint)
     return as_saved(healed, own, "healing"), curve

@@ -29,6 +29,7 @@ from logitfusion.models.load import bf16_helps, choose_device
 from logitfusion.progress.pace import describe_pace
 from logitfusion.training.batches import is_main_process, micro_batch, processes
 from logitfusion.training.checkpoints import Mark, find_checkpoint, mark_checkpoints, record_checkpoint
+from logitfusion.training.packing import KEPT, joined_logits
 from logitfusion.training.schedule import WarmedTrainer
 from logitfusion.training.sharding import (
     gather,
@@ -105,6 +106,8 @@ class StepTrainer(WarmedTrainer):
         """``[B, columns, V]``: the vocabulary-sized product is made at the last columns only, where the model can."""
         if self._forgets:
             reset_rope(self._base)
+        if KEPT in inputs:
+            return joined_logits(model, inputs)
         return model(**inputs, logits_to_keep=columns, use_cache=False).logits[:, -columns:]
 
 
@@ -141,8 +144,9 @@ def as_first_says(value: Any) -> Any:
 class Progress(TrainerCallback):
     """A line every few seconds, a checkpoint every few minutes, and an end where the training diverged."""
 
-    def __init__(self, name: str, checkpoint_minutes: float, interval: float = 5.0) -> None:
-        self.name, self.interval, self.period = name, interval, 60 * checkpoint_minutes
+    def __init__(self, name: str, recipe: Recipe, interval: float = 5.0) -> None:
+        self.name, self.interval, self.period = name, interval, 60 * recipe.checkpoint_minutes
+        self.texts = recipe.batch_size
         self.started = self.printed = self.saved = time.monotonic()
         self.first_step = 0
         self.loss = ""
@@ -160,8 +164,7 @@ class Progress(TrainerCallback):
             self.printed = now
             seconds = now - self.started
             pace = describe_pace(state.global_step, state.max_steps, "steps", seconds, self.first_step)
-            steps = state.global_step - self.first_step
-            sequences = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+            sequences = (state.global_step - self.first_step) * self.texts
             logger.info("%s: %s; %.1f sequences/s%s", self.name, pace, sequences / seconds, self.loss)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
@@ -226,7 +229,7 @@ def train(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Draws(checkpoints, mark))
     trainer.add_callback(Records())
-    trainer.add_callback(Progress(name, recipe.checkpoint_minutes))
+    trainer.add_callback(Progress(name, recipe))
     if resume is not None:
         logger.info("%s: resuming from %s", name, resume.name)
     plain = outline(trainer.model, "meta") if recipe.sharded else None

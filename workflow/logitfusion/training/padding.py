@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,27 +38,25 @@ class Padding:
 def plan_padding(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict[str, Any]],
+    rows: Iterable[dict[str, Any]],
     recipe: Recipe,
     name: str,
 ) -> Padding:
-    """Try a model on the start of the longest row, before the training ``name`` begins.
+    """Try a model on the start of the longest row, before the training ``name`` begins; all are read once.
 
     Raises:
         UserError: a row that is longer than the model reads or of tokens that it lacks, or a model that isn't causal or
             can't be trained on texts of any length.
     """
-    texts = [row["input_ids"] for row in rows]
-    check_texts(model, texts, f"the model of {name}", "max_tokens")
+    longest = check_texts(model, (row["input_ids"] for row in rows), f"the model of {name}", "max_tokens")
     known = tokenizer.pad_token_id
     pad = known if known is not None and known < count_vocabulary(model) else 0  # any will do
-    longest = max(map(len, texts), default=0)
-    if longest < 2:
+    if len(longest) < 2:
         return Padding(recipe, pad, INPUTS)
-    ids = probe(model, texts)
+    ids = probe(model, [longest])
     refuse_not_causal(model, f"The model of {name}")
     _check_trainable(model, ids, name)
-    if not reads_rows_alone(model, longest):
+    if not reads_rows_alone(model, len(longest)):
         for inputs in (INPUTS, INPUTS[:1]):
             if _reads_padding(model, ids, pad, inputs):
                 return Padding(recipe, pad, inputs)

@@ -11,7 +11,7 @@ import torch
 from accelerate import DistributedType, PartialState
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
-from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -87,6 +87,13 @@ def gather(model: nn.Module, plain: PreTrainedModel, main: bool) -> PreTrainedMo
             if blank is not None:
                 module._parameters[name] = found[id(blank)]
     return plain
+
+
+def part_again(model: nn.Module) -> None:
+    """Let go of weights that are whole after a forward without a backward, which alone would part them again."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 @contextmanager

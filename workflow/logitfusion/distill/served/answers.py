@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.served.protocols import MalformedError, Position
 from logitfusion.distill.shard import TeacherText
+from logitfusion.distill.texts import EncodedText
 
 # What servers write for a probability of 0, which JSON has no logarithm of.
 _NOTHING = -9999.0

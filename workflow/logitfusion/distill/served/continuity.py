@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from logitfusion.distill.cache import differing
-from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.shard import Shard, TeacherText
+from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.errors import UserError
 
 # Nats by which log-probabilities of a text's own tokens may differ in the mean: half precision and other batches move
 # them by some hundredths.
 _MOST = 0.25
+# Texts of which the longest is asked for.
+_TRIED = 32
 
 
 def refuse_other_teacher(
@@ -25,7 +28,7 @@ def refuse_other_teacher(
     folder: str | Path,
     settings: dict[str, Any],
 ) -> None:
-    """Ask for a text that is in the cache already, the longest of a file, and compare.
+    """Ask for a text that is in the cache already, the longest of some, and compare.
 
     Args:
         read: asks for texts.
@@ -36,14 +39,14 @@ def refuse_other_teacher(
     Raises:
         UserError: the answers are of another model.
     """
-    known = {text.digest: text for text in texts if text.labels}
     for shard in _find_shards(Path(folder), settings):
-        found = [(number, known[digest]) for number, digest in enumerate(shard.digests) if digest in known]
-        if not found:
+        places = {digest: number for number, digest in enumerate(shard.digests)}
+        known = (texts[number] for number, digest in enumerate(text_digests(texts)) if digest in places)
+        text = max(islice(known, _TRIED), key=lambda text: len(text.labels), default=None)
+        if text is None or not text.labels:
             continue
-        number, text = max(found, key=lambda entry: len(entry[1].labels))
         (now,) = read([text])
-        then = shard.read(number).label_log_probs
+        then = shard.read(places[text.digest]).label_log_probs
         distance = torch.where(now.label_log_probs == then, 0.0, now.label_log_probs - then).abs().mean().item()
         if distance > _MOST:
             raise UserError(

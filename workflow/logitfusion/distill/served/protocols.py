@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from typing_extensions import TypedDict
 
 from logitfusion.config.endpoint import Protocol as Name
-from logitfusion.distill.encoding import EncodedText
+from logitfusion.distill.texts import EncodedText
 
 
 class MalformedError(ValueError):

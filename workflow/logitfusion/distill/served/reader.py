@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.config.errors import explain
-from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.offline import PIECE_TOKENS, Teaching, refuse_other_cache, write_cache
 from logitfusion.distill.served.answers import Answers
 from logitfusion.distill.served.continuity import refuse_other_teacher
@@ -20,6 +19,7 @@ from logitfusion.distill.served.description import Served
 from logitfusion.distill.served.protocols import Asking, MalformedError, choose_protocol
 from logitfusion.distill.served.server import Server
 from logitfusion.distill.shard import TeacherText, no_tokens
+from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.errors import UserError
 
 
@@ -91,7 +91,7 @@ class Reader:
         self, server: Server, served: Served, asking: Asking, answers: Answers, texts: Sequence[EncodedText]
     ) -> None:
         self.server, self.served, self.asking, self.answers = server, served, asking, answers
-        self._numbers = {text.digest: number for number, text in reversed([*enumerate(texts, 1)])}
+        self._texts = texts
 
     def read(self, texts: Sequence[EncodedText], *, on_text: Callable[[int], None] | None = None) -> list[TeacherText]:
         """The teacher's predictions of texts, in their order; ``on_text`` gets the tokens of each that has come."""
@@ -105,10 +105,10 @@ class Reader:
             if not text.labels:
                 return no_tokens(self.answers.k, text.digest)
             async with turns:
-                title = f"text {self._numbers[text.digest]}"
+                title = partial(self._find_title, text)
                 request = self.asking.request(text, self.answers.k, self.served.name)
                 content = await self.server.ask(session, url, request, title, self.asking.remedy)
-                found = self._assemble(content, text, title)
+                found = self._assemble(content, text)
             on_text(len(found))
             return found
 
@@ -120,14 +120,18 @@ class Reader:
                 raise failed.exceptions[0] from None
         return [task.result() for task in reading]
 
-    def _assemble(self, content: bytes, text: EncodedText, title: str) -> TeacherText:
+    def _find_title(self, text: EncodedText) -> str:
+        """A text in messages; of millions, none is counted before that."""
+        return f"text {[*text_digests(self._texts)].index(text.digest) + 1}"
+
+    def _assemble(self, content: bytes, text: EncodedText) -> TeacherText:
         try:
             return self.answers.assemble(self.asking.read(content, text), text)
         except MalformedError as error:
-            raise UserError(f"The answer of {self.server.address} to {title} {error}.") from None
+            raise UserError(f"The answer of {self.server.address} to {self._find_title(text)} {error}.") from None
         except ValidationError as error:
             wrong = explain(error, name=lambda where: f"its {where or 'content'}").rstrip(".")
             raise UserError(
-                f"The answer of {self.server.address} to {title} is none of the protocol"
+                f"The answer of {self.server.address} to {self._find_title(text)} is none of the protocol"
                 f" {self.server.options.protocol} ({wrong}); choose another --protocol."
             ) from None

@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -60,11 +60,13 @@ class Server:
         async with httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits) as session:
             yield session
 
-    async def ask(self, session: httpx2.AsyncClient, url: str, body: dict[str, Any], title: str, remedy: str) -> bytes:
+    async def ask(
+        self, session: httpx2.AsyncClient, url: str, body: dict[str, Any], title: Callable[[], str], remedy: str
+    ) -> bytes:
         """The answer to a request, which is made again after a while where the server is busy or not reached.
 
         Args:
-            title: what is asked for, for messages: ``text 3``.
+            title: gives what is asked for, for messages: ``text 3``.
             remedy: what to do where it refuses so many log-probabilities.
 
         Raises:
@@ -79,13 +81,13 @@ class Server:
                 if answer.status_code == 200:
                     return answer.content
                 if answer.status_code not in BUSY and answer.status_code < 500:
-                    raise UserError(self.explain_refusal(answer, title, remedy))
+                    raise UserError(self.explain_refusal(answer, title(), remedy))
                 fault, asked = f"answers {self._words(answer)}", _asked_wait(answer)
             if attempt + 1 < self.options.attempts:
                 wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt) * random.uniform(0.75, 1.25)  # not all at once
                 await self._pause(fault, max(wait, asked))
         raise UserError(
-            f"The server at {self.address} {fault}, asked {self.options.attempts} times for {title}; what is whole is"
+            f"The server at {self.address} {fault}, asked {self.options.attempts} times for {title()}; what is whole is"
             " kept, so run the same again later."
         )
 

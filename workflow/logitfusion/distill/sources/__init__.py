@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from logitfusion.config.objective import Objective
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.objective import CachedTeacher, Teacher
+from logitfusion.distill.shared import Vocabulary
 from logitfusion.distill.sources.cached import CachedSource
 from logitfusion.distill.sources.online import OnlineSource, open_online
 
@@ -26,6 +27,13 @@ class Source(Protocol):
 
         Raises:
             UserError: names the teacher.
+        """
+
+    def share(self, name: str, student: Vocabulary) -> None:
+        """Find the tokens that the student has as well, which ``read`` then says; for the term hybrid.
+
+        Raises:
+            UserError: names the teacher, whose tokens are not known.
         """
 
     def match(self, name: str, texts: Sequence[EncodedText]) -> Sequence[int]:

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.config.objective import Objective
-from logitfusion.distill.cache import TeacherCache
-from logitfusion.distill.encoding import EncodedText
+from logitfusion.config.prompting import TextFormat
+from logitfusion.distill.cache import TeacherCache, tokenizer_folder
+from logitfusion.distill.encoding import EncodedText, spell_tokens
 from logitfusion.distill.objective import CachedTeacher
 from logitfusion.distill.predictions import Predictions
+from logitfusion.distill.shared import SharedTokens, Vocabulary, share_tokens
 from logitfusion.distill.sources.matching import check_vocabulary, match_digests
 from logitfusion.errors import UserError
+from logitfusion.models.examples import ExampleEncoder
+from logitfusion.models.identity import has_tokenizer, hash_vocabulary
+from logitfusion.models.load import load_tokenizer
 
 
 class CachedSource:
-    """A teacher's cache, which may hold more texts than are learned, in any order."""
+    """A teacher's cache, which may hold more texts than are learned, in any order.
 
-    def __init__(self, cache: TeacherCache) -> None:
-        self.cache = cache
+    Args:
+        cache: of the texts.
+        tokenizer: a folder that holds the teacher's, for terms that compare tokens by name; left out, the one that
+            ``logitfusion distill-cache`` writes beside the shards.
+    """
+
+    def __init__(self, cache: TeacherCache, tokenizer: Path | None = None) -> None:
+        self.cache, self.tokenizer = cache, tokenizer
+        self.shared: SharedTokens | None = None
 
     def check(self, name: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
         """See ``Source``."""
@@ -31,13 +44,31 @@ class CachedSource:
             )
         check_vocabulary(name, self.cache.settings["vocabulary_hash"], objective, tokenizer)
 
+    def share(self, name: str, student: Vocabulary) -> None:
+        """See ``Source``."""
+        folder = self.tokenizer or tokenizer_folder(self.cache.shards[0].path.parent)
+        if not has_tokenizer(folder):
+            raise UserError(
+                f"The term hybrid compares tokens by name, and the cache of teacher {name!r} has no tokenizer beside"
+                f" it; save the teacher's to {folder}."
+            )
+        tokenizer = load_tokenizer(folder)
+        if hash_vocabulary(tokenizer) != self.cache.settings["vocabulary_hash"]:
+            raise UserError(
+                f"The tokenizer in {folder} has other tokens than the one that the cache of teacher {name!r} was made"
+                " with; save that one there."
+            )
+        form = TextFormat(template="chat" if self.cache.settings["template"].startswith("chat") else "plain")
+        closing = ExampleEncoder(tokenizer, form).closing
+        self.shared = share_tokens(student, Vocabulary(spell_tokens(tokenizer), self.cache.vocabulary, closing))
+
     def match(self, name: str, texts: Sequence[EncodedText]) -> Sequence[int]:
         """See ``Source``."""
         return match_digests(name, self.cache.digests, texts)
 
     def ends(self, number: int) -> Sequence[int]:
         """See ``Source``."""
-        return self.cache[number].ends.tolist()
+        return self.cache.ends(number)
 
     def collate(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """See ``Source``."""
@@ -50,4 +81,4 @@ class CachedSource:
     def read(self, columns: dict[str, Tensor], groups: Tensor, weight: float) -> CachedTeacher:
         """See ``Source``."""
         predictions = {name: value for name, value in columns.items() if name != "tail"}
-        return CachedTeacher(Predictions(**predictions), groups, weight, columns["tail"])
+        return CachedTeacher(Predictions(**predictions), groups, weight, columns["tail"], self.shared)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.config.objective import Objective
-from logitfusion.distill.encoding import UNKNOWN_TEXT, EncodedText
+from logitfusion.distill.texts import UNKNOWN_TEXT, EncodedText, text_digests
 from logitfusion.errors import UserError
 from logitfusion.models.identity import hash_vocabulary
 
@@ -28,7 +28,7 @@ def match_digests(name: str, digests: Sequence[bytes], texts: Sequence[EncodedTe
     Raises:
         UserError: the teacher lacks a text, or has others in that order.
     """
-    wanted = [text.digest for text in texts]
+    wanted = text_digests(texts)
     if UNKNOWN_TEXT in digests or UNKNOWN_TEXT in wanted:
         _check_order(name, digests, wanted)
         logger.warning("teacher %s: some of its texts have no digest, and may be others than the student's", name)
@@ -60,7 +60,7 @@ def _check_order(name: str, digests: Sequence[bytes], wanted: Sequence[bytes]) -
 
 
 def check_vocabulary(name: str, vocabulary_hash: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a teacher of another vocabulary where tokens are compared: for those there are ULD and GLD.
+    """Refuse a teacher of another vocabulary where tokens are compared: for those there are the other terms.
 
     Args:
         name: the teacher's.
@@ -74,5 +74,5 @@ def check_vocabulary(name: str, vocabulary_hash: str, objective: Objective, toke
     if objective.kl and vocabulary_hash != hash_vocabulary(tokenizer):
         raise UserError(
             f"Teacher {name!r} has another vocabulary than the student, and the term kl compares token by token;"
-            " give another teacher, or uld or gld in its place."
+            " give another teacher, or uld, gld or hybrid in its place."
         )

@@ -13,15 +13,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.config.loading import Dtype
 from logitfusion.config.objective import Objective
 from logitfusion.config.prompting import TextFormat
-from logitfusion.distill.encoding import EncodedText, encode_texts
+from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.objective import CachedTeacher, Teacher
 from logitfusion.distill.predictions import IGNORED, Predictions
+from logitfusion.distill.shared import SharedTokens, Vocabulary, share_tokens
 from logitfusion.distill.sources.matching import check_vocabulary, match_digests
 from logitfusion.distill.teacher import check_k, lay_out, read_logits, summarise, try_reading
+from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.models.device_maps import input_device
-from logitfusion.models.examples import Text
+from logitfusion.models.examples import ExampleEncoder, Text
 from logitfusion.models.forward import check_texts, evaluating
 from logitfusion.models.identity import hash_vocabulary
 from logitfusion.models.load import load_tokenizer
@@ -58,7 +60,7 @@ def open_online(
     encoded = encode_texts(tokenizer, texts, **options)
     model = load_expert(folder, device=own_device(), dtype=dtype)
     check_texts(model, [text.ids for text in encoded], f"teacher {name!r}", "its max_tokens")
-    return OnlineSource(model, tokenizer, encoded, objective)
+    return OnlineSource(model, tokenizer, encoded, objective, form, arguments)
 
 
 class OnlineSource:
@@ -74,6 +76,8 @@ class OnlineSource:
         tokenizer: PreTrainedTokenizerBase,
         texts: Sequence[EncodedText],
         objective: Objective,
+        form: TextFormat | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         """Try the teacher on the start of the longest text.
 
@@ -82,23 +86,30 @@ class OnlineSource:
             tokenizer: its own.
             texts: all that the student learns, in the teacher's tokens, in any order.
             objective: of the training, which decides what of the predictions is kept.
+            form, arguments: how the texts were encoded, which answers of the student's own are, too.
 
         Raises:
             UserError: a text is longer than the teacher reads or of tokens that it lacks, or it is not causal.
         """
         self.model, self.texts = model, texts
-        self.k = None if objective.kl else objective.k
-        self.reading = try_reading(model, texts)
-        self._vocabulary_hash = hash_vocabulary(tokenizer)
+        self.k = None if objective.kl or objective.hybrid else objective.k
+        self.reading, self.tokenizer = try_reading(model, texts), tokenizer
+        self.encoder = ExampleEncoder(tokenizer, form or TextFormat(), arguments)
+        self.shared: SharedTokens | None = None
 
     def check(self, name: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
         """See ``Source``."""
         check_k(self.model, objective.k)
-        check_vocabulary(name, self._vocabulary_hash, objective, tokenizer)
+        check_vocabulary(name, hash_vocabulary(self.tokenizer), objective, tokenizer)
+
+    def share(self, name: str, student: Vocabulary) -> None:
+        """See ``Source``."""
+        own = Vocabulary.of(self.tokenizer, count_vocabulary(self.model), self.texts)
+        self.shared = share_tokens(student, own)
 
     def match(self, name: str, texts: Sequence[EncodedText]) -> Sequence[int]:
         """See ``Source``."""
-        return match_digests(name, [text.digest for text in self.texts], texts)
+        return match_digests(name, text_digests(self.texts), texts)
 
     def ends(self, number: int) -> Sequence[int]:
         """See ``Source``."""
@@ -106,7 +117,10 @@ class OnlineSource:
 
     def collate(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """See ``Source``."""
-        texts = [self.texts[number] for number in numbers]
+        return self.lay([self.texts[number] for number in numbers])
+
+    def lay(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
+        """``collate`` of any texts."""
         ids, places = lay_out(texts)
         lengths, counts = (
             [len(part) for part in parts] for parts in zip(*((t.ids, t.labels) for t in texts), strict=True)
@@ -142,7 +156,7 @@ class OnlineSource:
             logits = logits.to(torch.promote_types(logits.dtype, found.dtype))  # some models' are fp32 all the same
             logits[rows[which], ranks[which]] = found.to(logits)
             own[rows[which], ranks[which] + 1] = labels.to(own.device)
-        return Teacher(logits, own, weight, groups)
+        return Teacher(logits, own, weight, groups, self.shared)
 
     def _chunks(self, columns: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Numbers of some of the batch's places, their logits ``[n, V]``, and the tokens that follow ``[n]``."""
