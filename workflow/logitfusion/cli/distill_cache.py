@@ -132,7 +132,7 @@ def _cache_folder(
     loading = _read_loading(arguments)
     (place,) = assign_devices([arguments.teacher], loading.device_map, loading.dtype)
     model = load_expert(arguments.teacher, dtype=loading.dtype, device_map=place, attention=loading.attention)
-    check_texts(model, [text.ids for text in encoded], f"the model in {arguments.teacher}", "--max-tokens")
+    check_texts(model, (text.ids for text in encoded), f"the model in {arguments.teacher}", "--max-tokens")
     progress.start()
     batch_size = _read_batch_size(arguments)
     return cache_teacher(model, encoded, arguments.output, source=source, batch_size=batch_size, **options)

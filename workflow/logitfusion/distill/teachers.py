@@ -12,8 +12,8 @@ from logitfusion.config.objective import TERMS, Objective
 from logitfusion.distill.arguments import DistillationConfig
 from logitfusion.distill.cache import TeacherCache, find_shards
 from logitfusion.distill.encoding import EncodedText, encode_texts
-from logitfusion.distill.shared import Vocabulary
 from logitfusion.distill.sources import CachedSource, OnlineSource, Source
+from logitfusion.distill.vocabulary import Vocabulary
 from logitfusion.errors import UserError
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import count_vocabulary

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from logitfusion.config.objective import Objective
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.objective import CachedTeacher, Teacher
-from logitfusion.distill.shared import Vocabulary
 from logitfusion.distill.sources.cached import CachedSource
 from logitfusion.distill.sources.online import OnlineSource, open_online
+from logitfusion.distill.vocabulary import Vocabulary
 
 
 class Source(Protocol):

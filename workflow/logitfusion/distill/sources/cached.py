@@ -15,8 +15,9 @@ from logitfusion.distill.cache import TeacherCache, tokenizer_folder
 from logitfusion.distill.encoding import EncodedText, spell_tokens
 from logitfusion.distill.objective import CachedTeacher
 from logitfusion.distill.predictions import Predictions
-from logitfusion.distill.shared import SharedTokens, Vocabulary, share_tokens
+from logitfusion.distill.shared import SharedTokens
 from logitfusion.distill.sources.matching import check_vocabulary, match_digests
+from logitfusion.distill.vocabulary import Vocabulary, share_tokens
 from logitfusion.errors import UserError
 from logitfusion.models.examples import ExampleEncoder
 from logitfusion.models.identity import has_tokenizer, hash_vocabulary
