@@ -40,7 +40,7 @@ def call(argv: Sequence[object], stdin: bytes = b"") -> str:
     return _answer(code, out.getvalue(), errors.getvalue())
 
 
-def spawn(argv: Sequence[object], stdin: bytes = b"", seconds: float = 60.0) -> str:
+def spawn(argv: Sequence[object], stdin: bytes = b"", seconds: float = 600.0) -> str:
     """The same of a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "logitfusion", *map(str, argv)],

@@ -60,4 +60,5 @@ def cases(command: str, line: list[str], folder: Path, inputs: int, run: Callabl
 def test_a_number_of_an_option(
     command: str, inputs: int, place: Path, tiny_models: dict[str, Path], watch: Watch
 ) -> None:
-    watch(cases(command, command_lines(place, tiny_models)[command], place, inputs, call))
+    lines = command_lines(place, tiny_models)
+    watch(cases(command, lines[command], place, inputs, call), seconds=60)  # a thousand views of a picture take some

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import errno
+import unicodedata
 from typing import Literal
 
 
 class UserError(Exception):
-    """Bad input. The message is one sentence: which file, key or model, and what to do about it."""
+    """Bad input. The message is one sentence: which file, key or model, and what to do about it.
+
+    Names in it may come from files that nobody has checked: what can't be printed is spelt out, to stay a line.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__("".join(map(_printable, sentence)))
+
+
+def _printable(character: str) -> str:
+    shown = character.isprintable() or unicodedata.category(character) == "Zs"  # spaces of all widths
+    return character if shown else character.encode("unicode_escape").decode()
 
 
 def find_memory_error(error: BaseException | None) -> Literal["machine", "gpu"] | None:

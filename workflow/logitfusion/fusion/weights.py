@@ -101,7 +101,7 @@ def solve_weights(
                 flat_base[start : start + chunk],
                 flat_experts[:, start : start + chunk],
                 RULES[rule],
-                Search(grids, step, SELECTIONS[selection]),
+                Search(grids, float(step), SELECTIONS[selection]),
             )
             for start in range(0, rows, chunk)
         ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.config.loading import Attention, Dtype
 from logitfusion.errors import UserError, find_memory_error, first_line
@@ -21,6 +21,8 @@ from logitfusion.models.finite import find_not_finite, refuse_not_finite
 from logitfusion.models.forward import refuse_not_causal
 from logitfusion.models.layers import refuse_endless
 from logitfusion.models.precision import choose_dtype
+
+_MOST_A_BYTE = 8  # weights that a byte of a file may hold: 1-bit models' own
 
 
 def use_threads() -> int:
@@ -84,6 +86,7 @@ def load_model(
         )
     except Exception as error:  # safetensors, json and transformers each have their own types
         if find_memory_error(error) is not None:
+            _refuse_claims(folder)
             raise
         raise UserError(explain_failure(folder, error)) from error
     refuse_misfit(f"The model in {folder}", type(model).__name__, report)
@@ -91,6 +94,22 @@ def load_model(
     refuse_not_finite(model, folder)
     refuse_not_causal(model.eval(), f"The model in {folder}")
     return model
+
+
+def _refuse_claims(folder: Path) -> None:
+    """Refuse a config.json of a far larger model than the weights beside it, for which no memory would be enough."""
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            claimed = sum(value.numel() for value in AutoModelForCausalLM.from_config(config).parameters())
+    except Exception:  # sizes that no tensor can have, for one: memory is what there was too little of
+        claimed = _MOST_A_BYTE * stored + 1
+    if claimed > _MOST_A_BYTE * stored:
+        raise UserError(
+            f"The config.json of the model in {folder} is of a far larger model than its weights"
+            f" ({stored / 1e6:,.1f} MB); probably a size in it is wrong."
+        )
 
 
 def change_precision(

@@ -12,6 +12,9 @@ from logitfusion.fetch.archives.limits import MOST, ArchiveError, largest_of, to
 from logitfusion.fetch.archives.members import named, write_member
 
 _ENCRYPTED = 0x1
+_MEMBER = b"PK\x03\x04"
+_HEAD = 30  # bytes that a member begins with, its name and what else is told of it not counted
+_AFTER = (0, 12, 16, 20, 24)  # bytes that its sizes may take behind it
 
 
 @contextmanager
@@ -46,6 +49,31 @@ def _check(archive: ZipFile, largest: int) -> None:
     locked = next((member.filename for member in members if member.flag_bits & _ENCRYPTED), None)
     if locked is not None:
         raise ArchiveError(f"is encrypted ({locked!r})")
+    if _lacks_members(archive):
+        raise ArchiveError("has members that are not in its table")
+
+
+def _lacks_members(archive: ZipFile) -> bool:
+    """Whether a member that the table at the end does not list is in front of another, or of none.
+
+    A table that lost entries is as good as one of fewer members to zipfile.
+    """
+    listed = {member.header_offset for member in archive.infolist()}
+    ends = [0]
+    for member in archive.infolist():
+        head = _read(archive, member.header_offset, _HEAD)
+        names = int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        ends.append(member.header_offset + _HEAD + names + member.compress_size)
+    for end in ends:
+        found = _read(archive, end, _AFTER[-1] + len(_MEMBER))
+        if any(found[skip:].startswith(_MEMBER) and end + skip not in listed for skip in _AFTER):
+            return True
+    return False
+
+
+def _read(archive: ZipFile, place: int, size: int) -> bytes:
+    archive.fp.seek(place)
+    return archive.fp.read(size)
 
 
 def unpack_zip(archive: ZipFile, names: Iterable[str], folder: str | Path) -> list[Path]:
