@@ -21,7 +21,7 @@ from logitfusion.config.decoding import DECODING, DecodingOptions
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.keywords import given_options
 from logitfusion.errors import UserError
-from logitfusion.fusion.ends import TokenBytes
+from logitfusion.fusion.ends import ending_tokens
 from logitfusion.fusion.lm import FusedLM
 from logitfusion.fusion.logits import fuse_logits
 from logitfusion.fusion.scoring import judge_logits, score_pairs
@@ -85,7 +85,7 @@ def tune(
     stop = given_options(DecodingOptions, None, {"stop": stop}).stop
     ways = [(trust, anchor) for trust in trusts for anchor in (anchors if trust < 1 else anchors[:1])]
 
-    ends = _ends(lm, stop)
+    ends = torch.tensor(ending_tokens(lm.ends, stop, lm.tokenizer, lm.vocabulary), device=lm.device).long()
 
     def judge(large: Tensor, small: Tensor, targets: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
         solved = lm.steering.solve(large, small)
@@ -110,14 +110,6 @@ def tune(
     )
     means = zip(greedy.double().mean(0).tolist(), found.mean(0).tolist(), strict=True)
     return [Candidate(*way, *mean) for way, mean in zip(ways, means, strict=True)]
-
-
-def _ends(lm: FusedLM, stop: Sequence[str]) -> Tensor:
-    """Tokens that end a continuation."""
-    pieces, words = TokenBytes(lm.tokenizer), tuple(word.encode() for word in stop)
-    stopping = {token for token in range(lm.vocabulary) if words and pieces[token].startswith(words)}
-    ending = lm.ends
-    return torch.tensor([*sorted(ending), *sorted(stopping - ending)], dtype=torch.long, device=lm.device)
 
 
 def choose(tasks: Sequence[Sequence[Candidate]]) -> Candidate:

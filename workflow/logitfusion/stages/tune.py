@@ -1,4 +1,4 @@
-"""Choose on validation examples how far a method trusts its solved weights."""
+"""Choose on validation examples how far a method trusts its solved weights, or fit its gate."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 
 from logitfusion.artefact import write_artefact
+from logitfusion.config.gate import Gate
 from logitfusion.config.jobs.fusion import TuneJob
+from logitfusion.config.tasks import Split
 from logitfusion.fusion import FusedLM
+from logitfusion.fusion.gate.choice import fit_gate, gate_file
+from logitfusion.fusion.gate.evidence import Evidence, collect
 from logitfusion.fusion.lm_eval import FusedLMEval
 from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
 from logitfusion.models.load import use_threads
@@ -19,32 +23,32 @@ from logitfusion.stages._models import Fusions
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.tasks.documents import OpenedTask, open_documents
 
+SPLIT: Split = "validation"
+
 
 def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     logger.info("tuning on %d tasks on %d threads", len(job.tasks), use_threads())
     fusions = Fusions(arguments.models, job.loading, {task: entry.models for task, entry in job.tasks.items()})
     opened = _open_tasks(arguments.documents, job)
     rate = Rate("all tasks", "examples", sum(len(task.documents) for task in opened.values()))
-    candidates: dict[str, list[Candidate]] = {}
+    fits = job.options.rule == "gate"
+    options = job.options.model_copy(update={"gate": Gate.constant(1.0)}) if fits else job.options
+    found: dict[str, Any] = {}
     gaps: dict[str, list[float]] = {}
     for name, task in opened.items():
-        lm = fusions.open(name, job.options)
+        lm = fusions.open(name, options)
         examples = _make_examples(task, job, lm)
-        prompts = [prompt for prompt, _ in examples]
-        candidates[name] = tune(
-            lm,
-            prompts,
-            [completion for _, completion in examples],
-            trusts=job.tune.trusts,
-            anchors=job.tune.anchors,
-            stop=find_stops(task),
-            batch_size=job.batch_size,
-            on_batch=rate,
-        )
+        prompts, completions = [prompt for prompt, _ in examples], [completion for _, completion in examples]
+        given = {"stop": find_stops(task), "batch_size": job.batch_size, "on_batch": rate}
+        if fits:
+            found[name] = collect(lm, prompts, completions, **given)
+        else:
+            ways = {"trusts": job.tune.trusts, "anchors": job.tune.anchors}
+            found[name] = tune(lm, prompts, completions, **ways, **given)
         if job.tune.steered_share is not None:
             gaps[name] = lm.likelihood_gap(prompts, batch_size=job.batch_size)
-        logger.info("%s: %d examples, %d candidates", name, len(examples), len(candidates[name]))
-    write_artefact(arguments.output, _chosen(job, candidates, gaps))
+        logger.info("%s: %d examples", name, len(examples))
+    write_artefact(arguments.output, _fit(job, found, gaps) if fits else _choose(job, found, gaps))
 
 
 def _open_tasks(folders: list[Path], job: TuneJob) -> dict[str, OpenedTask]:
@@ -52,7 +56,7 @@ def _open_tasks(folders: list[Path], job: TuneJob) -> dict[str, OpenedTask]:
     return {
         task: open_documents(
             named[task],
-            split="validation",
+            split=SPLIT,
             num_fewshot=entry.num_fewshot,
             generation_kwargs=entry.generation_kwargs,
         )
@@ -82,18 +86,40 @@ def find_stops(task: OpenedTask) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _chosen(job: TuneJob, candidates: dict[str, list[Candidate]], gaps: dict[str, list[float]]) -> dict[str, Any]:
-    """The choice of each task, or of all (``*``) where they share one, and every candidate."""
-    chosen = {}
-    for group in job.groups:
-        best = choose([candidates[task] for task in group])
-        entry = as_rows([best])[0]
+def _choose(job: TuneJob, candidates: dict[str, list[Candidate]], gaps: dict[str, list[float]]) -> dict[str, Any]:
+    """Trust and anchor of each task, or of all (``*``) where they share them, and every candidate."""
+    chosen = [as_rows([choose([candidates[task] for task in group])])[0] for group in job.groups]
+    return {
+        "chosen": _by_group(job, chosen, gaps),
+        "candidates": {task: as_rows(rows) for task, rows in candidates.items()},
+    }
+
+
+def _fit(job: TuneJob, evidence: dict[str, Evidence], gaps: dict[str, list[float]]) -> dict[str, Any]:
+    """The gate of all tasks, which task it is used on, and what it was compared with."""
+    fitted = fit_gate(
+        evidence,
+        split=SPLIT,
+        groups=job.groups,
+        tune=job.tune,
+    )
+    chosen = [way.as_options() for way in fitted.chosen]
+    return gate_file(fitted).dump() | {
+        "chosen": _by_group(job, chosen, gaps),
+        "candidates": {", ".join(group): as_rows(ways) for group, ways in zip(job.groups, fitted.ways, strict=True)},
+    }
+
+
+def _by_group(job: TuneJob, chosen: list[dict[str, Any]], gaps: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """What was chosen, by task; and from which likelihood gap on its prompts are left to the large model."""
+    found = {}
+    for group, entry in zip(job.groups, chosen, strict=True):
         seen = [value for task in group for value in gaps.get(task, [])]
         if seen:
-            entry["familiar"] = float(np.quantile(seen, job.tune.steered_share))
-        chosen[group[0] if len(job.groups) > 1 else "*"] = entry
+            entry = entry | {"familiar": float(np.quantile(seen, job.tune.steered_share))}
+        found[group[0] if len(job.groups) > 1 else "*"] = entry
         logger.info("%s: %s", ", ".join(group), entry)
-    return {"chosen": chosen, "candidates": {task: as_rows(rows) for task, rows in candidates.items()}}
+    return found
 
 
 if __name__ == "__main__":
