@@ -81,7 +81,7 @@ class Evidence:
         return found.new_zeros(self.answers).index_add(0, self.answer, found)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # a fit needs tensors that a gradient can be taken of
 def collect(
     lm: FusedLM,
     prompts: Sequence[str],
