@@ -12,12 +12,13 @@ from logitfusion.config.fusion import Tune
 from logitfusion.config.gate import Gate, GateFeature
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM, fuse_logits
-from logitfusion.fusion.gate.choice import fit_gate, gate_file
+from logitfusion.fusion.gate.choice import fit_gate, fold_of
 from logitfusion.fusion.gate.evidence import Evidence, collect, summarise
 from logitfusion.fusion.gate.features import FEATURES
 from logitfusion.fusion.gate.fit import fit, judge
 from logitfusion.fusion.gate.weights import weigh
 from logitfusion.fusion.tuning import tune
+from logitfusion.fusion.ways import Way, as_rows, choose, compare, mean
 
 
 def draw_models(seed: int, rows: int, experts: int = 1, vocabulary: int = 40) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,16 +147,15 @@ def test_the_file_holds_the_numbers_that_were_used() -> None:
 def test_a_gate_is_chosen_where_it_is_better_and_a_fixed_weight_where_it_is_not() -> None:
     fixed = Gate.constant(1.0)
     tasks = {"gated": plant(PLANTED, 0, 400), "fixed": plant(fixed, 1, 400), "large": plant(Gate.constant(0), 2, 400)}
-    found = fit_gate(tasks, groups=[["gated"], ["fixed"], ["large"]])
-    gated, constant, untouched = found.chosen
-    assert (gated.way, gated.as_options()) == ("gate", {})
-    assert constant.way == "fixed"
-    assert constant.as_options() == {"weights": 1.0}
-    assert (untouched.way, untouched.as_options()) == ("large", {"weights": 0.0})
-    assert gate_file(found).fitted.answers == dict.fromkeys(tasks, 400)
+    found = fit_gate(tasks, groups=[["gated"], ["fixed"], ["large"]], tune=Tune(ridges=(0.1,)))
+    chosen = [choose(ways) for ways in found.ways]
+    assert [way.name for way in chosen] == ["gate", "fixed", "large"]
+    assert [way.options for way in chosen] == [{}, {"weights": 1.0}, {"weights": 0.0}]
+    assert found.file.fitted.answers == dict.fromkeys(tasks, 400)
     for ways in found.ways:
-        assert [way.way for way in ways] == ["large", "fixed", "gate"]
-        assert min(way.behind for way in ways) == 0
+        rows = as_rows(ways)
+        assert [row["way"] for row in rows] == ["large", "fixed", "gate"]
+        assert min(row["behind"] for row in rows) == 0
 
 
 def test_noise_goes_to_the_simplest() -> None:
@@ -163,7 +163,7 @@ def test_noise_goes_to_the_simplest() -> None:
     large, base, _ = draw_models(0, 100)
     targets = torch.multinomial(large.softmax(-1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
     found = fit_gate({"task": gather(large, base, base[None], targets)})
-    assert [way.way for way in found.chosen] == ["large"]
+    assert [choose(ways).name for ways in found.ways] == ["large"]
 
 
 def test_held_out_answers_are_not_those_of_the_fit() -> None:
@@ -171,7 +171,41 @@ def test_held_out_answers_are_not_those_of_the_fit() -> None:
     task = plant(Gate.constant(1.0), 4, 20)
     found = fit_gate({"task": task}, tune=Tune(ridges=(0.0,)))
     gate = found.ways[0][2]
-    assert gate.log_likelihood < float(judge(found.gate, task).mean()) - 0.5
+    assert mean(gate.likelihoods) < float(judge(found.file.gate, task).mean()) - 0.5
+    for fold, one in enumerate(gate.without):
+        mine = fold_of(task.answers) == fold
+        torch.testing.assert_close(judge(one["gate"], task)[mine], gate.likelihoods["task"][mine])
+
+
+LIKELY = torch.tensor([-1.0, -1.1, -0.9, -1.05] * 5)
+
+
+@pytest.mark.parametrize(
+    ("metric", "likelihood", "taken"),
+    [
+        (torch.ones(20), LIKELY - 1, "fixed"),  # it says more of them right
+        (torch.tensor([0.0] * 17 + [-1.0, 1.0, 1.0]), LIKELY, "large"),  # two for one is noise
+        (
+            torch.tensor([0.0] * 17 + [-1.0, 1.0, 1.0]),
+            LIKELY + 1,
+            "fixed",
+        ),  # and no worse, where right answers are likelier
+        (torch.tensor([0.0] * 20), LIKELY + 1, "fixed"),
+        (torch.tensor([-1.0] + [0.0] * 19), LIKELY + 1, "large"),  # likelier answers that it does not say
+    ],
+)
+def test_where_texts_were_decoded_the_metric_has_the_first_word(metric: Tensor, likelihood: Tensor, taken: str) -> None:
+    simple = Way("large", {}, [], {"task": LIKELY}, {"task": torch.zeros(20)})
+    assert choose([simple, Way("fixed", {}, [], {"task": likelihood}, {"task": metric})]).name == taken
+
+
+def test_differences_are_paired_and_tasks_count_equally() -> None:
+    """Examples that differ much, and always by the same from way to way, have no error."""
+    noise = torch.randn(30, generator=torch.Generator().manual_seed(0))
+    found = compare({"a": noise + 1, "b": noise[:10] + 3}, {"a": noise, "b": noise[:10]})
+    assert (found.mean, found.error) == (pytest.approx(2.0), pytest.approx(0.0, abs=1e-6))
+    alone = compare({"a": noise}, {"a": torch.zeros(30)})
+    assert alone.error == pytest.approx(float(noise.double().var() / 30) ** 0.5)
 
 
 def test_test_data_and_too_few_answers_are_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -37,6 +37,9 @@ class Tune(Section):
     """Candidates of anchor; with rule gate, of the fixed weight that it is compared with."""
     ridges: Annotated[Some[NonNegative], Field(max_length=100)] = (1.0, 0.3, 0.1, 0.03, 0.01)
     """Candidates of the ridge with which rule gate is fitted."""
+    criterion: Literal["likelihood", "metric"] = "likelihood"
+    """By what rule gate, the best fixed weight and the large model alone are compared: how likely right answers are, or
+    also by the metric of texts that each of them decodes (longer)."""
     steered_share: PositiveShare | None = None
     """Set familiar so that this share of the validation prompts is steered."""
 
@@ -89,11 +92,11 @@ def _check_gate(method: SteeredMethod) -> None:
     if not searched and method.weights == "dynamic" and (method.gate is None) == (method.tune is None):
         words = "needs the file of a gate or tune to fit one, and not both"
         raise PydanticCustomError("cross", words, {"key": "gate"})
-    unused = "ridges" if searched else "trusts"
-    if method.tune is not None and getattr(method.tune, unused) != Tune.model_fields[unused].default:
-        words = "is about {what}; remove it"
-        what = "rule gate" if searched else "weights that are searched, and rule gate searches nothing"
-        raise PydanticCustomError("cross", words, {"key": f"tune.{unused}", "what": what})
+    for name in ("ridges", "criterion") if searched else ("trusts",):
+        if method.tune is not None and getattr(method.tune, name) != Tune.model_fields[name].default:
+            words = "is about {what}; remove it"
+            what = "rule gate" if searched else "weights that are searched, and rule gate searches nothing"
+            raise PydanticCustomError("cross", words, {"key": f"tune.{name}", "what": what})
 
 
 Method = either("model", having=SingleMethod, lacking=SteeredMethod)

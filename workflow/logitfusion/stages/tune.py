@@ -13,14 +13,17 @@ from logitfusion.config.gate import Gate
 from logitfusion.config.jobs.fusion import TuneJob
 from logitfusion.config.tasks import Split
 from logitfusion.fusion import FusedLM
-from logitfusion.fusion.gate.choice import fit_gate, gate_file
+from logitfusion.fusion.gate.choice import fit_gate
 from logitfusion.fusion.gate.evidence import Evidence, collect
 from logitfusion.fusion.lm_eval import FusedLMEval
 from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
+from logitfusion.fusion.ways import as_rows as rows_of_ways
+from logitfusion.fusion.ways import choose as choose_way
 from logitfusion.models.load import use_threads
 from logitfusion.progress.pace import Rate
 from logitfusion.stages._models import Fusions
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.stages._validation import measure_ways
 from logitfusion.tasks.documents import OpenedTask, open_documents
 
 SPLIT: Split = "validation"
@@ -48,7 +51,7 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
         if job.tune.steered_share is not None:
             gaps[name] = lm.likelihood_gap(prompts, batch_size=job.batch_size)
         logger.info("%s: %d examples", name, len(examples))
-    write_artefact(arguments.output, _fit(job, found, gaps) if fits else _choose(job, found, gaps))
+    write_artefact(arguments.output, _fit(job, opened, fusions, found, gaps) if fits else _choose(job, found, gaps))
 
 
 def _open_tasks(folders: list[Path], job: TuneJob) -> dict[str, OpenedTask]:
@@ -95,18 +98,24 @@ def _choose(job: TuneJob, candidates: dict[str, list[Candidate]], gaps: dict[str
     }
 
 
-def _fit(job: TuneJob, evidence: dict[str, Evidence], gaps: dict[str, list[float]]) -> dict[str, Any]:
-    """The gate of all tasks, which task it is used on, and what it was compared with."""
-    fitted = fit_gate(
-        evidence,
-        split=SPLIT,
-        groups=job.groups,
-        tune=job.tune,
-    )
-    chosen = [way.as_options() for way in fitted.chosen]
-    return gate_file(fitted).dump() | {
-        "chosen": _by_group(job, chosen, gaps),
-        "candidates": {", ".join(group): as_rows(ways) for group, ways in zip(job.groups, fitted.ways, strict=True)},
+def _fit(
+    job: TuneJob,
+    opened: dict[str, OpenedTask],
+    fusions: Fusions,
+    evidence: dict[str, Evidence],
+    gaps: dict[str, list[float]],
+) -> dict[str, Any]:
+    """The gate of all tasks, what is used on each, and what it was compared with."""
+    fitted = fit_gate(evidence, split=SPLIT, groups=job.groups, tune=job.tune)
+    compared = fitted.ways
+    if job.tune.criterion == "metric":
+        compared = [
+            measure_ways(ways, {task: opened[task] for task in group}, fusions, job)
+            for group, ways in zip(job.groups, compared, strict=True)
+        ]
+    return fitted.file.dump() | {
+        "chosen": _by_group(job, [choose_way(ways).options for ways in compared], gaps),
+        "candidates": {", ".join(group): rows_of_ways(ways) for group, ways in zip(job.groups, compared, strict=True)},
     }
 
 

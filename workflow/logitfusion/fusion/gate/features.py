@@ -16,6 +16,9 @@ from torch import Tensor
 
 from logitfusion.config.gate import FeatureName
 
+# Entries of a model that a CPU works on at a time: what is made of them stays in its cache.
+_BLOCK = 131_072
+
 
 @dataclass(frozen=True)
 class Predicted:
@@ -136,8 +139,13 @@ def measure(large: Tensor, base: Tensor, shift: Tensor) -> Tensor:
     Returns:
         ``[F, T, n]``, in the order of ``FEATURES``.
     """
+    rows, vocabulary = large.shape
+    height = max(1, _BLOCK // vocabulary) if large.device.type == "cpu" else max(1, rows)
+    blocks = [slice(start, start + height) for start in range(0, max(rows, 1), height)]
+    return torch.cat([_measure(large[block], base[block], shift[:, block]) for block in blocks], dim=-1)
+
+
+def _measure(large: Tensor, base: Tensor, shift: Tensor) -> Tensor:
     one, other = Predicted.of(large), Predicted.of(base)
     experts = [Predicted.of(base + direction) for direction in shift]
-    return torch.stack(
-        [torch.stack([feature(one, other, expert) for expert in experts]) for feature in FEATURES.values()]
-    )
+    return torch.stack([torch.stack([find(one, other, expert) for expert in experts]) for find in FEATURES.values()])
