@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+import commands
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.gate import FeatureName, Gate, GateFeature
 from logitfusion.errors import UserError
 from logitfusion.formats.json import read_json
+from logitfusion.formats.jsonl import read_rows
 from logitfusion.fusion import FusedLM, solve_weights
 from logitfusion.fusion.gate.features import FEATURES, measure
 from logitfusion.fusion.gate.file import Fitted, read_gate, write_gate
@@ -306,3 +308,28 @@ def test_a_method_fits_a_gate_or_is_given_one(given: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         SteeredMethod(experts=["a"], **given)
     assert SteeredMethod(experts=["a"], rule="gate", tune={}).part(FusionOptions).gate is None
+
+
+# On the command line
+
+
+def test_generating_and_scoring_take_the_file(
+    tiny_models: dict[str, Path], gate_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--large", tiny_models["large"], "--base", tiny_models["base"], "--expert", tiny_models["expert_a"]]
+    gated = [*folders, "--rule", "gate", "--gate", gate_file]
+    generate = ["generate", *gated, "--prompt", "Hello", "--max-new-tokens", 4, "--trace", tmp_path / "trace.jsonl"]
+    said = commands.run(capsys, *generate)
+    lm = FusedLM.from_folders(
+        tiny_models["large"], tiny_models["base"], [tiny_models["expert_a"]], rule="gate", gate=str(gate_file)
+    )
+    (expected,) = lm.generate(["Hello"], max_new_tokens=4)
+    assert said == f"{expected.text}\n"
+    traced = [row["weights"]["expert_a"] for _, row in read_rows(tmp_path / "trace.jsonl")]
+    assert traced == pytest.approx([weight for (weight,) in expected.weights], abs=1e-4)
+    assert "rule gate" in commands.refuse(capsys, "generate", *folders, "--gate", gate_file, "--prompt", "Hello")
+    assert "option gate" in commands.refuse(capsys, "generate", *folders, "--rule", "gate", "--prompt", "Hello")
+    gone = commands.refuse(capsys, "generate", *gated[:-1], tmp_path / "none.json", "--prompt", "Hello")
+    assert "none.json does not exist" in gone
+    clash = commands.refuse(capsys, "generate", *gated, "--prompt", "Hello", "--output", gate_file)
+    assert "--gate" in clash
