@@ -15,6 +15,7 @@ from test_fusion_lm import PROMPTS
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from logitfusion.artefact import write_artefact
 from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.gate import FeatureName, Gate, GateFeature
@@ -23,9 +24,11 @@ from logitfusion.formats.json import read_json
 from logitfusion.formats.jsonl import read_rows
 from logitfusion.fusion import FusedLM, solve_weights
 from logitfusion.fusion.gate.features import FEATURES, measure
-from logitfusion.fusion.gate.file import Fitted, read_gate, write_gate
+from logitfusion.fusion.gate.file import Fitted, GateFile, read_gate, write_gate
 from logitfusion.fusion.lm_eval import FusedLMEval
+from logitfusion.fusion.steering import Steering
 from logitfusion.models.load import load_model
+from logitfusion.stages.decode import choice_for
 
 SMALL = settings(max_examples=20, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10**6)
@@ -255,6 +258,18 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path, gate_file: Path) -> No
     assert shown["gate"]["features"]["large_entropy"].keys() == {"weight", "mean", "scale"}
     write_gate(tmp_path / "again.json", read_gate(gate_file), Fitted(answers={"sums": 60}, ridge=0.1))
     assert (tmp_path / "again.json").read_bytes() == gate_file.read_bytes()
+
+
+def test_what_the_workflow_tuned_is_the_file_of_a_gate(tmp_path: Path) -> None:
+    """The choice for each task is in it too; a task whose choice is the gate itself changes no option."""
+    tuned = GateFile(gate=draw_gate(5), fitted=Fitted(answers={"a": 60, "b": 60}, ridge=0.1)).dump()
+    chosen = {"a": {}, "b": {"weights": 0.5, "familiar": 1.0}}
+    write_artefact(tmp_path / "tuned.json", tuned | {"chosen": chosen, "candidates": {"a": []}})
+    assert read_gate(tmp_path / "tuned.json") == draw_gate(5)
+    given = {"rule": "gate", "gate": str(tmp_path / "tuned.json")}
+    a, b = (Steering(FusionOptions(**given, **choice_for(task, chosen)), 1) for task in ("a", "b"))
+    assert (a.solves, a.gate) == (True, draw_gate(5))
+    assert (b.solves, b.fixed, b.options.familiar) == (False, (0.5,), 1.0)
 
 
 @pytest.mark.parametrize(
