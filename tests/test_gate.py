@@ -316,7 +316,6 @@ def test_options_that_do_not_fit_are_refused(
         ({"rule": "gate", "gate": "g.json", "tune": {}}, "and not both"),
         ({"rule": "gate", "tune": {"trusts": [0.0]}}, "about weights that are searched"),
         ({"tune": {"ridges": [0.0]}}, "about rule gate"),
-        ({"tune": {"criterion": "metric"}}, "about rule gate"),
     ],
 )
 def test_a_method_fits_a_gate_or_is_given_one(given: dict, words: str) -> None:

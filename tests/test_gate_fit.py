@@ -12,13 +12,13 @@ from logitfusion.config.fusion import Tune
 from logitfusion.config.gate import Gate, GateFeature
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM, fuse_logits
-from logitfusion.fusion.gate.choice import fit_gate, fold_of
+from logitfusion.fusion.gate.choice import fit_gate
 from logitfusion.fusion.gate.evidence import Evidence, collect, summarise
 from logitfusion.fusion.gate.features import FEATURES
 from logitfusion.fusion.gate.fit import fit, judge
 from logitfusion.fusion.gate.weights import weigh
 from logitfusion.fusion.tuning import tune
-from logitfusion.fusion.ways import Way, as_rows, choose, compare, mean
+from logitfusion.fusion.ways import Way, as_rows, choose, compare, fold_of, mean
 
 
 def draw_models(seed: int, rows: int, experts: int = 1, vocabulary: int = 40) -> tuple[Tensor, Tensor, Tensor]:

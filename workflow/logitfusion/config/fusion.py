@@ -38,8 +38,8 @@ class Tune(Section):
     ridges: Annotated[Some[NonNegative], Field(max_length=100)] = (1.0, 0.3, 0.1, 0.03, 0.01)
     """Candidates of the ridge with which rule gate is fitted."""
     criterion: Literal["likelihood", "metric"] = "likelihood"
-    """By what rule gate, the best fixed weight and the large model alone are compared: how likely right answers are, or
-    also by the metric of texts that each of them decodes (longer)."""
+    """By what the choice is judged: how likely right answers are, or also the task's metric of texts that the large
+    model alone, the best fixed weight and the best of all decode (longer); noise goes to the simpler one."""
     steered_share: PositiveShare | None = None
     """Set familiar so that this share of the validation prompts is steered."""
 
@@ -92,7 +92,7 @@ def _check_gate(method: SteeredMethod) -> None:
     if not searched and method.weights == "dynamic" and (method.gate is None) == (method.tune is None):
         words = "needs the file of a gate or tune to fit one, and not both"
         raise PydanticCustomError("cross", words, {"key": "gate"})
-    for name in ("ridges", "criterion") if searched else ("trusts",):
+    for name in ("ridges",) if searched else ("trusts",):
         if method.tune is not None and getattr(method.tune, name) != Tune.model_fields[name].default:
             words = "is about {what}; remove it"
             what = "rule gate" if searched else "weights that are searched, and rule gate searches nothing"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+FOLDS = 5  # of a cross-validation
 Measured = Mapping[str, Tensor]  # task -> a number of each of its examples, of which a higher one is better
 
 
@@ -22,7 +23,7 @@ class Way:
     """One way to steer some tasks.
 
     Attributes:
-        name: ``"large"`` (no steering), ``"fixed"`` or ``"gate"``.
+        name: ``"large"`` (no steering), ``"fixed"`` (a weight), ``"tuned"`` (trust and anchor) or ``"gate"``.
         options: what it changes in the options of the method.
         without: the same, chosen without the examples of each fold.
         likelihoods: task -> log-likelihood of each right answer with its end, by the options chosen without it, in
@@ -31,7 +32,7 @@ class Way:
             it; none where nothing was decoded.
     """
 
-    name: Literal["large", "fixed", "gate"]
+    name: Literal["large", "fixed", "tuned", "gate"]
     options: dict[str, Any]
     without: list[dict[str, Any]]
     likelihoods: Measured
@@ -48,6 +49,35 @@ class Difference:
     @property
     def clear(self) -> bool:
         return self.mean > self.error
+
+
+def fold_of(examples: int) -> Tensor:
+    """The fold of each example of a task, ``[examples]``."""
+    return torch.arange(examples) % FOLDS
+
+
+def best_way(name: str, tried: Mapping[str, Tensor], options: Sequence[dict[str, Any]]) -> Way:
+    """The likeliest of some options as one way: of all examples, and of those without each fold.
+
+    Args:
+        tried: task -> log-likelihoods ``[options, examples]``.
+        options: what each changes in those of the method.
+    """
+    folds = {task: fold_of(values.shape[1]) for task, values in tried.items()}
+    held = {task: torch.zeros_like(values[0]) for task, values in tried.items()}
+    without = []
+    for fold in range(FOLDS):
+        best = _likeliest([values[:, folds[task] != fold] for task, values in tried.items()])
+        without.append(options[best])
+        for task, values in tried.items():
+            mine = folds[task] == fold
+            held[task][mine] = values[best, mine]
+    return Way(name, options[_likeliest(list(tried.values()))], without, held)
+
+
+def _likeliest(tried: Sequence[Tensor]) -> int:
+    """Number of the best of ``[options, examples]``; tasks count equally."""
+    return int(torch.stack([values.mean(1) for values in tried]).mean(0).argmax())
 
 
 def mean(measured: Measured) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,44 +18,47 @@ from logitfusion.evaluate.judged import judge_examples
 from logitfusion.evaluate.requests import Recorder, build_requests
 from logitfusion.evaluate.responses import Response
 from logitfusion.evaluate.scores import METRIC, JudgedTask, name_metric
-from logitfusion.fusion.gate.choice import FOLDS
 from logitfusion.fusion.lm_eval import FusedLMEval
-from logitfusion.fusion.ways import Way
+from logitfusion.fusion.ways import FOLDS, Way
 from logitfusion.stages._models import Fusions
 from logitfusion.stages._stage import logger
 from logitfusion.tasks.documents import OpenedTask
 
 
-def measure_ways(ways: Sequence[Way], tasks: Mapping[str, OpenedTask], fusions: Fusions, job: TuneJob) -> list[Way]:
-    """The ways with what they make of each document: decoded by options that were chosen without it.
+@dataclass(frozen=True)
+class Validation:
+    """The validation documents of some tasks, and the fusions that decode them."""
 
-    Raises:
-        UserError: a metric that is no mean over documents.
-    """
-    found: list[dict[str, Tensor]] = [{} for _ in ways]
-    for name, task in tasks.items():
-        for way, metrics in zip(ways, found, strict=True):
-            said = [
-                answer
-                for fold, options in enumerate(way.without)
-                for answer in _decode(name, task, fusions, job, fold, options)
-            ]
-            metrics[name] = _measure(task, said, way.name)
-            logger.info("%s: %s has %.3f", name, way.name, float(metrics[name].mean()))
-    return [replace(way, metrics=metrics) for way, metrics in zip(ways, found, strict=True)]
+    tasks: Mapping[str, OpenedTask]
+    fusions: Fusions
+    job: TuneJob
 
+    def measure(self, tasks: Sequence[str], ways: Sequence[Way]) -> list[Way]:
+        """The ways with what they make of each document: decoded by options that were chosen without it.
 
-def _decode(
-    name: str, task: OpenedTask, fusions: Fusions, job: TuneJob, fold: int, options: Mapping[str, Any]
-) -> list[Response]:
-    """The responses to the documents of one fold."""
-    documents = range(fold, len(task.documents), FOLDS)
-    lm = FusedLMEval(
-        fusions.open(name, read_options(FusionOptions, dict(job.options) | options)),
-        batch_size=job.batch_size,
-        seed=job.seed + fold,
-    )
-    return Recorder(lm, name).record(build_requests(task, documents, job.prompting, lm))
+        Raises:
+            UserError: a metric that is no mean over documents.
+        """
+        found: list[dict[str, Tensor]] = [{} for _ in ways]
+        for name in tasks:
+            for way, metrics in zip(ways, found, strict=True):
+                said = [answer for fold in range(FOLDS) for answer in self._decode(name, fold, way.without[fold])]
+                metrics[name] = _measure(self.tasks[name], said, way.name)
+                logger.info("%s: %s has %.3f", name, way.name, float(metrics[name].mean()))
+        return [replace(way, metrics=metrics) for way, metrics in zip(ways, found, strict=True)]
+
+    def _decode(self, name: str, fold: int, options: Mapping[str, Any]) -> list[Response]:
+        """The responses to the documents of one fold."""
+        task, job = self.tasks[name], self.job
+        documents = range(fold, len(task.documents), FOLDS)
+        if not documents:
+            return []
+        lm = FusedLMEval(
+            self.fusions.open(name, read_options(FusionOptions, dict(job.options) | options)),
+            batch_size=job.batch_size,
+            seed=job.seed + fold,
+        )
+        return Recorder(lm, name).record(build_requests(task, documents, job.prompting, lm))
 
 
 def _measure(task: OpenedTask, said: list[Response], way: str) -> Tensor:

@@ -16,14 +16,15 @@ from logitfusion.fusion import FusedLM
 from logitfusion.fusion.gate.choice import fit_gate
 from logitfusion.fusion.gate.evidence import Evidence, collect
 from logitfusion.fusion.lm_eval import FusedLMEval
-from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
+from logitfusion.fusion.tuning import Candidate, as_rows, choose, make_ways, tune
+from logitfusion.fusion.ways import Way
 from logitfusion.fusion.ways import as_rows as rows_of_ways
 from logitfusion.fusion.ways import choose as choose_way
 from logitfusion.models.load import use_threads
 from logitfusion.progress.pace import Rate
 from logitfusion.stages._models import Fusions
 from logitfusion.stages._stage import logger, run_stage
-from logitfusion.stages._validation import measure_ways
+from logitfusion.stages._validation import Validation
 from logitfusion.tasks.documents import OpenedTask, open_documents
 
 SPLIT: Split = "validation"
@@ -51,7 +52,8 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
         if job.tune.steered_share is not None:
             gaps[name] = lm.likelihood_gap(prompts, batch_size=job.batch_size)
         logger.info("%s: %d examples", name, len(examples))
-    write_artefact(arguments.output, _fit(job, opened, fusions, found, gaps) if fits else _choose(job, found, gaps))
+    finish = _fit if fits else _choose
+    write_artefact(arguments.output, finish(job, Validation(opened, fusions, job), found, gaps))
 
 
 def _open_tasks(folders: list[Path], job: TuneJob) -> dict[str, OpenedTask]:
@@ -89,34 +91,36 @@ def find_stops(task: OpenedTask) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _choose(job: TuneJob, candidates: dict[str, list[Candidate]], gaps: dict[str, list[float]]) -> dict[str, Any]:
+def _choose(
+    job: TuneJob, validation: Validation, tried: dict[str, list[Candidate]], gaps: dict[str, list[float]]
+) -> dict[str, Any]:
     """Trust and anchor of each task, or of all (``*``) where they share them, and every candidate."""
-    chosen = [as_rows([choose([candidates[task] for task in group])])[0] for group in job.groups]
-    return {
-        "chosen": _by_group(job, chosen, gaps),
-        "candidates": {task: as_rows(rows) for task, rows in candidates.items()},
-    }
+    candidates = {task: as_rows(one) for task, one in tried.items()}
+    if job.tune.criterion == "likelihood":
+        chosen = [as_rows([choose([tried[task] for task in group])])[0] for group in job.groups]
+        return {"chosen": _by_group(job, chosen, gaps), "candidates": candidates}
+    ways = [make_ways({task: tried[task] for task in group}) for group in job.groups]
+    chosen, compared = _compare(job, validation, ways)
+    return {"chosen": _by_group(job, chosen, gaps), "candidates": candidates, "ways": compared}
 
 
 def _fit(
-    job: TuneJob,
-    opened: dict[str, OpenedTask],
-    fusions: Fusions,
-    evidence: dict[str, Evidence],
-    gaps: dict[str, list[float]],
+    job: TuneJob, validation: Validation, evidence: dict[str, Evidence], gaps: dict[str, list[float]]
 ) -> dict[str, Any]:
     """The gate of all tasks, what is used on each, and what it was compared with."""
     fitted = fit_gate(evidence, split=SPLIT, groups=job.groups, tune=job.tune)
-    compared = fitted.ways
+    chosen, compared = _compare(job, validation, fitted.ways)
+    return fitted.file.dump() | {"chosen": _by_group(job, chosen, gaps), "ways": compared}
+
+
+def _compare(
+    job: TuneJob, validation: Validation, ways: list[list[Way]]
+) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """The options that each group of tasks takes, and how all its ways do."""
     if job.tune.criterion == "metric":
-        compared = [
-            measure_ways(ways, {task: opened[task] for task in group}, fusions, job)
-            for group, ways in zip(job.groups, compared, strict=True)
-        ]
-    return fitted.file.dump() | {
-        "chosen": _by_group(job, [choose_way(ways).options for ways in compared], gaps),
-        "candidates": {", ".join(group): rows_of_ways(ways) for group, ways in zip(job.groups, compared, strict=True)},
-    }
+        ways = [validation.measure(group, some) for group, some in zip(job.groups, ways, strict=True)]
+    named = {", ".join(group): rows_of_ways(some) for group, some in zip(job.groups, ways, strict=True)}
+    return [choose_way(some).options for some in ways], named
 
 
 def _by_group(job: TuneJob, chosen: list[dict[str, Any]], gaps: dict[str, list[float]]) -> dict[str, dict[str, Any]]:

@@ -15,9 +15,7 @@ from logitfusion.errors import UserError
 from logitfusion.fusion.gate.evidence import Evidence
 from logitfusion.fusion.gate.file import Fitted, GateFile
 from logitfusion.fusion.gate.fit import fit, judge
-from logitfusion.fusion.ways import Way, compare, mean
-
-FOLDS = 5
+from logitfusion.fusion.ways import FOLDS, Way, best_way, compare, fold_of, mean
 
 
 @dataclass(frozen=True)
@@ -81,20 +79,16 @@ def fit_gate(
     return FittedGate(GateFile(gate=gate, fitted=fitted), ways)
 
 
-def fold_of(examples: int) -> Tensor:
-    """The fold of each example of a task, ``[examples]``."""
-    return torch.arange(examples) % FOLDS
-
-
 def _ways(tasks: Mapping[str, Evidence], weights: Sequence[float], gate: _Held) -> list[Way]:
     """The ways to steer one group of tasks."""
-    none = {"weights": 0.0}
-    untouched = {name: judge(Gate.constant(0.0), task) for name, task in tasks.items()}
-    likelihoods = {name: gate.likelihoods[name] for name in tasks}
+
+    def try_out(some: Sequence[float]) -> dict[str, Tensor]:
+        return {name: torch.stack([judge(Gate.constant(w), task) for w in some]) for name, task in tasks.items()}
+
     return [
-        Way("large", none, [none] * FOLDS, untouched),
-        _fixed(tasks, weights),
-        Way("gate", {}, [{"gate": one} for one in gate.gates], likelihoods),
+        best_way("large", try_out([0.0]), [{"weights": 0.0}]),
+        best_way("fixed", try_out(weights), [{"weights": weight} for weight in weights]),
+        Way("gate", {}, [{"gate": one} for one in gate.gates], {name: gate.likelihoods[name] for name in tasks}),
     ]
 
 
@@ -109,23 +103,3 @@ def _hold_out(tasks: Mapping[str, Evidence], ridge: float) -> _Held:
             mine = folds[name] == fold
             found[name][mine] = judge(gates[-1], task.select(mine))
     return _Held(gates, found)
-
-
-def _fixed(tasks: Mapping[str, Evidence], weights: Sequence[float]) -> Way:
-    """The fixed weight that is best on all answers, and on those without each fold."""
-    folds = {name: fold_of(task.answers) for name, task in tasks.items()}
-    tried = {name: torch.stack([judge(Gate.constant(w), task) for w in weights]) for name, task in tasks.items()}
-    found = {name: torch.zeros_like(values[0]) for name, values in tried.items()}
-    without = []
-    for fold in range(FOLDS):
-        best = _best([values[:, folds[name] != fold] for name, values in tried.items()])
-        without.append({"weights": weights[best]})
-        for name, values in tried.items():
-            mine = folds[name] == fold
-            found[name][mine] = values[best, mine]
-    return Way("fixed", {"weights": weights[_best(list(tried.values()))]}, without, found)
-
-
-def _best(tried: Sequence[Tensor]) -> int:
-    """Number of the weight that is best on average over tasks, of ``[W, answers]`` each."""
-    return int(torch.stack([values.mean(1) for values in tried]).mean(0).argmax())
