@@ -69,6 +69,23 @@ def _untuned(config: dict[str, Any], path: str) -> Together:
     return Together({path: 1.0, path.replace(".weights", ".tune"): None})
 
 
+def _gated(config: dict[str, Any], path: str) -> Together:
+    """A gate that was fitted before, in place of what is searched or tuned; any file will do for a plan."""
+    method = path.rpartition(".")[0]
+    tuned = {f"{method}.tune": None} if value_at(config, f"{method}.tune") is not None else {}
+    return Together({path: "config/config.yaml", f"{method}.rule": "gate"} | tuned)
+
+
+def _fitting(value: Any) -> Any:
+    """What is said of a gate's fit, where one is fitted with it."""
+
+    def make(config: dict[str, Any], path: str) -> Together:
+        method = path.partition(".tune.")[0]
+        return Together({path: value, f"{method}.rule": "gate", f"{method}.tune.trusts": [0.0, 0.25, 0.5, 0.75, 1.0]})
+
+    return make
+
+
 def _weighted(config: dict[str, Any], path: str) -> Together:
     teachers = value_at(config, path.replace(".weights", ".teachers"))
     return Together({path: [1.0 for _ in teachers], path.replace(".weights", ".combine"): "weighted"})
@@ -243,10 +260,13 @@ ROWS = {
     "fusion.methods.fixed|tuned|multi_tuned.tasks": Row(TUNED, ["sst2"]),
     "fusion.methods.fixed|tuned|multi_tuned.experts": Row(TUNED, ["sums"]),
     "fusion.methods.fixed|tuned|multi_tuned.rule": Row(TUNED, "newton"),
+    "fusion.methods.fixed|tuned|multi_tuned.gate": Row({"plot_tuning"} | DECODED, _gated),
     "fusion.methods.fixed|tuned|multi_tuned.selection": Row(TUNED, "pooled"),
     "fusion.methods.fixed|tuned|multi_tuned.bounds": Row(TUNED, [0.0, 1.0]),
     "fusion.methods.fixed|tuned|multi_tuned.familiar": Row(TUNED, 0.5),
     "fusion.methods.fixed|tuned|multi_tuned.tune.trusts|anchors": Row(TUNED, [0.5]),
+    "fusion.methods.fixed|tuned|multi_tuned.tune.ridges": Row(TUNED, _fitting([0.5])),
+    "fusion.methods.fixed|tuned|multi_tuned.tune.criterion": Row(TUNED, _fitting("metric")),
     "fusion.methods.fixed|tuned|multi_tuned.tune.steered_share": Row(TUNED, 0.5),
     "fusion.methods.fixed|tuned|multi_tuned.step|trust|anchor": Row(TUNED),
     "fusion.methods.*.model": Row(DECODED, "small"),
@@ -254,6 +274,7 @@ ROWS = {
     "fusion.methods.*.experts": Row(DECODED, ["sums"]),
     "fusion.methods.*.weights": Row(DECODED, 0.5),
     "fusion.methods.*.rule": Row(DECODED, "newton"),
+    "fusion.methods.*.gate": Row(DECODED, _gated),
     "fusion.methods.*.selection": Row(DECODED, "pooled"),
     "fusion.methods.*.bounds": Row(DECODED, [0.0, 1.0]),
     "fusion.methods.*.familiar": Row(DECODED, 0.5),

@@ -20,6 +20,7 @@ from logitfusion.cli._options import add_options, given_values, read_section, sp
 from logitfusion.config.decoding import Decoding, DecodingOptions
 from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.fusion_options import FusionOptions, PoolName, RuleName, SelectionName
+from logitfusion.config.gate import Gate
 from logitfusion.config.section import Section
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM, solve_weights
@@ -113,7 +114,8 @@ def test_every_name_has_its_rule_or_selection() -> None:
 def test_every_name_can_be_used(rule: str, selection: str) -> None:
     generator = torch.Generator().manual_seed(0)
     large, base, *experts = torch.randn(4, 5, 11, generator=generator)
-    solved = solve_weights(large, base, torch.stack(experts), rule=rule, selection=selection)
+    gate = Gate() if rule == "gate" else None
+    solved = solve_weights(large, base, torch.stack(experts), rule=rule, selection=selection, gate=gate)
     assert solved.weights.isfinite().all()
 
 

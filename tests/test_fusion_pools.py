@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import exact
 import pytest
@@ -11,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from logitfusion.config.fusion_options import SearchName
 from logitfusion.fusion import fuse_logits, solve_weights
-from logitfusion.fusion.rules import RULES
 from logitfusion.fusion.selections import JUDGE_SHARPNESS, POOLS, SELECTIONS
 from logitfusion.fusion.weights import make_grids
 
 INF = torch.inf
+SEARCHES = get_args(SearchName)
 SMALL = settings(max_examples=25, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10**6)
 SCALES = st.sampled_from([(0.3, 0.1), (1.0, 0.3), (3.0, 1.0), (5.0, 2.0)])  # of the models, of the experts' shifts
@@ -54,7 +56,7 @@ def assert_as_good(weights: Tensor, expected: Tensor, loss: Tensor, other: Tenso
 # Pools
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @SMALL
 @given(seed=SEEDS, experts=st.integers(1, 4), scales=SCALES)
 def test_pooled_is_one_expert_of_the_mean_shift(
@@ -68,7 +70,7 @@ def test_pooled_is_one_expert_of_the_mean_shift(
     torch.testing.assert_close(solved.weights, solved.weights[:1].expand(experts, -1))
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @SMALL
 @given(seed=SEEDS, experts=st.integers(2, 4), scales=SCALES)
 def test_judged_is_one_expert_of_the_shifts_by_opinion(
@@ -83,7 +85,7 @@ def test_judged_is_one_expert_of_the_shifts_by_opinion(
 
 
 @pytest.mark.parametrize("selection", POOLS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 def test_a_pool_of_one_is_the_papers_rule(rule: str, selection: str) -> None:
     models = draw(1, experts=1)
     pooled, paper = (solve_weights(*models, rule=rule, selection=name) for name in (selection, "one_hot"))
@@ -115,7 +117,7 @@ def test_the_order_of_the_experts_does_not_matter(selection: str) -> None:
 
 
 @pytest.mark.parametrize("selection", POOLS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @pytest.mark.parametrize("bounds", [(0.0, 0.5), (0.5, 1.0), (1.5, 2.0), (0.7, 0.7), (0.0, 0.0)])
 def test_the_weights_together_stay_within_the_bounds(bounds: tuple[float, float], rule: str, selection: str) -> None:
     solved = solve_weights(*draw(3), rule=rule, selection=selection, bounds=bounds)
@@ -221,7 +223,7 @@ def test_bounds_of_each_expert_leave_the_best_of_what_they_allow(
         assert math.isclose(math.sqrt(own), math.sqrt(expected[row]), rel_tol=2e-5, abs_tol=1e-5)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @pytest.mark.parametrize("selection", ONE_AT_A_TIME)
 @pytest.mark.parametrize("bounds", UNEQUAL)
 def test_each_ray_stays_within_its_own_bounds(bounds: list[tuple[float, float]], selection: str, rule: str) -> None:
@@ -235,11 +237,11 @@ def test_each_ray_stays_within_its_own_bounds(bounds: list[tuple[float, float]],
 def test_newton_with_bounds_of_each_expert_is_never_worse() -> None:
     models = draw(8, leading=(200,))
     for bounds in UNEQUAL:
-        grid, newton = (solve_weights(*models, rule=name, selection="matched", bounds=bounds) for name in RULES)
+        grid, newton = (solve_weights(*models, rule=name, selection="matched", bounds=bounds) for name in SEARCHES)
         assert (newton.loss.sqrt() <= grid.loss.sqrt() + RESOLUTION).all()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 def test_of_equal_losses_the_lowest_weight_wins_whatever_its_place_in_the_grid(rule: str) -> None:
     large, base, _ = draw(9)
     copies = base.repeat(2, 1, 1)
@@ -248,7 +250,7 @@ def test_of_equal_losses_the_lowest_weight_wins_whatever_its_place_in_the_grid(r
     assert (solved.weights[1] == 0.5).all()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 def test_of_equal_weights_the_first_expert_wins_whatever_its_place_in_the_grid(rule: str) -> None:
     _, base, experts = draw(10, experts=1)
     solved = solve_weights(
@@ -306,7 +308,7 @@ def test_pools_refuse_bounds_of_each_expert(selection: str) -> None:
 # Every selection
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_extremes_stay_finite(dtype: torch.dtype, selection: str, rule: str) -> None:
@@ -326,7 +328,7 @@ def test_extremes_stay_finite(dtype: torch.dtype, selection: str, rule: str) -> 
         assert all(torch.equal(part, old) for part, old in zip(models, before, strict=True))
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_rows_do_not_see_each_other(selection: str, rule: str) -> None:
     """Nor a row of extremes beside them, which is solved in another way."""
@@ -357,7 +359,7 @@ def test_any_leading_shape(leading: tuple[int, ...], selection: str) -> None:
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 def test_experts_that_learnt_nothing_get_no_weight(rule: str, selection: str) -> None:
     large, base, _ = draw(16)
     solved = solve_weights(large, base, base.repeat(3, 1, 1), rule=rule, selection=selection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from logitfusion.config.fusion_options import SearchName
 from logitfusion.fusion import SolvedWeights, fuse_logits, solve_weights
 from logitfusion.fusion.divergences import Ray
 from logitfusion.fusion.logits import logit_shift
-from logitfusion.fusion.rules import RULES
 from logitfusion.fusion.weights import make_grids
 
 INF = torch.inf
+SEARCHES = get_args(SearchName)
 ONE_EXPERT = ("one_hot", "matched")  # the selections that let one expert steer at a time
 SMALL = settings(max_examples=25, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10**6)
@@ -183,7 +185,7 @@ def test_the_loss_is_that_of_the_chosen_weight(
     assert any(math.isclose(float(solved.loss), loss, rel_tol=1e-3, abs_tol=1e-8) for loss in losses)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 def test_one_expert_makes_the_selections_the_same(rule: str) -> None:
     models = draw_models(3, leading=(10,))
     paper, matched = (solve_weights(*models, rule=rule, selection=selection) for selection in ONE_EXPERT)
@@ -192,7 +194,7 @@ def test_one_expert_makes_the_selections_the_same(rule: str) -> None:
 
 
 @pytest.mark.parametrize("selection", ONE_EXPERT)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @SMALL
 @given(seed=SEEDS, experts=st.integers(1, 4))
 def test_at_most_one_expert_steers_and_is_named(rule: str, selection: str, seed: int, experts: int) -> None:
@@ -209,7 +211,7 @@ def test_at_most_one_expert_steers_and_is_named(rule: str, selection: str, seed:
 
 
 @pytest.mark.parametrize("selection", ONE_EXPERT)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @SMALL
 @given(seed=SEEDS, experts=st.integers(2, 4), scales=SCALES)
 def test_identical_experts_leave_it_to_the_first(
@@ -224,7 +226,7 @@ def test_identical_experts_leave_it_to_the_first(
 
 
 @pytest.mark.parametrize("selection", ONE_EXPERT)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @SMALL
 @given(seed=SEEDS, experts=st.integers(1, 4), scale=st.sampled_from([0.1, 3.0, 30.0, 1e4]))
 def test_experts_that_learnt_nothing_get_no_weight(
@@ -239,7 +241,7 @@ def test_experts_that_learnt_nothing_get_no_weight(
     assert torch.equal(fuse_logits(large, base, copies, solved.weights), large)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @SMALL
 @given(seed=SEEDS, constant=st.integers(-20, 20))
 def test_an_expert_that_is_the_base_plus_a_constant_gets_no_weight(rule: str, seed: int, constant: int) -> None:
@@ -249,7 +251,7 @@ def test_an_expert_that_is_the_base_plus_a_constant_gets_no_weight(rule: str, se
     assert (solved.expert == -1).all()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @SMALL
 @given(seed=SEEDS, scales=SCALES)
 def test_a_large_model_that_is_the_base_takes_the_expert_as_it_is(
@@ -288,7 +290,7 @@ def test_a_shift_below_the_resolution_gets_no_weight() -> None:
 @pytest.mark.parametrize("experts", [1, 2, 4])
 def test_newton_is_never_worse_than_the_grid(experts: int, scales: tuple[float, float], selection: str) -> None:
     models = draw_models(experts, experts=experts, leading=(500,), scales=scales)
-    grid, newton = (solve_weights(*models, rule=rule, selection=selection) for rule in RULES)
+    grid, newton = (solve_weights(*models, rule=rule, selection=selection) for rule in SEARCHES)
     above = newton.loss.sqrt() > grid.loss.sqrt() + RESOLUTION  # both to the resolution of their distances
     assert not above.any(), (newton.loss[above], grid.loss[above])
 
@@ -300,7 +302,7 @@ def test_newton_is_worse_than_the_grid_by_no_more_than_the_resolution(
     selection: str, seed: int, experts: int, scales: tuple[float, float]
 ) -> None:
     models = draw_models(seed, experts=experts, leading=(10,), scales=scales)
-    grid, newton = (solve_weights(*models, rule=rule, selection=selection) for rule in RULES)
+    grid, newton = (solve_weights(*models, rule=rule, selection=selection) for rule in SEARCHES)
     assert (newton.loss.sqrt() <= grid.loss.sqrt() + RESOLUTION).all()
     assert ((newton.weights >= 0) & (newton.weights <= 2)).all()
 
@@ -325,7 +327,7 @@ def test_newton_finds_the_minimum_of_a_unimodal_bracket(seed: int, scales: tuple
 
 def test_newton_refines_the_weight() -> None:
     models = draw_models(7, leading=(50,))
-    grid, newton = (solve_weights(*models, rule=rule) for rule in RULES)
+    grid, newton = (solve_weights(*models, rule=rule) for rule in SEARCHES)
     assert (newton.loss < grid.loss).float().mean() > 0.8
     assert (newton.weights - grid.weights).abs().max() <= 0.1 + 1e-6
 
@@ -408,7 +410,7 @@ def test_permuting_the_experts_permutes(selection: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 def test_half_precision_is_solved_in_fp32(dtype: torch.dtype, rule: str) -> None:
     models = [part.to(dtype) for part in draw_models(9, experts=2, leading=(5,))]
     half, single = solve_weights(*models, rule=rule), solve_weights(*(part.float() for part in models), rule=rule)
@@ -417,7 +419,7 @@ def test_half_precision_is_solved_in_fp32(dtype: torch.dtype, rule: str) -> None
     assert half.weights.dtype == half.loss.dtype == torch.float32
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 def test_logits_with_gradients_are_solved_without(rule: str) -> None:
     models = draw_models(22, experts=2)
     expected = solve_weights(*models, rule=rule)
@@ -426,7 +428,7 @@ def test_logits_with_gradients_are_solved_without(rule: str) -> None:
     assert torch.equal(solved.weights, expected.weights)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 def test_inputs_are_left_as_they_were(rule: str) -> None:
     models = draw_models(10, experts=2)
     before = [part.clone() for part in models]
@@ -452,7 +454,7 @@ def test_masked_entries_might_as_well_not_be_there(selection: str, seed: int, ex
     assert torch.isneginf(fuse_logits(*models, solved.weights)[..., list(masked)]).all()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @pytest.mark.parametrize("who", ["large", "base", "expert", "all"])
 def test_a_mask_of_any_model_leaves_the_entry_out(who: str, rule: str) -> None:
     large, base, experts = draw_models(11)
@@ -477,7 +479,7 @@ def test_one_left_entry_gets_no_weight() -> None:
 # Shapes
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 1, 2), (0,), (2, 0)])
 def test_any_leading_shape(leading: tuple[int, ...], rule: str) -> None:
     models = draw_models(13, experts=2, leading=leading)
@@ -487,7 +489,7 @@ def test_any_leading_shape(leading: tuple[int, ...], rule: str) -> None:
     assert fuse_logits(*models, solved.weights).shape == models[0].shape
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @pytest.mark.parametrize("selection", ONE_EXPERT)
 def test_rows_do_not_see_each_other(rule: str, selection: str) -> None:
     large, base, experts = draw_models(14, experts=3, leading=(2, 4))
@@ -511,7 +513,7 @@ def test_many_rows_of_a_large_vocabulary_are_one_by_one() -> None:
     assert torch.equal(together.expert, torch.stack([part.expert for part in alone]))
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 def test_strided_inputs_are_solved_like_contiguous_ones(rule: str) -> None:
     large, base, experts = draw_models(16, experts=2, leading=(3, 4))
     views = large.transpose(0, 1), base.transpose(0, 1), experts.transpose(1, 2)
@@ -519,7 +521,7 @@ def test_strided_inputs_are_solved_like_contiguous_ones(rule: str) -> None:
     assert torch.equal(strided.weights, plain.weights)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 def test_a_vocabulary_of_one_token_needs_no_weight(rule: str) -> None:
     solved = solve_weights(*draw_models(17, experts=2, vocabulary=1), rule=rule)
     assert (solved.weights == 0).all()
@@ -538,7 +540,7 @@ def test_huge_logits_are_solved_to_fp32_precision(selection: str, seed: int, exp
     disagreements(*models, solve_weights(*models, selection=selection), selection)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @pytest.mark.parametrize("scales", [(1e4, 1e4), (1e4, 1.0), (1.0, 1e4), (1e-6, 1e-6), (0.0, 1.0), (1.0, 0.0)])
 def test_extremes_stay_finite(rule: str, scales: tuple[float, float]) -> None:
     models = draw_models(18, experts=3, leading=(20,), scales=scales)
@@ -571,7 +573,7 @@ def test_candidates_stay_within_the_bounds(bounds: tuple[float, float], step: fl
     assert float(grid.max()) <= bounds[1] + 1e-6
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", SEARCHES)
 @pytest.mark.parametrize("bounds", [(0.0, 0.5), (0.5, 1.0), (1.5, 2.0), (0.7, 0.7), (0.0, 0.0)])
 def test_weights_stay_within_the_bounds(bounds: tuple[float, float], rule: str) -> None:
     models = draw_models(20, experts=2, leading=(30,))

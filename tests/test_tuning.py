@@ -14,7 +14,7 @@ from logitfusion.config.methods import tuning_groups
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.steering import draw_to_anchor
-from logitfusion.fusion.tuning import Candidate, choose, tune
+from logitfusion.fusion.tuning import Candidate, choose, make_ways, tune
 from logitfusion.stages.decode import choice_for
 
 PROMPTS = ["Hello world", "a", "2 + 2 =", "The quick brown fox"]
@@ -114,6 +114,19 @@ def test_the_choice_is_the_likeliest_on_average_and_never_below_the_best_fixed_w
     assert choose(tasks) == Candidate(0.5, 1.0, 0.5, pytest.approx(-2.75))
     fixed = choose([[row for row in rows if row.trust == 0] for rows in tasks])
     assert choose(tasks).log_likelihood >= fixed.log_likelihood
+
+
+def test_what_a_metric_compares_is_the_best_of_each_kind() -> None:
+    """Ten answers, of which the first five like a weight of 1 and the others that the solved one is trusted."""
+    ways = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0)]
+    answers = [(-3.0,) * 10, (-1.0,) * 5 + (-2.0,) * 5, (-2.0,) * 5 + (-0.5,) * 5]
+    tried = [Candidate(*way, 0.0, sum(each) / 10, each) for way, each in zip(ways, answers, strict=True)]
+    large, fixed, tuned = make_ways({"task": tried})
+    assert [way.name for way in (large, fixed, tuned)] == ["large", "fixed", "tuned"]
+    assert [(way.options["trust"], way.options["anchor"]) for way in (large, fixed, tuned)] == ways
+    assert fixed.likelihoods["task"].tolist() == list(answers[1])
+    assert [way.name for way in make_ways({"task": tried[:2]})] == ["large", "fixed"]
+    assert [way.name for way in make_ways({"task": tried[1:2]})] == ["fixed"]
 
 
 def test_fixed_weights_and_missing_examples_are_refused(

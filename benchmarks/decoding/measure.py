@@ -18,7 +18,7 @@ from decoding.floor import Speed, Work
 from decoding.naive import Member, naive_loop, proxy_tuning, transformers_generate
 from decoding.plan import Predicted
 from decoding.sizes import Setting, make_model, put_adapters
-from decoding.solver import solver_share
+from decoding.solver import GATE, solver_share
 from logitfusion.fusion import FusedLM
 from logitfusion.models.load import count_bytes, count_parameters, load_model, load_tokenizer
 from logitfusion.models.tiny import tiny_tokenizer
@@ -49,7 +49,8 @@ class Fusion:
     def fused(self, steered: bool = True, **options: Any) -> FusedLM:
         """As the package decodes."""
         others = (self.base, self.experts) if steered else (None, [])
-        return FusedLM(self.large, *others, tokenizer=self.tokenizer, selection="one_hot", **options)
+        searched = {} if options.get("rule") == "gate" else {"selection": "one_hot"}
+        return FusedLM(self.large, *others, tokenizer=self.tokenizer, **searched, **options)
 
     def members(self) -> list[Member]:
         """As a user would call them, one after the other."""
@@ -120,6 +121,7 @@ def bench_decoding(
         seconds, made = time_rounds(ways, rounds, device)
     texts = {name: [row if isinstance(row, list) else row.token_ids for row in rows] for name, rows in made.items()}
     share = solver_share(ways["fused"], device)
+    gate_share = solver_share(ways["gate"], device)
     length = max(map(len, prompts))
     floors = {name: _floor(fusion, steered, batch, length, tokens, speed) for name, steered in _FLOORS.items()}
     resident = sum(map(count_bytes, fusion.models()))
@@ -139,6 +141,7 @@ def bench_decoding(
         "peak bytes": {name: resident + most_bytes(ways[name], device) for name in _PEAKS},
         "predicted bytes": None if predicted is None else predicted(batch, length, tokens),
         "solver's share": share,
+        "a gate's share": gate_share,
         "fused equals naive": same(texts["fused"], texts["naive loop"]),
         "speculative equals fused": same(texts["fused, speculative"], texts["fused"]),
         "proxy equals naive": same(texts["proxy-tuning"], texts["naive proxy-tuning"]),
@@ -155,6 +158,7 @@ _PEAKS = ("large alone", "fused", "fused, speculative", "naive loop")
 def _ways(fusion: Fusion, prompts: list[list[int]], tokens: int) -> Ways:
     options = {"max_new_tokens": tokens, "batch_size": len(prompts)}
     large, fused, proxy = fusion.fused(steered=False), fusion.fused(), fusion.fused(weights=1.0)
+    gate = fusion.fused(rule="gate", gate=GATE)
     members = fusion.members()
     return {
         "large alone": lambda: large.generate(prompts, **options),
@@ -162,6 +166,7 @@ def _ways(fusion: Fusion, prompts: list[list[int]], tokens: int) -> Ways:
         "fused": lambda: fused.generate(prompts, **options),
         "fused, speculative": lambda: fused.generate(prompts, speculative=True, **options),
         "proxy-tuning": lambda: proxy.generate(prompts, **options),
+        "gate": lambda: gate.generate(prompts, **options),
         "naive proxy-tuning": lambda: naive_loop(members, prompts, tokens, proxy_tuning),
         "naive loop": lambda: naive_loop(members, prompts, tokens),
         "naive loop without caches": lambda: naive_loop(members, prompts, tokens, cached=False),

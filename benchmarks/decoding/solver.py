@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 import logitfusion.fusion.steering as steering
 from decoding.floor import Speed
 from decoding.naive import naive_solve
+from logitfusion.config.gate import FeatureName, Gate, GateFeature
 from logitfusion.fusion import solve_weights
 from timing import ratios, synchronise, time_rounds
 
+# All features, and all of them against the other experts' as well.
+_PARTS = {name: GateFeature(weight=0.1) for name in get_args(FeatureName)}
+GATE = Gate(features=_PARTS, relative=_PARTS)
 SIZES = ((256, 32_000), (256, 49_152), (32, 152_064), (32, 262_144))
 
 
@@ -27,6 +31,7 @@ def bench_solver(rows: int, vocabulary: int, rounds: int, device: torch.device, 
         "naive": lambda: naive_solve(large, base, experts[:1]),
         "solve_weights": lambda: solve_weights(large, base, experts[:1]),
         "solve_weights, newton": lambda: solve_weights(large, base, experts[:1], rule="newton"),
+        "solve_weights, gate": lambda: solve_weights(large, base, experts[:1], rule="gate", gate=GATE),
         "solve_weights, 3 experts one_hot": lambda: solve_weights(large, base, experts, selection="one_hot"),
         "solve_weights, 3 experts judged": lambda: solve_weights(large, base, experts),
         "logsumexp of the three": lambda: [part.logsumexp(-1) for part in (large, base, experts[0])],

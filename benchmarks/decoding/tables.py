@@ -58,6 +58,7 @@ _DECODING: tuple[Column, ...] = (
     ("fused / large", _ratio("fused", "large alone")),
     ("floor by bytes", lambda row: f"{row['floor by bytes']:.2f}"),
     ("solver's share", lambda row: format(row["solver's share"], ".1%")),
+    ("a gate's share", lambda row: format(row["a gate's share"], ".1%")),
     ("speculative / large", _ratio("fused, speculative", "large alone")),
     ("accepted", lambda row: f"{row['accepted share']:.2f}"),
     ("tokens a round", lambda row: f"{row['tokens a round']:.2f}"),
@@ -104,6 +105,7 @@ _SOLVER: tuple[Column, ...] = (
     ("3 experts one_hot, ms", _milliseconds("solve_weights, 3 experts one_hot", 0)),
     ("3 judged, ms", _milliseconds("solve_weights, 3 experts judged", 0)),
     ("newton, ms", _milliseconds("solve_weights, newton", 0)),
+    ("gate, ms", _milliseconds("solve_weights, gate", 1)),
     ("times one logsumexp", lambda row: spread(row["times one logsumexp"]["solve_weights"], 1)),
     ("floor by bytes, ms", lambda row: f"{row['floor milliseconds by bytes']:.1f}"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from logitfusion.clip import AMUHead, uncertainty
 from logitfusion.clip.confidence import KINDS
+from logitfusion.config.gate import FeatureName, Gate, GateFeature
 from logitfusion.distill import gld_loss, uld_loss
 from logitfusion.fusion import fuse_logits, solve_weights
 from logitfusion.fusion.selections import SELECTIONS
@@ -22,6 +23,9 @@ from logitfusion.fusion.selections import SELECTIONS
 Watch = Callable[..., None]
 REFUSALS = (ValueError, TypeError)
 NUMBERS = (0, 1, 2, 3, 7, -1, 0.5, float("nan"), float("inf"), 1e-30, 1e30, True, 10**30, None, "x")
+
+_PARTS = {name: GateFeature(weight=0.5) for name in get_args(FeatureName)}
+GATE = Gate(features=_PARTS, relative=_PARTS)
 
 
 def all_finite(*tensors: Tensor) -> bool:
@@ -68,12 +72,15 @@ def solved(draw: Random) -> tuple[Callable[[], Any], Callable[[Any], bool]]:
         options["bounds"] = (draw.choice(NUMBERS), draw.choice(NUMBERS))
     if draw.random() < 0.3:
         options["rule"] = draw.choice(["grid", "newton", "gate", ""])
-    low, high = options.get("bounds", (0.0, 2.0))
+    gated = options.get("rule") == "gate" and draw.random() < 0.8
+    if gated:
+        options["gate"] = GATE
+    low, high = (0.0, GATE.largest) if gated else options.get("bounds", (0.0, 2.0))
 
     def is_right(found: Any) -> bool:
-        fits = found.weights.shape == others.shape[:-1] and found.loss.shape == large.shape[:-1]
+        fits = found.weights.shape == others.shape[:-1] and (gated or found.loss.shape == large.shape[:-1])
         inside = bool(((found.weights >= min(low, 0) - 1e-6) & (found.weights <= max(high, 0) + 1e-6)).all())
-        finite = all_finite(found.loss) or not within(1e15, large, base, others)  # it is a sum of squares
+        finite = gated or all_finite(found.loss) or not within(1e15, large, base, others)  # it is a sum of squares
         return fits and inside and finite
 
     return lambda: solve_weights(large, base, others, **options), is_right

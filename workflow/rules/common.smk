@@ -15,7 +15,15 @@ from logitfusion.cards import cards_for, describe_shortage, share_cores, visible
 from logitfusion.cluster import check_executor, explain_failures, hide_user_packages
 from logitfusion.config.command_line import check_files, explain_command_line
 from logitfusion.config.experts import TrainedExpert
-from logitfusion.config.methods import method_gpus, method_models, method_tasks, tuned_methods, tuning_groups
+from logitfusion.config.methods import (
+    fitted_methods,
+    method_gate,
+    method_gpus,
+    method_models,
+    method_tasks,
+    tuned_methods,
+    tuning_groups,
+)
 from logitfusion.config.load import resolve_config, write_once
 from logitfusion.config.section import canonical
 from logitfusion.config.tasks import check_inputs

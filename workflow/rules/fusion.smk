@@ -4,6 +4,7 @@ from logitfusion.config.jobs.fusion import decode_job, judge_job, tune_job
 
 DECODED = {method: method_tasks(RUN, method) for method in RUN.fusion.methods}
 TUNED = tuned_methods(RUN)
+FITTED = fitted_methods(RUN)
 
 
 rule tune:
@@ -35,6 +36,7 @@ rule decode:
         documents=lambda wildcards: list(map(task_documents, DECODED[wildcards.method])),
         models=decode_models,
         tuned=lambda wildcards: [RESULTS / f"tuning/{wildcards.method}.json"] if wildcards.method in TUNED else [],
+        gate=lambda wildcards: method_gate(RUN, wildcards.method),
     output:
         RESULTS / "fusion/{method}/{shard}.jsonl",
     log:

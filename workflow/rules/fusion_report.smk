@@ -61,9 +61,12 @@ rule plot_traces:
         stage("plot", "traces")
 
 
+SEARCHED = [method for method in TUNED if method not in FITTED]
+
+
 rule plot_tuning:
     input:
-        expand(RESULTS / "tuning/{method}.json", method=TUNED),
+        expand(RESULTS / "tuning/{method}.json", method=SEARCHED),
     output:
         shown("plots/tuning.svg", "5 Training", "Fusion: tuned trust and anchor"),
     log:
@@ -83,6 +86,6 @@ rule plot_tuning:
 FUSION_REPORT = [
     RESULTS / "plots/methods.svg",
     RESULTS / "summary.html",
-    *([RESULTS / "plots/tuning.svg"] if TUNED else []),
+    *([RESULTS / "plots/tuning.svg"] if SEARCHED else []),
     *expand(RESULTS / "plots/traces/{task}.svg", task=steered_tasks(RUN)),
 ]

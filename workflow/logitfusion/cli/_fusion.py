@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _FORMS = {
     "weights": {"metavar": "dynamic|NUMBER|N,N"},
+    "gate": {"metavar": "FILE.json"},
     "bounds": {"type": float, "nargs": "+", "metavar": "LOW HIGH"},
 }
 
@@ -34,8 +35,14 @@ def add_fusion(parser: argparse.ArgumentParser) -> None:
 
 
 def fusion_inputs(arguments: argparse.Namespace) -> dict[str, Path | Sequence[Path] | None]:
-    """The folders of its models, by option."""
-    return {"--large": arguments.large, "--base": arguments.base, "--expert": arguments.expert}
+    """The folders of its models and the file of its gate, by option."""
+    gate = getattr(arguments, "gate", None)
+    return {
+        "--large": arguments.large,
+        "--base": arguments.base,
+        "--expert": arguments.expert,
+        "--gate": None if gate is None else Path(gate),
+    }
 
 
 def read_fusion(arguments: argparse.Namespace) -> FusionOptions:

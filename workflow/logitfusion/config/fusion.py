@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -32,9 +32,14 @@ class Tune(Section):
     """What is tried on the validation split, before the test split is decoded."""
 
     trusts: Annotated[Some[Share], Field(max_length=100)] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """Candidates of trust; [0.0] chooses among fixed weights alone."""
+    """Candidates of trust, for weights that are searched; [0.0] chooses among fixed weights alone."""
     anchors: Annotated[Some[NonNegative], Field(max_length=100)] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-    """Candidates of anchor."""
+    """Candidates of anchor; with rule gate, of the fixed weight that it is compared with."""
+    ridges: Annotated[Some[NonNegative], Field(max_length=100)] = (1.0, 0.3, 0.1, 0.03, 0.01)
+    """Candidates of the ridge with which rule gate is fitted."""
+    criterion: Literal["likelihood", "metric"] = "likelihood"
+    """By what the choice is judged: how likely right answers are, or also the task's metric of texts that the large
+    model alone, the best fixed weight and the best of all decode (longer); noise goes to the simpler one."""
     steered_share: PositiveShare | None = None
     """Set familiar so that this share of the validation prompts is steered."""
 
@@ -65,12 +70,13 @@ class SteeredMethod(FusionOptions, _Method):
     base: str | None = None
     """The small model that its experts were trained from; the track's when left out."""
     tune: Tune | None = None
-    """Choose trust and anchor on the validation split, before the test split is decoded."""
+    """Choose trust and anchor (or fit the gate) on the validation split, before the test split is decoded."""
 
     @model_validator(mode="after")
     def _check_weights(self) -> SteeredMethod:
         if self.tune is not None and self.weights != "dynamic":
             raise PydanticCustomError("cross", "has fixed weights, so there is nothing to tune; remove tune or weights")
+        _check_gate(self)
         if isinstance(self.weights, tuple) and len(self.weights) != len(self.experts):
             counts = {"experts": len(self.experts), "weights": len(self.weights)}
             raise PydanticCustomError("cross", "has {experts} experts and {weights} weights", counts)
@@ -78,6 +84,19 @@ class SteeredMethod(FusionOptions, _Method):
             counts = {"experts": len(self.experts), "bounds": len(self.bounds)}
             raise PydanticCustomError("cross", "has {experts} experts and {bounds} pairs of bounds", counts)
         return self
+
+
+def _check_gate(method: SteeredMethod) -> None:
+    """A gate is fitted here or was fitted before, and then nothing is searched."""
+    searched = method.rule != "gate"
+    if not searched and method.weights == "dynamic" and (method.gate is None) == (method.tune is None):
+        words = "needs the file of a gate or tune to fit one, and not both"
+        raise PydanticCustomError("cross", words, {"key": "gate"})
+    for name in ("ridges",) if searched else ("trusts",):
+        if method.tune is not None and getattr(method.tune, name) != Tune.model_fields[name].default:
+            words = "is about {what}; remove it"
+            what = "rule gate" if searched else "weights that are searched, and rule gate searches nothing"
+            raise PydanticCustomError("cross", words, {"key": f"tune.{name}", "what": what})
 
 
 Method = either("model", having=SingleMethod, lacking=SteeredMethod)

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Strict, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from logitfusion.config.section import LARGEST, NonNegative, Positive, Real, Section, Share, Some, tag
+from logitfusion.config.gate import Gate
+from logitfusion.config.section import LARGEST, InputPath, NonNegative, Positive, Real, Section, Share, Some, tag
 
 # The only lists of these names: a rule is the function of its name in ``fusion.rules``, a selection the object of its
 # name in ``fusion.selections``.
-RuleName = Literal["grid", "newton"]
+SearchName = Literal["grid", "newton"]  # the rules that search
+RuleName = Literal[SearchName, "gate"]
 PoolName = Literal["pooled", "judged"]  # the selections that give all experts together one weight
 SelectionName = Literal["one_hot", "matched", PoolName]
 
@@ -42,10 +44,17 @@ def _find_form(value: Any) -> str:
     return tag("each") if listed else tag("all")
 
 
+def _find_gate(value: Any) -> str:
+    return tag("values" if isinstance(value, (dict, Gate)) else "file")
+
+
 Weights = Annotated[Literal["dynamic"] | Real | tuple[Real, ...], BeforeValidator(_read_weights)]
 Pair = Annotated[tuple[NonNegative, NonNegative], Strict(False), AfterValidator(_check_order)]
 Bounds = Annotated[
     Annotated[Pair, Tag(tag("all"))] | Annotated[Some[Pair], Tag(tag("each"))], Discriminator(_find_form)
+]
+GateOption = Annotated[
+    Annotated[InputPath, Tag(tag("file"))] | Annotated[Gate, Tag(tag("values"))], Discriminator(_find_gate)
 ]
 
 
@@ -55,7 +64,9 @@ class FusionOptions(Section):
     weights: Weights = "dynamic"
     """dynamic (solved at every token), or a fixed weight for all experts, or one for each."""
     rule: RuleName = "grid"
-    """How weights are solved: on the paper's grid, or between its points by Newton's method."""
+    """How weights are solved: on the paper's grid, between its points by Newton's method, or by a learned gate."""
+    gate: GateOption | None = None
+    """The file of a fitted gate, for rule gate."""
     selection: SelectionName = "judged"
     """How several experts share the steering; one_hot is the paper's."""
     bounds: Bounds = (0.0, 2.0)
@@ -68,6 +79,18 @@ class FusionOptions(Section):
     """The sum of the weights where solved ones are not trusted."""
     familiar: Real | None = None
     """Steer only after prompts that the base reads at most this many nats a token worse than the large model."""
+
+    @model_validator(mode="after")
+    def _check_gate(self) -> FusionOptions:
+        if self.rule != "gate":
+            if self.gate is not None:
+                raise PydanticCustomError("cross", "is for rule gate alone", {"key": "gate"})
+            return self
+        for name in ("selection", "bounds", "step"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                words = "is about a search, and rule gate searches nothing; remove it"
+                raise PydanticCustomError("cross", words, {"key": name})
+        return self
 
     @model_validator(mode="after")
     def _check_pool(self) -> FusionOptions:

@@ -72,10 +72,21 @@ def method_gpus(run: RunConfig, method: str) -> int:
 
 
 def tuned_methods(run: RunConfig) -> list[str]:
-    """The methods whose trust and anchor are chosen on validation data."""
+    """The methods whose trust and anchor are chosen, or whose gate is fitted, on validation data."""
     entries = run.fusion.methods.items()
     tuned = [name for name, entry in entries if isinstance(entry, SteeredMethod) and entry.tune is not None]
     return [name for name in tuned if method_tasks(run, name)]
+
+
+def fitted_methods(run: RunConfig) -> list[str]:
+    """Those of the tuned methods whose gate is fitted there."""
+    return [name for name in tuned_methods(run) if run.fusion.methods[name].rule == "gate"]
+
+
+def method_gate(run: RunConfig, method: str) -> list[str]:
+    """The file of a gate that a method was given, if any."""
+    gate = getattr(run.fusion.methods[method], "gate", None)
+    return [gate] if isinstance(gate, str) else []
 
 
 def steering_experts(run: RunConfig) -> list[str]:

@@ -16,6 +16,7 @@ from logitfusion.config.methods import (
     answered_tasks,
     evaluated_tasks,
     expand,
+    fitted_methods,
     measured_tasks,
     method_base,
     method_models,
@@ -130,6 +131,12 @@ def _check_fusion(run: RunConfig) -> None:
             for task in (task for group in tuning_groups(run, name) for task in group):
                 if run.tasks[task].validation == 0:
                     raise UserError(f"Method {name!r} is tuned on task {task!r}, whose validation size is 0; raise it.")
+    for name in fitted_methods(run):
+        if fusion.split == "validation":
+            raise UserError(
+                f"Method {name!r} is fitted on the validation split, which is the one that is decoded; set fusion.split"
+                " to test, or give the method the gate of another run."
+            )
     decoded = [task for name in fusion.methods for task in method_tasks(run, name)]
     _check_split(run, "fusion", fusion.split, decoded)
     for key in ("base", "ceiling"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -165,3 +165,12 @@ class StopStrings:
             parts.append(self.pieces[token])
             least -= len(parts[-1])
         return b"".join(reversed(parts))
+
+
+def ending_tokens(
+    ends: Collection[int], stop: Sequence[str], tokenizer: PreTrainedTokenizerBase, vocabulary: int
+) -> list[int]:
+    """Every token that ends a continuation: those of ``ends``, then those whose text begins with a stop string."""
+    pieces, words = TokenBytes(tokenizer), tuple(word.encode() for word in stop)
+    stopping = {token for token in range(vocabulary) if words and pieces[token].startswith(words)}
+    return [*sorted(ends), *sorted(stopping - set(ends))]

@@ -1,6 +1,7 @@
-"""How the best weight on a ray is found.
+"""How the experts' weights are found at every position.
 
-A rule is a function of this file whose name is in ``RuleName``.
+A rule is a function of this file whose name is in ``RuleName``. Those of ``SearchName`` search for the best weight on
+rays: each expert's own direction, or that of a pool of all.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from logitfusion.config.fusion_options import RuleName
+from logitfusion.config.gate import Gate
 from logitfusion.fusion.divergences import Ray, divergences_on_grid
+from logitfusion.fusion.gate.weights import weigh
 from logitfusion.fusion.selections import Selection
 
 # Divergences closer than this are the same number (fp32 terms, float64 sums); losses that differ by less are ties.
@@ -24,11 +27,23 @@ _FAST_RESOLUTION = 5e-6
 
 # Weight, loss and ray of each row, ``[n]``.
 Found = tuple[Tensor, Tensor, Tensor]
+# Weights ``[T, n]`` and loss ``[n]`` (None where nothing is searched).
+Solved = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to solve: logits large and base ``[n, V]`` fp32, shifts ``[T, n, V]``, entries ``[n, V]`` left out."""
+
+    large: Tensor
+    base: Tensor
+    shift: Tensor
+    masked: Tensor
 
 
 @dataclass(frozen=True)
 class Rays:
-    """Rows to solve: logits large and base ``[n, V]`` fp32, directions ``[R, n, V]``, entries ``[n, V]`` left out."""
+    """Rows with the directions ``[R, n, V]`` to search along."""
 
     large: Tensor
     base: Tensor
@@ -41,11 +56,15 @@ class Rays:
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched on each ray: candidates ``[K, R]`` (infinite where a ray has no further one) and their step."""
+    """What is searched on each ray: candidates ``[K, R]`` (infinite where a ray has no further one) and their step.
+
+    ``gate`` is what the rule of this name goes by, instead of a search.
+    """
 
     grids: Tensor
     step: float
     selection: Selection
+    gate: Gate | None = None
 
     def winner(self, losses: Tensor, tie: Tensor) -> tuple[Tensor, Tensor]:
         """Grid position and ray ``[n]`` of the lowest of ``losses [K, R, n]``: of ties the lowest weight, then ray."""
@@ -55,11 +74,45 @@ class Search:
         return first % len(losses), first // len(losses)
 
 
-Rule = Callable[[Rays, Search], Found]
+Rule = Callable[[Rows, Search], Solved]
 
 
-def grid(rays: Rays, search: Search) -> Found:
+def grid(rows: Rows, search: Search) -> Solved:
     """The paper's answer: the best candidate; of equal losses the lowest weight, then the lowest ray."""
+    return _along_rays(_find_candidate, rows, search)
+
+
+def newton(rows: Rows, search: Search) -> Solved:
+    """The grid's answer, refined to a continuous one; never with a greater loss."""
+    return _along_rays(_find_refined, rows, search)
+
+
+def gate(rows: Rows, search: Search) -> Solved:
+    """What was learned on validation data; nothing is searched."""
+    return weigh(search.gate, rows.large, rows.base, rows.shift), None
+
+
+RULES: dict[str, Rule] = {name: globals()[name] for name in get_args(RuleName)}
+
+
+def _along_rays(find: Callable[[Rays, Search], Found], rows: Rows, search: Search) -> Solved:
+    """The weights of the experts, each of whom is a ray of its own or a part of the one pool."""
+    shares, shift = None, rows.shift
+    if search.selection.shares is not None:
+        shares = search.selection.shares(rows.large, rows.base, shift)
+    directions = shift if shares is None else _pool(shift, shares)
+    weight, loss, ray = find(Rays(rows.large, rows.base, directions, rows.masked), search)
+    if shares is None:
+        shares = torch.arange(len(shift), device=shift.device)[:, None] == ray
+    return torch.where(weight == 0, 0.0, weight * shares), loss
+
+
+def _pool(shift: Tensor, shares: Tensor) -> Tensor:
+    """The direction of the pool, ``[1, n, V]``."""
+    return torch.einsum("tn,tnv->nv", shares, shift)[None] if len(shift) > 1 else shift
+
+
+def _find_candidate(rays: Rays, search: Search) -> Found:
     weight, loss, ray, unsure = _search_fast(rays, search)
     if len(unsure):
         again = _Careful(rays.select(unsure), search)
@@ -67,17 +120,13 @@ def grid(rays: Rays, search: Search) -> Found:
     return weight, loss, ray
 
 
-def newton(rays: Rays, search: Search) -> Found:
-    """The grid's answer, refined to a continuous one; never with a greater loss."""
+def _find_refined(rays: Rays, search: Search) -> Found:
     careful = _Careful(rays, search)
     weight, loss, ray = _refine(careful, search)
     # Where the refinement gains nothing that can be told apart, the grid's order of ties holds.
     gains = loss < careful.loss - _tie(careful.loss)
     weight, loss = torch.where(gains, weight, careful.weight), torch.where(gains, loss, careful.loss)
     return weight, loss.float(), torch.where(gains, ray, careful.ray)
-
-
-RULES: dict[str, Rule] = {name: globals()[name] for name in get_args(RuleName)}
 
 
 def _search_fast(rays: Rays, search: Search) -> tuple[Tensor, Tensor, Tensor, Tensor]:

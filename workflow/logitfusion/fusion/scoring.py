@@ -18,9 +18,12 @@ from logitfusion.models.padding import left_pad
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 # Of positions with logits large ``[N, V]`` and small ``[T + 1, N, V]``, the target tokens ``[N]`` and the likelihood
-# gaps of the contexts ``[N]``: the targets' log-probabilities, and whether they are the likeliest, both ``[N, C]``
-# for C ways to steer.
+# gaps of the contexts ``[N]``: what is noted of them.
+Reader = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+# The targets' log-probabilities, and whether they are the likeliest, both ``[N, C]`` for C ways to steer.
 Judge = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+# The pairs that positions are of, by number ``[N]``, and what is noted of them.
+Noted = tuple[Tensor, tuple[Tensor, ...]]
 
 
 def judge_steering(steering: Steering) -> Judge:
@@ -64,33 +67,66 @@ def score_pairs(
     """Log-likelihood of each continuation after its context, and whether greedy decoding would give it.
 
     Args:
-        make_models: gives the models with empty caches, the large one first.
-        judge: what is computed at every position of a continuation.
-        pairs: token ids of context (at least one) and continuation.
-        shared_length: pairs of more tokens are read alone, in one pass.
-        reads_contexts: whether the judge needs the likelihood gaps of the contexts (else they are 0).
+        judge: what is computed at every position of a continuation; for the others see ``read_pairs``.
 
     Returns:
         ``[pairs, C]`` float64 and bool.
+    """
+    parts = read_pairs(
+        make_models,
+        judge,
+        pairs,
+        vocabulary=vocabulary,
+        batch_size=batch_size,
+        shared_length=shared_length,
+        reads_contexts=reads_contexts,
+        on_batch=on_batch,
+    )
+    ways = parts[0][1][0].shape[-1] if parts else 1
+    total = torch.zeros(len(pairs), ways, dtype=torch.float64)
+    wrong = torch.zeros(len(pairs), ways, dtype=torch.long)
+    for numbers, (found, likeliest) in parts:
+        total.index_add_(0, numbers, found.double().cpu())
+        wrong.index_add_(0, numbers, (~likeliest).long().cpu())
+    return total, wrong == 0
+
+
+def read_pairs(
+    make_models: Callable[[], Sequence[CachedModel]],
+    reader: Reader,
+    pairs: Sequence[Pair],
+    *,
+    vocabulary: int,
+    batch_size: BatchSize,
+    shared_length: float = math.inf,
+    reads_contexts: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[Noted]:
+    """What a reader notes at the positions of every continuation, several positions at a time.
+
+    Args:
+        make_models: gives the models with empty caches, the large one first.
+        reader: is given each position once, those of a continuation in order.
+        pairs: token ids of context (at least one) and continuation.
+        shared_length: pairs of more tokens are read alone, in one pass.
+        reads_contexts: whether the reader needs the likelihood gaps of the contexts (else they are 0).
     """
     # Sorted by context, so that equal contexts share a batch and are read once, and rows have similar lengths.
     order = sorted(range(len(pairs)), key=lambda number: (len(pairs[number][0]), pairs[number]))
     lengths = [len(context) + len(continuation) - 1 for context, continuation in pairs]
 
-    def score(numbers: list[int]) -> tuple[Tensor, Tensor]:
+    def read(numbers: list[int]) -> list[Noted]:
         some = [pairs[number] for number in numbers]
         if lengths[numbers[0]] > shared_length:
-            return _score_alone(make_models, judge, some[0], vocabulary, reads_contexts)
-        return _score_batch(make_models(), judge, some, vocabulary, reads_contexts)
+            return _read_alone(make_models, reader, some[0], vocabulary, reads_contexts)
+        return _read_batch(make_models(), reader, some, vocabulary, reads_contexts)
 
-    parts, done = [], []
-    for numbers, part in batch_size.each(group_rows(order, lengths, batch_size.rows, shared_length), score):
-        parts.append(part)
-        done += numbers
+    found: list[Noted] = []
+    for numbers, parts in batch_size.each(group_rows(order, lengths, batch_size.rows, shared_length), read):
+        found += [(torch.tensor(numbers)[rows], noted) for rows, noted in parts]
         if on_batch is not None:
             on_batch(len(numbers))
-    places = torch.tensor(done).argsort()
-    return torch.cat([part[0] for part in parts])[places], torch.cat([part[1] for part in parts])[places]
+    return found
 
 
 def group_rows(
@@ -105,9 +141,9 @@ def group_rows(
             yield [number]
 
 
-def _score_alone(
-    make_models: Callable[[], Sequence[CachedModel]], judge: Judge, pair: Pair, vocabulary: int, reads_contexts: bool
-) -> tuple[Tensor, Tensor]:
+def _read_alone(
+    make_models: Callable[[], Sequence[CachedModel]], reader: Reader, pair: Pair, vocabulary: int, reads_contexts: bool
+) -> list[Noted]:
     """One pair in one pass, as a plain forward reads it: its length decides how all of its positions are encoded."""
     models = make_models()
     device = models[0].device
@@ -122,13 +158,13 @@ def _score_alone(
     keep = max(1, count)  # token ids may be none
     large, small = split_logits(batch.read(given, torch.ones_like(given), keep=keep), vocabulary)
     places = slice(keep - count, None)
-    found, likeliest = judge(large[0, places], small[:, 0, places], continuation[0], gap.expand(count))
-    return found.double().sum(0, keepdim=True).cpu(), likeliest.all(0, keepdim=True).cpu()
+    noted = reader(large[0, places], small[:, 0, places], continuation[0], gap.expand(count))
+    return [(torch.zeros(count, dtype=torch.long), noted)]
 
 
-def _score_batch(
-    models: Sequence[CachedModel], judge: Judge, pairs: list[Pair], vocabulary: int, reads_contexts: bool
-) -> tuple[Tensor, Tensor]:
+def _read_batch(
+    models: Sequence[CachedModel], reader: Reader, pairs: list[Pair], vocabulary: int, reads_contexts: bool
+) -> list[Noted]:
     device = models[0].device
     contexts = list(dict.fromkeys(context for context, _ in pairs))
     rows = torch.tensor([contexts.index(context) for context, _ in pairs], device=device)
@@ -143,32 +179,29 @@ def _score_batch(
     targets, counts = _right_pad([list(continuation) for _, continuation in pairs], device)
     # The last token of the context predicts the first of the continuation, and so on.
     given = torch.cat([ids[rows, -1:], targets[:, :-1]], dim=-1)
-    return _follow(batch, judge, gap[rows], given, targets, counts, vocabulary)
+    return _follow(batch, reader, gap[rows], given, targets, counts, vocabulary)
 
 
 def _follow(
     batch: Batch,
-    judge: Judge,
+    reader: Reader,
     gap: Tensor,
     given: Tensor,
     targets: Tensor,
     counts: Tensor,
     vocabulary: int,
-) -> tuple[Tensor, Tensor]:
-    """Read ``given [B, n]`` a few columns at a time, comparing what comes next with ``targets``."""
-    total = torch.zeros(len(targets), 1, dtype=torch.float64)
-    wrong = torch.zeros(len(targets), 1, dtype=torch.long)
+) -> list[Noted]:
+    """Read ``given [B, n]`` a few columns at a time, noting what comes next with ``targets``; by row."""
+    found: list[Noted] = []
     width = columns_at_once(len(targets), vocabulary)
     for start in range(0, targets.shape[1], width):
         columns = slice(start, start + width)
         counted, following = counts[:, columns], targets[:, columns]
         large, small = split_logits(batch.read(given[:, columns], counted, keep=following.shape[1]), vocabulary)
         rows, places = counted.nonzero(as_tuple=True)
-        found, likeliest = judge(large[rows, places], small[:, rows, places], following[rows, places], gap[rows])
-        rows, ways = rows.cpu(), found.shape[-1]
-        total = total.expand(-1, ways).index_add(0, rows, found.double().cpu())
-        wrong = wrong.expand(-1, ways).index_add(0, rows, (~likeliest).long().cpu())
-    return total, wrong == 0
+        noted = reader(large[rows, places], small[:, rows, places], following[rows, places], gap[rows])
+        found.append((rows.cpu(), noted))
+    return found
 
 
 def _right_pad(sequences: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

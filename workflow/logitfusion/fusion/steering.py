@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from logitfusion.config.fusion_options import FusionOptions, Weights
+from logitfusion.config.gate import Gate
 from logitfusion.errors import UserError
+from logitfusion.fusion.gate.file import read_gate
 from logitfusion.fusion.logits import fuse_logits
 from logitfusion.fusion.selections import POOLS
 from logitfusion.fusion.weights import make_grids, solve_weights
@@ -41,6 +43,7 @@ class Steering:
             raise UserError(f"The weights can't be searched: {error}.") from None
         self.options, self.experts = options, experts
         self.fixed = _fixed_weights(options.weights, experts)
+        self.gate = _open_gate(options) if self.solves else None
 
     @property
     def solves(self) -> bool:
@@ -80,6 +83,7 @@ class Steering:
                 return solve_weights(
                     large, small[0], small[1:],
                     rule=options.rule, selection=options.selection, bounds=options.bounds, step=options.step,
+                    gate=self.gate,
                 ).weights  # fmt: skip
             except ValueError as error:  # the models' logits are finite, so it is their differences
                 raise UserError(
@@ -109,3 +113,16 @@ def _fixed_weights(weights: Weights, experts: int) -> tuple[float, ...]:
     if len(listed) != experts:
         raise UserError(f"{experts} experts need {experts} weights, and {len(listed)} were given.")
     return listed
+
+
+def _open_gate(options: FusionOptions) -> Gate | None:
+    """The gate of the rule of this name.
+
+    Raises:
+        UserError: it was not given, or its file can't be used.
+    """
+    if options.rule != "gate":
+        return None
+    if options.gate is None:
+        raise UserError("The rule gate goes by a gate that was fitted: give its file as the option gate.")
+    return options.gate if isinstance(options.gate, Gate) else read_gate(options.gate)

@@ -9,8 +9,8 @@ remains to be measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -21,11 +21,12 @@ from logitfusion.config.decoding import DECODING, DecodingOptions
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.keywords import given_options
 from logitfusion.errors import UserError
-from logitfusion.fusion.ends import TokenBytes
+from logitfusion.fusion.ends import ending_tokens
 from logitfusion.fusion.lm import FusedLM
 from logitfusion.fusion.logits import fuse_logits
 from logitfusion.fusion.scoring import judge_logits, score_pairs
 from logitfusion.fusion.steering import draw_to_anchor
+from logitfusion.fusion.ways import Way, best_way
 from logitfusion.models.batch_size import BatchSize
 
 ANCHORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -40,12 +41,14 @@ class Candidate:
         trust, anchor: options of ``FusedLM``.
         exact: share of the completions that greedy decoding would give, token for token, and then end.
         log_likelihood: natural, of a completion and its end, mean over completions.
+        answers: log-likelihood of each completion and its end.
     """
 
     trust: float
     anchor: float
     exact: float
     log_likelihood: float
+    answers: tuple[float, ...] = field(default=(), repr=False, compare=False)
 
 
 @torch.inference_mode()
@@ -85,7 +88,7 @@ def tune(
     stop = given_options(DecodingOptions, None, {"stop": stop}).stop
     ways = [(trust, anchor) for trust in trusts for anchor in (anchors if trust < 1 else anchors[:1])]
 
-    ends = _ends(lm, stop)
+    ends = torch.tensor(ending_tokens(lm.ends, stop, lm.tokenizer, lm.vocabulary), device=lm.device).long()
 
     def judge(large: Tensor, small: Tensor, targets: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
         solved = lm.steering.solve(large, small)
@@ -109,15 +112,30 @@ def tune(
         on_batch=on_batch,
     )
     means = zip(greedy.double().mean(0).tolist(), found.mean(0).tolist(), strict=True)
-    return [Candidate(*way, *mean) for way, mean in zip(ways, means, strict=True)]
+    answers = zip(*found.tolist(), strict=True)
+    return [Candidate(*way, *mean, each) for way, mean, each in zip(ways, means, answers, strict=True)]
 
 
-def _ends(lm: FusedLM, stop: Sequence[str]) -> Tensor:
-    """Tokens that end a continuation."""
-    pieces, words = TokenBytes(lm.tokenizer), tuple(word.encode() for word in stop)
-    stopping = {token for token in range(lm.vocabulary) if words and pieces[token].startswith(words)}
-    ending = lm.ends
-    return torch.tensor([*sorted(ending), *sorted(stopping - ending)], dtype=torch.long, device=lm.device)
+def make_ways(tasks: Mapping[str, Sequence[Candidate]]) -> list[Way]:
+    """The large model alone, the best fixed weight and the best combination, as far as they were tried."""
+    candidates = next(iter(tasks.values()))
+    likelihoods = {
+        task: torch.tensor([one.answers for one in tried], dtype=torch.float64) for task, tried in tasks.items()
+    }
+    kinds = {
+        "large": [one.trust == one.anchor == 0 for one in candidates],
+        "fixed": [one.trust == 0 for one in candidates],
+        "tuned": [True for _ in candidates],
+    }
+    options = [{"trust": one.trust, "anchor": one.anchor} for one in candidates]
+    ways, before = [], 0
+    for name, kind in kinds.items():
+        places = [place for place, there in enumerate(kind) if there]
+        if len(places) > before:  # else it is the same as the simpler one
+            tried = {task: found[places] for task, found in likelihoods.items()}
+            ways.append(best_way(name, tried, [options[place] for place in places]))
+        before = len(places)
+    return ways
 
 
 def choose(tasks: Sequence[Sequence[Candidate]]) -> Candidate:
@@ -139,5 +157,6 @@ def choose(tasks: Sequence[Sequence[Candidate]]) -> Candidate:
 
 
 def as_rows(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
-    """For JSON."""
-    return [asdict(candidate) for candidate in candidates]
+    """For JSON, without the single answers."""
+    rows = [asdict(candidate) for candidate in candidates]
+    return [{name: value for name, value in row.items() if name != "answers"} for row in rows]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from logitfusion.config.fusion_options import MOST_CANDIDATES
+from logitfusion.config.gate import Gate
 from logitfusion.fusion.logits import logit_shift
-from logitfusion.fusion.rules import RULES, Rays, Rule, Search
+from logitfusion.fusion.rules import RULES, Rows, Rule, Search, Solved
 from logitfusion.fusion.selections import POOLS, SELECTIONS
 from logitfusion.tensors import check_logits
 
@@ -27,14 +28,14 @@ class SolvedWeights:
     """What ``solve_weights`` found.
 
     Attributes:
-        weights: ``[T, ...]`` fp32. At most one of the T is not zero with ``one_hot`` and ``matched``.
+        weights: ``[T, ...]`` fp32. At most one of the T is not zero where ``one_hot`` and ``matched`` are searched.
         loss: ``[...]`` fp32, the squared distance to the targets at the chosen weights; each distance is exact to about
-            1e-6 (relative above 1).
+            1e-6 (relative above 1). None with ``"gate"``, which has no targets.
         expert: ``[...]`` int64, index of the expert that steers most, -1 where all weights are 0.
     """
 
     weights: Tensor
-    loss: Tensor
+    loss: Tensor | None
     expert: Tensor
 
 
@@ -48,10 +49,11 @@ def solve_weights(
     selection: str = "judged",
     bounds: Bounds = (0.0, 2.0),
     step: float = 0.1,
+    gate: Gate | None = None,
 ) -> SolvedWeights:
-    """Choose the experts' weights so that the large model moves as far as the small one did.
+    """Choose the experts' weights so that the large model moves as far as the small one did, or as a gate learned.
 
-    Every choice minimises ``(KL(P~||P) - KL(Q_s||Q))^2 + (KL(P||P~) - KL(Q||Q_s))^2`` along rays: each expert's own
+    Every search minimises ``(KL(P~||P) - KL(Q_s||Q))^2 + (KL(P||P~) - KL(Q||Q_s))^2`` along rays: each expert's own
     direction, or that of a pool of all. With one expert all selections are the same, the paper's. Gradients do not flow
     through a search, and stop here.
 
@@ -61,7 +63,8 @@ def solve_weights(
         experts: raw logits of the experts, ``[T, ..., V]``.
         rule: ``"grid"`` tries the multiples of ``step`` within the bounds (the paper: 0.0, 0.1, ..., 2.0) and of equal
             losses keeps the lowest weight, then the lowest expert; ``"newton"`` refines the grid's answer to a
-            continuous one, never with a greater loss.
+            continuous one, never with a greater loss; ``"gate"`` searches nothing and gives each expert the weight that
+            ``gate`` learned for such predictions, whatever selection, bounds and step are.
         selection: how several experts share the work.
             ``"one_hot"``: one expert, by the loss summed over the targets of all experts (the paper);
             ``"matched"``: one expert, each ray held against the target of its own expert;
@@ -71,6 +74,7 @@ def solve_weights(
             ``softmax_t(0.2 * sum_v Q_t(v) log P(v))``.
         bounds: lowest and highest weight, or one pair for each expert (not with pools, which have one weight).
         step: the grid's distance.
+        gate: see ``fit_gate``; for the rule of this name alone.
 
     Raises:
         TypeError: logits that are no tensors of floating-point numbers.
@@ -80,6 +84,8 @@ def solve_weights(
     check_logits(large=large, base=base, experts=experts)
     if rule not in RULES:
         raise ValueError(f"rule is one of {tuple(RULES)}, not {rule!r}")
+    if (rule == "gate") != (gate is not None):
+        raise ValueError("the rule gate goes by a gate, and no other rule does")
     if selection not in SELECTIONS:
         raise ValueError(f"selection is one of {tuple(SELECTIONS)}, not {selection!r}")
     if base.shape != large.shape or experts.shape[1:] != large.shape or len(experts) == 0:
@@ -101,19 +107,20 @@ def solve_weights(
                 flat_base[start : start + chunk],
                 flat_experts[:, start : start + chunk],
                 RULES[rule],
-                Search(grids, float(step), SELECTIONS[selection]),
+                Search(grids, float(step), SELECTIONS[selection], gate),
             )
             for start in range(0, rows, chunk)
         ]
     if not parts:
         empty = torch.zeros(leading, device=large.device)
-        return SolvedWeights(torch.zeros(len(experts), *leading, device=large.device), empty, empty.long() - 1)
+        loss = None if gate else empty
+        return SolvedWeights(torch.zeros(len(experts), *leading, device=large.device), loss, empty.long() - 1)
     weights = torch.cat([part[0] for part in parts], dim=1)
-    loss = torch.cat([part[1] for part in parts])
-    if not loss.isfinite().all():
+    loss = None if gate else torch.cat([part[1] for part in parts]).reshape(leading)
+    if not (weights if loss is None else loss).isfinite().all():
         raise ValueError("the models' logits are too far apart: the squares of their divergences leave fp32")
     expert = torch.where(weights.amax(0) == 0, -1, weights.argmax(0))
-    return SolvedWeights(weights.reshape(len(experts), *leading), loss.reshape(leading), expert.reshape(leading))
+    return SolvedWeights(weights.reshape(len(experts), *leading), loss, expert.reshape(leading))
 
 
 def make_grids(bounds: Bounds, step: float, experts: int, *, pooled: bool = False) -> Tensor:
@@ -148,15 +155,9 @@ def _grid(low: float, high: float, step: float) -> Tensor:
     return torch.tensor([low + step * k for k in range(candidates)], dtype=torch.float32)
 
 
-def _solve_rows(large: Tensor, base: Tensor, experts: Tensor, rule: Rule, search: Search) -> tuple[Tensor, Tensor]:
+def _solve_rows(large: Tensor, base: Tensor, experts: Tensor, rule: Rule, search: Search) -> Solved:
     """Weights ``[T, n]`` and loss ``[n]``."""
-    large, base, shift, masked = _without_masked(large.float(), base.float(), experts)
-    shares = None if search.selection.shares is None else search.selection.shares(large, base, shift)
-    directions = shift if shares is None else _pool(shift, shares)
-    weight, loss, ray = rule(Rays(large, base, directions, masked), search)
-    if shares is None:
-        shares = torch.arange(len(shift), device=large.device)[:, None] == ray
-    return torch.where(weight == 0, 0.0, weight * shares), loss
+    return rule(Rows(*_without_masked(large.float(), base.float(), experts)), search)
 
 
 def _without_masked(large: Tensor, base: Tensor, experts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -175,8 +176,3 @@ def _without_masked(large: Tensor, base: Tensor, experts: Tensor) -> tuple[Tenso
         raise ValueError("logits and their differences are numbers of fp32 or -inf, and some are NaN or infinite")
     masked = masked & ~masked.all(-1, keepdim=True)
     return large.masked_fill(masked, -torch.inf), base.masked_fill(masked, -torch.inf), shift, masked
-
-
-def _pool(shift: Tensor, shares: Tensor) -> Tensor:
-    """The direction of the pool, ``[1, n, V]``."""
-    return torch.einsum("tn,tnv->nv", shares, shift)[None] if len(shift) > 1 else shift

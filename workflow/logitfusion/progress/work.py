@@ -20,6 +20,7 @@ LOAD = 6.0  # imports, reading models
 TRAINED = 0.1  # a training sequence, forth and back
 READ = 0.05  # a sequence that is read once
 TOKEN = 0.015  # a generated token, of each model that takes part
+WAYS = 3  # to steer, that are compared by decoding: the large model alone, the best fixed weight, the best of all
 IMAGE = 0.02  # a view of an image through an encoder
 FIT = 1.0  # a few-shot head
 CLASSES, IMAGES = 15, 1000  # of a data set that is not unpacked yet
@@ -67,7 +68,11 @@ def _expert(run: RunConfig, wildcards: Wildcards) -> float:
 def _tune(run: RunConfig, wildcards: Wildcards) -> float:
     job = tune_job(run, wildcards["method"])
     read = sum(run.tasks[task].validation * _sizes(run, entry.models) for task, entry in job.tasks.items())
-    return 2 * LOAD + READ * read
+    decoded = 0.0
+    if job.tune.criterion == "metric":
+        whole = {"split": "validation", "shards": 1, "tasks": job.tasks}
+        decoded = WAYS * _generation(run, decode_job(run, wildcards["method"]).model_copy(update=whole))
+    return 2 * LOAD + READ * read + decoded
 
 
 def _sizes(run: RunConfig, models: Iterable[str]) -> float:

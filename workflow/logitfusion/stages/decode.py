@@ -32,6 +32,8 @@ def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[Res
     fusions = Fusions(arguments.models, job.loading, {task: entry.models for task, entry in job.tasks.items()})
     folders = {path.parent.name: path for path in arguments.documents}
     tuned = read_artefact(arguments.tuned)["chosen"] if arguments.tuned else {}
+    gate = arguments.gate or (arguments.tuned if job.options.rule == "gate" else None)
+    given = dict(job.options) | ({"gate": str(gate)} if gate else {})
     opened = {
         task: open_documents(
             folders[task],
@@ -45,7 +47,7 @@ def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[Res
     rate = Rate("all tasks", "documents", sum(map(len, mine.values())))
     for task, chosen in mine.items():
         if chosen:
-            options = read_options(FusionOptions, dict(job.options) | choice_for(task, tuned))
+            options = read_options(FusionOptions, given | choice_for(task, tuned))
             lm = FusedLMEval(
                 fusions.open(task, options),
                 batch_size=job.decoding.batch_size,
@@ -58,9 +60,9 @@ def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[Res
 
 
 def choice_for(task: str, tuned: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Trust, anchor and familiar, as chosen for a task, or for all tasks."""
-    chosen = tuned.get(task) or tuned.get("*") or {}
-    return {key: chosen[key] for key in ("trust", "anchor", "familiar") if key in chosen}
+    """Trust, anchor, fixed weights and familiar, as chosen for a task, or for all tasks."""
+    chosen = tuned.get(task, tuned.get("*", {}))
+    return {key: chosen[key] for key in ("trust", "anchor", "weights", "familiar") if key in chosen}
 
 
 def _record(lm: FusedLMEval, task: str, requests: list[Request]) -> list[Response]:
@@ -91,5 +93,6 @@ if __name__ == "__main__":
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="folders of all models, named by model")
     parser.add_argument("--shard", type=int, required=True)
     parser.add_argument("--tuned", type=Path, help="what the stage tune chose")
+    parser.add_argument("--gate", type=Path, help="the file of a gate")
     parser.add_argument("--output", type=Path, required=True)
     run_stage(main, parser, DecodeJob)

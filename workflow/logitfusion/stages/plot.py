@@ -68,7 +68,7 @@ def _draw_traces(arguments: argparse.Namespace, section: TracesReport) -> None:
 
 def _draw_tuning(arguments: argparse.Namespace, section: TuningReport) -> None:
     found = {path.stem: read_artefact(path) for path in arguments.input}
-    tunings = {name: _read_tuning(**found[name]) for name in section.methods}
+    tunings = {name: _read_tuning(found[name]["candidates"], found[name]["chosen"]) for name in section.methods}
     plot_tuning(tunings, arguments.output[0])
 
 

@@ -1,4 +1,4 @@
-"""Choose on validation examples how far a method trusts its solved weights."""
+"""Choose on validation examples how far a method trusts its solved weights, or fit its gate."""
 
 from __future__ import annotations
 
@@ -9,15 +9,25 @@ from typing import Any
 import numpy as np
 
 from logitfusion.artefact import write_artefact
+from logitfusion.config.gate import Gate
 from logitfusion.config.jobs.fusion import TuneJob
+from logitfusion.config.tasks import Split
 from logitfusion.fusion import FusedLM
+from logitfusion.fusion.gate.choice import fit_gate
+from logitfusion.fusion.gate.evidence import Evidence, collect
 from logitfusion.fusion.lm_eval import FusedLMEval
-from logitfusion.fusion.tuning import Candidate, as_rows, choose, tune
+from logitfusion.fusion.tuning import Candidate, as_rows, choose, make_ways, tune
+from logitfusion.fusion.ways import Way
+from logitfusion.fusion.ways import as_rows as rows_of_ways
+from logitfusion.fusion.ways import choose as choose_way
 from logitfusion.models.load import use_threads
 from logitfusion.progress.pace import Rate
 from logitfusion.stages._models import Fusions
 from logitfusion.stages._stage import logger, run_stage
+from logitfusion.stages._validation import Validation
 from logitfusion.tasks.documents import OpenedTask, open_documents
+
+SPLIT: Split = "validation"
 
 
 def main(arguments: argparse.Namespace, job: TuneJob) -> None:
@@ -25,26 +35,25 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     fusions = Fusions(arguments.models, job.loading, {task: entry.models for task, entry in job.tasks.items()})
     opened = _open_tasks(arguments.documents, job)
     rate = Rate("all tasks", "examples", sum(len(task.documents) for task in opened.values()))
-    candidates: dict[str, list[Candidate]] = {}
+    fits = job.options.rule == "gate"
+    options = job.options.model_copy(update={"gate": Gate.constant(1.0)}) if fits else job.options
+    found: dict[str, Any] = {}
     gaps: dict[str, list[float]] = {}
     for name, task in opened.items():
-        lm = fusions.open(name, job.options)
+        lm = fusions.open(name, options)
         examples = _make_examples(task, job, lm)
-        prompts = [prompt for prompt, _ in examples]
-        candidates[name] = tune(
-            lm,
-            prompts,
-            [completion for _, completion in examples],
-            trusts=job.tune.trusts,
-            anchors=job.tune.anchors,
-            stop=find_stops(task),
-            batch_size=job.batch_size,
-            on_batch=rate,
-        )
+        prompts, completions = [prompt for prompt, _ in examples], [completion for _, completion in examples]
+        given = {"stop": find_stops(task), "batch_size": job.batch_size, "on_batch": rate}
+        if fits:
+            found[name] = collect(lm, prompts, completions, **given)
+        else:
+            ways = {"trusts": job.tune.trusts, "anchors": job.tune.anchors}
+            found[name] = tune(lm, prompts, completions, **ways, **given)
         if job.tune.steered_share is not None:
             gaps[name] = lm.likelihood_gap(prompts, batch_size=job.batch_size)
-        logger.info("%s: %d examples, %d candidates", name, len(examples), len(candidates[name]))
-    write_artefact(arguments.output, _chosen(job, candidates, gaps))
+        logger.info("%s: %d examples", name, len(examples))
+    finish = _fit if fits else _choose
+    write_artefact(arguments.output, finish(job, Validation(opened, fusions, job), found, gaps))
 
 
 def _open_tasks(folders: list[Path], job: TuneJob) -> dict[str, OpenedTask]:
@@ -52,7 +61,7 @@ def _open_tasks(folders: list[Path], job: TuneJob) -> dict[str, OpenedTask]:
     return {
         task: open_documents(
             named[task],
-            split="validation",
+            split=SPLIT,
             num_fewshot=entry.num_fewshot,
             generation_kwargs=entry.generation_kwargs,
         )
@@ -82,18 +91,48 @@ def find_stops(task: OpenedTask) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _chosen(job: TuneJob, candidates: dict[str, list[Candidate]], gaps: dict[str, list[float]]) -> dict[str, Any]:
-    """The choice of each task, or of all (``*``) where they share one, and every candidate."""
-    chosen = {}
-    for group in job.groups:
-        best = choose([candidates[task] for task in group])
-        entry = as_rows([best])[0]
+def _choose(
+    job: TuneJob, validation: Validation, tried: dict[str, list[Candidate]], gaps: dict[str, list[float]]
+) -> dict[str, Any]:
+    """Trust and anchor of each task, or of all (``*``) where they share them, and every candidate."""
+    candidates = {task: as_rows(one) for task, one in tried.items()}
+    if job.tune.criterion == "likelihood":
+        chosen = [as_rows([choose([tried[task] for task in group])])[0] for group in job.groups]
+        return {"chosen": _by_group(job, chosen, gaps), "candidates": candidates}
+    ways = [make_ways({task: tried[task] for task in group}) for group in job.groups]
+    chosen, compared = _compare(job, validation, ways)
+    return {"chosen": _by_group(job, chosen, gaps), "candidates": candidates, "ways": compared}
+
+
+def _fit(
+    job: TuneJob, validation: Validation, evidence: dict[str, Evidence], gaps: dict[str, list[float]]
+) -> dict[str, Any]:
+    """The gate of all tasks, what is used on each, and what it was compared with."""
+    fitted = fit_gate(evidence, split=SPLIT, groups=job.groups, tune=job.tune)
+    chosen, compared = _compare(job, validation, fitted.ways)
+    return fitted.file.dump() | {"chosen": _by_group(job, chosen, gaps), "ways": compared}
+
+
+def _compare(
+    job: TuneJob, validation: Validation, ways: list[list[Way]]
+) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """The options that each group of tasks takes, and how all its ways do."""
+    if job.tune.criterion == "metric":
+        ways = [validation.measure(group, some) for group, some in zip(job.groups, ways, strict=True)]
+    named = {", ".join(group): rows_of_ways(some) for group, some in zip(job.groups, ways, strict=True)}
+    return [choose_way(some).options for some in ways], named
+
+
+def _by_group(job: TuneJob, chosen: list[dict[str, Any]], gaps: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """What was chosen, by task; and from which likelihood gap on its prompts are left to the large model."""
+    found = {}
+    for group, entry in zip(job.groups, chosen, strict=True):
         seen = [value for task in group for value in gaps.get(task, [])]
         if seen:
-            entry["familiar"] = float(np.quantile(seen, job.tune.steered_share))
-        chosen[group[0] if len(job.groups) > 1 else "*"] = entry
+            entry = entry | {"familiar": float(np.quantile(seen, job.tune.steered_share))}
+        found[group[0] if len(job.groups) > 1 else "*"] = entry
         logger.info("%s: %s", ", ".join(group), entry)
-    return {"chosen": chosen, "candidates": {task: as_rows(rows) for task, rows in candidates.items()}}
+    return found
 
 
 if __name__ == "__main__":

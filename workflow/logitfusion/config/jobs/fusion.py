@@ -17,7 +17,7 @@ from logitfusion.config.methods import (
 )
 from logitfusion.config.prompting import Prompting
 from logitfusion.config.run import RunConfig
-from logitfusion.config.section import BatchSize, Count, Listed, Section, Some, Whole
+from logitfusion.config.section import BatchSize, Count, Listed, Section, Seed, Some, Whole
 from logitfusion.config.tasks import Split
 
 
@@ -52,6 +52,8 @@ class TuneJob(Section):
     tune: Tune
     loading: Loading
     batch_size: BatchSize
+    seed: Seed
+    """Of the texts that are decoded; 0 where none are."""
     groups: Listed[Some[str]]
     """The tasks that share one choice."""
     tasks: dict[str, DecodedTask]
@@ -101,15 +103,17 @@ def tune_job(run: RunConfig, method: str) -> TuneJob:
     """A tuned method on the tasks that it is tuned on; the order of tasks changes nothing."""
     entry, prompting = run.fusion.methods[method], method_prompting(run, method)
     groups = sorted(map(sorted, tuning_groups(run, method)))
+    decodes = entry.tune.criterion == "metric"
     return TuneJob(
         options=entry.part(FusionOptions),
         prompting=prompting,
         tune=entry.tune,
         loading=run.fusion.part(Loading),
         batch_size=method_batch_size(run, method),
+        seed=run.fusion.seed if decodes else 0,
         groups=tuple(map(tuple, groups)),
         tasks={
-            task: decoded_task(run, task, method_models(run, method, task), prompting)
+            task: decoded_task(run, task, method_models(run, method, task), prompting, run.fusion if decodes else None)
             for group in groups
             for task in group
         },

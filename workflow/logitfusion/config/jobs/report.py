@@ -9,6 +9,7 @@ from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.methods import (
     expand,
+    fitted_methods,
     fixed_rival,
     method_tasks,
     seen_tasks,
@@ -88,8 +89,9 @@ def steered_methods(run: RunConfig, task: str) -> dict[str, tuple[str, ...]]:
 
 
 def tuning_report(run: RunConfig) -> TuningReport:
-    """The tuned methods."""
-    return TuningReport(methods=tuple(tuned_methods(run)))
+    """The methods whose trust and anchor are tuned."""
+    fitted = fitted_methods(run)
+    return TuningReport(methods=tuple(name for name in tuned_methods(run) if name not in fitted))
 
 
 def losses_report(run: RunConfig) -> LossesReport:

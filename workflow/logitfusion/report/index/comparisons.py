@@ -135,7 +135,11 @@ def _fusion(facts: Facts, rows: pd.DataFrame) -> Comparison:
 
 def _fusion_roles(run: RunConfig) -> dict[str, str]:
     steered = [(name, entry) for name, entry in run.fusion.methods.items() if isinstance(entry, SteeredMethod)]
-    solved = [(name, entry) for name, entry in steered if entry.weights == "dynamic" and entry.tune is None]
+    solved = [
+        (name, entry)
+        for name, entry in steered
+        if entry.weights == "dynamic" and entry.tune is None and entry.rule != "gate"
+    ]
     default = FusionOptions().selection
     roles = {}
     for name, entry in solved:

@@ -78,6 +78,8 @@ def _steering(run: Any, name: str) -> str:
     if isinstance(entry, SingleMethod):
         return f"{entry.model} alone"
     weights = "solved weights" if entry.weights == "dynamic" else f"weight {entry.weights}"
+    if entry.weights == "dynamic" and entry.rule == "gate":
+        return f"{listed(list(entry.experts))}: learned gate"
     if entry.tune is not None:
         weights = "fixed weight, tuned" if set(entry.tune.trusts) == {0.0} else f"{weights}, tuned trust"
     selection = f", {entry.selection}" if len(entry.experts) > 1 else ""

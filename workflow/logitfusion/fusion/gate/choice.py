@@ -1,0 +1,105 @@
+"""Fitting a gate on validation data, beside the simpler ways to steer that it has to be better than."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from logitfusion.config.fusion import Tune
+from logitfusion.config.gate import Gate
+from logitfusion.config.tasks import Split
+from logitfusion.errors import UserError
+from logitfusion.fusion.gate.evidence import Evidence
+from logitfusion.fusion.gate.file import Fitted, GateFile
+from logitfusion.fusion.gate.fit import fit, judge
+from logitfusion.fusion.ways import FOLDS, Way, best_way, compare, fold_of, mean
+
+
+@dataclass(frozen=True)
+class FittedGate:
+    """A gate, and what it is compared with.
+
+    Attributes:
+        file: the gate that was fitted on all answers of all tasks.
+        ways: of each group of tasks, from the simplest on: the large model alone, the best fixed weight, the gate. See
+            ``ways.choose``.
+    """
+
+    file: GateFile
+    ways: list[list[Way]]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What was chosen without each fold, and the log-likelihood of each answer by what was chosen without it."""
+
+    gates: list[Gate]
+    likelihoods: dict[str, Tensor]
+
+
+def fit_gate(
+    tasks: Mapping[str, Evidence],
+    *,
+    split: Split = "validation",
+    groups: Sequence[Sequence[str]] | None = None,
+    tune: Tune | None = None,
+) -> FittedGate:
+    """Fit a gate on the right answers of some tasks, and judge it on answers that it was not fitted on.
+
+    The ridge is the greatest that is not clearly worse than the best, by cross-validation over all tasks.
+
+    Args:
+        tasks: evidence of each.
+        split: that the answers are of.
+        groups: tasks that share one choice among the ways to steer; by default all do.
+        tune: its ridges are the candidates, and its anchors those of the fixed weight.
+
+    Raises:
+        UserError: the answers are those of the test split, or too few.
+    """
+    if split == "test":
+        raise UserError(
+            "A gate is fitted on validation examples: what is fitted on the test split can't be tested on it."
+        )
+    if not tasks:
+        raise UserError("Fitting a gate needs the evidence of at least one task.")
+    if few := next((name for name, task in tasks.items() if task.answers < FOLDS), None):
+        raise UserError(f"Fitting a gate needs at least {FOLDS} validation examples of a task, and {few!r} has fewer.")
+    tune = tune or Tune()
+    held = {ridge: _hold_out(tasks, ridge) for ridge in sorted(tune.ridges, reverse=True)}
+    best = max(held.values(), key=lambda one: mean(one.likelihoods))
+    ridge = next(ridge for ridge, one in held.items() if not compare(best.likelihoods, one.likelihoods).clear)
+    gate = fit(list(tasks.values()), ridge)
+    fitted = Fitted(answers={name: task.answers for name, task in tasks.items()}, ridge=ridge)
+    groups = [list(tasks)] if groups is None else groups
+    ways = [_ways({name: tasks[name] for name in group}, tune.anchors, held[ridge]) for group in groups]
+    return FittedGate(GateFile(gate=gate, fitted=fitted), ways)
+
+
+def _ways(tasks: Mapping[str, Evidence], weights: Sequence[float], gate: _Held) -> list[Way]:
+    """The ways to steer one group of tasks."""
+
+    def try_out(some: Sequence[float]) -> dict[str, Tensor]:
+        return {name: torch.stack([judge(Gate.constant(w), task) for w in some]) for name, task in tasks.items()}
+
+    return [
+        best_way("large", try_out([0.0]), [{"weights": 0.0}]),
+        best_way("fixed", try_out(weights), [{"weights": weight} for weight in weights]),
+        Way("gate", {}, [{"gate": one} for one in gate.gates], {name: gate.likelihoods[name] for name in tasks}),
+    ]
+
+
+def _hold_out(tasks: Mapping[str, Evidence], ridge: float) -> _Held:
+    """Gates that were fitted without each fold."""
+    folds = {name: fold_of(task.answers) for name, task in tasks.items()}
+    found = {name: torch.zeros(task.answers, dtype=torch.float64) for name, task in tasks.items()}
+    gates = []
+    for fold in range(FOLDS):
+        gates.append(fit([task.select(folds[name] != fold) for name, task in tasks.items()], ridge))
+        for name, task in tasks.items():
+            mine = folds[name] == fold
+            found[name][mine] = judge(gates[-1], task.select(mine))
+    return _Held(gates, found)

@@ -1,0 +1,45 @@
+"""The file of a gate: readable JSON with a digest, the same for all models, tasks and experts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from logitfusion.artefact import parse_artefact, read_artefact, write_artefact
+from logitfusion.config.gate import Gate
+from logitfusion.config.section import Count, NonNegative, Section
+
+VERSION = 1
+
+
+class Fitted(Section):
+    """How a gate came about."""
+
+    answers: dict[str, Count]
+    """Validation examples, by task."""
+    ridge: NonNegative
+    """That was chosen by cross-validation."""
+
+
+class GateFile(Section):
+    """What the file of a gate holds; what else is in it is for readers."""
+
+    version: Literal[1] = VERSION
+    gate: Gate
+    fitted: Fitted
+
+
+def write_gate(path: str | Path, gate: Gate, fitted: Fitted) -> None:
+    """Write a gate."""
+    write_artefact(path, GateFile(gate=gate, fitted=fitted).dump())
+
+
+def read_gate(path: str | Path) -> Gate:
+    """The gate of a file that ``write_gate`` or the workflow's stage ``tune`` wrote.
+
+    Raises:
+        UserError: it is missing, damaged, of another version, or holds no gate.
+    """
+    value = read_artefact(path, mend="fit the gate again")
+    held = {name: value[name] for name in GateFile.model_fields if name in value}
+    return parse_artefact(path, GateFile, held).gate
