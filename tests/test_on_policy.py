@@ -173,7 +173,8 @@ def test_who_can_not_judge_them_is_refused(folders: dict[str, Path], tmp_path: P
     [
         ({"on_policy": 0.5}, {}, "there are none"),
         ({"uld": 0.5, "teachers": ["cached"], "on_policy": 0.5}, {}, "needs teachers that read online"),
-        ({"uld": 0.5, "teachers": ["live"], "on_policy": 0.5}, {"processes": 2, "sharded": True}, "a whole student"),
+        ({"uld": 0.5, "teachers": ["live"], "on_policy": 0.5}, {"processes": 2, "sharded": True}, "whole students"),
+        ({"uld": 0.5, "teachers": ["live"], "on_policy": 0.5}, {"packing": 512}, "texts apart"),
     ],
 )
 def test_configs_that_can_not_be_are_refused(method: dict[str, Any], training: dict[str, Any], words: str) -> None:

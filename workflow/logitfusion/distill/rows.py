@@ -141,7 +141,7 @@ class PairedTexts(Dataset):
         UserError: there are none.
     """
 
-    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, rows: PairedRows) -> None:
         if not len(rows):
             raise UserError("No text has a response that could be learned; give others, or raise max_tokens.")
         self.rows = rows
@@ -161,12 +161,12 @@ class PairedTexts(Dataset):
     @property
     def paired(self) -> bool:
         """Whether teachers have the texts, too."""
-        return bool(self.rows and self.rows[0]["numbers"])
+        return bool(self.rows[0]["numbers"])
 
     @cached_property
     def tokens(self) -> int:
         """Labels of all texts."""
-        return sum(map(_count_labels, self.rows))
+        return sum(map(_count_labels, self.rows.unpaired()))
 
 
 class FilledUp(Sampler[int]):

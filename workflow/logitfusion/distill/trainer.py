@@ -141,7 +141,7 @@ class DistillationTrainer(StepTrainer):
         self.train_dataset = paired.pop("train_dataset", None)
         self.eval_dataset = paired if several else paired.get("eval_dataset")
 
-    def _encode(self, texts: Sequence[Text]) -> list[EncodedText]:
+    def _encode(self, texts: Sequence[Text]) -> Sequence[EncodedText]:
         form, limit = self.args.format, self.args.max_tokens
         return encode_texts(self.processing_class, texts, template=form.template, system=form.system, max_tokens=limit)
 
