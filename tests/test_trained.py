@@ -349,7 +349,7 @@ def test_a_student_is_an_adapter_and_may_begin_as_one(run: Run, tmp_path: Path) 
     chain = [run.base]
     for name in ("sft.0", "further.0"):
         output = run.folder / "distill/students" / name
-        read = dict.fromkeys(("caches", "teachers", "tokenizers", "validation", "documents"), [])
+        read = {key: [] for key in ("caches", "teachers", "tokenizers", "validation", "documents")}
         read |= {"base": [*reversed(chain)], "text": [examples]}
         arguments = make_arguments(run, output, seed=0, **read)
         student.main(arguments, job)
