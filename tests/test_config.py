@@ -753,6 +753,7 @@ def test_what_is_wrong_inside_a_file_names_the_file_and_the_key(tmp_path: Path) 
         ("distill/methods/gld/weights", [1.0], "combine: weighted"),
         ("distill/methods/both/weights", [1.0], "2 teachers and 1 weights"),
         ("distill/baseline", "stf", "did you mean 'sft'"),
+        ("distill/training/evaluate", ["sms"], "did you mean 'sums'"),
         ("tasks/lines/train", 0, "train size is 0"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from logitfusion.config.objective import Combine, Divergence, Nodes, Objective, Signal
+from logitfusion.config.objective import Combine, Divergence, Nodes, Normalisation, Objective, Signal
 from logitfusion.distill import Teacher, distill_loss, gld_loss, uld_loss
 
 FIELDS = Objective.model_fields
@@ -34,7 +34,8 @@ def test_defaults_are_those_of_the_objective(loss: Callable[..., Any]) -> None:
 def test_the_objective_is_a_plain_loss_by_default() -> None:
     assert Objective().dump() == {
         "uld": 0.0, "gld": 0.0, "k": 10, "nodes": "vocab", "signal": "prob", "combine": "sum", "weights": None,
-        "alignment": "bytes", "kl": 0.0, "divergence": "forward", "temperature": 1.0,
+        "alignment": "bytes", "kl": 0.0, "divergence": "forward", "temperature": 1.0, "hybrid": 0.0,
+        "shared_weight": None, "normalisation": "labels", "on_policy": 0.0, "new_tokens": 128,
     }  # fmt: skip
 
 
@@ -43,7 +44,14 @@ def test_every_field_has_a_meaning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "known"), [("nodes", Nodes), ("signal", Signal), ("combine", Combine), ("divergence", Divergence)]
+    ("name", "known"),
+    [
+        ("nodes", Nodes),
+        ("signal", Signal),
+        ("combine", Combine),
+        ("divergence", Divergence),
+        ("normalisation", Normalisation),
+    ],
 )
 def test_losses_and_objective_know_the_same_names(name: str, known: Any) -> None:
     logits, labels = torch.zeros(1, 3, 12), torch.zeros(1, 3, dtype=torch.int64)

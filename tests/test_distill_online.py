@@ -25,11 +25,11 @@ from logitfusion.distill.objective import DistillLoss
 from logitfusion.distill.offline import SOURCE, cache_teacher
 from logitfusion.distill.rows import DistillationCollator, pair_texts
 from logitfusion.distill.shard import TeacherText
-from logitfusion.distill.shared import Vocabulary
 from logitfusion.distill.sources import CachedSource, OnlineSource, Source
 from logitfusion.distill.step import PARTS, objective_loss, read_teachers
 from logitfusion.distill.teacher import read_teacher
 from logitfusion.distill.training import distill
+from logitfusion.distill.vocabulary import Vocabulary
 from logitfusion.errors import UserError
 from logitfusion.models.identity import hash_vocabulary
 from logitfusion.models.load import load_model, load_tokenizer

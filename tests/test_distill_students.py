@@ -20,9 +20,10 @@ from torch import Tensor
 
 from logitfusion import cli
 from logitfusion.config.distill import StudentTraining
-from logitfusion.config.jobs.distill import StudentJob
+from logitfusion.config.jobs.distill import Answering, MeasuredTask, StudentJob
 from logitfusion.config.models import RandomModel
 from logitfusion.config.objective import Objective
+from logitfusion.config.prompting import Prompting
 from logitfusion.config.tasks import HarnessTask
 from logitfusion.distill.cache import find_shards
 from logitfusion.distill.encoding import encode_text
@@ -93,6 +94,16 @@ def measured(made: Path) -> list[str]:
     return ["--evaluate", str(made / "held_out.jsonl"), "toy_choice", "--eval-steps", "3", *spelled(task)]
 
 
+def write_validation(made: Path, folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The documents of that task, as the workflow's stage writes them, and their right answers."""
+    task = HarnessTask(harness="toy_choice", include_path=str(made / "tasks"), training_split="test", validation=7)
+    with TemporaryDirectory() as scratch:
+        folders, loaded = read_task(task, shots=True, scratch=Path(scratch))
+        cut = cut_task(task, loaded, "toy_choice")
+        write_documents(folder / "documents", "toy_choice", folders, loaded, cut, shots=True)
+        return folder / "documents", list(make_texts(cut.validation))
+
+
 @pytest.fixture(scope="module")
 def trained(made: Path) -> Path:
     assert cli.main(call(made, made / "trained", *measured(made))) == 0
@@ -107,17 +118,24 @@ def test_the_student_is_the_workflows(made: Path, trained: Path, tmp_path: Path)
     shard.parent.mkdir()
     shard.write_bytes(find_shards(made / "cache")[0].read_bytes())
     method = {"teachers": ["stranger"], "uld": 0.3, "gld": 0.2, "k": 6}
-    job = StudentJob(method=method, training=StudentTraining(**RECIPE), texts=None)
+    training = StudentTraining(**RECIPE, evaluate=("toy_choice",), eval_steps=3)
+    tasks = {"toy_choice": MeasuredTask(num_fewshot=None, generation_kwargs={}, metric=None)}
+    answering = Answering(prompting=Prompting(), batch_size=32, tasks=tasks)
+    job = StudentJob(method=method, training=training, texts=None, answering=answering)
+    documents, answers = write_validation(made, tmp_path / "toy_choice")
+    write_jsonl(tmp_path / "validation.jsonl", answers)
     arguments = Namespace(
-        name="test", seed=0, base=[made / "student"], text=[texts], validation=[], documents=[], caches=[shard],
+        name="test", seed=0, base=[made / "student"], text=[texts], validation=[tmp_path / "validation.jsonl"],
+        documents=[documents], caches=[shard],
         teachers=[], tokenizers=[], checkpoints=tmp_path / "checkpoints", output=tmp_path / "stage",
     )  # fmt: skip
     student.main(arguments, job)
-    asked = call(made, tmp_path / "command")
+    asked = call(made, tmp_path / "command", *[word for word in measured(made) if not word.endswith(".jsonl")])
     place = asked.index("--teacher")
     assert cli.main(asked[:place] + asked[place + 2 :]) == 0
     assert_same(tmp_path / "command", tmp_path / "stage", rtol=0, atol=0)
-    assert (tmp_path / "command/curve.csv").read_text() == (tmp_path / "stage/curve.csv").read_text()
+    for table in ("curve.csv", "evaluations.csv"):
+        assert (tmp_path / "command" / table).read_text() == (tmp_path / "stage" / table).read_text()
     with pytest.raises(AssertionError):
         assert_same(trained, tmp_path / "stage")  # the other teacher counts
 
@@ -251,22 +269,17 @@ def loss_of(folder: Path, rows: list[dict[str, str]]) -> float:
     return torch.stack(losses).mean().item()
 
 
-def test_evaluations_are_of_the_student_as_it_is_then(made: Path, trained: Path) -> None:
+def test_evaluations_are_of_the_student_as_it_is_then(made: Path, trained: Path, tmp_path: Path) -> None:
     """The last one of the written student, read anew: its loss, and the harness's own number."""
     first, last = read_rows(trained / "evaluations.csv")
     assert (first["step"], last["step"]) == (3, 4)
     assert first["loss"] > last["loss"]
-    tasks = HarnessTask(harness="toy_choice", include_path=str(made / "tasks"), training_split="test", validation=7)
-    with TemporaryDirectory() as scratch:
-        folders, loaded = read_task(tasks, shots=True, scratch=Path(scratch))
-        cut = cut_task(tasks, loaded, "toy_choice")
-        write_documents(Path(scratch) / "documents", "toy_choice", folders, loaded, cut, shots=True)
-        opened = open_documents(Path(scratch) / "documents", split="validation")
-        lm = FusedLMEval(FusedLM.from_folders(trained), batch_size=4)
-        found = lm_eval.evaluate(lm, opened.loaded)["results"]["toy_choice"]["acc,none"]
-        answers = [{"prompt": row["prompt"], "response": row["completion"]} for row in make_texts(cut.validation)]
+    documents, rows = write_validation(made, tmp_path)
+    lm = FusedLMEval(FusedLM.from_folders(trained), batch_size=4)
+    found = lm_eval.evaluate(lm, open_documents(documents, split="validation").loaded)["results"]["toy_choice"]
+    answers = [{"prompt": row["prompt"], "response": row["completion"]} for row in rows]
     assert len(answers) == 7
-    assert last["toy_choice"] == last["metric"] == pytest.approx(found)
+    assert last["toy_choice"] == last["metric"] == pytest.approx(found["acc,none"])
     assert last["sft"] == pytest.approx(loss_of(trained, [*ROWS[12:], *answers]), rel=1e-5)
 
 

@@ -56,7 +56,7 @@ def set_up(
         texts = encode_texts(tokenizer, TEXTS, template=form.template)
         sources[name] = OnlineSource(load_model(folders[name], device=CPU), tokenizer, texts, objective, form)
     form, tokenizer = forms.get("student", TextFormat()), tokenizer_of(folders["student"])
-    rows = pair_texts(encode_texts(tokenizer, TEXTS, template=form.template), sources, objective.alignment)
+    rows = list(pair_texts(encode_texts(tokenizer, TEXTS, template=form.template), sources, objective.alignment))
     collator = DistillationCollator(tokenizer.pad_token_id, list(sources.values()))
     return OwnAnswers(objective, ExampleEncoder(tokenizer, form), collator, seed=3), rows
 
@@ -173,7 +173,8 @@ def test_who_can_not_judge_them_is_refused(folders: dict[str, Path], tmp_path: P
     [
         ({"on_policy": 0.5}, {}, "there are none"),
         ({"uld": 0.5, "teachers": ["cached"], "on_policy": 0.5}, {}, "needs teachers that read online"),
-        ({"uld": 0.5, "teachers": ["live"], "on_policy": 0.5}, {"processes": 2, "sharded": True}, "a whole student"),
+        ({"uld": 0.5, "teachers": ["live"], "on_policy": 0.5}, {"processes": 2, "sharded": True}, "whole students"),
+        ({"uld": 0.5, "teachers": ["live"], "on_policy": 0.5}, {"packing": 512}, "texts apart"),
     ],
 )
 def test_configs_that_can_not_be_are_refused(method: dict[str, Any], training: dict[str, Any], words: str) -> None:

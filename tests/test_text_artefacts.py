@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from flips import refuses_every_flip
 from harness_tasks import write_tasks
-from logitfusion.stages._trained import write_trained
 from made_records import record as made_record
 from peft import PeftModel
 from recorded import store
@@ -36,6 +35,7 @@ from logitfusion.stages._splits import record_splits
 from logitfusion.stages._texts import read_rows as read_texts
 from logitfusion.tasks.documents import open_documents
 from logitfusion.tasks.hub_rows import FetchedTexts
+from logitfusion.training.folder import write_trained
 
 Read = Callable[[], Any]
 

@@ -123,11 +123,10 @@ class Distill(Prompting, Loading):
                 facts = {"key": f"methods.{name}.on_policy", "teacher": cached[0]}
                 words = "needs teachers that read online; set distill.teachers.{teacher}.online: true"
                 raise PydanticCustomError("cross", words, facts)
-            if method.on_policy and self.training.sharded:
+            if method.on_policy and (self.training.sharded or self.training.packing is not None):
                 facts = {"key": f"methods.{name}.on_policy"}
-                raise PydanticCustomError(
-                    "cross", "needs a whole student, and distill.training.sharded parts it", facts
-                )
+                words = "needs whole students and texts apart; leave sharded and packing out of distill.training"
+                raise PydanticCustomError("cross", words, facts)
             if cached and method.k > self.cache.k:
                 facts = {"key": f"methods.{name}.k", "k": method.k, "kept": self.cache.k}
                 raise PydanticCustomError("cross", "is {k}, and the cache keeps {kept}; raise distill.cache.k", facts)

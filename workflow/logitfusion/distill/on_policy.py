@@ -28,6 +28,8 @@ from logitfusion.models.examples import ExampleEncoder
 from logitfusion.models.forward import evaluating
 from logitfusion.models.padding import left_pad
 
+PACKED = "Texts that are packed in rows can't be answered; leave packing out, or on_policy at 0."
+
 
 class OwnAnswers:
     """Rewrites batches of a training.
@@ -61,7 +63,7 @@ class OwnAnswers:
             UserError: several texts are packed in a row.
         """
         if any(len(columns["counts"]) != len(batch["input_ids"]) for columns in batch["teachers"]):
-            raise UserError("Texts that are packed in rows can't be answered; leave packing out, or on_policy at 0.")
+            raise UserError(PACKED)
         prompts, learned = _prompts(batch), (batch["labels"] != IGNORED).any(1).tolist()
         texts = []
         with evaluating(model), _seeded(hash((self.seed, *place)) % 2**63):

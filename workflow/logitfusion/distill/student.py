@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 def train_student(
     base: Path,
-    texts: Sequence[Text],
+    texts: Iterable[Text],
     teachers: Mapping[str, Source],
     objective: Objective,
     training: StudentTraining,
     *,
-    held_out: Sequence[Text] = (),
+    held_out: Iterable[Text] = (),
     measure: Measure | None = None,
     seed: int,
     name: str,
@@ -48,7 +48,7 @@ def train_student(
 
     Args:
         base: the untrained student's folder.
-        texts: that it learns.
+        texts: that it learns; read once, one after the other.
         teachers: name -> its predictions of them; none for plain fine-tuning.
         held_out: texts that it is measured on meanwhile, as ``training`` says.
         measure: metrics of the student meanwhile.

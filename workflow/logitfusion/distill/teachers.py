@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from logitfusion.config.objective import TERMS, Objective
 from logitfusion.distill.arguments import DistillationConfig
 from logitfusion.distill.cache import TeacherCache, find_shards
 from logitfusion.distill.encoding import EncodedText, encode_texts
-from logitfusion.distill.shared import Vocabulary
 from logitfusion.distill.sources import CachedSource, OnlineSource, Source
+from logitfusion.distill.vocabulary import Vocabulary
 from logitfusion.errors import UserError
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import count_vocabulary
@@ -21,6 +22,8 @@ from logitfusion.models.checkpoint import is_adapter
 from logitfusion.models.examples import Text
 from logitfusion.models.forward import check_texts
 from logitfusion.models.load import load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 Named = Source | TeacherCache | str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -68,7 +71,9 @@ def share_vocabularies(
     if objective.hybrid:
         own = Vocabulary.of(tokenizer, count_vocabulary(student), texts)
         for teacher, source in teachers.items():
-            source.share(teacher, own)
+            shared = source.share(teacher, own)
+            counts = len(shared.student), len(shared.places)
+            logger.info("teacher %s: %d of its %d tokens are the student's as well", teacher, *counts)
 
 
 def open_teacher(

@@ -15,11 +15,12 @@ from logitfusion.config.prompting import TextFormat
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.distill.arguments import DistillationConfig, own_settings
 from logitfusion.distill.encoding import EncodedText
-from logitfusion.distill.on_policy import own_answers
+from logitfusion.distill.on_policy import PACKED, own_answers
 from logitfusion.distill.rows import DistillationCollator, PairedTexts, pair_held_out, pair_texts
 from logitfusion.distill.sources import Source
 from logitfusion.distill.teachers import check_teachers, share_vocabularies
 from logitfusion.distill.trainer import DistillationTrainer, Measure
+from logitfusion.errors import UserError
 from logitfusion.models.examples import ExampleEncoder
 from logitfusion.training.loop import train, trainer_arguments
 from logitfusion.training.packing import make_batches
@@ -59,6 +60,8 @@ def distill(
     Raises:
         UserError: a teacher of other texts, or with too few entries a position; a k that the student can't fill.
     """
+    if objective.on_policy and recipe.packing is not None:
+        raise UserError(f"{name}: {PACKED}")
     check_teachers(teachers, objective, student, tokenizer, name)
     share_vocabularies(teachers, objective, student, tokenizer, texts)
     rows = pair_texts(texts, teachers, objective.alignment)

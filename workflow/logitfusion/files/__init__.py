@@ -3,7 +3,7 @@
 from logitfusion.files.disk import find_disk_error, is_used_up
 from logitfusion.files.outputs import check_outputs
 from logitfusion.files.partials import remove
-from logitfusion.files.reading import name_output, read_json, read_jsonl, sha256
+from logitfusion.files.reading import name_output, read_json, read_jsonl, sha256, stream_jsonl
 from logitfusion.files.writing import whole, write_json, write_jsonl, write_text
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "read_jsonl",
     "remove",
     "sha256",
+    "stream_jsonl",
     "whole",
     "write_json",
     "write_jsonl",

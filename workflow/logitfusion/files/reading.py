@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from logitfusion.formats.json import read_json
 from logitfusion.formats.jsonl import read_rows
 from logitfusion.formats.text import open_file
 
-__all__ = ["name_output", "read_json", "read_jsonl", "sha256"]
+__all__ = ["name_output", "read_json", "read_jsonl", "sha256", "stream_jsonl"]
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
@@ -20,7 +21,12 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         UserError: a file that is missing or broken, or a line that is no object, by its number.
     """
-    return [_check_object(row, f"{path}, line {number},") for number, row in read_rows(path)]
+    return list(stream_jsonl(path))
+
+
+def stream_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """``read_jsonl``, one after the other."""
+    return (_check_object(row, f"{path}, line {number},") for number, row in read_rows(path))
 
 
 def _check_object(row: Any, place: str) -> dict[str, Any]:

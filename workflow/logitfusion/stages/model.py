@@ -28,7 +28,7 @@ from logitfusion.models.precision import written_dtype
 from logitfusion.models.reference import describe_recorded
 from logitfusion.provenance import fingerprint, record
 from logitfusion.stages._stage import logger, run_stage
-from logitfusion.stages._texts import read_texts
+from logitfusion.stages._texts import SplitTexts
 from logitfusion.training import heal
 from logitfusion.training.batches import is_main_process
 from logitfusion.training.curve import write_curve
@@ -72,7 +72,7 @@ def _prune_and_heal(arguments: argparse.Namespace, entry: PrunedModel) -> tuple[
         return model, []
     tokenizer = load_tokenizer(arguments.source)
     examples = ExampleEncoder(tokenizer, entry.heal.part(TextFormat))
-    texts = list(map(examples.write, read_texts(arguments.text)))
+    texts = list(map(examples.write, SplitTexts(arguments.text)))
     return heal.heal(
         choose_attention(model, arguments.source, entry.heal),
         load_model(arguments.source, device=own_device(), attention=entry.heal.attention),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +19,14 @@ from logitfusion.distill.student import train_student
 from logitfusion.models.examples import Text
 from logitfusion.provenance import fingerprint
 from logitfusion.stages._stage import run_stage
-from logitfusion.stages._texts import read_texts
+from logitfusion.stages._texts import SplitTexts
 
 if TYPE_CHECKING:
     from logitfusion.evaluate.measured import Measure
 
 
 def main(arguments: argparse.Namespace, job: StudentJob) -> None:
-    texts, held_out = read_texts(arguments.text, job.texts), read_texts(arguments.validation)
+    texts, held_out = SplitTexts(arguments.text, job.texts), SplitTexts(arguments.validation)
     decided_by = job.dump(exclude={"training": PLACEMENT}) | {"seed": arguments.seed}
     base, *_ = arguments.base
     read = [*arguments.base, *arguments.text, *arguments.validation, *arguments.caches, *arguments.teachers]
@@ -61,7 +63,7 @@ def _measure(arguments: argparse.Namespace, answering: Answering | None, base: P
 
 
 def _open_teacher(
-    name: str, arguments: argparse.Namespace, job: StudentJob, texts: list[Text], held_out: list[Text]
+    name: str, arguments: argparse.Namespace, job: StudentJob, texts: Iterable[Text], held_out: Iterable[Text]
 ) -> Source:
     """A teacher that reads online, or its cache, whose files are ``.../<teacher>/<shard>.safetensors``."""
     if name not in job.online:
@@ -71,8 +73,8 @@ def _open_teacher(
     entry = job.online[name]
     folder = next(path for path in arguments.teachers if path.name == entry.model)
     return open_online(
-        name, folder, texts + held_out, job.method, text_format=entry.part(TextFormat), max_tokens=entry.max_tokens,
-        dtype=PRECISIONS[entry.precision],
+        name, folder, chain(texts, held_out), job.method, text_format=entry.part(TextFormat),
+        max_tokens=entry.max_tokens, dtype=PRECISIONS[entry.precision],
     )  # fmt: skip
 
 

@@ -18,23 +18,23 @@ from logitfusion.progress.pace import Rate
 from logitfusion.shards import shard_range
 from logitfusion.stages._models import Models
 from logitfusion.stages._stage import logger, run_stage
-from logitfusion.stages._texts import read_texts
+from logitfusion.stages._texts import SplitTexts
 
 
 def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
     use_threads()
-    texts = read_texts(arguments.text, job.texts)
+    texts = SplitTexts(arguments.text, job.texts)
     folder, *_ = arguments.model
     tokenizer = load_tokenizer(folder)
     encoded = encode_texts(tokenizer, texts, template=job.template, system=job.system, max_tokens=job.max_tokens)
     model = (
         Models({arguments.teacher: folder}, Loading(dtype=PRECISIONS[job.precision])).open([arguments.teacher]).large
     )
-    check_texts(model, [text.ids for text in encoded], f"teacher {arguments.teacher!r}", "the cache's max_tokens")
+    check_texts(model, (text.ids for text in encoded), f"teacher {arguments.teacher!r}", "the cache's max_tokens")
     for finished in arguments.checkpoints.glob("*.safetensors"):
         remove(finished)  # an earlier job was killed between writing it and handing it over
-    mine = [encoded[number] for number in shard_range(len(texts), arguments.shard, job.shards)]
-    rate = Rate(arguments.teacher, "response tokens", sum(len(text.labels) for text in mine))
+    mine = shard_range(len(encoded), arguments.shard, job.shards)
+    rate = Rate(arguments.teacher, "response tokens", int(encoded.labels[mine.start : mine.stop].sum()))
     (path,) = cache_teacher(
         model,
         encoded,

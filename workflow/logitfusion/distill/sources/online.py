@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from logitfusion.config.prompting import TextFormat
 from logitfusion.distill.encoding import encode_texts
 from logitfusion.distill.objective import CachedTeacher, Teacher
 from logitfusion.distill.predictions import IGNORED, Predictions
-from logitfusion.distill.shared import SharedTokens, Vocabulary, share_tokens
+from logitfusion.distill.shared import SharedTokens
 from logitfusion.distill.sources.matching import check_vocabulary, match_digests
 from logitfusion.distill.teacher import check_k, lay_out, read_logits, summarise, try_reading
 from logitfusion.distill.texts import EncodedText, text_digests
+from logitfusion.distill.vocabulary import Vocabulary, share_tokens
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.models.device_maps import input_device
@@ -33,7 +34,7 @@ from logitfusion.training.weights import own_device
 def open_online(
     name: str,
     folder: str | Path,
-    texts: Sequence[Text],
+    texts: Iterable[Text],
     objective: Objective,
     *,
     text_format: TextFormat | None = None,
@@ -46,7 +47,7 @@ def open_online(
     Args:
         name: for messages.
         folder: of a model, or of an adapter beside its base.
-        texts: all that the student learns.
+        texts: all that the student learns; read once.
         objective: of the training.
         text_format, arguments: how the teacher reads a text, see ``encode_texts``; plain by default.
         max_tokens: longer texts are cut.
@@ -59,7 +60,7 @@ def open_online(
     options = {"template": form.template, "system": form.system, "arguments": arguments, "max_tokens": max_tokens}
     encoded = encode_texts(tokenizer, texts, **options)
     model = load_expert(folder, device=own_device(), dtype=dtype)
-    check_texts(model, [text.ids for text in encoded], f"teacher {name!r}", "its max_tokens")
+    check_texts(model, (text.ids for text in encoded), f"teacher {name!r}", "its max_tokens")
     return OnlineSource(model, tokenizer, encoded, objective, form, arguments)
 
 
@@ -102,10 +103,11 @@ class OnlineSource:
         check_k(self.model, objective.k)
         check_vocabulary(name, hash_vocabulary(self.tokenizer), objective, tokenizer)
 
-    def share(self, name: str, student: Vocabulary) -> None:
+    def share(self, name: str, student: Vocabulary) -> SharedTokens:
         """See ``Source``."""
         own = Vocabulary.of(self.tokenizer, count_vocabulary(self.model), self.texts)
         self.shared = share_tokens(student, own)
+        return self.shared
 
     def match(self, name: str, texts: Sequence[EncodedText]) -> Sequence[int]:
         """See ``Source``."""

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from logitfusion.distill.encoding import encode_text, spell_tokens
-from logitfusion.distill.shared import SharedTokens, Vocabulary, share_tokens
+from logitfusion.distill.shared import SharedTokens
+from logitfusion.distill.vocabulary import Vocabulary, share_tokens
 from logitfusion.models.tiny import tiny_tokenizer
 
 BYTES, PAIRS = tiny_tokenizer(), tiny_tokenizer(pairs=True)
