@@ -35,7 +35,7 @@ def test_the_objective_is_a_plain_loss_by_default() -> None:
     assert Objective().dump() == {
         "uld": 0.0, "gld": 0.0, "k": 10, "nodes": "vocab", "signal": "prob", "combine": "sum", "weights": None,
         "alignment": "bytes", "kl": 0.0, "divergence": "forward", "temperature": 1.0, "hybrid": 0.0,
-        "shared_weight": None, "normalisation": "labels",
+        "shared_weight": None, "normalisation": "labels", "on_policy": 0.0, "new_tokens": 128,
     }  # fmt: skip
 
 

@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import pad
 
 from logitfusion.distill import uld_loss
+from logitfusion.distill.sorted_l1 import SortedL1OfRows
 
 SMALL = settings(max_examples=20, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10**6)
@@ -30,7 +32,7 @@ def by_sorting(student: Tensor, teacher: Tensor) -> Tensor:
     """The definition, by autograd through torch's sort; the mean over orders where tokens are equal is not in it."""
     sides = [part.softmax(-1).sort(dim=-1, descending=True).values for part in (student, teacher)]
     size = max(part.shape[-1] for part in sides)
-    ours, theirs = (torch.nn.functional.pad(part, (0, size - part.shape[-1])) for part in sides)
+    ours, theirs = (pad(part, (0, size - part.shape[-1])) for part in sides)
     return (ours - theirs).abs().sum()
 
 
@@ -66,6 +68,21 @@ def test_a_vocabulary_of_thousands_has_the_gradient_of_the_definition(
     # Where the curves meet to rounding, either side is right.
     rounding = 1e-4 if dtype == torch.float32 else 1e-9
     assert (found.double() - expected).abs().sum() <= rounding * max(expected.abs().sum(), 0.1)
+
+
+@SMALL
+@given(seed=SEEDS, widths=st.tuples(st.integers(0, 40), st.integers(0, 40)), size=st.sampled_from([0.0, 1e-3, 1.0]))
+def test_rows_of_given_probabilities_are_compared(seed: int, widths: tuple[int, int], size: float) -> None:
+    """Parts of distributions, of which one side may have none."""
+    student, teacher = (size * part.sigmoid() for part in draw(seed, *((3, n) for n in widths), dtype=torch.float64))
+    student.requires_grad_()
+    padded = [pad(part, (0, max(widths) - part.shape[1])).sort(dim=1).values for part in (student, teacher)]
+    expected = (padded[0] - padded[1]).abs().sum(1)
+    found = SortedL1OfRows.apply(student, teacher)
+    torch.testing.assert_close(found, expected)
+    weights = torch.arange(1.0, 4.0, dtype=torch.float64)
+    if size > 0:  # else all are equal
+        torch.testing.assert_close(*(gradient((weights * one).sum(), student) for one in (found, expected)))
 
 
 def test_identical_models_have_no_gradient() -> None:

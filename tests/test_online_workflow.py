@@ -29,6 +29,7 @@ def test_its_model_is_read_by_the_students_in_a_caches_place(tmp_path: Path) -> 
     config["distill"]["methods"] = {
         "both": {"teachers": ["live", "twin"], "uld": 0.4, "k": 8},
         "cached": {"teachers": ["twin"], "uld": 0.4, "k": 8},
+        "hybrid": {"teachers": ["twin"], "hybrid": 0.4, "k": 8},
         "online": {"teachers": ["live"], "kl": 0.4, "k": 99},  # more than any cache keeps
     }
     (jobs,) = plans(copy_checkout(tmp_path), [config | {"run": "planned"}])
@@ -36,12 +37,17 @@ def test_its_model_is_read_by_the_students_in_a_caches_place(tmp_path: Path) -> 
     read = {(job["rule"], *job["wildcards"].values()): set(job["input"]) for job in jobs}
     inputs = {
         name: {path.removeprefix("results/planned/") for path in read["student", name, "0"]}
-        for name in ("both", "cached", "online")
+        for name in ("both", "cached", "hybrid", "online")
     }
     models = {"experts/ceiling", "models/large"}
     caches = {f"distill/cache/twin/{shard}.safetensors" for shard in (0, 1)}
     common = {"models/small", "tasks/sums/train.jsonl"}
-    assert inputs == {"both": common | models | caches, "cached": common | caches, "online": common | models}
+    assert inputs == {
+        "both": common | models | caches,
+        "cached": common | caches,
+        "hybrid": common | caches | {"models/large"},  # its tokenizer
+        "online": common | models,
+    }
     assert {names[1] for names in read if names[0] == "teacher_cache"} == {"twin"}
 
 

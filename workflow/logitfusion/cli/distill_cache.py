@@ -7,16 +7,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from logitfusion.cli._chat import add_chat_arguments, read_chat_arguments
+from logitfusion.cli._endpoint import add_endpoint_options, cache_endpoint, read_endpoint
 from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._learned import FORM, read_learned
 from logitfusion.cli._options import add_options, given_values, spell
 from logitfusion.cli._outputs import claim_outputs
 from logitfusion.config.distill import CacheContents, Entries
+from logitfusion.config.endpoint import Endpoint
 from logitfusion.config.keywords import read_options
 from logitfusion.config.loading import PRECISIONS, Placed
 from logitfusion.config.section import Section, Shards
@@ -48,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of a cache."""
     parser.description = (
         "Write the k likeliest tokens of every response position, as a teacher predicts them, into a cache that"
-        " students are trained from. A killed run goes on where it was; shards that are there stay."
+        " students are trained from. A killed run goes on where it was; shards that are there stay. The teacher is read"
+        " here, or by a server that has it."
     )
     parser.add_argument("--teacher", type=Path, metavar="DIR", help="the model that reads the texts")
     parser.add_argument("--texts", metavar="FILE.jsonl", help=FORM)
@@ -63,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_chat_arguments(parser)
     add_options(parser, CacheContents, "batch_size")
     add_options(parser, Placed)
+    add_endpoint_options(parser)
     parser.add_argument(
         "--verify", type=Path, metavar="DIR", help="check all bytes of this cache and print what it is, nothing else"
     )
@@ -76,46 +80,62 @@ def run(arguments: argparse.Namespace) -> None:
     texts = _check(arguments)
     from logitfusion.distill.cache import tokenizer_folder
     from logitfusion.distill.encoding import name_template
-    from logitfusion.distill.offline import cache_teacher
     from logitfusion.distill.shard import hash_texts
-    from logitfusion.models.adapters import load_expert
-    from logitfusion.models.device_maps import assign_devices
-    from logitfusion.models.forward import check_texts
-    from logitfusion.models.identity import hash_model, hash_tokenizer, hash_vocabulary
-    from logitfusion.models.load import load_tokenizer, use_threads
+    from logitfusion.models.identity import hash_tokenizer, hash_vocabulary
+    from logitfusion.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(arguments.teacher)
     encoded = _encode(arguments, tokenizer, texts)
+    progress = Progress(_count_tokens(encoded, arguments.shards, arguments.shard))
     source = {
-        "model_hash": hash_model(arguments.teacher),
         "tokenizer_hash": hash_tokenizer(arguments.teacher),
         "vocabulary_hash": hash_vocabulary(tokenizer),
         "template": name_template(arguments.template, arguments.system, read_chat_arguments(arguments)),
         "data_hash": hash_texts(texts),
         "max_tokens": arguments.max_tokens,
     }
+    options = {
+        "k": arguments.k,
+        "shards": arguments.shards,
+        "only": None if arguments.shard is None else [arguments.shard],
+        "on_batch": progress.compute,
+        "on_found": progress.find,
+    }
+    endpoint = _read_endpoint(arguments)
+    if endpoint is None:
+        paths = _cache_folder(arguments, encoded, source, progress, options)
+    else:
+        paths = cache_endpoint(endpoint, arguments.teacher, tokenizer, encoded, arguments.output, source, **options)
+    tokenizer.save_pretrained(tokenizer_folder(arguments.output))  # for terms that compare tokens by name
+    for path in paths:
+        print(path)
+    print(f"{_size(paths)}, {progress.rate():.1f} tokens/s")
+
+
+def _cache_folder(
+    arguments: argparse.Namespace,
+    encoded: Sequence[EncodedText],
+    source: dict[str, Any],
+    progress: Progress,
+    options: dict[str, Any],
+) -> list[Path]:
+    """The cache of a teacher whose weights are in a folder."""
+    from logitfusion.distill.offline import cache_teacher
+    from logitfusion.models.adapters import load_expert
+    from logitfusion.models.device_maps import assign_devices
+    from logitfusion.models.forward import check_texts
+    from logitfusion.models.identity import hash_model
+    from logitfusion.models.load import use_threads
+
+    source = {**source, "model_hash": hash_model(arguments.teacher)}
     use_threads()
     loading = _read_loading(arguments)
     (place,) = assign_devices([arguments.teacher], loading.device_map, loading.dtype)
     model = load_expert(arguments.teacher, dtype=loading.dtype, device_map=place, attention=loading.attention)
     check_texts(model, (text.ids for text in encoded), f"the model in {arguments.teacher}", "--max-tokens")
-    progress = Progress(_count_tokens(encoded, arguments.shards, arguments.shard))
-    paths = cache_teacher(
-        model,
-        encoded,
-        arguments.output,
-        source=source,
-        k=arguments.k,
-        batch_size=_read_batch_size(arguments),
-        shards=arguments.shards,
-        only=None if arguments.shard is None else [arguments.shard],
-        on_batch=progress.compute,
-        on_found=progress.find,
-    )
-    tokenizer.save_pretrained(tokenizer_folder(arguments.output))  # for terms that compare tokens by name
-    for path in paths:
-        print(path)
-    print(f"{_size(paths)}, {progress.rate():.1f} tokens/s")
+    progress.start()
+    batch_size = _read_batch_size(arguments)
+    return cache_teacher(model, encoded, arguments.output, source=source, batch_size=batch_size, **options)
 
 
 def _check(arguments: argparse.Namespace) -> list[Text]:
@@ -132,6 +152,7 @@ def _check(arguments: argparse.Namespace) -> list[Text]:
     )
     _read_batch_size(arguments)
     _read_loading(arguments)
+    _read_endpoint(arguments)
     if read_chat_arguments(arguments) and arguments.template != "chat":
         raise UserError("--chat-arguments needs --template chat.")
     if arguments.system is not None:
@@ -153,6 +174,11 @@ def _read_loading(arguments: argparse.Namespace) -> Placed:
     if "dtype" in given:
         given["dtype"] = PRECISIONS.get(given["dtype"], given["dtype"])
     return read_options(Placed, given, spell)
+
+
+def _read_endpoint(arguments: argparse.Namespace) -> Endpoint | None:
+    """The server that has the teacher, if the command line names one."""
+    return read_endpoint(arguments, ["batch_size", *Placed.model_fields])
 
 
 def _encode(
@@ -184,6 +210,10 @@ class Progress:
 
     def __init__(self, total: int, interval: float = 5.0) -> None:
         self.total, self.interval, self.found, self.computed = total, interval, 0, 0
+        self.start()
+
+    def start(self) -> None:
+        """Count the time from now on."""
         self.started = self.printed = time.monotonic()
 
     def find(self, tokens: int) -> None:

@@ -27,7 +27,7 @@ from logitfusion.config.objective import Divergence
 from logitfusion.distill.divergence import diverge_measures, log_sum
 from logitfusion.distill.recomputed import recomputed
 from logitfusion.distill.shared import SharedTokens
-from logitfusion.distill.sorted_l1 import sort_values
+from logitfusion.distill.sorted_l1 import SortedL1OfRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +108,9 @@ def _of_logits(
     with torch.no_grad():
         theirs = teacher.logits[teacher.places[part, 0], teacher.places[part, 1]].to(rows.dtype)
         theirs = theirs.log_softmax(-1) + teacher.factors[part, None].to(rows.dtype)
-        rest = sort_values(theirs[:, shared.places < 0].exp())
-    own = ours[:, _not_in(shared.student, rows.shape[1])].exp().sort(-1).values
-    width = max(own.shape[1], rest.shape[1])
-    difference = pad(own, (width - own.shape[1], 0)) - pad(rest, (width - rest.shape[1], 0))
-    return (ours[:, shared.student], theirs[:, shared.teacher]), difference.abs().sum(-1)
+        rest = theirs[:, shared.places < 0].exp()
+    own = ours[:, _not_in(shared.student, rows.shape[1])].exp()
+    return (ours[:, shared.student], theirs[:, shared.teacher]), SortedL1OfRows.apply(own, rest)
 
 
 def _of_tops(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from transformers import PreTrainedModel
 
 from logitfusion.distill.cache import TeacherCache, differing
-from logitfusion.distill.shard import VERSION, Shard, TeacherText, read_manifest, shard_path, write_shard
+from logitfusion.distill.shard import SETTINGS, VERSION, Shard, TeacherText, read_manifest, shard_path, write_shard
 from logitfusion.distill.teacher import check_k, read_teacher, try_reading
 from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.errors import UserError
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Where the texts come from; the other settings of a manifest follow from the call.
 SOURCE = ("model_hash", "tokenizer_hash", "vocabulary_hash", "template", "data_hash", "max_tokens")
 # Tokens, of prompts too, that are lost at most when a run is killed: minutes on a CPU, seconds on a GPU.
-_PIECE = 2**17
+PIECE_TOKENS = 2**17
 
 
 def cache_teacher(
@@ -40,7 +41,7 @@ def cache_teacher(
     batch_size: int | Literal["auto"],
     shards: int = 1,
     only: Iterable[int] | None = None,
-    piece_tokens: int = _PIECE,
+    piece_tokens: int = PIECE_TOKENS,
     on_batch: Callable[[int], None] | None = None,
     on_found: Callable[[int], None] | None = None,
 ) -> list[Path]:
@@ -69,15 +70,46 @@ def cache_teacher(
         UserError: options that can't be used, texts that are longer than the model reads, or the folder holds a cache
             of other settings or texts.
     """
-    if source.keys() != set(SOURCE):
-        raise ValueError(f"a source has exactly {', '.join(SOURCE)}, not {', '.join(source)}")
     check_k(model, k)
-    numbers = _number_shards(shards, only, len(texts))
     reading = try_reading(model, texts)
     dtype = str(model.dtype).removeprefix("torch.")
-    settings = {**source, "k": k, "vocabulary": count_vocabulary(model), "dtype": dtype, "shards": shards}
-    refuse_other_cache(folder, settings)
+    settings = {**source, "k": k, "vocabulary": count_vocabulary(model), "dtype": dtype}
     read = partial(read_teacher, model, k=k, batch_size=batch_size, on_batch=on_batch, reading=reading)
+    teaching = Teaching(settings, read, {"batch_size": batch_size})
+    return write_cache(teaching, texts, folder, shards=shards, only=only, piece_tokens=piece_tokens, on_found=on_found)
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """A teacher as what fills a cache.
+
+    Attributes:
+        settings: those of the manifest without ``shards``: the values of ``SOURCE``, and what the teacher says.
+        read: the predictions of some texts, in their order.
+        made_with: what decides their last digits beside the settings.
+    """
+
+    settings: dict[str, Any]
+    read: Callable[[Sequence[EncodedText]], Iterable[TeacherText]]
+    made_with: dict[str, Any] = field(default_factory=dict)
+
+
+def write_cache(
+    teaching: Teaching,
+    texts: Sequence[EncodedText],
+    folder: str | Path,
+    *,
+    shards: int = 1,
+    only: Iterable[int] | None = None,
+    piece_tokens: int = PIECE_TOKENS,
+    on_found: Callable[[int], None] | None = None,
+) -> list[Path]:
+    """``cache_teacher`` with any teacher."""
+    settings = {**teaching.settings, "shards": shards}
+    if settings.keys() != set(SETTINGS):
+        raise ValueError(f"a source has exactly {', '.join(SOURCE)}, and the settings are {', '.join(settings)}")
+    numbers = _number_shards(shards, only, len(texts))
+    refuse_other_cache(folder, settings)
     paths = [shard_path(folder, shard, shards) for shard in numbers]
     places = [shard_range(len(texts), shard - 1, shards) for shard in numbers]
     for path, mine in zip(paths, places, strict=True):
@@ -91,9 +123,9 @@ def cache_teacher(
         work = path.parent / "checkpoints" / path.stem
         busy = f"{path} is being written by another process; wait until that has ended, and run again."
         with only_process(work.with_suffix(".lock"), busy):
-            made_with = {"shard": shard, "batch_size": batch_size, "piece_tokens": piece_tokens, "version": VERSION}
+            made_with = {**teaching.made_with, "shard": shard, "piece_tokens": piece_tokens, "version": VERSION}
             _resume(work, {**settings, **made_with, "texts": [text.digest.hex() for text in part]})
-            pieces = _make_pieces(read, _cut(part, piece_tokens), work, settings, on_found)
+            pieces = _make_pieces(teaching.read, _cut(part, piece_tokens), work, settings, on_found)
             write_shard(path, TeacherCache(pieces), {**settings, "shard": shard, "first_text": mine.start})
             remove(work)
     with suppress(OSError):  # another job's shard may be at work there

@@ -38,9 +38,9 @@ class SortedL1(torch.autograd.Function):
         factors, steps = factors.to(dtype).exp(), []
         ctx.chunks = list(chunks(len(pairs), max(student.shape[-1], teacher.shape[-1]), student.device))
         for part in ctx.chunks:
-            rows = sort_values(student[pairs[part, 0], pairs[part, 1]].to(dtype))
+            rows = _sorted(student[pairs[part, 0], pairs[part, 1]].to(dtype))
             norms[part] = log_normaliser(rows, rows[:, -1:])
-            theirs = sort_values(teacher[pairs[part, 0], pairs[part, 2]].to(dtype))
+            theirs = _sorted(teacher[pairs[part, 0], pairs[part, 2]].to(dtype))
             theirs = shifted_exp(theirs, log_normaliser(theirs, theirs[:, -1:]))
             ours = shifted_exp(rows, norms[part]).mul_(factors[part, :1])
             difference = _difference(ours, theirs.mul_(factors[part, 1:]))
@@ -68,7 +68,24 @@ class SortedL1(torch.autograd.Function):
         return gradient, None, None, of_factors
 
 
-def sort_values(rows: Tensor) -> Tensor:
+class SortedL1OfRows(torch.autograd.Function):
+    """``sum_i |p_(i) - q_(i)|`` of given probabilities ``[n, U]`` and ``[n, U']``; gives ``[n]``, see ``SortedL1``."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, student: Tensor, teacher: Tensor) -> Tensor:
+        rows = _sorted(pad(student, (0, 1)))  # a token of probability 0, as there may be no other
+        difference = _difference(rows.clone(), _sorted(teacher.clone()))
+        ctx.save_for_backward(student, *_steps(rows, difference[:, -rows.shape[1] :].sign().to(torch.int8)))
+        return difference.abs().sum(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None]:
+        student, edges, levels = ctx.saved_tensors
+        return _levels_at(student, student, edges, edges, levels).mul_(upstream[:, None]), None
+
+
+def _sorted(rows: Tensor) -> Tensor:
     """The rows' values, the least first; ``rows`` may be overwritten."""
     if rows.device.type != "cpu":
         return rows.sort(dim=-1).values
@@ -79,7 +96,7 @@ def sort_values(rows: Tensor) -> Tensor:
 def _difference(ours: Tensor, theirs: Tensor) -> Tensor:
     """``ours - theirs``, least first, the narrower of the two filled up with zeros; ``ours`` may be overwritten."""
     difference = pad(ours, (theirs.shape[-1] - ours.shape[-1], 0)) if theirs.shape[-1] > ours.shape[-1] else ours
-    difference[:, -theirs.shape[-1] :] -= theirs
+    difference[:, difference.shape[-1] - theirs.shape[-1] :] -= theirs
     return difference
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from logitfusion.models.checkpoint import is_adapter
 from logitfusion.models.examples import Text
 from logitfusion.models.forward import check_texts
 from logitfusion.models.load import load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 Named = Source | TeacherCache | str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -68,7 +71,9 @@ def share_vocabularies(
     if objective.hybrid:
         own = Vocabulary.of(tokenizer, count_vocabulary(student), texts)
         for teacher, source in teachers.items():
-            source.share(teacher, own)
+            shared = source.share(teacher, own)
+            counts = len(shared.student), len(shared.places)
+            logger.info("teacher %s: %d of its %d tokens are the student's as well", teacher, *counts)
 
 
 def open_teacher(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from logitfusion.errors import UserError
+from logitfusion.errors import UserError, first_line
 from logitfusion.models.load import load_tokenizer
 from logitfusion.models.text import TextEncoder
 
@@ -96,3 +96,23 @@ def check_same_vocabulary(tokenizers: dict[str, PreTrainedTokenizerBase]) -> int
             )
         ends.append(min(single.values()))
     return min(ends, default=None)
+
+
+def read_vocabulary(folder: str | Path) -> int:
+    """Entries of a model's logits, from its config.json alone.
+
+    Raises:
+        UserError: that can't be read, or does not tell.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        entries = config.get_text_config(decoder=True).vocab_size
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise UserError(
+            f"The config.json in {folder} does not tell the vocabulary's size ({first_line(error)})."
+        ) from error
+    if not isinstance(entries, int) or entries < 1:
+        raise UserError(
+            f"The config.json in {folder} has the vocab_size {entries!r}; take it from the model's own folder."
+        )
+    return entries

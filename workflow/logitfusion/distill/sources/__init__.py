@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from logitfusion.config.objective import Objective
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.objective import CachedTeacher, Teacher
+from logitfusion.distill.shared import SharedTokens
 from logitfusion.distill.sources.cached import CachedSource
 from logitfusion.distill.sources.online import OnlineSource, open_online
 from logitfusion.distill.vocabulary import Vocabulary
@@ -29,7 +30,7 @@ class Source(Protocol):
             UserError: names the teacher.
         """
 
-    def share(self, name: str, student: Vocabulary) -> None:
+    def share(self, name: str, student: Vocabulary) -> SharedTokens:
         """Find the tokens that the student has as well, which ``read`` then says; for the term hybrid.
 
         Raises:

@@ -45,7 +45,7 @@ class CachedSource:
             )
         check_vocabulary(name, self.cache.settings["vocabulary_hash"], objective, tokenizer)
 
-    def share(self, name: str, student: Vocabulary) -> None:
+    def share(self, name: str, student: Vocabulary) -> SharedTokens:
         """See ``Source``."""
         folder = self.tokenizer or tokenizer_folder(self.cache.shards[0].path.parent)
         if not has_tokenizer(folder):
@@ -62,6 +62,7 @@ class CachedSource:
         form = TextFormat(template="chat" if self.cache.settings["template"].startswith("chat") else "plain")
         closing = ExampleEncoder(tokenizer, form).closing
         self.shared = share_tokens(student, Vocabulary(spell_tokens(tokenizer), self.cache.vocabulary, closing))
+        return self.shared
 
     def match(self, name: str, texts: Sequence[EncodedText]) -> Sequence[int]:
         """See ``Source``."""

@@ -103,10 +103,11 @@ class OnlineSource:
         check_k(self.model, objective.k)
         check_vocabulary(name, hash_vocabulary(self.tokenizer), objective, tokenizer)
 
-    def share(self, name: str, student: Vocabulary) -> None:
+    def share(self, name: str, student: Vocabulary) -> SharedTokens:
         """See ``Source``."""
         own = Vocabulary.of(self.tokenizer, count_vocabulary(self.model), self.texts)
         self.shared = share_tokens(student, own)
+        return self.shared
 
     def match(self, name: str, texts: Sequence[EncodedText]) -> Sequence[int]:
         """See ``Source``."""
