@@ -56,7 +56,7 @@ def set_up(
         texts = encode_texts(tokenizer, TEXTS, template=form.template)
         sources[name] = OnlineSource(load_model(folders[name], device=CPU), tokenizer, texts, objective, form)
     form, tokenizer = forms.get("student", TextFormat()), tokenizer_of(folders["student"])
-    rows = pair_texts(encode_texts(tokenizer, TEXTS, template=form.template), sources, objective.alignment)
+    rows = list(pair_texts(encode_texts(tokenizer, TEXTS, template=form.template), sources, objective.alignment))
     collator = DistillationCollator(tokenizer.pad_token_id, list(sources.values()))
     return OwnAnswers(objective, ExampleEncoder(tokenizer, form), collator, seed=3), rows
 
