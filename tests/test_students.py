@@ -109,7 +109,8 @@ def test_tracks_share_one_table(table: pd.DataFrame, tmp_path: Path) -> None:
 
 def test_pictures_name_all_methods(table: pd.DataFrame, tmp_path: Path) -> None:
     curve = pd.DataFrame(
-        {"step": [1, 2], "loss": [2.0, 1.0], "sft": [2.0, 1.0], "uld": [0.0, 0.0], "gld": [0.5, 0.4], "kl": 0.0}
+        {"step": [1, 2], "loss": [2.0, 1.0], "sft": [2.0, 1.0], "uld": [0.0, 0.0], "gld": [0.5, 0.4]}
+        | {"kl": 0.0, "hybrid": 0.0}
     )
     plot_students(table, TRACK, tmp_path / "students.svg")
     plot_student_losses({f"{m}.{s}": curve for m in ("sft", "gld") for s in (3, 4)}, TRACK, tmp_path / "losses.svg")

@@ -349,7 +349,8 @@ def test_a_student_is_an_adapter_and_may_begin_as_one(run: Run, tmp_path: Path) 
     chain = [run.base]
     for name in ("sft.0", "further.0"):
         output = run.folder / "distill/students" / name
-        read = {"caches": [], "teachers": [], "tokenizers": [], "base": [*reversed(chain)], "text": [examples]}
+        read = {key: [] for key in ("caches", "teachers", "tokenizers", "validation", "documents")}
+        read |= {"base": [*reversed(chain)], "text": [examples]}
         arguments = make_arguments(run, output, seed=0, **read)
         student.main(arguments, job)
         chain.append(output)
