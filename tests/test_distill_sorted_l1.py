@@ -58,7 +58,7 @@ def test_a_vocabulary_of_thousands_has_the_gradient_of_the_definition(
 ) -> None:
     student, teacher = draw(seed, *((1, 2, width) for width in widths), dtype=torch.float32)
     student, teacher = student.to(dtype), teacher.to(dtype)
-    if alike:  # curves that cross all the time
+    if alike:  # curves that cross everywhere
         size = min(widths)
         teacher[..., :size] = student[..., :size] + 1e-3 * teacher[..., :size]
     student.requires_grad_()

@@ -148,7 +148,7 @@ def _look_up(*arrays: np.ndarray) -> None:
     size = int(np.ones(1, chances.dtype).view(integers)[0] >> shift) + 2
     table = np.full(size + 1, np.nan, chances.dtype)  # the last is for what is no number
     for values, keys, edges, starts, levels, found in zip(*arrays, strict=True):
-        starts = np.minimum(starts.view(integers) >> shift, size).astype(np.intp)
+        starts = np.maximum.accumulate(np.minimum(starts.view(integers) >> shift, size).astype(np.intp))
         table[:size] = np.repeat(levels, np.diff(starts[1:], prepend=0, append=size))
         for near in (-1, 0, 1):
             table[np.clip(starts[1:] + near, 0, size)] = np.nan
