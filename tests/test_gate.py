@@ -335,7 +335,7 @@ def test_generating_and_scoring_take_the_file(
     generate = ["generate", *gated, "--prompt", "Hello", "--max-new-tokens", 4, "--trace", tmp_path / "trace.jsonl"]
     said = commands.run(capsys, *generate)
     lm = FusedLM.from_folders(
-        tiny_models["large"], tiny_models["base"], [tiny_models["expert_a"]], rule="gate", gate=str(gate_file)
+        tiny_models["large"], tiny_models["base"], [tiny_models["expert_a"]], rule="gate", gate=gate_file
     )
     (expected,) = lm.generate(["Hello"], max_new_tokens=4)
     assert said == f"{expected.text}\n"

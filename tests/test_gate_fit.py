@@ -12,6 +12,7 @@ from logitfusion.config.fusion import Tune
 from logitfusion.config.gate import Gate, GateFeature
 from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM, fuse_logits
+from logitfusion.fusion.gate import evidence
 from logitfusion.fusion.gate.choice import fit_gate
 from logitfusion.fusion.gate.evidence import Evidence, collect, summarise
 from logitfusion.fusion.gate.features import FEATURES
@@ -72,7 +73,7 @@ def test_evidence_of_few_entries_is_nearly_that_of_all(experts: int) -> None:
 
 
 def test_evidence_of_a_fusion_is_what_tuning_finds(
-    loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase
+    loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fixed weights by two ways, with all ends; batches change nothing."""
     lm = FusedLM(loaded["large"], loaded["base"], [loaded["expert_a"]], tokenizer=tokenizer)
@@ -82,6 +83,7 @@ def test_evidence_of_a_fusion_is_what_tuning_finds(
     for candidate in tune(lm, PROMPTS, COMPLETIONS, trusts=[0.0], anchors=anchors, **options):
         mean = float(judge(Gate.constant(candidate.anchor), found).mean())
         assert mean == pytest.approx(candidate.log_likelihood, abs=1e-3)
+    monkeypatch.setattr(evidence, "_BLOCK", 600)  # two tokens at a time
     alone = collect(lm, PROMPTS, COMPLETIONS, stop=["e"], batch_size=1)
     gate = fit([found], 1.0)
     torch.testing.assert_close(judge(gate, found), judge(gate, alone), rtol=0, atol=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Strict, Tag, model_validator
@@ -54,7 +55,9 @@ Bounds = Annotated[
     Annotated[Pair, Tag(tag("all"))] | Annotated[Some[Pair], Tag(tag("each"))], Discriminator(_find_form)
 ]
 GateOption = Annotated[
-    Annotated[InputPath, Tag(tag("file"))] | Annotated[Gate, Tag(tag("values"))], Discriminator(_find_gate)
+    Annotated[InputPath, Tag(tag("file"))] | Annotated[Gate, Tag(tag("values"))],
+    Discriminator(_find_gate),
+    BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value),
 ]
 
 

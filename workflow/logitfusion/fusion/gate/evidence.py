@@ -25,6 +25,7 @@ from logitfusion.fusion.scoring import read_pairs
 from logitfusion.models.batch_size import BatchSize
 
 KEPT = 256  # entries of a token
+_BLOCK = 4_000_000  # entries of a model that are summarised at a time: each needs a few dozen bytes
 _TOKENS = (2, 0, 1, 2, 0)  # the dimension of the tokens in features, logits, shifts, spread and right entries
 _TRIED = (1.0, 3.0)  # weights of each expert under which the kept entries are the likeliest
 
@@ -114,7 +115,10 @@ def collect(
     lm.check_pairs(pairs)
 
     def note(large: Tensor, small: Tensor, targets: Tensor, gap: Tensor) -> tuple[Tensor, ...]:
-        return tuple(part.cpu() for part in summarise(large, small[0], small[1:], _mark_right(large, targets, ends)))
+        right, height = _mark_right(large, targets, ends), max(1, _BLOCK // lm.vocabulary)
+        blocks = [slice(start, start + height) for start in range(0, max(len(large), 1), height)]
+        found = [summarise(large[block], small[0, block], small[1:, block], right[block]) for block in blocks]
+        return _join(found)
 
     parts = read_pairs(
         lm.cached_models,
@@ -126,9 +130,13 @@ def collect(
         on_batch=on_batch,
     )
     numbers = torch.cat([answer for answer, _ in parts])
-    noted = zip(*(found for _, found in parts), strict=True)
-    features, large, shift, spread, right = (torch.cat(one, dim) for one, dim in zip(noted, _TOKENS, strict=True))
+    features, large, shift, spread, right = _join([noted for _, noted in parts])
     return Evidence(features.double(), large.double(), shift.double(), spread.double(), right, numbers)
+
+
+def _join(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What ``summarise`` makes of some tokens after others, on the CPU."""
+    return tuple(torch.cat(one, dim).cpu() for one, dim in zip(zip(*parts, strict=True), _TOKENS, strict=True))
 
 
 def _mark_right(large: Tensor, targets: Tensor, ends: Tensor) -> Tensor:
