@@ -2,8 +2,8 @@
 
 Sorting the values alone takes half the time of sorting them with their places, and half the memory again. The gradient
 needs no place: on which side of the teacher's entry of the same rank a token's probability is, is a step function of
-its logit with few steps, because two sorted curves cross seldom. Only these steps are kept for the backward
-pass.
+its logit with few steps, because two sorted curves cross seldom. Only these steps are kept for the backward pass. Of
+models that are nearly equal the curves cross everywhere: then each token's side is kept, one byte a token.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from torch.nn.functional import pad
 
 from logitfusion.distill.selection import chunks, log_normaliser, shifted_exp, working_dtype
 
+# A row of more crossings than this, and than one in so many tokens, is kept token by token.
+_FEW, _SELDOM = 64, 128
+
 
 class SortedL1(torch.autograd.Function):
     """``sum_i |f p_(i) - g q_(i)|`` over the sorted probabilities of whole vocabularies, of pairs of positions.
@@ -25,7 +28,7 @@ class SortedL1(torch.autograd.Function):
     The shorter vocabulary is filled up with tokens of probability 0. Applied to student ``[B, L, V_s]``, teacher
     ``[B, L', V_t]``, the places ``[N, 3]`` of the pairs (sequence, student's position, teacher's position), and the
     logarithms of f and g, ``[N, 2]``; gives ``[N]``. Gradients flow to the student and to the logarithm of f. Tokens
-    of one probability have one gradient, the mean of what they would have in any order.
+    of one probability have one gradient, the mean of what they would have in any order, where the curves cross seldom.
     """
 
     @staticmethod
@@ -38,14 +41,15 @@ class SortedL1(torch.autograd.Function):
         factors, steps = factors.to(dtype).exp(), []
         ctx.chunks = list(chunks(len(pairs), max(student.shape[-1], teacher.shape[-1]), student.device))
         for part in ctx.chunks:
-            rows = _sorted(student[pairs[part, 0], pairs[part, 1]].to(dtype))
+            where = pairs[part, 0], pairs[part, 1]
+            rows = _sorted(student[where].to(dtype))
             norms[part] = log_normaliser(rows, rows[:, -1:])
             theirs = _sorted(teacher[pairs[part, 0], pairs[part, 2]].to(dtype))
             theirs = shifted_exp(theirs, log_normaliser(theirs, theirs[:, -1:]))
             ours = shifted_exp(rows, norms[part]).mul_(factors[part, :1])
             difference = _difference(ours, theirs.mul_(factors[part, 1:]))
             losses[part] = difference.abs().sum(-1)
-            steps += _steps(rows, difference[:, -rows.shape[1] :].sign().to(torch.int8))
+            steps += _sides(rows, difference, lambda where=where: student[where].to(dtype))
         ctx.save_for_backward(student, pairs, factors[:, :1], norms, *steps)
         return losses
 
@@ -60,7 +64,7 @@ class SortedL1(torch.autograd.Function):
             where = pairs[part, 0], pairs[part, 1]
             rows = student[where].to(norms.dtype)
             ours = shifted_exp(rows, norms[part])
-            slope = _levels_at(rows, ours, edges, shifted_exp(edges, norms[part]), levels).mul_(ours)
+            slope = _sides_at(rows, ours, edges, levels, norms[part]) * ours
             total = slope.sum(-1, keepdim=True)
             slope.sub_(ours.mul_(total)).mul_(upstream[part])
             gradient[where] = slope.to(gradient.dtype)
@@ -75,14 +79,14 @@ class SortedL1OfRows(torch.autograd.Function):
     def forward(ctx: torch.autograd.function.FunctionCtx, student: Tensor, teacher: Tensor) -> Tensor:
         rows = _sorted(pad(student, (0, 1)))  # a token of probability 0, as there may be no other
         difference = _difference(rows.clone(), _sorted(teacher.clone()))
-        ctx.save_for_backward(student, *_steps(rows, difference[:, -rows.shape[1] :].sign().to(torch.int8)))
+        ctx.save_for_backward(student, *_sides(rows, difference, lambda: pad(student, (0, 1))))
         return difference.abs().sum(-1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None]:
         student, edges, levels = ctx.saved_tensors
-        return _levels_at(student, student, edges, edges, levels).mul_(upstream[:, None]), None
+        return _sides_at(student, student, edges, levels) * upstream[:, None], None
 
 
 def _sorted(rows: Tensor) -> Tensor:
@@ -98,6 +102,23 @@ def _difference(ours: Tensor, theirs: Tensor) -> Tensor:
     difference = pad(ours, (theirs.shape[-1] - ours.shape[-1], 0)) if theirs.shape[-1] > ours.shape[-1] else ours
     difference[:, difference.shape[-1] - theirs.shape[-1] :] -= theirs
     return difference
+
+
+def _sides(values: Tensor, difference: Tensor, unsorted: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """On which side of the teacher each of the student's values is: ``_steps``, or signs in their order and nothing."""
+    signs = difference[:, -values.shape[1] :].sign().to(torch.int8)
+    crossings = (signs[:, 1:] != signs[:, :-1]).sum(1).max()
+    if crossings <= max(_FEW, values.shape[1] // _SELDOM):
+        return _steps(values, signs)
+    return signs.scatter(1, _order(unsorted()), signs), signs.new_empty(0)
+
+
+def _order(rows: Tensor) -> Tensor:
+    if rows.device.type != "cpu":
+        return rows.argsort(dim=-1)
+    order = torch.empty(rows.shape, dtype=torch.int64)
+    _in_threads(lambda part, found: np.copyto(found, part.argsort()), rows.numpy(), order.numpy())
+    return order
 
 
 def _steps(values: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,18 +147,19 @@ def _steps(values: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
     return edges, (sums.gather(1, end) - sums.gather(1, first)).to(values.dtype) / (end - first)
 
 
-def _levels_at(values: Tensor, chances: Tensor, edges: Tensor, edge_chances: Tensor, levels: Tensor) -> Tensor:
-    """The step functions of ``_steps`` at their values in any order, ``[n, V]``; ``chances`` are their exponentials."""
+def _sides_at(values: Tensor, chances: Tensor, edges: Tensor, levels: Tensor, shift: Tensor | None = None) -> Tensor:
+    """What ``_sides`` says of values in any order, ``[n, V]``; their probabilities are of logits minus the shift."""
+    if not levels.numel():
+        return edges[:, : values.shape[1]]
     if values.device.type != "cpu":
         return levels.gather(1, (torch.searchsorted(edges, values, right=True) - 1).clamp_(min=0))
-    found = torch.empty_like(values)
-    arrays = (part.numpy() for part in (values, chances, edges, edge_chances, levels, found))
-    _in_threads(_look_up, *arrays)
+    found, starts = torch.empty_like(values), edges if shift is None else shifted_exp(edges, shift)
+    _in_threads(_look_up, *(part.numpy() for part in (values, chances, edges, starts, levels, found)))
     return found
 
 
 def _look_up(*arrays: np.ndarray) -> None:
-    """``_levels_at`` by a table over the first 16 bits of the chances; who has those of an edge, or nearly, searches.
+    """Steps at values by a table over the first 16 bits of the chances; who has those of an edge, or nearly, searches.
 
     A binary search for all takes several times as long, as no processor foretells its branches. The bits of numbers
     that are not negative are in their order. An exponential that is rounded otherwise than an equal one is at most in
