@@ -53,8 +53,13 @@ def train(student: Path, cache: Path, checkpoints: Path) -> list[dict[str, float
     return curve
 
 
-def test_a_student_learns_by_it(student: Path, cache: Path, tmp_path: Path) -> None:
-    curve = train(student, cache, tmp_path)
+def test_a_student_learns_by_it(student: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says how much is shared, once: there are no texts that are held out."""
+    with caplog.at_level("INFO", "logitfusion"):
+        curve = train(student, cache, tmp_path)
+    said = [line for line in caplog.messages if line.startswith("teacher")]
+    assert said[0] == "teacher stranger: 259 of its 1555 tokens are the student's as well"
+    assert len(said) == 2
     assert curve[-1]["hybrid"] < curve[0]["hybrid"]
     for row in curve:
         assert row["loss"] == pytest.approx(0.4 * row["sft"] + 0.1 * row["gld"] + 0.5 * row["hybrid"], rel=1e-4)

@@ -43,7 +43,7 @@ def divergence_of_logits(
         with torch.no_grad():
             where = teacher_places[part, 0], teacher_places[part, 1]
             theirs = teacher[where].to(dtype)
-        sides = ((side[:, :shared] / temperature).log_softmax(-1) for side in (rows, theirs))
+        sides = (_tempered(side[:, :shared], temperature).log_softmax(-1) for side in (rows, theirs))
         return diverge(*sides, form)
 
     return recomputed(losses, student, places)
@@ -77,9 +77,13 @@ def divergence_of_tops(
         if ids.shape[1] < vocabulary:
             ours = torch.cat([ours, log_sum(rows.scatter(1, ids[part], -torch.inf))], dim=1)
             theirs = torch.cat([theirs, tail[part, None].to(dtype).log()], dim=1)
-        return diverge(*((side / temperature).log_softmax(-1) for side in (ours, theirs)), form)
+        return diverge(*(_tempered(side, temperature).log_softmax(-1) for side in (ours, theirs)), form)
 
     return recomputed(losses, student, places)
+
+
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1 else logits / temperature
 
 
 def diverge(ours: Tensor, theirs: Tensor, form: Divergence) -> Tensor:
@@ -113,11 +117,15 @@ def diverge_measures(ours: Tensor, theirs: Tensor, form: Divergence) -> Tensor:
 def _relative(first: Tensor, second: Tensor) -> Tensor:
     """``KL(first || second)``; entries that ``first`` excludes have no part, nor a gradient."""
     excluded = first.isneginf()
+    if first.device.type == "cpu" and not excluded.any():  # a GPU would have to be waited for
+        return (first.exp() * (first - second)).sum(-1)
     first, second = first.masked_fill(excluded, 0.0), second.masked_fill(excluded, 0.0)
     return (first.exp() * (first - second)).masked_fill(excluded, 0.0).sum(-1)
 
 
 def log_sum(values: Tensor) -> Tensor:
     """``logsumexp`` over the last dimension, which is kept; -inf, without a gradient, where all entries are."""
-    none = values.isneginf().all(-1, keepdim=True)
+    none = values.detach().amax(-1, keepdim=True).isneginf()
+    if values.device.type == "cpu" and not none.any():
+        return values.logsumexp(-1, keepdim=True)
     return values.masked_fill(none, 0.0).logsumexp(-1, keepdim=True).masked_fill(none, -torch.inf)

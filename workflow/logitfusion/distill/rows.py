@@ -104,7 +104,7 @@ def pair_texts(texts: Sequence[EncodedText], teachers: Mapping[str, Source], ali
     """The rows of texts that are learned; says how much of them the student shares with each teacher."""
     rows = PairedRows(texts, teachers, alignment)
     some = [rows[place] for place in range(min(len(rows), _SAMPLED))] if teachers else []
-    for place, teacher in enumerate(teachers):
+    for place, teacher in enumerate(teachers if some else ()):
         shares = share([row["groups"][place] for row in some], list(map(_count_labels, some)))
         logger.info(
             "teacher %s: %.1f %% of the student's tokens meet one of its, %.1f %% are in merged groups, %.1f %% alone"
