@@ -1,11 +1,7 @@
-"""Training a student from caches: against plain fine-tuning, one large batch, an uninterrupted run, two processes."""
+"""Training a student from caches: against plain fine-tuning, one large batch and an uninterrupted run."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -297,45 +293,3 @@ def test_a_teacher_of_other_tokens_has_no_divergence(
 ) -> None:
     with pytest.raises(UserError, match="'stranger' has another vocabulary than the student"):
         run(folders, {"stranger": caches["stranger"]}, tmp_path, Objective(kl=0.5, k=5))
-
-
-def test_two_processes_are_one(folders: dict[str, Path], tmp_path: Path) -> None:
-    """The stage itself, by torchrun: the same steps, half of each batch a process; one teacher reads online."""
-    text = tmp_path / "train.jsonl"
-    text.write_text("\n".join(json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in TEXTS))
-    cache = {
-        "template": "plain",
-        "texts": None,
-        "k": 8,
-        "shards": 1,
-        "batch_size": 4,
-        "max_tokens": 64,
-        "precision": "fp32",
-    }
-    method = {"teachers": ["stranger", "live"], "uld": 0.4, "gld": 0.3, "k": 5, "nodes": "vocab", "signal": "prob",
-              "combine": "sum", "weights": None, "alignment": "bytes"}  # fmt: skip
-    recipe = {name: getattr(RECIPE, name) for name in Recipe.model_fields if name != "seed"}
-    entry = {"method": method, "training": recipe | {"micro_batch": 3, "method": "full"}, "texts": None,
-             "online": {"live": {"model": "twin", "max_tokens": 64, "precision": "fp32"}}}  # fmt: skip
-
-    def stage(*arguments: str | Path) -> None:
-        environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, env=environment, check=False
-        )
-        assert done.returncode == 0, done.stderr
-
-    shard, common = tmp_path / "stranger/0.safetensors", ["--text", text]
-    stage(
-        "logitfusion.stages.teacher_cache", "--config", json.dumps(cache), "--teacher", "s", "--shard", "0",
-        "--model", folders["stranger"], "--checkpoints", tmp_path / "c", "--output", shard, *common,
-    )  # fmt: skip
-    launchers = {"one": [], "two": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]}
-    for name, launcher in launchers.items():
-        stage(
-            *launcher, "logitfusion.stages.student", "--config", json.dumps(entry), "--name", "test",
-            "--seed", "0", "--base", folders["student"], "--caches", shard, "--teachers", folders["twin"],
-            "--checkpoints", tmp_path / f"c{name}", "--output", tmp_path / name, *common,
-        )  # fmt: skip
-    found, expected = (dict(load_model(tmp_path / name, device=CPU).state_dict()) for name in ("two", "one"))
-    assert_same(found, expected, rtol=1e-4, atol=1e-5)
