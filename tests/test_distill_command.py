@@ -154,6 +154,8 @@ def test_what_can_not_be_done_is_told_in_a_sentence(
     [
         ('{"prompt": "a", "response": "b"}\n{"prompt": "a"}', 'line 2, needs a text under "response"'),
         ('{"prompt": "a", "response": 1}', 'line 1, needs a text under "response"'),
+        ('{"prompt": "a", "completion": 1}', 'line 1, needs a text under "completion"'),
+        ('{"prompt": "a", "response": "b", "completion": "c"}', 'line 1, has both a "response" and a "completion"'),
         ("a\n", "line 1, is not JSON"),
         ("\n", "holds no texts"),
     ],

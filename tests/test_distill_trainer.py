@@ -314,8 +314,12 @@ def test_what_can_not_be_used_is_refused(folder: Path, tmp_path: Path, changes: 
         ({"processing_class": None}, "give processing_class"),
         ({"eval_dataset": []}, "No text has a response"),
         ({"train_dataset": iter(ROWS)}, "train_dataset is a stream"),
-        ({"train_dataset": [{"text": "x"}]}, "and this one has text"),
-        ({"eval_dataset": [{}]}, "and this one has none"),
+        ({"train_dataset": [{"text": "x"}]}, "this one has text"),
+        ({"eval_dataset": [{}]}, "this one has none"),
+        (
+            {"train_dataset": [{"prompt": "x", "response": "y", "completion": "z"}]},
+            "this one has prompt, response, completion",
+        ),
     ],
 )
 def test_what_is_not_heeded_is_refused(folder: Path, tmp_path: Path, others: dict[str, Any], words: str) -> None:

@@ -11,7 +11,9 @@ from logitfusion.errors import UserError
 if TYPE_CHECKING:
     from logitfusion.models.examples import Text
 
-FORM = 'JSON objects with "prompt" and "response", or the "messages" of a chat (- : stdin), one a line'
+FORM = (
+    'JSON objects with "prompt" and "response" (or "completion"), or the "messages" of a chat (- : stdin), one a line'
+)
 
 
 def read_learned(path: str, *, chats: bool) -> list[Text]:
@@ -33,4 +35,7 @@ def _read_row(row: Any, place: str, *, chats: bool) -> Text:
     """A prompt and its response, or the messages of a chat."""
     if isinstance(row, dict) and "messages" in row:
         return read_messages(row, place, option=None if chats else "--template chat", instead="response")
-    return read_field(row, "prompt", place), read_field(row, "response", place)
+    named = [name for name in ("response", "completion") if isinstance(row, dict) and name in row]
+    if len(named) == 2:
+        raise UserError(f'{place} has both a "response" and a "completion", which are the same; leave one out.')
+    return read_field(row, "prompt", place), read_field(row, *(named or ["response"]), place)

@@ -49,10 +49,13 @@ def refuse_stream(rows: Any, name: str) -> None:
 def _read_text(row: Mapping[str, Any]) -> Text:
     if "messages" in row:
         return row["messages"]
-    response = row.get("response", row.get("completion"))
-    if "prompt" not in row or response is None:
+    response = row.get("response") if row.get("response") is not None else row.get("completion")
+    both = row.get("response") is not None and row.get("completion") is not None
+    if "prompt" not in row or response is None or both:
         known = ", ".join(map(str, row)) or "none"
-        raise UserError(f"A text has the columns prompt and response, or messages, and this one has {known}.")
+        raise UserError(
+            f"A text has the columns prompt and response (or completion), or messages; this one has {known}."
+        )
     prompt = row["prompt"]
     return (prompt, response) if isinstance(prompt, str) else [*prompt, *response]
 
