@@ -47,10 +47,10 @@ def test_sft_is_the_cross_entropy_of_shifted_labels() -> None:
 @pytest.mark.parametrize("combine", ["sum", "weighted", "min_ce"])
 def test_the_objective_is_made_of_its_parts(combine: str) -> None:
     student, labels = batch(3)
-    teachers = [teacher(4, 0.5), teacher(5, 2.0, length=9, width=20), teacher(6, 0.0, width=6)]
+    teachers = [teacher(4, 0.3), teacher(5, 2.0, length=9, width=20), teacher(6, 0.0, width=6)]
     found = distill_loss(student, labels, teachers, combine=combine, **OPTIONS)
-    shares = torch.tensor([{"sum": 1.0, "weighted": one.weight}.get(combine, 0.0) for one in teachers])[:, None]
-    shares = shares.repeat(1, 3).double()
+    shares = [{"sum": 1.0, "weighted": one.weight}.get(combine, 0.0) for one in teachers]
+    shares = torch.tensor(shares, dtype=torch.float64)[:, None].repeat(1, 3)
     if combine == "min_ce":
         entropies = torch.stack([entropy(one) for one in teachers])
         shares.scatter_(0, entropies.argmin(0, keepdim=True), 1.0)
@@ -59,9 +59,10 @@ def test_the_objective_is_made_of_its_parts(combine: str) -> None:
     tokens = (labels[:, 1:] != -100).sum()
     uld = (shares * torch.stack([part[0] for part in parts])).sum() / tokens
     gld = (shares * torch.stack([part[1] for part in parts])).sum() / 3
-    torch.testing.assert_close(found.uld, uld)
-    torch.testing.assert_close(found.gld, gld)
-    torch.testing.assert_close(found.total, 0.5 * found.sft + 0.3 * uld + 0.2 * gld)
+    exactly = {"rtol": 1e-12, "atol": 0.0}
+    torch.testing.assert_close(found.uld, uld, **exactly)
+    torch.testing.assert_close(found.gld, gld, **exactly)
+    torch.testing.assert_close(found.total, 0.5 * found.sft + 0.3 * uld + 0.2 * gld, **exactly)
 
 
 def entropy(one: Teacher) -> Tensor:
