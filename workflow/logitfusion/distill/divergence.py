@@ -5,10 +5,10 @@ Forward Kullback-Leibler divergence (Hinton et al. 2015, arXiv 1503.02531), reve
 
 From logits, both sides are distributions over the tokens that both have: the larger vocabulary may be the same one with
 the padding that models add. From a cache they are over the k tokens that the teacher finds likeliest and one entry
-more, all others together (in which a wider teacher's padding is). Merging entries never adds to a divergence, so that what a cache loses is at least 0, and is
-exactly the tail's own share: for the forward form ``t KL(q' || p')``, t being the teacher's probability of the tail and
-q', p' the two distributions within it; for the reverse form the same with the student's; for Jensen-Shannon at most
-``ln 2`` times the mean of both tails.
+more, all others together (in which a wider teacher's padding is). Merging entries never adds to a divergence, so that
+what a cache loses is at least 0, and is exactly the tail's own share: for the forward form ``t KL(q' || p')``, t being
+the teacher's probability of the tail and q', p' the two distributions within it; for the reverse form the same with the
+student's; for Jensen-Shannon at most ``ln 2`` times the mean of both tails.
 """
 
 from __future__ import annotations
