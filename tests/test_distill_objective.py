@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from logitfusion.distill import Teacher, distill_loss, gld_loss, uld_loss
+from logitfusion.distill import CachedTeacher, Teacher, distill_loss, gld_loss, predict_at, uld_loss
 
 OPTIONS = {"k": 4, "uld_weight": 0.3, "gld_weight": 0.2}
 
@@ -72,6 +72,14 @@ def entropy(one: Teacher) -> Tensor:
         scored = [(row, int(label)) for row, label in zip(logits[:-1], labels[1:], strict=True) if label != -100]
         totals.append(-sum(row.log_softmax(-1)[label] for row, label in scored))
     return torch.stack(totals)
+
+
+def test_min_ce_does_not_choose_a_teacher_that_knows_no_labels() -> None:
+    student, labels = batch(7)
+    known = teacher(8)
+    unknown = CachedTeacher(predict_at(known.logits, torch.ones(known.labels.shape, dtype=torch.bool), 4))
+    assert unknown.predictions.label_log_probs.isnan().all()
+    assert distill_loss(student, labels, [unknown, known], combine="min_ce", **OPTIONS).teacher.tolist() == [1, 1, 1]
 
 
 def test_min_ce_chooses_for_each_text() -> None:

@@ -183,6 +183,6 @@ def _shares(
 
 
 def _cross_entropy(one: Predictions) -> Tensor:
-    """Of each whole response, ``[B]``; a teacher that has no label of it is the last choice."""
+    """Of each whole response, ``[B]``; a teacher that has no label of it, or does not know it, is the last choice."""
     total = one.label_log_probs.new_zeros(len(one.counts)).index_add(0, one.texts, -one.label_log_probs)
-    return total.float().masked_fill(one.counts == 0, torch.inf)
+    return total.float().masked_fill((one.counts == 0) | total.isnan(), torch.inf)
