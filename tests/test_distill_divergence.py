@@ -125,6 +125,22 @@ def test_padding_of_a_vocabulary_has_no_part(form: str, sizes: tuple[int, int]) 
 
 
 @EACH
+@pytest.mark.parametrize(("sizes", "k"), [((11, 8), 8), ((8, 11), 11), ((8, 11), 9)])
+def test_padding_has_no_part_from_a_cache(form: str, sizes: tuple[int, int], k: int) -> None:
+    """Of a cache that names all common tokens, whether or not it names padding, too."""
+    student, teacher = draw(5, 1, 4, sizes[0]).requires_grad_(), draw(6, 1, 4, sizes[1])
+    teacher[..., 8:] -= 20
+    places, top = places_of(student), teacher[0].softmax(-1).topk(k)
+    tail = 1 - top.values.sum(1) if k < sizes[1] else torch.zeros(4)
+    cached = top.values.log(), top.indices, tail
+    for temperature in (1.0, 2.0):
+        whole = divergence_of_logits(student, places, teacher, places, form, temperature)
+        kept = divergence_of_tops(student, places, *cached, form, temperature, sizes[1])
+        torch.testing.assert_close(kept, whole)
+        torch.testing.assert_close(*(torch.autograd.grad(part.sum(), student)[0] for part in (kept, whole)))
+
+
+@EACH
 def test_it_is_zero_for_equals_and_nowhere_negative(form: str) -> None:
     student = draw(7, 2, 5, 20)
     places = places_of(student)

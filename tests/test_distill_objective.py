@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from logitfusion.distill import Teacher, distill_loss, gld_loss, uld_loss
+from logitfusion.distill import CachedTeacher, Teacher, distill_loss, gld_loss, predict_at, uld_loss
 
 OPTIONS = {"k": 4, "uld_weight": 0.3, "gld_weight": 0.2}
 
@@ -47,10 +47,10 @@ def test_sft_is_the_cross_entropy_of_shifted_labels() -> None:
 @pytest.mark.parametrize("combine", ["sum", "weighted", "min_ce"])
 def test_the_objective_is_made_of_its_parts(combine: str) -> None:
     student, labels = batch(3)
-    teachers = [teacher(4, 0.5), teacher(5, 2.0, length=9, width=20), teacher(6, 0.0, width=6)]
+    teachers = [teacher(4, 0.3), teacher(5, 2.0, length=9, width=20), teacher(6, 0.0, width=6)]
     found = distill_loss(student, labels, teachers, combine=combine, **OPTIONS)
-    shares = torch.tensor([{"sum": 1.0, "weighted": one.weight}.get(combine, 0.0) for one in teachers])[:, None]
-    shares = shares.repeat(1, 3).double()
+    shares = [{"sum": 1.0, "weighted": one.weight}.get(combine, 0.0) for one in teachers]
+    shares = torch.tensor(shares, dtype=torch.float64)[:, None].repeat(1, 3)
     if combine == "min_ce":
         entropies = torch.stack([entropy(one) for one in teachers])
         shares.scatter_(0, entropies.argmin(0, keepdim=True), 1.0)
@@ -59,9 +59,10 @@ def test_the_objective_is_made_of_its_parts(combine: str) -> None:
     tokens = (labels[:, 1:] != -100).sum()
     uld = (shares * torch.stack([part[0] for part in parts])).sum() / tokens
     gld = (shares * torch.stack([part[1] for part in parts])).sum() / 3
-    torch.testing.assert_close(found.uld, uld)
-    torch.testing.assert_close(found.gld, gld)
-    torch.testing.assert_close(found.total, 0.5 * found.sft + 0.3 * uld + 0.2 * gld)
+    exactly = {"rtol": 1e-12, "atol": 0.0}
+    torch.testing.assert_close(found.uld, uld, **exactly)
+    torch.testing.assert_close(found.gld, gld, **exactly)
+    torch.testing.assert_close(found.total, 0.5 * found.sft + 0.3 * uld + 0.2 * gld, **exactly)
 
 
 def entropy(one: Teacher) -> Tensor:
@@ -71,6 +72,14 @@ def entropy(one: Teacher) -> Tensor:
         scored = [(row, int(label)) for row, label in zip(logits[:-1], labels[1:], strict=True) if label != -100]
         totals.append(-sum(row.log_softmax(-1)[label] for row, label in scored))
     return torch.stack(totals)
+
+
+def test_min_ce_does_not_choose_a_teacher_that_knows_no_labels() -> None:
+    student, labels = batch(7)
+    known = teacher(8)
+    unknown = CachedTeacher(predict_at(known.logits, torch.ones(known.labels.shape, dtype=torch.bool), 4))
+    assert unknown.predictions.label_log_probs.isnan().all()
+    assert distill_loss(student, labels, [unknown, known], combine="min_ce", **OPTIONS).teacher.tolist() == [1, 1, 1]
 
 
 def test_min_ce_chooses_for_each_text() -> None:

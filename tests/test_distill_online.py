@@ -73,9 +73,16 @@ def online(folder: Path, objective: Objective, dtype: torch.dtype = torch.float3
 
 
 def compute(
-    folders: dict[str, Path], sources: dict[str, Source], objective: Objective, dtype: torch.dtype = torch.float32
+    folders: dict[str, Path],
+    sources: dict[str, Source],
+    objective: Objective,
+    dtype: torch.dtype = torch.float32,
+    padding: int = 0,
 ) -> tuple[DistillLoss, Tensor, list[Any]]:
-    """The loss of all texts as the trainer computes it, its gradient, and what the teachers are."""
+    """The loss of all texts as the trainer computes it, its gradient, and what the teachers are.
+
+    The student has ``padding`` more tokens than its tokenizer, or fewer than all.
+    """
     texts = encoded(folders["student"])
     rows = list(pair_texts(texts, sources, objective.alignment))
     if objective.hybrid:
@@ -84,7 +91,8 @@ def compute(
     batch = DistillationCollator(0, list(sources.values()))(rows)
     labels, columns = batch.pop("labels"), batch.pop("teachers")
     student = load_model(folders["student"], device=CPU, dtype=dtype)
-    logits = student(**batch, logits_to_keep=labels.shape[1]).logits.detach().requires_grad_()
+    logits = student(**batch, logits_to_keep=labels.shape[1]).logits.detach()
+    logits = torch.nn.functional.pad(logits, (0, padding)).requires_grad_()
     teachers = read_teachers(list(sources.values()), columns, objective)
     loss = objective_loss(objective, logits, labels, teachers)
     return loss, torch.autograd.grad(loss.total, logits)[0], teachers
@@ -120,6 +128,18 @@ def test_it_is_the_cache_of_all_tokens(folders: dict[str, Path], objective: Obje
     assert found[0].gld > 0
     assert (found[0].kl > 0) == bool(objective.kl)
     assert (found[0].hybrid > 0) == bool(objective.hybrid)
+
+
+@pytest.mark.parametrize("padding", [5, -1])  # the last token is in none of the texts
+@pytest.mark.parametrize("form", ["forward", "reverse", "jsd"])
+def test_a_padded_vocabulary_is_the_cache_of_all_tokens(folders: dict[str, Path], form: str, padding: int) -> None:
+    objective = Objective(kl=0.5, divergence=form)
+    at_hand = online(folders["twin"], objective)
+    kept = Kept(folders["twin"], at_hand.model, at_hand.texts, at_hand.model.config.vocab_size)
+    sources = at_hand, CachedSource(kept)
+    found, expected = (compute(folders, {"twin": one}, objective, padding=padding) for one in sources)
+    torch.testing.assert_close(found[0].kl, expected[0].kl, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-7)
 
 
 def test_the_files_of_a_cache_differ_by_their_rounding(folders: dict[str, Path], tmp_path: Path) -> None:

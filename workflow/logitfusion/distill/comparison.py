@@ -49,6 +49,7 @@ class CachedTeacher:
         weight: its share where ``combine="weighted"``.
         tail: the probability of all tokens beyond those of the predictions, ``[N]``; None for what these leave of 1.
         shared: the tokens that the student has as well, for the hybrid term.
+        vocabulary: the width of the teacher's logits, for KL with a student of another; None for the student's.
     """
 
     predictions: Predictions
@@ -56,6 +57,7 @@ class CachedTeacher:
     weight: float = 1.0
     tail: Tensor | None = None
     shared: SharedTokens | None = None
+    vocabulary: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +105,8 @@ class Comparison:
         groups = self.groups
         groups = groups[(groups[:, 0] == groups[:, 1]) & (groups[:, 2] == groups[:, 3])]
         if isinstance(self.teacher, CachedTeacher):
-            kept = self._kept(groups)
-            losses = divergence_of_tops(self.student, self._places(groups), *kept, form, temperature)
+            kept, width = self._kept(groups), self.teacher.vocabulary
+            losses = divergence_of_tops(self.student, self._places(groups), *kept, form, temperature, width)
         else:
             others = self.teacher.logits, self._teacher_places(groups)
             losses = divergence_of_logits(self.student, self._places(groups), *others, form, temperature)

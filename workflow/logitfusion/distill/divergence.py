@@ -5,10 +5,10 @@ Forward Kullback-Leibler divergence (Hinton et al. 2015, arXiv 1503.02531), reve
 
 From logits, both sides are distributions over the tokens that both have: the larger vocabulary may be the same one with
 the padding that models add. From a cache they are over the k tokens that the teacher finds likeliest and one entry
-more, all others together. Merging entries never adds to a divergence, so that what a cache loses is at least 0, and is
-exactly the tail's own share: for the forward form ``t KL(q' || p')``, t being the teacher's probability of the tail and
-q', p' the two distributions within it; for the reverse form the same with the student's; for Jensen-Shannon at most
-``ln 2`` times the mean of both tails.
+more, all others together (in which a wider teacher's padding is). Merging entries never adds to a divergence, so that
+what a cache loses is at least 0, and is exactly the tail's own share: for the forward form ``t KL(q' || p')``, t being
+the teacher's probability of the tail and q', p' the two distributions within it; for the reverse form the same with the
+student's; for Jensen-Shannon at most ``ln 2`` times the mean of both tails.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from logitfusion.config.objective import Divergence
 from logitfusion.distill.recomputed import recomputed
@@ -50,7 +51,14 @@ def divergence_of_logits(
 
 
 def divergence_of_tops(
-    student: Tensor, places: Tensor, log_probs: Tensor, ids: Tensor, tail: Tensor, form: Divergence, temperature: float
+    student: Tensor,
+    places: Tensor,
+    log_probs: Tensor,
+    ids: Tensor,
+    tail: Tensor,
+    form: Divergence,
+    temperature: float,
+    vocabulary: int | None = None,
 ) -> Tensor:
     """The divergence of positions from what a cache holds of a teacher, ``[N]``.
 
@@ -64,19 +72,29 @@ def divergence_of_tops(
         ids: their tokens, ``[N, k]`` int64.
         tail: the probability of all others, ``[N]``.
         form, temperature: see ``divergence_of_logits``.
+        vocabulary: the width of the teacher's logits; what either side has beyond the other's is left out. None for as
+            many as the student's.
 
     Raises:
-        ValueError: a token that the student does not have.
+        ValueError: a token that the student does not have, without ``vocabulary``.
     """
-    dtype, vocabulary = working_dtype(student.dtype), student.shape[-1]
-    if ids.numel() and int(ids.max()) >= vocabulary:
-        raise ValueError(f"the teacher's token {int(ids.max())} is none of the student's {vocabulary}")
+    dtype, width = working_dtype(student.dtype), student.shape[-1]
+    if vocabulary is None and ids.numel() and int(ids.max()) >= width:
+        raise ValueError(f"the teacher's token {int(ids.max())} is none of the student's {width}")
+    vocabulary = width if vocabulary is None else vocabulary
+    common = min(width, vocabulary)
 
     def losses(rows: Tensor, part: slice) -> Tensor:
-        ours, theirs = rows.gather(1, ids[part]), log_probs[part].to(dtype)
+        rows, tokens, theirs = rows[:, :common], ids[part], log_probs[part].to(dtype)
+        rest = tail[part, None].to(dtype).log()
+        if common < vocabulary:  # behind the common tokens is one of probability 0, in place of the teacher's padding
+            rows, tokens = pad(rows, (0, 1), value=-torch.inf), tokens.clamp(max=common)
+            theirs = theirs.masked_fill(tokens == common, -torch.inf)
+            rest = rest.masked_fill((tokens < common).sum(-1, keepdim=True) == common, -torch.inf)
+        ours = rows.gather(1, tokens)
         if ids.shape[1] < vocabulary:
-            ours = torch.cat([ours, log_sum(rows.scatter(1, ids[part], -torch.inf))], dim=1)
-            theirs = torch.cat([theirs, tail[part, None].to(dtype).log()], dim=1)
+            ours = torch.cat([ours, log_sum(rows.scatter(1, tokens, -torch.inf))], dim=1)
+            theirs = torch.cat([theirs, rest], dim=1)
         return diverge(*(_tempered(side, temperature).log_softmax(-1) for side in (ours, theirs)), form)
 
     return recomputed(losses, student, places)

@@ -14,6 +14,7 @@ from logitfusion.distill.comparison import CachedTeacher, Comparison, Teacher
 from logitfusion.distill.graph import NODES
 from logitfusion.distill.losses import DEFAULTS, check_name
 from logitfusion.distill.predictions import Predictions, check_labels, predict
+from logitfusion.distill.selection import working_dtype
 from logitfusion.distill.terms import gld_of_predictions
 from logitfusion.tensors import check_count, check_range
 
@@ -177,10 +178,11 @@ def _shares(
         return torch.arange(len(teachers), device=student.device)[:, None] == chosen, chosen
     weights = [one.weight if combine == "weighted" else 1.0 for one in teachers]
     check_range("the weights of teachers", weights)
-    return torch.tensor(weights, device=student.device)[:, None].expand(-1, len(student)), None
+    given = torch.tensor(weights, dtype=working_dtype(student.dtype), device=student.device)
+    return given[:, None].expand(-1, len(student)), None
 
 
 def _cross_entropy(one: Predictions) -> Tensor:
-    """Of each whole response, ``[B]``; a teacher that has no label of it is the last choice."""
+    """Of each whole response, ``[B]``; a teacher that has no label of it, or does not know it, is the last choice."""
     total = one.label_log_probs.new_zeros(len(one.counts)).index_add(0, one.texts, -one.label_log_probs)
-    return total.float().masked_fill(one.counts == 0, torch.inf)
+    return total.float().masked_fill((one.counts == 0) | total.isnan(), torch.inf)

@@ -83,4 +83,5 @@ class CachedSource:
     def read(self, columns: dict[str, Tensor], groups: Tensor, weight: float) -> CachedTeacher:
         """See ``Source``."""
         predictions = {name: value for name, value in columns.items() if name != "tail"}
-        return CachedTeacher(Predictions(**predictions), groups, weight, columns["tail"], self.shared)
+        kept = Predictions(**predictions)
+        return CachedTeacher(kept, groups, weight, columns["tail"], self.shared, self.cache.vocabulary)
