@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,27 @@ def test_several_sets_are_evaluated_by_name(folder: Path, tmp_path: Path) -> Non
     found = student.evaluate(sets)
     assert found["eval_all_loss"] == pytest.approx(student.evaluate()["eval_loss"])
     assert found["eval_short_kl"] > 0
+
+
+def test_a_held_out_set_may_have_any_name(folder: Path, tmp_path: Path) -> None:
+    student = make_trainer(folder, tmp_path, eval_dataset={"train_dataset": ROWS[-2:], "test": ROWS[-1:]})
+    assert [len(student.train_dataset), *map(len, student.eval_dataset.values())] == [9, 2, 1]
+
+
+def test_an_evaluation_drops_no_texts(folder: Path, tmp_path: Path) -> None:
+    """What drops a short last batch of a training would leave nothing of five texts, or one too few."""
+    expected = make_trainer(folder, tmp_path).evaluate()
+    for size in (2, 8):
+        found = make_trainer(folder, tmp_path, dataloader_drop_last=True, per_device_eval_batch_size=size).evaluate()
+        assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_texts_may_be_grouped_by_their_lengths(folder: Path, tmp_path: Path, strategy: str) -> None:
+    """transformers reads all rows for it, one after the other to the end."""
+    student = make_trainer(folder, tmp_path, train_sampling_strategy=strategy)
+    assert len(list(islice(student.train_dataset, 20))) == 9  # before what would have no end
+    assert sum(len(batch["labels"]) for batch in student.get_train_dataloader()) >= 8
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])

@@ -150,7 +150,10 @@ class PairedTexts(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index] if index < len(self.rows) else self.blank
+        return self.blank if index == len(self.rows) else self.rows[index]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self.rows[index] for index in range(len(self.rows)))  # without the blank one
 
     @cached_property
     def blank(self) -> dict[str, Any]:
