@@ -20,9 +20,7 @@ SETTINGS: dict[str, Any] = {
 OTHERS = ("teachers", "peft_config", "callbacks", "measure", "eval_dataset")
 
 
-def make_trainer(
-    folder: Path, output: Path, *, **changes: Any
-) -> DistillationTrainer:
+def make_trainer(folder: Path, output: Path, **changes: Any) -> DistillationTrainer:
     """Of the student in ``folder`` with its twin as a teacher, who reads online."""
     others = {name: changes.pop(name) for name in OTHERS if name in changes}
     return DistillationTrainer(

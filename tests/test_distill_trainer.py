@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import shutil
@@ -328,6 +329,28 @@ def test_what_can_not_be_used_is_refused(folder: Path, tmp_path: Path, changes: 
         make_trainer(folder, tmp_path, **changes)
 
 
+def test_columns_that_a_row_has_not_are_passed_over() -> None:
+    """A Dataset gives every row all columns."""
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    columns = dict.fromkeys(("prompt", "response", "completion", "messages"))
+    given = [{"messages": messages}, {"prompt": "a", "response": "b"}, {"prompt": "a", "completion": "b"}]
+    given.append({"prompt": messages[:1], "completion": messages[1:]})
+    assert read_texts([columns | row for row in given], "rows") == [messages, ("a", "b"), ("a", "b"), messages]
+
+
+@pytest.mark.parametrize("form", [None, LoraConfig(r=2, target_modules="all-linear")])
+def test_a_teacher_is_not_the_student_itself(folder: Path, tmp_path: Path, form: LoraConfig | None) -> None:
+    """Adapters are put into the model that is given, so it would say what the student says, and teach nothing."""
+    model, tokenizer = open_models(folder)
+    arguments: dict[str, Any] = {
+        "args": DistillationConfig(output_dir=str(tmp_path), kl=0.5, k=5, use_cpu=True, report_to="none"),
+        "train_dataset": ROWS, "processing_class": tokenizer, "peft_config": form,
+    }  # fmt: skip
+    DistillationTrainer(copy.deepcopy(model), teachers={"t": [model, tokenizer]}, **arguments)
+    with pytest.raises(UserError, match="Teacher 't' has the student's own weights"):
+        DistillationTrainer(model, teachers={"t": (model, tokenizer)}, **arguments)
+
+
 @pytest.mark.parametrize(
     ("others", "words"),
     [
@@ -338,6 +361,12 @@ def test_what_can_not_be_used_is_refused(folder: Path, tmp_path: Path, changes: 
         ({"train_dataset": iter(ROWS)}, "train_dataset is a stream"),
         ({"train_dataset": [{"text": "x"}]}, "and this one has text"),
         ({"eval_dataset": [{}]}, "and this one has none"),
+        ({"args": TrainingArguments()}, "args is a DistillationConfig"),
+        ({"teachers": "folder"}, "teachers is a dict of name and teacher, not str"),
+        (
+            {"teachers": {"t": None}},
+            r"'t' is neither a folder nor a model \(NoneType\); give a model with its tokenizer",
+        ),
     ],
 )
 def test_what_is_not_heeded_is_refused(folder: Path, tmp_path: Path, others: dict[str, Any], words: str) -> None:

@@ -92,7 +92,7 @@ class DistillationTrainer(StepTrainer):
         Raises:
             UserError: texts, teachers or settings that can't be used, or don't fit together.
         """
-        _refuse(others)
+        _refuse(args, teachers, others)
         refuse_stream(train_dataset, "train_dataset")
         if args.on_policy and args.fsdp:
             raise UserError("A student that is parted among processes can't answer; leave fsdp out, or on_policy at 0.")
@@ -275,12 +275,16 @@ class DistillationTrainer(StepTrainer):
         return dict(zip(values, self.accelerator.reduce(found, how).tolist(), strict=True))
 
 
-def _refuse(others: Mapping[str, Any]) -> None:
-    """Refuse what transformers' Trainer takes and this one would not heed.
+def _refuse(args: Any, teachers: Any, others: Mapping[str, Any]) -> None:
+    """Refuse what transformers' Trainer takes and this one would not heed, and what has not the form that it needs.
 
     Raises:
         UserError: says what to give instead.
     """
+    if not isinstance(args, DistillationConfig):
+        raise UserError(f"args is a DistillationConfig, which has the settings of the loss, not {type(args).__name__}.")
+    if not isinstance(teachers, Mapping | None):
+        raise UserError(f"teachers is a dict of name and teacher, not {type(teachers).__name__}.")
     if others.get("compute_loss_func") is not None:
         raise UserError("The loss of a student is the settings'; leave compute_loss_func out.")
     for name in ("compute_metrics", "preprocess_logits_for_metrics"):
