@@ -17,23 +17,18 @@ SETTINGS: dict[str, Any] = {
     "uld": 0.2, "gld": 0.1, "kl": 0.3, "k": 5, "learning_rate": 5e-3, "num_train_epochs": 2, "logging_steps": 1,
     "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "dataloader_pin_memory": False,
 }  # fmt: skip
-OTHERS = ("teachers", "peft_config", "callbacks", "measure")
+OTHERS = ("teachers", "peft_config", "callbacks", "measure", "eval_dataset")
 
 
-def make_trainer(
-    folder: Path, output: Path, *, rows: int = 9, held_out: int = 5, **changes: Any
-) -> DistillationTrainer:
+def make_trainer(folder: Path, output: Path, **changes: Any) -> DistillationTrainer:
     """Of the student in ``folder`` with its twin as a teacher, who reads online."""
-    others = {
-        name: changes.pop(name) for name in ("teachers", "peft_config", "callbacks", "measure") if name in changes
-    }
+    others = {name: changes.pop(name) for name in OTHERS if name in changes}
     return DistillationTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder / "student", dtype=torch.float32),
         args=DistillationConfig(output_dir=str(output), **SETTINGS | changes),
         train_dataset=ROWS[:9],
-        eval_dataset=ROWS[-5:],
         processing_class=AutoTokenizer.from_pretrained(folder / "student"),
-        **{"teachers": {"twin": folder / "twin"}} | others,
+        **{"teachers": {"twin": folder / "twin"}, "eval_dataset": ROWS[-5:]} | others,
     )
 
 

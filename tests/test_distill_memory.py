@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,14 @@ def test_stored_texts_are_those_that_were_given(
     assert stored[first][then].digests == [text.digest for text in texts[first][then]]
     assert stored.tokens.tolist() == [len(text.ids) for text in texts]
     assert stored.labels.tolist() == [len(text.ends) for text in texts]
+
+
+@pytest.mark.parametrize("spill", [0, 10_000])
+def test_texts_are_handed_to_other_processes(spill: int) -> None:
+    """As to a data loader's that are spawned; the file has no name, by which they could open it."""
+    texts = [EncodedText(tuple(range(number, number + 9)), 4, tuple(range(5))) for number in range(50)]
+    part = StoredTexts(texts, spill)[3:40:2]
+    assert list(pickle.loads(pickle.dumps(part))) == texts[3:40:2]
 
 
 def test_a_full_folder_of_temporary_files_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

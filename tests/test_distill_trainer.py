@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +229,27 @@ def test_several_sets_are_evaluated_by_name(folder: Path, tmp_path: Path) -> Non
     assert found["eval_short_kl"] > 0
 
 
+def test_a_held_out_set_may_have_any_name(folder: Path, tmp_path: Path) -> None:
+    student = make_trainer(folder, tmp_path, eval_dataset={"train_dataset": ROWS[-2:], "test": ROWS[-1:]})
+    assert [len(student.train_dataset), *map(len, student.eval_dataset.values())] == [9, 2, 1]
+
+
+def test_an_evaluation_drops_no_texts(folder: Path, tmp_path: Path) -> None:
+    """What drops a short last batch of a training would leave nothing of five texts, or one too few."""
+    expected = make_trainer(folder, tmp_path).evaluate()
+    for size in (2, 8):
+        found = make_trainer(folder, tmp_path, dataloader_drop_last=True, per_device_eval_batch_size=size).evaluate()
+        assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_texts_may_be_grouped_by_their_lengths(folder: Path, tmp_path: Path, strategy: str) -> None:
+    """transformers reads all rows for it, one after the other to the end."""
+    student = make_trainer(folder, tmp_path, train_sampling_strategy=strategy)
+    assert len(list(islice(student.train_dataset, 20))) == 9  # before what would have no end
+    assert sum(len(batch["labels"]) for batch in student.get_train_dataloader()) >= 8
+
+
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_adapters_are_trained_and_saved(folder: Path, tmp_path: Path, checkpointed: bool) -> None:
     form = LoraConfig(r=2, target_modules="all-linear")
@@ -306,6 +329,28 @@ def test_what_can_not_be_used_is_refused(folder: Path, tmp_path: Path, changes: 
         make_trainer(folder, tmp_path, **changes)
 
 
+def test_columns_that_a_row_has_not_are_passed_over() -> None:
+    """A Dataset gives every row all columns."""
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    columns = dict.fromkeys(("prompt", "response", "completion", "messages"))
+    given = [{"messages": messages}, {"prompt": "a", "response": "b"}, {"prompt": "a", "completion": "b"}]
+    given.append({"prompt": messages[:1], "completion": messages[1:]})
+    assert read_texts([columns | row for row in given], "rows") == [messages, ("a", "b"), ("a", "b"), messages]
+
+
+@pytest.mark.parametrize("form", [None, LoraConfig(r=2, target_modules="all-linear")])
+def test_a_teacher_is_not_the_student_itself(folder: Path, tmp_path: Path, form: LoraConfig | None) -> None:
+    """Adapters are put into the model that is given, so it would say what the student says, and teach nothing."""
+    model, tokenizer = open_models(folder)
+    arguments: dict[str, Any] = {
+        "args": DistillationConfig(output_dir=str(tmp_path), kl=0.5, k=5, use_cpu=True, report_to="none"),
+        "train_dataset": ROWS, "processing_class": tokenizer, "peft_config": form,
+    }  # fmt: skip
+    DistillationTrainer(copy.deepcopy(model), teachers={"t": [model, tokenizer]}, **arguments)
+    with pytest.raises(UserError, match="Teacher 't' has the student's own weights"):
+        DistillationTrainer(model, teachers={"t": (model, tokenizer)}, **arguments)
+
+
 @pytest.mark.parametrize(
     ("others", "words"),
     [
@@ -319,6 +364,12 @@ def test_what_can_not_be_used_is_refused(folder: Path, tmp_path: Path, changes: 
         (
             {"train_dataset": [{"prompt": "x", "response": "y", "completion": "z"}]},
             "this one has prompt, response, completion",
+        ),
+        ({"args": TrainingArguments()}, "args is a DistillationConfig"),
+        ({"teachers": "folder"}, "teachers is a dict of name and teacher, not str"),
+        (
+            {"teachers": {"t": None}},
+            r"'t' is neither a folder nor a model \(NoneType\); give a model with its tokenizer",
         ),
     ],
 )

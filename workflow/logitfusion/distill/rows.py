@@ -47,17 +47,29 @@ def refuse_stream(rows: Any, name: str) -> None:
 
 
 def _read_text(row: Mapping[str, Any]) -> Text:
-    if "messages" in row:
-        return row["messages"]
-    response = row.get("response") if row.get("response") is not None else row.get("completion")
-    both = row.get("response") is not None and row.get("completion") is not None
-    if "prompt" not in row or response is None or both:
-        known = ", ".join(map(str, row)) or "none"
+    if not isinstance(row, Mapping):
+        raise UserError(
+            f"A text is a row of columns (a dict), and not {str(row)[:40]!r}; give a Dataset or such a list."
+        )
+    given = {name: value for name, value in row.items() if value is not None}  # columns that other rows alone have
+    if "messages" in given:
+        return given["messages"]
+    prompt, response = given.get("prompt"), given.get("response", given.get("completion"))
+    if prompt is None or response is None or {"response", "completion"} <= given.keys():
+        known = ", ".join(map(str, given)) or "none"
         raise UserError(
             f"A text has the columns prompt and response (or completion), or messages; this one has {known}."
         )
-    prompt = row["prompt"]
-    return (prompt, response) if isinstance(prompt, str) else [*prompt, *response]
+    if isinstance(prompt, str) and isinstance(response, str):
+        return prompt, response
+    if not all(
+        isinstance(part, Sequence) and all(isinstance(one, Mapping) for one in part) for part in (prompt, response)
+    ):
+        raise UserError(
+            f"Prompt and response are both texts, or both messages, and not {str(prompt)[:40]!r} and"
+            f" {str(response)[:40]!r}."
+        )
+    return [*prompt, *response]
 
 
 class PairedRows(Sequence[Row]):
@@ -153,7 +165,10 @@ class PairedTexts(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index] if index < len(self.rows) else self.blank
+        return self.blank if index == len(self.rows) else self.rows[index]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self.rows[index] for index in range(len(self.rows)))  # without the blank one
 
     @cached_property
     def blank(self) -> dict[str, Any]:

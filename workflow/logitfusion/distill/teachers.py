@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.config.objective import TERMS, Objective
@@ -47,8 +50,14 @@ def check_teachers(
         raise UserError(f"There are {len(teachers)} teachers and {len(objective.weights)} weights; give one for each.")
     if objective.k > count_vocabulary(student):
         raise UserError(f"k is {objective.k}, and the student {name} has {count_vocabulary(student)} tokens; lower k.")
+    trained = {id(weight) for weight in student.parameters() if weight.requires_grad}
     for teacher, source in teachers.items():
         source.check(teacher, objective, tokenizer)
+        if isinstance(source, OnlineSource) and any(id(weight) in trained for weight in source.model.parameters()):
+            raise UserError(
+                f"Teacher {teacher!r} has the student's own weights and would change with them, so there is nothing to"
+                " learn from it; give a copy of the model (copy.deepcopy), or its folder."
+            )
         if objective.on_policy and not isinstance(source, OnlineSource):
             raise UserError(
                 f"The cache of teacher {teacher!r} does not know what the student will say; with on_policy above 0 give"
@@ -76,6 +85,11 @@ def share_vocabularies(
             logger.info("teacher %s: %d of its %d tokens are the student's as well", teacher, *counts)
 
 
+def _is_pair(given: Any) -> bool:
+    kinds = PreTrainedModel | PeftModel, PreTrainedTokenizerBase
+    return isinstance(given, tuple | list) and len(given) == 2 and all(map(isinstance, given, kinds))
+
+
 def open_teacher(
     name: str, given: Named, texts: Sequence[Text], settings: DistillationConfig, device: torch.device
 ) -> Source:
@@ -97,10 +111,12 @@ def open_teacher(
         if not is_adapter(given) and not (Path(given) / "config.json").exists():
             return CachedSource(TeacherCache(find_shards(given)))
         given = load_expert(given, device=device, dtype="auto"), load_tokenizer(given)
-    if isinstance(given, PreTrainedModel):
-        raise UserError(f"Teacher {name!r} is a model alone; give it with its tokenizer: (model, tokenizer).")
-    if not isinstance(given, tuple):
+    if isinstance(given, Source):
         return given
+    if not _is_pair(given):
+        alone = isinstance(given, nn.Module)
+        found = "a model alone" if alone else f"neither a folder nor a model ({type(given).__name__})"
+        raise UserError(f"Teacher {name!r} is {found}; give a model with its tokenizer: (model, tokenizer).")
     model, tokenizer = given
     if getattr(model, "hf_device_map", None) is None and getattr(model, "quantization_method", None) is None:
         model.to(device)

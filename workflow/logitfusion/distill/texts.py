@@ -9,7 +9,8 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import IO, Self, overload
+from multiprocessing.reduction import DupFd
+from typing import IO, Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,14 @@ class Spool:
         if start >= written:
             return bytes(self._memory[start - written : start - written + size])
         return os.pread(self._file.fileno(), size, start)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that is spawned: the file has no name, and is handed over open."""
+        return vars(self) | {"_file": None if self._file is None else DupFd(self._file.fileno())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        handed = state["_file"]
+        vars(self).update(state | {"_file": None if handed is None else os.fdopen(handed.detach(), "r+b", buffering=0)})
 
 
 class StoredTexts(Sequence[EncodedText]):

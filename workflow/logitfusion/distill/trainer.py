@@ -92,7 +92,7 @@ class DistillationTrainer(StepTrainer):
         Raises:
             UserError: texts, teachers or settings that can't be used, or don't fit together.
         """
-        _refuse(others)
+        _refuse(args, teachers, others)
         refuse_stream(train_dataset, "train_dataset")
         if args.on_policy and args.fsdp:
             raise UserError("A student that is parted among processes can't answer; leave fsdp out, or on_policy at 0.")
@@ -124,8 +124,8 @@ class DistillationTrainer(StepTrainer):
         several = isinstance(self.eval_dataset, Mapping)
         held_out = self.eval_dataset if several else {"eval_dataset": self.eval_dataset}
         texts = {
-            name: read_texts(rows, name)
-            for name, rows in {"train_dataset": self.train_dataset, **held_out}.items()
+            name: read_texts(rows, name or "train_dataset")
+            for name, rows in {None: self.train_dataset, **held_out}.items()  # held-out ones may have any name
             if rows is not None
         }
         every = [text for some in texts.values() for text in some]
@@ -136,9 +136,9 @@ class DistillationTrainer(StepTrainer):
         encoded = {name: self._encode(some) for name, some in texts.items()}
         first = next(iter(encoded.values()), [])  # the learned texts, if there are any
         share_vocabularies(self.sources, self.objective, self._base, self.processing_class, first)
-        paired = {name: self._pair(some, held_out=name != "train_dataset") for name, some in encoded.items()}
+        paired = {name: self._pair(some, held_out=name is not None) for name, some in encoded.items()}
         self._plan_batches(chain.from_iterable(some.rows.unpaired() for some in paired.values()))
-        self.train_dataset = paired.pop("train_dataset", None)
+        self.train_dataset = paired.pop(None, None)
         self.eval_dataset = paired if several else paired.get("eval_dataset")
 
     def _encode(self, texts: Sequence[Text]) -> Sequence[EncodedText]:
@@ -168,14 +168,15 @@ class DistillationTrainer(StepTrainer):
         if isinstance(order, RandomSampler):  # the same in all processes
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             order = SeedableRandomSampler(order.data_source, generator=torch.Generator(), data_seed=seed)
-        return order if isinstance(order, BatchRebalanceSampler) else self._fill_up(order, self._train_batch_size)
+        if isinstance(order, BatchRebalanceSampler) or self.args.dataloader_drop_last or self.args.world_size == 1:
+            return order
+        return FilledUp(order, self._train_batch_size * self.args.world_size)
 
     def _get_eval_sampler(self, eval_dataset: PairedTexts) -> Sampler | None:
-        return self._fill_up(SequentialSampler(eval_dataset), self.args.eval_batch_size)
-
-    def _fill_up(self, order: Sampler, size: int) -> Sampler:
-        processes = self.args.world_size
-        return order if processes == 1 else FilledUp(order, size * processes)
+        order, processes = SequentialSampler(eval_dataset), self.args.world_size
+        if processes == 1 and not self.args.dataloader_drop_last:  # which is of the training, and would drop texts here
+            return order
+        return FilledUp(order, self.args.eval_batch_size * processes)
 
     def get_eval_dataloader(self, eval_dataset: str | Rows | PairedTexts | None = None) -> DataLoader:
         """See transformers; rows of texts are paired first."""
@@ -274,12 +275,16 @@ class DistillationTrainer(StepTrainer):
         return dict(zip(values, self.accelerator.reduce(found, how).tolist(), strict=True))
 
 
-def _refuse(others: Mapping[str, Any]) -> None:
-    """Refuse what transformers' Trainer takes and this one would not heed.
+def _refuse(args: Any, teachers: Any, others: Mapping[str, Any]) -> None:
+    """Refuse what transformers' Trainer takes and this one would not heed, and what has not the form that it needs.
 
     Raises:
         UserError: says what to give instead.
     """
+    if not isinstance(args, DistillationConfig):
+        raise UserError(f"args is a DistillationConfig, which has the settings of the loss, not {type(args).__name__}.")
+    if not isinstance(teachers, Mapping | None):
+        raise UserError(f"teachers is a dict of name and teacher, not {type(teachers).__name__}.")
     if others.get("compute_loss_func") is not None:
         raise UserError("The loss of a student is the settings'; leave compute_loss_func out.")
     for name in ("compute_metrics", "preprocess_logits_for_metrics"):

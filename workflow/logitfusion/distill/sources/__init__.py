@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -17,6 +17,7 @@ from logitfusion.distill.sources.online import OnlineSource, open_online
 from logitfusion.distill.vocabulary import Vocabulary
 
 
+@runtime_checkable
 class Source(Protocol):
     """One teacher's predictions of texts, in the teacher's own tokens; it numbers its texts from 0 on.
 
