@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -753,7 +754,7 @@ def test_what_is_wrong_inside_a_file_names_the_file_and_the_key(tmp_path: Path) 
         ("distill/methods/gld/weights", [1.0], "combine: weighted"),
         ("distill/methods/both/weights", [1.0], "2 teachers and 1 weights"),
         ("distill/baseline", "stf", "did you mean 'sft'"),
-        ("distill/training/evaluate", ["sms"], "did you mean 'sums'"),
+        ("distill/training", {"evaluate": ["liens"]}, "did you mean 'lines'"),
         ("tasks/lines/train", 0, "train size is 0"),
     ],
 )
@@ -765,6 +766,16 @@ def test_a_distillation_that_can_not_be_is_refused(path: str, value: Any, words:
         set_at(path, value)(config)
 
     assert words in refuse(change)
+
+
+def test_k_counts_where_a_term_takes_so_many() -> None:
+    """The terms kl and hybrid take all that a cache holds, few as they are."""
+    config = full()
+    for term, refused in (("uld", True), ("gld", True), ("kl", False), ("hybrid", False)):
+        config["distill"]["cache"] = {"k": 8}
+        config["distill"]["methods"] = {"sft": {}, "one": {"teachers": ["one"], term: 0.5}}
+        with pytest.raises(UserError, match=r"raise distill\.cache\.k") if refused else nullcontext():
+            resolve_config(config)
 
 
 def test_a_track_alone_is_enough() -> None:

@@ -65,6 +65,14 @@ def test_a_student_learns_by_it(student: Path, cache: Path, tmp_path: Path, capl
         assert row["loss"] == pytest.approx(0.4 * row["sft"] + 0.1 * row["gld"] + 0.5 * row["hybrid"], rel=1e-4)
 
 
+def test_it_needs_no_k_of_a_cache(student: Path, cache: Path) -> None:
+    """It takes the 8 entries that there are; the 10 of k are uld's and gld's."""
+    source, tokenizer = CachedSource(TeacherCache(find_shards(cache))), load_tokenizer(student)
+    source.check("stranger", Objective(hybrid=0.5), tokenizer)
+    with pytest.raises(UserError, match="holds the top 8, not 10"):
+        source.check("stranger", Objective(hybrid=0.5, uld=0.1), tokenizer)
+
+
 def test_a_cache_without_its_tokenizer_is_refused(student: Path, cache: Path, tmp_path: Path) -> None:
     bare = shutil.copytree(cache, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer"))
     with pytest.raises(UserError, match="teacher 'stranger' has no tokenizer beside it; save the teacher's to"):

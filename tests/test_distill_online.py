@@ -25,7 +25,7 @@ from logitfusion.distill.objective import DistillLoss
 from logitfusion.distill.offline import SOURCE, cache_teacher
 from logitfusion.distill.rows import DistillationCollator, pair_texts
 from logitfusion.distill.shard import TeacherText
-from logitfusion.distill.sources import CachedSource, OnlineSource, Source
+from logitfusion.distill.sources import CachedSource, OnlineSource, Source, open_online
 from logitfusion.distill.step import PARTS, objective_loss, read_teachers
 from logitfusion.distill.teacher import read_teacher
 from logitfusion.distill.training import distill
@@ -288,6 +288,13 @@ def test_what_it_can_not_read_is_refused(folders: dict[str, Path], tmp_path: Pat
     with pytest.raises(UserError, match="'twin' does not have the student's text 1; let it read all texts"):
         train(folders, {"twin": twin}, tmp_path)
     with pytest.raises(UserError, match=r"k is 9999, and must be from 1 to the teacher's \d+ tokens"):
-        stranger.check("stranger", Objective(k=9999), load_tokenizer(folders["student"]))
+        stranger.check("stranger", Objective(uld=0.4, k=9999), load_tokenizer(folders["student"]))
     with pytest.raises(UserError, match="'stranger' has another vocabulary than the student"):
         stranger.check("stranger", WHOLE, load_tokenizer(folders["student"]))
+
+
+def test_the_teacher_that_can_not_read_the_texts_is_named(folders: dict[str, Path]) -> None:
+    """The student, and other teachers, may have the template that it lacks."""
+    chat = [[{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}]]
+    with pytest.raises(UserError, match=r"Teacher 'twin' can't read the texts\. Text 1: it is"):
+        open_online("twin", folders["twin"], chat, Objective(uld=0.4))

@@ -183,7 +183,7 @@ def test_texts_that_a_cache_lacks_are_evaluated_by_their_labels(
     assert {"eval_sft", "eval_kl"} <= student.evaluate().keys()
     others = Dataset.from_list([{"prompt": "Another:", "completion": " one"}])
     found = student.evaluate(others)
-    assert "labels alone: Teacher 'twin' does not have" in caplog.text
+    assert "held out are evaluated by the loss of the labels alone: Teacher 'twin' does not have" in caplog.text
     assert found["eval_loss"] == found["eval_sft"] > 0
     assert "eval_kl" not in found
 

@@ -314,6 +314,7 @@ def test_options_that_do_not_fit_are_refused(
     [
         ({"rule": "gate"}, "needs the file of a gate or tune"),
         ({"rule": "gate", "gate": "g.json", "tune": {}}, "and not both"),
+        ({"rule": "gate", "gate": "g.json", "weights": 1.0}, "and they are fixed"),
         ({"rule": "gate", "tune": {"trusts": [0.0]}}, "about weights that are searched"),
         ({"tune": {"ridges": [0.0]}}, "about rule gate"),
     ],

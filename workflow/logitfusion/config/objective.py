@@ -64,6 +64,11 @@ class Objective(Section):
         """What the teachers' terms have of 1."""
         return sum(getattr(self, term) for term in TERMS)
 
+    @property
+    def top(self) -> int:
+        """The entries that a position must have: k in the terms uld and gld, while kl and hybrid take what there is."""
+        return self.k if self.uld or self.gld else 1
+
     @model_validator(mode="after")
     def _check_together(self) -> Objective:
         if self.taught > 1:

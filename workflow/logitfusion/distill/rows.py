@@ -145,7 +145,7 @@ def pair_held_out(texts: Sequence[EncodedText], teachers: Mapping[str, Source], 
     try:
         return pair_texts(texts, teachers, alignment)
     except UserError as error:
-        logger.warning("evaluation by the loss of the labels alone: %s", error)
+        logger.warning("the texts that are held out are evaluated by the loss of the labels alone: %s", error)
         return pair_texts(texts, {}, alignment)
 
 

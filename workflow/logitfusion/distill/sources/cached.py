@@ -39,7 +39,7 @@ class CachedSource:
 
     def check(self, name: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
         """See ``Source``."""
-        if self.cache.k < objective.k:
+        if self.cache.k < objective.top:
             raise UserError(
                 f"The cache of teacher {name!r} holds the top {self.cache.k}, not {objective.k}; raise cache.k."
             )

@@ -39,7 +39,7 @@ def match_digests(name: str, digests: Sequence[bytes], texts: Sequence[EncodedTe
         if digest not in numbers:
             raise UserError(
                 f"Teacher {name!r} does not have the student's text {number}; let it read all texts that the student"
-                " learns (a cache: make it anew of them)."
+                " learns or is evaluated on (a cache: make it anew of them)."
             )
     return [numbers[digest] for digest in wanted]
 

@@ -21,6 +21,7 @@ from logitfusion.distill.sources.matching import check_vocabulary, match_digests
 from logitfusion.distill.teacher import check_k, lay_out, read_logits, summarise, try_reading
 from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.distill.vocabulary import Vocabulary, share_tokens
+from logitfusion.errors import UserError
 from logitfusion.models.adapters import load_expert
 from logitfusion.models.architecture import count_vocabulary
 from logitfusion.models.device_maps import input_device
@@ -58,7 +59,10 @@ def open_online(
     """
     tokenizer, form = load_tokenizer(folder), text_format or TextFormat()
     options = {"template": form.template, "system": form.system, "arguments": arguments, "max_tokens": max_tokens}
-    encoded = encode_texts(tokenizer, texts, **options)
+    try:
+        encoded = encode_texts(tokenizer, texts, **options)
+    except UserError as error:
+        raise UserError(f"Teacher {name!r} can't read the texts. {error}") from error
     model = load_expert(folder, device=own_device(), dtype=dtype)
     check_texts(model, (text.ids for text in encoded), f"teacher {name!r}", "its max_tokens")
     return OnlineSource(model, tokenizer, encoded, objective, form, arguments)
@@ -100,7 +104,7 @@ class OnlineSource:
 
     def check(self, name: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
         """See ``Source``."""
-        check_k(self.model, objective.k)
+        check_k(self.model, objective.top)
         check_vocabulary(name, hash_vocabulary(self.tokenizer), objective, tokenizer)
 
     def share(self, name: str, student: Vocabulary) -> SharedTokens:
