@@ -229,6 +229,7 @@ def test_every_option_of_the_loss_and_the_training_is_one_of_the_command(capsys:
         (["--cache", "a={made}/nowhere"], "--cache a={made}/nowhere: the folder {made}/nowhere does not exist."),
         (["--rank", "3"], "--rank is of adapters; add --method lora, or leave it out."),
         (["--combine", "weighted", "--weights", "1"], "The call has 2 teachers and 1 weights."),
+        (["--combine", "weighted", "--weights", "0", "0"], "--weights are all 0, which leaves out every teacher."),
         (["--epochs", "1"], "--epochs needs either steps or epochs"),
         (["--patience", "2"], "--patience needs something to evaluate"),
         (["--texts", "sums"], "--texts sums is a task, no file (those end in .jsonl): say by --train how many"),

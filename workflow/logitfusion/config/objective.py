@@ -64,6 +64,11 @@ class Objective(Section):
         """What the teachers' terms have of 1."""
         return sum(getattr(self, term) for term in TERMS)
 
+    @property
+    def entries(self) -> int:
+        """Of each position, those that must be known: the terms kl and hybrid take whatever a cache holds."""
+        return self.k if self.uld or self.gld else 1
+
     @model_validator(mode="after")
     def _check_together(self) -> Objective:
         if self.taught > 1:
@@ -74,4 +79,6 @@ class Objective(Section):
         if (self.combine == "weighted") != (self.weights is not None):
             message = "needs both combine: weighted and a list of weights, or neither"
             raise PydanticCustomError("cross", message)
+        if self.weights is not None and not any(self.weights):
+            raise PydanticCustomError("cross", "are all 0, which leaves out every teacher", {"key": "weights"})
         return self

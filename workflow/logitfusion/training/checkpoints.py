@@ -109,6 +109,12 @@ def _refuse_other_processes(folder: Path, known: Mark, mark: Mark) -> None:
         )
 
 
+def forget_unbegun(folder: Path) -> None:
+    """Remove a mark without a checkpoint: there is nothing to go on from, and another training may begin."""
+    if [path.name for path in folder.glob("*")] == [_MARK]:
+        remove(folder)
+
+
 def record_checkpoint(checkpoint: Path) -> None:
     """Note the digests of a checkpoint's files; other processes' random numbers and the parts of a parted model, which
     are zips and have a sum of their own, aside."""
