@@ -178,6 +178,17 @@ def test_the_same_call_goes_on_and_no_other(
     assert_same(tmp_path / "out", trained, rtol=0, atol=0)
 
 
+def test_a_training_that_fails_before_a_checkpoint_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], made: Path, tmp_path: Path
+) -> None:
+    """So that the same place takes a call with other options."""
+    assert cli.main(call(made, tmp_path / "out", learning_rate=1e20)) == 1
+    assert "lower the learning_rate" in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out.checkpoints").write_text("mine")
+    assert "out.checkpoints is a file" in refuse(capsys, *call(made, tmp_path / "out"))
+
+
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"],
     "accelerate": [

@@ -84,7 +84,9 @@ def refuse_other_training(folder: Path, fingerprint: str) -> None:
     Raises:
         UserError: the folder holds some, or something else.
     """
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and the checkpoints of the training go there; move it away.")
+    if not folder.exists() or not any(folder.iterdir()):
         return
     known = _read_mark(folder)
     if known is None or known.fingerprint != fingerprint:
