@@ -243,6 +243,10 @@ def test_every_option_of_the_loss_and_the_training_is_one_of_the_command(capsys:
         (["--combine", "weighted", "--weights", "0", "0"], "--weights are all 0, which leaves out every teacher."),
         (["--epochs", "1"], "--epochs needs either steps or epochs"),
         (["--patience", "2"], "--patience needs something to evaluate"),
+        (
+            ["--evaluate", "{made}/held_out.jsonl", "--patience", "1", "--best-by", "metric"],
+            "best_by is metric, and nothing of evaluate is a task that has one",
+        ),
         (["--texts", "sums"], "--texts sums is a task, no file (those end in .jsonl): say by --train how many"),
         (["--evaluate", "sums"], "--evaluate sums is a task, no file (those end in .jsonl): say by --validation how"),
         (["--texts", "nowhere.jsonl"], "nowhere.jsonl"),

@@ -41,8 +41,8 @@ class CachedSource:
         """See ``Source``."""
         if self.cache.k < objective.entries:
             raise UserError(
-                f"The cache of teacher {name!r} holds the top {self.cache.k}, not {objective.k}; lower k, or make a cache"
-                " with a higher one."
+                f"The cache of teacher {name!r} holds the top {self.cache.k}, not {objective.k}; lower k, or make a"
+                " cache with a higher one."
             )
         check_vocabulary(name, self.cache.settings["vocabulary_hash"], objective, tokenizer)
 
