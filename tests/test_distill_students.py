@@ -250,6 +250,7 @@ def test_every_option_of_the_loss_and_the_training_is_one_of_the_command(capsys:
         (["--texts", "sums"], "--texts sums is a task, no file (those end in .jsonl): say by --train how many"),
         (["--evaluate", "sums"], "--evaluate sums is a task, no file (those end in .jsonl): say by --validation how"),
         (["--texts", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--output", "{made}/\udcff"], "--output has a character that is not Unicode"),
         (["--output", "{made}/tasks"], "{made}/tasks is there already; name another folder with --output, or delete"),
         (["--output", "{made}/twin/new"], "lies in {made}/twin, which a teacher reads"),
     ],
