@@ -176,6 +176,8 @@ def test_the_same_call_goes_on_and_no_other(
     assert (tmp_path / "out.checkpoints/checkpoint-2").is_dir()
     assert cli.main(asked) == 0
     assert_same(tmp_path / "out", trained, rtol=0, atol=0)
+    header = (tmp_path / "out/curve.csv").read_text().partition("\n")[0]
+    assert header == (trained / "curve.csv").read_text().partition("\n")[0]
 
 
 def test_a_training_that_fails_before_a_checkpoint_leaves_nothing(
