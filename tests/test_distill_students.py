@@ -176,6 +176,19 @@ def test_the_same_call_goes_on_and_no_other(
     assert (tmp_path / "out.checkpoints/checkpoint-2").is_dir()
     assert cli.main(asked) == 0
     assert_same(tmp_path / "out", trained, rtol=0, atol=0)
+    header = (tmp_path / "out/curve.csv").read_text().partition("\n")[0]
+    assert header == (trained / "curve.csv").read_text().partition("\n")[0]
+
+
+def test_a_training_that_fails_before_a_checkpoint_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], made: Path, tmp_path: Path
+) -> None:
+    """So that the same place takes a call with other options."""
+    assert cli.main(call(made, tmp_path / "out", learning_rate=1e20)) == 1
+    assert "lower the learning_rate" in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out.checkpoints").write_text("mine")
+    assert "out.checkpoints is a file" in refuse(capsys, *call(made, tmp_path / "out"))
 
 
 LAUNCHERS = {
@@ -229,11 +242,17 @@ def test_every_option_of_the_loss_and_the_training_is_one_of_the_command(capsys:
         (["--cache", "a={made}/nowhere"], "--cache a={made}/nowhere: the folder {made}/nowhere does not exist."),
         (["--rank", "3"], "--rank is of adapters; add --method lora, or leave it out."),
         (["--combine", "weighted", "--weights", "1"], "The call has 2 teachers and 1 weights."),
+        (["--combine", "weighted", "--weights", "0", "0"], "--weights are all 0, which leaves out every teacher."),
         (["--epochs", "1"], "--epochs needs either steps or epochs"),
         (["--patience", "2"], "--patience needs something to evaluate"),
+        (
+            ["--evaluate", "{made}/held_out.jsonl", "--patience", "1", "--best-by", "metric"],
+            "best_by is metric, and nothing of evaluate is a task that has one",
+        ),
         (["--texts", "sums"], "--texts sums is a task, no file (those end in .jsonl): say by --train how many"),
         (["--evaluate", "sums"], "--evaluate sums is a task, no file (those end in .jsonl): say by --validation how"),
         (["--texts", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--output", "{made}/\udcff"], "--output has a character that is not Unicode"),
         (["--output", "{made}/tasks"], "{made}/tasks is there already; name another folder with --output, or delete"),
         (["--output", "{made}/twin/new"], "lies in {made}/twin, which a teacher reads"),
     ],

@@ -211,6 +211,8 @@ def test_a_cache_that_does_not_fit_is_refused(
     more = BOTH.model_copy(update={"k": 9})
     with pytest.raises(UserError, match="'twin' holds the top 8, not 9"):
         distill(model, tokenizer, encoded(tokenizer), {"twin": caches["twin"]}, more, RECIPE, **common)
+    by_name = more.model_copy(update={"uld": 0.0, "gld": 0.0, "hybrid": 0.5})
+    caches["twin"].check("twin", by_name, tokenizer)  # takes all that a cache holds, however few
 
 
 def test_a_text_that_a_cache_lacks_is_refused(

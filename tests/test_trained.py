@@ -221,6 +221,7 @@ def test_beside_a_base_in_half_precision_an_adapter_stays(half: Path, merged: di
     assert (found - exact).norm() < 0.2 * (base - exact).norm()
     plain = load_expert(half, merge=True, device=CPU, dtype=torch.bfloat16)
     assert plain.state_dict().keys() == merged["first"].state_dict().keys()
+    assert all(value.requires_grad for value in plain.parameters())
 
 
 def test_of_a_base_in_fp32_the_sum_is_rounded_once(

@@ -48,6 +48,7 @@ def command_lines(folder: Path, models: dict[str, Path]) -> dict[str, list[str]]
         "generate": [*fused, "--prompts", folder / "prompts.jsonl", "--max-new-tokens", 3],
         "score": [*fused, "--pairs", folder / "pairs.jsonl"],
         "distill-cache": [*texts, "--k", 3],
+        "distill": [models["base"], *texts, "--uld", 0.5, "--k", 3, "--steps", 1, "--batch-size", 1],
         "fewshot fit": ["--images", images, *encoders, *quick, "--output", head],
         "fewshot predict": ["--images", images / "red", *encoders, "--head", head],
         "init": ["--output", folder / "mine.yaml", "mine"],

@@ -17,7 +17,7 @@ from outcomes import Case
 from sizes import inputs
 
 Watch = Callable[..., None]
-COMMANDS = ["generate", "score", "distill-cache", "fewshot fit", "fewshot predict"]
+COMMANDS = ["generate", "score", "distill-cache", "distill", "fewshot fit", "fewshot predict"]
 NUMBERS = ("N", "NUMBER", "P", "K", "SHARE", "auto|N", "WEIGHT")
 
 

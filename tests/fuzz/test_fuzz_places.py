@@ -17,7 +17,9 @@ from outcomes import Case
 from sizes import inputs
 
 Watch = Callable[..., None]
-COMMANDS = ["generate", "score", "distill-cache", "fewshot fit", "fewshot predict", "init", "plan", "materialise"]
+COMMANDS = [
+    *("generate", "score", "distill-cache", "distill", "fewshot fit", "fewshot predict", "init", "plan", "materialise"),
+]
 PATHS = ("FILE", "DIR", "PATH", "SPEC", "FOLDER", "CONFIG", "MODEL")
 WRITTEN = ("--output", "--trace", "--report", "--json", "--features", "--sort-into")
 

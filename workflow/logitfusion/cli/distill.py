@@ -27,6 +27,7 @@ from logitfusion.config.section import Section, Seed
 from logitfusion.config.tasks import HarnessTask
 from logitfusion.config.training import PLACEMENT, Adaptation, LoRA, Training
 from logitfusion.errors import UserError
+from logitfusion.formats.text import check_unicode
 
 if TYPE_CHECKING:
     from logitfusion.evaluate.measured import Measure
@@ -187,6 +188,7 @@ def _check_places(arguments: argparse.Namespace, teachers: Sequence[NamedTeacher
     if "-" in files and "WORLD_SIZE" in os.environ:
         raise UserError("Several processes can't read one standard input; give --texts a file.")
     read = {"STUDENT": arguments.student, "--texts": files, "a teacher": [one.folder for one in teachers]}
+    check_unicode(str(arguments.output), "--output")  # the Trainer writes its name into checkpoints
     claim_outputs({"--output": arguments.output}, read, folders=["--output"])
     if arguments.output.is_dir() and any(arguments.output.iterdir()):
         raise UserError(f"{arguments.output} is there already; name another folder with --output, or delete it.")

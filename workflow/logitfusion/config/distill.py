@@ -127,7 +127,7 @@ class Distill(Prompting, Loading):
                 facts = {"key": f"methods.{name}.on_policy"}
                 words = "needs whole students and texts apart; leave sharded and packing out of distill.training"
                 raise PydanticCustomError("cross", words, facts)
-            if cached and method.top > self.cache.k:
+            if cached and method.entries > self.cache.k:
                 facts = {"key": f"methods.{name}.k", "k": method.k, "kept": self.cache.k}
                 raise PydanticCustomError("cross", "is {k}, and the cache keeps {kept}; raise distill.cache.k", facts)
         return self

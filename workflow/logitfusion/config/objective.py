@@ -65,8 +65,8 @@ class Objective(Section):
         return sum(getattr(self, term) for term in TERMS)
 
     @property
-    def top(self) -> int:
-        """The entries that a position must have: k in the terms uld and gld, while kl and hybrid take what there is."""
+    def entries(self) -> int:
+        """Of each position, those that must be known: the terms kl and hybrid take whatever a cache holds."""
         return self.k if self.uld or self.gld else 1
 
     @model_validator(mode="after")
@@ -79,4 +79,6 @@ class Objective(Section):
         if (self.combine == "weighted") != (self.weights is not None):
             message = "needs both combine: weighted and a list of weights, or neither"
             raise PydanticCustomError("cross", message)
+        if self.weights is not None and not any(self.weights):
+            raise PydanticCustomError("cross", "are all 0, which leaves out every teacher", {"key": "weights"})
         return self

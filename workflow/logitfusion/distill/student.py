@@ -67,6 +67,10 @@ def train_student(
             "sharded parts the student among processes, and tasks are answered by a whole one; evaluate files or texts,"
             " or leave sharded out."
         )
+    if measure is None and training.best_by == "metric":
+        raise UserError(
+            "best_by is metric, and nothing of evaluate is a task that has one; name tasks there, or go by the loss."
+        )
     recipe = Recipe.model_validate(dict(training.part(Training)) | {"seed": seed})
     monitoring = training.part(Monitoring)
     evaluations = Evaluations(name, monitoring)

@@ -48,7 +48,7 @@ def check_teachers(
         raise UserError(f"A student needs both teachers and {terms} above 0, or neither (plain SFT).")
     if objective.weights is not None and len(objective.weights) != len(teachers):
         raise UserError(f"There are {len(teachers)} teachers and {len(objective.weights)} weights; give one for each.")
-    if objective.top > count_vocabulary(student):
+    if objective.entries > count_vocabulary(student):
         raise UserError(f"k is {objective.k}, and the student {name} has {count_vocabulary(student)} tokens; lower k.")
     trained = {id(weight) for weight in student.parameters() if weight.requires_grad}
     for teacher, source in teachers.items():

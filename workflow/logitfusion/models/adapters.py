@@ -193,9 +193,9 @@ def load_adapted(base: str | Path, folder: str | Path, *, merge: bool = False, *
     refuse_not_causal(model, f"The model with the adapter in {folder}", anew=True)
     mergeable, exact = simple and not _adapts_tied(adapted), model.dtype == torch.float32
     if mergeable and exact and _merge_alike(adapted):
-        return adapted.unload().eval()
+        return adapted.unload().requires_grad_().eval()  # peft has frozen the base
     if mergeable and merge and not exact:
-        return adapted.merge_and_unload().eval()
+        return adapted.merge_and_unload().requires_grad_().eval()
     return model  # its layers are replaced in place, so that it is the adapted model itself
 
 

@@ -84,7 +84,9 @@ def refuse_other_training(folder: Path, fingerprint: str) -> None:
     Raises:
         UserError: the folder holds some, or something else.
     """
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and the checkpoints of the training go there; move it away.")
+    if not folder.exists() or not any(folder.iterdir()):
         return
     known = _read_mark(folder)
     if known is None or known.fingerprint != fingerprint:
@@ -107,6 +109,12 @@ def _refuse_other_processes(folder: Path, known: Mark, mark: Mark) -> None:
             f"The training in {folder} began in {known.processes} processes, which draw random numbers (dropout, say),"
             f" and would go on otherwise in {mark.processes}; set processes: {known.processes} again, {mend}."
         )
+
+
+def forget_unbegun(folder: Path) -> None:
+    """Remove a mark without a checkpoint: there is nothing to go on from, and another training may begin."""
+    if [path.name for path in folder.glob("*")] == [_MARK]:
+        remove(folder)
 
 
 def record_checkpoint(checkpoint: Path) -> None:

@@ -20,7 +20,8 @@ def write_evaluations(path: str | Path, rows: Sequence[Mapping[str, float]]) -> 
 
 
 def _write(path: str | Path, curve: Sequence[Mapping[str, float]], first: Sequence[str]) -> None:
-    columns = [*first, *(name for name in (curve[0] if curve else {}) if name not in first)]
+    # From the last row on: those that a checkpoint has kept have their names in another order, the alphabet's.
+    columns = dict.fromkeys([*first, *(name for row in reversed(curve) for name in row)])
     with whole(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

@@ -28,7 +28,7 @@ from logitfusion.models.architecture import reset_rope, rope_limit
 from logitfusion.models.load import bf16_helps, choose_device
 from logitfusion.progress.pace import describe_pace
 from logitfusion.training.batches import is_main_process, micro_batch, processes
-from logitfusion.training.checkpoints import Mark, find_checkpoint, mark_checkpoints, record_checkpoint
+from logitfusion.training.checkpoints import Mark, find_checkpoint, forget_unbegun, mark_checkpoints, record_checkpoint
 from logitfusion.training.packing import KEPT, joined_logits
 from logitfusion.training.schedule import WarmedTrainer
 from logitfusion.training.sharding import (
@@ -244,6 +244,9 @@ def train(
         raise UserError(
             f"A checkpoint could not be written to {checkpoints}: {full}; a training goes on from the last whole one."
         ) from error
+    finally:
+        if is_main_process():
+            forget_unbegun(checkpoints)
     logger.info("%s: trained in %.1f s", name, time.monotonic() - started)
     check_weights(trainer.model, name)
     model = trainer.model if plain is None else gather(trainer.model, plain, is_main_process())

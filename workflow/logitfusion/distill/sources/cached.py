@@ -39,9 +39,10 @@ class CachedSource:
 
     def check(self, name: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
         """See ``Source``."""
-        if self.cache.k < objective.top:
+        if self.cache.k < objective.entries:
             raise UserError(
-                f"The cache of teacher {name!r} holds the top {self.cache.k}, not {objective.k}; raise cache.k."
+                f"The cache of teacher {name!r} holds the top {self.cache.k}, not {objective.k}; lower k, or make a"
+                " cache with a higher one."
             )
         check_vocabulary(name, self.cache.settings["vocabulary_hash"], objective, tokenizer)
 
