@@ -331,6 +331,12 @@ def each(change: Callable[[dict[int, dict[str, Any]]], Any]) -> Callable[[dict[s
         (each(lambda entry: {n: {"logprob": float("nan")} for n in entry}), "gives the log-probability nan"),
         (each(lambda entry: {n: {"logprob": -0.5} for n in entry}), "their probabilities come to 4.2"),
         (
+            each(lambda entry: {n: {"logprob": -33.0} for n in entry}),
+            "to 0.0000, and those of all others to 0.0000 at most",
+        ),
+        (garbled(lambda found: [*found[:1], *found]), "is of other tokens than were sent."),
+        (garbled(lambda found: [None, found[-1], *found[2:]]), "lacks the log-probability of a token that was sent."),
+        (
             each(lambda entry: {n: {**one, "decoded_token": f"{n}x"} for n, one in entry.items()}),
             "is of another tokenizer: it reads the token",
         ),
