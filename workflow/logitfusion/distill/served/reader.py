@@ -128,9 +128,11 @@ class Reader:
         try:
             return self.answers.assemble(self.asking.read(content, text), text)
         except MalformedError as error:
-            raise UserError(f"The answer of {self.server.address} to {self._find_title(text)} {error}.") from None
+            wrong = self.server.hide(str(error))
+            raise UserError(f"The answer of {self.server.address} to {self._find_title(text)} {wrong}.") from None
         except ValidationError as error:
             wrong = explain(error, name=lambda where: f"its {where or 'content'}").rstrip(".")
+            wrong = self.server.hide(wrong.removesuffix("; add it"))
             raise UserError(
                 f"The answer of {self.server.address} to {self._find_title(text)} is none of the protocol"
                 f" {self.server.options.protocol} ({wrong}); choose another --protocol."
