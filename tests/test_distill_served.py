@@ -243,6 +243,32 @@ def test_another_model_of_the_same_name_is_seen(
     run(capsys, *asked, "--shards", 2)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_model_that_changes_while_the_server_is_away_is_seen(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    loaded: dict[str, PreTrainedModel],
+    standin: Standin,
+    asked: list[object],
+    tmp_path: Path,
+    swapped: bool,
+) -> None:
+    monkeypatch.setattr("logitfusion.distill.served.server._FIRST_WAIT", 0.0)
+
+    def restart(answer: dict[str, Any]) -> dict[str, Any]:
+        if len(standin.asked) == 2:  # after texts of one model
+            standin.statuses = [(503, "loading", {})]
+            standin.model = loaded["large" if swapped else "base"]
+        return answer
+
+    standin.garble = restart
+    if swapped:
+        assert "The server was away and has another model now" in refuse(capsys, *asked, "--concurrency", 1)
+        assert not [*tmp_path.rglob("teacher-*.safetensors")]
+    else:
+        run(capsys, *asked, "--concurrency", 1)
+
+
 def test_a_key_is_sent_and_never_shown(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,

@@ -34,6 +34,7 @@ class Server:
         options: how it is asked.
         address: of OpenAI's interface, ``http://127.0.0.1:8000/v1``.
         root: under which it has what is no part of that, ``http://127.0.0.1:8000``.
+        faults: how often it was busy or not reached.
 
     Raises:
         UserError: there is no address, or the variable of the key holds none.
@@ -51,6 +52,7 @@ class Server:
         self.root = self.address.removesuffix("/v1")
         self._key = _read_key(options.key_variable)
         self._told = float("-inf")
+        self.faults = 0
 
     @asynccontextmanager
     async def session(self, silence: float | None = None) -> AsyncIterator[httpx2.AsyncClient]:
@@ -99,6 +101,7 @@ class Server:
                 if answer.status_code not in BUSY and answer.status_code < 500:
                     return answer
                 fault, asked = f"answers {self._words(answer)}", _asked_wait(answer)
+            self.faults += 1
             if attempt + 1 < self.options.attempts:
                 wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt) * random.uniform(0.75, 1.25)  # not all at once
                 await self._pause(fault, max(wait, asked))
