@@ -86,6 +86,13 @@ def test_what_an_expert_excludes_is_gone_with_any_weight(kept: int) -> None:
     assert judge(fit([found], 0.1), found).isfinite().all()
 
 
+def test_an_answer_that_the_large_model_excludes_is_told() -> None:
+    large, base, experts = draw_models(0, 10)
+    large[3, 7] = -torch.inf
+    with pytest.raises(UserError, match=r"fitted on 'a': a right answer has a token that the large model excludes"):
+        fit_gate({"a": gather(large, base, experts, torch.full((10,), 7))})
+
+
 def test_evidence_of_a_fusion_is_what_tuning_finds(
     loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
