@@ -29,6 +29,7 @@ class Standin:
         token_ids: whether echoed tokens are written ``token_id:42``, as one of vLLM's options has it.
         key: that requests must bring.
         statuses: answers in place of the next ones, with their messages and headers.
+        loading: addresses that answer 503 once.
         delay: seconds before the answer about a text.
         barrier: so many requests are answered together.
         garble: changes an answer before it is sent.
@@ -44,6 +45,7 @@ class Standin:
     token_ids: bool = False
     key: str | None = None
     statuses: list[tuple[int, str, dict[str, str]]] = field(default_factory=list)
+    loading: list[str] = field(default_factory=list)
     delay: float = 0.0
     barrier: threading.Barrier | None = None
     garble: Callable[[dict[str, Any]], Any] = lambda answer: answer
@@ -127,6 +129,9 @@ class Standin:
     def answer(self, path: str, body: dict[str, Any], key: str | None) -> tuple[int, Any, dict[str, str]]:
         if self.key is not None and key != f"Bearer {self.key}":
             return 401, {"error": f"Unauthorized: {key}"}, {}
+        if path in self.loading:
+            self.loading.remove(path)
+            return 503, {"error": "loading"}, {}
         if path == "/v1/models":
             card = {"object": "model", "owned_by": "vllm", "root": "/models/teacher", "max_model_len": self.context}
             return 200, {"object": "list", "data": [{"id": name, **card} for name in self.names]}, {}

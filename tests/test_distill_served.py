@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import torch
 from commands import refuse, run
@@ -182,6 +184,21 @@ def test_a_silent_server_is_asked_again(
     assert "can't be reached (ReadTimeout), asked 1 times for text" in sentence
 
 
+def test_a_server_that_is_loading_is_asked_again_what_it_serves(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    standin: Standin,
+    asked: list[object],
+    tmp_path: Path,
+) -> None:
+    """Else the cache would be of another engine than the one that the next run sees."""
+    monkeypatch.setattr("logitfusion.distill.served.server._FIRST_WAIT", 0.0)
+    standin.loading = ["/v1/models", "/version"]
+    run(capsys, *asked)
+    assert standin.loading == []
+    assert "by vllm 0.11.0\n" in run(capsys, "distill-cache", "--verify", tmp_path / "served")
+
+
 @pytest.mark.parametrize("kill", [BrokenPipeError, KeyboardInterrupt])
 def test_a_killed_run_goes_on(
     standin: Standin, folder: Path, of_folder: TeacherCache, tmp_path: Path, kill: type[BaseException]
@@ -226,6 +243,32 @@ def test_another_model_of_the_same_name_is_seen(
     run(capsys, *asked, "--shards", 2)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_model_that_changes_while_the_server_is_away_is_seen(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    loaded: dict[str, PreTrainedModel],
+    standin: Standin,
+    asked: list[object],
+    tmp_path: Path,
+    swapped: bool,
+) -> None:
+    monkeypatch.setattr("logitfusion.distill.served.server._FIRST_WAIT", 0.0)
+
+    def restart(answer: dict[str, Any]) -> dict[str, Any]:
+        if len(standin.asked) == 2:  # after texts of one model
+            standin.statuses = [(503, "loading", {})]
+            standin.model = loaded["large" if swapped else "base"]
+        return answer
+
+    standin.garble = restart
+    if swapped:
+        assert "The server was away and has another model now" in refuse(capsys, *asked, "--concurrency", 1)
+        assert not [*tmp_path.rglob("teacher-*.safetensors")]
+    else:
+        run(capsys, *asked, "--concurrency", 1)
+
+
 def test_a_key_is_sent_and_never_shown(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
@@ -250,6 +293,48 @@ def test_a_key_is_sent_and_never_shown(
         assert "s3cret" not in sentence
     assert "s3cret" not in caplog.text
     assert "wr0ng" not in caplog.text
+
+
+def test_a_key_is_hidden_in_whatever_a_server_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, standin: Standin, asked: list[object]
+) -> None:
+    key = 'a"b\\c'
+    monkeypatch.setenv("TEACHER_KEY", key)
+    server = Server(Endpoint(endpoint=standin.address, key_variable="TEACHER_KEY"))
+    answer = httpx2.Response(401, json={"seen": [key]}, extensions={"reason_phrase": f"not {key}".encode()})
+    shown = server.explain_refusal(answer, "text 1")
+    assert "401 not ***" in shown
+    assert shown.count("***") == 2
+    standin.garble = each(lambda entry: {n: {**one, "decoded_token": key} for n, one in entry.items()})
+    sentence = refuse(capsys, *asked, "--key-variable", "TEACHER_KEY", "--concurrency", 1)
+    assert "as '***', and the teacher's" in sentence
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("ALL_PROXY", "socks5://me:s3cret@127.0.0.1:9", "names needs the package socksio; correct it, or set NO_PROXY"),
+        ("HTTP_PROXY", "ftp://me:s3cret@host", "A proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names can't be used"),
+        ("HTTP_PROXY", "http://127.0.0.1:1", "start it, or correct it, or the proxy of the environment."),
+        ("SSL_CERT_FILE", "/nowhere", "The certificates that SSL_CERT_FILE names can't be read ([Errno 2]"),
+    ],
+)
+def test_what_the_environment_says_of_connections_is_told_where_it_is_wrong(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[object],
+    variable: str,
+    value: str,
+    words: str,
+) -> None:
+    for name in ("NO_PROXY", "HTTP_PROXY"):
+        for other in (name, name.lower()):
+            monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setitem(sys.modules, "socksio", None)  # as where it is not installed
+    sentence = refuse(capsys, *asked)
+    assert words in sentence
+    assert "s3cret" not in sentence
 
 
 @pytest.mark.parametrize(
@@ -319,7 +404,10 @@ def each(change: Callable[[dict[int, dict[str, Any]]], Any]) -> Callable[[dict[s
     [
         (lambda _: b"<html>", "is none of the protocol vllm (its content can't be used (Invalid JSON"),
         (lambda _: {"choices": []}, "is none of the protocol vllm (its choices must hold at least 1"),
-        (lambda _: {"error": "x"}, "is none of the protocol vllm (its content lacks the key 'choices'; add it)"),
+        (
+            lambda _: {"error": "x"},
+            "is none of the protocol vllm (its content lacks the key 'choices'); choose another",
+        ),
         (garbled(lambda _: None), "has no prompt_logprobs, which vLLM gives; choose another --protocol."),
         (garbled(lambda found: found[:-1]), "positions, and"),
         (garbled(lambda found: [*found[:-1], None]), "lacks the log-probability of a token that was sent."),
@@ -330,6 +418,12 @@ def each(change: Callable[[dict[int, dict[str, Any]]], Any]) -> Callable[[dict[s
         (each(lambda entry: {n: {"logprob": 3.0} for n in entry}), "gives the log-probability 3; the server may give"),
         (each(lambda entry: {n: {"logprob": float("nan")} for n in entry}), "gives the log-probability nan"),
         (each(lambda entry: {n: {"logprob": -0.5} for n in entry}), "their probabilities come to 4.2"),
+        (
+            each(lambda entry: {n: {"logprob": -33.0} for n in entry}),
+            "to 0.0000, and those of all others to 0.0000 at most",
+        ),
+        (garbled(lambda found: [*found[:1], *found]), "is of other tokens than were sent."),
+        (garbled(lambda found: [None, found[-1], *found[2:]]), "lacks the log-probability of a token that was sent."),
         (
             each(lambda entry: {n: {**one, "decoded_token": f"{n}x"} for n, one in entry.items()}),
             "is of another tokenizer: it reads the token",

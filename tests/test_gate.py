@@ -292,6 +292,24 @@ def test_files_that_are_damaged_or_missing_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 2}, "gate.json holds a gate of another version than 1, which is read here; fit it again."),
+        ({"version": None}, "holds a gate of another version"),
+        ({"gate": None}, "gate.json holds no gate; name a file that the rule gate was fitted into."),
+        ({"gate": {"features": {"mood": {"weight": 1.0}}}}, "its key 'gate.features' must be one of large_entropy"),
+    ],
+)
+def test_files_of_something_else_are_refused(gate_file: Path, change: dict, words: str) -> None:
+    """As that of what was tuned with another rule."""
+    held = read_json(gate_file) | change
+    write_artefact(gate_file, {name: value for name, value in held.items() if name != "digest" and value is not None})
+    with pytest.raises(UserError) as caught:
+        read_gate(gate_file)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"rule": "gate"}, "give its file as the option gate"),

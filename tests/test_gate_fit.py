@@ -72,6 +72,27 @@ def test_evidence_of_few_entries_is_nearly_that_of_all(experts: int) -> None:
         torch.testing.assert_close(few, exact, rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize("kept", [10, 256])
+def test_what_an_expert_excludes_is_gone_with_any_weight(kept: int) -> None:
+    large, base, experts = draw_models(0, 50, 2, vocabulary=100)
+    experts = base + 0.3 * (experts - base)
+    experts[1, :, 60:] = -torch.inf
+    targets = torch.randint(0, 60, (50,), generator=torch.Generator().manual_seed(1))
+    found = gather(large, base, experts, targets, kept)
+    for weight in (0.0, 0.5) if kept == 256 else (0.5,):
+        weights = torch.full((2, 50), weight)
+        exact = fuse_logits(large, base, experts, weights).double().log_softmax(-1)[torch.arange(50), targets]
+        torch.testing.assert_close(found.log_likelihood(weights.double()), exact, rtol=0, atol=0.05)
+    assert judge(fit([found], 0.1), found).isfinite().all()
+
+
+def test_an_answer_that_the_large_model_excludes_is_told() -> None:
+    large, base, experts = draw_models(0, 10)
+    large[3, 7] = -torch.inf
+    with pytest.raises(UserError, match=r"fitted on 'a': a right answer has a token that the large model excludes"):
+        fit_gate({"a": gather(large, base, experts, torch.full((10,), 7))})
+
+
 def test_evidence_of_a_fusion_is_what_tuning_finds(
     loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

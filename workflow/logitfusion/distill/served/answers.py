@@ -14,7 +14,7 @@ from logitfusion.distill.texts import EncodedText
 
 # What servers write for a probability of 0, which JSON has no logarithm of.
 _NOTHING = -9999.0
-# By how much probabilities in single precision may come to more than 1: half precision, or other numbers, exceed it.
+# By how much probabilities in single precision may miss 1: half precision, or other numbers, miss it by more.
 _EXCESS = 1e-3
 # What single precision can tell from 1.
 _LEAST = 2.0**-24
@@ -86,13 +86,14 @@ class Answers:
             own: its log-probability.
         """
         total = math.fsum(math.exp(value) for _, value in row)
-        if total > 1 + _EXCESS:
+        most = (self.vocabulary - self.k) * math.exp(row[-1][1])
+        if not total - _EXCESS <= 1 <= total + most + _EXCESS:
+            others = f", and those of all others to {most:.4f} at most" if total < 1 else ""
             raise MalformedError(
-                f"gives numbers that are no log-probabilities: their probabilities come to {total:.4f}; the server may"
-                " give logits, or compute in half precision"
+                f"gives numbers that are no log-probabilities: their probabilities come to {total:.4f}{others}; the"
+                " server may give logits, or compute in half precision"
             )
         least = 0.0 if any(number == label for number, _ in row) else math.exp(own)
-        most = (self.vocabulary - self.k) * math.exp(row[-1][1])
         return max(least, min(most, max(_LEAST, 1 - total)))
 
     def _check_spellings(self, positions: Sequence[Position]) -> None:

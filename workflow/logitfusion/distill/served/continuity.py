@@ -46,14 +46,53 @@ def refuse_other_teacher(
         if text is None or not text.labels:
             continue
         (now,) = read([text])
-        then = shard.read(places[text.digest]).label_log_probs
-        distance = torch.where(now.label_log_probs == then, 0.0, now.label_log_probs - then).abs().mean().item()
+        distance = _distance(now, shard.read(places[text.digest]))
         if distance > _MOST:
             raise UserError(
                 f"The server now has another model than when {shard.path} was made: its log-probabilities of a text"
                 f" differ by {distance:.2f} in the mean; serve that model again, or give another folder."
             )
         return
+
+
+class Watched:
+    """What reads texts, and asks for one of the first again where the server was away: it may be another since then.
+
+    Args:
+        read: asks for texts.
+        faults: how often the server was busy or not reached so far.
+    """
+
+    def __init__(self, read: Callable[..., list[TeacherText]], faults: Callable[[], int]) -> None:
+        self._read, self._faults = read, faults
+        self._known: tuple[EncodedText, TeacherText] | None = None
+
+    def read(self, texts: Sequence[EncodedText], on_text: Callable[[int], None] | None = None) -> list[TeacherText]:
+        """As the other does.
+
+        Raises:
+            UserError: also where the answers are of several models.
+        """
+        before = self._faults()
+        found = self._read(texts, on_text=on_text)
+        if self._known is None:
+            self._known = max(islice(zip(texts, found, strict=True), _TRIED), key=lambda pair: len(pair[1]))
+        text, then = self._known
+        if self._faults() > before and len(then):
+            distance = _distance(self._read([text])[0], then)
+            if distance > _MOST:
+                raise UserError(
+                    "The server was away and has another model now: its log-probabilities of a text differ by"
+                    f" {distance:.2f} in the mean; serve the first one again, and run the same again: what is whole is"
+                    " kept."
+                )
+        return found
+
+
+def _distance(now: TeacherText, then: TeacherText) -> float:
+    """Nats by which the log-probabilities of a text's tokens differ in the mean."""
+    one, other = now.label_log_probs, then.label_log_probs
+    return torch.where(one == other, 0.0, one - other).abs().mean().item()
 
 
 def _find_shards(folder: Path, settings: dict[str, Any]) -> list[Shard]:

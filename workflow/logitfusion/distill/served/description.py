@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
+from urllib.request import getproxies
 
 import httpx2
 from pydantic import BaseModel, ValidationError
@@ -61,19 +63,25 @@ def describe(server: Server) -> Served:
 async def _describe(server: Server) -> Served:
     wanted = server.options.served_model
     async with server.session(silence=30.0) as session:
-        try:
-            answer = await session.get(f"{server.address}/models")
-        except httpx2.RequestError as error:
-            raise UserError(
-                f"No server answers at {server.address} ({name_fault(error)}); start it, or correct it."
-            ) from None
+        answer = await server.insist(partial(_list_models, server, session), lambda: "its models")
         if answer.status_code in (404, 405) and wanted is not None:  # it has no such list
             return Served(wanted)
         if answer.status_code != 200:
             raise UserError(server.explain_refusal(answer, "to say what it serves"))
         card = _choose(answer.content, wanted, server.address)
-        engine = " ".join(filter(None, [card.owned_by, await _find_version(server, session)]))
+        version = await _find_version(server, session) if card.owned_by == "vllm" else None
+        engine = " ".join(filter(None, [card.owned_by, version]))
         return Served(card.id, card.root, engine or None, card.max_model_len)
+
+
+async def _list_models(server: Server, session: httpx2.AsyncClient) -> httpx2.Response:
+    try:
+        return await session.get(f"{server.address}/models")
+    except httpx2.ConnectError as error:  # not asked again: the address may be wrong
+        proxy = ", or the proxy of the environment" if getproxies() else ""
+        raise UserError(
+            f"No server answers at {server.address} ({name_fault(error)}); start it, or correct it{proxy}."
+        ) from None
 
 
 def _choose(content: bytes, wanted: str | None, address: str) -> _Card:
@@ -92,9 +100,9 @@ def _choose(content: bytes, wanted: str | None, address: str) -> _Card:
 
 
 async def _find_version(server: Server, session: httpx2.AsyncClient) -> str | None:
-    """As vLLM tells it; others have no such page."""
+    """As vLLM tells it; while it is busy it is asked again, because a cache with another version is another cache."""
+    answer = await server.insist(partial(session.get, f"{server.root}/version"), lambda: "its version")
     try:
-        answer = await session.get(f"{server.root}/version")
         return _Version.model_validate_json(answer.content).version if answer.status_code == 200 else None
-    except (httpx2.RequestError, ValidationError):
+    except ValidationError:
         return None

@@ -64,6 +64,9 @@ class Asking(Protocol):
         """
 
 
+_MISSING = "lacks the log-probability of a token that was sent"
+
+
 class _Logprob(TypedDict):  # no class of its own: there are millions
     logprob: float
     decoded_token: NotRequired[str | None]
@@ -98,14 +101,21 @@ class Vllm:
             raise MalformedError("has no prompt_logprobs, which vLLM gives; choose another --protocol")
         if choice.prompt_token_ids not in (None, list(text.ids)):
             raise MalformedError("is of other tokens than were sent")
-        entries = _at_places(choice.prompt_logprobs, text, len(text.ids))
-        return [self._position(entry, text.ids[place]) for entry, place in zip(entries, text.places, strict=True)]
+        entries = choice.prompt_logprobs
+        if len(entries) > len(text.ids):
+            raise MalformedError("is of other tokens than were sent")
+        if any(
+            entry and token not in entry for entry, token in zip(entries, text.ids, strict=False)
+        ):  # the prompt's too
+            raise MalformedError(_MISSING)
+        found = zip(_at_places(entries, text, len(text.ids)), text.places, strict=True)
+        return [self._position(entry, text.ids[place]) for entry, place in found]
 
     @staticmethod
     def _position(entry: dict[int, _Logprob] | None, token: int) -> Position:
         own = (entry or {}).get(token)
         if entry is None or own is None:
-            raise MalformedError("lacks the log-probability of a token that was sent")
+            raise MalformedError(_MISSING)
         top = {number: one["logprob"] for number, one in entry.items()}
         return Position(token, own["logprob"], top, own.get("decoded_token"))
 
@@ -151,7 +161,7 @@ class Sglang:
     def _position(self, own: _Named, top: list[_Named] | None, sent: int) -> Position:
         value, token, spelling = own
         if value is None or top is None or any(one is None for one, _, _ in top):
-            raise MalformedError("lacks the log-probability of a token that was sent")
+            raise MalformedError(_MISSING)
         if token == 0 and sent >= self.vocabulary - 1:  # it writes 0 for them, taking them for parts of images
             token, spelling = sent, None
         return Position(token, value, {number: one for one, number, _ in top if one is not None}, spelling)
@@ -202,7 +212,7 @@ class Echo:
         self, token: str, value: float | None, top: dict[str, float] | None, number: int | None, sent: int
     ) -> Position:
         if value is None or top is None:
-            raise MalformedError("lacks the log-probability of a token that was sent")
+            raise MalformedError(_MISSING)
         if number is None:
             named = self._named(token)
             number = sent if sent in named else next(iter(named), -1)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from logitfusion.config.errors import explain
 from logitfusion.distill.offline import PIECE_TOKENS, Teaching, refuse_other_cache, write_cache
 from logitfusion.distill.served.answers import Answers
-from logitfusion.distill.served.continuity import refuse_other_teacher
+from logitfusion.distill.served.continuity import Watched, refuse_other_teacher
 from logitfusion.distill.served.description import Served
 from logitfusion.distill.served.protocols import Asking, MalformedError, choose_protocol
 from logitfusion.distill.served.server import Server
@@ -60,7 +60,8 @@ def cache_served(
     settings = {**source, "model_hash": str(served), "k": k, "vocabulary": vocabulary, "dtype": "served"}
     refuse_other_cache(folder, {**settings, "shards": shards})
     refuse_other_teacher(reader.read, texts, folder, settings)
-    teaching = Teaching(settings, partial(reader.read, on_text=on_batch))
+    watched = Watched(reader.read, lambda: server.faults)
+    teaching = Teaching(settings, partial(watched.read, on_text=on_batch))
     return write_cache(teaching, texts, folder, shards=shards, only=only, piece_tokens=piece_tokens, on_found=on_found)
 
 
@@ -128,9 +129,11 @@ class Reader:
         try:
             return self.answers.assemble(self.asking.read(content, text), text)
         except MalformedError as error:
-            raise UserError(f"The answer of {self.server.address} to {self._find_title(text)} {error}.") from None
+            wrong = self.server.hide(str(error))
+            raise UserError(f"The answer of {self.server.address} to {self._find_title(text)} {wrong}.") from None
         except ValidationError as error:
             wrong = explain(error, name=lambda where: f"its {where or 'content'}").rstrip(".")
+            wrong = self.server.hide(wrong.removesuffix("; add it"))
             raise UserError(
                 f"The answer of {self.server.address} to {self._find_title(text)} is none of the protocol"
                 f" {self.server.options.protocol} ({wrong}); choose another --protocol."

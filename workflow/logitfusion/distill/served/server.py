@@ -8,8 +8,9 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -33,6 +34,7 @@ class Server:
         options: how it is asked.
         address: of OpenAI's interface, ``http://127.0.0.1:8000/v1``.
         root: under which it has what is no part of that, ``http://127.0.0.1:8000``.
+        faults: how often it was busy or not reached.
 
     Raises:
         UserError: there is no address, or the variable of the key holds none.
@@ -50,6 +52,7 @@ class Server:
         self.root = self.address.removesuffix("/v1")
         self._key = _read_key(options.key_variable)
         self._told = float("-inf")
+        self.faults = 0
 
     @asynccontextmanager
     async def session(self, silence: float | None = None) -> AsyncIterator[httpx2.AsyncClient]:
@@ -57,7 +60,11 @@ class Server:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         timeout = httpx2.Timeout(silence or self.options.timeout, connect=30.0, pool=None)
         limits = httpx2.Limits(max_connections=self.options.concurrency)
-        async with httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits) as session:
+        try:
+            opened = httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits)
+        except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
+            raise UserError(_explain_environment(error)) from None
+        async with opened as session:
             yield session
 
     async def ask(
@@ -72,17 +79,29 @@ class Server:
         Raises:
             UserError: it refuses, or all attempts have failed.
         """
+        answer = await self.insist(partial(session.post, url, json=body), title)
+        if answer.status_code != 200:
+            raise UserError(self.explain_refusal(answer, title(), remedy))
+        return answer.content
+
+    async def insist(
+        self, request: Callable[[], Awaitable[httpx2.Response]], title: Callable[[], str]
+    ) -> httpx2.Response:
+        """The answer to a request, of any status that another try would not mend.
+
+        Raises:
+            UserError: all attempts have failed.
+        """
         for attempt in range(self.options.attempts):
             try:
-                answer = await session.post(url, json=body)
+                answer = await request()
             except httpx2.RequestError as error:
-                fault, asked = f"can't be reached ({name_fault(error)})", 0.0
+                fault, asked = f"can't be reached ({self.hide(name_fault(error))})", 0.0
             else:
-                if answer.status_code == 200:
-                    return answer.content
                 if answer.status_code not in BUSY and answer.status_code < 500:
-                    raise UserError(self.explain_refusal(answer, title(), remedy))
+                    return answer
                 fault, asked = f"answers {self._words(answer)}", _asked_wait(answer)
+            self.faults += 1
             if attempt + 1 < self.options.attempts:
                 wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt) * random.uniform(0.75, 1.25)  # not all at once
                 await self._pause(fault, max(wait, asked))
@@ -103,24 +122,42 @@ class Server:
         match answer.status_code:
             case 401 | 403:
                 return f"{words}; name the environment variable that holds a key for it with --key-variable."
-            case 404 | 405:
+            case 301 | 302 | 303 | 307 | 308 | 404 | 405:
                 return f"{words}; correct --endpoint, --served-model or --protocol."
             case _ if remedy and "logprob" in words:
                 return f"{words}; {remedy}."
         return f"{words}."
 
     def _words(self, answer: httpx2.Response) -> str:
-        """A server's status and message, in which some repeat the key that they were given."""
-        told = _find_message(answer)
+        """A server's status and message."""
+        told = self.hide(_find_message(answer))
         first, *_ = [*told.strip().splitlines(), ""]
-        hidden = first.replace(self._key, "***") if self._key else first
-        message = "".join(filter(str.isprintable, hidden))[:_LONGEST_MESSAGE].rstrip(" .")
-        return f"{answer.status_code} {answer.reason_phrase}".strip() + (f" ({message})" if message else "")
+        message = "".join(filter(str.isprintable, first))[:_LONGEST_MESSAGE].rstrip(" .")
+        return self.hide(f"{answer.status_code} {answer.reason_phrase}").strip() + (f" ({message})" if message else "")
+
+    def hide(self, words: str) -> str:
+        """What a server says, without the key, which some repeat."""
+        if self._key:
+            for form in (self._key, json.dumps(self._key)[1:-1], repr(self._key)[1:-1]):
+                words = words.replace(form, "***")
+        return words
 
 
 def name_fault(error: httpx2.RequestError) -> str:
     """A fault of the connection; some have no other words than their class."""
     return first_line(error) or type(error).__name__
+
+
+def _explain_environment(error: Exception) -> str:
+    """The sentence for variables that no connection can be made with; a proxy may hold a password."""
+    if isinstance(error, OSError):
+        return (
+            f"The certificates that SSL_CERT_FILE names can't be read ({first_line(error)}); correct it, or unset it."
+        )
+    fault = "needs the package socksio" if isinstance(error, ImportError) else "can't be used"
+    return (
+        f"A proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names {fault}; correct it, or set NO_PROXY=* to use none."
+    )
 
 
 def _read_key(variable: str | None) -> str | None:

@@ -58,7 +58,7 @@ def fit_gate(
         tune: its ridges are the candidates, and its anchors those of the fixed weight.
 
     Raises:
-        UserError: the answers are those of the test split, or too few.
+        UserError: the answers are those of the test split, too few, or impossible for the large model.
     """
     if split == "test":
         raise UserError(
@@ -68,6 +68,12 @@ def fit_gate(
         raise UserError("Fitting a gate needs the evidence of at least one task.")
     if few := next((name for name, task in tasks.items() if task.answers < FOLDS), None):
         raise UserError(f"Fitting a gate needs at least {FOLDS} validation examples of a task, and {few!r} has fewer.")
+    for name, task in tasks.items():
+        if not judge(Gate.constant(0.0), task).isfinite().all():
+            raise UserError(
+                f"A gate can't be fitted on {name!r}: a right answer has a token that the large model excludes (a"
+                " logit of -inf), so no weight makes it likely; use a large model that has all tokens of the answers."
+            )
     tune = tune or Tune()
     held = {ridge: _hold_out(tasks, ridge) for ridge in sorted(tune.ridges, reverse=True)}
     best = max(held.values(), key=lambda one: mean(one.likelihoods))

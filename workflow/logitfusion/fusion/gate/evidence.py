@@ -28,6 +28,7 @@ KEPT = 256  # entries of a token
 _BLOCK = 4_000_000  # entries of a model that are summarised at a time: each needs a few dozen bytes
 _TOKENS = (2, 0, 1, 2, 0)  # the dimension of the tokens in features, logits, shifts, spread and right entries
 _TRIED = (1.0, 3.0)  # weights of each expert under which the kept entries are the likeliest
+_EXCLUDED = -1e6  # shift of an entry that an expert excludes (-inf): gone with any weight, and there with weight 0
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ def summarise(
     ways = [large, large + shift.sum(0), *(large + weight * one for one in shift for weight in _TRIED)]
     highest = torch.stack([way.log_softmax(-1) for way in ways]).amax(0)
     places = highest.topk(min(kept, large.shape[-1]), dim=-1).indices
-    others = large.scatter(1, places, -torch.inf)
+    others = large.scatter(1, places, -torch.inf).masked_fill(shift.isneginf().any(0), -torch.inf)
+    shift = shift.clamp(min=_EXCLUDED)
     lumps = [_lump(others.masked_fill(mask, -torch.inf), shift) for mask in (right, ~right)]
     mass, mean, spread = (torch.stack(part, dim=-1) for part in zip(*lumps, strict=True))
     logits = torch.cat([large.gather(1, places), mass], dim=-1)

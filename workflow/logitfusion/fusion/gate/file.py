@@ -8,6 +8,7 @@ from typing import Literal
 from logitfusion.artefact import parse_artefact, read_artefact, write_artefact
 from logitfusion.config.gate import Gate
 from logitfusion.config.section import Count, NonNegative, Section
+from logitfusion.errors import UserError
 
 VERSION = 1
 
@@ -41,5 +42,9 @@ def read_gate(path: str | Path) -> Gate:
         UserError: it is missing, damaged, of another version, or holds no gate.
     """
     value = read_artefact(path, mend="fit the gate again")
+    if "gate" not in value:
+        raise UserError(f"{path} holds no gate; name a file that the rule gate was fitted into.")
+    if value.get("version") != VERSION:
+        raise UserError(f"{path} holds a gate of another version than {VERSION}, which is read here; fit it again.")
     held = {name: value[name] for name in GateFile.model_fields if name in value}
     return parse_artefact(path, GateFile, held).gate
