@@ -73,6 +73,8 @@ def _gated(config: dict[str, Any], path: str) -> Together:
     """A gate that was fitted before, in place of what is searched or tuned; any file will do for a plan."""
     method = path.rpartition(".")[0]
     tuned = {f"{method}.tune": None} if value_at(config, f"{method}.tune") is not None else {}
+    if value_at(config, f"{method}.weights") not in (None, "dynamic"):
+        tuned[f"{method}.weights"] = "dynamic"
     return Together({path: "config/config.yaml", f"{method}.rule": "gate"} | tuned)
 
 

@@ -21,8 +21,7 @@ from logitfusion.errors import UserError
 from logitfusion.files import read_json, write_json
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.fusion.decoding import Continuations
-from logitfusion.fusion.ends import TokenBytes, end_tokens, folder_ends
-from logitfusion.fusion.tuning import _ends
+from logitfusion.fusion.ends import TokenBytes, end_tokens, ending_tokens, folder_ends
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.tiny import tiny_tokenizer
 
@@ -353,7 +352,7 @@ def test_stages_know_the_ends_of_all_folders(
         assert seen == [{2, D}, {2}]
     else:
         monkeypatch.setattr(tune, "tune", lambda lm, *a, **k: seen.append(lm.ends) or real(lm, *a, **k))
-        given |= {"options": {}, "tune": {}, "batch_size": 2, "groups": [["spelling"]], "tasks": steered}
+        given |= {"options": {}, "tune": {}, "seed": 0, "batch_size": 2, "groups": [["spelling"]], "tasks": steered}
         job = parse(TuneJob, json.dumps(given))
         tune.main(Namespace(documents=stored, models=models, output=tmp_path / "out"), job)
         assert seen == [{2, D}]
@@ -363,5 +362,5 @@ def test_tuning_counts_every_end() -> None:
     models = [say(A, B, C) for _ in range(3)]
     models[2].generation_config.eos_token_id = [2, C]
     lm = FusedLM(models[0], models[1], models[2:], tokenizer=llama3_like())
-    assert _ends(lm, ()).tolist() == [2, C]
-    assert _ends(lm, ("<|im_end|>", "d")).tolist() == [2, C, D, END]
+    assert ending_tokens(lm.ends, (), lm.tokenizer, lm.vocabulary) == [2, C]
+    assert ending_tokens(lm.ends, ("<|im_end|>", "d"), lm.tokenizer, lm.vocabulary) == [2, C, D, END]

@@ -335,8 +335,8 @@ def test_a_model_of_fixed_lengths_is_refused() -> None:
 def test_a_student_of_fewer_tokens_than_k_is_refused(tmp_path: Path) -> None:
     texts = [encode_text(TOKENIZER, "a", "b")]
     with pytest.raises(UserError, match="k is 400, and the student test has 259 tokens"):
-        distill(build("llama"), TOKENIZER, texts, {}, Objective(k=400), RECIPE, lora=None, checkpoints=tmp_path,
-                fingerprint="x", name="test")  # fmt: skip
+        distill(build("llama"), TOKENIZER, texts, {"t": None}, Objective(k=400, uld=0.5), RECIPE, lora=None,
+                checkpoints=tmp_path, fingerprint="x", name="test")  # fmt: skip
 
 
 def test_an_architecture_without_adapters_is_refused_by_name(tmp_path: Path) -> None:

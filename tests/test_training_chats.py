@@ -301,10 +301,10 @@ def test_a_cut_text_keeps_what_is_learned() -> None:
 
 
 def test_rows_of_a_file_are_chats_or_pairs(tmp_path: Path) -> None:
-    from logitfusion.stages._texts import read_texts
+    from logitfusion.stages._texts import SplitTexts
 
     rows = [{"id": 0, "messages": CHATS[0]}, {"id": 1, "prompt": "a", "completion": "b"}]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    texts = read_texts([tmp_path / "train.jsonl"], None)
+    texts = list(SplitTexts([tmp_path / "train.jsonl"]))
     assert texts == [CHATS[0], ("a", "b")]
     assert len(encode_texts(marked(), texts, template="chat")) == 2

@@ -1,6 +1,6 @@
 # Distillation: every teacher reads the training texts once, into a cache (or online, while a student learns); every method trains the student from
 # it, once with each seed, at equal steps; students, teachers and the untouched student decode the test (or validation) splits, and are judged task by task.
-from logitfusion.config.jobs.distill import answer_job, method_teachers, student_job, teacher_job
+from logitfusion.config.jobs.distill import answer_job, offline_teachers, online_teachers, student_job, teacher_job
 from logitfusion.config.jobs.fusion import judge_job
 from logitfusion.config.methods import answered_tasks, evaluated_tasks
 
@@ -50,11 +50,11 @@ rule student:
         documents=list(map(task_documents, evaluated_tasks(RUN))),
         caches=lambda wildcards: [
             RESULTS / f"distill/cache/{teacher}/{shard}.safetensors"
-            for teacher in method_teachers(RUN, wildcards.objective, online=False)
+            for teacher in offline_teachers(RUN, wildcards.objective)
             for shard in range(DISTILL.cache.shards)
         ],
         teachers=lambda wildcards: whole_models(
-            [entry.model for entry in method_teachers(RUN, wildcards.objective, online=True).values()]
+            [entry.model for entry in online_teachers(RUN, wildcards.objective).values()]
         ),
         tokenizers=lambda wildcards: [
             model_folder(TEACHERS[teacher])

@@ -56,6 +56,8 @@ def read_fusion(arguments: argparse.Namespace) -> FusionOptions:
             raise UserError(f"The model folder {folder} does not exist.")
     if bool(arguments.expert) != bool(arguments.base):
         raise UserError("Experts steer by their difference from a small base: give both --base and --expert.")
+    if {"gate", "weights"} <= given_values(FusionOptions, arguments).keys():
+        raise UserError("--gate solves the weights, and --weights fixes them; leave one of them out.")
     from logitfusion.fusion.options import parse_options
     from logitfusion.fusion.steering import Steering
 

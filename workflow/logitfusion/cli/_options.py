@@ -97,8 +97,15 @@ def _bare(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
-def _reader(section: type[Section], name: str, kind: type[int] | type[float]) -> Callable[[str], Any]:
-    """What makes a field's value of the text of an option.
+def form_of_numbers(section: type[Section], name: str) -> dict[str, Any]:
+    """How values of a field are written that is a list of numbers."""
+    return {"nargs": "+", "type": _reader(section, name, float, several=True), "metavar": "NUMBER"}
+
+
+def _reader(
+    section: type[Section], name: str, kind: type[int] | type[float], *, several: bool = False
+) -> Callable[[str], Any]:
+    """What makes a field's value, or one of ``several``, of the text of an option.
 
     Raises:
         UserError: the field can't have it.
@@ -110,7 +117,7 @@ def _reader(section: type[Section], name: str, kind: type[int] | type[float]) ->
         except ValueError:
             value = text
         try:
-            section(**{name: value})
+            section(**{name: [value] if several else value})
         except ValidationError as error:
             if any(one["loc"][:1] == (name,) for one in error.errors()):  # what others need is checked with all of them
                 raise UserError(explain(error, name=lambda _: spell(name))) from None

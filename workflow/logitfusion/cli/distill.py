@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from logitfusion.cli._inputs import be_quiet
 from logitfusion.cli._learned import FORM
 from logitfusion.cli._named_teachers import NamedTeacher
-from logitfusion.cli._options import add_options, given_values, read_section, spell
+from logitfusion.cli._options import add_options, form_of_numbers, given_values, read_section, spell
 from logitfusion.cli._outputs import claim_outputs
 from logitfusion.cli._task_texts import OF_TASKS, Found, find_texts, is_file, read_tasks
 from logitfusion.config.decoding import TaskDecoding
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from logitfusion.evaluate.measured import Measure
 
 logger = logging.getLogger("logitfusion")
-
-_NUMBERS = {"nargs": "+", "type": float, "metavar": "NUMBER"}
 
 
 class Draws(Section):
@@ -67,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="teachers that have read the texts already, by logitfusion distill-cache",
     )  # fmt: skip
     add_options(teachers, Loading, "dtype")
-    add_options(parser.add_argument_group("loss"), Objective, forms={"weights": _NUMBERS})
+    add_options(parser.add_argument_group("loss"), Objective, forms={"weights": form_of_numbers(Objective, "weights")})
     training = parser.add_argument_group("training")
     add_options(training, Training, *(name for name in Training.model_fields if name != "processes"))
     add_options(training, Draws)

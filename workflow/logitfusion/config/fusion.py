@@ -92,6 +92,9 @@ def _check_gate(method: SteeredMethod) -> None:
     if not searched and method.weights == "dynamic" and (method.gate is None) == (method.tune is None):
         words = "needs the file of a gate or tune to fit one, and not both"
         raise PydanticCustomError("cross", words, {"key": "gate"})
+    if method.gate is not None and method.weights != "dynamic":
+        words = "solves the weights, and they are fixed; remove gate or weights"
+        raise PydanticCustomError("cross", words, {"key": "gate"})
     for name in ("ridges",) if searched else ("trusts",):
         if method.tune is not None and getattr(method.tune, name) != Tune.model_fields[name].default:
             words = "is about {what}; remove it"

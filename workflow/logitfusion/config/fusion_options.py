@@ -89,9 +89,6 @@ class FusionOptions(Section):
             if self.gate is not None:
                 raise PydanticCustomError("cross", "is for rule gate alone", {"key": "gate"})
             return self
-        if self.gate is not None and self.weights != "dynamic":
-            words = "solves the weights, and they are fixed; remove gate or weights"
-            raise PydanticCustomError("cross", words, {"key": "gate"})
         for name in ("selection", "bounds", "step"):
             if getattr(self, name) != type(self).model_fields[name].default:
                 words = "is about a search, and rule gate searches nothing; remove it"

@@ -79,6 +79,6 @@ class Objective(Section):
         if (self.combine == "weighted") != (self.weights is not None):
             message = "needs both combine: weighted and a list of weights, or neither"
             raise PydanticCustomError("cross", message)
-        if self.weights is not None and not any(self.weights):
+        if self.weights and not any(self.weights):
             raise PydanticCustomError("cross", "are all 0, which leaves out every teacher", {"key": "weights"})
         return self

@@ -324,7 +324,7 @@ def _find_places(path: Path) -> tuple[dict[str, int], tuple[int, int]]:
     """Where each tensor of a safetensors file begins; and which file that is."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        head = json.loads(file.read(size))
+        head = parse_json(file.read(size).decode(), str(path))
         same = _identify(file)
     return {name: 8 + size + part["data_offsets"][0] for name, part in head.items() if name != "__metadata__"}, same
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from logitfusion.config.experts import MergedExpert, TrainedExpert
-from logitfusion.config.jobs.distill import method_teachers
+from logitfusion.config.jobs.distill import online_teachers
 from logitfusion.config.jobs.page import cached_teachers
 from logitfusion.config.loading import LARGEST_BATCH, PRECISIONS
 from logitfusion.config.methods import (
@@ -262,7 +262,7 @@ class Planner:
             logits = (_DISTILLATION if method.teachers else _LOSS) + _DIVERGENCE * (
                 (method.kl > 0) + 2 * (method.hybrid > 0)
             )
-            online = {teacher: entry.model for teacher, entry in method_teachers(self.run, name, online=True).items()}
+            online = {teacher: entry.model for teacher, entry in online_teachers(self.run, name).items()}
             cost = partial(self._student, lora, logits, list(online.values()), whole=method.kl + method.hybrid > 0)
             own = [*edits, *({f"distill.teachers.{teacher}.online": False} for teacher in online)]
             names = [distill.student, *online.values()]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from logitfusion.config.experts import TrainedExpert
-from logitfusion.config.jobs.distill import answer_job, method_teachers
+from logitfusion.config.jobs.distill import answer_job, online_teachers
 from logitfusion.config.jobs.fusion import DecodeJob, decode_job, tune_job
 from logitfusion.config.models import PrunedModel, RandomModel
 from logitfusion.config.run import RunConfig
@@ -111,7 +111,7 @@ def _teacher_cache(run: RunConfig, wildcards: Wildcards) -> float:
 
 def _student(run: RunConfig, wildcards: Wildcards) -> float:
     training = run.distill.training
-    teachers = method_teachers(run, wildcards["objective"], online=True).values()
+    teachers = online_teachers(run, wildcards["objective"]).values()
     sequence = 2 * TRAINED * _size(run, run.distill.student) + READ * _sizes(run, (entry.model for entry in teachers))
     return LOAD + sequence * training.count_steps(_texts(run)) * training.batch_size
 

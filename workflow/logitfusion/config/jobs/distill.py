@@ -74,7 +74,7 @@ def student_job(run: RunConfig, method: str) -> StudentJob:
     entry, reading = run.distill.methods[method], dict(run.distill.cache.part(TeacherReading))
     online = {
         name: OnlineTeacher(model=teacher.model, **reading, **dict(teacher.part(TextFormat)))
-        for name, teacher in method_teachers(run, method, online=True).items()
+        for name, teacher in online_teachers(run, method).items()
     }
     return StudentJob(
         method=entry,
@@ -103,10 +103,18 @@ def _answering(run: RunConfig, tasks: list[str]) -> Answering | None:
     )
 
 
-def method_teachers(run: RunConfig, method: str, *, online: bool) -> dict[str, Teacher]:
-    """The teachers of a method that read online, or those that have a cache."""
-    teachers = {name: run.distill.teachers[name] for name in run.distill.methods[method].teachers}
-    return {name: teacher for name, teacher in teachers.items() if teacher.online == online}
+def online_teachers(run: RunConfig, method: str) -> dict[str, Teacher]:
+    """The teachers of a method that read while the student learns."""
+    return {name: teacher for name, teacher in _teachers(run, method).items() if teacher.online}
+
+
+def offline_teachers(run: RunConfig, method: str) -> dict[str, Teacher]:
+    """The teachers of a method that have a cache."""
+    return {name: teacher for name, teacher in _teachers(run, method).items() if not teacher.online}
+
+
+def _teachers(run: RunConfig, method: str) -> dict[str, Teacher]:
+    return {name: run.distill.teachers[name] for name in run.distill.methods[method].teachers}
 
 
 def answer_job(run: RunConfig, name: str) -> DecodeJob:
