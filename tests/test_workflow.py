@@ -80,7 +80,16 @@ def test_the_metrics_table_is_tidy(finished: Path) -> None:
     table = pd.read_csv(finished / "results/smoke/metrics.csv")
     assert tuple(table.columns) == COLUMNS
     methods = table.groupby("track")["method"].agg(set)
-    assert methods["fusion"] == {"large", "proxy", "tuned", "dynamic_multi", "task_arithmetic", "ceiling", "talker"}
+    assert methods["fusion"] == {
+        "large",
+        "proxy",
+        "tuned",
+        "dynamic_multi",
+        "task_arithmetic",
+        "ceiling",
+        "talker",
+        "gate",
+    }
     assert methods["distill"] == {"small", "large", "stranger", "sft", "gld_vocab", "gld_rank"}
     assert methods["clip"] == {"zero_shot", "amu"}
     assert set(table["task"]) == {"sums", "letters", "shapes", "dark"}
