@@ -208,7 +208,7 @@ def test_the_order_of_methods_is_the_order_in_the_plots_and_nothing_else(finishe
         ({"evaluate__resamples": 300}, {"metrics", *TABLES}),
         (
             {"experts__adapter__learning_rate": 0.002},
-            {"expert", "decode", "evaluate", "metrics", "plot_losses", "plot_traces", *TABLES},
+            {"expert", "tune", "decode", "evaluate", "metrics", "plot_losses", "plot_traces", *TABLES},
         ),
         ({"distill__teachers__other__template": "plain"}, {"teacher_cache", "student", *STUDENTS}),
         ({"clip__datasets__dark__seed": 1}, {"clip_data", "clip_test", *FEWSHOT}),
@@ -223,7 +223,8 @@ def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(
     assert set(jobs) - {"all", "total"} == rules
     if "experts__adapter__learning_rate" in changes:
         assert jobs["expert"] == 2, "the adapter and what is merged from it"
-        assert jobs["decode"] == 4, "the two methods that use them, in two shards"
+        assert jobs["tune"] == 1, "the gate alone"
+        assert jobs["decode"] == 6, "the three methods that use them, in two shards"
     if "distill__teachers__other__template" in changes:
         assert jobs["teacher_cache"] == 2, "that teacher alone, in two shards"
     if "clip__datasets__dark__seed" in changes:
