@@ -70,7 +70,7 @@ def cache_teacher(
         UserError: options that can't be used, texts that are longer than the model reads, or the folder holds a cache
             of other settings or texts.
     """
-    check_k(model, k)
+    check_k(count_vocabulary(model), k)
     reading = try_reading(model, texts)
     dtype = str(model.dtype).removeprefix("torch.")
     settings = {**source, "k": k, "vocabulary": count_vocabulary(model), "dtype": dtype}

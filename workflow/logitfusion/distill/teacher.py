@@ -59,7 +59,7 @@ def read_teacher(
         UserError: k is larger than the vocabulary, a text is longer than the model reads, or the model is not causal or
             gives NaN.
     """
-    check_k(model, k)
+    check_k(count_vocabulary(model), k)
     size = BatchSize(batch_size, "texts")
     reading = reading or try_reading(model, texts)
     return _read(reading, texts, k, size, on_batch or (lambda _: None))
@@ -97,10 +97,10 @@ def _reads_padding(split: SplitModel, ids: list[int]) -> bool:
         return agree(together, plain_logits(split.model, short)[0])
 
 
-def check_k(model: PreTrainedModel, k: int) -> None:
-    """Refuse a k that the model can't fill."""
-    if not 1 <= k <= count_vocabulary(model):
-        raise UserError(f"k is {k}, and must be from 1 to the teacher's {count_vocabulary(model)} tokens.")
+def check_k(vocabulary: int, k: int) -> None:
+    """Refuse a k that a teacher of so many tokens can't fill."""
+    if not 1 <= k <= vocabulary:
+        raise UserError(f"k is {k}, and must be from 1 to the teacher's {vocabulary} tokens.")
 
 
 def _read(

@@ -88,7 +88,7 @@ def tune(
     stop = given_options(DecodingOptions, None, {"stop": stop}).stop
     ways = [(trust, anchor) for trust in trusts for anchor in (anchors if trust < 1 else anchors[:1])]
 
-    ends = torch.tensor(ending_tokens(lm.ends, stop, lm.tokenizer, lm.vocabulary), device=lm.device).long()
+    pairs, ends = encode_answers(lm, prompts, completions, stop)
 
     def judge(large: Tensor, small: Tensor, targets: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
         solved = lm.steering.solve(large, small)
@@ -98,10 +98,6 @@ def tune(
         ]
         return tuple(torch.cat(parts, dim=-1) for parts in zip(*judged, strict=True))
 
-    end = tuple(ends[:1].tolist())  # stands for all of them
-    examples = [lm.encoder.example(*example) for example in zip(prompts, completions, strict=True)]
-    pairs = [(tuple(prompt), (*completion, *end)) for prompt, completion in examples]
-    lm.check_pairs(pairs)
     found, greedy = score_pairs(
         lm.cached_models,
         judge,
@@ -114,6 +110,22 @@ def tune(
     means = zip(greedy.double().mean(0).tolist(), found.mean(0).tolist(), strict=True)
     answers = zip(*found.tolist(), strict=True)
     return [Candidate(*way, *mean, each) for way, mean, each in zip(ways, means, answers, strict=True)]
+
+
+def encode_answers(
+    lm: FusedLM, prompts: Sequence[str], completions: Sequence[str], stop: Sequence[str]
+) -> tuple[list[tuple[tuple[int, ...], tuple[int, ...]]], Tensor]:
+    """Prompts and completions in tokens, each with one end that stands for all, and the tokens that end it.
+
+    Raises:
+        UserError: one that can't be scored.
+    """
+    ends = torch.tensor(ending_tokens(lm.ends, stop, lm.tokenizer, lm.vocabulary), device=lm.device).long()
+    end = tuple(ends[:1].tolist())
+    examples = [lm.encoder.example(*example) for example in zip(prompts, completions, strict=True)]
+    pairs = [(tuple(prompt), (*completion, *end)) for prompt, completion in examples]
+    lm.check_pairs(pairs)
+    return pairs, ends
 
 
 def make_ways(tasks: Mapping[str, Sequence[Candidate]]) -> list[Way]:

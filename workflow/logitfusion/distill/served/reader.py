@@ -19,6 +19,7 @@ from logitfusion.distill.served.description import Served
 from logitfusion.distill.served.protocols import Asking, MalformedError, choose_protocol
 from logitfusion.distill.served.server import Server
 from logitfusion.distill.shard import TeacherText, no_tokens
+from logitfusion.distill.teacher import check_k
 from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.errors import UserError
 
@@ -52,8 +53,7 @@ def cache_served(
     Raises:
         UserError: also what a server refuses, and answers that can't be right.
     """
-    if not 1 <= k <= vocabulary:
-        raise UserError(f"k is {k}, and must be from 1 to the teacher's {vocabulary} tokens.")
+    check_k(vocabulary, k)
     asking = choose_protocol(server.options.protocol, tokenizer, vocabulary)
     _check_texts(texts, vocabulary, served, asking)
     reader = Reader(server, served, asking, Answers(tokenizer, vocabulary, k, asking.remedy), texts)

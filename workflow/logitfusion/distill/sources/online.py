@@ -104,7 +104,7 @@ class OnlineSource:
 
     def check(self, name: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> None:
         """See ``Source``."""
-        check_k(self.model, objective.entries)
+        check_k(count_vocabulary(self.model), objective.entries)
         check_vocabulary(name, hash_vocabulary(self.tokenizer), objective, tokenizer)
 
     def share(self, name: str, student: Vocabulary) -> SharedTokens:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from logitfusion.config.decoding import DECODING
 from logitfusion.errors import UserError
-from logitfusion.fusion.ends import ending_tokens
 from logitfusion.fusion.gate.features import measure
 from logitfusion.fusion.lm import FusedLM
 from logitfusion.fusion.logits import logit_shift
 from logitfusion.fusion.scoring import read_pairs
+from logitfusion.fusion.tuning import encode_answers
 from logitfusion.models.batch_size import BatchSize
 
 KEPT = 256  # entries of a token
@@ -109,11 +109,7 @@ def collect(
         raise UserError("A gate weighs experts, and this fusion has none.")
     if not prompts or len(prompts) != len(completions):
         raise UserError("A gate needs validation examples, and as many completions as prompts.")
-    ends = torch.tensor(ending_tokens(lm.ends, stop, lm.tokenizer, lm.vocabulary), device=lm.device).long()
-    end = tuple(ends[:1].tolist())  # stands for all of them
-    examples = [lm.encoder.example(*example) for example in zip(prompts, completions, strict=True)]
-    pairs = [(tuple(prompt), (*completion, *end)) for prompt, completion in examples]
-    lm.check_pairs(pairs)
+    pairs, ends = encode_answers(lm, prompts, completions, stop)
 
     def note(large: Tensor, small: Tensor, targets: Tensor, gap: Tensor) -> tuple[Tensor, ...]:
         right, height = _mark_right(large, targets, ends), max(1, _BLOCK // lm.vocabulary)
