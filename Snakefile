@@ -9,6 +9,7 @@ if not workflow.config_settings.configfiles:  # a config file given on the comma
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/protocol.smk"
 include: "workflow/rules/progress.smk"
 include: "workflow/rules/files.smk"
 include: "workflow/rules/fetch.smk"

@@ -54,17 +54,31 @@ def find_commit(folder: Path = Path(__file__).parent) -> str:
     ``unknown`` without git, outside a checkout, and where the checkout is another project's, which holds but does not
     track the folder (an environment in somebody's repository).
     """
-    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by hooks, and stronger than -C
-    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], env=environment, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
     try:
-        git("ls-files", "--error-unmatch", "--", ".")
-        return git("describe", "--always", "--dirty=+")
+        _git(folder, "ls-files", "--error-unmatch", "--", ".")
+        return _git(folder, "describe", "--always", "--dirty=+")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def is_committed(path: Path) -> bool | None:
+    """Whether a file is in the last commit of its checkout as it stands; None without git, and outside a checkout."""
+    path = path.absolute()
+    try:
+        _git(path.parent, "rev-parse", "--show-toplevel")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    try:
+        _git(path.parent, "ls-files", "--error-unmatch", "--", path.name)
+        _git(path.parent, "diff", "--quiet", "HEAD", "--", path.name)
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git says of a folder."""
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by hooks, and stronger than -C
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()

@@ -159,8 +159,9 @@ rule clip_predict:
         runtime=longer(60),
     params:
         **settings(lambda wildcards: predict_job(RUN, CLIP_SETS[wildcards.dataset])),
+        protocol=protocol(),
     shell:
-        stage("clip_predict")
+        stage("clip_predict", "{params.protocol}")
 
 
 CLIP_ANSWERS = [CLIP_RESULTS / f"predictions/{name}" for name in CLIP_SETS]

@@ -193,6 +193,7 @@ onstart:
     try:
         check_executor(workflow.executor_plugin.name)
         check_gpus()
+        check_protocol()
         workflow.config_settings.configfiles = [write_once(RESULTS / "config", RUN).absolute()]
     except UserError as error:
         raise WorkflowError(str(error)) from None

@@ -107,8 +107,9 @@ rule answer:
         runtime=longer(120, "answer", answering),
     params:
         **settings(lambda wildcards: answer_job(RUN, wildcards.student)),
+        protocol=protocol(DISTILL.split),
     shell:
-        stage("decode", "--shard 0")
+        stage("decode", "--shard 0 {params.protocol}")
 
 
 rule evaluate_students:

@@ -52,8 +52,9 @@ rule decode:
         runtime=longer(240, "decode", lambda wildcards: wildcards.method),
     params:
         **settings(lambda wildcards: decode_job(RUN, wildcards.method)),
+        protocol=protocol(RUN.fusion.split),
     shell:
-        stage("decode", "--shard {wildcards.shard}")
+        stage("decode", "--shard {wildcards.shard} {params.protocol}")
 
 
 JUDGED = {task: [method for method, tasks in DECODED.items() if task in tasks] for task in RUN.tasks}

@@ -26,6 +26,7 @@ os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
 COMMANDS = {
     "init": "write a small config to start from",
     "plan": "what a run will need, before anything is downloaded",
+    "freeze": "write down what decides a comparison, before its test splits are decoded",
     "generate": "continue prompts",
     "score": "how likely given continuations are",
     "evaluate": "measure tasks of lm-evaluation-harness",

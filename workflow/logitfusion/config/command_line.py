@@ -23,8 +23,8 @@ def check_files(files: Sequence[str | Path], run: str) -> None:
     """
     for file in files:
         check_copy(file)
-    named = [file for file in files if _read_run(file) is not None]
-    if len(named) > 1 and _read_run(named[-1]) == run:
+    named = [file for file in files if read_run(file) is not None]
+    if len(named) > 1 and read_run(named[-1]) == run:
         raise UserError(
             f"Snakemake mixes all files of --configfile into one config, and {_join(named)} are each a whole run: give"
             " one of them. (A second file may hold keys that replace the first one's, but for `run`.)"
@@ -53,7 +53,8 @@ def explain_command_line(files: Sequence[str | Path], given: Mapping[str, Any]) 
     return words
 
 
-def _read_run(file: str | Path) -> str | None:
+def read_run(file: str | Path) -> str | None:
+    """The run that a config file names; None of one whose values replace another's."""
     if not Path(file).is_file():
         return None  # Snakemake has read it, perhaps from elsewhere
     found = read_config(file)

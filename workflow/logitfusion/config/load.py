@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from logitfusion.config import errors, names
 from logitfusion.config.comparisons import fill_comparisons
-from logitfusion.config.run import RunConfig
+from logitfusion.config.run import OPTIONAL, RunConfig
 from logitfusion.errors import UserError
 from logitfusion.files import sha256, write_text
 from logitfusion.formats.json import parse_json
@@ -33,9 +33,9 @@ def resolve_config(config: dict[str, Any]) -> RunConfig:
         UserError: an unknown key, a value of the wrong type or range, or a name that refers to nothing.
     """
     plain = _plain(config)
-    for track in ("fusion", "distill", "clip"):
-        if track in plain and plain[track] is None:
-            raise UserError(f"Config key {track!r} is empty: write its keys below it, or remove it.")
+    for section in OPTIONAL:
+        if section in plain and plain[section] is None:
+            raise UserError(f"Config key {section!r} is empty: write its keys below it, or remove it.")
     filled = _fill_shifts(plain) | _fill_seeds(plain) | fill_comparisons(plain)
     try:
         resolved = RunConfig.model_validate(plain)
@@ -45,8 +45,12 @@ def resolve_config(config: dict[str, Any]) -> RunConfig:
     return resolved
 
 
-def load_config(*paths: str | Path) -> RunConfig:
+def load_config(*paths: str | Path, given: Mapping[str, Any] | None = None) -> RunConfig:
     """Read and resolve a config file; of several, each replaces values of those before it, as Snakemake does.
+
+    Args:
+        paths: of the files.
+        given: values that replace those of all files, as Snakemake's ``--config``.
 
     Raises:
         UserError: a file is missing, is not YAML, or holds something wrong.
@@ -54,6 +58,7 @@ def load_config(*paths: str | Path) -> RunConfig:
     config: dict[str, Any] = {}
     for path in paths:
         _replace(config, _read_mapping(path))
+    _replace(config, given or {})
     try:
         return resolve_config(config)
     except UserError as error:
@@ -81,7 +86,7 @@ def _read_mapping(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def _replace(config: dict[str, Any], other: dict[str, Any]) -> None:
+def _replace(config: dict[str, Any], other: Mapping[str, Any]) -> None:
     """Put the values of another config in the place of these; mappings are merged, key by key."""
     for key, value in other.items():
         if isinstance(value, dict) and isinstance(config.get(key), dict):

@@ -13,8 +13,11 @@ from logitfusion.config.experts import Expert
 from logitfusion.config.fusion import Fusion
 from logitfusion.config.models import Model
 from logitfusion.config.packages import Package
+from logitfusion.config.protocol import Protocol
 from logitfusion.config.section import Name, Section, Seed
 from logitfusion.config.tasks import Task
+
+OPTIONAL = ("fusion", "distill", "clip", "protocol")  # sections that are there or not
 
 
 class RunConfig(Section):
@@ -40,12 +43,13 @@ class RunConfig(Section):
     """Scores, their intervals, and the gap."""
     report: Report = Report()
     """The report."""
+    protocol: Protocol | None = None
+    """What was frozen before test splits are decoded; without it nothing is, and nothing is refused."""
 
     @model_serializer(mode="wrap")
-    def _leave_tracks_out(self, serialize: Any) -> dict[str, Any]:
-        """A track that is not there is left out, because an empty one is an error in a file."""
-        tracks = ("fusion", "distill", "clip")
-        return {key: value for key, value in serialize(self).items() if key not in tracks or value is not None}
+    def _leave_out(self, serialize: Any) -> dict[str, Any]:
+        """A track or protocol that is not there is left out, because an empty one is an error in a file."""
+        return {key: value for key, value in serialize(self).items() if key not in OPTIONAL or value is not None}
 
     @property
     def packages(self) -> tuple[Package, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from logitfusion.config.evaluate import Evaluate
+from logitfusion.config.protocol import Standing
 from logitfusion.evaluate.intervals import percentile_interval
 
 
@@ -21,6 +22,7 @@ class Row:
         subtask: one of a group of lm-evaluation-harness; empty for a whole task.
         better: ``higher`` or ``lower`` where methods are compared by this number, empty for all others.
         stderr: the standard error that lm-evaluation-harness gives.
+        protocol: ``confirmatory`` or ``exploratory`` of a test split, empty of a run that froze nothing.
     """
 
     track: str
@@ -43,6 +45,7 @@ class Row:
     confidence: float
     config: str
     commit: str
+    protocol: str | None = None
 
 
 _DTYPES = {"str": "string", "int": "Int64", "float": "float64"}
@@ -61,6 +64,7 @@ class Provenance:
         config: the digest of the run's config.
         commit: of the code.
         seed: of the training, where the whole track has one.
+        protocol: whether the split was decoded as it had been frozen; None where nothing is frozen.
     """
 
     run: str
@@ -68,6 +72,7 @@ class Provenance:
     config: str
     commit: str
     seed: int | None = None
+    protocol: Standing | None = None
 
 
 @dataclass(frozen=True)

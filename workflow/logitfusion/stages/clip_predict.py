@@ -15,11 +15,13 @@ from logitfusion.config.jobs.clip import PredictJob
 from logitfusion.files import whole
 from logitfusion.provenance import record
 from logitfusion.stages._heads import list_heads
+from logitfusion.stages._protocol import add_protocol, keep_protocol
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.tables import write_table
 
 
 def main(arguments: argparse.Namespace, job: PredictJob) -> None:
+    keep_protocol(arguments)
     sets = [EvaluationSet(folder.name, folder, arguments.support) for folder in arguments.test]
     learnt = read_pool(arguments.support).digests
     known = {one.name: count_learnt(one.digests, learnt) for one in sets}
@@ -56,4 +58,5 @@ if __name__ == "__main__":
     parser.add_argument("--test", type=Path, nargs="+", required=True, help="folders of test features: .../<set>")
     parser.add_argument("--heads", type=Path, nargs="+", required=True, help="folders of heads: .../<method>")
     parser.add_argument("--output", type=Path, required=True, help="folder")
+    add_protocol(parser)
     run_stage(main, parser, PredictJob)

@@ -19,11 +19,13 @@ from logitfusion.models.load import use_threads
 from logitfusion.progress.pace import Rate
 from logitfusion.shards import shard_range
 from logitfusion.stages._models import Fusions
+from logitfusion.stages._protocol import add_protocol, keep_protocol
 from logitfusion.stages._stage import logger, run_stage
 from logitfusion.tasks.documents import open_documents
 
 
 def main(arguments: argparse.Namespace, job: DecodeJob) -> None:
+    keep_protocol(arguments)
     logger.info("decoding %d tasks on %d threads", len(job.tasks), use_threads())
     write_rows(arguments.output, (vars(response) for response in _decode_tasks(arguments, job)))
 
@@ -95,4 +97,5 @@ if __name__ == "__main__":
     parser.add_argument("--tuned", type=Path, help="what the stage tune chose")
     parser.add_argument("--gate", type=Path, help="the file of a gate")
     parser.add_argument("--output", type=Path, required=True)
+    add_protocol(parser)
     run_stage(main, parser, DecodeJob)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -20,7 +21,7 @@ from logitfusion.tables import read_table, write_table
 
 
 def main(arguments: argparse.Namespace, job: MetricsJob) -> None:
-    provenance = partial(Provenance, run=job.run, config=job.config, commit=find_commit())
+    provenance = partial(_provenance, job, commit=find_commit())
     tables = []
     if arguments.judged:
         source = provenance(split=job.fusion.split, seed=job.seed)
@@ -39,6 +40,12 @@ def main(arguments: argparse.Namespace, job: MetricsJob) -> None:
     write_table(table, arguments.parquet)
     for track, group in table.groupby("track", sort=False):
         logger.info("%s: %d numbers of %d methods", track, len(group), group["method"].nunique())
+
+
+def _provenance(job: MetricsJob, **facts: Any) -> Provenance:
+    """What the numbers of a track come from; only those of a test split confirm or explore anything."""
+    protocol = job.protocol if facts["split"] == "test" else None
+    return Provenance(run=job.run, config=job.config, protocol=protocol, **facts)
 
 
 def _read(examples: list[Path], scores: list[Path]) -> dict[str, JudgedTask]:

@@ -7,6 +7,7 @@ from typing import Any
 from logitfusion.config.clip import Clip
 from logitfusion.config.datasets import DataSet, EmojiSet
 from logitfusion.config.encoders import Auxiliary, BuiltClip, ClipEncoder
+from logitfusion.config.jobs.protocol import confirmed_comparison
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import Count, Listed, Positive, Section, Seed, Share, Some
@@ -53,6 +54,8 @@ class PredictJob(Section):
 
     methods: Listed[str]
     sets: Listed[str]
+    comparison: str | None = None
+    """The frozen comparison that the answers confirm, if they do."""
 
 
 def data_job(run: RunConfig, name: str) -> DataSet:
@@ -92,7 +95,9 @@ def fit_job(run: RunConfig, name: str) -> FitJob:
 
 def predict_job(run: RunConfig, sets: list[str]) -> PredictJob:
     """The methods and the test sets of a data set."""
-    return PredictJob(methods=_sorted(run.clip.methods), sets=_sorted(sets))
+    return PredictJob(
+        methods=_sorted(run.clip.methods), sets=_sorted(sets), comparison=confirmed_comparison(run)
+    )
 
 
 def _encoding(clip: Clip) -> dict[str, Any]:

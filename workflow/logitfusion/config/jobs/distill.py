@@ -8,6 +8,7 @@ from logitfusion.config.decoding import TaskDecoding
 from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining, Teacher, TeacherReading
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
+from logitfusion.config.jobs.protocol import confirmed_comparison
 from logitfusion.config.loading import Loading
 from logitfusion.config.methods import answered_tasks, evaluated_tasks
 from logitfusion.config.prompting import Prompting, TextFormat
@@ -128,4 +129,5 @@ def answer_job(run: RunConfig, name: str) -> DecodeJob:
         split=run.distill.split,
         shards=1,
         tasks={task: decoded_task(run, task, [name], prompting) for task in answered_tasks(run)},
+        comparison=confirmed_comparison(run, run.distill.split),
     )

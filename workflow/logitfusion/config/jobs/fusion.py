@@ -7,6 +7,7 @@ from typing import Any
 from logitfusion.config.decoding import TaskDecoding, TaskSampling
 from logitfusion.config.fusion import SteeredMethod, Tune
 from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.jobs.protocol import confirmed_comparison
 from logitfusion.config.loading import Loading
 from logitfusion.config.methods import (
     method_batch_size,
@@ -42,6 +43,8 @@ class DecodeJob(Section):
     split: Split
     shards: Count
     tasks: dict[str, DecodedTask]
+    comparison: str | None = None
+    """The frozen comparison that the answers confirm, if they do."""
 
 
 class TuneJob(Section):
@@ -83,6 +86,7 @@ def decode_job(run: RunConfig, method: str) -> DecodeJob:
             task: decoded_task(run, task, method_models(run, method, task), prompting, run.fusion)
             for task in method_tasks(run, method)
         },
+        comparison=confirmed_comparison(run, run.fusion.split),
     )
 
 

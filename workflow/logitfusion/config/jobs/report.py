@@ -7,6 +7,7 @@ from typing import Any
 from logitfusion.config.encoders import BuiltClip, RandomClip
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.fusion import SteeredMethod
+from logitfusion.config.jobs.protocol import standing
 from logitfusion.config.methods import (
     expand,
     fitted_methods,
@@ -18,6 +19,7 @@ from logitfusion.config.methods import (
     tuned_methods,
 )
 from logitfusion.config.names import fewshot_method
+from logitfusion.config.protocol import Standing
 from logitfusion.config.run import RunConfig
 from logitfusion.config.section import Section, Seed
 from logitfusion.config.tracks import (
@@ -44,6 +46,8 @@ class MetricsJob(Section):
     clip: FewShotTrack | None
     config: str
     """Digest of the whole config but for the report's section."""
+    protocol: Standing | None = None
+    """What numbers of test splits are."""
 
 
 def metrics_job(run: RunConfig) -> MetricsJob:
@@ -56,6 +60,7 @@ def metrics_job(run: RunConfig) -> MetricsJob:
         distill=students_track(run) if run.distill else None,
         clip=FewShotTrack(**_fewshot(run)) if run.clip else None,
         config=hash_json({key: value for key, value in run.dump().items() if key != "report"})[:10],
+        protocol=standing(run),
     )
 
 

@@ -59,6 +59,11 @@ class Comparison:
     methods: list[str]
     digits: int = 2
 
+    @property
+    def is_exploratory(self) -> bool:
+        """Whether a test split was decoded that the config's protocol had not frozen."""
+        return "protocol" in self.rows and bool((self.rows["protocol"] == "exploratory").any())
+
     @cached_property
     def found(self) -> Rows:
         """Its rows by what they are of."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from logitfusion.config.jobs.protocol import tested_tracks
 from logitfusion.config.jobs.report import metrics_job
+from logitfusion.config.run import RunConfig
 from logitfusion.files import sha256
 from logitfusion.progress.duration import format_duration
 from logitfusion.progress.record import RunRecord, read_records
@@ -90,10 +92,21 @@ def _run_facts(facts: Facts) -> dict[str, str]:
         "date": _say_date(facts, records),
         "commit": _say_commit(facts),
         "config": metrics_job(run).config,
+        "protocol": _say_protocol(run),
         "lock": sha256(files.lock)[:12] if files.lock is not None and files.lock.exists() else "not found",
         "seeds": "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in seeds.items()),
     }
     return {name: text for name, text in found.items() if text}
+
+
+def _say_protocol(run: RunConfig) -> str:
+    """Whether test splits were decoded as they had been frozen; empty where nothing was to be."""
+    if run.protocol is None or not tested_tracks(run):
+        return ""
+    words = "exploratory: test splits may have been seen before anything was chosen"
+    if not run.protocol.exploratory:
+        words = f"confirmatory: test splits were decoded as frozen in {run.protocol.frozen}"
+    return f"comparison {run.protocol.comparison}, {words}"
 
 
 def _say_jobs(record: RunRecord) -> str:

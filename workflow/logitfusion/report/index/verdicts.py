@@ -25,7 +25,12 @@ def _verdict(comparison: Comparison, method: str, role: str) -> str:
     text = f"{method} ({role}): {told}"
     parts = [_against(comparison, method, comparison.metric, comparison.baseline, "")]
     parts += [_against(comparison, method, metric, name, words) for metric, (name, words) in comparison.rivals.items()]
-    return "; ".join(filter(None, [text, *parts])) + "."
+    return "; ".join(filter(None, [text, *parts])) + _label(comparison)
+
+
+def _label(comparison: Comparison) -> str:
+    """The end of a sentence that says how methods compare."""
+    return " (exploratory)." if comparison.is_exploratory else "."
 
 
 def _against(comparison: Comparison, method: str, metric: str, other: str | None, words: str) -> str:
@@ -74,4 +79,6 @@ def tell_other_tasks(comparison: Comparison, method: str) -> str:
             outcomes.setdefault(outcome, []).append(f"{task} ({value})")
     order = ("better", "worse", "no difference shown", "no interval")
     told = [f"{outcome} on {listed(outcomes[outcome])}" for outcome in order if outcome in outcomes]
-    return f"Elsewhere, {method} against {comparison.baseline}: {'; '.join(told)}." if told else ""
+    if not told:
+        return ""
+    return f"Elsewhere, {method} against {comparison.baseline}: {'; '.join(told)}{_label(comparison)}"
