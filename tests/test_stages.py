@@ -333,7 +333,8 @@ def documents(folder: Path) -> list[Path]:
 def decode_here(stored: Path, folder: Path, models: list[Path], shard: int, shards: int) -> list[dict[str, Any]]:
     """Decode without the cost of a new process."""
     output = folder / f"{shard}-{shards}.jsonl"
-    arguments = Namespace(documents=documents(stored), models=models, shard=shard, output=output, tuned=None, gate=None)
+    files = {"documents": documents(stored), "models": models, "output": output, "tuned": None, "gate": None}
+    arguments = Namespace(shard=shard, protocol=None, **files)
     decode.main(arguments, parse(DecodeJob, json.dumps(decode_config(shards))))
     return read_rows(output)
 

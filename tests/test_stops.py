@@ -346,9 +346,8 @@ def test_stages_know_the_ends_of_all_folders(
         monkeypatch.setattr(FusedLM, "generate", lambda lm, *a, **k: seen.append(lm.ends) or real(lm, *a, **k))
         given |= {"options": {}, "decoding": {"batch_size": 2, "seed": 0}, "split": "test", "shards": 1}
         job = parse(DecodeJob, json.dumps(given | {"tasks": steered | {"alone": task | {"models": ["large"]}}}))
-        decode.main(
-            Namespace(documents=stored, models=models, shard=0, output=tmp_path / "out", tuned=None, gate=None), job
-        )
+        files = {"documents": stored, "models": models, "output": tmp_path / "out", "tuned": None, "gate": None}
+        decode.main(Namespace(shard=0, protocol=None, **files), job)
         assert seen == [{2, D}, {2}]
     else:
         monkeypatch.setattr(tune, "tune", lambda lm, *a, **k: seen.append(lm.ends) or real(lm, *a, **k))

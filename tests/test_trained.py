@@ -265,7 +265,10 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def decode_text(documents: Path, folders: list[Path], job: DecodeJob, output: Path) -> list[list[int]]:
-    decode.main(Namespace(documents=[documents], models=folders, shard=0, output=output, tuned=None, gate=None), job)
+    decode.main(
+        Namespace(documents=[documents], models=folders, shard=0, output=output, tuned=None, gate=None, protocol=None),
+        job,
+    )
     return [row["token_ids"] for row in read_rows(output)]
 
 

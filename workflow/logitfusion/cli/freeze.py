@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " snakemake's --configfile",
     )  # fmt: skip
     parser.add_argument(
-        "--config", metavar="KEY=VALUE", nargs="+", default=[],
+        "--config", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
         help="values of top-level keys (run, seed) that replace the files', as with snakemake's --config",
     )  # fmt: skip
 

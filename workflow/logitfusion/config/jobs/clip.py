@@ -95,9 +95,7 @@ def fit_job(run: RunConfig, name: str) -> FitJob:
 
 def predict_job(run: RunConfig, sets: list[str]) -> PredictJob:
     """The methods and the test sets of a data set."""
-    return PredictJob(
-        methods=_sorted(run.clip.methods), sets=_sorted(sets), comparison=confirmed_comparison(run)
-    )
+    return PredictJob(methods=_sorted(run.clip.methods), sets=_sorted(sets), comparison=confirmed_comparison(run))
 
 
 def _encoding(clip: Clip) -> dict[str, Any]:
