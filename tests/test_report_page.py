@@ -37,7 +37,7 @@ from logitfusion.report.index.facts import Facts, RunFiles, gather_facts
 from logitfusion.report.index.forest import choose_scale
 from logitfusion.report.index.problems import find_problems
 from logitfusion.report.index.settings import list_values
-from logitfusion.report.index.verdicts import write_verdicts
+from logitfusion.report.index.verdicts import tell_other_tasks, write_verdicts
 from logitfusion.report.index.words import difference, judge_difference
 from logitfusion.stages.index import make_sections
 from logitfusion.tables import write_table
@@ -163,6 +163,22 @@ def test_a_fixed_weight_is_the_rival_and_the_best_one_on_validation_first(tmp_pa
         "gain_over_fixed": ("fixed", "the best fixed weight on validation")
     }
     assert list(make_comparisons(facts_of(smoke("fusion"), tmp_path))[0].rivals) == ["gain_over_proxy"]
+
+
+def test_what_is_exploratory_says_so_in_every_verdict(tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    for exploratory, standing in ((True, "exploratory"), (False, "confirmatory")):
+        protocol = {"comparison": "study", "frozen": "frozen.json", "exploratory": exploratory}
+        run = resolve_config(
+            {key: config[key] for key in config if key not in ("distill", "clip")} | {"protocol": protocol}
+        )
+        facts = facts_of(run, tmp_path, table(*fusion_rows()).assign(protocol=standing))
+        (comparison,) = make_comparisons(facts)
+        said = [*write_verdicts(comparison), tell_other_tasks(comparison, "proxy")]
+        assert said[0]
+        assert all(sentence.endswith(" (exploratory).") == exploratory for sentence in filter(None, said))
+        assert f"comparison study, {standing}: " in page_of(facts)
+    assert "comparison study" not in page_of(facts_of(smoke("fusion"), tmp_path, table(*fusion_rows())))
 
 
 # ---- the rows that it needs

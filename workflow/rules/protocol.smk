@@ -28,15 +28,21 @@ def protocol(split="test"):
     return option
 
 
+# A comparison that is to be confirmed, in a run that decodes test splits.
+CONFIRMATORY = standing(RUN) == "confirmatory" and bool(tested_tracks(RUN))
+
+
 def check_protocol():
-    """Refuse a call that decodes a test split of a comparison that is not frozen as it stands."""
-    if standing(RUN) == "confirmatory" and any(job.params.get("protocol") for job in workflow.dag.needrun_jobs()):
+    """Refuse a call that decodes a test split, or compares what was decoded, other than it is frozen."""
+    if CONFIRMATORY and any(
+        job.params.get("protocol") or job.rule.name == "metrics" for job in workflow.dag.needrun_jobs()
+    ):
         check(protocol_of_run(), RUN)
 
 
 def warn_of_protocol():
     """Say in a dry run what a run would be refused for."""
-    if workflow.output_settings.dryrun and standing(RUN) == "confirmatory" and tested_tracks(RUN):
+    if workflow.output_settings.dryrun and CONFIRMATORY:
         try:
             check(protocol_of_run(), RUN)
         except UserError as error:

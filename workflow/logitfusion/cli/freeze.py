@@ -114,7 +114,6 @@ def _find_comparison(runs: Sequence[RunConfig]) -> tuple[str, Path]:
 
 def _tell(former: FrozenRun | None, new: FrozenRun) -> str:
     """What is another about a run than was frozen before; empty where nothing is."""
-    from logitfusion.protocol.admission import shorten_json
     from logitfusion.protocol.frozen import first_difference
 
     if former is None:
@@ -122,7 +121,7 @@ def _tell(former: FrozenRun | None, new: FrozenRun) -> str:
     found = first_difference(former, new)
     if found is None:
         return ""
-    return f"changed, first {found.key}: {shorten_json(found.here)} (before {shorten_json(found.frozen)})"
+    return f"changed, first {found.key}: {found.here} (before {found.frozen})"
 
 
 def _refuse_decoded(comparison: str, dates: Sequence[str]) -> None:

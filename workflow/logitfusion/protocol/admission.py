@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from logitfusion.config.errors import shorten
 from logitfusion.config.jobs.protocol import ProtocolJob
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
@@ -100,12 +99,7 @@ def _tell_difference(frozen: FrozenRun, run: RunConfig | None) -> str:
         return "The config is not the one that is frozen"
     if found.key.startswith("files of "):
         return f"The {found.key} hold something else than what is frozen"
-    return f"Config key {found.key!r} is {shorten_json(found.here)}, and {shorten_json(found.frozen)} is frozen"
-
-
-def shorten_json(text: str) -> str:
-    """A value's JSON, cut where it is long."""
-    return shorten(text)[1:-1] if len(text) > 200 else text
+    return f"Config key {found.key!r} is {found.here}, and {found.frozen} is frozen"
 
 
 def _check_commit(path: str) -> None:

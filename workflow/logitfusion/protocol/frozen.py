@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from logitfusion import __version__
 from logitfusion.artefact import read_artefact, write_artefact
+from logitfusion.config.errors import LONGEST
 from logitfusion.config.jobs.protocol import frozen_values
 from logitfusion.config.methods import method_gate
 from logitfusion.config.run import RunConfig
@@ -54,7 +55,7 @@ class FrozenComparison(Section):
 
 
 class Difference(NamedTuple):
-    """A key of which a value was frozen, and another one is there."""
+    """A key of which a value was frozen, and another one is there: both as JSON, cut where they are long."""
 
     key: str
     frozen: str
@@ -113,7 +114,7 @@ def _first_difference(frozen: Any, here: Any, place: str = "") -> Difference | N
                 return found
         return None
     said = _say(frozen), _say(here)
-    return Difference(place.removeprefix("."), *said) if said[0] != said[1] else None
+    return Difference(place.removeprefix("."), *map(_cut, said)) if said[0] != said[1] else None
 
 
 _ABSENT = object()
@@ -121,6 +122,10 @@ _ABSENT = object()
 
 def _say(value: Any) -> str:
     return "nothing" if value is _ABSENT else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _hash_files(run: RunConfig) -> dict[str, str]:
