@@ -4,14 +4,14 @@ import functools
 from snakemake.logging import logger
 
 from logitfusion.config.jobs.protocol import standing, tested_tracks
-from logitfusion.protocol.admission import check, make_job
+from logitfusion.protocol import admission
 
 
 @functools.cache
 def protocol_of_run():
     """What jobs that decode a test split know of the protocol."""
     try:
-        return make_job(RUN, RESULTS.parent)
+        return admission.make_job(RUN, RESULTS.parent)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
@@ -37,14 +37,14 @@ def check_protocol():
     if CONFIRMATORY and any(
         job.params.get("protocol") or job.rule.name == "metrics" for job in workflow.dag.needrun_jobs()
     ):
-        check(protocol_of_run(), RUN)
+        admission.check(protocol_of_run(), RUN)
 
 
 def warn_of_protocol():
     """Say in a dry run what a run would be refused for."""
     if workflow.output_settings.dryrun and CONFIRMATORY:
         try:
-            check(protocol_of_run(), RUN)
+            admission.check(protocol_of_run(), RUN)
         except UserError as error:
             logger.warning(f"Test splits would not be decoded. {error}")
 

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     if former.comparison != comparison:
         raise UserError(f"{path} freezes the comparison {former.comparison!r}; name another file in protocol.frozen.")
     new = former.runs | {one.run: freeze_run(one) for one in runs}
-    told = {name: _tell(former.runs.get(name), run) for name, run in new.items()}
+    told = {name: _tell(former.runs.get(name), one) for name, one in new.items()}
     decoded = read_decoded(records_folder(comparison))
     explored = former.explored | {one.run: one.date for one in decoded if one.exploratory}
     dates = [one.date for one in decoded if not one.exploratory]

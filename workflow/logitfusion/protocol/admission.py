@@ -44,9 +44,9 @@ def begin_decoding(job: ProtocolJob) -> None:
     Raises:
         UserError: as ``check``.
     """
-    digest = job.digest if job.exploratory else check(job).digest
     if job.exploratory:
         logger.warning("the test split is decoded as exploratory: its numbers confirm nothing")
+    digest = job.digest if job.exploratory else check(job).digest
     remember(job.records, comparison=job.comparison, run=job.run, frozen=digest, exploratory=job.exploratory)
 
 
