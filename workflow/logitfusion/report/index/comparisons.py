@@ -13,9 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.fusion_options import FusionOptions
-from logitfusion.config.methods import fixed_rival, seen_tasks
+from logitfusion.config.methods import fixed_rival, paper_rules, seen_tasks, solved_methods
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
 from logitfusion.evaluate.fusion import SEEN
@@ -134,22 +133,17 @@ def _fusion(facts: Facts, rows: pd.DataFrame) -> Comparison:
 
 
 def _fusion_roles(run: RunConfig) -> dict[str, str]:
-    steered = [(name, entry) for name, entry in run.fusion.methods.items() if isinstance(entry, SteeredMethod)]
-    solved = [
-        (name, entry)
-        for name, entry in steered
-        if entry.weights == "dynamic" and entry.tune is None and entry.rule != "gate"
-    ]
+    single, several = paper_rules(run)
     default = FusionOptions().selection
-    roles = {}
-    for name, entry in solved:
-        if len(entry.experts) == 1:
-            roles.setdefault("the paper's rule, each task with its own expert", name)
-        elif entry.selection == "one_hot":
-            roles.setdefault("the paper's rule, all experts at every task", name)
-        elif entry.selection == default:
-            roles.setdefault("our default, all experts at every task", name)
-    return {name: role for role, name in roles.items()}
+    ours = [
+        name for name, entry in solved_methods(run).items() if len(entry.experts) > 1 and entry.selection == default
+    ]
+    roles = {
+        single: "the paper's rule, each task with its own expert",
+        several: "the paper's rule, all experts at every task",
+        next(iter(ours), None): "our default, all experts at every task",
+    }
+    return {name: role for name, role in roles.items() if name is not None}
 
 
 def _distill(facts: Facts, rows: pd.DataFrame) -> Comparison:
