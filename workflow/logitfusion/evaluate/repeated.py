@@ -118,11 +118,9 @@ def _select(answers: pd.DataFrame, task: str, shots: int) -> pd.DataFrame:
 
 
 def _answered(answers: Sequence[pd.DataFrame], method: str, seeds: Sequence[int]) -> Observations:
-    wide = [
-        table[table["method"] == method].pivot(index="seed", columns="id", values="correct").loc[list(seeds)]
-        for table in answers
-    ]
-    return Observations.of(np.stack([one.to_numpy() for one in wide]).astype(float))
+    wide = [table[table["method"] == method].pivot(index="seed", columns="id", values="correct") for table in answers]
+    stacked = np.stack([one.loc[list(seeds)].sort_index(axis=1).to_numpy() for one in wide])
+    return Observations.of(stacked.astype(float))
 
 
 def _judged(
@@ -131,7 +129,7 @@ def _judged(
     """One task of the harness; ``trials``: method -> its names in the judged tables, one a seed."""
     values, observed = {}, {}
     documents = judged[0].by_document("seconds").columns
-    columns = [one.by_document(METRIC + one.metric) for one in judged]
+    columns = [one.by_document(METRIC + one.metric).sort_index(axis=1) for one in judged]
     for method, names in trials.items():
         values[method], mean = _score(judged, columns, names)
         if mean is not None:

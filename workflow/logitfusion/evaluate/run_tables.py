@@ -60,28 +60,20 @@ def check_comparable(runs: Sequence[RunTables]) -> None:
 
 
 def _check_configs(first: RunConfig, other: RunConfig) -> None:
-    ours, theirs = _values(first), _values(other)
+    """The same values, but for what repetitions differ in: the name, the page, and the seed wherever it was filled in.
+
+    The order of keys does not count, that of lists does.
+    """
+    ours, theirs = (dict(_flatten(run.dump())) for run in (first, other))
     for key in dict.fromkeys([*ours, *theirs]):
-        values = [values.get(key, _MISSING) for values in (ours, theirs)]
-        if values[0] != values[1]:
+        values = ours.get(key, _MISSING), theirs.get(key, _MISSING)
+        filled = key.rpartition(".")[2] == "seed" and values == (first.seed, other.seed)
+        if values[0] != values[1] and not filled and key != "run" and key.partition(".")[0] != "report":
             told = ["missing" if value is _MISSING else repr(value) for value in values]
             raise UserError(
                 f"The runs {first.run!r} and {other.run!r} are not the same comparison: {key} is {told[0]} in the first"
                 f" and {told[1]} in the other; only 'run' and 'seed' may differ."
             )
-
-
-def _values(run: RunConfig) -> dict[str, Any]:
-    """Dotted key -> value, but for what repetitions differ in: the name, the seed wherever it was filled in, the page.
-
-    The order of keys does not count, that of lists does.
-    """
-    kept = {key: value for key, value in run.dump().items() if key not in ("run", "seed", "report")}
-    found = dict(_flatten(kept))
-    return {
-        key: "that of the run" if key.rpartition(".")[2] == "seed" and value == run.seed else value
-        for key, value in found.items()
-    }
 
 
 def _flatten(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
