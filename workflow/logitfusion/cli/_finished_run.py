@@ -14,15 +14,24 @@ from logitfusion.evaluate.scores import JudgedTask, read_judged
 from logitfusion.tables import read_table
 
 
-def read_run(name: str) -> RunTables:
-    """A run by its folder, or by its name in ``results``.
+def find_run(name: str) -> Path:
+    """The folder of a run, by its path or by its name in ``results``.
 
     Raises:
-        UserError: there is no such run, it is not finished, or a file of it is missing or damaged.
+        UserError: there is none.
     """
     folder = Path(name) if Path(name).is_dir() else Path("results") / name
     if not folder.is_dir():
         raise UserError(f"There is no run {name!r}: neither that folder nor {folder} exists.")
+    return folder
+
+
+def read_run(folder: Path) -> RunTables:
+    """What a run's folder holds.
+
+    Raises:
+        UserError: it is not finished, or a file of it is missing or damaged.
+    """
     metrics = folder / "metrics.parquet"
     if not metrics.is_file():
         raise UserError(f"The run {folder} has no metrics.parquet, so it is not finished; run it to its end first.")

@@ -43,12 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     asked = read_section(Compared, arguments)
-    claim_outputs({"--csv": arguments.csv, "--json": arguments.json})
+    from logitfusion.cli._finished_run import find_run, read_run
+
+    folders = list(map(find_run, arguments.runs))
+    claim_outputs({"--csv": arguments.csv, "--json": arguments.json}, {"RUN": folders})
     from logitfusion.cli._comparison_text import write_comparison
-    from logitfusion.cli._finished_run import read_run
     from logitfusion.evaluate.compare import compare_runs
 
-    runs = [read_run(name) for name in arguments.runs]
+    runs = list(map(read_run, folders))
     comparison = compare_runs(runs, baselines=asked.baseline, methods=asked.method, tasks=asked.task, power=asked.power)
     print(write_comparison(comparison))
     if arguments.csv is not None:

@@ -17,6 +17,7 @@ from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.methods import fixed_rival, paper_rules, seen_tasks, solved_methods
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
+from logitfusion.evaluate.corrections import correct_holm
 from logitfusion.evaluate.fusion import SEEN
 from logitfusion.evaluate.names import is_share_of_right, say_metric
 from logitfusion.evaluate.students import ALL_TASKS
@@ -60,8 +61,8 @@ class Comparison:
 
     @cached_property
     def found(self) -> Rows:
-        """Its rows by what they are of."""
-        return index_rows(self.rows)
+        """Its rows by what they are of, differences with ``p_holm``."""
+        return index_rows(correct_differences(self.rows))
 
     @cached_property
     def scores(self) -> dict[tuple[str, str], Row]:
@@ -92,6 +93,14 @@ class Comparison:
     def difference(self, method: str, task: str, metric: str | None = None) -> Row | None:
         """A paired difference, to the baseline where no other metric is named."""
         return self.found.get((method, task, metric or self.metric))
+
+
+def correct_differences(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with ``p_holm``: of all methods that one metric compares on one task, a plot or a column of a table."""
+    if table.empty or "p_value" not in table:  # made before there were p-values
+        return table
+    corrected = table.groupby(["task", "metric"])["p_value"].transform(lambda values: correct_holm(values.to_numpy()))
+    return table.assign(p_holm=corrected)
 
 
 def index_rows(table: pd.DataFrame) -> Rows:
