@@ -276,8 +276,9 @@ def test_the_command_reads_folders_and_writes_tables(
     files = ["--csv", str(tmp_path / "table.csv"), "--json", str(tmp_path / "table.json")]
     assert cli.main(["compare", *folders, "--method", "gate", "tuned", *files]) == 0
     said = capsys.readouterr().out
+    assert said.startswith("study0 (seed 0), study1 (seed 1), study2 (seed 2)")
     assert "fusion: 3 runs, 95% intervals over examples and trainings" in said
-    assert "Holm's correction is over the 8 comparisons" in said
+    assert "after Holm's correction for 8 comparisons" in said
     expected = compare_runs(study, methods=["gate", "tuned"]).table()
     written = pd.read_csv(tmp_path / "table.csv")
     assert written["difference"].to_numpy() == pytest.approx(expected["difference"].to_numpy(), nan_ok=True)

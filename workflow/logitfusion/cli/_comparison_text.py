@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from logitfusion.evaluate.compare import Comparison, Difference, Score
+
+_WIDTH = 110
 
 
 def write_comparison(comparison: Comparison) -> str:
@@ -22,8 +25,8 @@ def _write_family(comparison: Comparison, track: str, shots: int | None) -> Iter
         for rows in (comparison.scores, comparison.differences)
     )
     first = scores[0]
-    at = "" if shots is None else f", {shots} shots"
-    repeated = f"{first.runs} runs" + (f" of {first.seeds} seeds each" if first.seeds > 1 else "")
+    at = "" if shots is None else f", {_count(shots, 'shot')}"
+    repeated = _count(first.runs, "run") + (f" of {first.seeds} seeds" if first.seeds > 1 else "")
     yield f"{track}{at}: {repeated}, {comparison.confidence:.0%} intervals over examples and trainings"
     yield _align(list(map(_score_cells, scores)))
     if differences:
@@ -32,7 +35,7 @@ def _write_family(comparison: Comparison, track: str, shots: int | None) -> Iter
 
 
 def _score_cells(row: Score) -> dict[str, str]:
-    cells = {
+    return {
         "task": row.task,
         "n": str(row.n),
         "method": row.method,
@@ -41,7 +44,6 @@ def _score_cells(row: Score) -> dict[str, str]:
         "score ratio": _span(row.score_ratio, row.ratio_low, row.ratio_high),
         "gap closure": _span(row.gap_closure, row.closure_low, row.closure_high),
     }
-    return cells
 
 
 def _difference_cells(row: Difference) -> dict[str, str]:
@@ -60,13 +62,13 @@ def _difference_cells(row: Difference) -> dict[str, str]:
 
 def _explain(comparison: Comparison, first: Score, comparisons: int) -> str:
     text = (
-        f"Holm's correction is over the {comparisons} comparisons of the table. smallest: the true difference that it"
-        f" would show with probability {comparison.power:g}. of these trainings: tested over examples alone, which says"
-        " nothing of other seeds."
+        f"shown: after Holm's correction for {_count(comparisons, 'comparison')}. of these trainings: tested over"
+        " examples alone, which says nothing of other seeds. smallest: the true difference that would be shown with"
+        f" probability {comparison.power:g}."
     )
     if first.runs * first.seeds == 1:
-        text += " There is one training of each method, so 'shown' says no more than that."
-    return text
+        text += " There is one training of each method, so both say the same."
+    return textwrap.fill(text, _WIDTH)
 
 
 def _align(rows: Sequence[dict[str, str]]) -> str:
@@ -84,6 +86,10 @@ def _align(rows: Sequence[dict[str, str]]) -> str:
 def _span(value: float, low: float, high: float, sign: str = "") -> str:
     text = _number(value, f"{sign}.3f")
     return text if math.isnan(low) or not text else f"{text} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _number(value: float, form: str) -> str:

@@ -122,10 +122,13 @@ def solved_methods(run: RunConfig) -> dict[str, SteeredMethod]:
 
 
 def paper_rules(run: RunConfig) -> tuple[str | None, str | None]:
-    """The first method that is the paper's rule with one expert, and the first that is with several."""
-    solved = solved_methods(run)
-    one = [name for name, entry in solved.items() if len(entry.experts) == 1]
-    several = [name for name, entry in solved.items() if len(entry.experts) > 1 and entry.selection == "one_hot"]
+    """The methods that are the paper's rule, with one expert and with several.
+
+    Of several the first by name, solved on the paper's grid if any is: the order of methods changes no number.
+    """
+    solved = sorted(solved_methods(run).items(), key=lambda pair: (pair[1].rule != "grid", pair[0]))
+    one = [name for name, entry in solved if len(entry.experts) == 1]
+    several = [name for name, entry in solved if len(entry.experts) > 1 and entry.selection == "one_hot"]
     return next(iter(one), None), next(iter(several), None)
 
 

@@ -7,6 +7,7 @@ question about a mean.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import brentq
@@ -54,7 +55,7 @@ class _Contrast:
         return Crossed(value, parts[0] + extra, parts[1], tuple(parts[2:]), self.degrees)
 
 
-def _find_end(beyond, ratio: float, direction: float) -> float:
+def _find_end(beyond: Callable[[float], float], ratio: float, direction: float) -> float:
     """Where the interval around a ratio ends on one side."""
     step = max(abs(ratio), 1.0) * 1e-3
     for _ in range(_DOUBLINGS):
