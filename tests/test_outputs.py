@@ -27,6 +27,7 @@ COMMANDS = {
     "score": ["score", *MODELS, "--pairs", "lines.jsonl"],
     "evaluate": ["evaluate", *MODELS, "--tasks", "sums", "--include-path", "tasks"],
     "plan": ["plan", "config.yaml", "--metadata", "metadata"],
+    "compare": ["compare", "photos"],
     "init": ["init", "mine", "--large", "large", "--base", "base"],
     "init clip": ["init", "mine", "--track", "clip", "--images", "photos"],
     "distill": ["distill", "large", "--texts", "lines.jsonl"],
@@ -40,6 +41,7 @@ NEEDED = {"fit": ["--output", "new"]}
 OUTPUTS = [
     ("generate", "--output", False), ("generate", "--trace", False), ("score", "--output", False),
     ("evaluate", "--output", False), ("plan", "--json", False), ("init", "--output", False),
+    ("compare", "--csv", False), ("compare", "--json", False),
     ("distill", "--output", True), ("distill-cache", "--output", True),
     ("fit", "--output", False), ("fit", "--features", True),
     ("predict", "--output", False), ("predict", "--report", False), ("predict", "--sort-into", True),

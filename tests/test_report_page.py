@@ -34,7 +34,7 @@ from logitfusion.progress.record import JobRecord, Machine, RunRecord, record_pa
 from logitfusion.report.index import PageSection, render_page
 from logitfusion.report.index.comparisons import make_comparisons
 from logitfusion.report.index.facts import Facts, RunFiles, gather_facts
-from logitfusion.report.index.forest import choose_scale
+from logitfusion.report.index.forest import choose_scale, draw_forest
 from logitfusion.report.index.problems import find_problems
 from logitfusion.report.index.settings import list_values
 from logitfusion.report.index.verdicts import tell_other_tasks, write_verdicts
@@ -139,6 +139,23 @@ def test_a_verdict_is_its_rows_in_words(value: float, low: float, high: float, s
     assert ("no difference shown" in sentence) == ("no difference shown" in says)
     assert "Ceiling" not in sentence
     assert says in re.sub(r"</?strong>", "", html.unescape(page_of(facts)))
+
+
+def test_a_difference_that_is_chance_among_its_comparisons_is_not_shown(tmp_path: Path) -> None:
+    """.02 alone is one thing, and among five methods that are compared with large another: Holm's 5 x .02."""
+    rows = fusion_rows(0.2, 0.1, 0.3)
+    gains = [one for one in rows if one["metric"] == "gain"]
+    for one in gains:
+        one["p_value"] = 0.02 if one["method"] == "dynamic_multi" else 0.5
+    (comparison,) = make_comparisons(facts_of(smoke("fusion"), tmp_path, table(*rows)))
+    assert comparison.difference("dynamic_multi", "sums")["p_holm"] == pytest.approx(len(gains) * 0.02)
+    assert "against large: no difference shown" in write_verdicts(comparison)[0]
+    assert f"corrected for {len(gains)} comparisons" in draw_forest(comparison, "sums", (-1.0, 1.0, 0.5))
+    gains[0]["p_value"] = 1e-9
+    for one in gains[1:]:
+        one["p_value"] = min(one["p_value"], 0.02)
+    (again,) = make_comparisons(facts_of(smoke("fusion"), tmp_path, table(*rows)))
+    assert judge_difference(again.difference(gains[0]["method"], "sums")) == "better"
 
 
 def test_which_method_is_spoken_of_does_not_depend_on_numbers(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ BENCHMARKS = (
     "training",
     "gld",
     "selection",
+    "intervals",
     "fewshot",
     "fewshot-sets",
 )

@@ -78,7 +78,7 @@ def collect(results: Path) -> StoredRun:
         UserError: it is not finished, or a file is damaged.
     """
     table = read_table(results / "metrics.parquet")
-    table = table[list(COLUMNS)]
+    table = table.reindex(columns=list(COLUMNS))  # a run of an earlier version may lack one
     whole = table["seed"].isna()
     table = table[whole | ~whole.groupby([table[key] for key in _KEYS], dropna=False).transform("any")]
     first = table.iloc[0]

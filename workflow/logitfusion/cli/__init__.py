@@ -30,6 +30,7 @@ COMMANDS = {
     "generate": "continue prompts",
     "score": "how likely given continuations are",
     "evaluate": "measure tasks of lm-evaluation-harness",
+    "compare": "compare the methods of finished runs over examples and seeds",
     "distill": "train a student on texts and on what teachers predict there",
     "distill-cache": "write the predictions of a teacher on texts into a cache",
     "fewshot": "classify your own images by CLIP, corrected by a few of them",

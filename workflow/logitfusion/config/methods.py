@@ -111,6 +111,27 @@ def fixed_rival(run: RunConfig) -> str | None:
     return min(chosen or fixed, default=None)
 
 
+def solved_methods(run: RunConfig) -> dict[str, SteeredMethod]:
+    """The methods whose weights are solved at every token, and neither tuned nor learnt."""
+    steered = {name: entry for name, entry in run.fusion.methods.items() if isinstance(entry, SteeredMethod)}
+    return {
+        name: entry
+        for name, entry in steered.items()
+        if entry.weights == "dynamic" and entry.tune is None and entry.rule != "gate"
+    }
+
+
+def paper_rules(run: RunConfig) -> tuple[str | None, str | None]:
+    """The methods that are the paper's rule, with one expert and with several.
+
+    Of several the first by name, solved on the paper's grid if any is: the order of methods changes no number.
+    """
+    solved = sorted(solved_methods(run).items(), key=lambda pair: (pair[1].rule != "grid", pair[0]))
+    one = [name for name, entry in solved if len(entry.experts) == 1]
+    several = [name for name, entry in solved if len(entry.experts) > 1 and entry.selection == "one_hot"]
+    return next(iter(one), None), next(iter(several), None)
+
+
 def tuning_groups(run: RunConfig, method: str) -> list[list[str]]:
     """The tasks of a tuned method that share one choice.
 

@@ -11,6 +11,7 @@ import pandas as pd
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.tracks import FewShotTrack
 from logitfusion.evaluate.calibration import expected_calibration_error
+from logitfusion.evaluate.crossed import Observations
 from logitfusion.evaluate.intervals import resample_seeds_and_means
 from logitfusion.evaluate.table import Provenance, Score, TableWriter, compare_with_best
 
@@ -48,20 +49,23 @@ def tabulate_fewshot(
             predictions = dict(list(mine.groupby("method", sort=False)))
             correct = {name: _stack(group, track.seeds) for name, group in predictions.items()}
             drawn = resample_seeds_and_means(correct, settings.resamples, writer.rng)
-            scores = {name: Score(values.mean(), drawn[name]) for name, values in correct.items()}
-            add = partial(writer.add, task=task, shots=shots, n=mine["id"].nunique(), seeds=len(track.seeds))
+            scores = {
+                name: Score(values.mean(), drawn[name], Observations.of(values[None]))
+                for name, values in correct.items()
+            }
+            cells = {"task": task, "shots": shots, "n": mine["id"].nunique(), "seeds": len(track.seeds)}
+            add = partial(writer.add, **cells)
             for name, score in scores.items():
                 _add_scores(partial(add, method=name), score, correct[name], track.seeds)
                 for other in track.baselines:
                     if other != name:
-                        add(f"gain_over_{other}", score - scores[other], method=name)
+                        writer.add_difference(f"gain_over_{other}", score - scores[other], **cells, method=name)
                 add("calibration_error", _calibration_error(predictions[name]), method=name)
                 fit = fits[(fits["method"] == name) & (fits["shots"] == shots)]
                 add("seconds_of_fitting", fit["seconds"].mean(), method=name)
             for name, group in best.groupby("method", sort=False):
                 add("oracle_accuracy", group.groupby("seed")["accuracy"].max().mean(), method=name)
-            n, seeds = mine["id"].nunique(), len(track.seeds)
-            compare_with_best(writer, scores, task=task, shots=shots, n=n, seeds=seeds)
+            compare_with_best(writer, scores, **cells)
     return writer.table()
 
 

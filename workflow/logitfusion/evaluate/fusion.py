@@ -10,6 +10,7 @@ import pandas as pd
 
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.tracks import FusionTrack
+from logitfusion.evaluate.crossed import Observations
 from logitfusion.evaluate.intervals import gap_closure, resample_means, score_ratio
 from logitfusion.evaluate.scores import METRIC, JudgedTask, is_mean
 from logitfusion.evaluate.table import Provenance, Score, TableWriter, average, compare_with_best
@@ -70,7 +71,9 @@ def resample_metrics(entry: JudgedTask, writer: TableWriter, subtask: str | None
             values = part.loc[method].to_numpy(float) if len(part) else np.full(1, np.nan)
             harness = entry.find(method, metric, subtask)
             value = float(values.mean()) if harness is None else harness.value
-            scores[metric][method] = Score(value, samples if is_mean(value, values) else np.full(size, np.nan))
+            mean = is_mean(value, values)
+            observed = Observations.of(values.reshape(1, 1, -1)) if mean else None
+            scores[metric][method] = Score(value, samples if mean else np.full(size, np.nan), observed)
     return scores
 
 
@@ -139,6 +142,6 @@ def _add_gains(
         if other in scores:
             for method, score in scores.items():
                 if method != other:
-                    writer.add(metric, score - scores[other], method=method, task=task, n=examples)
+                    writer.add_difference(metric, score - scores[other], method=method, task=task, n=examples)
     compared = {method: score for method, score in scores.items() if method != writer.settings.ceiling}
     compare_with_best(writer, compared, better=better, task=task, n=examples)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.tracks import StudentsTrack
+from logitfusion.evaluate.crossed import Observations
 from logitfusion.evaluate.intervals import resample_seeds_and_means
 from logitfusion.evaluate.scores import METRIC, JudgedTask, is_mean
 from logitfusion.evaluate.table import Provenance, Score, TableWriter, average, compare_with_best
@@ -47,7 +48,7 @@ def tabulate_students(
         for name in track.methods:
             if track.baseline is not None and name != track.baseline:
                 gain = by_name[name] - by_name[track.baseline]
-                writer.add("gain", gain, method=name, task=task, n=examples[task], seeds=len(track.seeds))
+                writer.add_difference("gain", gain, method=name, task=task, n=examples[task], seeds=len(track.seeds))
     for task, by_name in scores.items():
         trained = {name: by_name[name] for name in track.methods}
         compare_with_best(writer, trained, better=better[task], task=task, n=examples[task], seeds=len(track.seeds))
@@ -102,6 +103,7 @@ def _resample_trials(entry: JudgedTask, track: StudentsTrack, writer: TableWrite
             found = [entry.find(trial, metric) for trial in trials]
             values = stacked.get((metric, name), np.full((1, 1), np.nan))
             value = float(np.mean([one.value for one in found]) if all(found) else values.mean())
-            samples = drawn[metric, name] if is_mean(value, values.ravel()) else nothing
-            scores[metric, name] = Score(value, samples)
+            mean = is_mean(value, values.ravel())
+            observed = Observations.of(values[None]) if mean else None
+            scores[metric, name] = Score(value, drawn[metric, name] if mean else nothing, observed)
     return scores

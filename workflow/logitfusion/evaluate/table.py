@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import pandas as pd
 
 from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.protocol import Standing
+from logitfusion.evaluate.crossed import Crossed, Observations
+from logitfusion.evaluate.crossed import average as average_tasks
 from logitfusion.evaluate.intervals import percentile_interval
 
 
@@ -20,6 +22,8 @@ class Row:
 
     Attributes:
         subtask: one of a group of lm-evaluation-harness; empty for a whole task.
+        p_value: of no difference, for a paired difference of means; see ``crossed``. Not corrected for the number of
+            comparisons.
         better: ``higher`` or ``lower`` where methods are compared by this number, empty for all others.
         stderr: the standard error that lm-evaluation-harness gives.
         protocol: ``confirmatory`` or ``exploratory`` of a test split, empty of a run that froze nothing.
@@ -38,6 +42,7 @@ class Row:
     value: float
     ci_low: float | None = None
     ci_high: float | None = None
+    p_value: float | None = None
     stderr: float | None = None
     better: str | None = None
     n: int
@@ -77,10 +82,21 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Score:
-    """A score and its bootstrap samples ``[resamples]``, NaN where it is no mean over examples."""
+    """A score, of which more is known where it is a mean over examples.
+
+    Attributes:
+        samples: of the bootstrap, ``[resamples]``; NaN where it is no mean.
+        observed: what it is the mean of; None where it is none.
+    """
 
     value: float
     samples: np.ndarray
+    observed: Observations | None = None
+
+    @property
+    def p_value(self) -> float | None:
+        """Of 0, over examples and over trainings where there are several."""
+        return None if self.observed is None else Crossed.of(self.observed).p_value
 
     def apply(self, formula: Callable[..., Any], *others: Score) -> Score:
         """``formula(self, *others)``, of the values and sample by sample, which keeps pairs."""
@@ -88,13 +104,16 @@ class Score:
         return Score(float(value), formula(self.samples, *(score.samples for score in others)))
 
     def __sub__(self, other: Score) -> Score:
-        return self.apply(np.subtract, other)
+        pair = self.observed, other.observed
+        return replace(self.apply(np.subtract, other), observed=None if None in pair else pair[0] - pair[1])
 
 
 def average(scores: list[Score]) -> Score:
     """The macro-average, sample by sample."""
     value = float(np.mean([score.value for score in scores]))
-    return Score(value, np.mean([score.samples for score in scores], axis=0))
+    observed = [score.observed for score in scores]
+    means = None if None in observed else average_tasks(observed)
+    return Score(value, np.mean([score.samples for score in scores], axis=0), means)
 
 
 class TableWriter:
@@ -115,6 +134,10 @@ class TableWriter:
             cells["ci_low"], cells["ci_high"] = percentile_interval(value.samples, self.settings.confidence)
             value = value.value
         self.rows.append(Row(metric=metric, value=float(value), **(self.common | cells)))
+
+    def add_difference(self, metric: str, difference: Score, **cells: Any) -> None:
+        """Add a paired difference, with its p-value."""
+        self.add(metric, difference, p_value=difference.p_value, **cells)
 
     def table(self) -> pd.DataFrame:
         """All rows, with one type a column."""

@@ -13,11 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.fusion_options import FusionOptions
-from logitfusion.config.methods import fixed_rival, seen_tasks
+from logitfusion.config.methods import fixed_rival, paper_rules, seen_tasks, solved_methods
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
+from logitfusion.evaluate.corrections import correct_holm
 from logitfusion.evaluate.fusion import SEEN
 from logitfusion.evaluate.names import is_share_of_right, say_metric
 from logitfusion.evaluate.students import ALL_TASKS
@@ -66,8 +66,8 @@ class Comparison:
 
     @cached_property
     def found(self) -> Rows:
-        """Its rows by what they are of."""
-        return index_rows(self.rows)
+        """Its rows by what they are of, differences with ``p_holm``."""
+        return index_rows(correct_differences(self.rows))
 
     @cached_property
     def scores(self) -> dict[tuple[str, str], Row]:
@@ -98,6 +98,14 @@ class Comparison:
     def difference(self, method: str, task: str, metric: str | None = None) -> Row | None:
         """A paired difference, to the baseline where no other metric is named."""
         return self.found.get((method, task, metric or self.metric))
+
+
+def correct_differences(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with ``p_holm``: of all methods that one metric compares on one task, a plot or a column of a table."""
+    if table.empty or "p_value" not in table:  # made before there were p-values
+        return table
+    corrected = table.groupby(["task", "metric"])["p_value"].transform(lambda values: correct_holm(values.to_numpy()))
+    return table.assign(p_holm=corrected)
 
 
 def index_rows(table: pd.DataFrame) -> Rows:
@@ -139,22 +147,17 @@ def _fusion(facts: Facts, rows: pd.DataFrame) -> Comparison:
 
 
 def _fusion_roles(run: RunConfig) -> dict[str, str]:
-    steered = [(name, entry) for name, entry in run.fusion.methods.items() if isinstance(entry, SteeredMethod)]
-    solved = [
-        (name, entry)
-        for name, entry in steered
-        if entry.weights == "dynamic" and entry.tune is None and entry.rule != "gate"
-    ]
+    single, several = paper_rules(run)
     default = FusionOptions().selection
-    roles = {}
-    for name, entry in solved:
-        if len(entry.experts) == 1:
-            roles.setdefault("the paper's rule, each task with its own expert", name)
-        elif entry.selection == "one_hot":
-            roles.setdefault("the paper's rule, all experts at every task", name)
-        elif entry.selection == default:
-            roles.setdefault("our default, all experts at every task", name)
-    return {name: role for role, name in roles.items()}
+    ours = [
+        name for name, entry in solved_methods(run).items() if len(entry.experts) > 1 and entry.selection == default
+    ]
+    roles = {
+        single: "the paper's rule, each task with its own expert",
+        several: "the paper's rule, all experts at every task",
+        next(iter(ours), None): "our default, all experts at every task",
+    }
+    return {name: role for name, role in roles.items() if name is not None}
 
 
 def _distill(facts: Facts, rows: pd.DataFrame) -> Comparison:

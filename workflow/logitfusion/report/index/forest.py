@@ -31,7 +31,8 @@ def draw_forest(comparison: Comparison, task: str, scale: tuple[float, float, fl
     caption = (
         f"<b>{escape(task)}</b>: {escape(comparison.describe(task))},"
         f" difference to <b>{escape(comparison.baseline)}</b>"
-        f" <span class=note>(paired, {first['confidence']:.0%} interval, n = {first['n']}, {seeds}{shots})</span>"
+        f" <span class=note>(paired, {first['confidence']:.0%} interval, n = {first['n']}, {seeds}{shots};"
+        f" shown: corrected for {counted(len(rows), 'comparison')})</span>"
     )
     count = math.floor(high / step + 1e-9) - math.ceil(low / step - 1e-9)
     ticks = [step * (math.ceil(low / step - 1e-9) + place) for place in range(count + 1)]
@@ -84,8 +85,13 @@ def _row(name: str, row: Row, comparison: Comparison, task: str, scale: tuple[fl
         f'<i class="bar" style="left:{left:.2f}%;width:{max(right - left, 0.3):.2f}%"></i>'
         f'<i class="dot" style="left:{dot:.2f}%"></i></div></td>'
         f'<td class="number" title="{number(row["value"], 6)}">{difference(row, comparison.digits)}</td>'
-        f'<td class="shown">{shown}</td></tr>'
+        f'<td class="shown"{_tell_p_value(row)}>{shown}</td></tr>'
     )
+
+
+def _tell_p_value(row: Row) -> str:
+    corrected = row.get("p_holm")
+    return "" if pd.isna(corrected) else f' title="p = {corrected:.2g}, by Holm"'
 
 
 def _place(value: float, scale: tuple[float, float, float]) -> float:

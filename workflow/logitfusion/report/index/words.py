@@ -38,14 +38,17 @@ def span(row: Mapping[str, Any], digits: int = 2) -> str:
 
 
 def judge_difference(row: Mapping[str, Any], better: Better = "higher") -> Outcome:
-    """What a difference shows: nothing exactly where its interval holds 0.
+    """What a difference shows: nothing where its interval holds 0, nor where that is chance among its comparisons.
 
     Args:
+        row: of the tidy table, with ``p_holm`` where it was tested: corrected for the comparisons of its table.
         better: which way is better of what the difference is of.
     """
     if pd.isna(row["ci_low"]) or pd.isna(row["ci_high"]):
         return "no interval"
-    if row["ci_low"] <= 0 <= row["ci_high"]:
+    corrected = row.get("p_holm")
+    chance = not pd.isna(corrected) and corrected >= 1 - row["confidence"]
+    if chance or row["ci_low"] <= 0 <= row["ci_high"]:
         return "no difference shown"
     return "better" if (row["ci_low"] > 0) == (better == "higher") else "worse"
 
@@ -58,7 +61,7 @@ def difference(row: Mapping[str, Any], digits: int = 2) -> str:
 
 def enough_digits(row: Mapping[str, Any], digits: int, most: int = 6) -> int:
     """So many that an interval without 0 isn't written as one that ends there."""
-    if judge_difference(row) in ("better", "worse"):
+    if row["ci_low"] > 0 or row["ci_high"] < 0:
         nearest = min(abs(row["ci_low"]), abs(row["ci_high"]))
         return next((count for count in range(digits, most) if round(nearest, count)), most)
     return digits
