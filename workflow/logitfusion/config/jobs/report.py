@@ -9,7 +9,6 @@ from logitfusion.config.evaluate import Evaluate
 from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.methods import (
     expand,
-    fitted_methods,
     fixed_rival,
     method_tasks,
     seen_tasks,
@@ -89,9 +88,8 @@ def steered_methods(run: RunConfig, task: str) -> dict[str, tuple[str, ...]]:
 
 
 def tuning_report(run: RunConfig) -> TuningReport:
-    """The methods whose trust and anchor are tuned."""
-    fitted = fitted_methods(run)
-    return TuningReport(methods=tuple(name for name in tuned_methods(run) if name not in fitted))
+    """The methods that are tuned."""
+    return TuningReport(methods=tuple(tuned_methods(run)))
 
 
 def losses_report(run: RunConfig) -> LossesReport:
