@@ -15,7 +15,8 @@ from logitfusion.errors import UserError
 from logitfusion.fusion.gate.evidence import Evidence
 from logitfusion.fusion.gate.file import Fitted, GateFile
 from logitfusion.fusion.gate.fit import fit_path, judge
-from logitfusion.fusion.ways import FOLDS, Way, best_way, compare, fold_of, mean
+from logitfusion.fusion.gate.nested import Nested
+from logitfusion.fusion.ways import FOLDS, Way, best_way
 
 
 @dataclass(frozen=True)
@@ -30,57 +31,6 @@ class FittedGate:
 
     file: GateFile
     ways: list[list[Way]]
-
-
-class _Fits:
-    """Gates of some tasks that were fitted without some folds, each once.
-
-    A gate of which some answers are held out has its ridge by a cross-validation over the others alone, so nothing of
-    it has seen them.
-    """
-
-    def __init__(self, tasks: Mapping[str, Evidence], ridges: Sequence[float]) -> None:
-        self.tasks, self.ridges = tasks, sorted(ridges, reverse=True)
-        self.folds = {name: fold_of(task.answers) for name, task in tasks.items()}
-        self._made: dict[frozenset[int], list[Gate]] = {}
-
-    def choose(self, *left_out: int) -> tuple[float, Gate]:
-        """The greatest ridge that is not clearly worse than the best, and the gate with it, without some folds."""
-        place = 0
-        if len(self.ridges) > 1:
-            others = [fold for fold in range(FOLDS) if fold not in left_out]
-            tried = [self._judge_without(others, left_out, ridge) for ridge in range(len(self.ridges))]
-            best = max(tried, key=mean)
-            place = next(place for place, one in enumerate(tried) if not compare(best, one).clear)
-        return self.ridges[place], self._without(left_out)[place]
-
-    def hold_out(self) -> Way:
-        """The gate as a way to steer, each answer judged by what was fitted without its fold."""
-        gates = [self.choose(fold)[1] for fold in range(FOLDS)]
-        held = {name: self._judge(name, dict(enumerate(gates))) for name in self.tasks}
-        return Way("gate", {}, [{"gate": gate} for gate in gates], held)
-
-    def _judge_without(self, folds: Sequence[int], left_out: Sequence[int], ridge: int) -> dict[str, Tensor]:
-        """Log-likelihoods of the answers of some folds by gates that were fitted without each, and without others."""
-        gates = {fold: self._without((*left_out, fold))[ridge] for fold in folds}
-        return {name: self._judge(name, gates) for name in self.tasks}
-
-    def _judge(self, name: str, gates: Mapping[int, Gate]) -> Tensor:
-        """Log-likelihoods of a task's answers, each by the gate of its fold; of those whose fold has one."""
-        task, folds = self.tasks[name], self.folds[name]
-        found = torch.zeros(task.answers, dtype=torch.float64)
-        for fold, gate in gates.items():
-            found[folds == fold] = judge(gate, task.select(folds == fold))
-        return found[torch.isin(folds, torch.tensor(list(gates)))]
-
-    def _without(self, left_out: Sequence[int]) -> list[Gate]:
-        """The gates of all ridges, fitted without some folds."""
-        key = frozenset(left_out)
-        if key not in self._made:
-            gone = torch.tensor(left_out, dtype=torch.long)
-            some = [task.select(~torch.isin(self.folds[name], gone)) for name, task in self.tasks.items()]
-            self._made[key] = fit_path(some, self.ridges)
-        return self._made[key]
 
 
 def fit_gate(
@@ -119,12 +69,13 @@ def fit_gate(
                 " logit of -inf), so no weight makes it likely; use a large model that has all tokens of the answers."
             )
     tune = tune or Tune()
-    fits = _Fits(tasks, tune.ridges)
-    ridge, gate = fits.choose()
+    nested = Nested(tasks, sorted(tune.ridges, reverse=True), fit_path, judge)
+    ridge, gate = nested.choose()
     fitted = Fitted(answers={name: task.answers for name, task in tasks.items()}, ridge=ridge)
-    held = fits.hold_out()
+    gates, likelihoods = nested.hold_out()
+    way = Way("gate", {}, [{"gate": one} for one in gates], likelihoods)
     groups = [list(tasks)] if groups is None else groups
-    ways = [_ways({name: tasks[name] for name in group}, tune.anchors, held) for group in groups]
+    ways = [_ways({name: tasks[name] for name in group}, tune.anchors, way) for group in groups]
     return FittedGate(GateFile(gate=gate, fitted=fitted), ways)
 
 

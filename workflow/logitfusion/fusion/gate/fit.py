@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ def fit(tasks: Sequence[Evidence], ridge: float) -> Gate:
 def fit_path(tasks: Sequence[Evidence], ridges: Sequence[float]) -> list[Gate]:
     """A gate for each ridge, as ``fit`` finds it; each search begins where the last one ended."""
     relative = any(task.experts > 1 for task in tasks)
-    problem = _Problem.of(tasks, [_inputs(task, relative) for task in tasks])
+    problem = Problem.of(tasks, [_inputs(task, relative) for task in tasks])
     theta = torch.zeros(len(problem.mean) + 1, dtype=torch.float64)  # the last is the bias
     names = [(part, name) for part in (["features", "relative"] if relative else ["features"]) for name in FEATURES]
     gates = []
@@ -49,7 +49,7 @@ def judge(gate: Gate, task: Evidence) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """Tasks with their standardised inputs ``[F, T, N]``; a feature that says nothing is 0.
 
     ``mean``, ``scale`` and ``used`` are ``[F]``.
@@ -62,13 +62,17 @@ class _Problem:
     used: Tensor
 
     @classmethod
-    def of(cls, tasks: Sequence[Evidence], raw: list[Tensor]) -> _Problem:
+    def of(cls, tasks: Sequence[Evidence], raw: list[Tensor]) -> Problem:
         flat = torch.cat([given.flatten(1) for given in raw], dim=1)
         mean, scale = flat.mean(1), flat.std(1, correction=0)
         used = scale > 1e-6 * (1 + mean.abs())
-        inverse = torch.where(used, 1 / scale, 0.0)
-        inputs = [(given - mean[:, None, None]) * inverse[:, None, None] for given in raw]
-        return cls(tasks, inputs, mean, scale, used)
+        problem = cls(tasks, [], mean, scale, used)
+        return replace(problem, inputs=[problem.standardise(given) for given in raw])
+
+    def standardise(self, raw: Tensor) -> Tensor:
+        """Inputs ``[F, T, N]`` as they are scored."""
+        inverse = torch.where(self.used, 1 / self.scale, 0.0)
+        return (raw - self.mean[:, None, None]) * inverse[:, None, None]
 
     def maximise(self, start: Tensor, ridge: float) -> Tensor:
         """The best weights and bias ``[F + 1]``."""
@@ -88,14 +92,15 @@ class _Problem:
 
     def likelihood(self, theta: Tensor) -> Tensor:
         """The mean over tasks of the mean log-likelihood of an answer."""
-        means = []
-        for task, given in zip(self.tasks, self.inputs, strict=True):
-            score = torch.einsum("f,ftn->tn", theta[:-1], given) + theta[-1]
-            means.append(task.log_likelihood(LARGEST * score.sigmoid()).mean())
-        return torch.stack(means).mean()
+        return self.likelihood_of([torch.einsum("f,ftn->tn", theta[:-1], one) + theta[-1] for one in self.inputs])
+
+    def likelihood_of(self, scores: Sequence[Tensor]) -> Tensor:
+        """The same, of the scores ``[T, N]`` of each task."""
+        pairs = zip(self.tasks, scores, strict=True)
+        return torch.stack([task.log_likelihood(LARGEST * score.sigmoid()).mean() for task, score in pairs]).mean()
 
 
-def _as_gate(theta: Tensor, problem: _Problem, names: Sequence[tuple[str, str]]) -> Gate:
+def _as_gate(theta: Tensor, problem: Problem, names: Sequence[tuple[str, str]]) -> Gate:
     parts: dict[str, dict[str, GateFeature]] = {"features": {}, "relative": {}}
     *weights, bias = theta.tolist()
     values = zip(weights, problem.mean.tolist(), problem.scale.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Tuning on the validation split: likelihood against the anchor, a line for each degree of trust; a gate and its rivals."""
+"""Tuning on the validation split: likelihood against the anchor, a line a degree of trust; a gate and its rivals."""
 
 from __future__ import annotations
 
