@@ -97,3 +97,15 @@ def _boost(problem: Problem, see: Callable[[View], Tensor], rounds: int = 40, ra
         return LARGEST * score.view(given.shape[1:]).sigmoid()
 
     return rule
+
+
+FORMS = (
+    Form("token features"),
+    Form("and without the task's expert", strangers=True),
+    Form("and how the prompt is read", features=(*TOKEN, *PROMPT)),
+    Form("and how the prompt is read, and without the task's expert", features=(*TOKEN, *PROMPT), strangers=True),
+    Form("and the answer so far", features=(*TOKEN, *SO_FAR)),
+    Form("and the answer's first token", features=(*TOKEN, *FIRST)),
+    Form("and all products of two", crossed=True),
+    Form("boosted trees", trees=True),
+)
