@@ -60,8 +60,8 @@ def as_markdown(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{count} ({name})" for name, count in report["answers"].items())
     words = (
         "Log-likelihood of a held-out answer with its end, in nats ± its standard error / share of answers that greedy"
-        " decoding says, teacher-forced, as far as the metric reads them. *Above fixed*: mean log-likelihood less that of"
-        " the fixed weights, ± the standard error of this difference, paired over answers. Validation answers of run"
+        " decoding says, teacher-forced, as far as the metric reads them. *Above fixed*: mean log-likelihood less that"
+        " of the fixed weights, ± the standard error of this difference, paired over answers. Validation answers of run"
         f" {report['run']}: {counts}; commit {report['machine']['commit']}."
     )
     return "\n".join([*lines, words]) + "\n"

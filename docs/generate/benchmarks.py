@@ -20,6 +20,7 @@ BENCHMARKS = (
     "training",
     "gld",
     "selection",
+    "gate",
     "fewshot",
     "fewshot-sets",
 )
