@@ -16,7 +16,7 @@ SHAPES ?= llama-13b llama-13b-7b llama-13b-4-adapters qwen-14b-0.5b llama-13b-4x
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
-.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test fuzz-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-intervals bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
+.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test fuzz-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gate bench-intervals bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -88,6 +88,10 @@ bench-selection: setup ## the selections on problems with a known right expert: 
 
 bench-intervals: setup ## intervals of differences over few training seeds, how often they miss: results/bench/intervals.md
 	@$(RUN) python benchmarks/intervals.py
+
+bench-gate: setup ## forms of the rule gate on the demo's validation answers, held out: results/bench/gate.md
+	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/models/large results/demo/models/small results/demo/experts/{sst2,sums,common_knowledge} results/demo/tasks/{sst2,sums,common_knowledge,sciq}/validation.jsonl
+	@$(RUN) python benchmarks/gate.py
 
 bench-gld: setup ## the distillation losses and a teacher's cache, also beside checkouts (TRL=, DISTILLKIT=): results/bench/gld.md
 	@$(RUN) python benchmarks/gld.py $(if $(TRL),--trl "$(TRL)") $(if $(DISTILLKIT),--distillkit "$(DISTILLKIT)")

@@ -19,7 +19,7 @@ from logitfusion.evaluate.scores import JudgedTask
 from logitfusion.evaluate.table import Provenance
 from logitfusion.report.fusion.methods import plot_methods, write_fusion_summary
 from logitfusion.report.fusion.traces import plot_traces
-from logitfusion.report.fusion.tuning import TunedTask, plot_tuning
+from logitfusion.report.fusion.tuning import GatedTasks, TunedTask, plot_tuning
 from logitfusion.stages.plot import PLOTS
 
 ROOT = Path(__file__).parents[1]
@@ -93,3 +93,12 @@ def test_tuning_leaves_out_tasks_that_a_method_has_none_of(tmp_path: Path) -> No
     plot_tuning({"first": {"one": tuned, "two": tuned}, "second": {"two": tuned}}, tmp_path / "tuning.svg")
     text = (tmp_path / "tuning.svg").read_text()
     assert [name in text for name in ("first: one", "first: two", "second: one", "second: two")] == [1, 1, 0, 1]
+
+
+def test_a_gate_stands_beside_what_it_had_to_be_better_than(tmp_path: Path) -> None:
+    rows = {"way": ["large", "fixed", "gate"], "log_likelihood": [-3.0, -2.0, -1.5], "behind_error": [0.3, 0.2, 0.0]}
+    gated = GatedTasks(pd.DataFrame(rows | {"metric": [0.25, 0.5, 0.75]}), chosen="gate")
+    plot_tuning({"gate": {"one, two": gated}}, tmp_path / "tuning.svg")
+    text = (tmp_path / "tuning.svg").read_text()
+    for words in ("gate: one, two", "large", "fixed", "metric 0.75"):
+        assert words in text

@@ -21,6 +21,7 @@ BENCHMARKS = (
     "gld",
     "selection",
     "intervals",
+    "gate",
     "fewshot",
     "fewshot-sets",
 )

@@ -16,7 +16,6 @@ from logitfusion.cluster import check_executor, explain_failures, hide_user_pack
 from logitfusion.config.command_line import check_files, explain_command_line
 from logitfusion.config.experts import TrainedExpert
 from logitfusion.config.methods import (
-    fitted_methods,
     method_gate,
     method_gpus,
     method_models,

@@ -4,7 +4,6 @@ from logitfusion.config.jobs.fusion import decode_job, judge_job, tune_job
 
 DECODED = {method: method_tasks(RUN, method) for method in RUN.fusion.methods}
 TUNED = tuned_methods(RUN)
-FITTED = fitted_methods(RUN)
 
 
 rule tune:

@@ -43,14 +43,11 @@ rule plot_traces:
         stage("plot", "traces")
 
 
-SEARCHED = [method for method in TUNED if method not in FITTED]
-
-
 rule plot_tuning:
     input:
-        expand(RESULTS / "tuning/{method}.json", method=SEARCHED),
+        expand(RESULTS / "tuning/{method}.json", method=TUNED),
     output:
-        shown("plots/tuning.svg", "5 Training", "Fusion: tuned trust and anchor"),
+        shown("plots/tuning.svg", "5 Training", "Fusion: what tuning chose"),
     log:
         LOGS / "plots/tuning.log",
     conda:
@@ -68,6 +65,6 @@ rule plot_tuning:
 FUSION_REPORT = [
     RESULTS / "plots/methods.svg",
     RESULTS / "summary.html",
-    *([RESULTS / "plots/tuning.svg"] if SEARCHED else []),
+    *([RESULTS / "plots/tuning.svg"] if TUNED else []),
     *expand(RESULTS / "plots/traces/{task}.svg", task=steered_tasks(RUN)),
 ]

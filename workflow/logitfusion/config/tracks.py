@@ -54,7 +54,7 @@ class TracesReport(Section):
 
 
 class TuningReport(Section):
-    """The methods whose trust and anchor were chosen on validation data."""
+    """The methods whose trust and anchor were chosen, or whose gate was fitted, on validation data."""
 
     methods: Listed[str]
     """One row each."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,15 @@ class Validation:
     tasks: Mapping[str, OpenedTask]
     fusions: Fusions
     job: TuneJob
+    gaps: Mapping[str, Sequence[float]]
+    """Task -> the likelihood gap of each document's prompt; none where all prompts are steered."""
+
+    def find_familiar(self, tasks: Sequence[str], without: int | None = None) -> dict[str, float]:
+        """From which likelihood gap on prompts are left to the large model, as an option; by all but one fold."""
+        if self.job.tune.steered_share is None:
+            return {}
+        seen = [gap for name in tasks for place, gap in enumerate(self.gaps[name]) if place % FOLDS != without]
+        return {"familiar": float(np.quantile(seen, self.job.tune.steered_share))}
 
     def measure(self, tasks: Sequence[str], ways: Sequence[Way]) -> list[Way]:
         """The ways with what they make of each document: decoded by options that were chosen without it.
@@ -40,9 +50,11 @@ class Validation:
             UserError: a metric that is no mean over documents.
         """
         found: list[dict[str, Tensor]] = [{} for _ in ways]
+        familiar = [self.find_familiar(tasks, fold) for fold in range(FOLDS)]
         for name in tasks:
             for way, metrics in zip(ways, found, strict=True):
-                said = [answer for fold in range(FOLDS) for answer in self._decode(name, fold, way.without[fold])]
+                options = [one | two for one, two in zip(way.without, familiar, strict=True)]
+                said = [answer for fold in range(FOLDS) for answer in self._decode(name, fold, options[fold])]
                 metrics[name] = _measure(self.tasks[name], said, way.name)
                 logger.info("%s: %s has %.3f", name, way.name, float(metrics[name].mean()))
         return [replace(way, metrics=metrics) for way, metrics in zip(ways, found, strict=True)]

@@ -26,7 +26,7 @@ from logitfusion.report.fewshot.summary import write_fewshot_summary
 from logitfusion.report.fewshot.uncertainty import plot_uncertainty
 from logitfusion.report.fusion.methods import plot_methods, write_fusion_summary
 from logitfusion.report.fusion.traces import plot_traces
-from logitfusion.report.fusion.tuning import TunedTask, plot_tuning
+from logitfusion.report.fusion.tuning import GatedTasks, TunedTask, Tuning, plot_tuning
 from logitfusion.report.losses import plot_losses
 from logitfusion.report.students import plot_student_losses, plot_students, write_students_summary
 from logitfusion.stages._examples import read_predictions
@@ -68,19 +68,25 @@ def _draw_traces(arguments: argparse.Namespace, section: TracesReport) -> None:
 
 def _draw_tuning(arguments: argparse.Namespace, section: TuningReport) -> None:
     found = {path.stem: read_artefact(path) for path in arguments.input}
-    tunings = {name: _read_tuning(found[name]["candidates"], found[name]["chosen"]) for name in section.methods}
-    plot_tuning(tunings, arguments.output[0])
+    plot_tuning({name: _read_tuning(found[name]) for name in section.methods}, arguments.output[0])
 
 
-def _read_tuning(
-    candidates: dict[str, list[dict[str, float]]], chosen: dict[str, dict[str, float]]
-) -> dict[str, TunedTask]:
-    """Task -> its candidates and the choice, which is its own or that of all tasks (``*``)."""
-    tuned = {}
-    for task, rows in candidates.items():
-        choice = chosen.get(task) or chosen["*"]
-        tuned[task] = TunedTask(pd.DataFrame(rows), choice["trust"], choice["anchor"])
-    return tuned
+def _read_tuning(tuned: dict[str, Any]) -> Tuning:
+    """Task -> its candidates and the choice, which is its own or that of all tasks (``*``); a gate has ways instead."""
+    chosen = tuned["chosen"]
+    if "gate" in tuned:
+        return {group: _read_ways(rows, chosen.get(group) or chosen["*"]) for group, rows in tuned["ways"].items()}
+    choices = {task: chosen.get(task) or chosen["*"] for task in tuned["candidates"]}
+    return {
+        task: TunedTask(pd.DataFrame(rows), choices[task]["trust"], choices[task]["anchor"])
+        for task, rows in tuned["candidates"].items()
+    }
+
+
+def _read_ways(rows: list[dict[str, Any]], choice: dict[str, Any]) -> GatedTasks:
+    """The ways of some tasks; the first that has the fixed weight of the choice, if any, was chosen."""
+    chosen = next(row["way"] for row in rows if row.get("weights") == choice.get("weights"))
+    return GatedTasks(pd.DataFrame(rows), chosen)
 
 
 def _draw_answers(arguments: argparse.Namespace, section: FewShotReport) -> None:

@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from logitfusion.artefact import write_artefact
 from logitfusion.config.gate import Gate
 from logitfusion.config.jobs.fusion import TuneJob
@@ -53,7 +51,7 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
             gaps[name] = lm.likelihood_gap(prompts, batch_size=job.batch_size)
         logger.info("%s: %d examples", name, len(examples))
     finish = _fit if fits else _choose
-    write_artefact(arguments.output, finish(job, Validation(opened, fusions, job), found, gaps))
+    write_artefact(arguments.output, finish(job, Validation(opened, fusions, job, gaps), found))
 
 
 def _open_tasks(folders: list[Path], job: TuneJob) -> dict[str, OpenedTask]:
@@ -91,26 +89,22 @@ def find_stops(task: OpenedTask) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _choose(
-    job: TuneJob, validation: Validation, tried: dict[str, list[Candidate]], gaps: dict[str, list[float]]
-) -> dict[str, Any]:
+def _choose(job: TuneJob, validation: Validation, tried: dict[str, list[Candidate]]) -> dict[str, Any]:
     """Trust and anchor of each task, or of all (``*``) where they share them, and every candidate."""
     candidates = {task: as_rows(one) for task, one in tried.items()}
     if job.tune.criterion == "likelihood":
         chosen = [as_rows([choose([tried[task] for task in group])])[0] for group in job.groups]
-        return {"chosen": _by_group(job, chosen, gaps), "candidates": candidates}
+        return {"chosen": _by_group(job, validation, chosen), "candidates": candidates}
     ways = [make_ways({task: tried[task] for task in group}) for group in job.groups]
     chosen, compared = _compare(job, validation, ways)
-    return {"chosen": _by_group(job, chosen, gaps), "candidates": candidates, "ways": compared}
+    return {"chosen": _by_group(job, validation, chosen), "candidates": candidates, "ways": compared}
 
 
-def _fit(
-    job: TuneJob, validation: Validation, evidence: dict[str, Evidence], gaps: dict[str, list[float]]
-) -> dict[str, Any]:
+def _fit(job: TuneJob, validation: Validation, evidence: dict[str, Evidence]) -> dict[str, Any]:
     """The gate of all tasks, what is used on each, and what it was compared with."""
     fitted = fit_gate(evidence, split=SPLIT, groups=job.groups, tune=job.tune)
     chosen, compared = _compare(job, validation, fitted.ways)
-    return fitted.file.dump() | {"chosen": _by_group(job, chosen, gaps), "ways": compared}
+    return fitted.file.dump() | {"chosen": _by_group(job, validation, chosen), "ways": compared}
 
 
 def _compare(
@@ -123,13 +117,11 @@ def _compare(
     return [choose_way(some).options for some in ways], named
 
 
-def _by_group(job: TuneJob, chosen: list[dict[str, Any]], gaps: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+def _by_group(job: TuneJob, validation: Validation, chosen: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What was chosen, by task; and from which likelihood gap on its prompts are left to the large model."""
     found = {}
     for group, entry in zip(job.groups, chosen, strict=True):
-        seen = [value for task in group for value in gaps.get(task, [])]
-        if seen:
-            entry = entry | {"familiar": float(np.quantile(seen, job.tune.steered_share))}
+        entry = entry | validation.find_familiar(group)
         found[group[0] if len(job.groups) > 1 else "*"] = entry
         logger.info("%s: %s", ", ".join(group), entry)
     return found

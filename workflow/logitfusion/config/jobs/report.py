@@ -10,7 +10,6 @@ from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.jobs.protocol import standing
 from logitfusion.config.methods import (
     expand,
-    fitted_methods,
     fixed_rival,
     method_tasks,
     seen_tasks,
@@ -94,9 +93,8 @@ def steered_methods(run: RunConfig, task: str) -> dict[str, tuple[str, ...]]:
 
 
 def tuning_report(run: RunConfig) -> TuningReport:
-    """The methods whose trust and anchor are tuned."""
-    fitted = fitted_methods(run)
-    return TuningReport(methods=tuple(name for name in tuned_methods(run) if name not in fitted))
+    """The methods that are tuned."""
+    return TuningReport(methods=tuple(tuned_methods(run)))
 
 
 def losses_report(run: RunConfig) -> LossesReport:

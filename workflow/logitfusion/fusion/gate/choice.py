@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from logitfusion.config.tasks import Split
 from logitfusion.errors import UserError
 from logitfusion.fusion.gate.evidence import Evidence
 from logitfusion.fusion.gate.file import Fitted, GateFile
-from logitfusion.fusion.gate.fit import fit, judge
-from logitfusion.fusion.ways import FOLDS, Way, best_way, compare, fold_of, mean
+from logitfusion.fusion.gate.fit import fit_path, judge
+from logitfusion.fusion.gate.nested import Nested
+from logitfusion.fusion.ways import FOLDS, Way, best_way
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,6 @@ class FittedGate:
     ways: list[list[Way]]
 
 
-@dataclass(frozen=True)
-class _Held:
-    """What was chosen without each fold, and the log-likelihood of each answer by what was chosen without it."""
-
-    gates: list[Gate]
-    likelihoods: dict[str, Tensor]
-
-
 def fit_gate(
     tasks: Mapping[str, Evidence],
     *,
@@ -49,7 +42,8 @@ def fit_gate(
 ) -> FittedGate:
     """Fit a gate on the right answers of some tasks, and judge it on answers that it was not fitted on.
 
-    The ridge is the greatest that is not clearly worse than the best, by cross-validation over all tasks.
+    The ridge is the greatest that is not clearly worse than the best, by cross-validation over all tasks. Held-out
+    answers are judged by gates whose ridge was chosen without them, too (a nested cross-validation).
 
     Args:
         tasks: evidence of each.
@@ -75,17 +69,17 @@ def fit_gate(
                 " logit of -inf), so no weight makes it likely; use a large model that has all tokens of the answers."
             )
     tune = tune or Tune()
-    held = {ridge: _hold_out(tasks, ridge) for ridge in sorted(tune.ridges, reverse=True)}
-    best = max(held.values(), key=lambda one: mean(one.likelihoods))
-    ridge = next(ridge for ridge, one in held.items() if not compare(best.likelihoods, one.likelihoods).clear)
-    gate = fit(list(tasks.values()), ridge)
+    nested = Nested(tasks, sorted(tune.ridges, reverse=True), fit_path, judge)
+    ridge, gate = nested.choose()
     fitted = Fitted(answers={name: task.answers for name, task in tasks.items()}, ridge=ridge)
+    gates, likelihoods = nested.hold_out()
+    way = Way("gate", {}, [{"gate": one} for one in gates], likelihoods)
     groups = [list(tasks)] if groups is None else groups
-    ways = [_ways({name: tasks[name] for name in group}, tune.anchors, held[ridge]) for group in groups]
+    ways = [_ways({name: tasks[name] for name in group}, tune.anchors, way) for group in groups]
     return FittedGate(GateFile(gate=gate, fitted=fitted), ways)
 
 
-def _ways(tasks: Mapping[str, Evidence], weights: Sequence[float], gate: _Held) -> list[Way]:
+def _ways(tasks: Mapping[str, Evidence], weights: Sequence[float], gate: Way) -> list[Way]:
     """The ways to steer one group of tasks."""
 
     def try_out(some: Sequence[float]) -> dict[str, Tensor]:
@@ -94,18 +88,5 @@ def _ways(tasks: Mapping[str, Evidence], weights: Sequence[float], gate: _Held) 
     return [
         best_way("large", try_out([0.0]), [{"weights": 0.0}]),
         best_way("fixed", try_out(weights), [{"weights": weight} for weight in weights]),
-        Way("gate", {}, [{"gate": one} for one in gate.gates], {name: gate.likelihoods[name] for name in tasks}),
+        replace(gate, likelihoods={name: gate.likelihoods[name] for name in tasks}),
     ]
-
-
-def _hold_out(tasks: Mapping[str, Evidence], ridge: float) -> _Held:
-    """Gates that were fitted without each fold."""
-    folds = {name: fold_of(task.answers) for name, task in tasks.items()}
-    found = {name: torch.zeros(task.answers, dtype=torch.float64) for name, task in tasks.items()}
-    gates = []
-    for fold in range(FOLDS):
-        gates.append(fit([task.select(folds[name] != fold) for name, task in tasks.items()], ridge))
-        for name, task in tasks.items():
-            mine = folds[name] == fold
-            found[name][mine] = judge(gates[-1], task.select(mine))
-    return _Held(gates, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,43 +27,87 @@ def fit(tasks: Sequence[Evidence], ridge: float) -> Gate:
         tasks: evidence of each; they may have different numbers of experts.
         ridge: in nats.
     """
+    return fit_path(tasks, [ridge])[0]
+
+
+def fit_path(tasks: Sequence[Evidence], ridges: Sequence[float]) -> list[Gate]:
+    """A gate for each ridge, as ``fit`` finds it; each search begins where the last one ended."""
     relative = any(task.experts > 1 for task in tasks)
-    inputs = [_inputs(task, relative) for task in tasks]
-    flat = torch.cat([given.flatten(1) for given in inputs], dim=1)
-    mean, scale = flat.mean(1), flat.std(1, correction=0)
-    used = scale > 1e-6 * (1 + mean.abs())  # others say nothing
-    mean, scale = mean[used], scale[used]
-    inputs = [(given[used] - mean[:, None, None]) / scale[:, None, None] for given in inputs]
-    theta = torch.zeros(len(mean) + 1, dtype=torch.float64, requires_grad=True)  # the last is the bias
-    optimizer = torch.optim.LBFGS(
-        [theta], max_iter=200, tolerance_grad=1e-7, tolerance_change=1e-10, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        means = []
-        for task, given in zip(tasks, inputs, strict=True):
-            score = torch.einsum("f,ftn->tn", theta[:-1], given) + theta[-1]
-            means.append(task.log_likelihood(LARGEST * score.sigmoid()).mean())
-        loss = ridge / 2 * theta[:-1].square().sum() - torch.stack(means).mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    *weights, bias = theta.detach().tolist()
-    values = zip(weights, mean.tolist(), scale.tolist(), strict=True)
-    found = iter([GateFeature(weight=_round(w), mean=_round(m), scale=_round(s)) for w, m, s in values])
+    problem = Problem.of(tasks, [_inputs(task, relative) for task in tasks])
+    theta = torch.zeros(len(problem.mean) + 1, dtype=torch.float64)  # the last is the bias
     names = [(part, name) for part in (["features", "relative"] if relative else ["features"]) for name in FEATURES]
-    parts: dict[str, dict[str, GateFeature]] = {"features": {}, "relative": {}}
-    for (part, name), there in zip(names, used.tolist(), strict=True):
-        if there:
-            parts[part][name] = next(found)
-    return Gate(largest=LARGEST, bias=_round(bias), **parts)
+    gates = []
+    for ridge in ridges:
+        theta = problem.maximise(theta, ridge)
+        gates.append(_as_gate(theta, problem, names))
+    return gates
 
 
 def judge(gate: Gate, task: Evidence) -> Tensor:
     """Log-likelihood of each answer as a gate steers, ``[answers]``."""
     return task.log_likelihood(gate.largest * find_score(gate, task.features).sigmoid())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Tasks with their standardised inputs ``[F, T, N]``; a feature that says nothing is 0.
+
+    ``mean``, ``scale`` and ``used`` are ``[F]``.
+    """
+
+    tasks: Sequence[Evidence]
+    inputs: list[Tensor]
+    mean: Tensor
+    scale: Tensor
+    used: Tensor
+
+    @classmethod
+    def of(cls, tasks: Sequence[Evidence], raw: list[Tensor]) -> Problem:
+        flat = torch.cat([given.flatten(1) for given in raw], dim=1)
+        mean, scale = flat.mean(1), flat.std(1, correction=0)
+        used = scale > 1e-6 * (1 + mean.abs())
+        problem = cls(tasks, [], mean, scale, used)
+        return replace(problem, inputs=[problem.standardise(given) for given in raw])
+
+    def standardise(self, raw: Tensor) -> Tensor:
+        """Inputs ``[F, T, N]`` as they are scored."""
+        inverse = torch.where(self.used, 1 / self.scale, 0.0)
+        return (raw - self.mean[:, None, None]) * inverse[:, None, None]
+
+    def maximise(self, start: Tensor, ridge: float) -> Tensor:
+        """The best weights and bias ``[F + 1]``."""
+        theta = start.clone().requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [theta], max_iter=200, tolerance_grad=1e-7, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+        )
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = ridge / 2 * theta[:-1].square().sum() - self.likelihood(theta)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        return theta.detach()
+
+    def likelihood(self, theta: Tensor) -> Tensor:
+        """The mean over tasks of the mean log-likelihood of an answer."""
+        return self.likelihood_of([torch.einsum("f,ftn->tn", theta[:-1], one) + theta[-1] for one in self.inputs])
+
+    def likelihood_of(self, scores: Sequence[Tensor]) -> Tensor:
+        """The same, of the scores ``[T, N]`` of each task."""
+        pairs = zip(self.tasks, scores, strict=True)
+        return torch.stack([task.log_likelihood(LARGEST * score.sigmoid()).mean() for task, score in pairs]).mean()
+
+
+def _as_gate(theta: Tensor, problem: Problem, names: Sequence[tuple[str, str]]) -> Gate:
+    parts: dict[str, dict[str, GateFeature]] = {"features": {}, "relative": {}}
+    *weights, bias = theta.tolist()
+    values = zip(weights, problem.mean.tolist(), problem.scale.tolist(), strict=True)
+    for (part, name), (weight, mean, scale), used in zip(names, values, problem.used.tolist(), strict=True):
+        if used:
+            parts[part][name] = GateFeature(weight=_round(weight), mean=_round(mean), scale=_round(scale))
+    return Gate(largest=LARGEST, bias=_round(bias), **parts)
 
 
 def _inputs(task: Evidence, relative: bool) -> Tensor:

@@ -1,0 +1,108 @@
+"""What all models of a run make of the right answers of a task: read once, kept in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from logitfusion.formats.jsonl import read_rows
+from logitfusion.fusion import FusedLM
+from logitfusion.fusion.gate.evidence import Evidence, summarise
+from logitfusion.fusion.gate.features import FEATURES
+from logitfusion.fusion.tuning import encode_answers
+
+STOP = ("\n",)  # ends the texts of all tasks that are read
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The right answers of one task, at whose N tokens and ends T experts may steer.
+
+    Attributes:
+        task: its name.
+        experts: their names.
+        evidence: of all experts, and of one more direction, the base's log-probabilities.
+        features: name -> ``[T, N]``: those of a gate, and those that are tried beside.
+    """
+
+    task: str
+    experts: list[str]
+    evidence: Evidence
+    features: dict[str, Tensor]
+
+
+def read_answers(lm: FusedLM, task: str, experts: Sequence[str], file: Path, kept: Path) -> Answers:
+    """The answers in a file of ``prompt`` and ``completion``; what was read before is in ``kept``.
+
+    Args:
+        lm: with all experts, as models of their own.
+    """
+    if not kept.is_file():
+        rows = [row for _, row in read_rows(file)]
+        prompts, completions = [row["prompt"] for row in rows], [row["completion"] for row in rows]
+        pairs, ends = encode_answers(lm, prompts, completions, STOP)
+        models = [lm.large, lm.base, *lm.experts]
+        read = [_read(models, *pair, ends, lm.vocabulary) for pair in pairs]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(read, kept)
+    return _gather(task, list(experts), torch.load(kept))
+
+
+@torch.inference_mode()
+def _read(
+    models: Sequence[PreTrainedModel], prompt: Sequence[int], answer: Sequence[int], ends: Tensor, vocabulary: int
+) -> dict[str, Tensor]:
+    """One answer: its evidence token by token, what each model gives the right tokens, how each reads the prompt."""
+    ids, split = torch.tensor([*prompt, *answer]), len(prompt) - 1
+    logits = torch.stack([model(input_ids=ids[None, :-1]).logits[0, :, :vocabulary].float() for model in models])
+    logs = logits.log_softmax(-1)
+    likelihood = logs[:, :split].gather(-1, ids[None, 1 : split + 1, None].expand(len(models), -1, 1)).mean((1, 2))
+    moved = (logs[2:, :split].exp() * (logs[2:, :split] - logs[1, :split])).sum(-1).mean(-1).log1p()
+    large, base, experts = logits[0, split:], logits[1, split:], logits[2:, split:]
+    right = torch.zeros(large.shape, dtype=torch.bool).scatter(1, torch.tensor(answer)[:, None], True)
+    right[-1, ends] = True
+    directions = torch.cat([experts, base + logs[1:2, split:]])
+    features, large, shift, spread, marked = summarise(large, base, directions, right)
+    said = logs[:, split:].masked_fill(~right, -torch.inf).logsumexp(-1)
+    return {
+        "features": features[:, :-1], "large": large, "shift": shift, "spread": spread, "right": marked,
+        "said": said, "likelihood": likelihood, "moved": moved,
+    }  # fmt: skip
+
+
+def _gather(task: str, experts: list[str], read: list[dict[str, Tensor]]) -> Answers:
+    def join(name: str, dim: int) -> Tensor:
+        part = torch.cat([one[name] for one in read], dim)
+        return part if part.dtype == torch.bool else part.double()
+
+    number = torch.cat([torch.full((len(one["large"]),), place) for place, one in enumerate(read)])
+    evidence = Evidence(
+        join("features", 2), join("large", 0), join("shift", 1), join("spread", 2), join("right", 0), number
+    )
+    features = dict(zip(FEATURES, evidence.features, strict=True))
+    for name, values in zip(FEATURES, evidence.features, strict=True):  # as they were at the answer's first token
+        features[f"first {name}"] = values[:, torch.searchsorted(number, number)]
+    likelihood = torch.stack([one["likelihood"] for one in read], dim=1).double()
+    moved = torch.stack([one["moved"] for one in read], dim=1).double()
+    features["prompt gap"] = (likelihood[0] - likelihood[1]).expand(len(experts), -1)[:, number]
+    features["prompt gain"] = (likelihood[2:] - likelihood[1])[:, number]
+    features["prompt moved"] = moved[:, number]
+    said = join("said", 1)
+    features["begins"] = (
+        (torch.arange(len(number)) == torch.searchsorted(number, number)).double().expand(len(experts), -1)
+    )
+    features["so far from large"] = _mean_before(said[2:] - said[0], number)
+    features["so far from base"] = _mean_before(said[2:] - said[1], number)
+    return Answers(task, experts, evidence, features)
+
+
+def _mean_before(values: Tensor, number: Tensor) -> Tensor:
+    """The mean of an answer's values ``[T, N]`` before each of its tokens; 0 at the first."""
+    first = torch.searchsorted(number, number)
+    before = values.cumsum(-1) - values
+    return (before - before[:, first]) / (torch.arange(len(number)) - first).clamp(min=1)

@@ -1,0 +1,111 @@
+"""The forms of a gate that are tried: what it sees, what it is fitted on, how scores become weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from sklearn.tree import DecisionTreeRegressor
+from torch import Tensor
+
+from gating.views import View
+from logitfusion.fusion.gate.features import FEATURES
+from logitfusion.fusion.gate.fit import LARGEST, Problem
+
+TOKEN = tuple(FEATURES)
+FIRST = tuple(f"first {name}" for name in FEATURES)
+PROMPT = ("prompt gap", "prompt gain", "prompt moved")
+SO_FAR = ("begins", "so far from large", "so far from base")
+
+# The experts' weights ``[T, N]``.
+Rule = Callable[[View], Tensor]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form.
+
+    Attributes:
+        name: in tables.
+        features: what it sees of each expert.
+        crossed: also the products of all pairs of these.
+        strangers: it is fitted on each task's answers without the task's own expert, too.
+        trees: boosted regression trees instead of a linear score.
+    """
+
+    name: str
+    features: Sequence[str] = TOKEN
+    crossed: bool = False
+    strangers: bool = False
+    trees: bool = False
+
+    def fit(self, views: Sequence[View], ridges: Sequence[float]) -> list[Rule]:
+        """A rule for each ridge."""
+        if self.strangers:
+            views = [one for view in views for one in (view, *view.further)]
+        relative = any(len(view.evidence.shift) > 1 for view in views)
+
+        def see(view: View) -> Tensor:
+            found = view.gather(self.features, relative)
+            return cross(found) if self.crossed else found
+
+        problem = Problem.of([view.evidence for view in views], [see(view) for view in views])
+        if self.trees:
+            return [_boost(problem, see)] * len(ridges)
+        theta = torch.zeros(len(problem.mean) + 1, dtype=torch.float64)
+        rules = []
+        for ridge in ridges:
+            theta = problem.maximise(theta, ridge)
+            rules.append(_linear(theta, problem, see))
+        return rules
+
+
+def cross(found: Tensor) -> Tensor:
+    """Features ``[F, ...]`` with the products of all pairs, squares too."""
+    one, other = torch.triu_indices(len(found), len(found))
+    return torch.cat([found, found[one] * found[other]])
+
+
+def _linear(theta: Tensor, problem: Problem, see: Callable[[View], Tensor]) -> Rule:
+    def rule(view: View) -> Tensor:
+        given = problem.standardise(see(view))
+        return LARGEST * (torch.einsum("f,ftn->tn", theta[:-1], given) + theta[-1]).sigmoid()
+
+    return rule
+
+
+def _boost(problem: Problem, see: Callable[[View], Tensor], rounds: int = 40, rate: float = 0.3) -> Rule:
+    """Gradient boosting (Friedman 2001) of the same likelihood."""
+    flat = torch.cat([given.flatten(1) for given in problem.inputs], dim=1).T.numpy()
+    sizes = [given[0].numel() for given in problem.inputs]
+    shapes = [given.shape[1:] for given in problem.inputs]
+    scores = torch.zeros(len(flat), dtype=torch.float64)
+    trees = []
+    for _ in range(rounds):
+        scores.requires_grad_()
+        parts = [part.view(shape) for part, shape in zip(scores.split(sizes), shapes, strict=True)]
+        (slope,) = torch.autograd.grad(problem.likelihood_of(parts), scores)
+        tree = DecisionTreeRegressor(max_depth=3, min_samples_leaf=20, random_state=0)
+        trees.append(tree.fit(flat, (slope / slope.std()).numpy()))
+        scores = scores.detach() + rate * torch.from_numpy(trees[-1].predict(flat))
+
+    def rule(view: View) -> Tensor:
+        given = problem.standardise(see(view))
+        rows = given.flatten(1).T.numpy()
+        score = sum(rate * torch.from_numpy(tree.predict(rows)) for tree in trees)
+        return LARGEST * score.view(given.shape[1:]).sigmoid()
+
+    return rule
+
+
+FORMS = (
+    Form("token features"),
+    Form("and without the task's expert", strangers=True),
+    Form("and how the prompt is read", features=(*TOKEN, *PROMPT)),
+    Form("and how the prompt is read, and without the task's expert", features=(*TOKEN, *PROMPT), strangers=True),
+    Form("and the answer so far", features=(*TOKEN, *SO_FAR)),
+    Form("and the answer's first token", features=(*TOKEN, *FIRST)),
+    Form("and all products of two", crossed=True),
+    Form("boosted trees", trees=True),
+)

@@ -1,0 +1,67 @@
+"""The benchmark of the gate's forms: what it reads of a fusion, and what it says of a planted gate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_gate_fit import PLANTED, plant
+from test_tuning import COMPLETIONS, PROMPTS
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from logitfusion.config.gate import Gate
+from logitfusion.files import write_jsonl
+from logitfusion.fusion import FusedLM
+from logitfusion.fusion.gate.features import FEATURES
+from logitfusion.fusion.gate.fit import judge
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from gating.answers import Answers, read_answers
+from gating.forms import Form
+from gating.tables import as_markdown, make_row
+from gating.trials import judge_fixed, judge_held_out, judge_strangers, see
+from gating.views import View
+
+
+def make_answers(task: str, seed: int, experts: int = 2) -> Answers:
+    """Answers that the first of some experts was planted in, as its task."""
+    evidence = plant(PLANTED, seed, 40, experts)
+    names = [f"task{number}" for number in range(experts)]
+    return Answers(task, names, evidence, dict(zip(FEATURES, evidence.features, strict=True)))
+
+
+def test_answers_of_a_run_are_judged_as_decoding_and_tuning_do(
+    loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """Log-likelihood with a fixed weight, and the running means; a second look reads the file."""
+    rows = [{"prompt": p, "completion": c} for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    lm = FusedLM(loaded["large"], loaded["base"], [loaded["expert_a"]], tokenizer=tokenizer)
+    read = [read_answers(lm, "a", ["a"], tmp_path / "rows.jsonl", tmp_path / "kept.pt") for _ in range(2)]
+    view = View.of(read[0], ["a"])
+    assert torch.equal(view.evidence.shift, View.of(read[1], ["a"]).evidence.shift)
+    for weight in (0.0, 1.0):
+        found = view.evidence.log_likelihood(view.fixed(weight))
+        assert found.tolist() == pytest.approx(judge(Gate.constant(weight), view.evidence).tolist())
+    begins = read[0].features["begins"][0] == 1
+    assert int(begins.sum()) == len(PROMPTS)
+    assert (read[0].features["so far from large"][:, begins] == 0).all()
+
+
+def test_every_form_is_judged_on_answers_that_it_has_not_seen() -> None:
+    answers = {f"task{number}": make_answers(f"task{number}", number) for number in range(2)}
+    views = {name: see(task, list(answers)) for name, task in answers.items()}
+    fixed = judge_fixed(views, [0.0, 1.0])
+    rows = [make_row("all", "fixed", fixed, fixed)]
+    for form in (Form("linear", strangers=True), Form("products", crossed=True), Form("trees", trees=True)):
+        rows.append(make_row("all", form.name, judge_held_out(form, views, [1.0]), fixed))
+    strangers = judge_strangers(Form("linear"), answers, list(answers), [1.0])
+    rows.append(make_row("absent", "linear", strangers, fixed))
+    report = {"answers": dict.fromkeys(answers, 40), "run": "made", "machine": {"commit": "none"}}
+    text = as_markdown(rows, report)
+    assert all(f"| {name} |" in text for name in ("fixed", "linear", "products", "trees"))
+    assert all(torch.isfinite(torch.tensor(row.above.mean)) for row in rows)
+    assert (rows[0].above.mean, rows[0].above.error) == (0, 0)
