@@ -63,6 +63,24 @@ def test_a_dry_run_counts_memory_and_its_tables_show_it(report: dict[str, Any]) 
         assert not line.startswith("|") or "nan" not in line
 
 
+def test_what_fails_is_said_and_the_rest_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no such kernel\nof this card")
+
+    output = tmp_path / "fusion.json"
+    words = ["--dry-run", "--no-solver", "--shapes", SHAPES[0], "--teachers", "phi-4", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["fusion.py", *words])
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    monkeypatch.setattr(fusion, "make_fusion", fail)
+    with pytest.raises(SystemExit, match="Something failed"):
+        fusion.main()
+    assert json.loads(output.read_text())["left out"] == [f"{SHAPES[0]} failed: no such kernel."]
+    assert "| phi-4 |" in output.with_suffix(".md").read_text()
+    assert "RuntimeError: no such kernel" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["llama-13b-4-adapters", "qwen-14b-0.5b"])
 def test_the_plan_of_a_fusion_is_its_weights_and_little_more(name: str) -> None:
     """At the papers' sizes: what a dry run measures is mostly of other things."""
