@@ -62,21 +62,15 @@ def bench_graph(fusion: Fusion, batch: int, rounds: int) -> dict[str, Any]:
     prompts = torch.tensor((fusion.prompts * batch)[:batch], device=fusion.large.device)
     models = [model for model, _ in fusion.members()]
     ways = {"large alone": models[:1], "fused": models}
-    times = {
-        name: _time(StaticStep(chosen, prompts, _length(prompts, rounds)), rounds) for name, chosen in ways.items()
-    }
+    times = {name: _time(chosen, prompts, rounds) for name, chosen in ways.items()}
     return {"pair": fusion.name, "batch": batch, "milliseconds a step": times}
 
 
-def _length(prompts: Tensor, rounds: int) -> int:
-    """Of the caches: the prompt, and every step until the last round's end."""
-    return prompts.shape[1] + _WARM + (rounds + 1) * STEPS + 1
-
-
-def _time(step: StaticStep, rounds: int) -> list[float]:
+def _time(models: list[PreTrainedModel], prompts: Tensor, rounds: int) -> list[float]:
     """Milliseconds of a step in each round, replayed."""
-    replay = _capture(step)
-    seconds, _ = time_rounds({"graph": lambda: [replay() for _ in range(STEPS)]}, rounds, step.newest.device)
+    length = prompts.shape[1] + _WARM + (rounds + 1) * STEPS + 1
+    replay = _capture(StaticStep(models, prompts, length))
+    seconds, _ = time_rounds({"graph": lambda: [replay() for _ in range(STEPS)]}, rounds, prompts.device)
     return [1e3 * value / STEPS for value in seconds["graph"]]
 
 
