@@ -42,11 +42,15 @@ try:
     RUN = resolve_config(config)
     check_files(workflow.config_settings.configfiles, RUN.run)
     check_inputs(RUN.tasks)
-    JOBS_PER_CARD = jobs_per_card()
 except UserError as error:
     asked = workflow.config_settings
     hint = explain_command_line(asked.configfiles, asked.config)
     raise WorkflowError(f"The config can't be used. {error}{hint}") from None
+
+try:
+    JOBS_PER_CARD = jobs_per_card()
+except UserError as error:
+    raise WorkflowError(str(error)) from None
 
 RESULTS = Path("results") / RUN.run
 PLANNED = PlannedResources(RUN, RESULTS)

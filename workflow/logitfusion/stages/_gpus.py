@@ -21,9 +21,9 @@ _leases: list[int] = []  # open files, whose locks end with the process
 def lease_gpus() -> None:
     """Let this process see ``LOGITFUSION_GPUS`` cards that no other job of this user has; wait until they are free.
 
-    With ``LOGITFUSION_JOBS_PER_GPU`` so many jobs may have a card, those of a call without it never.
-    Of the cards in ``CUDA_VISIBLE_DEVICES``, if that is set, as a cluster does for each job. Without the variable, or
-    on a machine without NVIDIA's driver, nothing happens.
+    Of the cards in ``CUDA_VISIBLE_DEVICES``, if that is set, as a cluster does for each job. Jobs that were all started
+    with ``LOGITFUSION_JOBS_PER_GPU`` share cards, as many at a time as it says. Without ``LOGITFUSION_GPUS``, or on a
+    machine without NVIDIA's driver, nothing happens.
     """
     count = int(os.environ.pop(GPUS, -1))  # not for the processes that this one starts
     on_cluster = "SLURM_JOB_ID" in os.environ  # a site may give GPUs in words that the rule does not know
