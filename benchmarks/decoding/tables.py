@@ -80,7 +80,7 @@ _GRAPHS: tuple[Column, ...] = (
     ("large alone", lambda row: spread(row["milliseconds a step"]["large alone"], 1)),
     ("large, base and experts", lambda row: spread(row["milliseconds a step"]["fused"], 1)),
 )
-_GRAPH_WORDS = "A graph's step is a token of proxy-tuning, which solves nothing, with caches of a fixed length; no prompt."
+_GRAPH_WORDS = "A graph is a step of proxy-tuning, which solves nothing, with caches of a fixed length."
 _MEMORY: tuple[Column, ...] = (
     ("memory, GB", lambda row: row["pair"]),
     ("batch", lambda row: str(row["batch"])),
