@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -22,12 +25,14 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from decoding.floor import Speed, measure_speed
+from decoding.graphs import bench_graph, can_capture
 from decoding.measure import Fusion, bench_decoding, load_fusion, make_fusion
 from decoding.plan import Predicted, predict_decoding, predict_reading
 from decoding.reading import TEXTS, bench_reading
 from decoding.sizes import SETTINGS, TEACHERS, Shape, make_model
 from decoding.solver import SIZES, bench_solver
 from decoding.tables import Row, as_markdown
+from logitfusion.errors import first_line
 from logitfusion.files import write_json, write_text
 from timing import describe_machine, use_all_threads
 
@@ -45,24 +50,44 @@ def main() -> None:
         "speed": asdict(speed),
         "solver": [],
         "decoding": [],
+        "graphs": [],
         "reading": [],
         "left out": [],
     }
     for rows, vocabulary in [] if arguments.no_solver else [(4, 320)] if arguments.dry_run else SIZES:
         report["solver"].append(bench_solver(rows, vocabulary, arguments.rounds, device, speed))
+    measure_subjects(arguments, device, dtype, speed, report)
+    save(report, arguments.output)
+    print(as_markdown(report))
+    if any("failed:" in words for words in report["left out"]):
+        sys.exit("Something failed: see above.")
+
+
+def measure_subjects(
+    arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype, speed: Speed, report: dict[str, Any]
+) -> None:
+    """Fill the report; what is measured is saved at once, and stays whatever becomes of the rest."""
+    begun = time.monotonic()
     for name, measure in subjects(arguments, device, dtype, speed):
         try:
             for kind, row in measure():
                 report[kind].append(row)
-                print(f"{name}, batch {row['batch']}: done", flush=True)
+                save(report, arguments.output)
+                print(f"{name}, batch {row['batch']}: done after {time.monotonic() - begun:.0f} s", flush=True)
         except torch.OutOfMemoryError:
             report["left out"].append(f"{name} does not fit into the device's memory.")
+        except Exception as error:
+            traceback.print_exc()
+            report["left out"].append(f"{name} failed: {first_line(error)}.")
         gc.collect()  # its models must not count to the next one's peak
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    write_json(arguments.output, report)
-    write_text(arguments.output.with_suffix(".md"), as_markdown(report))
-    print(as_markdown(report))
+
+
+def save(report: dict[str, Any], path: Path) -> None:
+    """As JSON, and as tables beside it."""
+    write_json(path, report)
+    write_text(path.with_suffix(".md"), as_markdown(report))
 
 
 def subjects(
@@ -74,6 +99,8 @@ def subjects(
         fusion = make()
         for batch in arguments.batches:
             yield "decoding", bench_decoding(fusion, batch, arguments.rounds, arguments.tokens, speed, predicted)
+        for batch in arguments.batches if can_capture(fusion) else ():
+            yield "graphs", bench_graph(fusion, batch, arguments.rounds)
 
     def read(name: str, shape: Shape) -> Iterator[tuple[str, Row]]:
         teacher = make_model(shape, device, dtype, seed=0)

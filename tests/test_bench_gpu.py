@@ -17,8 +17,9 @@ import fusion
 import training
 from decoding import sizes
 from decoding.floor import Speed, Work
+from decoding.graphs import StaticStep
 from decoding.measure import make_fusion
-from decoding.naive import naive_loop
+from decoding.naive import naive_loop, proxy_tuning, transformers_generate
 from decoding.plan import predict_decoding
 from decoding.sizes import SETTINGS, Setting, Shape
 from peak import most_bytes
@@ -61,6 +62,24 @@ def test_a_dry_run_counts_memory_and_its_tables_show_it(report: dict[str, Any]) 
     assert sum(line.startswith("| phi-4 |") for line in lines) == 1
     for line in lines:
         assert not line.startswith("|") or "nan" not in line
+
+
+def test_what_fails_is_said_and_the_rest_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no such kernel\nof this card")
+
+    output = tmp_path / "fusion.json"
+    words = ["--dry-run", "--no-solver", "--shapes", SHAPES[0], "--teachers", "phi-4", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["fusion.py", *words])
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    monkeypatch.setattr(fusion, "make_fusion", fail)
+    with pytest.raises(SystemExit, match="Something failed"):
+        fusion.main()
+    assert json.loads(output.read_text())["left out"] == [f"{SHAPES[0]} failed: no such kernel."]
+    assert "| phi-4 |" in output.with_suffix(".md").read_text()
+    assert "RuntimeError: no such kernel" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["llama-13b-4-adapters", "qwen-14b-0.5b"])
@@ -120,6 +139,23 @@ def test_a_dry_run_has_the_structure_of_what_it_stands_for(setting: Setting) -> 
         assert (own.heads > own.key_value_heads) == (full.heads > full.key_value_heads)
     differences = [of.large.vocabulary - of.base.vocabulary for of in (small, setting)]
     assert differences[0] == differences[1]
+
+
+@pytest.mark.parametrize("name", ["llama-13b", "qwen-14b-0.5b"])
+def test_a_step_that_can_be_a_graph_gives_the_tokens_of_the_loop(name: str) -> None:
+    made = make_fusion("a", SETTINGS[name].shrunk(), CPU, torch.float32, prompt=5)
+    prompts = made.prompts[:3]
+    expected = {
+        True: naive_loop(made.members(), prompts, 6, proxy_tuning),
+        False: transformers_generate(made.large, prompts, 6),
+    }
+    for steered, texts in expected.items():
+        models = [model for model, _ in made.members()]
+        step, tokens = StaticStep(models if steered else models[:1], torch.tensor(prompts), length=12), []
+        for _ in range(6):
+            tokens.append(step.newest.clone())
+            step()
+        assert torch.cat(tokens, dim=1).tolist() == texts
 
 
 def test_weights_are_the_same_in_every_run() -> None:

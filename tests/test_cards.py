@@ -9,7 +9,7 @@ import pytest
 import yaml
 from checkout import copy_checkout, snakemake
 
-from logitfusion.cards import Card, cards_for, share_cores, visible_cards
+from logitfusion.cards import JOBS, Card, cards_for, share_cores, visible_cards
 
 WHOLE = "GPU {0}: NVIDIA H100 80GB HBM3 (UUID: GPU-{0}a)\n"
 SLICE = "  MIG 1g.10gb     Device  {0}: (UUID: MIG-{0})\n"
@@ -82,7 +82,7 @@ def test_a_machine_without_the_driver_has_no_card(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("cores", [1, 2, 7, 16, 64])
 @pytest.mark.parametrize("count", range(9))
 def test_as_many_jobs_as_cards_compute_at_once_and_two_where_there_is_one(cores: int, count: int) -> None:
-    threads = share_cores(cores, [Card(str(number), "") for number in range(count)])
+    threads = share_cores(cores, count)
     jobs = max(2, count)
     assert threads >= 1
     assert threads == 1 or threads * jobs <= cores < (threads + 1) * jobs
@@ -166,6 +166,21 @@ def test_a_job_of_two_cards_runs_beside_two_of_one_each_on_its_own(checkout: Pat
 
 
 @pytest.mark.workflow
+def test_jobs_share_a_card_where_the_user_says_so(checkout: Path) -> None:
+    together = {"TOGETHER": "pair left right", JOBS: "3"}
+    code, said = call(checkout, 1, PAIR, LEFT, RIGHT, "--cores", "3", **together)
+    assert code == 0, said[-3000:]
+    assert "here on 3 cores and 1 GPU" in said
+    assert {(checkout / path).read_text() for path in (PAIR, f"{LEFT}/cards", f"{RIGHT}/cards")} == {"0"}
+    code, said = call(checkout, 1, PAIR, "--forceall", "--set-resources", "tune:gpu=2", **together)
+    assert code == 1
+    assert "tune (pair) asks for 2 GPUs and can get 1 here" in said, "places on one card are one card"
+    code, said = call(checkout, 1, PAIR, "--forceall", **{JOBS: "some"})
+    assert code == 1
+    assert f"{JOBS} is 'some'" in said
+
+
+@pytest.mark.workflow
 def test_more_cards_than_there_are_end_a_call_before_its_first_job(checkout: Path) -> None:
     asking = ("--cores", "4", "--set-resources", "tune:gpu=3")
     for cards, limit, most in ((2, (), 2), (4, ("--resources", "gpu=1"), 1)):
@@ -190,4 +205,5 @@ def test_cores_are_shared_by_as_many_jobs_as_cards(checkout: Path) -> None:
 
     assert threads(8, CUDA_VISIBLE_DEVICES="1,2,3,4,5") == "3"
     assert threads(8, "--resources", "gpu=2") == "8"
+    assert threads(1, **{JOBS: "8"}) == "2"
     assert threads(8, profile="slurm") == "4"

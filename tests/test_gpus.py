@@ -1,4 +1,4 @@
-"""One GPU a job: what a stage sees of a machine's cards, which a made-up nvidia-smi lists."""
+"""GPUs of a job: what a stage sees of a machine's cards, which a made-up nvidia-smi lists."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from logitfusion.cards import JOBS
 
 ROOT = Path(__file__).parents[1]
 # A stage's first line, then what it sees, then its work: as long as its standard input is open.
@@ -33,7 +35,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
         lines = "".join(f"echo 'GPU {card}: NVIDIA (UUID: GPU-{card})'\n" for card in range(cards))
         (programs / "nvidia-smi").write_text(f"#!/bin/sh\n{lines}exit {int(not cards)}\n")
         (programs / "nvidia-smi").chmod(0o755)
-        outside = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "LOGITFUSION_GPUS", "LOGITFUSION_PARENT")
+        outside = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "LOGITFUSION_GPUS", "LOGITFUSION_PARENT", JOBS)
         environment = {name: value for name, value in os.environ.items() if name not in outside}
         environment |= {"PYTHONPATH": str(ROOT / "workflow"), "TMPDIR": str(tmp_path), **variables}
         environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
@@ -90,6 +92,34 @@ def test_cards_are_those_that_the_user_left_visible(start: Callable[..., Job]) -
     assert set(map(sees, jobs)) == {"5", "GPU-7"}
     other = start(2, cards=8, CUDA_VISIBLE_DEVICES="GPU-5,7,1")  # the same cards, by their other names
     assert "waiting for 2 of 3 GPUs" in other.stderr.readline()
+
+
+def test_so_many_jobs_share_each_card_and_are_spread_over_them(start: Callable[..., Job]) -> None:
+    shared = {JOBS: "2"}
+    first = [start(1, **shared) for _ in range(2)]
+    assert set(map(sees, first)) == {"0", "1"}
+    pair = start(2, **shared)
+    assert sees(pair) == "0,1", "a job of two has a place on each"
+    late = start(1, **shared)
+    assert "waiting for 1 of 2 GPUs" in late.stderr.readline()
+    first[0].stdin.close()
+    assert sees(late) in {"0", "1"}
+
+
+def test_a_job_that_does_not_share_has_its_card_alone(start: Callable[..., Job]) -> None:
+    assert sees(start(1, CUDA_VISIBLE_DEVICES="0", **{JOBS: "3"})) == "0"
+    assert sees(start(1)) == "1"
+    assert "waiting for 1 of 2 GPUs" in start(1).stderr.readline()
+    sharing = start(1, **{JOBS: "3"})
+    assert sees(sharing) == "0"
+    assert "waiting for 2 of 2 GPUs" in start(2, **{JOBS: "3"}).stderr.readline()
+
+
+@pytest.mark.parametrize("jobs", ["", "0", "-1", "two", "1.5"])
+def test_how_many_share_a_card_is_a_number(start: Callable[..., Job], jobs: str) -> None:
+    _, stderr = start(1, **{JOBS: jobs}).communicate(timeout=60)
+    (line,) = stderr.splitlines()
+    assert line == f"{JOBS} is {jobs!r}: it is how many jobs may share a GPU, a whole number of at least 1."
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         _table(_DECODING, decoding := report.get("decoding", [])),
         [_decoding_words(decoding)] if decoding else [],
         _table(_RIVALS, decoding),
+        _table(_GRAPHS, graphs := report.get("graphs", [])),
+        [_GRAPH_WORDS] if graphs else [],
         _table(_MEMORY, decoding),
         _table(_READING, report.get("reading", [])),
         _table(_TRAINING, report.get("training", [])),
@@ -72,6 +74,13 @@ _RIVALS: tuple[Column, ...] = (
     ("naive loop / fused", _ratio("naive loop", "fused")),
     ("without caches / fused", _ratio("naive loop without caches", "fused")),
 )
+_GRAPHS: tuple[Column, ...] = (
+    ("as a CUDA graph, ms a step", lambda row: row["pair"]),
+    ("batch", lambda row: str(row["batch"])),
+    ("large alone", lambda row: spread(row["milliseconds a step"]["large alone"], 1)),
+    ("large, base and experts", lambda row: spread(row["milliseconds a step"]["fused"], 1)),
+)
+_GRAPH_WORDS = "A graph is a step of proxy-tuning, which solves nothing, with caches of a fixed length."
 _MEMORY: tuple[Column, ...] = (
     ("memory, GB", lambda row: row["pair"]),
     ("batch", lambda row: str(row["batch"])),

@@ -8,8 +8,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from logitfusion.errors import UserError
+
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
+JOBS = "LOGITFUSION_JOBS_PER_GPU"  # how many may share a card at a time; 1 where it is not set
 # "GPU 0: NVIDIA H100 (UUID: GPU-...)"; under a card that is cut, "  MIG 1g.10gb Device 0: (UUID: MIG-...)".
 _LISTED = re.compile(r"^(?:GPU (?P<number>\d+)|\s+MIG \S+ +Device +\d+):.*\(UUID: (?P<uuid>[^)]+)\)")
 _PATIENCE = 120.0  # seconds; a driver that is broken may never answer
@@ -75,12 +78,24 @@ def _list_cards() -> dict[str, Card]:
     return cards
 
 
-def share_cores(cores: int, cards: Sequence[Card]) -> int:
-    """The threads of a job, so that as many jobs as there are cards, and at least two, compute at the same time.
+def jobs_per_card() -> int:
+    """How many jobs may share a card at a time, as the user says.
+
+    Raises:
+        UserError: it is not a whole number of at least 1.
+    """
+    said = os.environ.get(JOBS, "1").strip()
+    if not said.isdecimal() or int(said) < 1:
+        raise UserError(f"{JOBS} is {said!r}: it is how many jobs may share a GPU, a whole number of at least 1.")
+    return int(said)
+
+
+def share_cores(cores: int, jobs: int) -> int:
+    """The threads of a job, so that as many as find a place on the cards, and at least two, compute at the same time.
 
     Two even where there is one card or none: one job starting up, writing or decoding leaves the other at work.
     """
-    return max(1, cores // max(2, len(cards)))
+    return max(1, cores // max(2, jobs))
 
 
 def cards_for(count: int, cards: Sequence[Card]) -> list[Card]:

@@ -11,7 +11,7 @@ from snakemake.jobs import Job
 SOURCE = Path(str(workflow.current_basedir)).parent
 sys.path.insert(0, str(SOURCE))
 
-from logitfusion.cards import cards_for, describe_shortage, share_cores, visible_cards
+from logitfusion.cards import cards_for, describe_shortage, jobs_per_card, share_cores, visible_cards
 from logitfusion.cluster import check_executor, explain_failures, hide_user_packages
 from logitfusion.config.command_line import check_files, explain_command_line
 from logitfusion.config.experts import TrainedExpert
@@ -46,18 +46,24 @@ except UserError as error:
     hint = explain_command_line(asked.configfiles, asked.config)
     raise WorkflowError(f"The config can't be used. {error}{hint}") from None
 
+try:
+    JOBS_PER_CARD = jobs_per_card()
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
 RESULTS = Path("results") / RUN.run
 PLANNED = PlannedResources(RUN, RESULTS)
 LOGS = RESULTS / "logs"
 BENCHMARKS = RESULTS / "benchmarks"
 PACKAGES = Path("results/packages")
-# The cards of this machine, where jobs run on it: as many are handed out at a time, if nobody said how many.
+# The cards of this machine, where jobs run on it: each is handed out to so many jobs at a time, if nobody limits them.
 CARDS = () if workflow.remote_exec or workflow.resource_settings.nodes else visible_cards()
 if CARDS and "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", len(CARDS))
+    workflow.register_resource("gpu", JOBS_PER_CARD * len(CARDS))
 GPU_LIMIT = workflow.global_resources["gpu"].value if "gpu" in workflow.global_resources else None
+PLACES = min(JOBS_PER_CARD * len(CARDS), GPU_LIMIT) if CARDS else 0
 # On a cluster a job must not count its node's cores, or it would ask for others than it was submitted with.
-THREADS = 4 if workflow.remote_exec else share_cores(workflow.resource_settings.cores or 8, CARDS[:GPU_LIMIT])
+THREADS = 4 if workflow.remote_exec else share_cores(workflow.resource_settings.cores or 8, PLACES)
 # A command is one argument of a shell, which Linux limits to 128 KiB.
 LARGEST_SLICE = 100_000
 
