@@ -29,7 +29,7 @@ _BLOCK_WIDTH = 8_192
 _SLICE = 2_048
 # A power above exp(50) may make something of a probability that fp32 has lost (below 1e-38), and leaves a small
 # divergence as the difference of two numbers that are too large for fp32: such candidates are not answered.
-_HIGHEST = 50.0
+HIGHEST = 50.0
 
 
 class Ray:
@@ -126,7 +126,7 @@ def divergences_on_grid(base: Tensor, shift: Tensor, low: Tensor, step: float, c
     # In fp32 neither the probabilities' sum is 1 nor the centre the mean: measured as the candidates are, it cancels.
     norm = total.log() - at_zero[:, :, 0].log()
     forward, backward = weight * mean - norm, norm - weight * at_zero[:, :, 1] / at_zero[:, :, 0]
-    uncertain = weight * (shift.amax(-1, keepdim=True) - centre) > _HIGHEST
+    uncertain = weight * (shift.amax(-1, keepdim=True) - centre) > HIGHEST
     found = torch.stack([forward, backward]).clamp(min=0).masked_fill(uncertain, torch.nan)
     forward, backward = found.float().movedim(-1, 1)
     return forward, backward

@@ -20,7 +20,7 @@ from logitfusion.fusion.gate.weights import weigh
 from logitfusion.fusion.selections import Selection
 
 # Divergences closer than this are the same number (fp32 terms, float64 sums); losses that differ by less are ties.
-_RESOLUTION = 1e-7
+RESOLUTION = 1e-7
 # The fast pass over all candidates is exact to this much and four times as much of the divergence itself (measured: at
 # most two thirds of it): what it can't tell apart is computed anew, carefully.
 _FAST_RESOLUTION = 5e-6
@@ -97,9 +97,8 @@ RULES: dict[str, Rule] = {name: globals()[name] for name in get_args(RuleName)}
 
 def _along_rays(find: Callable[[Rays, Search], Found], rows: Rows, search: Search) -> Solved:
     """The weights of the experts, each of whom is a ray of its own or a part of the one pool."""
-    shares, shift = None, rows.shift
-    if search.selection.shares is not None:
-        shares = search.selection.shares(rows.large, rows.base, shift)
+    shift, selection = rows.shift, search.selection
+    shares = selection.shares(rows.large, rows.base, shift) if selection.pools else None
     directions = shift if shares is None else _pool(shift, shares)
     weight, loss, ray = find(Rays(rows.large, rows.base, directions, rows.masked), search)
     if shares is None:
@@ -177,7 +176,7 @@ class _Careful:
 
 def _tie(loss: Tensor) -> Tensor:
     """How much two losses near ``loss`` may differ and still be equal: its change when a divergence does not change."""
-    return 2 * loss.sqrt() * _RESOLUTION + _RESOLUTION**2
+    return 2 * loss.sqrt() * RESOLUTION + RESOLUTION**2
 
 
 def _refine(careful: _Careful, search: Search, iterations: int = 12) -> Found:
