@@ -38,14 +38,15 @@ class Ray:
     Args:
         base: logits ``[n, V]``.
         shift: directions ``[R, n, V]``.
-        masked: entries ``[R, n, V]`` (or fewer rays) that take no part.
+        masked: entries ``[R, n, V]`` (or fewer rays) that take no part, if any.
     """
 
-    def __init__(self, base: Tensor, shift: Tensor, masked: Tensor) -> None:
-        log_base = base.float().masked_fill(masked, -torch.inf).log_softmax(-1)
-        shift = shift.masked_fill(masked, 0.0)
-        mean = (log_base.exp() * shift).sum(-1, keepdim=True)
-        self.log_base, self.shift = log_base, (shift - mean).masked_fill(masked, 0.0)
+    def __init__(self, base: Tensor, shift: Tensor, masked: Tensor | None) -> None:
+        if masked is not None:
+            base, shift = base.masked_fill(masked, -torch.inf), shift.masked_fill(masked, 0.0)
+        log_base = base.float().log_softmax(-1)
+        shift = shift - (log_base.exp() * shift).sum(-1, keepdim=True)
+        self.log_base, self.shift = log_base, shift if masked is None else shift.masked_fill(masked, 0.0)
         self.log_norm_0, self.mean_0, _ = self._moments(torch.zeros(self.shift.shape[:-1], device=base.device))
 
     def _moments(self, weight: Tensor, with_variance: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:

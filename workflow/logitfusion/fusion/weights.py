@@ -187,15 +187,14 @@ def _solve_rows(
     return weights, loss
 
 
-def _without_masked(large: Tensor, base: Tensor, experts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """An entry that any model excludes takes no part: -inf in large and base, 0 in the shift; and the mask.
+def _without_masked(large: Tensor, base: Tensor, experts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """An entry that any model excludes takes no part: -inf in large and base, 0 in the shift; and the mask, if any.
 
     In a row in which nothing is left no model predicts anything, and so does no expert otherwise than the base.
     """
     shift = experts.float() - base
-    masked = torch.zeros(1, 1, dtype=torch.bool, device=large.device).expand(large.shape)
     if torch.stack([*large.aminmax(), *shift.aminmax()]).isfinite().all():
-        return large, base, shift, masked
+        return large, base, shift, None
     masked = torch.isneginf(large) | torch.isneginf(base) | torch.isneginf(experts).any(0)
     shift = logit_shift(base, experts).masked_fill(masked, 0.0)
     large, base = large.masked_fill(masked, 0.0), base.masked_fill(masked, 0.0)
