@@ -30,7 +30,7 @@ from decoding.measure import Fusion, bench_decoding, load_fusion, make_fusion
 from decoding.plan import Predicted, predict_decoding, predict_reading
 from decoding.reading import TEXTS, bench_reading
 from decoding.sizes import SETTINGS, TEACHERS, Shape, make_model
-from decoding.solver import SIZES, bench_solver
+from decoding.solver import BATCHES, SIZES, bench_solver
 from decoding.tables import Row, as_markdown
 from logitfusion.errors import first_line
 from logitfusion.files import write_json, write_text
@@ -54,7 +54,8 @@ def main() -> None:
         "reading": [],
         "left out": [],
     }
-    for rows, vocabulary in [] if arguments.no_solver else [(4, 320)] if arguments.dry_run else SIZES:
+    sizes = [(4, 320)] if arguments.dry_run else SIZES + (BATCHES if device.type == "cuda" else ())
+    for rows, vocabulary in () if arguments.no_solver else sizes:
         report["solver"].append(bench_solver(rows, vocabulary, arguments.rounds, device, speed))
     measure_subjects(arguments, device, dtype, speed, report)
     save(report, arguments.output)

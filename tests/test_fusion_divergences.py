@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import exact
 import pytest
 import torch
+from exact import ABSOLUTE, PAPER, RELATIVE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,10 +18,6 @@ from logitfusion.fusion.selections import SELECTIONS
 INF = torch.inf
 SMALL = settings(max_examples=25, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10**6)
-PAPER = [tenth / 10 for tenth in range(21)]
-# What the solver relies on: errors of at most 5e-6 and 2e-5 of the divergence.
-ABSOLUTE, RELATIVE = 5e-6, 2e-5
-RESOLUTION = 2e-6  # of the chosen weight's distance to the targets, relative above 1
 
 
 def draw(
@@ -178,27 +173,7 @@ def test_inputs_are_left_as_they_were() -> None:
 
 
 def assert_best(large: Tensor, base: Tensor, experts: Tensor, selection: str) -> None:
-    """The chosen candidate's float64 distance to the targets is the lowest, to within the resolution."""
-    solved = solve_weights(large, base, experts, selection=selection)
-    shift, weight = exact.shift_of(base, experts), solved.weights.sum(0)
-    if selection in ("pooled", "judged"):
-        shift = torch.einsum("tn,tnv->nv", solved.weights.double() / weight.clamp(min=1e-9), shift)[None]
-        # A weight of 0 hides the shares; any would do to say that it is best, so those rows are left to other tests.
-        kept = weight > 0
-        large, base, shift, weight = large[kept], base[kept], shift[:, kept], weight[kept]
-        loss, ray = solved.loss[kept], torch.zeros(int(kept.sum()), dtype=torch.long)
-    else:
-        loss, ray = solved.loss, solved.expert.clamp(min=0)
-    losses = exact.losses(large, base, shift, PAPER, selection)
-    position = (weight * 10).round().long()
-    chosen = losses[position, ray, torch.arange(len(ray))]
-    chosen = torch.where(weight == 0, losses[0].amin(0), chosen)
-    scale = exact.targets(base, shift).amax((0, 1)).clamp(min=1)
-    gap = (chosen.sqrt() - losses.amin((0, 1)).sqrt()) / scale
-    assert (gap <= RESOLUTION).all(), gap.max()
-    wrong = (loss.double().sqrt() - chosen.sqrt()).abs()
-    allowed = math.sqrt(2 * len(shift)) * (ABSOLUTE + RELATIVE * (chosen.sqrt() + scale))
-    assert (wrong <= allowed).all(), (wrong / allowed).max()
+    exact.assert_best(solve_weights(large, base, experts, selection=selection), large, base, experts, selection)
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)

@@ -22,7 +22,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         _table(_MEMORY, decoding),
         _table(_READING, report.get("reading", [])),
         _table(_TRAINING, report.get("training", [])),
-        _table(_SOLVER, report.get("solver", [])),
+        _table(_SOLVER, solver := report.get("solver", [])),
+        _table(_KERNELS, [row for row in solver if row["kernels"]]),
         report["left out"],
         [_speed_words(report["speed"]), words(report)],
     ]
@@ -114,9 +115,23 @@ _SOLVER: tuple[Column, ...] = (
     ("3 experts one_hot, ms", _milliseconds("solve_weights, 3 experts one_hot", 0)),
     ("3 judged, ms", _milliseconds("solve_weights, 3 experts judged", 0)),
     ("newton, ms", _milliseconds("solve_weights, newton", 0)),
+    ("newton / grid", lambda row: spread(row["newton to grid"]["newton"], 1)),
     ("gate, ms", _milliseconds("solve_weights, gate", 1)),
     ("times one logsumexp", lambda row: spread(row["times one logsumexp"]["solve_weights"], 1)),
-    ("floor by bytes, ms", lambda row: f"{row['floor milliseconds by bytes']:.1f}"),
+    ("floor by bytes, ms", lambda row: f"{row['floor milliseconds by bytes']:.2g}"),
+)
+_KERNELS: tuple[Column, ...] = (
+    ("kernels", lambda row: f"V = {row['vocabulary']:,}"),
+    ("rows", lambda row: str(row["rows"])),
+    ("solve_weights, ms", _milliseconds("solve_weights", 2)),
+    ("without kernels, ms", _milliseconds("without kernels", 2)),
+    ("3 judged, ms", _milliseconds("solve_weights, 3 experts judged", 2)),
+    ("without kernels, ms", _milliseconds("without kernels, 3 experts judged", 2)),
+    ("floor by bytes, ms", lambda row: f"{row['floor milliseconds by bytes']:.2g}"),
+    ("launches", lambda row: str(row["kernels"]["launches"]["solve_weights"])),
+    ("without kernels", lambda row: str(row["kernels"]["launches"]["without kernels"])),
+    ("same weights, all selections", lambda row: row["kernels"]["same rows"]),
+    ("losses' roots apart", lambda row: format(row["kernels"]["losses' roots apart"], ".1g")),
 )
 
 

@@ -29,7 +29,7 @@ _BLOCK_WIDTH = 8_192
 _SLICE = 2_048
 # A power above exp(50) may make something of a probability that fp32 has lost (below 1e-38), and leaves a small
 # divergence as the difference of two numbers that are too large for fp32: such candidates are not answered.
-_HIGHEST = 50.0
+HIGHEST = 50.0
 
 
 class Ray:
@@ -38,14 +38,15 @@ class Ray:
     Args:
         base: logits ``[n, V]``.
         shift: directions ``[R, n, V]``.
-        masked: entries ``[R, n, V]`` (or fewer rays) that take no part.
+        masked: entries ``[R, n, V]`` (or fewer rays) that take no part, if any.
     """
 
-    def __init__(self, base: Tensor, shift: Tensor, masked: Tensor) -> None:
-        log_base = base.float().masked_fill(masked, -torch.inf).log_softmax(-1)
-        shift = shift.masked_fill(masked, 0.0)
-        mean = (log_base.exp() * shift).sum(-1, keepdim=True)
-        self.log_base, self.shift = log_base, (shift - mean).masked_fill(masked, 0.0)
+    def __init__(self, base: Tensor, shift: Tensor, masked: Tensor | None) -> None:
+        if masked is not None:
+            base, shift = base.masked_fill(masked, -torch.inf), shift.masked_fill(masked, 0.0)
+        log_base = base.float().log_softmax(-1)
+        shift = shift - (log_base.exp() * shift).sum(-1, keepdim=True)
+        self.log_base, self.shift = log_base, shift if masked is None else shift.masked_fill(masked, 0.0)
         self.log_norm_0, self.mean_0, _ = self._moments(torch.zeros(self.shift.shape[:-1], device=base.device))
 
     def _moments(self, weight: Tensor, with_variance: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -126,7 +127,7 @@ def divergences_on_grid(base: Tensor, shift: Tensor, low: Tensor, step: float, c
     # In fp32 neither the probabilities' sum is 1 nor the centre the mean: measured as the candidates are, it cancels.
     norm = total.log() - at_zero[:, :, 0].log()
     forward, backward = weight * mean - norm, norm - weight * at_zero[:, :, 1] / at_zero[:, :, 0]
-    uncertain = weight * (shift.amax(-1, keepdim=True) - centre) > _HIGHEST
+    uncertain = weight * (shift.amax(-1, keepdim=True) - centre) > HIGHEST
     found = torch.stack([forward, backward]).clamp(min=0).masked_fill(uncertain, torch.nan)
     forward, backward = found.float().movedim(-1, 1)
     return forward, backward

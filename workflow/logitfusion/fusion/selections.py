@@ -5,7 +5,6 @@ A selection is an object of this file whose name is in ``SelectionName``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -19,32 +18,34 @@ from logitfusion.config.fusion_options import SelectionName
 JUDGE_SHARPNESS = 0.2
 
 
-def share_equally(large: Tensor, base: Tensor, shift: Tensor) -> Tensor:
-    """The same share for each of the T experts, ``[T, n]``."""
-    return torch.full(shift.shape[:2], 1 / len(shift), device=large.device)
-
-
-def share_by_opinion(large: Tensor, base: Tensor, shift: Tensor) -> Tensor:
-    """Shares ``[T, n]`` by the large model's mean log-probability of what each expert proposes."""
-    if len(shift) == 1:
-        return share_equally(large, base, shift)
-    log_large = large.log_softmax(-1).nan_to_num(neginf=0.0)  # no expert proposes what is excluded
-    opinions = [torch.linalg.vecdot((base + direction).softmax(-1), log_large) for direction in shift]
-    return (JUDGE_SHARPNESS * torch.stack(opinions)).softmax(0)
-
-
 @dataclass(frozen=True)
 class Selection:
     """How the experts' rays are made and judged.
 
     Attributes:
-        shares: each expert's share of a pool ``[T, n]``, from logits large and base ``[n, V]`` and the experts' shifts
-            ``[T, n, V]``; None where each expert is a ray of its own.
+        sharpness: how sharply the experts' shares of a pool follow the large model's opinion of them; None where each
+            expert is a ray of its own.
         every_target: each ray is held against the targets of all experts, not against its own alone.
     """
 
-    shares: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    sharpness: float | None = None
     every_target: bool = False
+
+    @property
+    def pools(self) -> bool:
+        """Whether all experts steer as one."""
+        return self.sharpness is not None
+
+    def shares(self, large: Tensor, base: Tensor, shift: Tensor) -> Tensor:
+        """Each expert's share of a pool ``[T, n]``, from logits ``[n, V]`` and the experts' shifts ``[T, n, V]``.
+
+        An opinion is the large model's mean log-probability of what the expert proposes.
+        """
+        if not self.sharpness or len(shift) == 1:
+            return torch.full(shift.shape[:2], 1 / len(shift), device=large.device)
+        log_large = large.log_softmax(-1).nan_to_num(neginf=0.0)  # no expert proposes what is excluded
+        opinions = [torch.linalg.vecdot((base + direction).softmax(-1), log_large) for direction in shift]
+        return (self.sharpness * torch.stack(opinions)).softmax(0)
 
     def loss(self, divergences: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]) -> Tensor:
         """The loss of each ray, ``[..., R, n]``, from divergences ``[..., R, n]`` and targets ``[R, n]``."""
@@ -60,8 +61,8 @@ class Selection:
 
 one_hot = Selection(every_target=True)
 matched = Selection()
-pooled = Selection(shares=share_equally)
-judged = Selection(shares=share_by_opinion)
+pooled = Selection(sharpness=0.0)
+judged = Selection(sharpness=JUDGE_SHARPNESS)
 
 SELECTIONS: dict[str, Selection] = {name: globals()[name] for name in get_args(SelectionName)}
-POOLS = tuple(name for name, selection in SELECTIONS.items() if selection.shares is not None)
+POOLS = tuple(name for name, selection in SELECTIONS.items() if selection.pools)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from numbers import Real
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -21,6 +24,8 @@ Bounds = tuple[float, float] | Sequence[tuple[float, float]]
 
 # Numbers of one model in a chunk of rows: about 16 MB of fp32 for each temporary.
 _CHUNK = 4_000_000
+# The same where kernels search on a GPU, which hardly write anything.
+_KERNELS_CHUNK = 2**26
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,10 @@ def solve_weights(
     rows = math.prod(leading)
     flat_large, flat_base = large.reshape(rows, vocabulary), base.reshape(rows, vocabulary)
     flat_experts = experts.reshape(len(experts), rows, vocabulary)
-    chunk = max(1, _CHUNK // (vocabulary * len(experts)))
+    search = Search(grids, float(step), SELECTIONS[selection], gate)
+    kernels = _load_kernels(large.device, rule, search)
+    width = max(vocabulary, kernels.BLOCK) if kernels else vocabulary
+    chunk = max(1, (_KERNELS_CHUNK if kernels else _CHUNK) // (width * len(experts)))
     chunk = math.ceil(rows / math.ceil(rows / chunk)) if rows else 1  # of one size: a small last one would cost as much
     with torch.autocast(large.device.type, enabled=False):  # which would make the sums bf16
         parts = [
@@ -107,7 +115,8 @@ def solve_weights(
                 flat_base[start : start + chunk],
                 flat_experts[:, start : start + chunk],
                 RULES[rule],
-                Search(grids, float(step), SELECTIONS[selection], gate),
+                search,
+                kernels,
             )
             for start in range(0, rows, chunk)
         ]
@@ -155,20 +164,37 @@ def _grid(low: float, high: float, step: float) -> Tensor:
     return torch.tensor([low + step * k for k in range(candidates)], dtype=torch.float32)
 
 
-def _solve_rows(large: Tensor, base: Tensor, experts: Tensor, rule: Rule, search: Search) -> Solved:
+def _load_kernels(device: torch.device, rule: str, search: Search) -> ModuleType | None:
+    """The kernels that search on a GPU, where this rule has some and they can run; they decide as ``rules.grid``."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if rule != "grid" or not (device.type == "cuda" or interpreted) or find_spec("triton") is None:
+        return None
+    from logitfusion.fusion import grid_kernels  # only now: other machines need no Triton
+
+    return grid_kernels if len(search.grids) <= grid_kernels.MOST_CANDIDATES else None
+
+
+def _solve_rows(
+    large: Tensor, base: Tensor, experts: Tensor, rule: Rule, search: Search, kernels: ModuleType | None
+) -> Solved:
     """Weights ``[T, n]`` and loss ``[n]``."""
-    return rule(Rows(*_without_masked(large.float(), base.float(), experts)), search)
+    if kernels is None:
+        return rule(Rows(*_without_masked(large.float(), base.float(), experts)), search)
+    weights, loss = kernels.solve(large, base, experts, search)
+    left = (~loss.isfinite()).nonzero()[:, 0]
+    if len(left):  # extreme numbers, or such as are refused
+        weights[:, left], loss[left] = _solve_rows(large[left], base[left], experts[:, left], rule, search, None)
+    return weights, loss
 
 
-def _without_masked(large: Tensor, base: Tensor, experts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """An entry that any model excludes takes no part: -inf in large and base, 0 in the shift; and the mask.
+def _without_masked(large: Tensor, base: Tensor, experts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """An entry that any model excludes takes no part: -inf in large and base, 0 in the shift; and the mask, if any.
 
     In a row in which nothing is left no model predicts anything, and so does no expert otherwise than the base.
     """
     shift = experts.float() - base
-    masked = torch.zeros(1, 1, dtype=torch.bool, device=large.device).expand(large.shape)
     if torch.stack([*large.aminmax(), *shift.aminmax()]).isfinite().all():
-        return large, base, shift, masked
+        return large, base, shift, None
     masked = torch.isneginf(large) | torch.isneginf(base) | torch.isneginf(experts).any(0)
     shift = logit_shift(base, experts).masked_fill(masked, 0.0)
     large, base = large.masked_fill(masked, 0.0), base.masked_fill(masked, 0.0)
