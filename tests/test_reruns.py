@@ -140,6 +140,7 @@ def planned(folder: Path) -> dict[str, Plan]:
 
 
 STUDY = {"comparison": "study", "frozen": "config/frozen.json"}
+METHODS, STUDENTS = len(demo()["fusion"]["methods"]), len(demo()["distill"]["methods"]) + 3  # two teachers, the student
 # What is added to the demo: path, entry, and how often which rules run for it alone.
 NEW: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
     "method": ("fusion.methods.half", {"experts": ["{task}"], "weights": 0.5}, {"decode": 1}),
@@ -147,7 +148,7 @@ NEW: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
     "expert that nobody uses": ("experts.quick", {"base": "small", "tasks": ["sums"], "steps": 10}, {}),
     "student": ("distill.methods.alone", {"teachers": ["gemma"], "uld": 0.4}, {"student": 1, "answer": 1}),
     "exploratory protocol": ("protocol", STUDY | {"exploratory": True}, {}),
-    "protocol": ("protocol", STUDY, {"decode": 10, "answer": 10}),
+    "protocol": ("protocol", STUDY, {"decode": METHODS, "answer": STUDENTS}),
     "few-shot method": ("clip.methods.strong", {"method": "amu", "alpha": 2.0}, {"clip_fit": 1}),
 }
 
