@@ -97,6 +97,7 @@ INPUTS = {
     "score": ["lines.jsonl", "./lines.jsonl", "large/x", "expert/x"],
     "evaluate": ["tasks/x", "large/x"],
     "plan": ["config.yaml", "metadata/x"],
+    "compare": ["photos/x"],
     "init": ["large/x", "base/x"],
     "init clip": ["photos/x"],
     "distill": ["large", "large/x"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,7 +125,7 @@ def _answered(answers: Sequence[pd.DataFrame], method: str, seeds: Sequence[int]
 
 
 def _judged(
-    track: str, task: str, judged: Sequence[JudgedTask], trials: Mapping[str, list[str]], seeds: int = 1, **cells
+    track: str, task: str, judged: Sequence[JudgedTask], trials: Mapping[str, list[str]], seeds: int = 1, **cells: Any
 ) -> RepeatedTask:
     """One task of the harness; ``trials``: method -> its names in the judged tables, one a seed."""
     values, observed = {}, {}
