@@ -17,6 +17,7 @@ from logitfusion.fusion.gate.features import FEATURES
 from logitfusion.fusion.tuning import encode_answers
 
 STOP = ("\n",)  # ends the texts of all tasks that are read
+ENTRIES = 64  # of a token that are kept apart: fewer than where a gate is fitted for use, because many are fitted
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _read(
     right = torch.zeros(large.shape, dtype=torch.bool).scatter(1, torch.tensor(answer)[:, None], True)
     right[-1, ends] = True
     directions = torch.cat([experts, base + logs[1:2, split:]])
-    features, large, shift, spread, marked = summarise(large, base, directions, right)
+    features, large, shift, spread, marked = summarise(large, base, directions, right, ENTRIES)
     said = logs[:, split:].masked_fill(~right, -torch.inf).logsumexp(-1)
     return {
         "features": features[:, :-1], "large": large, "shift": shift, "spread": spread, "right": marked,
