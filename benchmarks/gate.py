@@ -8,28 +8,34 @@ task, to see what a gate does where nobody knows the task.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 from gating.answers import Answers, read_answers
-from gating.forms import FORMS
+from gating.forms import FORMS, Form
 from gating.tables import Row, as_markdown, make_row
-from gating.trials import judge_fixed, judge_held_out, judge_strangers, see
+from gating.trials import Judged, judge_fixed, judge_held_out, judge_strangers, see
 from gating.views import View
 from logitfusion.config.fusion import Tune
 from logitfusion.files import write_json, write_text
 from logitfusion.fusion import FusedLM
 from timing import describe_machine
 
+SETTINGS = (OWN, TOGETHER, ABSENT) = ("own expert", "all experts", "own expert absent")
+
 
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(1)
     answers = read_run(arguments)
-    rows = try_all(answers, arguments.experts)
+    rows = try_all(answers, arguments.experts, arguments.workers)
     report = {
         "run": arguments.run.name,
         "experts": arguments.experts,
@@ -51,6 +57,7 @@ def parse() -> argparse.Namespace:
         "--experts", nargs="+", default=["sst2", "sums", "common_knowledge"], help="each named as its task"
     )
     parser.add_argument("--unseen", nargs="*", default=["sciq"], help="tasks that no expert was trained on")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="forms that are judged at a time")
     parser.add_argument("--output", type=Path, default=Path("results/bench/gate.json"))
     return parser.parse_args()
 
@@ -68,28 +75,38 @@ def read_run(arguments: argparse.Namespace) -> dict[str, Answers]:
     return found
 
 
-def try_all(answers: Mapping[str, Answers], experts: list[str]) -> list[Row]:
+def try_all(answers: Mapping[str, Answers], experts: Sequence[str], workers: int) -> list[Row]:
     """Every form where the task's own expert steers, all experts do, and all but the task's own."""
-    tune = Tune()
-    ridges = sorted(tune.ridges, reverse=True)
-    own = {name: View.of(answers[name], [name]) for name in experts}
-    together = {name: see(answers[name], experts) for name in experts}
-    left = {name: View.of(task, [one for one in experts if one != name]) for name, task in answers.items()}
     rows = []
-    for setting, views in (("own expert", own), ("all experts", together), ("own expert absent", left)):
-        fixed = judge_fixed(views, tune.anchors)
-        rows.append(make_row(setting, "large alone", judge_fixed(views, [0.0]), fixed))
-        rows.append(make_row(setting, "best fixed weight of each task", fixed, fixed))
-        for form in FORMS:
-            if setting == "own expert absent":
-                judged = judge_strangers(form, answers, experts, ridges)
-            elif setting == "own expert" and form.strangers:
-                continue
-            else:
-                judged = judge_held_out(form, views, ridges)
-            rows.append(make_row(setting, form.name, judged, fixed))
-            print(f"{setting}: {form.name}", flush=True)
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for setting in SETTINGS:
+            views = make_views(setting, answers, experts)
+            fixed = judge_fixed(views, Tune().anchors)
+            rows.append(make_row(setting, "large alone", judge_fixed(views, [0.0]), fixed))
+            rows.append(make_row(setting, "best fixed weight of each task", fixed, fixed))
+            some = [form for form in FORMS if setting != OWN or not form.strangers]
+            for form, judged in zip(some, pool.map(partial(judge, setting, answers, experts), some), strict=True):
+                rows.append(make_row(setting, form.name, judged, fixed))
+                print(f"{setting}: {form.name}", flush=True)
     return rows
+
+
+def make_views(
+    setting: str, answers: Mapping[str, Answers], experts: Sequence[str], base: float = 1.0
+) -> dict[str, View]:
+    if setting == OWN:
+        return {name: View.of(answers[name], [name], base=base) for name in experts}
+    if setting == TOGETHER:
+        return {name: see(answers[name], experts, base) for name in experts}
+    return {name: View.of(task, [one for one in experts if one != name], base=base) for name, task in answers.items()}
+
+
+def judge(setting: str, answers: Mapping[str, Answers], experts: Sequence[str], form: Form) -> dict[str, Judged]:
+    ridges = sorted(Tune().ridges, reverse=True)
+    if setting == ABSENT:
+        return judge_strangers(form, answers, experts, ridges)
+    return judge_held_out(form, make_views(setting, answers, experts, form.base), ridges)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,17 +21,19 @@ from logitfusion.fusion.gate.fit import judge
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from gating.answers import Answers, read_answers
-from gating.forms import Form
+from gating.forms import PROMPT, Form
 from gating.tables import as_markdown, make_row
 from gating.trials import judge_fixed, judge_held_out, judge_strangers, see
 from gating.views import View
 
 
 def make_answers(task: str, seed: int, experts: int = 2) -> Answers:
-    """Answers that the first of some experts was planted in, as its task."""
-    evidence = plant(PLANTED, seed, 40, experts)
+    """Answers that were drawn from a gated fusion; its last expert stands for the base's direction."""
+    drawn = plant(PLANTED, seed, 40, experts + 1)
+    evidence = replace(drawn, features=drawn.features[:, :-1])
     names = [f"task{number}" for number in range(experts)]
-    return Answers(task, names, evidence, dict(zip(FEATURES, evidence.features, strict=True)))
+    features = dict(zip(FEATURES, evidence.features, strict=True))
+    return Answers(task, names, evidence, features | {PROMPT[0]: torch.zeros(experts, 40)})
 
 
 def test_answers_of_a_run_are_judged_as_decoding_and_tuning_do(
@@ -51,17 +54,33 @@ def test_answers_of_a_run_are_judged_as_decoding_and_tuning_do(
     assert (read[0].features["so far from large"][:, begins] == 0).all()
 
 
+def test_a_base_that_is_not_taken_away_steers_as_one_more_expert() -> None:
+    """``L + w (E - b S) = L + w (E - S) + w (1 - b) S``."""
+    answers = make_answers("task0", 0)
+    weight = torch.full((1, 40), 0.7, dtype=torch.float64)
+    found = View.of(answers, ["task0"], base=0.25).evidence.log_likelihood(weight)
+    zero = torch.zeros_like(weight)
+    expected = answers.evidence.log_likelihood(torch.cat([weight, zero, 0.75 * weight]))
+    torch.testing.assert_close(found, expected)
+
+
 def test_every_form_is_judged_on_answers_that_it_has_not_seen() -> None:
     answers = {f"task{number}": make_answers(f"task{number}", number) for number in range(2)}
     views = {name: see(task, list(answers)) for name, task in answers.items()}
     fixed = judge_fixed(views, [0.0, 1.0])
     rows = [make_row("all", "fixed", fixed, fixed)]
-    for form in (Form("linear", strangers=True), Form("products", crossed=True), Form("trees", trees=True)):
+    forms = (
+        Form("linear", strangers=True, familiar=0.9),
+        Form("products", crossed=True),
+        Form("trees", trees=True),
+        Form("base", base=0.5, as_read=True),
+    )
+    for form in forms:
         rows.append(make_row("all", form.name, judge_held_out(form, views, [1.0]), fixed))
     strangers = judge_strangers(Form("linear"), answers, list(answers), [1.0])
     rows.append(make_row("absent", "linear", strangers, fixed))
     report = {"answers": dict.fromkeys(answers, 40), "run": "made", "machine": {"commit": "none"}}
     text = as_markdown(rows, report)
-    assert all(f"| {name} |" in text for name in ("fixed", "linear", "products", "trees"))
+    assert all(f"| {name} |" in text for name in ("fixed", "linear", "products", "trees", "base"))
     assert all(torch.isfinite(torch.tensor(row.above.mean)) for row in rows)
     assert (rows[0].above.mean, rows[0].above.error) == (0, 0)

@@ -17,6 +17,7 @@ from logitfusion.fusion.gate.features import FEATURES
 from logitfusion.fusion.tuning import encode_answers
 
 STOP = ("\n",)  # ends the texts of all tasks that are read
+ENTRIES = 64  # of a token that are kept apart: fewer than where a gate is fitted for use, because many are fitted
 
 
 @dataclass(frozen=True)
@@ -58,21 +59,22 @@ def _read(
     models: Sequence[PreTrainedModel], prompt: Sequence[int], answer: Sequence[int], ends: Tensor, vocabulary: int
 ) -> dict[str, Tensor]:
     """One answer: its evidence token by token, what each model gives the right tokens, how each reads the prompt."""
-    ids, split = torch.tensor([*prompt, *answer]), len(prompt) - 1
+    ids, split = torch.tensor([*prompt, *answer], device=ends.device), len(prompt) - 1
     logits = torch.stack([model(input_ids=ids[None, :-1]).logits[0, :, :vocabulary].float() for model in models])
     logs = logits.log_softmax(-1)
     likelihood = logs[:, :split].gather(-1, ids[None, 1 : split + 1, None].expand(len(models), -1, 1)).mean((1, 2))
     moved = (logs[2:, :split].exp() * (logs[2:, :split] - logs[1, :split])).sum(-1).mean(-1).log1p()
     large, base, experts = logits[0, split:], logits[1, split:], logits[2:, split:]
-    right = torch.zeros(large.shape, dtype=torch.bool).scatter(1, torch.tensor(answer)[:, None], True)
+    right = torch.zeros_like(large, dtype=torch.bool).scatter(1, ids[split + 1 :, None], True)
     right[-1, ends] = True
     directions = torch.cat([experts, base + logs[1:2, split:]])
-    features, large, shift, spread, marked = summarise(large, base, directions, right)
+    features, large, shift, spread, marked = summarise(large, base, directions, right, ENTRIES)
     said = logs[:, split:].masked_fill(~right, -torch.inf).logsumexp(-1)
-    return {
+    found = {
         "features": features[:, :-1], "large": large, "shift": shift, "spread": spread, "right": marked,
         "said": said, "likelihood": likelihood, "moved": moved,
     }  # fmt: skip
+    return {name: value.cpu() for name, value in found.items()}
 
 
 def _gather(task: str, experts: list[str], read: list[dict[str, Tensor]]) -> Answers:

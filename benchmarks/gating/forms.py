@@ -32,6 +32,10 @@ class Form:
         crossed: also the products of all pairs of these.
         strangers: it is fitted on each task's answers without the task's own expert, too.
         trees: boosted regression trees instead of a linear score.
+        base: experts steer by ``expert - base * S``, where S is the log-probability of the small base; 1 elsewhere.
+        as_read: it is fitted on the tokens alone that the tasks' metrics read.
+        familiar: the share of the prompts it was fitted on that is steered; others are left to the large model from a
+            likelihood gap on. All if None.
     """
 
     name: str
@@ -39,6 +43,9 @@ class Form:
     crossed: bool = False
     strangers: bool = False
     trees: bool = False
+    base: float = 1.0
+    as_read: bool = False
+    familiar: float | None = None
 
     def fit(self, views: Sequence[View], ridges: Sequence[float]) -> list[Rule]:
         """A rule for each ridge."""
@@ -50,21 +57,32 @@ class Form:
             found = view.gather(self.features, relative)
             return cross(found) if self.crossed else found
 
+        if self.as_read:
+            views = [view.as_read() for view in views]
         problem = Problem.of([view.evidence for view in views], [see(view) for view in views])
-        if self.trees:
-            return [_boost(problem, see)] * len(ridges)
-        theta = torch.zeros(len(problem.mean) + 1, dtype=torch.float64)
-        rules = []
-        for ridge in ridges:
-            theta = problem.maximise(theta, ridge)
-            rules.append(_linear(theta, problem, see))
-        return rules
+        rules = [_boost(problem, see)] * len(ridges) if self.trees else _search(problem, see, ridges)
+        return rules if self.familiar is None else [_leave_strange(rule, views, self.familiar) for rule in rules]
 
 
 def cross(found: Tensor) -> Tensor:
     """Features ``[F, ...]`` with the products of all pairs, squares too."""
     one, other = torch.triu_indices(len(found), len(found))
     return torch.cat([found, found[one] * found[other]])
+
+
+def _search(problem: Problem, see: Callable[[View], Tensor], ridges: Sequence[float]) -> list[Rule]:
+    theta = torch.zeros(len(problem.mean) + 1, dtype=torch.float64)
+    rules = []
+    for ridge in ridges:
+        theta = problem.maximise(theta, ridge)
+        rules.append(_linear(theta, problem, see))
+    return rules
+
+
+def _leave_strange(rule: Rule, views: Sequence[View], share: float) -> Rule:
+    """The same, but no expert steers after prompts whose gap few of the known ones have."""
+    limit = torch.cat([view.inputs[PROMPT[0]][0, view.ends] for view in views]).quantile(share)
+    return lambda view: rule(view) * (view.inputs[PROMPT[0]] <= limit)
 
 
 def _linear(theta: Tensor, problem: Problem, see: Callable[[View], Tensor]) -> Rule:
@@ -102,10 +120,15 @@ def _boost(problem: Problem, see: Callable[[View], Tensor], rounds: int = 40, ra
 FORMS = (
     Form("token features"),
     Form("and without the task's expert", strangers=True),
-    Form("and how the prompt is read", features=(*TOKEN, *PROMPT)),
-    Form("and how the prompt is read, and without the task's expert", features=(*TOKEN, *PROMPT), strangers=True),
-    Form("and the answer so far", features=(*TOKEN, *SO_FAR)),
-    Form("and the answer's first token", features=(*TOKEN, *FIRST)),
+    Form("and how the prompt is read", (*TOKEN, *PROMPT)),
+    Form("and how the prompt is read, without the task's expert", (*TOKEN, *PROMPT), strangers=True),
+    Form("and the answer so far", (*TOKEN, *SO_FAR)),
+    Form("and the answer's first token", (*TOKEN, *FIRST)),
     Form("and all products of two", crossed=True),
     Form("boosted trees", trees=True),
+    Form("token features, half of the base taken away", base=0.5),
+    Form("token features, nothing of the base taken away", base=0.0),
+    Form("token features, fitted on what the metric reads", as_read=True),
+    Form("token features, strange prompts left alone", familiar=0.95),
+    Form("and without the task's expert, strange prompts left alone", strangers=True, familiar=0.95),
 )

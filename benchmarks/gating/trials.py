@@ -65,16 +65,16 @@ def judge_strangers(
     for name, task in answers.items():
         left = tuple(expert for expert in experts if expert != name)
         if left not in known:
-            views = {other: see(answers[other], left) for other in left}
+            views = {other: see(answers[other], left, form.base) for other in left}
             known[left] = Nested(views, ridges, form.fit, _judge).choose()[1]
-        found[name] = Judged.of(known[left], View.of(task, left))
+        found[name] = Judged.of(known[left], View.of(task, left, base=form.base))
     return found
 
 
-def see(task: Answers, experts: Sequence[str]) -> View:
+def see(task: Answers, experts: Sequence[str], base: float = 1.0) -> View:
     """A task with all experts; and, to fit on, without its own one."""
     others = [expert for expert in experts if expert != task.task]
-    return View.of(task, experts, *([others] if others and len(others) < len(experts) else []))
+    return View.of(task, experts, *([others] if others and len(others) < len(experts) else []), base=base)
 
 
 def _judge(rule: Rule, view: View) -> Tensor:

@@ -32,16 +32,21 @@ class View:
     further: tuple[View, ...] = ()
 
     @classmethod
-    def of(cls, answers: Answers, experts: Sequence[str], *others: Sequence[str]) -> View:
-        """The answers with some experts; and with other ones, to fit on."""
+    def of(cls, answers: Answers, experts: Sequence[str], *others: Sequence[str], base: float = 1.0) -> View:
+        """The answers with some experts; and with other ones, to fit on. See ``Form.base``."""
         places = [answers.experts.index(name) for name in experts]
-        evidence = pick_experts(answers.evidence, places)
+        evidence = pick_experts(answers.evidence, places, base)
         inputs = {name: values[places] for name, values in answers.features.items()}
-        return cls(answers.task, inputs, evidence, tuple(cls.of(answers, other) for other in others))
+        return cls(answers.task, inputs, evidence, tuple(cls.of(answers, other, base=base) for other in others))
 
     @property
     def answers(self) -> int:
         return self.evidence.answers
+
+    @property
+    def ends(self) -> Tensor:
+        """Which tokens end their answers, ``[N]``."""
+        return torch.cat([self.evidence.answer.diff() > 0, torch.tensor([True])])
 
     def select(self, answers: Tensor) -> View:
         """Of some answers alone; ``answers`` are booleans."""
@@ -49,6 +54,14 @@ class View:
         inputs = {name: values[:, tokens] for name, values in self.inputs.items()}
         further = tuple(view.select(answers) for view in self.further)
         return View(self.task, inputs, self.evidence.select(answers), further)
+
+    def as_read(self) -> View:
+        """Without the tokens that the task's metric does not read."""
+        if self.task not in LENIENT:
+            return self
+        inputs = {name: values[:, ~self.ends] for name, values in self.inputs.items()}
+        further = tuple(view.as_read() for view in self.further)
+        return View(self.task, inputs, pick_tokens(self.evidence, ~self.ends), further)
 
     def gather(self, names: Sequence[str], relative: bool) -> Tensor:
         """Features, and the same less their means over experts, ``[F or 2 F, T, N]``."""
@@ -65,13 +78,32 @@ class View:
         fused = (evidence.large + torch.einsum("tn,tnk->nk", weights, evidence.shift))[:, :-2]
         right = evidence.right.gather(1, fused.argmax(-1, keepdim=True))[:, 0]
         if self.task in LENIENT:
-            right = right | torch.cat([evidence.answer.diff() > 0, torch.tensor([True])])
+            right = right | self.ends
         return torch.zeros(self.answers).index_add(0, evidence.answer, (~right).float()) == 0
 
 
-def pick_experts(evidence: Evidence, places: Sequence[int]) -> Evidence:
-    """The same answers with some of the directions."""
+def pick_experts(evidence: Evidence, places: Sequence[int], base: float) -> Evidence:
+    """The same answers with some of the experts, from each of which ``base`` times the base is taken away."""
     some = list(places)
-    features = evidence.features[:, [place for place in some if place < evidence.features.shape[1]]]
-    spread = evidence.spread[some][:, some]
-    return Evidence(features, evidence.large, evidence.shift[some], spread, evidence.right, evidence.answer)
+    kept = torch.full((len(some), 1), 1 - base, dtype=evidence.shift.dtype)
+    mix = torch.cat([torch.eye(len(evidence.shift) - 1, dtype=kept.dtype)[some], kept], dim=1)
+    return Evidence(
+        evidence.features[:, some],
+        evidence.large,
+        torch.einsum("td,dnk->tnk", mix, evidence.shift),
+        torch.einsum("sd,denk,te->stnk", mix, evidence.spread, mix),
+        evidence.right,
+        evidence.answer,
+    )
+
+
+def pick_tokens(evidence: Evidence, tokens: Tensor) -> Evidence:
+    """The same answers, of which some tokens alone count."""
+    return Evidence(
+        evidence.features[..., tokens],
+        evidence.large[tokens],
+        evidence.shift[:, tokens],
+        evidence.spread[:, :, tokens],
+        evidence.right[tokens],
+        evidence.answer[tokens],
+    )
