@@ -101,7 +101,7 @@ def exact_match(references: Sequence[str], predictions: Sequence[str]) -> float:
 
 
 def same_characters(references: Sequence[str], predictions: Sequence[str]) -> float:
-    """Whether an answer is the right one but for spaces: of code and lists, where case and punctuation mean something."""
+    """Whether an answer is the right one but for spaces: of code and lists, whose case and punctuation count."""
     return float("".join(references[0].split()) == "".join(predictions[0].split()))
 
 
