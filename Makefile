@@ -16,7 +16,7 @@ SHAPES ?= llama-13b llama-13b-7b llama-13b-4-adapters qwen-14b-0.5b llama-13b-4x
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
-.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test fuzz-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
+.PHONY: help setup demo report study study-results test start-test conda-test slurm-test report-test fault-test fuzz-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -45,6 +45,20 @@ report: setup ## reports/report.html from what has been made, if anything change
 	@if [ ! -f reports/report.html ] || [ -n "$$(find results Snakefile workflow $(CONFIG) -newer reports/report.html \( -name '*.svg' -o -name '*.html' -o -name '*.csv' -o -name '*.rst' -o -name '*.smk' -o -name '*.yaml' -o -name Snakefile \) -print -quit)" ]; then \
 		$(RUN) snakemake --profile local --configfile $(CONFIG) --report reports/report.html; fi
 	@echo "reports/$(NAME)/index.html and reports/report.html"
+
+study: setup ## the study of config/study, hours on two cores or minutes on a GPU: docs/results/study.md
+	@for seed in 0 1 2; do \
+		$(RUN) snakemake --profile local --cores $(CORES) --configfile config/study/fusion.yaml --config run=study$$seed seed=$$seed; done
+	@for track in distill fewshot; do \
+		$(RUN) snakemake --profile local --cores $(CORES) --configfile config/study/$$track.yaml; done
+	@$(MAKE) --no-print-directory study-results
+
+study-results: setup ## the runs of the study that are there, compared, into docs/results
+	@compare() { if [ -d "results/$$2" ]; then $(RUN) logitfusion compare "$${@:2}" --csv docs/results/study_$$1.csv > /dev/null; fi; }; \
+	compare fusion study0 study1 study2; \
+	compare distill study_distill --baseline sft kl uld uld_two; \
+	compare clip study_fewshot
+	@$(RUN) python docs/generate/study.py results
 
 test: setup ## all tests but the long ones, which have targets of their own (WORKERS=2 at a time)
 	@$(RUN) OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
