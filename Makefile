@@ -46,6 +46,21 @@ report: setup ## reports/report.html from what has been made, if anything change
 		$(RUN) snakemake --profile local --configfile $(CONFIG) --report reports/report.html; fi
 	@echo "reports/$(NAME)/index.html and reports/report.html"
 
+.PHONY: study study-results
+study: setup ## the study of config/study, hours on two cores or minutes on a GPU: docs/results/study.md
+	@for seed in 0 1 2; do \
+		$(RUN) snakemake --profile local --cores $(CORES) --configfile config/study/fusion.yaml --config run=study$$seed seed=$$seed; done
+	@for track in distill fewshot; do \
+		$(RUN) snakemake --profile local --cores $(CORES) --configfile config/study/$$track.yaml; done
+	@$(MAKE) --no-print-directory study-results
+
+study-results: setup ## the runs of the study that are there, compared, into docs/results
+	@compare() { if [ -d "results/$$2" ]; then $(RUN) logitfusion compare "$${@:2}" --csv docs/results/study_$$1.csv > /dev/null; fi; }; \
+	compare fusion study0 study1 study2; \
+	compare distill study_distill --baseline sft kl uld uld_two; \
+	compare clip study_fewshot
+	@$(RUN) python docs/generate/study.py results
+
 test: setup ## all tests but the long ones, which have targets of their own (WORKERS=2 at a time)
 	@$(RUN) OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -18,7 +18,10 @@ from logitfusion.tasks.definition import LIBRARY
 
 INVALID = "[invalid]"
 WORDS = st.text("bcdfghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=8)
-OURS = ("sst2_reviews", "sums", "common_knowledge", "sciq_passages")  # those that judge with our own filters
+OURS = (  # those that judge with our own filters
+    "sst2_reviews", "sums", "common_knowledge", "sciq_passages", "conclusions", "last_words", "relatives",
+    "returned_code", "sorted_numbers",
+)  # fmt: skip
 
 
 def answers() -> ModuleType:
@@ -67,7 +70,8 @@ def test_no_text_breaks_the_judgement(name: str, text: str) -> None:
 @given(data=st.data())
 def test_a_gold_completion_is_right(name: str, data: st.DataObject) -> None:
     """The completion that an expert learns, however it goes on after a stop string, must be judged right."""
-    texts = st.lists(WORDS, min_size=1, max_size=5).map(" ".join)
+    words = 1 if name in ("relatives", "last_words") else 5
+    texts = st.lists(WORDS, min_size=1, max_size=words).map(" ".join)
     numbers = st.one_of(st.integers(), st.integers(-9999, 9999).map(lambda value: f"{value:,}")).map(str)
     golds = {"sst2_reviews": st.sampled_from(["negative", "positive"]), "sums": numbers}
     gold = data.draw(golds.get(name, texts))
@@ -128,6 +132,41 @@ def test_numbers(text: str, answer: str) -> None:
 )
 def test_texts(text: str, answer: str) -> None:
     assert judge("common_knowledge", text, "the blue whale") == (answer, answer == "blue whale")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "right"),
+    [
+        (" a + b\n\ndef", "a + b", True),
+        ("a+b", "a+b", True),
+        (" a - b", "a - b", False),
+        (" A + B", "A + B", False),
+        ("", INVALID, False),
+    ],
+)
+def test_code(text: str, answer: str, right: bool) -> None:
+    assert judge("returned_code", text, "a + b") == (answer, right)
+
+
+@pytest.mark.parametrize("text", ["10, 23, 42", "10,23,42", " 10, 23, 42\nNumbers: 7"])
+def test_lists_in_the_right_order(text: str) -> None:
+    assert judge("sorted_numbers", text, "10, 23, 42")[1]
+    assert not judge("sorted_numbers", text, "10, 42, 23")[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" Gregor.\nHe", "Gregor"),
+        ("Gregor's", "Gregor's"),
+        ("“well-known”, he", "well-known"),
+        (" 42 of", "42"),
+        ("...", INVALID),
+        ("", INVALID),
+    ],
+)
+def test_first_words(text: str, answer: str) -> None:
+    assert judge("last_words", text, "Gregor") == (answer, answer == "Gregor")
 
 
 @given(st.integers(), st.integers())

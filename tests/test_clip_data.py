@@ -571,6 +571,40 @@ def test_a_package_that_is_not_fashion_mnist_is_refused(tmp_path: Path, change: 
     assert "package" in refused(read_data, {"source": "fashion_mnist"})
 
 
+# ---- folders in a package ----------------------------------------------------------------------------------------
+
+FOLDERS = {
+    "source": "packaged",
+    "below": "usr/share/art",
+    "classes": {"house": "buildings/homes", "tree": "plants"},
+    "test_share": 0.5,
+    "seed": 0,
+}
+
+
+def art(tmp_path: Path) -> Path:
+    """A package with four houses, two of them in a nested folder, two trees, a text among them, and a car."""
+    picture, share = draw(tmp_path / "p.png").read_bytes(), "./usr/share/art"
+    names = [f"buildings/homes/{name}.png" for name in ("1", "2", "old/1", "old/2")]
+    names += ["plants/oak.png", "plants/elm.png", "vehicles/car.png", "plants_of_steel/works.png"]
+    members = {f"{share}/{name}": picture for name in names} | {f"{share}/plants/README": b"trees"}
+    (tmp_path / "art.deb").write_bytes(make_deb(members))
+    return tmp_path / "art.deb"
+
+
+def test_a_packages_folders_are_classes(tmp_path: Path) -> None:
+    data = read_data(FOLDERS, package=art(tmp_path), folder=tmp_path / "images")
+    assert data.classes == ["house", "tree"]
+    assert (per_class(data.train), per_class(data.test)) == ({0: 2, 1: 1}, {0: 2, 1: 1})
+    assert all(one.startswith(("usr/share/art/buildings/homes/", "usr/share/art/plants/")) for one in ids(data.test))
+    assert not list((tmp_path / "images").rglob("car.png")), "what no class needs is not unpacked"
+
+
+def test_a_class_without_a_folder_in_the_package_is_named(tmp_path: Path) -> None:
+    entry = FOLDERS | {"classes": {"house": "buildings", "moon": "sky"}}
+    assert "'moon' in usr/share/art/sky" in refused(read_data, entry, package=art(tmp_path), folder=tmp_path / "images")
+
+
 # ---- emojis -------------------------------------------------------------------------------------------------------
 
 EMOJI = {

@@ -14,7 +14,7 @@ from logitfusion.tasks.metrics import find_metric
 from logitfusion.tasks.prepare import cut_task, make_texts, read_task
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = ("config.yaml", "study.yaml")
+CONFIGS = ("config.yaml", "study/fusion.yaml", "study/distill.yaml")
 TASKS = [
     pytest.param(entry, id=f"{config}-{name}")
     for config in CONFIGS

@@ -436,7 +436,7 @@ def test_jobs_are_told_from_the_latest_record_and_count_the_page_itself(tmp_path
     assert "2026-01-01 10:00 UTC" in page
 
 
-@pytest.mark.parametrize("name", ["config", "smoke", "study"])
+@pytest.mark.parametrize("name", ["config", "smoke", "study/fusion", "study/distill", "study/fewshot"])
 def test_values_say_whether_they_were_given(name: str, tmp_path: Path) -> None:
     run = load_config(ROOT / f"config/{name}.yaml")
     job = parse(type(page_job(run)), canonical(page_job(run)))

@@ -13,7 +13,13 @@ import pytest
 
 from logitfusion.errors import UserError
 from logitfusion.files import sha256
-from logitfusion.tasks.library.sources import LONGEST_PROMPT, drop_long_passages, generate, read_package
+from logitfusion.tasks.library.sources import (
+    LONGEST_PROMPT,
+    drop_long_passages,
+    drop_long_queries,
+    generate,
+    read_package,
+)
 
 GENERATED = {"generator": "chain_sum", "arguments": {"min_terms": 2, "max_terms": 3}, "seed": 1}
 NAMED = {"package": "rows==1.0", "sha256": "0" * 64}
@@ -122,3 +128,8 @@ def test_passages_that_make_a_prompt_too_long_are_left_out() -> None:
     lengths = (0, LONGEST_PROMPT - frame, LONGEST_PROMPT - frame + 1)
     rows = datasets.Dataset.from_list([{"support": "s" * length, "question": "q"} for length in lengths])
     assert [len(row["support"]) for row in drop_long_passages(rows)] == list(lengths[:2])
+
+
+def test_queries_that_are_too_long_are_left_out() -> None:
+    rows = datasets.Dataset.from_list([{"query": "q" * length} for length in (1, LONGEST_PROMPT, LONGEST_PROMPT + 1)])
+    assert [len(row["query"]) for row in drop_long_queries(rows)] == [1, LONGEST_PROMPT]

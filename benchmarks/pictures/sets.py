@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,12 @@ from logitfusion.clip import Support
 from logitfusion.clip.data import DataSet, ImageRow, read_data
 from logitfusion.clip.data.dataset import cut_test, make_data, split_rows
 from logitfusion.clip.data.duplicates import groups
-from logitfusion.clip.data.found import find_images
 from logitfusion.clip.data.support import make_support
 from logitfusion.clip.encoders.load import find_in_folder, load_auxiliary, load_clip
 from logitfusion.clip.features.encode import CLIP, encode_images
-from logitfusion.fetch.archives import unpack_deb
 from logitfusion.fetch.debian import fetch_debian
 from logitfusion.fetch.npm import fetch_npm
 from logitfusion.fetch.pypi import download
-from logitfusion.files import whole
 
 ROOT = Path(__file__).parents[2]
 FETCHERS = {"tgz": fetch_npm, "deb": fetch_debian}
@@ -114,27 +111,14 @@ def open_encoders(clip: Path, packages: Path) -> Encoders:
 def read_set(name: str, entry: Mapping[str, Any], packages: Path, folder: Path, tested: int) -> DataSet:
     """The table of a set, at most ``tested`` test images of it; its pictures are unpacked below ``folder``."""
     source = entry["source"]
-    if source in READERS:
-        return cut_test(READERS[source](name, entry, packages, folder), tested, 0)
-    entry = {**entry, "seed": 0, "test_images": tested}
+    if source == "digits":
+        return cut_test(_read_digits(name, folder), tested, 0)
+    entry = {"test_share": 0.5, **entry, "seed": 0, "test_images": tested}
     package = find_package(entry, "tgz" if source == "emoji" else "deb", packages)
     return read_data(entry, package=package, folder=folder)
 
 
-def _read_trees(name: str, entry: Mapping[str, Any], packages: Path, folder: Path) -> DataSet:
-    if not folder.exists():
-        with whole(folder) as temporary:
-            temporary.mkdir()
-            unpack_deb(find_package(entry, "deb", packages), lambda member: member.endswith(".png"), temporary)
-    rows = [
-        ImageRow(str(path.relative_to(folder)), str(path), label)
-        for label, place in enumerate(entry["classes"].values())
-        for path in find_images(folder / entry["below"] / place).images
-    ]
-    return make_data(name, list(entry["classes"]), entry["prompts"], *split_rows(name, rows, 0.5, 0))
-
-
-def _read_digits(name: str, entry: Mapping[str, Any], packages: Path, folder: Path) -> DataSet:
+def _read_digits(name: str, folder: Path) -> DataSet:
     """scikit-learn's, 8 pixels a side, grey values from 0 to 16."""
     folder.mkdir(parents=True, exist_ok=True)
     digits, path = load_digits(), folder / "digits.npy"
@@ -144,9 +128,6 @@ def _read_digits(name: str, entry: Mapping[str, Any], packages: Path, folder: Pa
     return make_data(
         name, [f"number {word}" for word in words], ["a photo of the {}."], *split_rows(name, rows, 0.5, 0)
     )
-
-
-READERS: dict[str, Callable[..., DataSet]] = {"trees": _read_trees, "digits": _read_digits}
 
 
 def encode_set(

@@ -20,7 +20,13 @@ from logitfusion.config.load import load_config, resolve_config
 from logitfusion.config.run import RunConfig
 
 Watch = Callable[..., None]
-CONFIGS = ["config/smoke.yaml", "config/config.yaml", "config/study.yaml"]
+CONFIGS = [
+    "config/smoke.yaml",
+    "config/config.yaml",
+    "config/study/fusion.yaml",
+    "config/study/distill.yaml",
+    "config/study/fewshot.yaml",
+]
 
 
 def read_all(name: str) -> dict[str, Any]:

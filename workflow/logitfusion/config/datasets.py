@@ -25,8 +25,8 @@ from logitfusion.config.section import (
 )
 
 DataPackage = text(
-    r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+~-]*\Z|^(?!.*==)[^{}\x00-\x1f]+\.(tgz|deb)\Z",
-    "NAME==VERSION of npm (emoji) or Debian (Fashion-MNIST), or the path of a fetched one, without braces",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+~:-]*\Z|^(?!.*==)[^{}\x00-\x1f]+\.(tgz|deb)\Z",
+    "NAME==VERSION of npm (emoji) or Debian (all others), or the path of a fetched one, without braces",
 )
 
 
@@ -87,6 +87,20 @@ class FashionMnist(_Packaged):
     source: Literal["fashion_mnist"]
 
 
+class PackagedFolders(_Packaged):
+    """Folders of images in a package of Debian."""
+
+    registry: ClassVar[type[Package]] = DebianPackage
+
+    source: Literal["packaged"]
+    below: Text
+    """The folder inside the package that holds those of the classes."""
+    classes: Annotated[dict[str, Text], Field(min_length=2)]
+    """Class, as it is written in a prompt -> its folder."""
+    test_share: PositiveShare = 0.5
+    """The test's share of the images."""
+
+
 def _read_names(value: Any) -> Any:
     """A mapping of texts, or the path of one."""
     texts = list(value.values()) if isinstance(value, dict) else [value]
@@ -144,5 +158,6 @@ class BenchmarkSet(_DataSet):
 
 
 DataSet = one_of(
-    "source", emoji=EmojiSet, fashion_mnist=FashionMnist, folder=FolderSet, csv=CsvSet, torchvision=BenchmarkSet
-)
+    "source", emoji=EmojiSet, fashion_mnist=FashionMnist, packaged=PackagedFolders, folder=FolderSet, csv=CsvSet,
+    torchvision=BenchmarkSet,
+)  # fmt: skip

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from logitfusion.config.section import Requirement, Section, Sha256, Text
+from logitfusion.config.section import Pinned, Requirement, Section, Sha256, Text
 
 
 class Package(Section):
     """A package of a registry."""
 
-    package: Requirement
+    package: Pinned
     """NAME==VERSION."""
     sha256: Sha256
     """SHA-256 of the downloaded package."""
@@ -32,7 +32,9 @@ class DebianPackage(Package):
 
 
 class PackageFile(Package):
-    """One file of a package."""
+    """One file of a wheel."""
 
+    package: Requirement
+    """NAME==VERSION."""
     file: Text
     """The file inside the package."""

