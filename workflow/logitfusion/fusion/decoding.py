@@ -182,9 +182,9 @@ def read_prompts(batch: Batch, ids: Tensor, mask: Tensor, vocabulary: int) -> Te
         counted, place, large = mask[:, columns], 0, None
         for model in batch.models:  # large, base, experts
             for logits in batch.read_ahead(model, ids[:, columns], counted, counted.shape[1])[..., :vocabulary]:
-                predicted = Predicted.of(logits)
-                large = large or predicted
                 if place != 1:  # the base steers nothing
+                    predicted = Predicted.of(logits)
+                    large = large or predicted
                     gaps[place] += torch.where(counted == 1, large.divergence(predicted), 0.0).sum(-1)
                 place += 1
         batch.commit(counted)
