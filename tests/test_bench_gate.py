@@ -70,7 +70,7 @@ def test_every_form_is_judged_on_answers_that_it_has_not_seen() -> None:
     fixed = judge_fixed(views, [0.0, 1.0])
     rows = [make_row("all", "fixed", fixed, fixed)]
     forms = (
-        Form("linear", strangers=True, familiar=0.9),
+        Form("linear", strangers=True, familiar=PROMPT[0]),
         Form("products", crossed=True),
         Form("trees", trees=True),
         Form("base", base=0.5, as_read=True),

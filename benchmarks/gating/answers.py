@@ -63,7 +63,9 @@ def _read(
     logits = torch.stack([model(input_ids=ids[None, :-1]).logits[0, :, :vocabulary].float() for model in models])
     logs = logits.log_softmax(-1)
     likelihood = logs[:, :split].gather(-1, ids[None, 1 : split + 1, None].expand(len(models), -1, 1)).mean((1, 2))
-    moved = (logs[2:, :split].exp() * (logs[2:, :split] - logs[1, :split])).sum(-1).mean(-1).log1p()
+    before, beside = logs[:, :split], logs[:, :split].exp()
+    moved = (beside[2:] * (before[2:] - before[1])).sum(-1).mean(-1).log1p()
+    apart = (beside[0] * (before[0] - before[2:])).sum(-1).mean(-1)
     large, base, experts = logits[0, split:], logits[1, split:], logits[2:, split:]
     right = torch.zeros_like(large, dtype=torch.bool).scatter(1, ids[split + 1 :, None], True)
     right[-1, ends] = True
@@ -72,7 +74,7 @@ def _read(
     said = logs[:, split:].masked_fill(~right, -torch.inf).logsumexp(-1)
     found = {
         "features": features[:, :-1], "large": large, "shift": shift, "spread": spread, "right": marked,
-        "said": said, "likelihood": likelihood, "moved": moved,
+        "said": said, "likelihood": likelihood, "moved": moved, "apart": apart,
     }  # fmt: skip
     return {name: value.cpu() for name, value in found.items()}
 
@@ -94,6 +96,7 @@ def _gather(task: str, experts: list[str], read: list[dict[str, Tensor]]) -> Ans
     features["prompt gap"] = (likelihood[0] - likelihood[1]).expand(len(experts), -1)[:, number]
     features["prompt gain"] = (likelihood[2:] - likelihood[1])[:, number]
     features["prompt moved"] = moved[:, number]
+    features["prompt apart"] = torch.stack([one["apart"] for one in read], dim=1).double()[:, number]
     said = join("said", 1)
     features["begins"] = (
         (torch.arange(len(number)) == torch.searchsorted(number, number)).double().expand(len(experts), -1)

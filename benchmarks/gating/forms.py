@@ -34,8 +34,8 @@ class Form:
         trees: boosted regression trees instead of a linear score.
         base: experts steer by ``expert - base * S``, where S is the log-probability of the small base; 1 elsewhere.
         as_read: it is fitted on the tokens alone that the tasks' metrics read.
-        familiar: the share of the prompts it was fitted on that is steered; others are left to the large model from a
-            likelihood gap on. All if None.
+        familiar: a feature of prompts, by which the 5 % of those it was fitted on are strange that have the most of it
+            (by the expert that has the least); these and stranger ones are left to the large model. None is if None.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Form:
     trees: bool = False
     base: float = 1.0
     as_read: bool = False
-    familiar: float | None = None
+    familiar: str | None = None
 
     def fit(self, views: Sequence[View], ridges: Sequence[float]) -> list[Rule]:
         """A rule for each ridge."""
@@ -79,10 +79,10 @@ def _search(problem: Problem, see: Callable[[View], Tensor], ridges: Sequence[fl
     return rules
 
 
-def _leave_strange(rule: Rule, views: Sequence[View], share: float) -> Rule:
-    """The same, but no expert steers after prompts whose gap few of the known ones have."""
-    limit = torch.cat([view.inputs[PROMPT[0]][0, view.ends] for view in views]).quantile(share)
-    return lambda view: rule(view) * (view.inputs[PROMPT[0]] <= limit)
+def _leave_strange(rule: Rule, views: Sequence[View], name: str) -> Rule:
+    """The same, but no expert steers after strange prompts."""
+    limit = torch.cat([view.inputs[name].amin(0)[view.ends] for view in views]).quantile(0.95)
+    return lambda view: rule(view) * (view.inputs[name].amin(0) <= limit)
 
 
 def _linear(theta: Tensor, problem: Problem, see: Callable[[View], Tensor]) -> Rule:
@@ -129,6 +129,6 @@ FORMS = (
     Form("token features, half of the base taken away", base=0.5),
     Form("token features, nothing of the base taken away", base=0.0),
     Form("token features, fitted on what the metric reads", as_read=True),
-    Form("token features, strange prompts left alone", familiar=0.95),
-    Form("and without the task's expert, strange prompts left alone", strangers=True, familiar=0.95),
+    Form("token features, prompts left alone that the base reads badly", familiar="prompt gap"),
+    Form("token features, prompts left alone that all experts read badly", familiar="prompt apart"),
 )

@@ -81,7 +81,7 @@ class FusionOptions(Section):
     anchor: NonNegative = 1.0
     """The sum of the weights where solved ones are not trusted."""
     familiar: Real | None = None
-    """Steer only after prompts that the base reads at most this many nats a token worse than the large model."""
+    """Steer only after prompts that an expert reads at most this many nats a token worse than the large model."""
 
     @model_validator(mode="after")
     def _check_gate(self) -> FusionOptions:

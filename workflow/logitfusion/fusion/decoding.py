@@ -12,9 +12,12 @@ from transformers import PreTrainedTokenizerBase
 from logitfusion.config.decoding import DecodingOptions
 from logitfusion.fusion.caches import Batch, CachedModel, refuse_not_finite
 from logitfusion.fusion.ends import StopStrings
+from logitfusion.fusion.gate.features import Predicted
 from logitfusion.fusion.sampling import pick_tokens
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.padding import left_pad
+
+_TEMPORARIES = 4  # of a model's logits, where two models are compared
 
 
 @dataclass
@@ -162,27 +165,31 @@ def split_logits(logits: list[Tensor], vocabulary: int) -> tuple[Tensor, Tensor]
 
 
 def read_prompts(batch: Batch, ids: Tensor, mask: Tensor, vocabulary: int) -> Tensor:
-    """Read all but the last tokens of the prompts ``[B, L]``: how much worse the base predicts them.
+    """Read all but the last tokens of the prompts ``[B, L]``: how much worse the nearest expert predicts them.
+
+    What the large model finds likely stands for what is there: that varies less from prompt to prompt, and tells apart
+    more of the prompts that no expert knows.
 
     Returns:
-        the likelihood gap ``[B]``: by how many nats a token the log-likelihood of the large model is above that of the
-        base; 0 for prompts of one token.
+        the likelihood gap ``[B]``: by how many nats a token the large model expects its log-likelihood to be above an
+        expert's, ``KL(large || expert)``, of the expert where that is least; 0 for prompts of one token.
     """
-    width = columns_at_once(len(ids), vocabulary)
-    large, base = ids.new_zeros(2, len(ids), dtype=torch.float64)
+    width = max(1, columns_at_once(len(ids), vocabulary) // _TEMPORARIES)
+    members = sum(model.members for model in batch.models)
+    gaps = torch.zeros(members, len(ids), dtype=torch.float64, device=batch.device)
     for start in range(0, ids.shape[1] - 1, width):
         columns = slice(start, min(start + width, ids.shape[1] - 1))
-        following = ids[:, start + 1 : columns.stop + 1]
-        for place, model in enumerate(batch.models):  # large, base, experts
-            keep = following.shape[1] if place < 2 else 1
-            logits = batch.read_ahead(model, ids[:, columns], mask[:, columns], keep)[0, ..., :vocabulary]
-            if place < 2:
-                found = logits.gather(-1, following[..., None])[..., 0] - logits.logsumexp(-1)
-                # What follows padding is a row's first token, and given.
-                (large, base)[place].add_((found * mask[:, columns]).sum(-1))
-        batch.commit(mask[:, columns])
+        counted, place, large = mask[:, columns], 0, None
+        for model in batch.models:  # large, base, experts
+            for logits in batch.read_ahead(model, ids[:, columns], counted, counted.shape[1])[..., :vocabulary]:
+                if place != 1:  # the base steers nothing
+                    predicted = Predicted.of(logits)
+                    large = large or predicted
+                    gaps[place] += torch.where(counted == 1, large.divergence(predicted), 0.0).sum(-1)
+                place += 1
+        batch.commit(counted)
     refuse_not_finite(batch.models)
-    return (large - base) / (mask.sum(-1) - 1).clamp(min=1)
+    return gaps[2:].amin(0) / (mask.sum(-1) - 1).clamp(min=1)
 
 
 def columns_at_once(rows: int, vocabulary: int) -> int:

@@ -273,9 +273,9 @@ class FusedLM:
     def likelihood_gap(
         self, prompts: Sequence[str], *, batch_size: int | Literal["auto"] = DECODING.batch_size
     ) -> list[float]:
-        """By how many nats a token the small base predicts each prompt worse than the large model does.
+        """By how many nats a token the nearest expert predicts each prompt worse than the large model does.
 
-        It stands for the experts, which were trained from it: text that the base can't predict is not theirs to steer.
+        Text that no expert predicts as the large model does is not theirs to steer; see ``read_prompts``.
 
         Raises:
             UserError: no experts, an empty prompt or one that is too long, or a model whose logits are not finite.
@@ -286,7 +286,7 @@ class FusedLM:
 
         def read(numbers: list[int]) -> list[float]:
             ids, mask, _ = (tensor.to(self.device) for tensor in left_pad([encoded[number] for number in numbers], 0))
-            batch = Batch(self.cached_models()[:2], len(ids))
+            batch = Batch(self.cached_models(), len(ids))
             return read_prompts(batch, ids, mask, self.vocabulary).tolist()
 
         found: dict[int, float] = {}
