@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import importlib
 import json
 import re
 import subprocess
@@ -22,6 +23,7 @@ from logitfusion.clip.data.benchmark_sets import BENCHMARKS
 from logitfusion.clip.methods import METHODS, complete_settings
 from logitfusion.config.datasets import BenchmarkSet
 from logitfusion.config.load import load_config, resolve_config
+from logitfusion.config.meanings import DescribedSchema, read_meanings
 from logitfusion.config.methods import method_models, method_tasks
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
@@ -185,9 +187,42 @@ def sections(annotation: Any) -> Iterator[type[Section]]:
 
 @pytest.mark.parametrize("section", sorted(set(sections(RunConfig)), key=lambda one: one.__name__))
 def test_every_key_has_a_meaning(section: type[Section]) -> None:
-    names = [name for name, field in section.model_fields.items() if not field.description]
-    assert set(names) <= {"source", "kind"}, "which the class's own text explains"
+    names = section.model_fields.keys() - read_meanings(section).keys()
+    assert names <= {"source", "kind"}, "which the class's own text explains"
     assert section.__doc__
+
+
+SECTIONS = '''
+from typing import ClassVar
+from pydantic import BaseModel, ConfigDict, Field
+class Outer(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True, populate_by_name=True)
+    first: int
+    """Text of
+        two lines."""
+    unsaid: int = 0
+    alias: int = Field(2, alias="from")
+    """Another text."""
+    constant: ClassVar[int] = 3
+    """Of no field."""
+    class Inner(BaseModel):
+        model_config = ConfigDict(use_attribute_docstrings=True)
+        first: int
+        """The inner one's."""
+class Heir(Outer):
+    last: int
+    """Its own."""
+'''
+
+
+def test_meanings_are_those_that_pydantic_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "described.py").write_text(SECTIONS)
+    monkeypatch.syspath_prepend(tmp_path)
+    described = importlib.import_module("described")
+    for section in (described.Outer, described.Outer.Inner, described.Heir):
+        known = {name: field.description for name, field in section.model_fields.items() if field.description}
+        assert read_meanings(section) == known
+        assert section.model_json_schema(schema_generator=DescribedSchema) == section.model_json_schema()
 
 
 def test_every_default_is_filled() -> None:

@@ -28,6 +28,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from logitfusion.config.meanings import read_meanings
 from logitfusion.config.models import RandomModel
 from logitfusion.config.objective import Objective
 from logitfusion.distill import DistillationConfig, DistillationTrainer, trainer
@@ -281,8 +282,8 @@ def test_settings_are_those_of_the_objective(tmp_path: Path) -> None:
     assert read.objective == Objective(kl=0.5, gld=0.1, combine="weighted", weights=(1.0, 2.0))
     assert DistillationConfig(output_dir=str(tmp_path)).objective == Objective()
     assert not set(Objective.model_fields) & {field.name for field in dataclasses.fields(TrainingArguments)}
-    for name, field in Objective.model_fields.items():
-        assert f"{name}: {field.description}" in DistillationConfig.__doc__
+    for name in Objective.model_fields:
+        assert f"{name}: {read_meanings(Objective)[name]}" in DistillationConfig.__doc__
 
 
 def test_another_schedule_is_transformers_own(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from logitfusion.config.errors import explain
 from logitfusion.config.keywords import read_options
+from logitfusion.config.meanings import read_meanings
 from logitfusion.config.section import LARGEST, LARGEST_SEED, LARGEST_WHOLE, Section
 from logitfusion.errors import UserError
 
@@ -49,11 +50,12 @@ def add_options(
         forms: arguments of ``add_argument`` for fields whose type does not say how they are written.
         filled: whether what is not given has the field's default among the arguments, instead of being left out.
     """
+    meanings = read_meanings(section)
     for name in names or section.model_fields:
         field = section.model_fields[name]
         form = (forms or {}).get(name) or _form(section, name)
         default = field.default if filled else argparse.SUPPRESS
-        parser.add_argument(spell(name), help=_help(field), default=default, **form)
+        parser.add_argument(spell(name), help=_help(field, meanings[name]), default=default, **form)
 
 
 def given_values(section: type[Section], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def _reader(
     return read
 
 
-def _help(field: FieldInfo) -> str:
+def _help(field: FieldInfo, meaning: str) -> str:
     """Meaning, range and default."""
     limits = [*field.metadata, *(limit for kind in _kinds(field.annotation) for limit in _limits(kind))]
     bounds = [bound for bound in limits if type(bound) in _BOUNDS and bound not in _UNTOLD]
@@ -134,7 +136,7 @@ def _help(field: FieldInfo) -> str:
     default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
     if default not in ("None", "False", ""):
         facts.append(f"default: {default}")
-    words = field.description[0].lower() + field.description[1:].removesuffix(".")
+    words = meaning[0].lower() + meaning[1:].removesuffix(".")
     return (f"{words} ({', '.join(facts)})" if facts else words).replace("%", "%%")
 
 

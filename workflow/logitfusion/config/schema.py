@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.clip.methods import METHODS, FewShotMethod
+from logitfusion.config.meanings import DescribedSchema
 from logitfusion.config.run import RunConfig
 from logitfusion.files import write_text
 
@@ -32,7 +33,7 @@ needed. Where several sections are named, the keys of the entry decide which one
 
 def make_schema() -> dict[str, Any]:
     """The JSON schema (2020-12) of a config file."""
-    schema = RunConfig.model_json_schema(by_alias=True)
+    schema = RunConfig.model_json_schema(by_alias=True, schema_generator=DescribedSchema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "logitfusion config"}
 
 

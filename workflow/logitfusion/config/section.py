@@ -1,7 +1,8 @@
 """What all sections of a config share: frozen typed classes, whose fields are key, default, range and meaning at once.
 
-A section is a pydantic class: the type of a field has its range, the text under it its meaning and unit. From these
-come the checks, the JSON schema for editors, the reference page of keys, and the objects that the package works with.
+A section is a pydantic class: the type of a field has its range, the text under it its meaning and unit
+(``config.meanings``). From these come the checks, the JSON schema for editors, the reference page of keys, and the
+objects that the package works with.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ class Section(BaseModel):
         extra="forbid",
         strict=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         serialize_by_alias=True,
         validate_by_name=True,
         validate_by_alias=True,

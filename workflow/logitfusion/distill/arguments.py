@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 from transformers import SchedulerType, TrainingArguments
 
 from logitfusion.config.keywords import read_options
+from logitfusion.config.meanings import read_meanings
 from logitfusion.config.objective import Objective
 from logitfusion.config.prompting import TextFormat
 from logitfusion.config.section import Section
@@ -32,7 +33,7 @@ def _plain(annotation: Any) -> Any:
 
 def _field(section: type[Section], name: str) -> tuple[str, Any, Field]:
     own = section.model_fields[name]
-    words = own.description.replace("\n", " ").replace("%", "%%")  # argparse formats them
+    words = read_meanings(section)[name].replace("\n", " ").replace("%", "%%")  # argparse formats them
     return name, _plain(own.annotation), field(default=own.default, metadata={"help": words})
 
 

@@ -113,13 +113,19 @@ class Planner:
 
     def find(self, rule: str, name: str) -> Job | None:
         """The jobs of a rule that make what has this name; None where there are none that compute with models."""
-        return next((job for job in self.jobs() if job.key == (rule, name)), None)
+        return next((job for job in self._jobs() if job.key == (rule, name)), None)
 
     def jobs(self) -> list[Job]:
         """All jobs that compute with models, in the order they run."""
-        found = [*self._models(), *self._experts()]
-        found += [*self._fusion()] if self.run.fusion else []
-        return found + ([*self._distill()] if self.run.distill else [])
+        return [*self._jobs()]
+
+    def _jobs(self) -> Iterator[Job]:
+        yield from self._models()
+        yield from self._experts()
+        if self.run.fusion:
+            yield from self._fusion()
+        if self.run.distill:
+            yield from self._distill()
 
     # ---- models and experts ------------------------------------------------------------------------------------------
     def _models(self) -> Iterator[Job]:

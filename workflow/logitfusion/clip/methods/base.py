@@ -5,6 +5,7 @@ Neither this file nor a method's file imports torch before something is fitted, 
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationError, create_model
 
 from logitfusion.config.errors import shorten
+from logitfusion.config.meanings import DescribedSchema
 from logitfusion.config.section import LARGEST, LARGEST_WHOLE, Count, NonNegative, Section, number
 from logitfusion.errors import UserError
 
@@ -38,14 +40,14 @@ class FewShotSettings(Section):
         fields: dict[str, Any] = {}
         for name, default in defaults.items():
             field = cls.model_fields[name]
-            words = Field(alias=field.alias, description=field.description)
-            fields[name] = (Annotated[field.annotation, *field.metadata, words], default)
+            fields[name] = (Annotated[field.annotation, *field.metadata, Field(alias=field.alias)], default)
         return create_model(cls.__name__, __base__=cls, __module__=cls.__module__, **fields)
 
     @classmethod
+    @functools.cache
     def describe(cls) -> dict[str, dict[str, Any]]:
         """Key -> JSON schema (``default``, ``description``, range) of each setting, the method's own first."""
-        properties = cls.model_json_schema()["properties"]
+        properties = cls.model_json_schema(schema_generator=DescribedSchema)["properties"]
         return dict(sorted(properties.items(), key=lambda item: item[0] in FewShotSettings.model_fields))
 
     def changed(self, choice: Mapping[str, Any]) -> Self:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from logitfusion.config.meanings import read_meanings
 from logitfusion.config.models import HubModel, PathModel
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.section import Section
@@ -128,6 +129,7 @@ def list_values(facts: Facts) -> list[Value]:
 
 
 def _walk(section: Section, place: str) -> Iterator[Value]:
+    meanings = read_meanings(type(section))
     for name, field in type(section).model_fields.items():
         key = f"{place}.{field.alias or name}".lstrip(".")
         value = getattr(section, name)
@@ -137,7 +139,7 @@ def _walk(section: Section, place: str) -> Iterator[Value]:
             for one, where in inner:
                 yield from _walk(one, where)
         elif not (value is None and source == "default" and place == ""):
-            yield Value(key, value, source, " ".join((field.description or "").split()))
+            yield Value(key, value, source, " ".join(meanings.get(name, "").split()))
 
 
 def _sections(value: Any, key: str) -> Iterator[tuple[Section, str]]:
