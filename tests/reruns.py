@@ -33,7 +33,7 @@ class Together:
 
 
 # The table of all numbers names the config that they were made with, so it and all that is drawn from it follow always.
-TABLES = {"metrics", "plot_methods", "summary", "plot_students", "summary_students", "plot_clip", "index"}
+TABLES = {"metrics", "plot_methods", "plot_students", "plot_clip", "index"}
 DECODED = {"decode", "evaluate", "plot_traces"} | TABLES
 TUNED = {"tune", "plot_tuning"} | DECODED
 ANSWERED = {"answer", "evaluate_students"} | TABLES

@@ -270,11 +270,11 @@ def test_models_of_the_templates_are_the_demo_s() -> None:
 JOBS = {
     "fusion": {
         "model": 2, "task": 1, "expert": 1, "tune": 1, "decode": 4, "evaluate": 1,
-        "plot_losses": 1, "plot_methods": 1, "plot_traces": 1, "plot_tuning": 1, "summary": 1,
+        "plot_losses": 1, "plot_methods": 1, "plot_traces": 1, "plot_tuning": 1,
     },
     "distill": {
         "model": 2, "task": 1, "teacher_cache": 1, "student": 3, "answer": 5, "evaluate_students": 1,
-        "plot_losses": 1, "plot_students": 1, "plot_student_losses": 1, "summary_students": 1,
+        "plot_losses": 1, "plot_students": 1, "plot_student_losses": 1,
     },
     "clip": {
         "fetch_encoder": 2, "clip_data": 1, "clip_encoder": 1, "clip_support": 1, "clip_test": 1, "clip_fit": 4,

@@ -54,7 +54,7 @@ def test_a_study_is_planned_in_seconds_with_no_job_more_than_needed(tmp_path: Pa
     seconds = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
     jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE)}
-    plots = ["plot_losses", "plot_methods", "summary", "plot_clip", "plot_clip_answers"]
+    plots = ["plot_losses", "plot_methods", "plot_clip", "plot_clip_answers"]
     expected = {
         "model": 2,
         "task": len(TASKS),

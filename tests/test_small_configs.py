@@ -86,8 +86,8 @@ CONFIGS = {
         clip: {{encoder: {{source: random}}, datasets: {{mine: {FOLDER}}}, methods: {{zero_shot: {{}}}}}}
     """,
 }
-FUSION = {"decode": 1, "evaluate": 1, "plot_methods": 1, "summary": 1}
-STUDENTS = {"student": 1, "evaluate_students": 1, "plot_students": 1, "plot_student_losses": 1, "summary_students": 1}
+FUSION = {"decode": 1, "evaluate": 1, "plot_methods": 1}
+STUDENTS = {"student": 1, "evaluate_students": 1, "plot_students": 1, "plot_student_losses": 1}
 CLIP = {f"clip_{name}": 1 for name in ("encoder", "data", "support", "test", "fit", "predict")}
 CLIP |= {"plot_clip": 1, "plot_clip_answers": 1}
 # All that is planned, but for the table of numbers and the target.

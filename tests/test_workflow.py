@@ -58,7 +58,7 @@ def write_config(folder: Path, name: str, **changes: object) -> str:
 
 
 # What is made from the metrics table, and what follows on a new student.
-TABLES = ("plot_methods", "summary", "plot_students", "summary_students", "plot_clip", "index")
+TABLES = ("plot_methods", "plot_students", "plot_clip", "index")
 FEWSHOT = ("clip_predict", "metrics", "plot_clip_answers", *TABLES)
 STUDENTS = ("answer", "evaluate_students", "metrics", "plot_student_losses", *TABLES)
 
@@ -195,7 +195,6 @@ def test_the_order_of_methods_is_the_order_in_the_plots_and_nothing_else(finishe
     assert set(planned(finished, "config/turned.yaml")) - {"all", "total"} == {
         "plot_methods",
         "plot_traces",
-        "summary",
         "index",
     }
     assert planned(finished, "config/smoke.yaml") == {}

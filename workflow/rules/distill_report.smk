@@ -7,6 +7,8 @@ rule plot_students:
         RESULTS / "metrics.parquet",
     output:
         shown("plots/students.svg", "2 Results", "Distillation: scores by task"),
+        shown("distill_summary.html", "2 Results", "Distillation: summary table", "students_summary"),
+        RESULTS / "distill_summary.md",
     log:
         LOGS / "plots/students.log",
     conda:
@@ -19,26 +21,6 @@ rule plot_students:
         **settings(lambda wildcards: students_track(RUN)),
     shell:
         stage("plot", "students")
-
-
-rule summary_students:
-    input:
-        RESULTS / "metrics.parquet",
-    output:
-        shown("distill_summary.html", "2 Results", "Distillation: summary table", "students_summary"),
-        RESULTS / "distill_summary.md",
-    log:
-        LOGS / "plots/distill_summary.log",
-    conda:
-        "../../envs/light.yaml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=longer(10),
-    params:
-        **settings(lambda wildcards: students_track(RUN)),
-    shell:
-        stage("plot", "students_summary")
 
 
 rule plot_student_losses:

@@ -8,6 +8,8 @@ rule plot_methods:
         RESULTS / "metrics.parquet",
     output:
         shown("plots/methods.svg", "2 Results", "Fusion: scores by task"),
+        shown("summary.html", "2 Results", "Fusion: summary table"),
+        RESULTS / "summary.md",
     log:
         LOGS / "plots/methods.log",
     conda:
@@ -20,26 +22,6 @@ rule plot_methods:
         **settings(lambda wildcards: fusion_report(RUN)),
     shell:
         stage("plot", "methods")
-
-
-rule summary:
-    input:
-        RESULTS / "metrics.parquet",
-    output:
-        shown("summary.html", "2 Results", "Fusion: summary table"),
-        RESULTS / "summary.md",
-    log:
-        LOGS / "plots/summary.log",
-    conda:
-        "../../envs/light.yaml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=longer(10),
-    params:
-        **settings(lambda wildcards: fusion_report(RUN)),
-    shell:
-        stage("plot", "summary")
 
 
 rule plot_traces:

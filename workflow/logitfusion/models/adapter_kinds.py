@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from peft import LoraConfig, PeftConfig
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors import SafetensorError, safe_open
 
 from logitfusion.errors import UserError, first_line
 from logitfusion.files import read_json
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 WEIGHTS = "adapter_model.safetensors"
 # These change layers in place, each token for itself, so that the model with them is a model like any other.
@@ -56,6 +58,8 @@ def read_adapter(folder: str | Path) -> PeftConfig:
     Raises:
         UserError: the folder holds none that can be read, or one of a kind that is not computed here.
     """
+    from peft import PeftConfig  # which takes half a second, and most folders hold no adapter
+
     folder = Path(folder)
     if not (folder / WEIGHTS).is_file():
         other = next((path.name for path in sorted(folder.glob("adapter_model.*"))), None)
@@ -78,7 +82,7 @@ def read_adapter(folder: str | Path) -> PeftConfig:
 
 
 def _refuse_options(folder: Path, config: PeftConfig, given: dict[str, object]) -> None:
-    known = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[config.peft_type])}
+    known = {field.name for field in dataclasses.fields(config)}
     if unknown := [key for key, value in given.items() if value and key not in known]:
         raise UserError(
             f"The adapter in {folder} sets {unknown[0]!r}, which peft here does not know, so it would be computed"
@@ -123,9 +127,9 @@ def is_plain(folder: str | Path) -> bool:
         UserError: it can't be read, or is of a kind that is not computed here.
     """
     config = read_adapter(folder)
-    if not isinstance(config, LoraConfig) or config.peft_type != "LORA" or config.init_lora_weights not in _STARTS:
+    if config.peft_type != "LORA" or config.init_lora_weights not in _STARTS:
         return False
-    plain = LoraConfig()
+    plain = type(config)()
     names = [field.name for field in dataclasses.fields(config) if field.name not in _MIXED]
     return all(getattr(config, name) == getattr(plain, name) for name in names) and all(
         ".lora_" in name for name in read_shapes(folder)

@@ -1,4 +1,4 @@
-"""Draw one plot, or write the summary table."""
+"""Draw the plots of one rule, and write its summary table."""
 
 from __future__ import annotations
 
@@ -88,13 +88,11 @@ def _draw_answers(arguments: argparse.Namespace, section: FewShotReport) -> None
 
 
 PLOTS: dict[str, tuple[type[Section], Callable[[argparse.Namespace, Any], None]]] = {
-    "methods": (FusionReport, _draw_table("fusion", plot_methods)),
-    "summary": (FusionReport, _draw_table("fusion", write_fusion_summary)),
+    "methods": (FusionReport, _draw_table("fusion", plot_methods, write_fusion_summary)),
     "traces": (TracesReport, _draw_traces),
     "tuning": (TuningReport, _draw_tuning),
     "losses": (LossesReport, _draw_curves(plot_losses)),
-    "students": (StudentsTrack, _draw_table("distill", plot_students)),
-    "students_summary": (StudentsTrack, _draw_table("distill", write_students_summary)),
+    "students": (StudentsTrack, _draw_table("distill", plot_students, write_students_summary)),
     "student_losses": (StudentsTrack, _draw_curves(plot_student_losses)),
     "fewshot": (FewShotReport, _draw_table("clip", plot_shots, plot_ablation, plot_shift, write_fewshot_summary)),
     "fewshot_answers": (FewShotReport, _draw_answers),
