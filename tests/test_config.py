@@ -225,6 +225,13 @@ def test_meanings_are_those_that_pydantic_reads(tmp_path: Path, monkeypatch: pyt
         assert section.model_json_schema(schema_generator=DescribedSchema) == section.model_json_schema()
 
 
+def test_a_section_without_a_source_has_no_meanings() -> None:
+    """As one that is typed at a prompt."""
+    typed: dict[str, Any] = {"__name__": "typed"}
+    exec(SECTIONS, typed)
+    assert read_meanings(typed["Heir"]) == {}
+
+
 def test_every_default_is_filled() -> None:
     resolved = resolve(minimal())
     assert resolved["models"]["small"]["hidden_size"] == 32

@@ -32,7 +32,10 @@ def read_meanings(section: type[BaseModel]) -> Mapping[str, str]:
 @functools.cache
 def _read_texts(module: str) -> dict[str, dict[str, str]]:
     """Class, by its qualified name, -> field -> the text under it, in the source of a module."""
-    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules.get(module)))
+    except (OSError, TypeError):  # typed at a prompt
+        return {}
     return {name: dict(_texts_under_fields(node)) for name, node in _classes(tree, "")}
 
 
