@@ -23,10 +23,11 @@ def stages_of(environment: str) -> set[str]:
     return stages
 
 
-def foreign_imports(stage: str, source: Path = SOURCE) -> dict[str, set[str]]:
+def foreign_imports(stage: str, source: Path = SOURCE, *, at_start: bool = False) -> dict[str, set[str]]:
     """Modules of other packages -> the modules of ours that import them, for all that a stage can reach.
 
-    Imports inside functions count, those of functions that the stage never calls too; those for type checkers don't.
+    Imports inside functions count, those of functions that the stage never calls too, unless it is asked what is
+    imported ``at_start``; those for type checkers don't.
     """
     found: dict[str, set[str]] = {}
     seen: set[str] = set()
@@ -36,7 +37,7 @@ def foreign_imports(stage: str, source: Path = SOURCE) -> dict[str, set[str]]:
         if module in seen:
             continue
         seen.add(module)
-        for name in _imports(module, source):
+        for name in _imports(module, source, at_start):
             if name.split(".")[0] == "logitfusion":
                 parts = name.split(".")
                 packages = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
@@ -46,7 +47,7 @@ def foreign_imports(stage: str, source: Path = SOURCE) -> dict[str, set[str]]:
     return found
 
 
-def _imports(module: str, source: Path) -> Iterator[str]:
+def _imports(module: str, source: Path, at_start: bool) -> Iterator[str]:
     """Names in a module's import statements; `from package import name` may name a module, so ours are given so too."""
     waiting: list[ast.AST] = [ast.parse(_file(module, source).read_text())]
     while waiting:
@@ -62,6 +63,8 @@ def _imports(module: str, source: Path) -> Iterator[str]:
                 raise ValueError(f"{module} has a relative import, which is not followed here.")
             case ast.If(test=ast.Name(id="TYPE_CHECKING"), orelse=rest):
                 waiting.extend(rest)
+            case ast.FunctionDef() if at_start:
+                pass
             case _:
                 waiting.extend(ast.iter_child_nodes(node))
 

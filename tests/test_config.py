@@ -190,6 +190,7 @@ def test_every_key_has_a_meaning(section: type[Section]) -> None:
     names = section.model_fields.keys() - read_meanings(section).keys()
     assert names <= {"source", "kind"}, "which the class's own text explains"
     assert section.__doc__
+    assert "use_attribute_docstrings" not in section.model_config, "which slows every start, see config.meanings"
 
 
 SECTIONS = '''

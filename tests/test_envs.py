@@ -139,6 +139,26 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
         (tmp_path / f"logitfusion/{name}.py").write_text(text)
     found = foreign_imports("logitfusion.stage", source=tmp_path)
     assert found == {"first.of.all": {"logitfusion.deep"}, "second": {"logitfusion.deep"}}
+    assert foreign_imports("logitfusion.stage", source=tmp_path, at_start=True) == {}
+
+
+# What takes seconds to import, and only some of the processes need: not before they do.
+LATER = {
+    "decode tune teacher_cache": "accelerate matplotlib open_clip peft sklearn",
+    "expert student": "datasets lm_eval matplotlib pandas sklearn",
+    "clip_fit clip_predict": "open_clip sklearn timm torchvision transformers",
+    "evaluate metrics package task": "matplotlib torch transformers",
+    "index plot": "torch transformers",
+}
+
+
+@pytest.mark.parametrize(("stages", "later"), LATER.items())
+def test_stages_start_without_what_they_may_not_need(stages: str, later: str) -> None:
+    for stage in stages.split():
+        found = foreign_imports(f"logitfusion.stages.{stage}", at_start=True)
+        early = {name: places for name, places in found.items() if name.split(".")[0] in later.split()}
+        assert not early, stage
+        assert not any(name.startswith(("torch._dynamo", "torch._inductor")) for name in found), stage
 
 
 def test_plots_and_tables_need_no_torch() -> None:
