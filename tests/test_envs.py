@@ -142,10 +142,11 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
     assert foreign_imports("logitfusion.stage", source=tmp_path, at_start=True) == {}
 
 
-# What takes seconds to import, and only some of the processes need: not before they do.
+# What takes long to import, and only some of the processes need: not before they do. What transformers imports by
+# itself (torch._dynamo, accelerate, scipy, torchvision; its Trainer also peft and datasets) can't be put off.
 LATER = {
-    "decode tune teacher_cache": "accelerate matplotlib open_clip peft sklearn",
-    "expert student": "datasets lm_eval matplotlib pandas sklearn",
+    "decode tune teacher_cache": "matplotlib open_clip peft sklearn",
+    "expert student": "lm_eval matplotlib sklearn",
     "clip_fit clip_predict": "open_clip sklearn timm torchvision transformers",
     "evaluate metrics package task": "matplotlib torch transformers",
     "index plot": "torch transformers",
