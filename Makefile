@@ -86,8 +86,8 @@ bench-training: setup ## training adapters of 7 B on a GPU, with and without che
 bench-selection: setup ## the selections on problems with a known right expert: results/bench/selection.md
 	@$(RUN) python benchmarks/selection.py
 
-bench-gld: setup ## the distillation losses and a teacher's cache, also beside checkouts (TRL=, DISTILLKIT=): results/bench/gld.md
-	@$(RUN) python benchmarks/gld.py $(if $(TRL),--trl "$(TRL)") $(if $(DISTILLKIT),--distillkit "$(DISTILLKIT)")
+bench-gld: setup ## the distillation losses and a teacher's cache, also beside checkouts (TRL=, DISTILLKIT=) and of models (TEACHERS=): results/bench/gld.md
+	@$(RUN) python benchmarks/gld.py $(if $(TEACHERS),--teachers $(TEACHERS)) $(if $(TRL),--trl "$(TRL)") $(if $(DISTILLKIT),--distillkit "$(DISTILLKIT)")
 
 bench-fewshot-sets: setup ## the few-shot default against its parts on picture sets, half an hour: results/bench/fewshot-sets.md
 	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/clip/encoder
