@@ -81,7 +81,7 @@ FULL = Sizes(
     texts=200,
     tokens=100,
     codecs=((49_152, 50), (49_152, 128), (262_144, 50)),
-    coded=4_000,
+    coded=1_000,
     model=(576, 8, 49_152),
 )
 QUICK = Sizes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from checkout import ROOT
 from flips import refuses_every_flip
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,7 @@ from safetensors.torch import load_file
 from logitfusion.config.distill import Rounding
 from logitfusion.distill.cache import PackedTexts, TeacherCache, find_shards
 from logitfusion.distill.packed import RowCode
+from logitfusion.distill.sets import SetCode
 from logitfusion.distill.shard import SETTINGS, hash_texts, read_manifest, shard_path, write_packed, write_shard
 from logitfusion.distill.teacher_text import TeacherText
 from logitfusion.errors import UserError
@@ -176,6 +179,19 @@ def test_a_token_takes_what_it_may(vocabulary: int, fine: int, coarse: int) -> N
     assert RowCode(50, vocabulary, "coarse").row_bytes(longest=255) <= coarse
 
 
+def test_the_page_counts_as_the_code_does() -> None:
+    page = (ROOT / "docs/methods/distillation.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| [^|]+ \| ([\d, ]+) \| ([\d, ]+) \|$", page[page.index("bytes a token, k = 50") :], re.M)
+    counted = []
+    for vocabulary in (49_152, 262_144):
+        codes = [RowCode(50, vocabulary, rounding) for rounding in get_args(Rounding)]
+        sets = math.comb(vocabulary, 50).bit_length() / 8
+        ids, coded = SetCode(50, vocabulary, 0).bytes, [code.sets.bytes for code in codes]
+        rows = [code.row_bytes(longest=255) for code in codes]
+        counted.append([f"{sets:.0f}", f"{ids}", "{}, {}".format(*coded), "{}, {}".format(*rows)])
+    assert told[:4] == list(zip(*counted, strict=True))
+
+
 def test_a_row_that_can_not_be_rounded_is_kept_exactly(tmp_path: Path) -> None:
     """An excluded token, and two likely ones far above the last, beside rows that are rounded."""
     path, text = tmp_path / "x.safetensors", make_text(4)
@@ -241,6 +257,17 @@ def test_comparing_digests_can_be_left_out(tmp_path: Path) -> None:
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     assert "is damaged" in refuse([path])
     assert len(TeacherCache([path], verify=False)) == 2
+
+
+def test_a_damaged_row_is_no_set(tmp_path: Path) -> None:
+    (path,) = write_cache(tmp_path, [[2, 1]])
+    whole, codes = path.read_bytes(), load_file(path)["codes"][0].numpy().tobytes()
+    place = whole.rindex(codes)
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+    cache = TeacherCache([path], verify=False)
+    with pytest.raises(UserError, match=r"-of-00001\.safetensors is damaged .* make it anew"):
+        cache[0]
+    assert len(cache[1]) == 1
 
 
 def test_all_shards_are_needed(shards: list[Path], tmp_path: Path) -> None:

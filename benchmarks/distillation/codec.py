@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -94,9 +94,11 @@ def measure(
 def predictions(sizes: tuple[tuple[int, int], ...], tokens: int, teachers: list[Path]) -> Iterator[Predictions]:
     for vocabulary, k in () if teachers else sizes:
         yield Predictions("made up", vocabulary, make_up(vocabulary, k, tokens))
+    ks = sorted({k for _, k in sizes})
     for teacher in teachers:
-        for k in dict.fromkeys(k for _, k in sizes):
-            yield Predictions(teacher.name, read_vocabulary(teacher), read_pages(teacher, k, tokens))
+        text = read_pages(teacher, ks[-1], tokens)
+        for k in ks:
+            yield Predictions(teacher.name, read_vocabulary(teacher), narrow(text, k))
 
 
 def make_up(vocabulary: int, k: int, tokens: int) -> TeacherText:
@@ -123,6 +125,12 @@ def read_pages(teacher: Path, k: int, tokens: int) -> TeacherText:
         for name in ("log_probs", "ids", "tail", "label_log_probs")
     )
     return TeacherText(*parts, torch.arange(1, tokens + 1))
+
+
+def narrow(text: TeacherText, k: int) -> TeacherText:
+    """The k likeliest of more."""
+    tail = text.tail + text.log_probs[:, k:].exp().sum(1)
+    return replace(text, log_probs=text.log_probs[:, :k], ids=text.ids[:, :k], tail=tail)
 
 
 # Codecs

@@ -63,7 +63,7 @@ def read_bfloat16(bits: NDArray[np.integer]) -> NDArray[np.float32]:
 def read_levels(levels: NDArray[np.int64], steps: NDArray[np.uint16], tail: NDArray[np.float32]) -> NDArray[np.float32]:
     """Log-probabilities ``[n, k]`` of levels ``[n, k]`` in any order, steps and tails ``[n]``."""
     values = -read_bfloat16(steps)[:, None] * levels.astype(np.float32)
-    with np.errstate(divide="ignore"):  # a tail of 1 leaves no probability
+    with np.errstate(divide="ignore", invalid="ignore"):  # a tail of 1 leaves no probability
         return values + (np.log1p(-tail) - np.log(np.exp(values).sum(1)))[:, None]
 
 
