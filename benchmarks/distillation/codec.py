@@ -118,7 +118,7 @@ def read_pages(teacher: Path, k: int, tokens: int) -> TeacherText:
     pages = "\n\n".join(path.read_text(encoding="utf-8") for path in sorted(PAGES.glob("*.md")))
     texts = encode_texts(load_tokenizer(teacher), [("", part) for part in pages.split("\n\n")], max_tokens=LENGTH)
     enough = int(np.searchsorted(texts.labels.cumsum(), tokens)) + 1
-    model = load_expert(teacher, dtype="fp32", device=torch.device("cpu"))
+    model = load_expert(teacher, dtype="float32", device=torch.device("cpu"))
     found = list(read_teacher(model, texts[:enough], k=k, batch_size=4))
     parts = (
         torch.cat([getattr(one, name) for one in found])[:tokens]
