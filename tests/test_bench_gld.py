@@ -183,7 +183,7 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 def test_a_folder_without_the_library_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setitem(peers.PEERS, "TRL", ("trl_is_not_here", lambda: importlib.import_module("trl_is_not_here")))
-    with pytest.raises(SystemExit, match=f"TRL's losses can't be imported from {tmp_path}: No module"):
+    with pytest.raises(SystemExit, match=f"TRL can't be imported from {tmp_path}: No module"):
         peers.find("TRL", tmp_path)
 
 

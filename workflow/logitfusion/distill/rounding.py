@@ -8,8 +8,8 @@ with a step of its own and levels from 0 to ``2^bits - 1``: the probabilities co
 Errors before that are at most step / 2, so that errors are at most the step, and KL(p, q) <= step^2 / 8 (Hoeffding's
 lemma, for the log of a mean of exponentials).
 
-The likeliest few tokens make nearly all of the divergence. So of the first steps that reach the last token the one is
-taken at which these come close to levels: half to a quarter of the divergence of the first of them (measured on
+A few likely tokens make nearly all of the divergence. So several steps that reach the last token are tried, and the one
+is taken at which the likely ones come close to levels, which loses about half of what the first would (measured on
 language models' predictions; derived here, not published).
 """
 

@@ -10,7 +10,7 @@ in the file's metadata, so that the two cannot be separated:
 ``steps``            bf16 [N]          what a level is in log-probability (``rounding``)
 ``spans``            uint8 [N]         bytes of the response up to the end of that token; wider where one needs it
 ``codes``            uint8 [N, bytes]  the k likeliest tokens as a set, each with its level (``sets``)
-``exact_rows``       int64 [E]         rows that are not as they were written by the rounding, and
+``exact_rows``       int64 [E]         rows that would lose too much by rounding (``packed``),
 ``exact_ids``        uint32 [E, k]     their tokens, the likeliest first, and
 ``exact_log_probs``  fp32 [E, k]       log-probabilities over the whole vocabulary
 ``digests``          uint8 [T, 8]      of prompt and response (``EncodedText.digest``), whatever the tokens
