@@ -65,7 +65,7 @@ def write_made_up(folder: Path, vocabulary: int, k: int, texts: int, tokens: int
     made = []
     for _ in range(texts):
         tail = torch.rand(tokens, generator=generator)
-        log_probs = -torch.rand(tokens, k, generator=generator).cumsum(1)
+        log_probs = -torch.rand(tokens, k, generator=generator).cumsum(1) * 16 / k  # a range of 8, as models have
         log_probs += (torch.log1p(-tail) - log_probs.logsumexp(1))[:, None]
         ids = torch.randint(vocabulary, (tokens, k), generator=generator)
         made.append(TeacherText(log_probs, ids, tail, log_probs[:, 0], torch.arange(1, tokens + 1)))
