@@ -108,8 +108,8 @@ bench-gate: setup ## forms of the rule gate on the demo's validation answers, he
 	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/models/large results/demo/models/small results/demo/experts/{sst2,sums,common_knowledge} results/demo/tasks/{sst2,sums,common_knowledge,sciq}/validation.jsonl
 	@$(RUN) python benchmarks/gate.py
 
-bench-gld: setup ## the distillation losses and a teacher's cache, also beside checkouts (TRL=, DISTILLKIT=): results/bench/gld.md
-	@$(RUN) python benchmarks/gld.py $(if $(TRL),--trl "$(TRL)") $(if $(DISTILLKIT),--distillkit "$(DISTILLKIT)")
+bench-gld: setup ## the distillation losses and a teacher's cache, also beside checkouts (TRL=, DISTILLKIT=) and of models (TEACHERS=): results/bench/gld.md
+	@$(RUN) python benchmarks/gld.py $(if $(TEACHERS),--teachers $(TEACHERS)) $(if $(TRL),--trl "$(TRL)") $(if $(DISTILLKIT),--distillkit "$(DISTILLKIT)")
 
 bench-fewshot-sets: setup ## the few-shot default against its parts on picture sets, half an hour: results/bench/fewshot-sets.md
 	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/clip/encoder

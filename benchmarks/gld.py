@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from distillation import cache, gradient, losses, memory, pot, scaling, side_by_side
+from distillation import cache, codec, gradient, losses, memory, pot, scaling, side_by_side
 from logitfusion.files import write_json, write_text
 from timing import describe_machine, use_all_threads, words
 
@@ -26,6 +26,7 @@ PARTS = {
     "peers": side_by_side,
     "pot": pot,
     "cache": cache,
+    "codec": codec,
     "gradient": gradient,
 }
 
@@ -41,6 +42,7 @@ class Sizes:
         peers: positions, V and k of what other libraries compute as well.
         nodes, pot_seconds: of the graphs that POT gets, and how long it may take.
         caches, texts, tokens: V and k of the caches, their texts and tokens of each.
+        codecs, coded: V and k of the predictions that codecs are given, and how many.
         model: hidden size, layers and vocabulary of the model that makes a training step.
     """
 
@@ -55,6 +57,8 @@ class Sizes:
     caches: tuple[tuple[int, int], ...]
     texts: int
     tokens: int
+    codecs: tuple[tuple[int, int], ...]
+    coded: int
     model: tuple[int, int, int]
 
 
@@ -76,6 +80,8 @@ FULL = Sizes(
     caches=tuple((vocabulary, k) for vocabulary in (49_152, 262_144) for k in (10, 32, 50, 128)),
     texts=200,
     tokens=100,
+    codecs=((49_152, 50), (49_152, 128), (262_144, 50)),
+    coded=1_000,
     model=(576, 8, 49_152),
 )
 QUICK = Sizes(
@@ -90,6 +96,8 @@ QUICK = Sizes(
     caches=((2_000, 10), (70_000, 50)),
     texts=10,
     tokens=20,
+    codecs=((2_000, 50),),
+    coded=50,
     model=(192, 2, 2_000),
 )
 
@@ -116,6 +124,14 @@ def main() -> None:
     for name in ("TRL", "DistillKit"):
         help_text = f"a checkout of {name}, to compare with; else what is installed"
         parser.add_argument(f"--{name.lower()}", type=Path, metavar="FOLDER", help=help_text)
+    parser.add_argument(
+        "--teachers",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="models whose predictions codecs are given",
+    )
     arguments = parser.parse_args()
     use_all_threads()
     checkouts = {name: getattr(arguments, name.lower()) for name in ("TRL", "DistillKit")}
@@ -128,6 +144,7 @@ def main() -> None:
         "peers": lambda: side_by_side.measure(sizes.peers, rounds, device, checkouts),
         "pot": lambda: pot.measure(sizes.nodes, sizes.pot_seconds, rounds),
         "cache": lambda: cache.measure(sizes.caches, sizes.texts, sizes.tokens, sizes.model, rounds, device),
+        "codec": lambda: codec.measure(sizes.codecs, sizes.coded, rounds, checkouts["DistillKit"], arguments.teachers),
         "gradient": gradient.measure,
     }
     report: dict[str, Any] = {"machine": describe_machine(device), "rounds": rounds}

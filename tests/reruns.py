@@ -298,6 +298,7 @@ ROWS = {
     "distill.teachers.*.system": Row(TAUGHT, _system),
     "distill.teachers.*.online": Row(STUDENTS),  # its cache is not asked for
     "distill.cache.precision": Row(TAUGHT, "fp32"),
+    "distill.cache.rounding": Row(TAUGHT, "coarse"),
     "distill.cache.gpus": Row(TABLES),
     "distill.gpus": Row(TABLES),
     "distill.cache.*": Row(TAUGHT),

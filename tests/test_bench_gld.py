@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import gld
-from distillation import peers
+from distillation import codec, peers
 from distillation.pair import Pair
 
 CPU = torch.device("cpu")
@@ -111,11 +111,27 @@ def dense_js_div(logits, target_logits):
 def sparse_js_div(logits, target_ids, target_values, missing, log_target):
     return halves(*with_rest(logits, target_ids, target_values))
 """
+COMPRESSOR = """
+import torch
+
+class LogprobCompressor:
+    def __init__(self, config):
+        self.config = config
+
+    def compress_from_sparse(self, indices, logprobs):
+        assert self.config["k"] == indices.shape[1] and self.config["d"] > int(indices.max())
+        return {"bytepacked_indices": indices, "compressed_logprobs": logprobs.bfloat16()}
+
+    def decompress_to_sparse(self, row):
+        return row["bytepacked_indices"], row["compressed_logprobs"]
+"""
 FILES = {
     "trl/experimental/gold/gold_trainer.py": GOLD,
     "trl/experimental/gkd/gkd_trainer.py": GKD,
     "distillkit/lossfuncs/kl.py": KL,
     "distillkit/lossfuncs/jsd.py": JSD,
+    "distillkit/compression/compressor.py": COMPRESSOR,
+    "distillkit/compression/config.py": "DistributionQuantizationConfig = dict\n",
     "distillkit/missing_probability.py": 'class MissingProbabilityHandling:\n    SYMMETRIC_UNIFORM = "rest"\n',
 }
 
@@ -167,7 +183,7 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 def test_a_folder_without_the_library_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setitem(peers.PEERS, "TRL", ("trl_is_not_here", lambda: importlib.import_module("trl_is_not_here")))
-    with pytest.raises(SystemExit, match=f"TRL's losses can't be imported from {tmp_path}: No module"):
+    with pytest.raises(SystemExit, match=f"TRL can't be imported from {tmp_path}: No module"):
         peers.find("TRL", tmp_path)
 
 
@@ -179,3 +195,13 @@ def test_a_pair_has_texts_of_one_length_whose_ends_meet() -> None:
     assert pair.ends != pair.teacher_ends
     assert 2 < len(pair.groups) < 16
     assert pair.groups[-1, 1] == pair.groups[-1, 3] == 15
+
+
+def test_codecs_are_given_the_same_predictions(report: dict[str, Any]) -> None:
+    rows = {row["codec"].split(", ")[-1]: row for row in report["json"]["codec"]["rows"]}
+    assert set(rows) == {"fine", "coarse", *codec.SETTINGS}
+    assert len({row["mean"] for row in rows.values()}) == 3, "a stand-in has one code for all settings"
+    assert rows["fine"]["mean"] < rows["coarse"]["mean"]
+    for row in rows.values():
+        assert 0 < row["mean"] <= row["worst"] < 0.1
+        assert 0 < row["error"] < 0.5

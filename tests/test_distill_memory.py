@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from checkout import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitfusion.distill.shard import PLACE, SETTINGS, Shard, TeacherText, shard_path, write_shard
+from logitfusion.distill.packed import PackedText, RowCode
+from logitfusion.distill.shard import PLACE, SETTINGS, Shard, shard_path, write_packed
+from logitfusion.distill.teacher_text import TeacherText
 from logitfusion.distill.texts import EncodedText, Spool, StoredTexts
 from logitfusion.errors import UserError
 
@@ -71,26 +75,27 @@ def test_a_full_folder_of_temporary_files_is_a_sentence(monkeypatch: pytest.Monk
 
 TOKENS, K = 64, 256
 MANIFEST = dict.fromkeys((*SETTINGS, *PLACE), "x") | {
-    "max_tokens": None, "k": K, "vocabulary": 300, "shards": 1, "shard": 1, "first_text": 0,
+    "max_tokens": None, "k": K, "vocabulary": 2**24, "rounding": "fine", "shards": 1, "shard": 1, "first_text": 0,
 }  # fmt: skip
 
 
-class Repeated(Sequence[TeacherText]):
+class Repeated(Sequence[PackedText]):
     """The same predictions for many texts."""
 
     def __init__(self, texts: int) -> None:
         self.texts = texts
-        self.log_probs = torch.full((TOKENS, K), -8.0)
-        self.ids = torch.arange(K).expand(TOKENS, K)
+        log_probs = torch.linspace(-6, -7, K).log_softmax(0) + math.log(0.5)
+        rows, single = (TOKENS, K), torch.full((TOKENS,), 0.5)
+        parts = log_probs.expand(rows), torch.arange(K).expand(rows), single, -single, torch.arange(1, TOKENS + 1)
+        self.packed = RowCode(K, MANIFEST["vocabulary"], "fine").pack(TeacherText(*parts))
 
     def __len__(self) -> int:
         return self.texts
 
-    def __getitem__(self, number: int) -> TeacherText:
+    def __getitem__(self, number: int) -> PackedText:
         if number >= self.texts:
             raise IndexError(number)
-        single, ends = torch.full((TOKENS,), 0.5), torch.arange(1, TOKENS + 1)
-        return TeacherText(self.log_probs, self.ids, single, -single, ends, number.to_bytes(8, "big"))
+        return replace(self.packed, digest=number.to_bytes(8, "big"))
 
 
 TRAIN = """
@@ -120,10 +125,10 @@ for path in sys.argv[1:]:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts a process's memory as Linux does")
 def test_memory_does_not_grow_with_a_cache(tmp_path: Path) -> None:
     """Of 16 and 133 MB, all of which is read."""
-    paths = [shard_path(tmp_path / str(texts), 1, 1) for texts in (248, 2000)]
-    for path, texts in zip(paths, (248, 2000), strict=True):
+    paths = [shard_path(tmp_path / str(texts), 1, 1) for texts in (272, 2200)]
+    for path, texts in zip(paths, (272, 2200), strict=True):
         path.parent.mkdir()
-        write_shard(path, Repeated(texts), MANIFEST)
+        write_packed(path, Repeated(texts), MANIFEST)
     assert paths[1].stat().st_size > 130e6
     done = subprocess.run(
         [sys.executable, "-c", TRAIN, *paths],
@@ -137,10 +142,10 @@ def test_memory_does_not_grow_with_a_cache(tmp_path: Path) -> None:
 
 def test_a_cache_that_is_made_anew_meanwhile_is_not_mixed_up(tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
-    write_shard(path, Repeated(3), MANIFEST)
+    write_packed(path, Repeated(3), MANIFEST)
     shard = Shard(path)
     assert shard.read(2).ends.tolist() == shard.read_ends(2).tolist() == list(range(1, TOKENS + 1))
-    write_shard(path, Repeated(3), MANIFEST)
+    write_packed(path, Repeated(3), MANIFEST)
     with pytest.raises(UserError, match="has been replaced by another file while it was read"):
         shard.read(2)
     path.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from logitfusion import cli
 from logitfusion.artefact import read_artefact, write_artefact
+from logitfusion.config.distill import Rounding
 from logitfusion.config.load import resolve_config
 from logitfusion.config.run import RunConfig
-from logitfusion.distill.shard import row_bytes
+from logitfusion.distill.packed import RowCode
 from logitfusion.errors import UserError
 from logitfusion.plan.cost import CONTEXT, PROCESS
 from logitfusion.plan.counted import Counted, Models
@@ -421,9 +422,9 @@ def test_a_training_has_its_sixteen_bytes_a_parameter() -> None:
     assert lora["weights"] + lora["gradients"] + lora["optimizer"] == 2 * size.parameters + 16 * size.adapters(4)
 
 
-@given(st.integers(1, 64), st.sampled_from([512, 2**16, 2**16 + 1, 151936]))
-def test_a_cached_token_is_as_large_as_it_is_written(k: int, vocabulary: int) -> None:
-    assert cached_token(k, vocabulary) == row_bytes(k, vocabulary)
+@given(st.integers(1, 64), st.sampled_from([64, 512, 2**16, 2**16 + 1, 151936]), st.sampled_from(get_args(Rounding)))
+def test_a_cached_token_is_as_large_as_it_is_written(k: int, vocabulary: int, rounding: Rounding) -> None:
+    assert cached_token(k, vocabulary, rounding) == RowCode(k, vocabulary, rounding).row_bytes(longest=16)
 
 
 # ---- the rules -------------------------------------------------------------------------------------------------------

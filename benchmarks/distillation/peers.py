@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import TypeVar
 
 from torch import Tensor
 from torch.nn.functional import l1_loss
@@ -20,6 +21,7 @@ from torch.nn.functional import l1_loss
 from distillation.pair import Pair
 
 Losses = dict[str, Callable[[Pair], Tensor]]
+Loaded = TypeVar("Loaded")
 ULD, GROUPED, HYBRID = "ULD, whole vocabularies", "ULD, groups of bytes", "hybrid, groups of bytes"
 FORWARD, REVERSE, JSD = "KL", "reverse KL", "Jensen-Shannon"
 TOP_FORWARD, TOP_JSD = "KL, top-k and rest", "Jensen-Shannon, top-k and rest"
@@ -32,17 +34,22 @@ def find(name: str, checkout: Path | None) -> tuple[str, Losses] | None:
         SystemExit: a checkout that does not have its losses where they are looked for.
     """
     package, make = PEERS[name]
+    return load(name, package, checkout, make)
+
+
+def load(name: str, package: str, checkout: Path | None, make: Callable[[], Loaded]) -> tuple[str, Loaded] | None:
+    """The version of a library and what ``make`` imports of it; see ``find``."""
     if checkout is not None:
         sys.path.insert(0, str(checkout.resolve()))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            losses = make()
+            found = make()
     except ImportError as error:
         if checkout is None and importlib.util.find_spec(package) is None:
             return None
-        raise SystemExit(f"{name}'s losses can't be imported from {checkout or package}: {error}") from None
-    return f"{name} {_version(package, checkout)}", losses
+        raise SystemExit(f"{name} can't be imported from {checkout or package}: {error}") from None
+    return f"{name} {_version(package, checkout)}", found
 
 
 def _version(package: str, checkout: Path | None) -> str:

@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--system", metavar="TEXT", help="of --template chat: the system's message of chats without one"
     )
     add_chat_arguments(parser)
+    add_options(parser, CacheContents, "rounding", filled=True)
     add_options(parser, CacheContents, "batch_size")
     add_options(parser, Placed)
     add_endpoint_options(parser)
@@ -96,6 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
     }
     options = {
         "k": arguments.k,
+        "rounding": arguments.rounding,
         "shards": arguments.shards,
         "only": None if arguments.shard is None else [arguments.shard],
         "on_batch": progress.compute,

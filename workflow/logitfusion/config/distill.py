@@ -27,6 +27,7 @@ from logitfusion.config.tasks import Split
 from logitfusion.config.training import Adaptation, Training
 
 Entries = Annotated[int, Field(ge=1, le=4096)]
+Rounding = Literal["fine", "coarse"]
 
 
 class Teacher(TextFormat):
@@ -52,6 +53,8 @@ class CacheContents(TeacherReading):
 
     k: Entries = 32
     """Entries of each position."""
+    rounding: Rounding = "fine"
+    """Of log-probabilities: fine keeps 11 bits of each; coarse keeps 6, and a cache is a quarter smaller."""
     shards: Shards = 1
     """Jobs for each teacher."""
     batch_size: BatchSize = 16

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from logitfusion.distill.shard import SETTINGS, Shard, TeacherText
+from logitfusion.distill.packed import PackedText
+from logitfusion.distill.shard import SETTINGS, Shard
+from logitfusion.distill.teacher_text import TeacherText
 from logitfusion.errors import UserError
 
 
@@ -21,7 +23,7 @@ class TeacherCache(Sequence[TeacherText]):
         k: tokens kept of each position.
         vocabulary: of the teacher.
         tokens: of all responses.
-        bytes_per_token: on the disk, without the 16 bytes of a text.
+        bytes_per_token: on the disk at most, without the 16 bytes of a text and rows that are kept exactly.
         settings: the part of the manifest that is of all shards alike.
         digests: by which its texts are known, in their order (``EncodedText.digest``).
     """
@@ -48,7 +50,7 @@ class TeacherCache(Sequence[TeacherText]):
         self.k: int = self.settings["k"]
         self.vocabulary: int = self.settings["vocabulary"]
         self.tokens = sum(shard.manifest["tokens"] for shard in self.shards)
-        self.bytes_per_token: int = self.shards[0].manifest["bytes_per_token"]
+        self.bytes_per_token: int = max(shard.manifest["bytes_per_token"] for shard in self.shards)
         self.digests = [digest for shard in self.shards for digest in shard.digests]
         self._firsts = [shard.manifest["first_text"] for shard in self.shards]
         self._length = sum(len(shard) for shard in self.shards)
@@ -61,7 +63,12 @@ class TeacherCache(Sequence[TeacherText]):
         shard, number = self._find(index)
         return shard.read(number)
 
-    def ends(self, index: int) -> NDArray[np.uint32]:
+    def packed(self, index: int) -> PackedText:
+        """The bytes of a text."""
+        shard, number = self._find(index)
+        return shard.read_packed(number)
+
+    def ends(self, index: int) -> NDArray[np.int64]:
         """The ``ends`` of a text alone, ``[n]``."""
         shard, number = self._find(index)
         return shard.read_ends(number)
@@ -72,6 +79,19 @@ class TeacherCache(Sequence[TeacherText]):
             raise IndexError(f"the cache has {len(self)} texts, no number {index}")
         place = bisect_right(self._firsts, number) - 1
         return self.shards[place], number - self._firsts[place]
+
+
+class PackedTexts(Sequence[PackedText]):
+    """The texts of a cache as they are in its files, which other files may have from them."""
+
+    def __init__(self, cache: TeacherCache) -> None:
+        self._cache = cache
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def __getitem__(self, index: int) -> PackedText:
+        return self._cache.packed(index)
 
 
 def tokenizer_folder(folder: str | Path) -> Path:

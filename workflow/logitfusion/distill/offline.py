@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
-from logitfusion.distill.cache import TeacherCache, differing
-from logitfusion.distill.shard import SETTINGS, VERSION, Shard, TeacherText, read_manifest, shard_path, write_shard
+from logitfusion.config.distill import Rounding
+from logitfusion.distill.cache import PackedTexts, TeacherCache, differing
+from logitfusion.distill.shard import SETTINGS, VERSION, Shard, read_manifest, shard_path, write_packed, write_shard
 from logitfusion.distill.teacher import check_k, read_teacher, try_reading
+from logitfusion.distill.teacher_text import TeacherText
 from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, remove, write_json
@@ -39,6 +41,7 @@ def cache_teacher(
     source: dict[str, Any],
     k: int,
     batch_size: int | Literal["auto"],
+    rounding: Rounding = "fine",
     shards: int = 1,
     only: Iterable[int] | None = None,
     piece_tokens: int = PIECE_TOKENS,
@@ -57,6 +60,7 @@ def cache_teacher(
         source: the values of ``SOURCE``.
         k: tokens kept of each position.
         batch_size: texts read together; ``"auto"`` halves it where the memory is used up.
+        rounding: of log-probabilities.
         shards: files that the texts are spread over: contiguous, numbers of texts differing by at most one.
         only: numbers of the shards to make, from 1 on; by default all.
         piece_tokens: a piece ends with the text that reaches this many tokens.
@@ -73,7 +77,7 @@ def cache_teacher(
     check_k(count_vocabulary(model), k)
     reading = try_reading(model, texts)
     dtype = str(model.dtype).removeprefix("torch.")
-    settings = {**source, "k": k, "vocabulary": count_vocabulary(model), "dtype": dtype}
+    settings = {**source, "k": k, "vocabulary": count_vocabulary(model), "rounding": rounding, "dtype": dtype}
     read = partial(read_teacher, model, k=k, batch_size=batch_size, on_batch=on_batch, reading=reading)
     teaching = Teaching(settings, read, {"batch_size": batch_size})
     return write_cache(teaching, texts, folder, shards=shards, only=only, piece_tokens=piece_tokens, on_found=on_found)
@@ -126,7 +130,8 @@ def write_cache(
             made_with = {**teaching.made_with, "shard": shard, "piece_tokens": piece_tokens, "version": VERSION}
             _resume(work, {**settings, **made_with, "texts": [text.digest.hex() for text in part]})
             pieces = _make_pieces(teaching.read, _cut(part, piece_tokens), work, settings, on_found)
-            write_shard(path, TeacherCache(pieces), {**settings, "shard": shard, "first_text": mine.start})
+            place = {"shard": shard, "first_text": mine.start}
+            write_packed(path, PackedTexts(TeacherCache(pieces)), {**settings, **place})
             remove(work)
     with suppress(OSError):  # another job's shard may be at work there
         (Path(folder) / "checkpoints").rmdir()
@@ -180,7 +185,7 @@ def _make_pieces(
             _report(on_found, path)
         else:
             manifest = {**settings, "shards": len(parts), "shard": number, "first_text": first}
-            write_shard(path, list(read(part)), manifest)
+            write_shard(path, read(part), manifest)
         paths.append(path)
         first += len(part)
     return paths

@@ -3,18 +3,21 @@
 A cache is a folder of shards. A shard is one safetensors file, which any reader of that format opens, with its manifest
 in the file's metadata, so that the two cannot be separated:
 
-============================ ============== ==================================================================
-``log_probs``                fp16 [N, k]    natural log-probabilities over the whole vocabulary, descending
-``ids``                      uint16 [N, k]  their tokens, the lower 16 bits
-``ids_high``                 uint8 [N, k]   the upper bits, only of vocabularies of more than 65,536 tokens
-``tail``                     fp32 [N]       probability of all other tokens, from before the rounding to fp16
-``label_log_probs``          fp32 [N]       log-probability of the response's own token
-``ends``                     uint32 [N]     the byte of the response where that token ends
-``offsets``                  int64 [T + 1]  text t has the rows ``offsets[t]`` up to ``offsets[t + 1]``
-``digests``                  uint8 [T, 8]   of prompt and response (``EncodedText.digest``), whatever the tokens
-============================ ============== ==================================================================
+==================== ================= =================================================================================
+``offsets``          int64 [T + 1]     text t has the rows ``offsets[t]`` up to ``offsets[t + 1]``
+``label_log_probs``  fp32 [N]          log-probability of the response's own token; fp16 where the rounding is coarse
+``tail``             fp32 [N]          probability of all tokens that are not kept
+``steps``            bf16 [N]          what a level is in log-probability (``rounding``)
+``spans``            uint8 [N]         bytes of the response up to the end of that token; wider where one needs it
+``codes``            uint8 [N, bytes]  the k likeliest tokens as a set, each with its level (``sets``)
+``exact_rows``       int64 [E]         rows that would lose too much by rounding (``packed``),
+``exact_ids``        uint32 [E, k]     their tokens, the likeliest first, and
+``exact_log_probs``  fp32 [E, k]       log-probabilities over the whole vocabulary
+``digests``          uint8 [T, 8]      of prompt and response (``EncodedText.digest``), whatever the tokens
+==================== ================= =================================================================================
 
-That is 4k + 12 bytes a token, or 5k + 12 for large vocabularies, and 16 bytes a text.
+At k = 50 that is 155 bytes a token for 49,152 tokens and 169 for 262,144 (121 and 136 coarse), 8k + 8 more for one that
+is kept exactly, and 16 bytes a text.
 """
 
 from __future__ import annotations
@@ -24,30 +27,30 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import IO, Annotated, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from logitfusion.artefact import DIGEST, UNSEALED, check_seal, seal
+from logitfusion.config.distill import Rounding
 from logitfusion.config.errors import explain
 from logitfusion.config.section import Count, Measured, Section
 from logitfusion.distill.encoding import spell_text
+from logitfusion.distill.packed import EXACT, FORMS, STORED, PackedText, RowCode, exact_columns, no_exact_rows
+from logitfusion.distill.teacher_text import TeacherText
 from logitfusion.distill.texts import UNKNOWN_TEXT
 from logitfusion.errors import UserError
 from logitfusion.files import whole
 from logitfusion.formats.json import parse_json
 from logitfusion.models.examples import Text
 
-# Version 1 had no digests of texts; in version 2 the digest of the file was part of the manifest.
-VERSION = 3
+# Version 1 had no digests of texts; in version 2 the digest of the file was part of the manifest; in version 3 ids were
+# of 16 or 24 bits, and log-probabilities fp16.
+VERSION = 4
 # Of all shards of a cache alike. ``data_hash`` covers the prompts and responses of all of them.
 SETTINGS = (
     "model_hash",
@@ -58,6 +61,7 @@ SETTINGS = (
     "max_tokens",
     "k",
     "vocabulary",
+    "rounding",
     "dtype",
     "shards",
 )
@@ -66,7 +70,6 @@ PLACE = ("shard", "first_text")
 
 _LARGEST_VOCABULARY = 2**24
 _MEND = "delete it and make it anew"
-_NAMES = {"<f2": "F16", "<u2": "U16", "|u1": "U8", "<f4": "F32", "<u4": "U32", "<i8": "I64"}
 
 
 class Manifest(Section):
@@ -81,43 +84,16 @@ class Manifest(Section):
     max_tokens: Count | None
     k: Count
     vocabulary: Annotated[int, Field(ge=1, le=_LARGEST_VOCABULARY)]
+    rounding: Rounding
     dtype: str
     shards: Count
     shard: Count
     first_text: Measured
     texts: Measured
     tokens: Measured
+    longest: Measured
+    exact: Measured
     bytes_per_token: Count
-
-
-@dataclass(frozen=True, eq=False)
-class TeacherText:
-    """What a teacher makes of the n tokens of one response.
-
-    Attributes:
-        log_probs: ``[n, k]`` fp32, natural log-probabilities over the whole vocabulary, descending.
-        ids: ``[n, k]`` int64, the tokens that have them.
-        tail: ``[n]`` fp32, the probability of all tokens that are not among ``ids``.
-        label_log_probs: ``[n]`` fp32, of the response's own tokens.
-        ends: ``[n]`` int64, the bytes of the response where its tokens end (``EncodedText.ends``).
-        digest: 8 bytes, by which the text is known (``EncodedText.digest``).
-    """
-
-    log_probs: Tensor
-    ids: Tensor
-    tail: Tensor
-    label_log_probs: Tensor
-    ends: Tensor
-    digest: bytes = UNKNOWN_TEXT
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-
-def no_tokens(k: int, digest: bytes = UNKNOWN_TEXT) -> TeacherText:
-    """What a teacher makes of a response without tokens."""
-    numbers, ids = torch.zeros(0), torch.zeros(0, dtype=torch.long)
-    return TeacherText(numbers.reshape(0, k), ids.reshape(0, k), numbers, numbers, ids, digest)
 
 
 def hash_texts(texts: Iterable[Text]) -> str:
@@ -133,39 +109,31 @@ def shard_path(folder: str | Path, shard: int, shards: int) -> Path:
     return Path(folder) / f"teacher-{shard:05d}-of-{shards:05d}.safetensors"
 
 
-def row_bytes(k: int, vocabulary: int) -> int:
-    """Bytes that a token takes."""
-    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in _columns(k, vocabulary).values())
+def _code(manifest: dict[str, Any]) -> RowCode:
+    return RowCode(manifest["k"], manifest["vocabulary"], manifest["rounding"])
 
 
-def _columns(k: int, vocabulary: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """Type and shape of what each tensor holds of a token; the widest types come first, so that all are aligned."""
-    columns = {"label_log_probs": ("<f4", ()), "tail": ("<f4", ()), "ends": ("<u4", ())}
-    columns |= {"log_probs": ("<f2", (k,)), "ids": ("<u2", (k,))}
-    if vocabulary > 2**16:
-        columns["ids_high"] = ("|u1", (k,))
-    return {name: (np.dtype(dtype), shape) for name, (dtype, shape) in columns.items()}
-
-
-def _shapes(manifest: dict[str, Any]) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """Type and shape of every tensor of a shard."""
-    columns = _columns(manifest["k"], manifest["vocabulary"])
-    return {
-        "offsets": (np.dtype("<i8"), (manifest["texts"] + 1,)),
-        **{name: (dtype, (manifest["tokens"], *shape)) for name, (dtype, shape) in columns.items()},
-        "digests": (np.dtype("|u1"), (manifest["texts"], len(UNKNOWN_TEXT))),  # last: others stay aligned
+def _tensors(manifest: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of every tensor of a shard; the widest types come first, so that all are aligned."""
+    columns = _code(manifest).columns(manifest["longest"])
+    tensors = {
+        "offsets": ("I64", (manifest["texts"] + 1,)),
+        **{name: (kind, (manifest["tokens"], *shape)) for name, (kind, shape) in columns.items()},
+        **{name: (kind, (manifest["exact"], *shape)) for name, (kind, shape) in exact_columns(manifest["k"]).items()},
+        "digests": ("U8", (manifest["texts"], len(UNKNOWN_TEXT))),
     }
+    return dict(sorted(tensors.items(), key=lambda entry: -np.dtype(STORED[entry[1][0]]).itemsize))
 
 
 # Writing
 
 
-def write_shard(path: str | Path, texts: Sequence[TeacherText], manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write a shard, whole or not at all. Texts are iterated twice, with one in memory at a time.
+def write_shard(path: str | Path, texts: Iterable[TeacherText], manifest: dict[str, Any]) -> dict[str, Any]:
+    """Pack texts and write them as a shard, whole or not at all.
 
     Args:
         path: the file, see ``shard_path``.
-        texts: in their order; a ``TeacherCache`` is fine.
+        texts: in their order, read once; all are in memory when they are packed.
         manifest: the values of ``SETTINGS`` and ``PLACE``; what can be counted is added.
 
     Returns:
@@ -175,24 +143,30 @@ def write_shard(path: str | Path, texts: Sequence[TeacherText], manifest: dict[s
         ValueError: a manifest or text that does not fit.
         UserError: the disk is full or can't be written.
     """
-    if manifest.keys() != {*SETTINGS, *PLACE}:
-        raise ValueError(f"a manifest has exactly {', '.join((*SETTINGS, *PLACE))}, not {', '.join(manifest)}")
-    k, vocabulary = manifest["k"], manifest["vocabulary"]
-    if not 1 <= k <= vocabulary <= _LARGEST_VOCABULARY:
-        raise ValueError(f"1 <= k <= vocabulary <= {_LARGEST_VOCABULARY} is needed, not {k} and {vocabulary}")
-    offsets = np.array([0, *accumulate(len(text) for text in texts)], dtype="<i8")
-    counted = {"texts": len(offsets) - 1, "tokens": int(offsets[-1]), "bytes_per_token": row_bytes(k, vocabulary)}
-    manifest = {"version": VERSION, **manifest, **counted}
+    _check_given(manifest)
+    return write_packed(path, list(map(_code(manifest).pack, texts)), manifest)
+
+
+def write_packed(path: str | Path, texts: Sequence[PackedText], manifest: dict[str, Any]) -> dict[str, Any]:
+    """``write_shard`` of texts that are packed. They are iterated twice, with one in memory at a time."""
+    _check_given(manifest)
+    counted, offsets = _count(texts)
+    bytes_per_token = _code(manifest).row_bytes(counted["longest"])
+    manifest = {"version": VERSION, **manifest, **counted, "bytes_per_token": bytes_per_token}
     header, places = _lay_out(manifest)
+    kinds = {name: kind for name, (kind, _) in _tensors(manifest).items()}
     digests: list[bytes] = []
     with whole(path) as temporary, temporary.open("w+b") as file:
         file.write(header)
         file.write(offsets.tobytes())
         for text, first in zip(texts, offsets[:-1], strict=True):
             digests.append(text.digest)
-            for name, rows in _pack(text, k, vocabulary).items():
-                file.seek(places[name] + int(first) * rows[:1].nbytes)
-                file.write(rows.tobytes())
+            exact = text.exact | {"exact_rows": text.exact["exact_rows"] + first}
+            for name, rows in (text.columns | exact).items():
+                data = rows.astype(STORED[kinds[name]]).tobytes()
+                file.seek(places[name])
+                file.write(data)
+                places[name] += len(data)
         file.seek(places["digests"])
         file.write(b"".join(digests))
         file.flush()
@@ -200,44 +174,37 @@ def write_shard(path: str | Path, texts: Sequence[TeacherText], manifest: dict[s
     return manifest
 
 
+def _check_given(manifest: dict[str, Any]) -> None:
+    if manifest.keys() != {*SETTINGS, *PLACE}:
+        raise ValueError(f"a manifest has exactly {', '.join((*SETTINGS, *PLACE))}, not {', '.join(manifest)}")
+    k, vocabulary = manifest["k"], manifest["vocabulary"]
+    if not 1 <= k <= vocabulary <= _LARGEST_VOCABULARY:
+        raise ValueError(f"1 <= k <= vocabulary <= {_LARGEST_VOCABULARY} is needed, not {k} and {vocabulary}")
+    if manifest["rounding"] not in FORMS:
+        raise ValueError(f"rounding is {' or '.join(FORMS)}, not {manifest['rounding']!r}")
+
+
+def _count(texts: Iterable[PackedText]) -> tuple[dict[str, int], NDArray[np.int64]]:
+    """What a manifest says of the texts, and the offsets."""
+    ends, longest, exact = [0], 0, 0
+    for text in texts:
+        ends.append(ends[-1] + len(text))
+        longest = max(longest, int(text.columns["spans"].max(initial=0)))
+        exact += len(text.exact["exact_rows"])
+    counted = {"texts": len(ends) - 1, "tokens": ends[-1], "longest": longest, "exact": exact}
+    return counted, np.array(ends, dtype=STORED["I64"])
+
+
 def _lay_out(manifest: dict[str, Any]) -> tuple[bytes, dict[str, int]]:
     """The file's head, and where the tensors begin that follow."""
     tensors, places, end = {}, {}, 0
-    for name, (dtype, shape) in _shapes(manifest).items():
-        places[name], end = end, end + dtype.itemsize * math.prod(shape)
-        tensors[name] = {"dtype": _NAMES[dtype.str], "shape": shape, "data_offsets": [places[name], end]}
+    for name, (kind, shape) in _tensors(manifest).items():
+        places[name], end = end, end + np.dtype(STORED[kind]).itemsize * math.prod(shape)
+        tensors[name] = {"dtype": kind, "shape": shape, "data_offsets": [places[name], end]}
     metadata = {DIGEST: UNSEALED, "manifest": json.dumps(manifest, sort_keys=True)}
     head = json.dumps({"__metadata__": metadata, **tensors}).encode()
     head += b" " * (-len(head) % 8)
     return len(head).to_bytes(8, "little") + head, {name: 8 + len(head) + place for name, place in places.items()}
-
-
-def _pack(text: TeacherText, k: int, vocabulary: int) -> dict[str, np.ndarray]:
-    """The tensors of a text as they are in the file."""
-    n = len(text)
-    shapes = [tuple(part.shape) for part in (text.log_probs, text.ids, text.tail, text.label_log_probs, text.ends)]
-    if len(text.digest) != len(UNKNOWN_TEXT):
-        raise ValueError(f"the digest of a text has {len(UNKNOWN_TEXT)} bytes, not {len(text.digest)}")
-    if shapes != [(n, k), (n, k), (n,), (n,), (n,)]:
-        raise ValueError(f"a text of {n} tokens and k = {k} has the shapes {shapes}")
-    if (text.log_probs.diff(dim=1) > 0).any():
-        raise ValueError("log-probabilities of a position are not descending")
-    if n and (int(text.ids.min()) < 0 or int(text.ids.max()) >= vocabulary):
-        raise ValueError(f"ids are not within a vocabulary of {vocabulary}")
-    if text.log_probs.isnan().any() or text.tail.isnan().any() or text.label_log_probs.isnan().any():
-        raise ValueError("a text has probabilities that are not a number")
-    if n and (int(text.ends.min()) < 0 or int(text.ends.max()) >= 2**32):
-        raise ValueError("ends are bytes of a response, from 0 to 2^32 - 1")
-    ids = text.ids.cpu().numpy()
-    parts = {
-        "log_probs": text.log_probs.cpu().half().numpy(),
-        "ids": ids & 0xFFFF,
-        "ids_high": ids >> 16,
-        "tail": text.tail.cpu().numpy(),
-        "label_log_probs": text.label_log_probs.cpu().numpy(),
-        "ends": text.ends.cpu().numpy(),
-    }
-    return {name: parts[name].astype(dtype) for name, (dtype, _) in _columns(k, vocabulary).items()}
 
 
 # Reading
@@ -266,9 +233,10 @@ class Shard:
                 _check_shapes(file, self.manifest)
                 self.offsets = file.get_tensor("offsets")
                 self.digests = [row.tobytes() for row in file.get_tensor("digests")]
+                self._exact = file.get_tensor("exact_rows")
             if self.offsets[0] or self.offsets[-1] != self.manifest["tokens"] or (np.diff(self.offsets) < 0).any():
                 raise ValueError("its offsets are not those of its texts")
-            self._columns = _columns(self.manifest["k"], self.manifest["vocabulary"])
+            self._code, self._tensors = _code(self.manifest), _tensors(self.manifest)
             self._places, self._same = _find_places(path)
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; make the cache with logitfusion distill-cache.") from None
@@ -284,35 +252,36 @@ class Shard:
         Raises:
             UserError: the file has changed, or can't be read any more.
         """
-        parts = {name: torch.from_numpy(rows) for name, rows in self._read(number, *self._columns).items()}
-        ids = parts["ids"].long()
-        if "ids_high" in parts:
-            ids += parts["ids_high"].long() << 16
-        return TeacherText(
-            log_probs=parts["log_probs"].float(),
-            ids=ids,
-            tail=parts["tail"],
-            label_log_probs=parts["label_log_probs"],
-            ends=parts["ends"].long(),
-            digest=self.digests[number],
-        )
+        try:
+            return self._code.unpack(self.read_packed(number))
+        except (ValueError, IndexError) as error:
+            raise UserError(f"{self.path} is damaged ({error}); {_MEND}.") from error
 
-    def read_ends(self, number: int) -> NDArray[np.uint32]:
-        """The ``ends`` of a text alone, ``[n]``; see ``read``."""
-        return self._read(number, "ends")["ends"]
-
-    def _read(self, number: int, *names: str) -> dict[str, NDArray[Any]]:
-        """Some of a text's columns."""
+    def read_packed(self, number: int) -> PackedText:
+        """The bytes of a text; see ``read``."""
         first, last = self.offsets[number : number + 2].tolist()
+        columns = self._read(first, last, self._code.columns(0))
+        columns["spans"] = columns["spans"].astype(np.uint32)
+        start, stop = np.searchsorted(self._exact, [first, last]).tolist()
+        exact = self._read(start, stop, EXACT) if start < stop else no_exact_rows(self._code.k)
+        exact["exact_rows"] = exact["exact_rows"] - first
+        return PackedText(columns, exact, self.digests[number])
+
+    def read_ends(self, number: int) -> NDArray[np.int64]:
+        """The ``ends`` of a text alone, ``[n]``; see ``read``."""
+        return self._read(*self.offsets[number : number + 2].tolist(), ["spans"])["spans"].cumsum(dtype=np.int64)
+
+    def _read(self, first: int, last: int, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Rows ``first`` to ``last - 1`` of some tensors."""
         found = {}
         try:
             with self.path.open("rb", buffering=0) as file:
                 if _identify(file) != self._same:
                     raise UserError(f"{self.path} has been replaced by another file while it was read; start again.")
                 for name in names:
-                    dtype, shape = self._columns[name]
-                    rows = np.empty((last - first, *shape), dtype)
-                    file.seek(self._places[name] + first * dtype.itemsize * math.prod(shape))
+                    kind, (_, *shape) = self._tensors[name]
+                    rows = np.empty((last - first, *shape), STORED[kind])
+                    file.seek(self._places[name] + first * rows.dtype.itemsize * math.prod(shape))
                     file.readinto(rows.reshape(-1).view(np.uint8))
                     found[name] = rows
         except OSError as error:
@@ -350,7 +319,7 @@ def _parse_manifest(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def _check_shapes(file: Any, manifest: dict[str, Any]) -> None:
-    expected = {name: (_NAMES[dtype.str], list(shape)) for name, (dtype, shape) in _shapes(manifest).items()}
+    expected = {name: (kind, list(shape)) for name, (kind, shape) in _tensors(manifest).items()}
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     if {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()} != expected:
         raise ValueError("its tensors are not those of its manifest")

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from logitfusion.distill.encoding import EncodedText
 from logitfusion.distill.selection import top_k, working_dtype
-from logitfusion.distill.shard import TeacherText, no_tokens
+from logitfusion.distill.teacher_text import TeacherText, no_tokens
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import count_vocabulary, rope_limit
 from logitfusion.models.batch_size import BatchSize

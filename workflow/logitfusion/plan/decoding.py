@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from logitfusion.config.distill import Rounding
 from logitfusion.errors import UserError
 from logitfusion.models.placement import Block, Sized, place_models
 from logitfusion.plan.cost import PROCESS, Cost, Work
@@ -167,6 +168,8 @@ def read_cost(
     return Cost(gpu, cards, {"process": PROCESS}, disk=texts * tokens * row_bytes, work=work)
 
 
-def cached_token(k: int, vocabulary: int) -> int:
-    """Bytes of a token in a teacher's cache, as ``distill.shard`` lays it out (which imports torch)."""
-    return 12 + k * (4 + (vocabulary > 2**16))
+def cached_token(k: int, vocabulary: int, rounding: Rounding) -> int:
+    """Bytes of a token in a teacher's cache, as ``distill.packed`` lays it out (which imports torch)."""
+    level, alone = {"fine": (11, 11), "coarse": (6, 9)}[rounding]
+    lower = max(0, (vocabulary // k).bit_length() - 1)
+    return alone + math.ceil((k * (1 + lower + level) + (vocabulary - 1 >> lower)) / 8)

@@ -308,7 +308,7 @@ class Planner:
         cache, member = self.run.distill.cache, self._reader(model)
         size = member.size
         texts = math.ceil(self._texts(self.run.distill.tasks) / cache.shards)
-        kept = cached_token(cache.k, size.vocabulary)
+        kept = cached_token(cache.k, size.vocabulary, cache.rounding)
         placed = {"cards": cache.gpus, "memory": self.assumed.memory}
         cost = partial(read_cost, member, texts, cache.max_tokens, row_bytes=kept, **placed)
         return self._batched(cache.batch_size, cost)

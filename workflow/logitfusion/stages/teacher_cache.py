@@ -49,6 +49,7 @@ def main(arguments: argparse.Namespace, job: TeacherJob) -> None:
         },
         k=job.k,
         batch_size=job.batch_size,
+        rounding=job.rounding,
         shards=job.shards,
         only=[arguments.shard + 1],
         on_batch=rate,

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from logitfusion.distill.served.protocols import MalformedError, Position
-from logitfusion.distill.shard import TeacherText
+from logitfusion.distill.teacher_text import TeacherText
 from logitfusion.distill.texts import EncodedText
 
 # What servers write for a probability of 0, which JSON has no logarithm of.

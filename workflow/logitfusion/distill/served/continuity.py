@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from logitfusion.distill.cache import differing
-from logitfusion.distill.shard import Shard, TeacherText
+from logitfusion.distill.shard import Shard
+from logitfusion.distill.teacher_text import TeacherText
 from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.errors import UserError
 

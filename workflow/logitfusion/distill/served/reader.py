@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
+from logitfusion.config.distill import Rounding
 from logitfusion.config.errors import explain
 from logitfusion.distill.offline import PIECE_TOKENS, Teaching, refuse_other_cache, write_cache
 from logitfusion.distill.served.answers import Answers
@@ -18,8 +19,8 @@ from logitfusion.distill.served.continuity import Watched, refuse_other_teacher
 from logitfusion.distill.served.description import Served
 from logitfusion.distill.served.protocols import Asking, MalformedError, choose_protocol
 from logitfusion.distill.served.server import Server
-from logitfusion.distill.shard import TeacherText, no_tokens
 from logitfusion.distill.teacher import check_k
+from logitfusion.distill.teacher_text import TeacherText, no_tokens
 from logitfusion.distill.texts import EncodedText, text_digests
 from logitfusion.errors import UserError
 
@@ -34,6 +35,7 @@ def cache_served(
     *,
     source: dict[str, Any],
     k: int,
+    rounding: Rounding = "fine",
     shards: int = 1,
     only: Iterable[int] | None = None,
     piece_tokens: int = PIECE_TOKENS,
@@ -47,7 +49,7 @@ def cache_served(
         served: what it says of the teacher; it stands in the manifest in place of the hash of the weights.
         tokenizer: the teacher's.
         vocabulary: its entries.
-        texts, folder, k, shards, only, piece_tokens, on_batch, on_found: see ``cache_teacher``.
+        texts, folder, k, rounding, shards, only, piece_tokens, on_batch, on_found: see ``cache_teacher``.
         source: the values of ``offline.SOURCE`` without ``model_hash``.
 
     Raises:
@@ -57,7 +59,8 @@ def cache_served(
     asking = choose_protocol(server.options.protocol, tokenizer, vocabulary)
     _check_texts(texts, vocabulary, served, asking)
     reader = Reader(server, served, asking, Answers(tokenizer, vocabulary, k, asking.remedy), texts)
-    settings = {**source, "model_hash": str(served), "k": k, "vocabulary": vocabulary, "dtype": "served"}
+    teacher = {"model_hash": str(served), "vocabulary": vocabulary, "dtype": "served"}
+    settings = {**source, **teacher, "k": k, "rounding": rounding}
     refuse_other_cache(folder, {**settings, "shards": shards})
     refuse_other_teacher(reader.read, texts, folder, settings)
     watched = Watched(reader.read, lambda: server.faults)
