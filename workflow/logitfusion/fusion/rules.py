@@ -36,7 +36,7 @@ Solved = tuple[Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to solve: logits large and base ``[n, V]`` fp32, shifts ``[T, n, V]``, entries ``[n, V]`` left out, if any."""
+    """Rows to solve: logits large, base ``[n, V]`` fp32, shifts ``[T, n, V]``; entries ``[n, V]`` left out, if any."""
 
     large: Tensor
     base: Tensor
@@ -237,6 +237,7 @@ def _refine(rays: Rays, search: Search, answer: Found, position: Tensor, weight:
     best_loss = selection.loss(family.divergences(best), targets)
     candidate = best_loss.gather(0, chosen)[0]
     aims = [selection.aim(target) for target in targets]
+    summed = len(weight) if selection.every_target else 1
     for _ in range(_MOST_STEPS):
         forward, backward, forward_slope, backward_slope = family.divergences_and_slopes(weight)
         loss = selection.loss((forward, backward), targets)
@@ -244,7 +245,7 @@ def _refine(rays: Rays, search: Search, answer: Found, position: Tensor, weight:
         best, best_loss = torch.where(better, weight, best), torch.where(better, loss, best_loss)
         slope = (forward - aims[0]) * forward_slope + (backward - aims[1]) * backward_slope
         curvature = (forward_slope.square() + backward_slope.square()).clamp(min=1e-30)
-        if (slope.square() / curvature <= _tie(best_loss)).all():  # what a further step might gain
+        if (slope.square() / curvature <= _tie(best_loss / summed)).all():  # what a further step might gain
             break
         low, high = torch.where(slope < 0, weight, low), torch.where(slope > 0, weight, high)
         step = (weight.double() - slope / curvature).float()
