@@ -229,23 +229,23 @@ def _refine(rays: Rays, search: Search, answer: Found, position: Tensor, weight:
     """
     family, selection = Ray(rays.large, rays.directions, rays.masked), search.selection
     targets = Ray(rays.base, rays.directions, rays.masked).divergences(torch.ones_like(weight))
-    grids = search.grids.where(search.grids.isfinite(), search.grids.masked_fill(search.grids.isinf(), 0.0).amax(0))
-    low, high = _at(grids, (position - 1).clamp(min=0)), _at(grids, (position + 1).clamp(max=len(grids) - 1))
-    weight = weight.clamp(low, high)
-    chosen = answer[2][None]
-    best = _at(grids, position).scatter(0, chosen, answer[0][None])
+    low, high = _neighbours(search.grids, position)
+    weight, chosen = weight.clamp(low, high), answer[2][None]
+    best = _at(search.grids, position).scatter(0, chosen, answer[0][None])
     best_loss = selection.loss(family.divergences(best), targets)
     candidate = best_loss.gather(0, chosen)[0]
     aims = [selection.aim(target) for target in targets]
     summed = len(weight) if selection.every_target else 1
+    moves = torch.ones_like(weight, dtype=torch.bool)  # rows that are there see nothing of those that still move
     for _ in range(_MOST_STEPS):
         forward, backward, forward_slope, backward_slope = family.divergences_and_slopes(weight)
         loss = selection.loss((forward, backward), targets)
-        better = loss < best_loss
+        better = moves & (loss < best_loss)
         best, best_loss = torch.where(better, weight, best), torch.where(better, loss, best_loss)
         slope = (forward - aims[0]) * forward_slope + (backward - aims[1]) * backward_slope
         curvature = (forward_slope.square() + backward_slope.square()).clamp(min=1e-30)
-        if (slope.square() / curvature <= _tie(best_loss / summed)).all():  # what a further step might gain
+        moves = moves & (slope.square() / curvature > _tie(best_loss / summed))  # what a further step might gain
+        if not moves.any():
             break
         low, high = torch.where(slope < 0, weight, low), torch.where(slope > 0, weight, high)
         step = (weight.double() - slope / curvature).float()
@@ -258,6 +258,12 @@ def _refine(rays: Rays, search: Search, answer: Found, position: Tensor, weight:
         torch.where(gains, loss, candidate),
         torch.where(gains, ray, answer[2]),
     )
+
+
+def _neighbours(grids: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """The candidates ``[R, n]`` below and above those at grid positions ``[R, n]``, where there are such."""
+    grids = grids.where(grids.isfinite(), grids.masked_fill(grids.isinf(), 0.0).amax(0))
+    return _at(grids, (position - 1).clamp(min=0)), _at(grids, (position + 1).clamp(max=len(grids) - 1))
 
 
 def _at(grids: Tensor, position: Tensor) -> Tensor:
