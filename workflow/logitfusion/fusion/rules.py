@@ -36,7 +36,7 @@ Solved = tuple[Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to solve: large, base ``[n, V]`` fp32, shifts ``[T, n, V]``, entries ``[n, V]`` left out, if any."""
+    """Rows to solve: large, base ``[n, V]`` fp32, shifts ``[T, n, V]``; entries ``[n, V]`` left out, if any."""
 
     large: Tensor
     base: Tensor
