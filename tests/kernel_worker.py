@@ -12,9 +12,8 @@ from logitfusion.fusion import grid_kernels, solve_weights
 def main() -> None:
     given, output = sys.argv[1:]
     grid_kernels.BLOCK = 32  # so that small vocabularies have several blocks
-    torch.save(
-        {name: solve_weights(*models, **options) for name, (models, options) in torch.load(given).items()}, output
-    )
+    cases = torch.load(given, weights_only=True)
+    torch.save({name: vars(solve_weights(*models, **options)) for name, (models, options) in cases.items()}, output)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def test_without_slurm_one_sentence_comes_before_any_job(checkout: Path) -> None
     if shutil.which("sbatch"):
         pytest.skip("there is a SLURM here")
     (checkout / "slurm/profile.yaml").write_text(TEXT)
-    target = "results/smoke/tasks/letters/test.jsonl"
+    target = "results/smoke/tasks/letters/validation.jsonl"
     done = snakemake(checkout, target, "--configfile", "config/smoke.yaml", profile="slurm")
     assert done.returncode == 1
     assert done.stderr.count("There is no SLURM here (sbatch is not in PATH)") == 1

@@ -16,8 +16,9 @@ from logitfusion.files import sha256
 from logitfusion.tasks.library.sources import (
     LONGEST_PROMPT,
     drop_long_passages,
-    drop_long_queries,
     generate,
+    keep_answers_of_a_line,
+    keep_short_queries,
     read_package,
 )
 
@@ -130,6 +131,12 @@ def test_passages_that_make_a_prompt_too_long_are_left_out() -> None:
     assert [len(row["support"]) for row in drop_long_passages(rows)] == list(lengths[:2])
 
 
-def test_queries_that_are_too_long_are_left_out() -> None:
-    rows = datasets.Dataset.from_list([{"query": "q" * length} for length in (1, LONGEST_PROMPT, LONGEST_PROMPT + 1)])
-    assert [len(row["query"]) for row in drop_long_queries(rows)] == [1, LONGEST_PROMPT]
+def test_long_queries_and_answers_that_begin_with_a_quotation_mark_are_left_out() -> None:
+    given = [(1, "Sal"), (2, "\u201cSal"), (LONGEST_PROMPT, "Sal"), (LONGEST_PROMPT + 1, "Sal")]
+    rows = datasets.Dataset.from_list([{"query": "q" * length, "answers_text": [word]} for length, word in given])
+    assert [len(row["query"]) for row in keep_short_queries(rows)] == [1, LONGEST_PROMPT]
+
+
+def test_answers_of_several_lines_are_left_out() -> None:
+    rows = datasets.Dataset.from_list([{"choices": ["a\n", "b\n  c"], "gold": gold} for gold in (0, 1)])
+    assert [row["gold"] for row in keep_answers_of_a_line(rows)] == [0]

@@ -195,6 +195,7 @@ def test_the_order_of_methods_is_the_order_in_the_plots_and_nothing_else(finishe
     assert set(planned(finished, "config/turned.yaml")) - {"all", "total"} == {
         "plot_methods",
         "plot_traces",
+        "plot_tuning",  # which shows what a gate had to be better than
         "index",
     }
     assert planned(finished, "config/smoke.yaml") == {}
@@ -207,7 +208,7 @@ def test_the_order_of_methods_is_the_order_in_the_plots_and_nothing_else(finishe
         ({"evaluate__resamples": 300}, {"metrics", *TABLES}),
         (
             {"experts__adapter__learning_rate": 0.002},
-            {"expert", "tune", "decode", "evaluate", "metrics", "plot_losses", "plot_traces", *TABLES},
+            {"expert", "tune", "decode", "evaluate", "metrics", "plot_losses", "plot_traces", "plot_tuning", *TABLES},
         ),
         ({"distill__teachers__other__template": "plain"}, {"teacher_cache", "student", *STUDENTS}),
         ({"clip__datasets__dark__seed": 1}, {"clip_data", "clip_test", *FEWSHOT}),

@@ -51,7 +51,7 @@ def read_answers(lm: FusedLM, task: str, experts: Sequence[str], file: Path, kep
         read = [_read(models, *pair, ends, lm.vocabulary) for pair in pairs]
         kept.parent.mkdir(parents=True, exist_ok=True)
         torch.save(read, kept)
-    return _gather(task, list(experts), torch.load(kept))
+    return _gather(task, list(experts), torch.load(kept, weights_only=True))
 
 
 @torch.inference_mode()

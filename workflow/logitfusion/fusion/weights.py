@@ -17,7 +17,7 @@ from logitfusion.config.fusion_options import MOST_CANDIDATES
 from logitfusion.config.gate import Gate
 from logitfusion.fusion.logits import logit_shift
 from logitfusion.fusion.rules import RULES, Rows, Rule, Search, Solved
-from logitfusion.fusion.selections import POOLS, SELECTIONS
+from logitfusion.fusion.selections import POOLS, SELECTIONS, Selection
 from logitfusion.tensors import check_logits
 
 Bounds = tuple[float, float] | Sequence[tuple[float, float]]
@@ -171,7 +171,8 @@ def _load_kernels(device: torch.device, rule: str, search: Search) -> ModuleType
         return None
     from logitfusion.fusion import grid_kernels  # only now: other machines need no Triton
 
-    return grid_kernels if len(search.grids) <= grid_kernels.MOST_CANDIDATES else None
+    known = type(search.selection) is Selection  # kernels know nothing of shares that somebody adds
+    return grid_kernels if known and len(search.grids) <= grid_kernels.MOST_CANDIDATES else None
 
 
 def _solve_rows(

@@ -76,9 +76,15 @@ def drop_long_passages(rows: datasets.Dataset) -> datasets.Dataset:
     return _select(rows, lambda row: len(row["support"]) + len(row["question"]) + frame <= LONGEST_PROMPT)
 
 
-def drop_long_queries(rows: datasets.Dataset) -> datasets.Dataset:
-    """Leave out queries longer than ``LONGEST_PROMPT``."""
-    return _select(rows, lambda row: len(row["query"]) <= LONGEST_PROMPT)
+def keep_short_queries(rows: datasets.Dataset) -> datasets.Dataset:
+    """Leave out queries longer than ``LONGEST_PROMPT``, and answers that begin with a quotation mark."""
+    short = _select(rows, lambda row: len(row["query"]) <= LONGEST_PROMPT)
+    return _select(short, lambda row: row["answers_text"][0].strip()[0].isalnum())
+
+
+def keep_answers_of_a_line(rows: datasets.Dataset) -> datasets.Dataset:
+    """Leave out right answers of several lines, which a text that ends with its first line can't give."""
+    return _select(rows, lambda row: "\n" not in row["choices"][row["gold"]].strip())
 
 
 def _select(rows: datasets.Dataset, wanted: Callable[[dict[str, Any]], bool]) -> datasets.Dataset:
