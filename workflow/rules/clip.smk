@@ -161,7 +161,7 @@ rule clip_predict:
         **settings(lambda wildcards: predict_job(RUN, CLIP_SETS[wildcards.dataset])),
         protocol=protocol(),
     shell:
-        stage("clip_predict", "--protocol {params.protocol:q}")
+        stage("clip_predict", "{params.protocol:q}")
 
 
 CLIP_ANSWERS = [CLIP_RESULTS / f"predictions/{name}" for name in CLIP_SETS]

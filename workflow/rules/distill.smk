@@ -109,7 +109,7 @@ rule answer:
         **settings(lambda wildcards: answer_job(RUN, wildcards.student)),
         protocol=protocol(DISTILL.split),
     shell:
-        stage("decode", "--shard 0 --protocol {params.protocol:q}")
+        stage("decode", "--shard 0 {params.protocol:q}")
 
 
 rule evaluate_students:

@@ -53,7 +53,7 @@ rule decode:
         **settings(lambda wildcards: decode_job(RUN, wildcards.method)),
         protocol=protocol(RUN.fusion.split),
     shell:
-        stage("decode", "--shard {wildcards.shard} --protocol {params.protocol:q}")
+        stage("decode", "--shard {wildcards.shard} {params.protocol:q}")
 
 
 JUDGED = {task: [method for method, tasks in DECODED.items() if task in tasks] for task in RUN.tasks}

@@ -23,7 +23,7 @@ def protocol(split="test"):
     """
 
     def option(wildcards, input):
-        return canonical(protocol_of_run()) if standing(RUN, split) else ""
+        return ["--protocol", canonical(protocol_of_run())] if standing(RUN, split) else []
 
     return option
 

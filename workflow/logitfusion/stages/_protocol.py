@@ -11,7 +11,7 @@ from logitfusion.protocol.admission import begin_decoding
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:
     """The option that the rules of such stages give."""
-    parser.add_argument("--protocol", help="of the comparison whose test split is decoded (JSON); empty: none")
+    parser.add_argument("--protocol", help="of the comparison whose test split is decoded (JSON)")
 
 
 def keep_protocol(arguments: argparse.Namespace) -> None:
