@@ -61,7 +61,7 @@ class View:
             return self
         inputs = {name: values[:, ~self.ends] for name, values in self.inputs.items()}
         further = tuple(view.as_read() for view in self.further)
-        return View(self.task, inputs, pick_tokens(self.evidence, ~self.ends), further)
+        return View(self.task, inputs, self.evidence.pick_tokens(~self.ends), further)
 
     def gather(self, names: Sequence[str], relative: bool) -> Tensor:
         """Features, and the same less their means over experts, ``[F or 2 F, T, N]``."""
@@ -94,16 +94,4 @@ def pick_experts(evidence: Evidence, places: Sequence[int], base: float) -> Evid
         torch.einsum("sd,denk,te->stnk", mix, evidence.spread, mix),
         evidence.right,
         evidence.answer,
-    )
-
-
-def pick_tokens(evidence: Evidence, tokens: Tensor) -> Evidence:
-    """The same answers, of which some tokens alone count."""
-    return Evidence(
-        evidence.features[..., tokens],
-        evidence.large[tokens],
-        evidence.shift[:, tokens],
-        evidence.spread[:, :, tokens],
-        evidence.right[tokens],
-        evidence.answer[tokens],
     )

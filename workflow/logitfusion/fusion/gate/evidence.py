@@ -9,7 +9,7 @@ of what the experts add to its parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -62,15 +62,19 @@ class Evidence:
 
     def select(self, answers: Tensor) -> Evidence:
         """Of some answers alone, numbered anew; ``answers`` are booleans, one an answer."""
-        tokens = answers[self.answer]
         numbers = answers.long().cumsum(0) - 1
+        picked = self.pick_tokens(answers[self.answer])
+        return replace(picked, answer=numbers[picked.answer])
+
+    def pick_tokens(self, tokens: Tensor) -> Evidence:
+        """The same answers, of which some tokens alone count; ``tokens`` are booleans ``[N]``."""
         return Evidence(
             self.features[..., tokens],
             self.large[tokens],
             self.shift[:, tokens],
             self.spread[:, :, tokens],
             self.right[tokens],
-            numbers[self.answer[tokens]],
+            self.answer[tokens],
         )
 
     def log_likelihood(self, weights: Tensor) -> Tensor:

@@ -78,8 +78,11 @@ def drop_long_passages(rows: datasets.Dataset) -> datasets.Dataset:
 
 def keep_short_queries(rows: datasets.Dataset) -> datasets.Dataset:
     """Leave out queries longer than ``LONGEST_PROMPT``, and answers that begin with a quotation mark."""
-    short = _select(rows, lambda row: len(row["query"]) <= LONGEST_PROMPT)
-    return _select(short, lambda row: row["answers_text"][0].strip()[0].isalnum())
+
+    def can_be_asked(row: dict[str, Any]) -> bool:
+        return len(row["query"]) <= LONGEST_PROMPT and row["answers_text"][0].strip()[0].isalnum()
+
+    return _select(rows, can_be_asked)
 
 
 def keep_answers_of_a_line(rows: datasets.Dataset) -> datasets.Dataset:
