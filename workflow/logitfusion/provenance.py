@@ -20,13 +20,18 @@ RECORDED = ("logitfusion", "torch", "transformers", "peft", "datasets", "reasoni
 
 def record(path: str | Path, config: dict[str, Any], **facts: Any) -> None:
     """Write the resolved config, the versions and what the stage found out, beside its output."""
+    write_artefact(path, {"config": config, "versions": find_versions(), **facts})
+
+
+def find_versions(*others: str) -> dict[str, str]:
+    """The versions of Python, and of the packages that decide results and are there, ``others`` among them."""
     versions = {"python": platform.python_version()}
-    for package in RECORDED:
+    for package in (*RECORDED, *others):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    write_artefact(path, {"config": config, "versions": versions, **facts})
+    return versions
 
 
 def hash_text(text: str) -> str:

@@ -20,6 +20,7 @@ from logitfusion.config.methods import (
     method_gpus,
     method_models,
     method_tasks,
+    task_methods,
     tuned_methods,
     tuning_groups,
 )

@@ -105,6 +105,12 @@ def expert_inputs(wildcards):
 
 
 def decode_models(wildcards):
+    """Every model that a method needs on a task, once."""
+    methods = task_methods(RUN)[wildcards.task]
+    return whole_models([name for method in methods for name in method_models(RUN, method, wildcards.task)])
+
+
+def tuning_models(wildcards):
     """Every model that a method needs on any of its tasks, once."""
     tasks = method_tasks(RUN, wildcards.method)
     return whole_models([name for task in tasks for name in method_models(RUN, wildcards.method, task)])

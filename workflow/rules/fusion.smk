@@ -1,15 +1,15 @@
-# Fusion: tuned methods choose on the validation splits how far they trust solved weights; every method decodes the documents of its tasks, in shards of a fixed range, one job a method
-# and shard, because loading the models costs more than a task; then shards are merged and judged task by task, by lm-evaluation-harness.
+# Fusion: tuned methods choose on the validation splits how far they trust solved weights; all methods decode a task's documents in one job (in shards of a fixed range), because
+# loading models and reading prompts, which they share, cost more than the rest; then shards are merged and judged task by task, by lm-evaluation-harness.
 from logitfusion.config.jobs.fusion import decode_job, judge_job, tune_job
 
-DECODED = {method: method_tasks(RUN, method) for method in RUN.fusion.methods}
+DECODED = task_methods(RUN)
 TUNED = tuned_methods(RUN)
 
 
 rule tune:
     input:
         documents=tuning_documents,
-        models=decode_models,
+        models=tuning_models,
     output:
         RESULTS / "tuning/{method}.json",
     log:
@@ -32,41 +32,36 @@ rule tune:
 
 rule decode:
     input:
-        documents=lambda wildcards: list(map(task_documents, DECODED[wildcards.method])),
+        documents=task_documents("{task}"),
         models=decode_models,
-        tuned=lambda wildcards: [RESULTS / f"tuning/{wildcards.method}.json"] if wildcards.method in TUNED else [],
-        gate=lambda wildcards: method_gate(RUN, wildcards.method),
+        tuned=lambda wildcards: [
+            RESULTS / f"tuning/{method}.json" for method in DECODED[wildcards.task] if method in TUNED
+        ],
+        gates=lambda wildcards: [file for method in DECODED[wildcards.task] for file in method_gate(RUN, method)],
     output:
-        RESULTS / "fusion/{method}/{shard}.jsonl",
+        RESULTS / "fusion/{task}/{shard}.jsonl",
     log:
-        LOGS / "fusion/{method}/{shard}.log",
+        LOGS / "fusion/{task}/{shard}.log",
     benchmark:
-        BENCHMARKS / "fusion/{method}/{shard}.tsv"
+        BENCHMARKS / "fusion/{task}/{shard}.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: THREADS
     resources:
-        gpu=lambda wildcards: method_gpus(RUN, wildcards.method),
-        mem_mb=memory(16000, "decode", lambda wildcards: wildcards.method),
-        runtime=longer(240, "decode", lambda wildcards: wildcards.method),
+        gpu=lambda wildcards: max(method_gpus(RUN, method) for method in DECODED[wildcards.task]),
+        mem_mb=memory(16000, "decode", lambda wildcards: wildcards.task),
+        runtime=longer(240, "decode", lambda wildcards: wildcards.task),
     params:
-        **settings(lambda wildcards: decode_job(RUN, wildcards.method)),
+        **settings(lambda wildcards: decode_job(RUN, wildcards.task, DECODED[wildcards.task])),
         protocol=protocol(RUN.fusion.split),
     shell:
         stage("decode", "--shard {wildcards.shard} {params.protocol:q}")
 
 
-JUDGED = {task: [method for method, tasks in DECODED.items() if task in tasks] for task in RUN.tasks}
-
-
 rule evaluate:
     input:
         documents=task_documents("{task}"),
-        shards=lambda wildcards: [
-            RESULTS / f"fusion/{method}/{shard}.jsonl"
-            for method in JUDGED[wildcards.task]
-            for shard in range(RUN.fusion.shards)
-        ],
+        shards=expand(RESULTS / "fusion/{{task}}/{shard}.jsonl", shard=range(RUN.fusion.shards)),
     output:
         RESULTS / "evaluation/{task}.parquet",
         scores=RESULTS / "evaluation/{task}.json",
@@ -81,10 +76,10 @@ rule evaluate:
         mem_mb=4000,
         runtime=longer(30),
     params:
-        **settings(lambda wildcards: judge_job(RUN, wildcards.task, JUDGED[wildcards.task], RUN.fusion.split)),
+        **settings(lambda wildcards: judge_job(RUN, wildcards.task, DECODED[wildcards.task], RUN.fusion.split)),
     shell:
         stage("evaluate", "--task {wildcards.task}")
 
 
-JUDGED_FILES = [RESULTS / f"evaluation/{task}.parquet" for task, methods in JUDGED.items() if methods]
+JUDGED_FILES = [RESULTS / f"evaluation/{task}.parquet" for task in DECODED]
 JUDGED_SCORES = [path.with_suffix(".json") for path in JUDGED_FILES]

@@ -26,6 +26,13 @@ def method_tasks(run: RunConfig, method: str) -> list[str]:
     return [task for task in measured_tasks(run) if set(method_models(run, method, task)) <= known]
 
 
+def task_methods(run: RunConfig) -> dict[str, list[str]]:
+    """The methods that decode each task, in the config's order; tasks that none decodes are left out."""
+    decoded = {method: method_tasks(run, method) for method in run.fusion.methods}
+    found = {task: [method for method, tasks in decoded.items() if task in tasks] for task in run.tasks}
+    return {task: methods for task, methods in found.items() if methods}
+
+
 def measured_tasks(run: RunConfig) -> list[str]:
     """The tasks that can be evaluated; the others are texts to learn from."""
     return [name for name, task in run.tasks.items() if isinstance(task, HarnessTask)]

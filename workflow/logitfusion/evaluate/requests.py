@@ -74,10 +74,11 @@ class Recorder:
     Args:
         lm: the model.
         task: of the config.
+        method: of the config.
     """
 
-    def __init__(self, lm: FusedLMEval, task: str) -> None:
-        self.lm, self.task = lm, task
+    def __init__(self, lm: FusedLMEval, task: str, method: str = "") -> None:
+        self.lm, self.task, self.method = lm, task, method
         self._kinds = {
             "generate_until": self._generate,
             "loglikelihood": self._score,
@@ -91,18 +92,23 @@ class Recorder:
             kinds.setdefault(request.instance.request_type, []).append(request)
         responses = []
         for kind, asked in kinds.items():
-            started = time.monotonic()
+            started = self._clock()
             instances = [request.instance for request in asked for _ in range(request.instance.repeats)]
             said = list(self._kinds[kind](instances))
-            share = {"seconds": (time.monotonic() - started) / len(instances)}
+            share = {"seconds": (self._clock() - started) / len(instances)}
             places = [(request, repeat) for request in asked for repeat in range(request.instance.repeats)]
             for (request, repeat), answer in zip(places, said, strict=True):
                 responses.append(Response(**self._place(request, repeat), **answer, **share))
         return responses
 
+    def _clock(self) -> float:
+        """Seconds, with those of passes over prompts that another method made for this one."""
+        return time.monotonic() + self.lm.saved_seconds
+
     def _place(self, request: Request, repeat: int) -> dict[str, str | int]:
         document = request.document
-        place = {"task": self.task, "subtask": document.task, "document": document.index, "id": document.id}
+        place = {"method": self.method, "task": self.task, "subtask": document.task}
+        place |= {"document": document.index, "id": document.id}
         return place | {"request": request.instance.idx, "repeat": repeat}
 
     def _generate(self, instances: list[Instance]) -> Iterator[dict[str, object]]:

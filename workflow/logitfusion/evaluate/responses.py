@@ -21,6 +21,7 @@ class Response:
     """What a model said to one request; its fields are the keys of a row.
 
     Attributes:
+        method: of the config, or the model that answered alone; empty of one that is measured while it is trained.
         task: of the config.
         subtask: the harness's own task: one of a group, or the only one.
         document: place in the documents that the subtask evaluates.
@@ -34,9 +35,10 @@ class Response:
         weights: of the experts, at each token; empty where nothing steers.
         expert: place of the expert that steered each token, -1 where none did.
         finish_reason: see ``fusion.Generation``.
-        seconds: an equal share of the time that all requests of its kind took.
+        seconds: an equal share of the time that all requests of its kind took, or would have taken a method alone.
     """
 
+    method: str = ""
     task: str
     subtask: str
     document: int
@@ -118,6 +120,6 @@ class Replay(LM):
         subtask, document, request, repeat = place
         which = f"request {request}" + (f" (repeat {repeat})" if repeat else "")
         return UserError(
-            f"The shards of {self.source} have {what}: {which} of document {document} of {subtask!r}; delete the"
-            " method's shards and run again."
+            f"The shards of {self.source} have {what}: {which} of document {document} of {subtask!r}; delete them and"
+            " run again."
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +14,22 @@ from transformers import DynamicCache, PreTrainedModel
 from logitfusion.errors import UserError
 from logitfusion.models.architecture import counts_slots, reset_rope, rope_limit
 from logitfusion.models.device_maps import input_device
+
+if TYPE_CHECKING:
+    from logitfusion.fusion.prompts import PromptMemory
+
+
+class CachedState(NamedTuple):
+    """What a model has read: its cache, and whether its logits could all be used."""
+
+    cache: DynamicCache
+    finite: Tensor
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Keys and values, of layers that have any."""
+        held = [(layer.keys, layer.values) for layer in self.cache.layers if layer.get_seq_length()]
+        return [tensor for pair in held for tensor in pair]
 
 
 class CachedModel:
@@ -36,6 +54,24 @@ class CachedModel:
         """Whether the newest tokens can be forgotten at little cost, as speculation does at every step."""
         croppable = all(not layer.is_sliding and layer.is_croppable for layer in self.cache.layers)
         return croppable and not counts_slots(self.model)
+
+    @property
+    def keeps_prompts(self) -> bool:
+        """Whether what it has read can be kept for another batch of the same prompts (see ``PromptMemory``)."""
+        return math.isinf(rope_limit(self.model))
+
+    @property
+    def identity(self) -> Hashable:
+        """Of what reads; the same only for the same weights."""
+        return id(self.model)
+
+    def state(self) -> CachedState:
+        """What it has read so far, which later tokens leave as it is: they replace a layer's tensors."""
+        return CachedState(_copy_cache(self.cache), self.finite)
+
+    def restore(self, state: CachedState) -> None:
+        """Go on as if it had read what another did with this identity."""
+        self.cache, self.finite = _copy_cache(state.cache), state.finite
 
     def read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
         """Logits ``[members, B, keep, V]`` fp32 after the last ``keep`` of new tokens ``ids [B, n]``."""
@@ -90,6 +126,10 @@ class CachedAdapters(CachedModel):
         self.adapters = ["__base__", *adapters]
         super().__init__(model, names or self.adapters)
 
+    @property
+    def identity(self) -> Hashable:
+        return id(self.model), *self.adapters
+
     def _read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
         members = self.members
         output = self.model(
@@ -120,17 +160,31 @@ class Batch:
     All caches hold the same tokens in the same slots. ``mask [B, S]`` says which slots count for a row (not its left
     padding, nor what was rolled back), ``lengths [B]`` how many they are: the next token's position. Models may be on
     several devices; their logits meet on ``device``, the first model's, where all else of the batch is too.
+    ``memory`` may know what the models make of its prompts.
     """
 
-    def __init__(self, models: Sequence[CachedModel], rows: int) -> None:
-        self.models, self.device = list(models), models[0].device
+    def __init__(self, models: Sequence[CachedModel], rows: int, memory: PromptMemory | None = None) -> None:
+        self.models, self.device, self.memory = list(models), models[0].device, memory
         device = self.device
         self.mask = torch.zeros(rows, 0, dtype=torch.long, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
 
-    def read(self, ids: Tensor, mask: Tensor, keep: int) -> list[Tensor]:
+    def read(self, ids: Tensor, mask: Tensor, keep: int = 1) -> list[Tensor]:
         """Let every model read ``ids [B, n]`` where ``mask [B, n]`` is 1: its logits after the last ``keep``."""
         logits = self.read_all(self.models, ids, mask, keep)
+        refuse_not_finite(self.models)
+        self.commit(mask)
+        return logits
+
+    def read_first(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
+        """``read`` of the prompts: the logits after their last tokens."""
+        if self.memory is None:
+            return self.read(ids, mask)
+
+        def read(model: CachedModel) -> Tensor:
+            return self.memory.read([model], "last", ids, mask, lambda: self.read_ahead(model, ids, mask, keep=1))
+
+        logits = [read(model) for model in self.models]
         refuse_not_finite(self.models)
         self.commit(mask)
         return logits
@@ -182,6 +236,13 @@ class Batch:
         for model in self.models:
             model.select_slots(slots.to(model.device))
         self.mask = self.mask.gather(1, slots)
+
+
+def _copy_cache(cache: DynamicCache) -> DynamicCache:
+    """Another cache of the same tensors."""
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    return copied
 
 
 def _copies(tensor: Tensor) -> Callable[[torch.device], Tensor]:

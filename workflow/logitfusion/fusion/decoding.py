@@ -13,6 +13,7 @@ from logitfusion.config.decoding import DecodingOptions
 from logitfusion.fusion.caches import Batch, CachedModel, refuse_not_finite
 from logitfusion.fusion.ends import StopStrings
 from logitfusion.fusion.gate.features import Predicted
+from logitfusion.fusion.prompts import PromptMemory
 from logitfusion.fusion.sampling import pick_tokens
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.padding import left_pad
@@ -46,7 +47,7 @@ class Fused:
     """The models of a fusion with empty caches, the large one first; how they are fused; what they share.
 
     ``remake`` gives the models with empty caches once more, for a prompt that must be read in one pass because its
-    length decides how its positions are encoded; None for others.
+    length decides how its positions are encoded; None for others. ``memory`` may know what they make of the prompts.
     """
 
     models: Sequence[CachedModel]
@@ -54,6 +55,7 @@ class Fused:
     vocabulary: int
     max_length: float
     remake: Callable[[], Sequence[CachedModel]] | None = None
+    memory: PromptMemory | None = None
 
 
 class Continuations:
@@ -129,17 +131,18 @@ def decode(
 ) -> None:
     """Let the continuations of the prompts grow to their ends, one token of every row at a time."""
     options, steering, device = continuations.options, fused.steering, fused.models[0].device
-    batch = Batch(fused.models, len(prompts))
+    batch = Batch(fused.models, len(prompts), fused.memory)
     ids, mask, _ = (tensor.to(device) for tensor in left_pad(prompts, 0))
-    steered_rows = None
+    steered_rows, read = None, batch.read_first
     if steering.reads_prompts:
         steered_rows = steering.steers(read_prompts(batch, ids, mask, fused.vocabulary))
         if fused.remake is None:
-            ids, mask = ids[:, -1:], mask[:, -1:]
+            ids, mask, read = ids[:, -1:], mask[:, -1:], batch.read
         else:
             batch = Batch(fused.remake(), len(prompts))
+            read = batch.read_first
     while continuations.active:
-        large, small = split_logits(batch.read(ids, mask, keep=1), fused.vocabulary)
+        large, small = split_logits(read(ids, mask), fused.vocabulary)
         steered = steering.fuse(large[:, 0], small[:, :, 0], steered_rows)
         rows = [generators[number] for number in continuations.active]
         tokens = pick_tokens(
@@ -152,7 +155,7 @@ def decode(
             tokens = tokens[kept]
             steered_rows = None if steered_rows is None else steered_rows[kept]
             batch.select_rows(kept)
-        ids, mask = tokens[:, None], torch.ones_like(tokens[:, None])
+        ids, mask, read = tokens[:, None], torch.ones_like(tokens[:, None]), batch.read
 
 
 def split_logits(logits: list[Tensor], vocabulary: int) -> tuple[Tensor, Tensor]:
@@ -174,6 +177,16 @@ def read_prompts(batch: Batch, ids: Tensor, mask: Tensor, vocabulary: int) -> Te
         the likelihood gap ``[B]``: by how many nats a token the large model expects its log-likelihood to be above an
         expert's, ``KL(large || expert)``, of the expert where that is least; 0 for prompts of one token.
     """
+    if batch.memory is None:
+        return _read_gaps(batch, ids, mask, vocabulary)
+    purpose = f"gaps of {vocabulary} entries"
+    gaps = batch.memory.read(batch.models, purpose, ids, mask, lambda: _read_gaps(batch, ids, mask, vocabulary))
+    if not batch.mask.shape[1]:  # they were known
+        batch.commit(mask[:, :-1])
+    return gaps
+
+
+def _read_gaps(batch: Batch, ids: Tensor, mask: Tensor, vocabulary: int) -> Tensor:
     width = max(1, columns_at_once(len(ids), vocabulary) // _TEMPORARIES)
     members = sum(model.members for model in batch.models)
     gaps = torch.zeros(members, len(ids), dtype=torch.float64, device=batch.device)

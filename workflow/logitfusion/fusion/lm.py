@@ -18,6 +18,7 @@ from logitfusion.fusion.caches import Batch, CachedAdapters, CachedModel
 from logitfusion.fusion.decoding import Continuations, Fused, Generation, decode, read_prompts, tell_once
 from logitfusion.fusion.ends import end_tokens, folder_ends
 from logitfusion.fusion.opening import open_folders
+from logitfusion.fusion.prompts import PromptMemory
 from logitfusion.fusion.rereading import open_model
 from logitfusion.fusion.scoring import Pair, group_rows, judge_steering, score_pairs
 from logitfusion.fusion.speculation import Pace, decode_speculatively, make_pace
@@ -51,6 +52,7 @@ class FusedLM:
             those of ``solve_weights``; ``tune`` chooses trust and anchor on validation data.
         ends: tokens that end a text besides those that ``tokenizer`` and the models' configs name; ``folder_ends``
             reads those of the tokenizers that base and experts were saved with.
+        memory: of prompts, shared with other fusions of the same models.
         named: the fields of ``FusionOptions`` by name, instead of ``options``.
 
     Raises:
@@ -68,6 +70,7 @@ class FusedLM:
         entries: int | None = None,
         options: FusionOptions | None = None,
         ends: Iterable[int] = (),
+        memory: PromptMemory | None = None,
         **named: Any,
     ) -> None:
         if experts and base is None:
@@ -98,6 +101,7 @@ class FusedLM:
         self.max_length = min(context_length(model) for model in models)
         # Longer rows would change how the others are read, so they are read alone.
         self.shared_length = min(rope_limit(model) for model in models)
+        self.memory = memory
         self.models = models  # those that have weights of their own
         self._further_ends = frozenset(token_ids("ends", ends))
 
@@ -205,7 +209,7 @@ class FusedLM:
             continuations = Continuations(rows, options, self.tokenizer, ends, tell, stopping_criterion)
             batch_ids = [encoded[number] for number in batch]
             remake = self.cached_models if lengths[batch[0]] > self.shared_length else None
-            fused = Fused(self.cached_models(), self.steering, self.vocabulary, self.max_length, remake)
+            fused = Fused(self.cached_models(), self.steering, self.vocabulary, self.max_length, remake, self.memory)
             if pace is not None:
                 decode_speculatively(fused, batch_ids, generators, continuations, pace)
             else:
@@ -286,7 +290,7 @@ class FusedLM:
 
         def read(numbers: list[int]) -> list[float]:
             ids, mask, _ = (tensor.to(self.device) for tensor in left_pad([encoded[number] for number in numbers], 0))
-            batch = Batch(self.cached_models(), len(ids))
+            batch = Batch(self.cached_models(), len(ids), self.memory)
             return read_prompts(batch, ids, mask, self.vocabulary).tolist()
 
         found: dict[int, float] = {}

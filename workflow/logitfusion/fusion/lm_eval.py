@@ -152,6 +152,11 @@ class FusedLMEval(TemplateLM):
         if chat_template_name is not None:
             self.chat_template(chat_template_name)  # known, or refused before anything is evaluated
 
+    @property
+    def saved_seconds(self) -> float:
+        """What passes over prompts took that were not made again, see ``PromptMemory``."""
+        return 0.0 if self.lm.memory is None else self.lm.memory.saved
+
     # What the harness asks about the tokenizer
 
     @property

@@ -43,6 +43,10 @@ class _UnpaddedModel(CachedModel):
     def takes_back(self) -> bool:
         return False
 
+    @property
+    def keeps_prompts(self) -> bool:
+        return False
+
 
 class StatefulModel(_UnpaddedModel):
     """A recurrent or hybrid model: every row has a cache of its own, and reads none of the padding.
@@ -154,6 +158,10 @@ class RestartingModel(CachedModel):
         super().__init__(model, names)
         self.limit = restart_length(model)
         self.ids: Tensor | None = None
+
+    @property
+    def keeps_prompts(self) -> bool:
+        return False
 
     def _read(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
         self.ids = ids if self.ids is None else torch.cat([self.ids, ids], dim=-1)

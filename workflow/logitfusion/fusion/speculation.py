@@ -86,13 +86,13 @@ def decode_speculatively(
     """Let the continuations of the prompts grow to their ends, several tokens of every row at a time."""
     _check(fused)
     options, steering, device = continuations.options, fused.steering, fused.models[0].device
-    batch = Batch(fused.models, len(prompts))
+    batch = Batch(fused.models, len(prompts), fused.memory)
     ids, mask, _ = (tensor.to(device) for tensor in left_pad(prompts, 0))
     steered_rows = None
     if steering.reads_prompts:
         steered_rows = steering.steers(read_prompts(batch, ids, mask, fused.vocabulary))
     elif ids.shape[1] > 1:
-        batch.read(ids[:, :-1], mask[:, :-1], keep=1)
+        batch.read_first(ids[:, :-1], mask[:, :-1])
     pending, drafter = ids[:, -1:], 0
     while continuations.active:
         rows = [generators[number] for number in continuations.active]

@@ -19,7 +19,7 @@ from logitfusion.config.methods import (
     method_gpus,
     method_models,
     method_prompting,
-    method_tasks,
+    task_methods,
     tuned_methods,
     tuning_groups,
     used_models,
@@ -201,31 +201,41 @@ class Planner:
     # ---- fusion ------------------------------------------------------------------------------------------------------
     def _fusion(self) -> Iterator[Job]:
         fusion = self.run.fusion
-        for name in fusion.methods:
-            tasks = method_tasks(self.run, name)
-            if not tasks:
-                continue
-            names = [model for task in tasks for model in method_models(self.run, name, task)]
-            edits = _decoding_edits(f"fusion.methods.{name}", method_batch_size(self.run, name), self.assumed.cards)
-            edits += self._dtype_edits(names, {"fusion.dtype": fusion.dtype})
-            if name in tuned_methods(self.run):
-                groups = [task for group in tuning_groups(self.run, name) for task in group]
-                cost = partial(self._decode, name, groups, "validation")
-                yield self._job("tune", name, names, cost, edits=edits)
-            cost = partial(self._decode, name, tasks, fusion.split)
-            yield self._job("decode", name, names, cost, count=fusion.shards, edits=edits)
+        dtype = {"fusion.dtype": fusion.dtype}
+        for method in tuned_methods(self.run):
+            groups = [task for group in tuning_groups(self.run, method) for task in group]
+            names = [model for task in groups for model in method_models(self.run, method, task)]
+            cost = partial(self._decode, {method: groups}, "validation")
+            yield self._job(
+                "tune", method, names, cost, edits=self._method_edits(method) + self._dtype_edits(names, dtype)
+            )
+        for task, methods in task_methods(self.run).items():
+            names = [model for method in methods for model in method_models(self.run, method, task)]
+            cost = partial(self._decode, {method: [task] for method in methods}, fusion.split)
+            edits = self._task_edits(methods) + self._dtype_edits(names, dtype)
+            yield self._job("decode", task, names, cost, count=fusion.shards, edits=edits)
 
-    def _decode(self, method: str, tasks: list[str], split: Split) -> Cost:
-        """The tasks of a method one after the other; models that the next task shares stay in memory."""
-        costs: list[Cost] = []
+    def _method_edits(self, method: str) -> list[Edit]:
+        return _decoding_edits([f"fusion.methods.{method}"], [method_batch_size(self.run, method)], self.assumed.cards)
+
+    def _task_edits(self, methods: list[str]) -> list[Edit]:
+        """All methods together, those with a batch size of their own by that."""
+        entries = self.run.fusion.methods
+        places = ["fusion", *(f"fusion.methods.{name}" for name in methods if entries[name].batch_size)]
+        sizes = [method_batch_size(self.run, name) for name in methods]
+        return _decoding_edits(places, sizes, self.assumed.cards)
+
+    def _decode(self, decoded: Mapping[str, list[str]], split: Split) -> Cost:
+        """Methods on their tasks, one after the other; models that the next one shares stay in memory."""
+        pairs = [(method, task) for method, tasks in decoded.items() for task in tasks]
+        return largest([self._decode_task(method, task, split) for method, task in pairs])
+
+    def _decode_task(self, method: str, task: str, split: Split) -> Cost:
         shards = self.run.fusion.shards if split == self.run.fusion.split else 1
-        for task in tasks:
-            members = self._members(method_models(self.run, method, task), self.run.fusion.dtype)
-            texts = self._task_texts(task, split, shards, members, method_prompting(self.run, method))
-            placed = {"cards": method_gpus(self.run, method), "memory": self.assumed.memory}
-            cost = partial(decode_cost, members, texts, **placed)
-            costs.append(self._batched(method_batch_size(self.run, method), cost))
-        return largest(costs)
+        members = self._members(method_models(self.run, method, task), self.run.fusion.dtype)
+        texts = self._task_texts(task, split, shards, members, method_prompting(self.run, method))
+        placed = {"cards": method_gpus(self.run, method), "memory": self.assumed.memory}
+        return self._batched(method_batch_size(self.run, method), partial(decode_cost, members, texts, **placed))
 
     def _task_texts(self, task: str, split: Split, shards: int, members: list[Member], prompting: Prompting) -> Texts:
         size = self.sizes(task)
@@ -382,9 +392,11 @@ def _more(cards: int, most: int) -> list[int]:
     return [count for count in (2, 4, 8, 16) if cards < count <= most]
 
 
-def _decoding_edits(place: str, batch: int | str, cards: int) -> list[Edit]:
-    edits: list[Edit] = [{f"{place}.batch_size": size} for size in halves(batch)]
-    return edits + [{f"{place}.gpus": count} for count in _more(1, cards)]
+def _decoding_edits(places: list[str], batches: list[int | str], cards: int) -> list[Edit]:
+    """Smaller batches, as they are said at some places, then more cards, at the first of these."""
+    largest = "auto" if "auto" in batches else max(batches)
+    edits: list[Edit] = [{f"{place}.batch_size": size for place in places} for size in halves(largest)]
+    return edits + [{f"{places[0]}.gpus": count} for count in _more(1, cards)]
 
 
 def _training_edits(place: str, recipe: Any, cards: int) -> list[Edit]:

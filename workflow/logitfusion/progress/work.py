@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from logitfusion.config.experts import TrainedExpert
 from logitfusion.config.jobs.distill import answer_job, online_teachers
-from logitfusion.config.jobs.fusion import DecodeJob, decode_job, tune_job
+from logitfusion.config.jobs.fusion import DecodeJob, decode_job, decoded_method, tune_job
+from logitfusion.config.methods import task_methods
 from logitfusion.config.models import PrunedModel, RandomModel
 from logitfusion.config.run import RunConfig
 
@@ -70,8 +71,9 @@ def _tune(run: RunConfig, wildcards: Wildcards) -> float:
     read = sum(run.tasks[task].validation * _sizes(run, entry.models) for task, entry in job.tasks.items())
     decoded = 0.0
     if job.tune.criterion == "metric":
-        whole = {"split": "validation", "shards": 1, "tasks": job.tasks}
-        decoded = WAYS * _generation(run, decode_job(run, wildcards["method"]).model_copy(update=whole))
+        method = decoded_method(run, wildcards["method"], job.tasks)
+        whole = DecodeJob(methods={"": method}, loading=job.loading, split="validation", shards=1)
+        decoded = WAYS * _generation(run, whole)
     return 2 * LOAD + READ * read + decoded
 
 
@@ -84,13 +86,14 @@ def _generation(run: RunConfig, job: DecodeJob) -> float:
         math.ceil((getattr(run.tasks[task], job.split) or DOCUMENTS) / job.shards)
         * entry.generation_kwargs.get("max_gen_toks", ANSWER)
         * _sizes(run, entry.models)
-        for task, entry in job.tasks.items()
+        for method in job.methods.values()
+        for task, entry in method.tasks.items()
     )
     return LOAD + TOKEN * tokens
 
 
 def _decode(run: RunConfig, wildcards: Wildcards) -> float:
-    return _generation(run, decode_job(run, wildcards["method"]))
+    return _generation(run, decode_job(run, wildcards["task"], task_methods(run)[wildcards["task"]]))
 
 
 def _answer(run: RunConfig, wildcards: Wildcards) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from logitfusion.errors import UserError
 from logitfusion.fusion import FusedLM
 from logitfusion.fusion.ends import folder_ends
 from logitfusion.fusion.opening import Opened
+from logitfusion.fusion.prompts import PromptMemory
 from logitfusion.models.adapter_kinds import is_plain
 from logitfusion.models.adapters import load_expert, load_sharing, refuse_no_expert
 from logitfusion.models.checkpoint import find_base
@@ -87,31 +88,30 @@ class Models:
 
 
 class Fusions:
-    """The fusions of several tasks, one after another, with the tokenizer and the ends that their models share.
+    """Several fusions, one after another, with the tokenizer and the ends that their models share.
 
     Args:
         folders: of every model, named by it.
         loading: their precision and attention.
-        wanted: task -> the names of its models, the one that leads first.
+        wanted: the names of the models of each, the one that leads first.
 
     Raises:
         UserError: a model whose folder is not given, or what ``Models`` refuses.
     """
 
-    def __init__(self, folders: Sequence[Path], loading: Loading, wanted: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, folders: Sequence[Path], loading: Loading, wanted: Iterable[Sequence[str]]) -> None:
         named = {path.name: path for path in folders}
-        self.wanted = {task: tuple(names) for task, names in wanted.items()}
-        for task, names in self.wanted.items():
-            if missing := sorted(set(names) - named.keys()):
-                raise UserError(f"Task {task!r} needs {', '.join(missing)}, which the command line does not give.")
-        self.models = Models(named, loading)
-        distinct = {names: [named[name] for name in names] for names in self.wanted.values()}
-        self._shared = {names: load_shared_tokenizer(paths) for names, paths in distinct.items()}
-        self._ends = {names: folder_ends(paths) for names, paths in distinct.items()}
+        distinct = dict.fromkeys(map(tuple, wanted))
+        if missing := sorted({name for names in distinct for name in names} - named.keys()):
+            raise UserError(f"The models {', '.join(missing)} are needed, which the command line does not give.")
+        self.models, self.memory = Models(named, loading), PromptMemory()
+        paths = {names: [named[name] for name in names] for names in distinct}
+        self._shared = {names: load_shared_tokenizer(some) for names, some in paths.items()}
+        self._ends = {names: folder_ends(some) for names, some in paths.items()}
 
-    def open(self, task: str, options: FusionOptions) -> FusedLM:
-        """The fusion of a task."""
-        names = self.wanted[task]
+    def open(self, names: Sequence[str], options: FusionOptions) -> FusedLM:
+        """The fusion of some of the models, which remembers prompts that others put to them."""
+        names = tuple(names)
         tokenizer, entries = self._shared[names]
-        opened = self.models.open(names)
-        return FusedLM(*opened, tokenizer=tokenizer, entries=entries, options=options, ends=self._ends[names])
+        opened, ends = self.models.open(names), self._ends[names]
+        return FusedLM(*opened, tokenizer=tokenizer, entries=entries, options=options, ends=ends, memory=self.memory)

@@ -52,6 +52,7 @@ class Validation:
         found: list[dict[str, Tensor]] = [{} for _ in ways]
         familiar = [self.find_familiar(tasks, fold) for fold in range(FOLDS)]
         for name in tasks:
+            self.fusions.memory.clear()  # all ways read the same prompts, a task after the other
             for way, metrics in zip(ways, found, strict=True):
                 options = [one | two for one, two in zip(way.without, familiar, strict=True)]
                 said = [answer for fold in range(FOLDS) for answer in self._decode(name, fold, options[fold])]
@@ -66,7 +67,7 @@ class Validation:
         if not documents:
             return []
         lm = FusedLMEval(
-            self.fusions.open(name, read_options(FusionOptions, dict(job.options) | options)),
+            self.fusions.open(job.tasks[name].models, read_options(FusionOptions, dict(job.options) | options)),
             batch_size=job.batch_size,
             seed=job.seed + fold,
         )

@@ -1,10 +1,10 @@
-"""Decode one shard of every task's documents with one method."""
+"""Decode one shard of tasks' documents with some methods, which share their models' passes over the prompts."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +18,32 @@ from logitfusion.fusion.lm_eval import FusedLMEval
 from logitfusion.models.load import use_threads
 from logitfusion.progress.pace import Rate
 from logitfusion.shards import shard_range
+from logitfusion.stages._answers import KeptAnswers, Part
 from logitfusion.stages._models import Fusions
 from logitfusion.stages._protocol import add_protocol, keep_protocol
 from logitfusion.stages._stage import logger, run_stage
-from logitfusion.tasks.documents import open_documents
+from logitfusion.tasks.documents import OpenedTask, open_documents
 
 
 def main(arguments: argparse.Namespace, job: DecodeJob) -> None:
     keep_protocol(arguments)
-    logger.info("decoding %d tasks on %d threads", len(job.tasks), use_threads())
-    write_rows(arguments.output, (vars(response) for response in _decode_tasks(arguments, job)))
+    tuned = {path.stem: path for path in arguments.tuned}
+    parts = [
+        Part(method, task, entry, resolve_options(entry.options, task, tuned.get(method)))
+        for method, entry in job.methods.items()
+        for task in entry.tasks
+    ]
+    logger.info("decoding with %d methods on %d threads", len(job.methods), use_threads())
+    kept = KeptAnswers(arguments.output, job, arguments.shard, models=arguments.models, documents=arguments.documents)
+    write_rows(arguments.output, map(vars, _decode_all(arguments, job, parts, kept)))
+    kept.drop_others()
 
 
-def _decode_tasks(arguments: argparse.Namespace, job: DecodeJob) -> Iterator[Response]:
-    fusions = Fusions(arguments.models, job.loading, {task: entry.models for task, entry in job.tasks.items()})
-    folders = {path.parent.name: path for path in arguments.documents}
-    tuned = read_artefact(arguments.tuned)["chosen"] if arguments.tuned else {}
-    gate = arguments.gate or (arguments.tuned if job.options.rule == "gate" else None)
-    given = dict(job.options) | ({"gate": str(gate)} if gate else {})
-    opened = {
-        task: open_documents(
-            folders[task],
-            split=job.split,
-            num_fewshot=entry.num_fewshot,
-            generation_kwargs=entry.generation_kwargs,
-        )
-        for task, entry in job.tasks.items()
-    }
-    mine = {task: shard_range(len(one.documents), arguments.shard, job.shards) for task, one in opened.items()}
-    rate = Rate("all tasks", "documents", sum(map(len, mine.values())))
-    for task, chosen in mine.items():
-        if chosen:
-            options = read_options(FusionOptions, given | choice_for(task, tuned))
-            lm = FusedLMEval(
-                fusions.open(task, options),
-                batch_size=job.decoding.batch_size,
-                speculative=job.decoding.speculative and len(job.tasks[task].models) > 1,
-                seed=job.decoding.seed + chosen.start,
-            )
-            requests = build_requests(opened[task], chosen, job.prompting, lm)
-            lm.on_batch = _count_documents(rate, len(chosen), requests)
-            yield from _record(lm, task, requests)
+def resolve_options(options: FusionOptions, task: str, tuned: Path | None) -> FusionOptions:
+    """How a method steers a task: with what the stage tune chose for it, and the gate that it fitted."""
+    chosen = choice_for(task, read_artefact(tuned)["chosen"]) if tuned else {}
+    fitted = {"gate": str(tuned)} if tuned and options.rule == "gate" and options.gate is None else {}
+    return read_options(FusionOptions, dict(options) | fitted | chosen)
 
 
 def choice_for(task: str, tuned: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -67,14 +52,69 @@ def choice_for(task: str, tuned: Mapping[str, Mapping[str, float]]) -> dict[str,
     return {key: chosen[key] for key in ("trust", "anchor", "weights", "familiar") if key in chosen}
 
 
-def _record(lm: FusedLMEval, task: str, requests: list[Request]) -> list[Response]:
+def _decode_all(
+    arguments: argparse.Namespace, job: DecodeJob, parts: Sequence[Part], kept: KeptAnswers
+) -> Iterator[Response]:
+    """The answers of all parts, those of earlier calls included."""
+    said = {part: kept.find(part) for part in parts}
+    waiting = [part for part, answers in said.items() if answers is None]
+    fusions = Fusions(arguments.models, job.loading, [part.models for part in waiting])
+    folders = {path.parent.name: path for path in arguments.documents}
+    opened = {part: _open(folders[part.task], job, part) for part in waiting}
+    mine = {part: shard_range(len(task.documents), arguments.shard, job.shards) for part, task in opened.items()}
+    rate = Rate("all methods", "documents", sum(map(len, mine.values())))
+    before = None
+    for part in order_parts(waiting):
+        if part.task != before:
+            fusions.memory.clear()
+            before = part.task
+        said[part] = _decode(fusions, opened[part], part, mine[part], rate)
+        kept.keep(part, said[part])
+    yield from (response for answers in said.values() for response in answers)
+
+
+def order_parts(parts: Sequence[Part]) -> list[Part]:
+    """Task by task, each next method the one that shares most models with the last, those with many first."""
+    ordered: list[Part] = []
+    waiting = sorted(parts, key=lambda part: (part.task, -len(part.models)))
+    while waiting:
+        last = ordered[-1] if ordered else waiting[0]
+        best = max(waiting, key=lambda part: (part.task == last.task, len({*part.models} & {*last.models})))
+        waiting.remove(best)
+        ordered.append(best)
+    return ordered
+
+
+def _open(folder: Path, job: DecodeJob, part: Part) -> OpenedTask:
+    entry = part.entry.tasks[part.task]
+    return open_documents(
+        folder, split=job.split, num_fewshot=entry.num_fewshot, generation_kwargs=entry.generation_kwargs
+    )
+
+
+def _decode(fusions: Fusions, task: OpenedTask, part: Part, chosen: range, rate: Rate) -> list[Response]:
+    """The answers of one method to some documents of a task."""
+    if not chosen:
+        return []
+    decoding = part.entry.decoding
+    lm = FusedLMEval(
+        fusions.open(part.models, part.options),
+        batch_size=decoding.batch_size,
+        speculative=decoding.speculative and len(part.models) > 1,
+        seed=decoding.seed + chosen.start,
+    )
+    requests = build_requests(task, chosen, part.entry.prompting, lm)
+    lm.on_batch = _count_documents(rate, len(chosen), requests)
     started = time.monotonic()
-    responses = Recorder(lm, task).record(requests)
-    seconds = max(time.monotonic() - started, 1e-9)
-    tokens = sum(len(response.token_ids) for response in responses)
-    said = f"{tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s" if tokens else f"{seconds:.1f} s"
-    logger.info("%s: %d requests, %s", task, len(responses), said)
+    responses = Recorder(lm, part.task, part.method).record(requests)
+    _tell(part, responses, time.monotonic() - started)
     return responses
+
+
+def _tell(part: Part, responses: list[Response], seconds: float) -> None:
+    tokens = sum(len(response.token_ids) for response in responses)
+    said = f"{tokens} tokens in {seconds:.1f} s" if tokens else f"{seconds:.1f} s"
+    logger.info("%s on %s: %d requests, %s", part.method, part.task, len(responses), said)
 
 
 def _count_documents(rate: Rate, documents: int, requests: list[Request]) -> Any:
@@ -94,8 +134,8 @@ if __name__ == "__main__":
     parser.add_argument("--documents", type=Path, nargs="+", required=True, help="of tasks: .../<task>/documents")
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="folders of all models, named by model")
     parser.add_argument("--shard", type=int, required=True)
-    parser.add_argument("--tuned", type=Path, help="what the stage tune chose")
-    parser.add_argument("--gate", type=Path, help="the file of a gate")
+    parser.add_argument("--tuned", type=Path, nargs="*", default=[], help="what tune chose: .../<method>.json")
+    parser.add_argument("--gates", type=Path, nargs="*", default=[], help="files that options of methods name")
     parser.add_argument("--output", type=Path, required=True)
     add_protocol(parser)
     run_stage(main, parser, DecodeJob)

@@ -37,8 +37,9 @@ def main(arguments: argparse.Namespace, job: JudgeJob) -> None:
 def _read_responses(shards: list[Path], task: str, job: JudgeJob) -> dict[str, list[Response]]:
     """Method -> what it said on one task."""
     responses: dict[str, list[Response]] = {method: [] for method in job.methods}
-    for path in shards:
-        responses[path.parent.name] += [row for row in read_rows(path, Response) if row.task == task]
+    for row in (row for path in shards for row in read_rows(path, Response)):
+        if row.task == task and row.method in responses:
+            responses[row.method].append(row)
     return responses
 
 
@@ -46,7 +47,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", required=True)
     parser.add_argument("--documents", type=Path, required=True, help="of the task: .../<task>/documents")
-    parser.add_argument("--shards", type=Path, nargs="+", required=True, help=".../<method>/<shard>.jsonl")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="of answers")
     parser.add_argument("--output", type=Path, required=True, help="the table of documents")
     parser.add_argument("--scores", type=Path, required=True, help="the harness's numbers (JSON)")
     run_stage(main, parser, JudgeJob)

@@ -30,7 +30,7 @@ SPLIT: Split = "validation"
 
 def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     logger.info("tuning on %d tasks on %d threads", len(job.tasks), use_threads())
-    fusions = Fusions(arguments.models, job.loading, {task: entry.models for task, entry in job.tasks.items()})
+    fusions = Fusions(arguments.models, job.loading, [entry.models for entry in job.tasks.values()])
     opened = _open_tasks(arguments.documents, job)
     rate = Rate("all tasks", "examples", sum(len(task.documents) for task in opened.values()))
     fits = job.options.rule == "gate"
@@ -38,7 +38,8 @@ def main(arguments: argparse.Namespace, job: TuneJob) -> None:
     found: dict[str, Any] = {}
     gaps: dict[str, list[float]] = {}
     for name, task in opened.items():
-        lm = fusions.open(name, options)
+        fusions.memory.clear()
+        lm = fusions.open(job.tasks[name].models, options)
         examples = _make_examples(task, job, lm)
         prompts, completions = [prompt for prompt, _ in examples], [completion for _, completion in examples]
         given = {"stop": find_stops(task), "batch_size": job.batch_size, "on_batch": rate}

@@ -7,7 +7,7 @@ from typing import Any
 from logitfusion.config.decoding import TaskDecoding
 from logitfusion.config.distill import CacheContents, DistillMethod, StudentTraining, Teacher, TeacherReading
 from logitfusion.config.fusion_options import FusionOptions
-from logitfusion.config.jobs.fusion import DecodeJob, decoded_task
+from logitfusion.config.jobs.fusion import DecodedMethod, DecodeJob, decoded_task
 from logitfusion.config.jobs.protocol import confirmed_comparison
 from logitfusion.config.loading import Loading
 from logitfusion.config.methods import answered_tasks, evaluated_tasks
@@ -121,13 +121,16 @@ def _teachers(run: RunConfig, method: str) -> dict[str, Teacher]:
 def answer_job(run: RunConfig, name: str) -> DecodeJob:
     """One model alone on the tasks of distillation."""
     prompting = run.distill.part(Prompting)
-    return DecodeJob(
+    answering = DecodedMethod(
         options=FusionOptions(),
         prompting=prompting,
         decoding=TaskDecoding(batch_size=run.distill.batch_size, seed=0),
+        tasks={task: decoded_task(run, task, [name], prompting) for task in answered_tasks(run)},
+    )
+    return DecodeJob(
+        methods={name: answering},
         loading=run.distill.part(Loading),
         split=run.distill.split,
         shards=1,
-        tasks={task: decoded_task(run, task, [name], prompting) for task in answered_tasks(run)},
         comparison=confirmed_comparison(run, run.distill.split),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from logitfusion.config.decoding import TaskDecoding, TaskSampling
@@ -13,7 +14,6 @@ from logitfusion.config.methods import (
     method_batch_size,
     method_models,
     method_prompting,
-    method_tasks,
     tuning_groups,
 )
 from logitfusion.config.prompting import Prompting
@@ -33,16 +33,22 @@ class DecodedTask(Section):
     """Merged into those of its definition."""
 
 
-class DecodeJob(Section):
-    """Decode one shard of every task's documents with one method."""
+class DecodedMethod(Section):
+    """A method, as decoding knows it."""
 
     options: FusionOptions
     prompting: Prompting
     decoding: TaskDecoding
+    tasks: dict[str, DecodedTask]
+
+
+class DecodeJob(Section):
+    """Decode one shard of some tasks' documents with some methods."""
+
+    methods: dict[str, DecodedMethod]
     loading: Loading
     split: Split
     shards: Count
-    tasks: dict[str, DecodedTask]
     comparison: str | None = None
     """The frozen comparison that the answers confirm, if they do."""
 
@@ -71,22 +77,28 @@ class JudgeJob(Section):
     """The one that methods are compared by; null: the first of its definition."""
 
 
-def decode_job(run: RunConfig, method: str) -> DecodeJob:
-    """A fusion method on all of its tasks."""
-    entry, prompting = run.fusion.methods[method], method_prompting(run, method)
-    decoding = run.fusion.part(TaskDecoding).model_copy(update={"batch_size": method_batch_size(run, method)})
+def decode_job(run: RunConfig, task: str, methods: list[str]) -> DecodeJob:
+    """All fusion methods on a task; their order changes nothing."""
     return DecodeJob(
-        options=entry.part(FusionOptions) if isinstance(entry, SteeredMethod) else FusionOptions(),
-        prompting=prompting,
-        decoding=decoding,
+        methods={method: decoded_method(run, method, [task]) for method in sorted(methods)},
         loading=run.fusion.part(Loading),
         split=run.fusion.split,
         shards=run.fusion.shards,
-        tasks={
-            task: decoded_task(run, task, method_models(run, method, task), prompting, run.fusion)
-            for task in method_tasks(run, method)
-        },
         comparison=confirmed_comparison(run, run.fusion.split),
+    )
+
+
+def decoded_method(run: RunConfig, method: str, tasks: Iterable[str]) -> DecodedMethod:
+    """A fusion method on some of its tasks."""
+    entry, prompting = run.fusion.methods[method], method_prompting(run, method)
+    decoding = run.fusion.part(TaskDecoding).model_copy(update={"batch_size": method_batch_size(run, method)})
+    return DecodedMethod(
+        options=entry.part(FusionOptions) if isinstance(entry, SteeredMethod) else FusionOptions(),
+        prompting=prompting,
+        decoding=decoding,
+        tasks={
+            task: decoded_task(run, task, method_models(run, method, task), prompting, run.fusion) for task in tasks
+        },
     )
 
 
