@@ -10,7 +10,7 @@ import yaml
 from checkout import ROOT
 
 from logitfusion.config.jobs.distill import answer_job, student_job, teacher_job
-from logitfusion.config.jobs.fusion import decode_job, tune_job
+from logitfusion.config.jobs.fusion import decoded_method, tune_job
 from logitfusion.config.jobs.models import expert_job, has_shots, task_job
 from logitfusion.config.load import resolve_config
 from logitfusion.config.methods import method_base, method_models, used_models
@@ -49,22 +49,25 @@ def test_decoding_and_tuning_get_it() -> None:
         fusion__template="chat", fusion__system="Be brief.", fusion__methods__tuned__num_fewshot=2,
         fusion__methods__proxy__template="plain", distill__template="chat",
     )  # fmt: skip
-    assert decode_job(run, "large").prompting == Prompting(**CHAT)
-    assert decode_job(run, "proxy").prompting == Prompting()
-    assert decode_job(run, "tuned").prompting == tune_job(run, "tuned").prompting == Prompting(**CHAT, num_fewshot=2)
+    assert decoded_method(run, "large", ["sums"]).prompting == Prompting(**CHAT)
+    assert decoded_method(run, "proxy", ["sums"]).prompting == Prompting()
+    tuned = decoded_method(run, "tuned", ["sums"])
+    assert tuned.prompting == tune_job(run, "tuned").prompting == Prompting(**CHAT, num_fewshot=2)
     assert answer_job(run, "small").prompting == Prompting(template="chat")
 
 
 def test_examples_are_the_methods_then_the_tracks_then_the_tasks() -> None:
     run = resolve(tasks__sums__num_fewshot=1, fusion__methods__proxy__num_fewshot=4)
-    assert {task: entry.num_fewshot for task, entry in decode_job(run, "large").tasks.items()} == {
+    assert {
+        task: entry.num_fewshot for task, entry in decoded_method(run, "large", ["sums", "letters"]).tasks.items()
+    } == {
         "sums": 1,
         "letters": None,
     }
-    assert decode_job(run, "proxy").tasks["sums"].num_fewshot == 4
+    assert decoded_method(run, "proxy", ["sums"]).tasks["sums"].num_fewshot == 4
     run = resolve(tasks__sums__num_fewshot=1, fusion__num_fewshot=2, fusion__methods__proxy__num_fewshot=0)
-    assert decode_job(run, "large").tasks["sums"].num_fewshot == 2
-    assert decode_job(run, "proxy").tasks["sums"].num_fewshot == 0
+    assert decoded_method(run, "large", ["sums"]).tasks["sums"].num_fewshot == 2
+    assert decoded_method(run, "proxy", ["sums"]).tasks["sums"].num_fewshot == 0
     assert answer_job(run, "small").tasks["sums"].num_fewshot == 1
 
 
@@ -104,7 +107,9 @@ def test_experts_of_two_bases_in_one_config() -> None:
     assert (method_base(run, "own"), method_base(run, "proxy")) == ("tiny", "small")
     models = ("large", "tiny", "tiny_sums")
     assert tuple(method_models(run, "own", "sums")) == models
-    assert decode_job(run, "own").tasks["sums"].models == tune_job(run, "own").tasks["sums"].models == models
+    assert (
+        decoded_method(run, "own", ["sums"]).tasks["sums"].models == tune_job(run, "own").tasks["sums"].models == models
+    )
     assert {"tiny", "small", "tiny_sums"} <= set(used_models(run))
     assert "tiny" not in used_models(resolve(models__tiny=tiny))
 

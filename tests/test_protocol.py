@@ -348,7 +348,7 @@ def test_only_jobs_that_decode_a_test_split_know_of_the_protocol() -> None:
         jobs = {f"model {name}": models.model_job(run, name) for name in run.models}
         jobs |= {f"expert {name}": models.expert_job(run, name) for name in run.experts}
         jobs |= {"tune": fusion.tune_job(run, "tuned"), "student": distill.student_job(run, "sft")}
-        jobs |= {"fit": clip.fit_job(run, "amu"), "decode": fusion.decode_job(run, "tuned")}
+        jobs |= {"fit": clip.fit_job(run, "amu"), "decode": fusion.decode_job(run, "sums", ["tuned"])}
         jobs |= {"answer": distill.answer_job(run, "small"), "predict": clip.predict_job(run, ["shapes"])}
         return {name: canonical(job) for name, job in jobs.items()}
 

@@ -315,15 +315,13 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def decode_config(shards: int) -> dict[str, Any]:
     task = {"models": list(MODELS), "num_fewshot": None, "generation_kwargs": {"max_gen_toks": 4}}
-    return {
-        "shards": shards,
-        "split": "test",
-        "loading": {},
+    method = {
         "prompting": {},
         "options": {"weights": "dynamic", "rule": "grid", "selection": "one_hot", "step": 0.5, "bounds": [0.0, 2.0]},
         "decoding": {"batch_size": 2, "seed": 0, "speculative": True},
         "tasks": {"words": task, "choice": task | {"models": ["large"]}},
     }
+    return {"methods": {"solved": method}, "shards": shards, "split": "test", "loading": {}}
 
 
 def documents(folder: Path) -> list[Path]:
@@ -333,7 +331,7 @@ def documents(folder: Path) -> list[Path]:
 def decode_here(stored: Path, folder: Path, models: list[Path], shard: int, shards: int) -> list[dict[str, Any]]:
     """Decode without the cost of a new process."""
     output = folder / f"{shard}-{shards}.jsonl"
-    files = {"documents": documents(stored), "models": models, "output": output, "tuned": None, "gate": None}
+    files = {"documents": documents(stored), "models": models, "output": output, "tuned": []}
     arguments = Namespace(shard=shard, protocol=None, **files)
     decode.main(arguments, parse(DecodeJob, json.dumps(decode_config(shards))))
     return read_rows(output)
@@ -376,7 +374,7 @@ def test_a_model_that_is_not_there_is_named(stored: Path, tiny_models: dict[str,
     absent = tmp_path / "large"
     with pytest.raises(UserError, match=re.escape(str(absent))):
         decode_here(stored, tmp_path, [absent, tiny_models["base"], tiny_models["expert_a"]], 0, 1)
-    with pytest.raises(UserError, match="'words' needs expert_a"):
+    with pytest.raises(UserError, match="models expert_a are needed"):
         decode_here(stored, tmp_path, [tiny_models["large"], tiny_models["base"]], 0, 1)
     assert not (tmp_path / "0-1.jsonl").exists()
 

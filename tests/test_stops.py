@@ -344,9 +344,11 @@ def test_stages_know_the_ends_of_all_folders(
     given = {"prompting": {}, "loading": {}}
     if stage == "decode":
         monkeypatch.setattr(FusedLM, "generate", lambda lm, *a, **k: seen.append(lm.ends) or real(lm, *a, **k))
-        given |= {"options": {}, "decoding": {"batch_size": 2, "seed": 0}, "split": "test", "shards": 1}
-        job = parse(DecodeJob, json.dumps(given | {"tasks": steered | {"alone": task | {"models": ["large"]}}}))
-        files = {"documents": stored, "models": models, "output": tmp_path / "out", "tuned": None, "gate": None}
+        method = {"options": {}, "decoding": {"batch_size": 2, "seed": 0}, "prompting": {}}
+        method |= {"tasks": steered | {"alone": task | {"models": ["large"]}}}
+        given = {"methods": {"any": method}, "loading": {}, "split": "test", "shards": 1}
+        job = parse(DecodeJob, json.dumps(given))
+        files = {"documents": stored, "models": models, "output": tmp_path / "out", "tuned": []}
         decode.main(Namespace(shard=0, protocol=None, **files), job)
         assert seen == [{2, D}, {2}]
     else:

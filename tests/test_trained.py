@@ -254,8 +254,9 @@ def test_a_path_to_an_adapter_of_another_run_is_written_whole(
 def decode_job(models: list[str], weights: float | str = 1.0) -> DecodeJob:
     task = {"models": models, "num_fewshot": None, "generation_kwargs": {"max_gen_toks": 6}}
     options = {"weights": weights} if len(models) > 1 else {}
-    given = {"options": options, "prompting": {}, "decoding": {"batch_size": 4, "seed": 0}, "loading": {}}
-    return parse(DecodeJob, json.dumps(given | {"split": "test", "shards": 1, "tasks": {"toy_words": task}}))
+    method = {"options": options, "prompting": {}, "decoding": {"batch_size": 4, "seed": 0}}
+    given = {"methods": {"any": method | {"tasks": {"toy_words": task}}}, "loading": {}, "split": "test", "shards": 1}
+    return parse(DecodeJob, json.dumps(given))
 
 
 @pytest.fixture(scope="module")
@@ -265,10 +266,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def decode_text(documents: Path, folders: list[Path], job: DecodeJob, output: Path) -> list[list[int]]:
-    decode.main(
-        Namespace(documents=[documents], models=folders, shard=0, output=output, tuned=None, gate=None, protocol=None),
-        job,
-    )
+    decode.main(Namespace(documents=[documents], models=folders, shard=0, output=output, tuned=[], protocol=None), job)
     return [row["token_ids"] for row in read_rows(output)]
 
 

@@ -51,14 +51,14 @@ def test_damaged_files_are_named_and_made_anew(run: Path, finished: Path) -> Non
     assert code == 1
     assert "Traceback" not in said
     for log, file, advice in (
-        ("fusion/ceiling/0", EXPERT, "delete the folder and run again."),
+        ("fusion/sums/0", EXPERT, "delete the folder and run again."),
         ("distill/students/gld.0", shard, "delete it and make it anew."),
         ("clip/heads/shapes/amu", features, f"delete the folder {support} and run again."),
     ):
         (sentence,) = errors(run / RESULTS / f"logs/{log}.log")
         assert str(file) in sentence
         assert sentence.endswith(advice)
-    for missing in (STUDENT, RESULTS / "clip/heads/shapes/amu", RESULTS / "fusion/ceiling/0.jsonl"):
+    for missing in (STUDENT, RESULTS / "clip/heads/shapes/amu", RESULTS / "fusion/sums/0.jsonl"):
         assert not (run / missing).exists()
 
     for folder in (EXPERT, support):
@@ -88,7 +88,7 @@ def test_damaged_tables_are_named_and_made_anew(run: Path, finished: Path) -> No
 
     (run / judged).unlink()
     shutil.rmtree(run / EXPERT)
-    generations = RESULTS / "fusion/large/0.jsonl"
+    generations = RESULTS / "fusion/sums/0.jsonl"
     lines = (run / generations).read_text().splitlines(keepends=True)
     (run / generations).write_text("".join(lines[:-1]))  # cut off between two lines: each of those left is whole
     code, said = call(run, *TARGETS, *CONFIG)

@@ -1,7 +1,7 @@
 """Answers of the parts of a decoding job, kept beside its output, which Snakemake deletes before the job runs again.
 
 A job that was stopped goes on after its last part, and of one whose config has changed only those parts are decoded
-that it changes. An answer is found again by all that decides it: options, prompts, models, documents, code and versions.
+that it changes. An answer is found again by all that decides it: options, prompts, models, documents, code, versions.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ class KeptAnswers:
 
     def _place(self, part: Part) -> Path | None:
         """A name of all that decides the answers; None where a model or the documents have no record of their files."""
+        if not {*part.models} <= self.models.keys():
+            return None
         inputs = [_digest_model(self.models[name]) for name in part.models]
         inputs.append(_digest_record(self.documents[part.task]))
         if None in inputs:

@@ -74,14 +74,15 @@ def _decode_all(
 
 
 def order_parts(parts: Sequence[Part]) -> list[Part]:
-    """Task by task, each next method the one that shares most models with the last, those with many first."""
+    """Task by task, first the method with most models, then always the one that shares most with the last."""
     ordered: list[Part] = []
-    waiting = sorted(parts, key=lambda part: (part.task, -len(part.models)))
-    while waiting:
-        last = ordered[-1] if ordered else waiting[0]
-        best = max(waiting, key=lambda part: (part.task == last.task, len({*part.models} & {*last.models})))
-        waiting.remove(best)
-        ordered.append(best)
+    for task in dict.fromkeys(part.task for part in parts):
+        waiting = sorted((part for part in parts if part.task == task), key=lambda part: -len(part.models))
+        last = waiting[0]
+        while waiting:
+            last = max(waiting, key=lambda part: len({*part.models} & {*last.models}))
+            waiting.remove(last)
+            ordered.append(last)
     return ordered
 
 

@@ -96,18 +96,22 @@ def _speed(facts: Facts) -> Grid:
     if len(table):
         speeds = table[table["metric"] == "tokens_per_second"]
         base = speeds[speeds["method"] == facts.run.evaluate.base].set_index("task")["value"]
+        times = table[table["seconds"].notna()].groupby(["method", "task"])["seconds"].first()
         fastest = speeds["value"].max()
         for row in speeds.itertuples():
             ratio = row.value / base[row.task] if row.task in base.index else None
             speed = Cell(f"{row.value:.0f}", value=row.value, bar=_share(row.value, fastest))
-            rows.append(
-                [Cell(row.method), Cell(row.task), speed, plain_cell(ratio), Cell(say_sharing(jobs, row.method))]
-            )
-    columns = [Column("method"), Column("task", filtered=True), Column("tokens/s", "higher")]
+            seconds = float(times[row.method, row.task])
+            time = Cell(format_duration(seconds), value=seconds)
+            machine = Cell(say_sharing(jobs, row.task, "decode"))
+            rows.append([Cell(row.method), Cell(row.task), time, speed, plain_cell(ratio), machine])
+    columns = [Column("method"), Column("task", filtered=True), Column("time", "lower", "of all answers")]
+    columns += [Column("tokens/s", "higher")]
     columns += [Column(f"times {facts.run.evaluate.base}", "higher"), Column("machine")]
     note = (
-        "Tokens of all answers over the seconds that decoding them took, models already loaded. Machine: shared means"
-        " that another job ran at the same time, so the number is lower than alone; make bench-fusion measures alone."
+        "Tokens of all answers over the seconds that decoding them took, models already loaded; a pass over prompts"
+        " that several methods share counts for each. Machine: shared means that another job ran at the same time, so"
+        " the number is lower than alone; make bench-fusion measures alone."
     )
     return Grid("cost-speed", "Decoding speed", columns, rows, note)
 

@@ -54,9 +54,10 @@ def read_jobs(facts: Facts) -> dict[str, JobRecord]:
     return latest_jobs(read_records(facts.files.runs)) if facts.files.runs is not None else {}
 
 
-def say_sharing(jobs: dict[str, JobRecord], name: str) -> str:
-    """Whether the jobs that have a name of the config among their wildcards had the machine for themselves."""
-    shared = [job.shared for job in jobs.values() if name in job.wildcards.values()]
+def say_sharing(jobs: dict[str, JobRecord], name: str, rule: str | None = None) -> str:
+    """Whether the jobs (of a rule) with a name of the config among their wildcards had the machine for themselves."""
+    named = [job for job in jobs.values() if name in job.wildcards.values()]
+    shared = [job.shared for job in named if rule in (None, job.rule)]
     if not shared:
         return "not recorded"
     return "alone" if not any(shared) else "shared" if all(shared) else "partly shared"
