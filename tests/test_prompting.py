@@ -58,12 +58,8 @@ def test_decoding_and_tuning_get_it() -> None:
 
 def test_examples_are_the_methods_then_the_tracks_then_the_tasks() -> None:
     run = resolve(tasks__sums__num_fewshot=1, fusion__methods__proxy__num_fewshot=4)
-    assert {
-        task: entry.num_fewshot for task, entry in decoded_method(run, "large", ["sums", "letters"]).tasks.items()
-    } == {
-        "sums": 1,
-        "letters": None,
-    }
+    large = decoded_method(run, "large", ["sums", "letters"]).tasks
+    assert {task: entry.num_fewshot for task, entry in large.items()} == {"sums": 1, "letters": None}
     assert decoded_method(run, "proxy", ["sums"]).tasks["sums"].num_fewshot == 4
     run = resolve(tasks__sums__num_fewshot=1, fusion__num_fewshot=2, fusion__methods__proxy__num_fewshot=0)
     assert decoded_method(run, "large", ["sums"]).tasks["sums"].num_fewshot == 2
