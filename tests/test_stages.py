@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -28,8 +29,11 @@ from logitfusion.config.models import PrunedModel
 from logitfusion.config.section import parse
 from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
+from logitfusion.evaluate.requests import Recorder
 from logitfusion.evaluate.scores import read_judged
 from logitfusion.files import read_json, read_jsonl, write_json, write_jsonl
+from logitfusion.integrity import RECORD, as_rows, record_files
+from logitfusion.provenance import record
 from logitfusion.stages import decode, evaluate, expert, model
 from logitfusion.tasks.definition import local_packages
 from logitfusion.tasks.documents import open_documents
@@ -408,3 +412,82 @@ def test_stages_give_what_the_command_line_gives(
         assert (one.value, one.stderr) == (expected[f"{one.metric},none"], stderr if stderr != "N/A" else None)
     assert (judged.metric, len(judged.examples)) == (metric, 5)
     assert judged.examples["score"].mean() == pytest.approx(judged.find("m", metric).value)
+
+
+# ---- answers that are kept ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorded(stored: Path, tiny_models: dict[str, Path], tmp_path: Path) -> tuple[Path, list[Path]]:
+    """The tasks' and models' folders, with the records that stages write."""
+    tasks = tmp_path / "tasks"
+    shutil.copytree(stored, tasks)
+    folders = [*documents(tasks)]
+    for name in MODELS:
+        shutil.copytree(tiny_models[name], tmp_path / "models" / name)
+        folders.append(tmp_path / "models" / name)
+    for folder in folders:
+        if not (folder / RECORD).is_file():
+            names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+            record(folder / RECORD, {}, files=as_rows(record_files(folder, names)))
+    return tasks, folders[2:]
+
+
+def two_methods(weight: float) -> dict[str, Any]:
+    config = decode_config(1)
+    fixed = config["methods"]["solved"] | {"options": {"weights": weight}}
+    return config | {"methods": config["methods"] | {"fixed": fixed}}
+
+
+def decode_two(
+    recorded: tuple[Path, list[Path]], output: Path, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Decode, and say which methods were put to the models on which tasks."""
+    tasks, models = recorded
+    asked: list[str] = []
+    real = Recorder.record
+    monkeypatch.setattr(
+        Recorder, "record", lambda self, requests: asked.append(f"{self.method} {self.task}") or real(self, requests)
+    )
+    output.unlink(missing_ok=True)  # as Snakemake does
+    arguments = Namespace(shard=0, protocol=None, documents=documents(tasks), models=models, output=output, tuned=[])
+    decode.main(arguments, parse(DecodeJob, json.dumps(two_methods(weight))))
+    monkeypatch.setattr(Recorder, "record", real)
+    return sorted(asked)
+
+
+def test_only_what_changed_is_decoded_again(
+    recorded: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    every = ["fixed choice", "fixed words", "solved choice", "solved words"]
+    assert decode_two(recorded, output, 1.0, monkeypatch) == every
+    first = read_rows(output)
+    assert decode_two(recorded, output, 1.0, monkeypatch) == []
+    assert read_rows(output) == first
+    # The first of the models answers "choice" alone, whose options have no effect but stand in the config.
+    assert decode_two(recorded, output, 0.5, monkeypatch) == ["fixed choice", "fixed words"]
+    changed = read_rows(output)
+    assert [row for row in changed if row["method"] == "solved"] == [row for row in first if row["method"] == "solved"]
+    assert len(list(tmp_path.glob("answers.jsonl.parts/*"))) == 4  # those of weight 1 are gone
+
+    _, models = recorded
+    weights = next(models[-1].glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    (models[-1] / RECORD).unlink()
+    record(models[-1] / RECORD, {}, files=as_rows(record_files(models[-1])))
+    assert decode_two(recorded, output, 0.5, monkeypatch) == ["fixed words", "solved words"]
+
+
+def test_a_damaged_answer_is_decoded_again(
+    recorded: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    decode_two(recorded, output, 1.0, monkeypatch)
+    first = read_rows(output)
+    part = next(tmp_path.glob("answers.jsonl.parts/fixed.words.*"))
+    part.write_bytes(part.read_bytes()[:-9])
+    assert decode_two(recorded, output, 1.0, monkeypatch) == ["fixed words"]
+    assert list(map(outcome, read_rows(output))) == list(map(outcome, first))
