@@ -269,7 +269,7 @@ def test_models_of_the_templates_are_the_demo_s() -> None:
 # What a template plans, but for the packages, the table, the page and the target.
 JOBS = {
     "fusion": {
-        "model": 2, "task": 1, "expert": 1, "tune": 1, "decode": 4, "evaluate": 1,
+        "model": 2, "task": 1, "expert": 1, "tune": 1, "decode": 1, "evaluate": 1,
         "plot_losses": 1, "plot_methods": 1, "plot_traces": 1, "plot_tuning": 1,
     },
     "distill": {

@@ -92,7 +92,7 @@ def test_a_plan_names_jobs_downloads_and_parts(
     shown = capsys.readouterr().out
     assert code == 0
     found = json.loads(written.read_text())
-    assert {(job["rule"], job["name"]) for job in found["jobs"]} == {("expert", "sums"), ("decode", "dynamic")}
+    assert {(job["rule"], job["name"]) for job in found["jobs"]} == {("expert", "sums"), ("decode", "sums")}
     assert found["downloads"] == {"owner/large": 1000, "owner/small": 1000}, "what is not needed is not counted"
     for job in found["jobs"]:
         assert job["gpu_bytes"] > sum(job["gpu_parts"].values()) > 0
@@ -445,7 +445,7 @@ def test_rules_ask_for_what_they_asked_as_long_as_that_is_enough(results: Path, 
     for folder in (results, tmp_path / "nothing"):
         asked = PlannedResources(run, folder)
         assert asked.memory_mb("expert", "sums", 16000) == 16000
-        assert asked.minutes("decode", "dynamic", 240) == 240
+        assert asked.minutes("decode", "sums", 240) == 240
 
 
 def test_rules_ask_for_more_where_models_are_large(results: Path) -> None:
@@ -454,7 +454,7 @@ def test_rules_ask_for_more_where_models_are_large(results: Path) -> None:
     write_artefact(record, read_artefact(record) | {"parameters": 13 * 10**9})
     asked = PlannedResources(run, results)
     assert asked.memory_mb("expert", "sums", 16000) > 52_000, "all weights are saved from fp32 masters"
-    assert asked.memory_mb("decode", "dynamic", 16000) == 16000, "weights go to the GPU"
+    assert asked.memory_mb("decode", "sums", 16000) == 16000, "weights go to the GPU"
 
 
 def test_records_say_what_building_the_model_says(tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ def test_the_gpus_of_a_job_are_on_one_node(checkout: Path) -> None:
     (checkout / "config/several.yaml").write_text(yaml.safe_dump(config))
     plan = plan_jobs(checkout, "config/several.yaml", profile="slurm")
     assert {asked["nodes"] for asked in plan.values()} == {"1"}
-    asked = {job: plan[job]["gpu"] for job in ("decode proxy 0", "decode large 0", "student sft 0", "task sums")}
-    assert asked == {"decode proxy 0": "2", "decode large 0": "1", "student sft 0": "4", "task sums": "0"}
+    asked = {job: plan[job]["gpu"] for job in ("decode sums 0", "decode letters 0", "student sft 0", "task sums")}
+    assert asked == {"decode sums 0": "2", "decode letters 0": "1", "student sft 0": "4", "task sums": "0"}
 
 
 def test_more_memory_and_time_are_one_rules(checkout: Path) -> None:

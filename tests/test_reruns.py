@@ -140,15 +140,15 @@ def planned(folder: Path) -> dict[str, Plan]:
 
 
 STUDY = {"comparison": "study", "frozen": "config/frozen.json"}
-METHODS, STUDENTS = len(demo()["fusion"]["methods"]), len(demo()["distill"]["methods"]) + 3  # two teachers, the student
+TASKS, STUDENTS = len(demo()["tasks"]), len(demo()["distill"]["methods"]) + 3  # two teachers, the student
 # What is added to the demo: path, entry, and how often which rules run for it alone.
 NEW: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
-    "method": ("fusion.methods.half", {"experts": ["{task}"], "weights": 0.5}, {"decode": 1}),
-    "tuned method": ("fusion.methods.pooled", {"experts": ["sums"], "tune": {}}, {"tune": 1, "decode": 1}),
+    "method": ("fusion.methods.half", {"experts": ["{task}"], "weights": 0.5}, {"decode": 3}),
+    "tuned method": ("fusion.methods.pooled", {"experts": ["sums"], "tune": {}}, {"tune": 1, "decode": TASKS}),
     "expert that nobody uses": ("experts.quick", {"base": "small", "tasks": ["sums"], "steps": 10}, {}),
     "student": ("distill.methods.alone", {"teachers": ["gemma"], "uld": 0.4}, {"student": 1, "answer": 1}),
     "exploratory protocol": ("protocol", STUDY | {"exploratory": True}, {}),
-    "protocol": ("protocol", STUDY, {"decode": METHODS, "answer": STUDENTS}),
+    "protocol": ("protocol", STUDY, {"decode": TASKS, "answer": STUDENTS}),
     "few-shot method": ("clip.methods.strong", {"method": "amu", "alpha": 2.0}, {"clip_fit": 1}),
 }
 
@@ -201,7 +201,6 @@ ENTRIES = {
     "models": ("model", "model"),
     "tasks": ("task", "task"),
     "experts": ("expert", "expert"),
-    "fusion.methods": ("decode", "method"),
     "distill.teachers": ("teacher_cache", "teacher"),
     "distill.methods": ("student", "objective"),
     "clip.datasets": ("clip_data", "dataset"),
@@ -229,7 +228,14 @@ def test_a_changed_entry_reruns_itself_and_no_other_entry(planned: dict[str, Pla
 def test_what_is_new_runs_alone(planned: dict[str, Plan], name: str) -> None:
     path, _, counts = NEW[name]
     jobs = [job["rule"] for job in planned[f"one more {name}"]]
-    makers = {rule for rule, _ in ENTRIES.values()} | {"tune", "answer", "clip_support", "clip_test", "clip_encoder"}
+    makers = {rule for rule, _ in ENTRIES.values()} | {
+        "tune",
+        "decode",
+        "answer",
+        "clip_support",
+        "clip_test",
+        "clip_encoder",
+    }
     assert {rule: jobs.count(rule) for rule in makers if rule in jobs} == counts, path
 
 

@@ -46,7 +46,7 @@ def study() -> dict[str, Any]:
 
 
 def test_a_study_is_planned_in_seconds_with_no_job_more_than_needed(tmp_path: Path) -> None:
-    """Shots and seeds are loops in a job, and so are the tasks of a method; loading costs more than they do."""
+    """Shots and seeds are loops in a job, and so are the methods of a task; loading costs more than they do."""
     folder = copy_checkout(tmp_path)
     (folder / "config/scale.yaml").write_text(yaml.safe_dump(study(), sort_keys=False))
     started = time.monotonic()
@@ -59,7 +59,7 @@ def test_a_study_is_planned_in_seconds_with_no_job_more_than_needed(tmp_path: Pa
         "model": 2,
         "task": len(TASKS),
         "expert": len(EXPERTS),
-        "decode": 1 + len(EXPERTS),
+        "decode": len(TASKS),
         "evaluate": len(TASKS),
         "plot_traces": len(TASKS),
         "clip_encoder": 1,

@@ -93,8 +93,8 @@ CLIP |= {"plot_clip": 1, "plot_clip_answers": 1}
 # All that is planned, but for the table of numbers and the target.
 JOBS = {
     "steered": FUSION | {"model": 2, "task": 1, "expert": 1, "plot_losses": 1, "plot_traces": 1},
-    "models-alone": FUSION | {"model": 2, "task": 1, "decode": 2},
-    "expert-of-path": FUSION | {"model": 3, "task": 1, "decode": 2, "plot_traces": 1},
+    "models-alone": FUSION | {"model": 2, "task": 1},
+    "expert-of-path": FUSION | {"model": 3, "task": 1, "plot_traces": 1},
     "much-unused": FUSION | {"model": 2, "task": 1, "expert": 1, "plot_losses": 1, "plot_traces": 1},
     "fine-tuned": STUDENTS | {"model": 1, "task": 1, "answer": 2},
     "one-teacher": STUDENTS | {"model": 2, "task": 1, "teacher_cache": 1, "answer": 3},

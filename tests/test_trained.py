@@ -379,7 +379,7 @@ def test_whoever_reads_an_adapter_has_its_base(tmp_path: Path) -> None:
     large, small, adapter, ceiling = (
         f"results/planned/{name}" for name in ("models/large", "models/small", "experts/adapter", "experts/ceiling")
     )
-    assert {ceiling, large} <= inputs["decode", "ceiling", "0"]
+    assert {ceiling, large} <= inputs["decode", "sums", "0"]
     assert {adapter, small} <= inputs["expert", "merged"]
     assert {adapter, small} <= inputs["student", "sft", "0"]
     assert {adapter, small} <= inputs["answer", "adapter"]
