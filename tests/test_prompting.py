@@ -53,7 +53,7 @@ def test_decoding_and_tuning_get_it() -> None:
     assert decoded_method(run, "proxy", ["sums"]).prompting == Prompting()
     tuned = decoded_method(run, "tuned", ["sums"])
     assert tuned.prompting == tune_job(run, "tuned").prompting == Prompting(**CHAT, num_fewshot=2)
-    assert answer_job(run, "small").prompting == Prompting(template="chat")
+    assert answer_job(run, "small").methods["small"].prompting == Prompting(template="chat")
 
 
 def test_examples_are_the_methods_then_the_tracks_then_the_tasks() -> None:
@@ -64,7 +64,7 @@ def test_examples_are_the_methods_then_the_tracks_then_the_tasks() -> None:
     run = resolve(tasks__sums__num_fewshot=1, fusion__num_fewshot=2, fusion__methods__proxy__num_fewshot=0)
     assert decoded_method(run, "large", ["sums"]).tasks["sums"].num_fewshot == 2
     assert decoded_method(run, "proxy", ["sums"]).tasks["sums"].num_fewshot == 0
-    assert answer_job(run, "small").tasks["sums"].num_fewshot == 1
+    assert answer_job(run, "small").methods["small"].tasks["sums"].num_fewshot == 1
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ class Fusion(TaskDecoding, TaskSampling, Prompting, Loading):
     split: Split = "test"
     """The split that is decoded; choose anything on validation, in a run of its own."""
     shards: Shards = 1
-    """Decoding jobs for each method."""
+    """Decoding jobs for each task."""
     gpus: Gpus = 1
     """GPUs of a job that tunes or decodes; its models are parted among them."""
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
