@@ -47,7 +47,9 @@ report: setup ## reports/report.html from what has been made, if anything change
 	@echo "reports/$(NAME)/index.html and reports/report.html"
 
 .PHONY: study study-results
-study: setup ## the study of config/study, hours on two cores or minutes on a GPU: docs/results/study.md
+study: setup ## the study of config/study, two to three hours on two cores: docs/results/study.md
+	@$(RUN) snakemake --profile local --cores $(CORES) --configfile config/study/base.yaml -- \
+		$(addprefix results/study_base/,models/large models/small models/tiny experts/ceiling)
 	@for seed in 0 1 2; do \
 		$(RUN) snakemake --profile local --cores $(CORES) --configfile config/study/fusion.yaml --config run=study$$seed seed=$$seed; done
 	@for track in distill fewshot; do \

@@ -35,9 +35,9 @@ def read(name: str) -> dict[str, Any]:
 
 
 def judge(name: str, text: str, gold: str) -> tuple[str, bool]:
-    """What the harness finds in a text, and whether that is right."""
+    """What the harness finds in a text, and whether its first metric calls that right."""
     definition = read(name)
-    (chain,), (metric,) = definition["filter_list"], definition["metric_list"]
+    (chain,), (metric, *_) = definition["filter_list"], definition["metric_list"]
     components = [[step["function"], {k: v for k, v in step.items() if k != "function"}] for step in chain["filter"]]
     found = apply(build_filter_ensemble(chain["name"], components), text)
     return found, bool(metric["metric"](references=[gold], predictions=[found]))
@@ -152,6 +152,21 @@ def test_code(text: str, answer: str, right: bool) -> None:
 def test_lists_in_the_right_order(text: str) -> None:
     assert judge("sorted_numbers", text, "10, 23, 42")[1]
     assert not judge("sorted_numbers", text, "10, 42, 23")[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "share"),
+    [
+        ("10, 23, 42", 1.0),
+        ("10,42, 23", 1 / 3),
+        ("10, 23", 2 / 3),
+        ("10, 23, 42, 7", 3 / 4),
+        (INVALID, 0.0),
+        (",,", 0.0),
+    ],
+)
+def test_right_places_of_a_list(said: str, share: float) -> None:
+    assert answers().right_places(["10, 23, 42"], [said]) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(

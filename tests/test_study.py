@@ -16,7 +16,7 @@ from logitfusion.config.experts import TrainedExpert
 from logitfusion.config.fusion import SteeredMethod
 from logitfusion.config.load import load_config, resolve_config
 from logitfusion.config.methods import method_tasks, seen_tasks
-from logitfusion.config.models import PrunedModel
+from logitfusion.config.models import PathModel
 from logitfusion.errors import UserError
 
 CONFIGS = ROOT / "config/study"
@@ -61,18 +61,32 @@ def tables() -> dict[str, pd.DataFrame]:
     return {"fusion": compared(steered, TASKS), "distill": compared(students, ("sums",)), "clip": few_shot}
 
 
-def test_the_seed_of_a_run_is_that_of_all_its_trainings() -> None:
+def test_the_seed_of_a_run_is_that_of_its_experts() -> None:
     written = yaml.safe_load((CONFIGS / "fusion.yaml").read_text())
     run = resolve_config(written | {"run": "study1", "seed": 1})
     trained = [expert.seed for expert in run.experts.values() if isinstance(expert, TrainedExpert)]
-    healed = [model.heal.seed for model in run.models.values() if isinstance(model, PrunedModel)]
-    assert set(trained + healed) == {1}
+    assert set(trained) == {1}
+    assert all(isinstance(model, PathModel) for model in run.models.values()), "the others are trained once"
 
 
 def test_stored_runs_are_those_that_the_configs_make() -> None:
     named = {path.stem: load_config(path).run for path in CONFIGS.glob("*.yaml")}
+    assert named.pop("base") == "study_base"
     assert named == {"fusion": "study0", "distill": "study_distill", "fewshot": "study_fewshot"}
     assert set(named.values()) <= {run for runs in study.RUNS.values() for run in runs}
+
+
+@pytest.mark.parametrize("track", ["fusion", "distill"])
+def test_what_all_runs_share_is_made_by_the_base(track: str) -> None:
+    base, run = (load_config(CONFIGS / f"{name}.yaml") for name in ("base", track))
+    made = {f"results/{base.run}/models/{name}" for name in base.models}
+    made |= {f"results/{base.run}/experts/{name}" for name in base.experts}
+    paths = {model.path for model in run.models.values() if isinstance(model, PathModel)}
+    assert paths
+    assert paths <= made
+    shared = run.tasks.keys() & base.tasks.keys()
+    assert shared == {name for name, task in run.tasks.items() if task.train}, "what is learnt there is learnt here"
+    assert all(run.tasks[name] == base.tasks[name] for name in shared), "else one trains on what another tests"
 
 
 def test_every_seen_task_has_its_expert_and_its_ceiling_and_two_have_none() -> None:

@@ -5,6 +5,7 @@ Filters give ``[invalid]`` where a text has no answer of the asked form, which i
 
 from __future__ import annotations
 
+import operator
 import re
 import string
 from collections.abc import Iterable, Sequence
@@ -106,6 +107,12 @@ def same_characters(references: Sequence[str], predictions: Sequence[str]) -> fl
 
 
 same_characters.__name__ = "exact_match"  # the name under which the harness reports it
+
+
+def right_places(references: Sequence[str], predictions: Sequence[str]) -> float:
+    """The share of a list's entries that an answer has at their places, of the longer of the two lists."""
+    right, said = (["".join(entry.split()) for entry in text.split(",")] for text in (references[0], predictions[0]))
+    return sum(map(operator.eq, right, said)) / max(len(right), len(said))
 
 
 def equal_numbers(references: Sequence[str], predictions: Sequence[str]) -> float:
