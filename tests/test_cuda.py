@@ -155,11 +155,11 @@ def test_a_training_lowers_its_loss(
     tiny_models: dict[str, Path], tokenizer: PreTrainedTokenizerBase, tmp_path: Path, precision: str, lora: LoRA | None
 ) -> None:
     model = load_model(tiny_models["base"], device=CUDA)
-    example = {"prompt": "2 + 2 =", "completion": " 4"}
+    examples = [{"prompt": "2 + 2 =" * length, "completion": " 4"} for length in (1, 30)]  # in padded rows
     recipe = Recipe(steps=20, batch_size=4, micro_batch=2, learning_rate=1e-2, precision=precision, seed=0)
 
     trained, curve = finetune(
-        model, tokenizer, [example] * 8, recipe, lora=lora, checkpoints=tmp_path, fingerprint="", name="one"
+        model, tokenizer, examples * 4, recipe, lora=lora, checkpoints=tmp_path, fingerprint="", name="one"
     )
     assert trained.device.type == "cuda"
     losses = [row["loss"] for row in curve if "loss" in row]

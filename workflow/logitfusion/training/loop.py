@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -235,7 +238,7 @@ def train(
     plain = outline(trainer.model, "meta") if recipe.sharded else None
     started = time.monotonic()
     try:
-        with one_failure():
+        with one_failure(), plain_attention(trainer.args):
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     except Exception as error:
         full = find_disk_error(error)
@@ -253,6 +256,20 @@ def train(
     rows = [row for row in trainer.state.log_history if "loss" in row]
     curve = [{key: value for key, value in row.items() if key not in ("epoch", "grad_norm")} for row in rows]
     return model.eval(), curve
+
+
+@contextmanager
+def plain_attention(arguments: TrainingArguments) -> Iterator[None]:
+    """PyTorch's attention without its fused kernels, for trainings in fp32 on a GPU.
+
+    With torch 2.11 on an H200 some batches made the loss NaN in fp32, and did not with this kernel; the likely cause is
+    padding in front of a text, which sees nothing.
+    """
+    if arguments.device.type != "cuda" or arguments.bf16:
+        yield
+        return
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def merge_adapters(model: PreTrainedModel, name: str) -> PreTrainedModel:
