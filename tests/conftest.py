@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, (hidden_size, layers, seed) in sizes.items():
         make_random(RandomModel(source="random", hidden_size=hidden_size, layers=layers, seed=seed), root / name)
     return {name: root / name for name in sizes}
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Path]:
+    """For PATH: a `python` whose stages start with their libraries imported; see `preloaded.py`."""
+    from preloaded import preloaded
+
+    with tempfile.TemporaryDirectory(prefix="tests-") as folder, preloaded(Path(folder)) as programs:
+        yield programs
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def foreign_imports(stage: str, source: Path = SOURCE, *, at_start: bool = False
             if name.split(".")[0] == "logitfusion":
                 parts = name.split(".")
                 packages = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-                waiting.extend(part for part in packages if _file(part, source))
+                waiting.extend(part for part in packages if module_file(part, source))
             elif name.split(".")[0] not in sys.stdlib_module_names:
                 found.setdefault(name, set()).add(module)
     return found
@@ -49,7 +49,7 @@ def foreign_imports(stage: str, source: Path = SOURCE, *, at_start: bool = False
 
 def _imports(module: str, source: Path, at_start: bool) -> Iterator[str]:
     """Names in a module's import statements; `from package import name` may name a module, so ours are given so too."""
-    waiting: list[ast.AST] = [ast.parse(_file(module, source).read_text())]
+    waiting: list[ast.AST] = [ast.parse(module_file(module, source).read_text())]
     while waiting:
         node = waiting.pop()
         match node:
@@ -69,7 +69,7 @@ def _imports(module: str, source: Path, at_start: bool) -> Iterator[str]:
                 waiting.extend(ast.iter_child_nodes(node))
 
 
-def _file(module: str, source: Path) -> Path | None:
+def module_file(module: str, source: Path = SOURCE) -> Path | None:
     """The file of a module of ours, None if the name is not one of a module."""
     path = source.joinpath(*module.split("."))
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.exists()), None)

@@ -67,10 +67,10 @@ TOKEN = "hf_" + secrets.token_hex(16)  # anew each time, so that it is not in th
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, programs: Path) -> Path:
     """A checkout in which the smoke config has run to its end, with its report."""
     folder = copy_checkout(tmp_path_factory.mktemp("checkout"))
-    done = snakemake(folder, "--configfile", "config/smoke.yaml", "--cores", "2", HF_TOKEN=TOKEN)
+    done = snakemake(folder, "--configfile", "config/smoke.yaml", "--cores", "2", programs=programs, HF_TOKEN=TOKEN)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     (folder / "said").write_text(done.stdout + done.stderr)
     return folder
@@ -333,11 +333,13 @@ exec {} "$@"
 
 
 @pytest.mark.parametrize("work", ["", '{python} "$@"'], ids=["before its work", "after its work"])
-def test_what_follows_from_a_failed_job_is_not_up_to_date(moved: Path, tmp_path: Path, work: str) -> None:
+def test_what_follows_from_a_failed_job_is_not_up_to_date(
+    moved: Path, tmp_path: Path, work: str, programs: Path
+) -> None:
     """A job in the middle fails with a new value, while all that was made from its earlier output is still there."""
     python = tmp_path / "bin/python"
     python.parent.mkdir()
-    real = shlex.quote(sys.executable)
+    real = shlex.quote(str(programs / "python"))
     python.write_text(FAILING.format(work.format(python=real), real))
     python.chmod(0o755)
     config = write_config(moved, "changed.yaml", clip__methods__amu__alpha=0.7)
