@@ -67,6 +67,18 @@ def test_every_method_says_what_it_says_alone(
     assert memory.saved > 0
 
 
+def test_every_method_scores_as_it_does_alone(
+    loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """To the last bit, with continuations of one context among them, in any order, and a second time."""
+    memory = PromptMemory()
+    contexts, continuations = [*PROMPTS, *PROMPTS], [*[" yes"] * len(PROMPTS), *[" no way"] * len(PROMPTS)]
+    for method in [*METHODS, *reversed(METHODS)]:
+        alone = make(loaded, tokenizer, method).score(contexts, continuations, batch_size=4)
+        assert make(loaded, tokenizer, method, memory).score(contexts, continuations, batch_size=4) == alone
+    assert memory.saved > 0
+
+
 def test_prompts_are_read_once(loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase) -> None:
     memory = PromptMemory()
     with count_tokens() as first:

@@ -269,6 +269,7 @@ class FusedLM:
             batch_size=size,
             shared_length=self.shared_length,
             reads_contexts=self.steering.reads_prompts,
+            memory=self.memory,
             on_batch=on_batch,
         )
         return list(zip(total[:, 0].tolist(), greedy[:, 0].tolist(), strict=True))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from logitfusion.fusion.caches import Batch, CachedModel
 from logitfusion.fusion.decoding import columns_at_once, read_prompts, split_logits
+from logitfusion.fusion.prompts import PromptMemory
 from logitfusion.fusion.sampling import refuse_not_finite_rows
 from logitfusion.fusion.steering import Steering
 from logitfusion.models.batch_size import BatchSize
@@ -62,6 +63,7 @@ def score_pairs(
     batch_size: BatchSize,
     shared_length: float = math.inf,
     reads_contexts: bool = False,
+    memory: PromptMemory | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-likelihood of each continuation after its context, and whether greedy decoding would give it.
@@ -80,6 +82,7 @@ def score_pairs(
         batch_size=batch_size,
         shared_length=shared_length,
         reads_contexts=reads_contexts,
+        memory=memory,
         on_batch=on_batch,
     )
     ways = parts[0][1][0].shape[-1] if parts else 1
@@ -100,6 +103,7 @@ def read_pairs(
     batch_size: BatchSize,
     shared_length: float = math.inf,
     reads_contexts: bool = False,
+    memory: PromptMemory | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Noted]:
     """What a reader notes at the positions of every continuation, several positions at a time.
@@ -110,6 +114,7 @@ def read_pairs(
         pairs: token ids of context (at least one) and continuation.
         shared_length: pairs of more tokens are read alone, in one pass.
         reads_contexts: whether the reader needs the likelihood gaps of the contexts (else they are 0).
+        memory: of contexts, shared with others that score after the same.
     """
     # Sorted by context, so that equal contexts share a batch and are read once, and rows have similar lengths.
     order = sorted(range(len(pairs)), key=lambda number: (len(pairs[number][0]), pairs[number]))
@@ -119,7 +124,7 @@ def read_pairs(
         some = [pairs[number] for number in numbers]
         if lengths[numbers[0]] > shared_length:
             return _read_alone(make_models, reader, some[0], vocabulary, reads_contexts)
-        return _read_batch(make_models(), reader, some, vocabulary, reads_contexts)
+        return _read_batch(make_models(), reader, some, vocabulary, reads_contexts, memory)
 
     found: list[Noted] = []
     for numbers, parts in batch_size.each(group_rows(order, lengths, batch_size.rows, shared_length), read):
@@ -163,18 +168,23 @@ def _read_alone(
 
 
 def _read_batch(
-    models: Sequence[CachedModel], reader: Reader, pairs: list[Pair], vocabulary: int, reads_contexts: bool
+    models: Sequence[CachedModel],
+    reader: Reader,
+    pairs: list[Pair],
+    vocabulary: int,
+    reads_contexts: bool,
+    memory: PromptMemory | None,
 ) -> list[Noted]:
     device = models[0].device
     contexts = list(dict.fromkeys(context for context, _ in pairs))
     rows = torch.tensor([contexts.index(context) for context, _ in pairs], device=device)
-    batch = Batch(models, len(contexts))
+    batch = Batch(models, len(contexts), memory)
     ids, mask, _ = (tensor.to(device) for tensor in left_pad([list(context) for context in contexts], 0))
     gap = torch.zeros(len(contexts), device=device)
     if reads_contexts:
         gap = read_prompts(batch, ids, mask, vocabulary)
     elif ids.shape[1] > 1:
-        batch.read(ids[:, :-1], mask[:, :-1], keep=1)
+        batch.read_first(ids[:, :-1], mask[:, :-1])
     batch.select_rows(rows)
     targets, counts = _right_pad([list(continuation) for _, continuation in pairs], device)
     # The last token of the context predicts the first of the continuation, and so on.
