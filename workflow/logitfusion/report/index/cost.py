@@ -101,8 +101,8 @@ def _speed(facts: Facts) -> Grid:
         for row in speeds.itertuples():
             ratio = row.value / base[row.task] if row.task in base.index else None
             speed = Cell(f"{row.value:.0f}", value=row.value, bar=_share(row.value, fastest))
-            seconds = float(times[row.method, row.task])
-            time = Cell(format_duration(seconds), value=seconds)
+            seconds = times.get((row.method, row.task))
+            time = Cell() if seconds is None else Cell(format_duration(seconds), value=seconds)
             machine = Cell(say_sharing(jobs, row.task, "decode"))
             rows.append([Cell(row.method), Cell(row.task), time, speed, plain_cell(ratio), machine])
     columns = [Column("method"), Column("task", filtered=True), Column("time", "lower", "of all answers")]
