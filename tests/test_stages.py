@@ -440,7 +440,7 @@ def two_methods(weight: float) -> dict[str, Any]:
 
 
 def decode_two(
-    recorded: tuple[Path, list[Path]], output: Path, weight: float, monkeypatch: pytest.MonkeyPatch
+    recorded: tuple[Path, list[Path]], output: Path, weight: float, monkeypatch: pytest.MonkeyPatch, **others: Any
 ) -> list[str]:
     """Decode, and say which methods were put to the models on which tasks."""
     tasks, models = recorded
@@ -451,7 +451,7 @@ def decode_two(
     )
     output.unlink(missing_ok=True)  # as Snakemake does
     arguments = Namespace(shard=0, protocol=None, documents=documents(tasks), models=models, output=output, tuned=[])
-    decode.main(arguments, parse(DecodeJob, json.dumps(two_methods(weight))))
+    decode.main(arguments, parse(DecodeJob, json.dumps(two_methods(weight) | others)))
     monkeypatch.setattr(Recorder, "record", real)
     return sorted(asked)
 
@@ -470,6 +470,10 @@ def test_only_what_changed_is_decoded_again(
     changed = read_rows(output)
     assert [row for row in changed if row["method"] == "solved"] == [row for row in first if row["method"] == "solved"]
     assert len(list(tmp_path.glob("answers.jsonl.parts/*"))) == 4  # those of weight 1 are gone
+
+    # What explored belongs to no comparison, and what confirms one was not decoded for another.
+    assert decode_two(recorded, output, 0.5, monkeypatch, comparison="study") == every
+    assert decode_two(recorded, output, 0.5, monkeypatch) == every
 
     _, models = recorded
     weights = next(models[-1].glob("*.safetensors"))

@@ -12,6 +12,7 @@ Attention = Literal["auto", "sdpa", "flash_attention_2", "eager"]
 PRECISIONS: dict[str, Dtype] = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # Rows with which the search for a batch size begins: more are hardly faster on any card.
 LARGEST_BATCH = 256
+KEPT_PROMPTS = 4e9  # bytes that a job keeps of prompts, for its other methods
 
 
 class Loading(Section):

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from logitfusion.config.loading import KEPT_PROMPTS
 from logitfusion.fusion.caches import CachedModel, CachedState
 
-LIMIT = 4e9  # bytes; on a GPU also no more than half of what is free
 _Key = tuple[object, ...]
 
 
@@ -35,10 +35,10 @@ class PromptMemory:
     have been alone.
 
     Args:
-        limit: bytes of keys, values and logits.
+        limit: bytes of keys, values and logits; on a GPU also no more than half of what is free.
     """
 
-    def __init__(self, limit: float = LIMIT) -> None:
+    def __init__(self, limit: float = KEPT_PROMPTS) -> None:
         self.limit, self.saved = limit, 0.0
         self._kept: dict[_Key, _Read] = {}
         self._bytes = 0

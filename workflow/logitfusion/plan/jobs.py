@@ -12,7 +12,7 @@ from typing import Any
 from logitfusion.config.experts import MergedExpert, TrainedExpert
 from logitfusion.config.jobs.distill import online_teachers
 from logitfusion.config.jobs.page import cached_teachers
-from logitfusion.config.loading import LARGEST_BATCH, PRECISIONS
+from logitfusion.config.loading import KEPT_PROMPTS, LARGEST_BATCH, PRECISIONS
 from logitfusion.config.methods import (
     answered_tasks,
     method_batch_size,
@@ -228,7 +228,9 @@ class Planner:
     def _decode(self, decoded: Mapping[str, list[str]], split: Split) -> Cost:
         """Methods on their tasks, one after the other; models that the next one shares stay in memory."""
         pairs = [(method, task) for method, tasks in decoded.items() for task in tasks]
-        return largest([self._decode_task(method, task, split) for method, task in pairs])
+        cost = largest([self._decode_task(method, task, split) for method, task in pairs])
+        kept = {"prompts kept": KEPT_PROMPTS} if self.assumed.on_cpu else {}  # a GPU keeps as many as it has room for
+        return replace(cost, host={**cost.host, **kept})
 
     def _decode_task(self, method: str, task: str, split: Split) -> Cost:
         shards = self.run.fusion.shards if split == self.run.fusion.split else 1

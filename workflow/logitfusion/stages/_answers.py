@@ -57,7 +57,8 @@ class KeptAnswers:
         self.folder = output.with_name(f"{output.name}.parts")
         self.models = {path.name: path for path in models}
         self.documents = {path.parent.name: path for path in documents}
-        self.shared = [_digest_code(), find_versions("lm-eval"), job.loading.dump(), job.split, job.shards, shard]
+        self.shared = [_digest_code(), find_versions("lm-eval"), job.loading.dump(), job.comparison]
+        self.shared += [job.split, job.shards, shard]
         self._used: set[Path] = set()
 
     def find(self, part: Part) -> list[Response] | None:
