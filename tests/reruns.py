@@ -70,6 +70,16 @@ def _untuned(config: dict[str, Any], path: str) -> Together:
     return Together({path: 1.0, f"{method}.tune": None, f"{method}.rule": "grid"})
 
 
+def _unfitted(value: Any) -> Any:
+    """What is said where no gate is fitted."""
+
+    def make(config: dict[str, Any], path: str) -> Together:
+        gates = [name for name, entry in config["fusion"]["methods"].items() if entry.get("rule") == "gate"]
+        return Together({path: value} | {f"fusion.methods.{name}.rule": "grid" for name in gates})
+
+    return make
+
+
 def _searched(value: Any) -> Any:
     """What is said of a search, where there is one with it in place of a gate."""
     return lambda config, path: Together({path: value, f"{path.partition('.tune.')[0]}.rule": "grid"})
@@ -243,7 +253,7 @@ ROWS = {
     # ---- fusion: three methods are tuned, six are steered, three are one model
     "fusion.large": Row(TUNED, "gemma"),
     "fusion.base": Row(EXPERT, Together(_BASES)),
-    "fusion.split": Row(DECODED, "validation"),
+    "fusion.split": Row(TUNED, _unfitted("validation")),  # a gate may not decode what it was fitted on
     "fusion.batch_size": Row(TUNED),
     "fusion.dtype": Row(TUNED, "bfloat16"),
     "fusion.attention": Row(TUNED, "eager"),
@@ -291,9 +301,10 @@ ROWS = {
     ),
     "fusion.methods.*.tune": Row(TUNED, {}),
     "fusion.methods.*.step|trust|anchor": Row(DECODED),
-    "fusion.temperature|top_p": Row(DECODED, 0.5),  # in place of the tasks' own
-    "fusion.top_k": Row(DECODED, 5),
-    "fusion.shards|speculative|seed": Row(DECODED),
+    "fusion.temperature|top_p": Row(TUNED, 0.5),  # in place of the tasks' own
+    "fusion.top_k": Row(TUNED, 5),
+    "fusion.seed": Row(TUNED),  # what is judged by its metric is decoded
+    "fusion.shards|speculative": Row(DECODED),
     # ---- distillation
     "distill.student": Row(STUDENTS, "gemma"),
     "distill.tasks": Row(TAUGHT, ["sums"]),

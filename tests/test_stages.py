@@ -22,10 +22,13 @@ from recorded import store
 
 from logitfusion import cli
 from logitfusion.artefact import read_rows
+from logitfusion.config.decoding import TaskDecoding
 from logitfusion.config.experts import TrainedExpert
-from logitfusion.config.jobs.fusion import DecodeJob, JudgeJob
+from logitfusion.config.fusion_options import FusionOptions
+from logitfusion.config.jobs.fusion import DecodedMethod, DecodedTask, DecodeJob, JudgeJob
 from logitfusion.config.jobs.models import TaskJob
 from logitfusion.config.models import PrunedModel
+from logitfusion.config.prompting import Prompting
 from logitfusion.config.section import parse
 from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
@@ -495,3 +498,24 @@ def test_a_damaged_answer_is_decoded_again(
     part.write_bytes(part.read_bytes()[:-9])
     assert decode_two(recorded, output, 1.0, monkeypatch) == ["fixed words"]
     assert list(map(outcome, read_rows(output))) == list(map(outcome, first))
+
+
+def test_models_stay_as_long_as_methods_share_them() -> None:
+    """All that the large model leads is decoded before it leaves the memory."""
+
+    def part(method: str, *models: str) -> decode.Part:
+        entry = DecodedMethod(
+            options=FusionOptions(), prompting=Prompting(), decoding=TaskDecoding(seed=0),
+            tasks={"t": DecodedTask(models=models, num_fewshot=None, generation_kwargs={})},
+        )  # fmt: skip
+        return decode.Part(method, "t", entry, entry.options)
+
+    parts = [
+        part("ceiling", "ceiling"), part("expert", "a"), part("large", "large"), part("fixed", "large", "base", "a"),
+        part("many", "large", "base", "a", "b"), part("merged", "large", "base", "c"),
+        part("dynamic", "large", "base", "a"),
+    ]  # fmt: skip
+    ordered = [one.method for one in decode.order_parts(parts)]
+    assert ordered[0] == "many"
+    assert set(ordered[:5]) == {"many", "fixed", "dynamic", "merged", "large"}
+    assert abs(ordered.index("fixed") - ordered.index("dynamic")) == 1

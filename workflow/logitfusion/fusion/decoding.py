@@ -194,8 +194,10 @@ def _read_gaps(batch: Batch, ids: Tensor, mask: Tensor, vocabulary: int) -> Tens
         columns = slice(start, min(start + width, ids.shape[1] - 1))
         counted, place, large = mask[:, columns], 0, None
         for model in batch.models:  # large, base, experts
-            for logits in batch.read_ahead(model, ids[:, columns], counted, counted.shape[1])[..., :vocabulary]:
-                if place != 1:  # the base steers nothing
+            alone = place == 1 and model.members == 1
+            keep = 1 if alone else counted.shape[1]  # the base steers nothing
+            for logits in batch.read_ahead(model, ids[:, columns], counted, keep)[..., :vocabulary]:
+                if place != 1:
                     predicted = Predicted.of(logits)
                     large = large or predicted
                     gaps[place] += torch.where(counted == 1, large.divergence(predicted), 0.0).sum(-1)

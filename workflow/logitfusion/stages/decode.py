@@ -74,16 +74,23 @@ def _decode_all(
 
 
 def order_parts(parts: Sequence[Part]) -> list[Part]:
-    """Task by task, first the method with most models, then always the one that shares most with the last."""
+    """Task by task, first the method with most models, then always the one that shares most with the last.
+
+    What none of them needs next is not kept in memory, so of two the one goes first that has the same model to lead it.
+    """
     ordered: list[Part] = []
     for task in dict.fromkeys(part.task for part in parts):
         waiting = sorted((part for part in parts if part.task == task), key=lambda part: -len(part.models))
         last = waiting[0]
         while waiting:
-            last = max(waiting, key=lambda part: len({*part.models} & {*last.models}))
+            last = max(waiting, key=lambda part: _share(part.models, last.models))
             waiting.remove(last)
             ordered.append(last)
     return ordered
+
+
+def _share(models: Sequence[str], others: Sequence[str]) -> tuple[int, bool]:
+    return len({*models} & {*others}), models[0] == others[0]
 
 
 def _open(folder: Path, job: DecodeJob, part: Part) -> OpenedTask:
