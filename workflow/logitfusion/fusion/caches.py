@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from logitfusion.errors import UserError
+from logitfusion.fusion.prefixes import prefix_of
 from logitfusion.models.architecture import counts_slots, reset_rope, rope_limit
 from logitfusion.models.device_maps import input_device
 
@@ -177,17 +179,25 @@ class Batch:
         return logits
 
     def read_first(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
-        """``read`` of the prompts: the logits after their last tokens."""
-        if self.memory is None:
-            return self.read(ids, mask)
+        """``read`` of the prompts, what all begin with once: the logits after their last tokens."""
+        prefix = prefix_of(ids, mask) if all(model.takes_back for model in self.models) else 0
+        before = torch.ones_like(mask[:, :prefix])
+        rest, rest_mask = ids[:, prefix:], (mask * (mask.cumsum(-1) > prefix))[:, prefix:]
 
         def read(model: CachedModel) -> Tensor:
-            return self.memory.read([model], "last", ids, mask, lambda: self.read_ahead(model, ids, mask, keep=1))
+            if prefix:
+                longest = int(mask.sum(-1).argmax())
+                Batch([model], 1).read_ahead(model, ids[longest : longest + 1, :prefix], before[:1], keep=1)
+                model.select_rows(torch.zeros(len(ids), dtype=torch.long, device=model.device))
+            return self.read_ahead(model, rest, rest_mask, keep=1, before=before)
 
-        logits = [read(model) for model in self.models]
+        logits = [self._recall(model, ids, mask, partial(read, model)) for model in self.models]
         refuse_not_finite(self.models)
-        self.commit(mask)
+        self.commit(torch.cat([before, rest_mask], dim=-1))
         return logits
+
+    def _recall(self, model: CachedModel, ids: Tensor, mask: Tensor, read: Callable[[], Tensor]) -> Tensor:
+        return read() if self.memory is None else self.memory.read([model], "last", ids, mask, read)
 
     def read_all(self, models: Sequence[CachedModel], ids: Tensor, mask: Tensor, keep: int) -> list[Tensor]:
         """Let some models read what is committed later: their logits after the last ``keep``."""

@@ -18,6 +18,7 @@ from logitfusion.fusion.caches import Batch, CachedAdapters, CachedModel
 from logitfusion.fusion.decoding import Continuations, Fused, Generation, decode, read_prompts, tell_once
 from logitfusion.fusion.ends import end_tokens, folder_ends
 from logitfusion.fusion.opening import open_folders
+from logitfusion.fusion.prefixes import order_rows
 from logitfusion.fusion.prompts import PromptMemory
 from logitfusion.fusion.rereading import open_model
 from logitfusion.fusion.scoring import Pair, group_rows, judge_steering, score_pairs
@@ -217,8 +218,8 @@ class FusedLM:
             return continuations.all
 
         results: dict[int, Generation] = {}
-        order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
         size = BatchSize(options.batch_size, "prompts")
+        order = order_rows(encoded, size.rows)
         batches = group_rows(order, lengths, size.rows, self.shared_length)
         for batch, generations in size.each(batches, continue_batch):
             results.update(zip(batch, generations, strict=True))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from logitfusion.fusion.caches import Batch, CachedModel
 from logitfusion.fusion.decoding import columns_at_once, read_prompts, split_logits
+from logitfusion.fusion.prefixes import order_rows
 from logitfusion.fusion.prompts import PromptMemory
 from logitfusion.fusion.sampling import refuse_not_finite_rows
 from logitfusion.fusion.steering import Steering
@@ -116,8 +117,8 @@ def read_pairs(
         reads_contexts: whether the reader needs the likelihood gaps of the contexts (else they are 0).
         memory: of contexts, shared with others that score after the same.
     """
-    # Sorted by context, so that equal contexts share a batch and are read once, and rows have similar lengths.
-    order = sorted(range(len(pairs)), key=lambda number: (len(pairs[number][0]), pairs[number]))
+    # By context, so that equal contexts share a batch and are read once.
+    order = order_rows([context for context, _ in pairs], batch_size.rows)
     lengths = [len(context) + len(continuation) - 1 for context, continuation in pairs]
 
     def read(numbers: list[int]) -> list[Noted]:
