@@ -16,7 +16,7 @@ SHAPES ?= llama-13b llama-13b-7b llama-13b-4-adapters qwen-14b-0.5b llama-13b-4x
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
-.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test fuzz-test envs-test paper-test bench-fusion bench-gpu bench-training bench-selection bench-gate bench-intervals bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
+.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test fuzz-test envs-test paper-test bench-fusion bench-scoring bench-gpu bench-training bench-selection bench-gate bench-intervals bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -99,6 +99,10 @@ bench-gpu: setup ## fused decoding and a teacher's reading at the papers' sizes,
 
 bench-training: setup ## training adapters of 7 B on a GPU, with and without checkpointing: results/bench/training.md
 	@$(RUN) python benchmarks/training.py
+
+bench-scoring: setup ## few-shot multiple choice beside lm-evaluation-harness's own model: results/bench/scoring.md
+	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/models/large results/demo/models/small results/demo/experts/common_knowledge
+	@$(RUN) python benchmarks/scoring.py
 
 bench-selection: setup ## the selections on problems with a known right expert: results/bench/selection.md
 	@$(RUN) python benchmarks/selection.py

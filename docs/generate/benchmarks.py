@@ -17,6 +17,7 @@ BENCHMARKS = (
     "fusion-gpu",
     "fusion-13b",
     "fusion-13b-7b",
+    "scoring",
     "training",
     "gld",
     "selection",
