@@ -88,7 +88,7 @@ class Cluster:
 
     def run(self, *command: str) -> str:
         """The output of one of SLURM's commands."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=600)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: {(done.stdout + done.stderr).strip()}")
         return done.stdout
@@ -113,8 +113,8 @@ class Cluster:
         self.run("scontrol", "update", "NodeName=localhost", f"State={state}", "Reason=test")
 
 
-def wait_for(true: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """The first true value of a function, asked twice a second."""
+def wait_for(true: Callable[[], Any], what: str, seconds: float = 600) -> Any:
+    """The first true value of a function, asked twice a second; the limit is for what never comes."""
     end = time.monotonic() + seconds
     while not (value := true()):
         if time.monotonic() > end:

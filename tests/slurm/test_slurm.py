@@ -23,6 +23,7 @@ from cluster import Cluster, find_obstacle, find_processes, start_cluster, wait_
 pytestmark = pytest.mark.slurm
 PROFILE = yaml.safe_load((ROOT / "slurm/profile.yaml").read_text())
 DEFAULTS = dict(entry.split("=") for entry in PROFILE["default-resources"])
+ATTENTIVE = ROOT / "tests/slurm/attentive.py"
 # What the one-node cluster lacks (accounts), and a look at the queue every few seconds because its jobs are so short.
 OVERRIDES = ("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2")
 
@@ -46,7 +47,7 @@ def at_work(cluster: Cluster, checkout: Path, *arguments: str) -> Iterator[subpr
     environment.pop("PYTHONPATH", None)
     with (checkout / "snakemake.out").open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *arguments, "--profile", "slurm", "--nocolor", *OVERRIDES],
+            [sys.executable, ATTENTIVE, *arguments, "--profile", "slurm", "--nocolor", *OVERRIDES],
             cwd=checkout, env=environment, stdout=output, stderr=output, text=True,
             preexec_fn=heed_ctrl_c,
         )  # fmt: skip
@@ -58,7 +59,7 @@ def at_work(cluster: Cluster, checkout: Path, *arguments: str) -> Iterator[subpr
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=60)
+            process.wait(timeout=600)
 
 
 def finish(process: subprocess.Popen[str], checkout: Path, seconds: float = 900) -> tuple[int, str]:
@@ -258,7 +259,7 @@ class Training:
         Returns:
             The job, and the step that the newest checkpoint is of.
         """
-        wait_for(lambda: self.reached() > after, "a newer checkpoint", 600)
+        wait_for(lambda: self.reached() > after, "a newer checkpoint")
         for process, command in find_processes(self.cluster.folder).items():
             if command.startswith("python -m logitfusion.stages.expert"):
                 os.kill(process, signal.SIGSTOP)
@@ -276,7 +277,7 @@ def test_a_training_over_its_time_limit_has_twice_the_time_and_goes_on(training:
         first, step = training.hold(after=0)
         training.cluster.end(first["JobId"])
         # SLURM lets a job go on before it ends it, so that one more checkpoint can come of the first.
-        wait_for(lambda: training.jobs()[0]["JobState"] == "TIMEOUT", "the end of the first job", 180)
+        wait_for(lambda: training.jobs()[0]["JobState"] == "TIMEOUT", "the end of the first job")
         second, _ = training.hold(after=training.reached())
         assert minutes(second["TimeLimit"]) == 2 * minutes(first["TimeLimit"])
         assert int(re.findall(r"resuming from checkpoint-(\d+)", training.log())[-1]) >= step
@@ -297,7 +298,7 @@ def test_a_cancelled_training_goes_on(training: Training) -> None:
     with at_work(training.cluster, training.checkout, *training.target) as process:
         _, step = training.hold(after=training.reached())
         process.send_signal(signal.SIGINT)
-        finish(process, training.checkout, 60)
+        finish(process, training.checkout)
     wait_for(lambda: not training.cluster.run("squeue", "--noheader").strip(), "an empty queue")
     assert training.jobs()[-1]["JobState"] == "CANCELLED"
 
@@ -330,7 +331,7 @@ def test_a_killed_run_takes_its_cluster_with_it() -> None:
         wait_for(lambda: "sleep 600" in " ".join(find_processes(folder).values()), "a running job")
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
     assert process.returncode == 130
     assert not find_processes(folder)
     assert not folder.exists()
