@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -455,6 +458,25 @@ def test_rules_ask_for_more_where_models_are_large(results: Path) -> None:
     asked = PlannedResources(run, results)
     assert asked.memory_mb("expert", "sums", 16000) > 52_000, "all weights are saved from fp32 masters"
     assert asked.memory_mb("decode", "sums", 16000) == 16000, "weights go to the GPU"
+
+
+COUNTING = """
+import json, sys
+from pathlib import Path
+from logitfusion.config.load import resolve_config
+from logitfusion.plan.resources import PlannedResources
+jobs = PlannedResources(resolve_config(json.loads(sys.argv[1])), Path(sys.argv[2])).planner.jobs()
+print({job.rule for job in jobs if job.cost is not None} >= {"expert", "decode"}, "torch" in sys.modules)
+"""
+
+
+def test_rules_count_the_jobs_of_models_that_are_there_without_torch(results: Path) -> None:
+    """Every call of Snakemake does, and so does each job of a cluster's."""
+    words = [sys.executable, "-c", COUNTING, json.dumps(small_run()), str(results)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
+    assert (
+        subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout == "True False\n"
+    )
 
 
 def test_records_say_what_building_the_model_says(tmp_path: Path) -> None:

@@ -147,7 +147,8 @@ def _is_seed(word: str) -> bool:
 def _read_generation(words: Sequence[str] | None) -> dict[str, Any] | None:
     if words is None:
         return None
-    from logitfusion.fusion.lm_eval_arguments import LENGTHS, check_generation
+    from logitfusion.config.tasks import LENGTHS
+    from logitfusion.fusion.lm_eval_arguments import check_generation
 
     found = read_pairs("--gen-kwargs", words)
     check_generation(found)

@@ -19,6 +19,8 @@ from logitfusion.files import sha256
 from logitfusion.tasks.definition import LIBRARY, data_files, definition_files, local_packages, needs_hub
 
 Split = Literal["test", "validation"]  # of the documents that are decoded
+# Names in generation_kwargs of how many tokens a text may have; the first that is given counts.
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 def _check_json(value: Any, key: str = "") -> Any:

@@ -13,6 +13,7 @@ from logitfusion.config.errors import shorten, suggest
 from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.keywords import read_options
 from logitfusion.config.loading import PRECISIONS, Placed
+from logitfusion.config.tasks import LENGTHS
 from logitfusion.errors import UserError
 from logitfusion.formats.json import parse_json
 
@@ -72,7 +73,6 @@ _NEUTRAL = {
     "min_new_tokens": 0,
     "guidance_scale": 1.0,
 }
-LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is given counts
 _READ = {"until", "do_sample", "temperature", "top_p", "top_k", *LENGTHS}
 _TOP_K = 50  # what transformers' generate samples among where nobody says
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from logitfusion.config.run import RunConfig
-from logitfusion.config.tasks import HarnessTask, Split
+from logitfusion.config.tasks import LENGTHS, HarnessTask, Split
 from logitfusion.errors import UserError
 from logitfusion.files import read_json
 from logitfusion.integrity import read_record
@@ -118,8 +118,6 @@ def _longest(config: Any, replaced: dict[str, Any]) -> int:
 
 
 def _read_tokens(asked: dict[str, Any]) -> int:
-    from logitfusion.fusion.lm_eval_arguments import LENGTHS
-
     given = next((asked[name] for name in LENGTHS if asked.get(name) is not None), TOKENS)
     return max(1, math.ceil(given)) if isinstance(given, (int, float)) else TOKENS
 
