@@ -19,6 +19,7 @@ BENCHMARKS = (
     "fusion-13b-7b",
     "training",
     "gld",
+    "peers",
     "selection",
     "intervals",
     "gate",
