@@ -16,7 +16,7 @@ SHAPES ?= llama-13b llama-13b-7b llama-13b-4-adapters qwen-14b-0.5b llama-13b-4x
 # The run's name, for a recipe.
 NAME = $$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG))
 
-.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test fuzz-test envs-test paper-test bench-fusion bench-scoring bench-gpu bench-training bench-selection bench-gate bench-intervals bench-gld bench-fewshot bench-fewshot-sets bench-results lint format reference docs results architectures lock envs dag clean
+.PHONY: help setup demo report test start-test conda-test slurm-test report-test fault-test fuzz-test envs-test paper-test bench-fusion bench-scoring bench-gpu bench-training bench-selection bench-gate bench-intervals bench-gld bench-fewshot bench-fewshot-sets bench-peers bench-results lint format reference docs results architectures lock envs dag clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -116,6 +116,10 @@ bench-gate: setup ## forms of the rule gate on the demo's validation answers, he
 
 bench-gld: setup ## the distillation losses and a teacher's cache, also beside checkouts (TRL=, DISTILLKIT=) and of models (TEACHERS=): results/bench/gld.md
 	@$(RUN) python benchmarks/gld.py $(if $(TEACHERS),--teachers $(TEACHERS)) $(if $(TRL),--trl "$(TRL)") $(if $(DISTILLKIT),--distillkit "$(DISTILLKIT)")
+
+bench-peers: setup ## beside other people's code (PROXY_TUNING=, CLIP_BENCHMARK=, TRL=, DISTILLKIT=: their folders): results/bench/peers.md
+	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/models/large results/demo/models/small results/demo/experts/common_knowledge results/demo/tasks/common_knowledge/validation.jsonl
+	@$(RUN) OMP_NUM_THREADS=1 python benchmarks/peers.py $(if $(PROXY_TUNING),--proxy-tuning "$(PROXY_TUNING)") $(if $(CLIP_BENCHMARK),--clip-benchmark "$(CLIP_BENCHMARK)") $(if $(TRL),--trl "$(TRL)") $(if $(DISTILLKIT),--distillkit "$(DISTILLKIT)")
 
 bench-fewshot-sets: setup ## the few-shot default against its parts on picture sets, half an hour: results/bench/fewshot-sets.md
 	@$(RUN) snakemake --profile local --cores $(CORES) --quiet -- results/demo/clip/encoder

@@ -20,6 +20,7 @@ BENCHMARKS = (
     "scoring",
     "training",
     "gld",
+    "peers",
     "selection",
     "intervals",
     "gate",
