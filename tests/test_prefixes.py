@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from test_prompt_memory import METHODS, count_tokens, make
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 import logitfusion.fusion.prefixes as prefixes
 from logitfusion.fusion import FusedLM
@@ -133,3 +133,28 @@ def test_a_model_that_counts_slots_reads_every_row(
     monkeypatch.setattr(CachedModel, "select_rows", lambda self, rows: seen.append(rows))
     FusedLM(loaded["large"], tokenizer=tokenizer).generate(PROMPTS, max_new_tokens=1)
     assert seen == [] or all(len(rows) < len(PROMPTS) for rows in seen)
+
+
+@pytest.mark.parametrize("alone_first", [True, False])
+def test_a_memory_tells_apart_what_a_prefix_was_read_for(
+    loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, alone_first: bool
+) -> None:
+    """One large model's keys stand in other slots beside models with sliding windows, which share no prefix."""
+    base, expert = (make_sliding(loaded["base"].config.vocab_size, seed) for seed in (0, 1))
+
+    def score(fused: bool, memory: PromptMemory | None = None) -> list[tuple[float, bool]]:
+        small = (base, [expert]) if fused else (None, [])
+        lm = FusedLM(loaded["large"], *small, tokenizer=tokenizer, memory=memory)
+        return lm.score(PROMPTS, [" four and nine"] * len(PROMPTS))
+
+    memory = PromptMemory()
+    for fused in (not alone_first, alone_first):
+        assert score(fused, memory) == score(fused)
+
+
+def make_sliding(vocabulary: int, seed: int) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return MistralForCausalLM(
+        MistralConfig(vocab_size=vocabulary, num_key_value_heads=1, head_dim=8, sliding_window=8, **sizes)
+    ).eval()

@@ -191,13 +191,16 @@ class Batch:
                 model.select_rows(torch.zeros(len(ids), dtype=torch.long, device=model.device))
             return self.read_ahead(model, rest, rest_mask, keep=1, before=before)
 
-        logits = [self._recall(model, ids, mask, partial(read, model)) for model in self.models]
+        logits = [self._recall(model, ids, mask, prefix, partial(read, model)) for model in self.models]
         refuse_not_finite(self.models)
         self.commit(torch.cat([before, rest_mask], dim=-1))
         return logits
 
-    def _recall(self, model: CachedModel, ids: Tensor, mask: Tensor, read: Callable[[], Tensor]) -> Tensor:
-        return read() if self.memory is None else self.memory.read([model], "last", ids, mask, read)
+    def _recall(self, model: CachedModel, ids: Tensor, mask: Tensor, prefix: int, read: Callable[[], Tensor]) -> Tensor:
+        if self.memory is None:
+            return read()
+        # The same prompts fill other slots where the models beside this one can't share a prefix.
+        return self.memory.read([model], f"last, {prefix} read once", ids, mask, read)
 
     def read_all(self, models: Sequence[CachedModel], ids: Tensor, mask: Tensor, keep: int) -> list[Tensor]:
         """Let some models read what is committed later: their logits after the last ``keep``."""
