@@ -1,8 +1,8 @@
 """Few-shot multiple choice, as of MMLU, beside lm-evaluation-harness's own `hf`: `make bench-scoring`.
 
-Requests as of a subject of MMLU with five examples: about 600 tokens that all questions share, a question of about 80,
+Requests as of a subject of MMLU with five examples, about 400 tokens that all questions share: a question of about 80,
 and four choices of one token. `hf` and we get the same instances of lm-evaluation-harness, on the same models and one
-thread; times are CPU time, so what else the machine does counts little.
+thread, eight questions at a time; times are CPU time, so what else the machine does counts little.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         read = "" if row["tokens of the large model"] is None else row["tokens of the large model"]
         apart = "" if row["difference"] is None else f"{row['difference']:.1e}"
         lines.append(f"| {row['way']} | {spread(row['seconds'])} | {spread(row['over hf'])} | {read} | {apart} |")
-    said = f"{report['questions']} questions of {report['tokens']} tokens with their examples, four choices each."
+    size = f"{report['questions']} questions of {report['tokens']} tokens with their examples, four choices each"
+    said = f"{size}, eight questions at a time."
     return "\n".join([*lines, "", f"{said} {words(report)}"]) + "\n"
 
 

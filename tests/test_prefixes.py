@@ -47,7 +47,9 @@ def test_an_order_has_every_row_and_reads_no_more_than_that_by_length(rows: list
         shared = [(common_prefix(batch), batch) for batch in batches]
         return sum(part + len(batch) * (max(map(len, batch)) - part) for part, batch in shared)
 
-    found = order_rows(rows, size)
+    found = order_rows(rows, size, shares=True)
+    by_length = order_rows(rows, size, shares=False)
+    assert [len(rows[number]) for number in by_length] == sorted(map(len, rows))
     assert sorted(found) == list(range(len(rows)))
     assert read(found) <= read(sorted(range(len(rows)), key=lambda number: len(rows[number])))
 
@@ -120,6 +122,22 @@ def test_shared_tokens_are_read_once_a_batch(
     assert count() == prefix + len(PROMPTS) * (max(lengths) - prefix)
     apart(monkeypatch)
     assert count() == len(PROMPTS) * max(lengths)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_context_is_read_once_whatever_the_batch(
+    loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, size: int
+) -> None:
+    """As by ``hf``, whose batches the harness's command line makes of one."""
+    contexts = [prompt for prompt in ("one and two", "four") for _ in range(6)]
+    lm = FusedLM(loaded["large"], tokenizer=tokenizer)
+    with count_tokens() as counted:
+        found = lm.score(contexts, [" a", " b", " c", " d", " e", " f"] * 2, batch_size=size)
+    pairs = lm.encode_pairs(contexts, [" a", " b", " c", " d", " e", " f"] * 2)
+    once = {context: len(context) - 1 for context, _ in pairs}  # the last token is read with each continuation
+    assert counted[id(loaded["large"])] == sum(once.values()) + sum(len(continuation) for _, continuation in pairs)
+    together = lm.score(contexts, [" a", " b", " c", " d", " e", " f"] * 2, batch_size=12)
+    assert [one for one, _ in found] == pytest.approx([one for one, _ in together], abs=1e-4)
 
 
 def test_a_model_that_counts_slots_reads_every_row(

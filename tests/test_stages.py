@@ -400,7 +400,7 @@ def test_stages_give_what_the_command_line_gives(
     table, scores = tmp_path / "t.parquet", tmp_path / "t.json"
     evaluate.main(
         Namespace(task=task, documents=stored / task / "documents", shards=shards, output=table, scores=scores),
-        JudgeJob(methods=("m",), split="test", metric=metric),
+        JudgeJob(methods=("solved",), split="test", metric=metric),
     )
     judged = read_judged(table, scores)
     output = tmp_path / "results.json"
@@ -410,11 +410,11 @@ def test_stages_give_what_the_command_line_gives(
         options += ["--base", models[1], "--expert", models[2], "--step", "0.5", "--selection", "one_hot"]
     assert cli.main([str(word) for word in options]) == 0
     expected = read_json(output)["results"][f"toy_{task}"]
-    for one in judged.scores["m"]:
+    for one in judged.scores["solved"]:
         stderr = expected[f"{one.metric}_stderr,none"]
         assert (one.value, one.stderr) == (expected[f"{one.metric},none"], stderr if stderr != "N/A" else None)
     assert (judged.metric, len(judged.examples)) == (metric, 5)
-    assert judged.examples["score"].mean() == pytest.approx(judged.find("m", metric).value)
+    assert judged.examples["score"].mean() == pytest.approx(judged.find("solved", metric).value)
 
 
 # ---- answers that are kept ----------------------------------------------------------------------------------------

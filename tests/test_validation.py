@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from logitfusion.fusion.prompts import PromptMemory
 from logitfusion.fusion.ways import FOLDS, Way
 from logitfusion.stages import _validation
 from logitfusion.stages._validation import Validation
@@ -17,7 +18,8 @@ GAPS = {"a": [0.1, 0.9, 0.3, 0.5, 0.2, 0.4], "b": [1.0, 0.0, 2.0, 0.7, 0.6]}
 
 
 def make(share: float | None) -> Validation:
-    return Validation({"a": None, "b": None}, None, SimpleNamespace(tune=SimpleNamespace(steered_share=share)), GAPS)
+    fusions = SimpleNamespace(memory=PromptMemory())
+    return Validation({"a": None, "b": None}, fusions, SimpleNamespace(tune=SimpleNamespace(steered_share=share)), GAPS)
 
 
 @pytest.mark.parametrize("share", [None, 0.8])

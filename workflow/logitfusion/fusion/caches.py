@@ -180,7 +180,7 @@ class Batch:
 
     def read_first(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
         """``read`` of the prompts, what all begin with once: the logits after their last tokens."""
-        prefix = prefix_of(ids, mask) if all(model.takes_back for model in self.models) else 0
+        prefix = prefix_of(ids, mask) if share_prefixes(self.models) else 0
         before = torch.ones_like(mask[:, :prefix])
         rest, rest_mask = ids[:, prefix:], (mask * (mask.cumsum(-1) > prefix))[:, prefix:]
 
@@ -249,6 +249,11 @@ class Batch:
         for model in self.models:
             model.select_slots(slots.to(model.device))
         self.mask = self.mask.gather(1, slots)
+
+
+def share_prefixes(models: Sequence[CachedModel]) -> bool:
+    """Whether these models, together, can read what rows begin with alike once: gaps between slots change nothing."""
+    return all(model.takes_back for model in models)
 
 
 def _copy_cache(cache: DynamicCache) -> DynamicCache:

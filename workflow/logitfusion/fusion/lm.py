@@ -14,7 +14,7 @@ from logitfusion.config.fusion_options import FusionOptions
 from logitfusion.config.keywords import given_options
 from logitfusion.config.loading import Attention, Dtype
 from logitfusion.errors import UserError
-from logitfusion.fusion.caches import Batch, CachedAdapters, CachedModel
+from logitfusion.fusion.caches import Batch, CachedAdapters, CachedModel, share_prefixes
 from logitfusion.fusion.decoding import Continuations, Fused, Generation, decode, read_prompts, tell_once
 from logitfusion.fusion.ends import end_tokens, folder_ends
 from logitfusion.fusion.opening import open_folders
@@ -219,7 +219,8 @@ class FusedLM:
 
         results: dict[int, Generation] = {}
         size = BatchSize(options.batch_size, "prompts")
-        order = order_rows(encoded, size.rows)
+        shares = not self.steering.reads_prompts and share_prefixes(self.cached_models())
+        order = order_rows(encoded, size.rows, shares=shares)
         batches = group_rows(order, lengths, size.rows, self.shared_length)
         for batch, generations in size.each(batches, continue_batch):
             results.update(zip(batch, generations, strict=True))

@@ -27,15 +27,18 @@ def prefix_of(ids: Tensor, mask: Tensor) -> int:
     return common_prefix([row[row_mask == 1].tolist() for row, row_mask in zip(ids, mask, strict=True)])
 
 
-def order_rows(rows: Sequence[Tokens], size: int) -> list[int]:
+def order_rows(rows: Sequence[Tokens], size: int, *, shares: bool) -> list[int]:
     """Numbers of rows in the order in which batches of ``size`` read fewest tokens, padding included.
 
     By length, which leaves little padding; or by their tokens, which brings together what begins alike. Equal rows stay
     in their order, next to each other.
+
+    Args:
+        shares: whether what rows begin with alike is read once.
     """
     by_tokens = sorted(range(len(rows)), key=lambda number: tuple(rows[number]))
     by_length = sorted(by_tokens, key=lambda number: len(rows[number]))
-    return min(by_length, by_tokens, key=lambda order: _count(rows, order, size))
+    return min(by_length, by_tokens, key=lambda order: _count(rows, order, size)) if shares else by_length
 
 
 def _count(rows: Sequence[Tokens], order: Sequence[int], size: int) -> int:

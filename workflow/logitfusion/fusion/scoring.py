@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from logitfusion.fusion.caches import Batch, CachedModel
+from logitfusion.fusion.caches import Batch, CachedModel, share_prefixes
 from logitfusion.fusion.decoding import columns_at_once, read_prompts, split_logits
 from logitfusion.fusion.prefixes import order_rows
 from logitfusion.fusion.prompts import PromptMemory
@@ -118,14 +118,16 @@ def read_pairs(
         memory: of contexts, shared with others that score after the same.
     """
     # By context, so that equal contexts share a batch and are read once.
-    order = order_rows([context for context, _ in pairs], batch_size.rows)
+    shares = not reads_contexts and share_prefixes(make_models())
+    order = order_rows([context for context, _ in pairs], batch_size.rows, shares=shares)
     lengths = [len(context) + len(continuation) - 1 for context, continuation in pairs]
+    last = _LastContext(memory)
 
     def read(numbers: list[int]) -> list[Noted]:
         some = [pairs[number] for number in numbers]
         if lengths[numbers[0]] > shared_length:
             return _read_alone(make_models, reader, some[0], vocabulary, reads_contexts)
-        return _read_batch(make_models(), reader, some, vocabulary, reads_contexts, memory)
+        return _read_batch(make_models(), reader, some, vocabulary, reads_contexts, last.of(some))
 
     found: list[Noted] = []
     for numbers, parts in batch_size.each(group_rows(order, lengths, batch_size.rows, shared_length), read):
@@ -133,6 +135,26 @@ def read_pairs(
         if on_batch is not None:
             on_batch(len(numbers))
     return found
+
+
+class _LastContext:
+    """What remembers the contexts of a batch: the memory that is shared, or one of the context alone that it is all of.
+
+    So a context is read once where its continuations are more than a batch.
+    """
+
+    def __init__(self, shared: PromptMemory | None) -> None:
+        self.shared, self.own = shared, PromptMemory()
+        self.context: tuple[int, ...] | None = None
+
+    def of(self, pairs: Sequence[Pair]) -> PromptMemory | None:
+        contexts = {context for context, _ in pairs}
+        if self.shared is not None or len(contexts) > 1:
+            return self.shared
+        if contexts != {self.context}:
+            self.own.clear()
+            (self.context,) = contexts
+        return self.own
 
 
 def group_rows(
