@@ -19,7 +19,7 @@ from logitfusion.config.jobs.fusion import DecodedMethod, DecodeJob
 from logitfusion.errors import UserError
 from logitfusion.evaluate.responses import Response
 from logitfusion.files import remove, sha256
-from logitfusion.integrity import read_recorded
+from logitfusion.integrity import check_files
 from logitfusion.models.checkpoint import find_base
 from logitfusion.provenance import find_versions, hash_json
 from logitfusion.stages._stage import logger
@@ -117,9 +117,9 @@ def _digest_model(folder: Path) -> list[Any] | None:
 
 
 def _digest_record(folder: Path) -> list[list[str]] | None:
-    """Of the files that a folder's record names; None where there is none."""
-    recorded = read_recorded(folder)
-    return recorded and [[file.name, file.sha256] for file in sorted(recorded.values())]
+    """Of the files that a folder's record names, which are as it says; None where there is none."""
+    recorded = check_files(folder)
+    return [[file.name, file.sha256] for file in sorted(recorded.values())] or None
 
 
 @functools.cache
