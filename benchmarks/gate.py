@@ -21,14 +21,15 @@ import torch
 from gating.answers import Answers, read_answers
 from gating.forms import FORMS, Form
 from gating.tables import Row, as_markdown, make_row
-from gating.trials import Judged, judge_fixed, judge_held_out, judge_strangers, see
-from gating.views import View
+from gating.trials import Judged, judge_chosen, judge_fixed, judge_held_out, judge_strangers, see
+from gating.views import AS_THEY_ARE, Scales, View
 from logitfusion.config.fusion import Tune
 from logitfusion.files import write_json, write_text
 from logitfusion.fusion import FusedLM
 from timing import describe_machine
 
 SETTINGS = (OWN, TOGETHER, ABSENT) = ("own expert", "all experts", "own expert absent")
+LARGE, FIXED, SHARED = "large alone", "best fixed weight of each task", "best fixed weight of all tasks"
 
 
 def main() -> None:
@@ -81,32 +82,53 @@ def try_all(answers: Mapping[str, Answers], experts: Sequence[str], workers: int
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for setting in SETTINGS:
-            views = make_views(setting, answers, experts)
-            fixed = judge_fixed(views, Tune().anchors)
-            rows.append(make_row(setting, "large alone", judge_fixed(views, [0.0]), fixed))
-            rows.append(make_row(setting, "best fixed weight of each task", fixed, fixed))
             some = [form for form in FORMS if setting != OWN or not form.strangers]
+            found: dict[str, dict[str, Judged]] = judge_simple(setting, make_views(setting, answers, experts))
             for form, judged in zip(some, pool.map(partial(judge, setting, answers, experts), some), strict=True):
-                rows.append(make_row(setting, form.name, judged, fixed))
+                found[form.name] = judged
                 print(f"{setting}: {form.name}", flush=True)
+            if setting != ABSENT:
+                found |= choose_among(setting, found, experts)
+            rows += [make_row(setting, name, judged, found[FIXED]) for name, judged in found.items()]
     return rows
 
 
+def judge_simple(setting: str, views: Mapping[str, View]) -> dict[str, dict[str, Judged]]:
+    """What a gate has to be better than."""
+    weights = Tune().anchors
+    found = {LARGE: judge_fixed(views, [0.0]), FIXED: judge_fixed(views, weights)}
+    return found | ({SHARED: judge_fixed(views, weights, [list(views)])} if setting == TOGETHER else {})
+
+
+def choose_among(
+    setting: str, found: Mapping[str, dict[str, Judged]], experts: Sequence[str]
+) -> dict[str, dict[str, Judged]]:
+    """What ``tune`` takes of large model, fixed weight and gate: for each task where it is known, else for all."""
+    groups = [list(experts)] if setting == TOGETHER else [[name] for name in experts]
+    ways = [found[LARGE], found[SHARED if setting == TOGETHER else FIXED], found[FORMS[0].name]]
+    return {
+        "simplest of large, fixed and gate, by likelihood": judge_chosen(ways, groups, by_metric=False),
+        "simplest of large, fixed and gate, by metric": judge_chosen(ways, groups, by_metric=True),
+    }
+
+
 def make_views(
-    setting: str, answers: Mapping[str, Answers], experts: Sequence[str], base: float = 1.0
+    setting: str, answers: Mapping[str, Answers], experts: Sequence[str], scales: Scales = AS_THEY_ARE
 ) -> dict[str, View]:
     if setting == OWN:
-        return {name: View.of(answers[name], [name], base=base) for name in experts}
+        return {name: View.of(answers[name], [name], scales=scales) for name in experts}
     if setting == TOGETHER:
-        return {name: see(answers[name], experts, base) for name in experts}
-    return {name: View.of(task, [one for one in experts if one != name], base=base) for name, task in answers.items()}
+        return {name: see(answers[name], experts, scales) for name in experts}
+    return {
+        name: View.of(task, [one for one in experts if one != name], scales=scales) for name, task in answers.items()
+    }
 
 
 def judge(setting: str, answers: Mapping[str, Answers], experts: Sequence[str], form: Form) -> dict[str, Judged]:
     ridges = sorted(Tune().ridges, reverse=True)
     if setting == ABSENT:
         return judge_strangers(form, answers, experts, ridges)
-    return judge_held_out(form, make_views(setting, answers, experts, form.base), ridges)
+    return judge_held_out(form, make_views(setting, answers, experts, form.scales), ridges)
 
 
 if __name__ == "__main__":

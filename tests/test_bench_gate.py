@@ -23,17 +23,18 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from gating.answers import Answers, read_answers
 from gating.forms import PROMPT, Form
 from gating.tables import as_markdown, make_row
-from gating.trials import judge_fixed, judge_held_out, judge_strangers, see
-from gating.views import View
+from gating.trials import Judged, judge_chosen, judge_fixed, judge_held_out, judge_strangers, see
+from gating.views import Scales, View
 
 
 def make_answers(task: str, seed: int, experts: int = 2) -> Answers:
-    """Answers that were drawn from a gated fusion; its last expert stands for the base's direction."""
-    drawn = plant(PLANTED, seed, 40, experts + 1)
-    evidence = replace(drawn, features=drawn.features[:, :-1])
+    """Answers that were drawn from a gated fusion; its last two experts stand for the directions of base and large."""
+    drawn = plant(PLANTED, seed, 40, experts + 2)
+    evidence = replace(drawn, features=drawn.features[:, :-2])
     names = [f"task{number}" for number in range(experts)]
     features = dict(zip(FEATURES, evidence.features, strict=True))
-    return Answers(task, names, evidence, features | {PROMPT[0]: torch.zeros(experts, 40)})
+    told = {f"is {name}": torch.eye(experts)[:, [place]].expand(-1, 40).double() for place, name in enumerate(names)}
+    return Answers(task, names, evidence, features | told | {PROMPT[0]: torch.zeros(experts, 40)})
 
 
 def test_answers_of_a_run_are_judged_as_decoding_and_tuning_do(
@@ -54,13 +55,13 @@ def test_answers_of_a_run_are_judged_as_decoding_and_tuning_do(
     assert (read[0].features["so far from large"][:, begins] == 0).all()
 
 
-def test_a_base_that_is_not_taken_away_steers_as_one_more_expert() -> None:
-    """``L + w (E - b S) = L + w (E - S) + w (1 - b) S``."""
+def test_scaled_models_steer_as_more_experts() -> None:
+    """``a L + w (E - b S) = L + w (E - S) + w (1 - b) S + (a - 1) L``."""
     answers = make_answers("task0", 0)
     weight = torch.full((1, 40), 0.7, dtype=torch.float64)
-    found = View.of(answers, ["task0"], base=0.25).evidence.log_likelihood(weight)
-    zero = torch.zeros_like(weight)
-    expected = answers.evidence.log_likelihood(torch.cat([weight, zero, 0.75 * weight]))
+    found = View.of(answers, ["task0"], scales=Scales(large=1.5, base=0.25)).evidence.log_likelihood(weight)
+    zero, half = torch.zeros_like(weight), torch.full_like(weight, 0.5)
+    expected = answers.evidence.log_likelihood(torch.cat([weight, zero, 0.75 * weight, half]))
     torch.testing.assert_close(found, expected)
 
 
@@ -73,7 +74,10 @@ def test_every_form_is_judged_on_answers_that_it_has_not_seen() -> None:
         Form("linear", strangers=True, familiar=PROMPT[0]),
         Form("products", crossed=True),
         Form("trees", trees=True),
-        Form("base", base=0.5, as_read=True),
+        Form("base", scales=Scales(base=0.5), as_read=True),
+        Form("biases", biases=True),
+        Form("margins", objective="margins"),
+        Form("said", objective="expectedly said"),
     )
     for form in forms:
         rows.append(make_row("all", form.name, judge_held_out(form, views, [1.0]), fixed))
@@ -81,6 +85,23 @@ def test_every_form_is_judged_on_answers_that_it_has_not_seen() -> None:
     rows.append(make_row("absent", "linear", strangers, fixed))
     report = {"answers": dict.fromkeys(answers, 40), "run": "made", "machine": {"commit": "none"}}
     text = as_markdown(rows, report)
-    assert all(f"| {name} |" in text for name in ("fixed", "linear", "products", "trees", "base"))
+    assert all(f"| {form.name} |" in text for form in forms)
     assert all(torch.isfinite(torch.tensor(row.above.mean)) for row in rows)
     assert (rows[0].above.mean, rows[0].above.error) == (0, 0)
+
+
+def test_a_choice_takes_the_simplest_way_that_nothing_is_clearly_better_than() -> None:
+    """Of two ways of which one is better on each task: each task its own, or the better mean for both."""
+    likely, unlikely = torch.linspace(-1.0, -0.9, 20), torch.linspace(-3.0, -2.9, 20)
+    said = torch.ones(20, dtype=torch.bool)
+    simple = {"a": Judged(likely, said), "b": Judged(unlikely - 9, ~said)}
+    other = {"a": Judged(unlikely, ~said), "b": Judged(likely, said)}
+    for by_metric in (False, True):
+        apart = judge_chosen([simple, other], [["a"], ["b"]], by_metric)
+        assert apart["a"].exact.all()
+        assert apart["b"].exact.all()
+    together = judge_chosen([simple, other], [["a", "b"]], by_metric=False)
+    assert torch.equal(together["a"].likelihoods, unlikely)
+    assert torch.equal(together["b"].likelihoods, likely)
+    tied = judge_chosen([simple, other], [["a", "b"]], by_metric=True)  # as many are said, and the answers are likelier
+    assert torch.equal(tied["b"].likelihoods, likely)

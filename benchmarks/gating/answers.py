@@ -27,7 +27,7 @@ class Answers:
     Attributes:
         task: its name.
         experts: their names.
-        evidence: of all experts, and of one more direction, the base's log-probabilities.
+        evidence: of all experts, and of two more directions, the log-probabilities of the base and of the large model.
         features: name -> ``[T, N]``: those of a gate, and those that are tried beside.
     """
 
@@ -69,11 +69,11 @@ def _read(
     large, base, experts = logits[0, split:], logits[1, split:], logits[2:, split:]
     right = torch.zeros_like(large, dtype=torch.bool).scatter(1, ids[split + 1 :, None], True)
     right[-1, ends] = True
-    directions = torch.cat([experts, base + logs[1:2, split:]])
+    directions = torch.cat([experts, base + logs[1:2, split:], base + logs[:1, split:]])
     features, large, shift, spread, marked = summarise(large, base, directions, right, ENTRIES)
     said = logs[:, split:].masked_fill(~right, -torch.inf).logsumexp(-1)
     found = {
-        "features": features[:, :-1], "large": large, "shift": shift, "spread": spread, "right": marked,
+        "features": features[:, :-2], "large": large, "shift": shift, "spread": spread, "right": marked,
         "said": said, "likelihood": likelihood, "moved": moved, "apart": apart,
     }  # fmt: skip
     return {name: value.cpu() for name, value in found.items()}
@@ -98,6 +98,8 @@ def _gather(task: str, experts: list[str], read: list[dict[str, Tensor]]) -> Ans
     features["prompt moved"] = moved[:, number]
     features["prompt apart"] = torch.stack([one["apart"] for one in read], dim=1).double()[:, number]
     said = join("said", 1)
+    for place, name in enumerate(experts):  # a bias for each expert
+        features[f"is {name}"] = (torch.arange(len(experts)) == place).double()[:, None].expand(-1, len(number))
     features["begins"] = (
         (torch.arange(len(number)) == torch.searchsorted(number, number)).double().expand(len(experts), -1)
     )

@@ -27,7 +27,9 @@ class Row:
     form: str
     scores: dict[str, Score]
     above: Difference
-    """The mean over tasks less that of the fixed weight, paired over answers."""
+    """The mean log-likelihood over tasks less that of the fixed weight, paired over answers."""
+    said_above: Difference
+    """The same of the share of answers that are said."""
 
     @property
     def exact(self) -> float:
@@ -36,8 +38,10 @@ class Row:
 
 
 def make_row(setting: str, form: str, judged: Mapping[str, Judged], fixed: Mapping[str, Judged]) -> Row:
-    mine, theirs = ({name: one.likelihoods for name, one in found.items()} for found in (judged, fixed))
-    return Row(setting, form, {name: _score(one) for name, one in judged.items()}, compare(mine, theirs))
+    likelihoods = ({name: one.likelihoods for name, one in found.items()} for found in (judged, fixed))
+    said = ({name: one.exact.double() for name, one in found.items()} for found in (judged, fixed))
+    scores = {name: _score(one) for name, one in judged.items()}
+    return Row(setting, form, scores, compare(*likelihoods), compare(*said))
 
 
 def _score(judged: Judged) -> Score:
@@ -51,18 +55,19 @@ def as_markdown(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
     for setting in dict.fromkeys(row.setting for row in rows):
         some = [row for row in rows if row.setting == setting]
         tasks = list(some[0].scores)
-        lines += [f"| {setting} | {' | '.join(tasks)} | above fixed | said |", "|" + " --- |" * (len(tasks) + 3)]
+        lines += [f"| {setting} | {' | '.join(tasks)} | likelier than fixed | said | said above fixed |"]
+        lines += ["|" + " --- |" * (len(tasks) + 4)]
         for row in some:
             cells = [_write(row.scores[task]) for task in tasks]
-            above = f"{row.above.mean:+.2f} ± {row.above.error:.2f}"
-            lines.append(f"| {row.form} | {' | '.join(cells)} | {above} | {row.exact:.2f} |")
+            above, said = (f"{one.mean:+.2f} ± {one.error:.2f}" for one in (row.above, row.said_above))
+            lines.append(f"| {row.form} | {' | '.join(cells)} | {above} | {row.exact:.2f} | {said} |")
         lines.append("")
     counts = ", ".join(f"{count} ({name})" for name, count in report["answers"].items())
     words = (
         "Log-likelihood of a held-out answer with its end, in nats ± its standard error / share of answers that greedy"
-        " decoding says, teacher-forced, as far as the metric reads them. *Above fixed*: mean log-likelihood less that"
-        " of the fixed weights, ± the standard error of this difference, paired over answers. Validation answers of run"
-        f" {report['run']}: {counts}; commit {report['machine']['commit']}."
+        " decoding says, teacher-forced, as far as the metric reads them. *Than fixed*, *above fixed*: the mean over"
+        " tasks less that of the best fixed weight of each task, ± the standard error of this difference, paired"
+        f" over answers. Validation answers of run {report['run']}: {counts}; commit {report['machine']['commit']}."
     )
     return "\n".join([*lines, words]) + "\n"
 

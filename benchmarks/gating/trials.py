@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gating.answers import Answers
 from gating.forms import Form, Rule
-from gating.views import View
+from gating.views import AS_THEY_ARE, Scales, View
 from logitfusion.fusion.gate.nested import Nested
-from logitfusion.fusion.ways import FOLDS, best_way, fold_of
+from logitfusion.fusion.ways import FOLDS, Way, best_way, choose, fold_of
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,57 @@ class Judged:
         return cls(view.evidence.log_likelihood(weights), view.exact(weights))
 
 
-def judge_fixed(views: Mapping[str, View], weights: Sequence[float]) -> dict[str, Judged]:
-    """By the likeliest of some fixed weights for each task, chosen without the fold that is judged."""
+def judge_fixed(
+    views: Mapping[str, View], weights: Sequence[float], groups: Sequence[Sequence[str]] | None = None
+) -> dict[str, Judged]:
+    """By the likeliest of some fixed weights for each group of tasks, chosen without the fold that is judged.
+
+    By default every task is a group.
+    """
     found = {}
-    for name, view in views.items():
-        tried = [Judged.of(lambda view, weight=weight: view.fixed(weight), view) for weight in weights]
-        likelihoods = {name: torch.stack([one.likelihoods for one in tried])}
+    for group in groups or [[name] for name in views]:
+        tried = {name: [_judge_fixed(views[name], weight) for weight in weights] for name in group}
+        likelihoods = {name: torch.stack([one.likelihoods for one in some]) for name, some in tried.items()}
         way = best_way("fixed", likelihoods, [{"place": place} for place in range(len(weights))])
-        places = torch.tensor([way.without[fold]["place"] for fold in fold_of(view.answers).tolist()])
-        exact = torch.stack([one.exact for one in tried]).gather(0, places[None])[0]
-        found[name] = Judged(way.likelihoods[name], exact)
+        for name, some in tried.items():
+            places = torch.tensor([way.without[fold]["place"] for fold in fold_of(views[name].answers).tolist()])
+            exact = torch.stack([one.exact for one in some]).gather(0, places[None])[0]
+            found[name] = Judged(way.likelihoods[name], exact)
     return found
+
+
+def _judge_fixed(view: View, weight: float) -> Judged:
+    return Judged.of(lambda view: view.fixed(weight), view)
+
+
+def judge_chosen(
+    ways: Sequence[Mapping[str, Judged]], groups: Sequence[Sequence[str]], by_metric: bool
+) -> dict[str, Judged]:
+    """By the way that ``ways.choose`` takes for each group of tasks, chosen without the fold that is judged.
+
+    Args:
+        ways: by task, from the simplest on.
+        by_metric: that an answer is said counts as its metric.
+    """
+    found = {}
+    for group in groups:
+        folds = {name: fold_of(len(ways[0][name].exact)) for name in group}
+        taken = [_choose(ways, {name: folds[name] != fold for name in group}, by_metric) for fold in range(FOLDS)]
+        for name in group:
+            held = [(ways[taken[fold]][name], place) for place, fold in enumerate(folds[name].tolist())]
+            likelihoods = torch.stack([one.likelihoods[place] for one, place in held])
+            found[name] = Judged(likelihoods, torch.stack([one.exact[place] for one, place in held]))
+    return found
+
+
+def _choose(ways: Sequence[Mapping[str, Judged]], kept: Mapping[str, Tensor], by_metric: bool) -> int:
+    """The place of the way to take, by some answers of each task."""
+    named = []
+    for way in ways:
+        likelihoods = {name: way[name].likelihoods[some] for name, some in kept.items()}
+        metrics = {name: way[name].exact[some].double() for name, some in kept.items()} if by_metric else {}
+        named.append(Way("tuned", {"place": len(named)}, [], likelihoods, metrics))
+    return choose(named).options["place"]
 
 
 def judge_held_out(form: Form, views: Mapping[str, View], ridges: Sequence[float]) -> dict[str, Judged]:
@@ -65,16 +105,16 @@ def judge_strangers(
     for name, task in answers.items():
         left = tuple(expert for expert in experts if expert != name)
         if left not in known:
-            views = {other: see(answers[other], left, form.base) for other in left}
+            views = {other: see(answers[other], left, form.scales) for other in left}
             known[left] = Nested(views, ridges, form.fit, _judge).choose()[1]
-        found[name] = Judged.of(known[left], View.of(task, left, base=form.base))
+        found[name] = Judged.of(known[left], View.of(task, left, scales=form.scales))
     return found
 
 
-def see(task: Answers, experts: Sequence[str], base: float = 1.0) -> View:
+def see(task: Answers, experts: Sequence[str], scales: Scales = AS_THEY_ARE) -> View:
     """A task with all experts; and, to fit on, without its own one."""
     others = [expert for expert in experts if expert != task.task]
-    return View.of(task, experts, *([others] if others and len(others) < len(experts) else []), base=base)
+    return View.of(task, experts, *([others] if others and len(others) < len(experts) else []), scales=scales)
 
 
 def _judge(rule: Rule, view: View) -> Tensor:

@@ -17,6 +17,17 @@ LENIENT = ("sst2", "sums")
 
 
 @dataclass(frozen=True)
+class Scales:
+    """Experts steer ``large * L`` by ``expert - base * S``, where L and S are the models' log-probabilities."""
+
+    large: float = 1.0
+    base: float = 1.0
+
+
+AS_THEY_ARE = Scales()
+
+
+@dataclass(frozen=True)
 class View:
     """Answers of a task, with T experts.
 
@@ -32,16 +43,21 @@ class View:
     further: tuple[View, ...] = ()
 
     @classmethod
-    def of(cls, answers: Answers, experts: Sequence[str], *others: Sequence[str], base: float = 1.0) -> View:
-        """The answers with some experts; and with other ones, to fit on. See ``Form.base``."""
+    def of(cls, answers: Answers, experts: Sequence[str], *others: Sequence[str], scales: Scales = AS_THEY_ARE) -> View:
+        """The answers with some experts; and with other ones, to fit on."""
         places = [answers.experts.index(name) for name in experts]
-        evidence = pick_experts(answers.evidence, places, base)
+        evidence = pick_experts(answers.evidence, places, scales)
         inputs = {name: values[places] for name, values in answers.features.items()}
-        return cls(answers.task, inputs, evidence, tuple(cls.of(answers, other, base=base) for other in others))
+        return cls(answers.task, inputs, evidence, tuple(cls.of(answers, other, scales=scales) for other in others))
 
     @property
     def answers(self) -> int:
         return self.evidence.answers
+
+    @property
+    def experts(self) -> list[str]:
+        """The inputs that tell which expert it is."""
+        return [name for name in self.inputs if name.startswith("is ")]
 
     @property
     def ends(self) -> Tensor:
@@ -82,15 +98,20 @@ class View:
         return torch.zeros(self.answers).index_add(0, evidence.answer, (~right).float()) == 0
 
 
-def pick_experts(evidence: Evidence, places: Sequence[int], base: float) -> Evidence:
-    """The same answers with some of the experts, from each of which ``base`` times the base is taken away."""
-    some = list(places)
-    kept = torch.full((len(some), 1), 1 - base, dtype=evidence.shift.dtype)
-    mix = torch.cat([torch.eye(len(evidence.shift) - 1, dtype=kept.dtype)[some], kept], dim=1)
+def pick_experts(evidence: Evidence, places: Sequence[int], scales: Scales) -> Evidence:
+    """The same answers with some of the experts, where the large model and the base are scaled."""
+    experts, some = len(evidence.shift) - 2, list(places)
+    kept = torch.full((len(some), 1), 1 - scales.base, dtype=evidence.shift.dtype)
+    mix = torch.cat([torch.eye(experts, dtype=kept.dtype)[some], kept, torch.zeros_like(kept)], dim=1)
+    more = scales.large - 1  # of the large model's log-probabilities, the last direction
+    lumped = evidence.spread[:, -1]  # how these vary with each direction, within the entries that stand together
+    large, along = evidence.large + more * evidence.shift[-1], evidence.shift.clone()
+    large[:, -2:] += more**2 * lumped[-1]
+    along[..., -2:] += 2 * more * lumped
     return Evidence(
         evidence.features[:, some],
-        evidence.large,
-        torch.einsum("td,dnk->tnk", mix, evidence.shift),
+        large,
+        torch.einsum("td,dnk->tnk", mix, along),
         torch.einsum("sd,denk,te->stnk", mix, evidence.spread, mix),
         evidence.right,
         evidence.answer,
