@@ -261,13 +261,14 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path, gate_file: Path) -> No
 
 
 def test_what_the_workflow_tuned_is_the_file_of_a_gate(tmp_path: Path) -> None:
-    """The choice for each task is in it too; a task whose choice is the gate itself changes no option."""
+    """The choice for each task is in it too, and its own gate; one whose choice is that of all changes no option."""
     tuned = GateFile(gate=draw_gate(5), fitted=Fitted(answers={"a": 60, "b": 60}, ridge=0.1)).dump()
-    chosen = {"a": {}, "b": {"weights": 0.5, "familiar": 1.0}}
+    chosen = {"a": {}, "b": {"weights": 0.5, "familiar": 1.0}, "c": {"gate": draw_gate(6).dump()}}
     write_artefact(tmp_path / "tuned.json", tuned | {"chosen": chosen, "candidates": {"a": []}})
     assert read_gate(tmp_path / "tuned.json") == draw_gate(5)
     given = {"rule": "gate", "gate": str(tmp_path / "tuned.json")}
-    a, b = (Steering(FusionOptions(**given, **choice_for(task, chosen)), 1) for task in ("a", "b"))
+    a, b, c = (Steering(FusionOptions(**given | choice_for(task, chosen)), 1) for task in chosen)
+    assert (c.solves, c.gate) == (True, draw_gate(6))
     assert (a.solves, a.gate) == (True, draw_gate(5))
     assert (b.solves, b.fixed, b.options.familiar) == (False, (0.5,), 1.0)
 

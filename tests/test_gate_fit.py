@@ -16,7 +16,7 @@ from logitfusion.fusion.gate import evidence
 from logitfusion.fusion.gate.choice import fit_gate
 from logitfusion.fusion.gate.evidence import Evidence, collect, summarise
 from logitfusion.fusion.gate.features import FEATURES
-from logitfusion.fusion.gate.fit import fit, judge
+from logitfusion.fusion.gate.fit import Grouped, fit, fit_path, judge
 from logitfusion.fusion.gate.weights import weigh
 from logitfusion.fusion.tuning import tune
 from logitfusion.fusion.ways import Way, as_rows, choose, compare, fold_of, mean
@@ -155,6 +155,27 @@ def test_a_great_ridge_leaves_a_fixed_weight() -> None:
     torch.testing.assert_close(weights.mean(), best.mean(), rtol=0, atol=1e-3)
 
 
+def test_groups_of_tasks_differ_in_their_biases() -> None:
+    """Two groups with one planted gate, but for its bias: each finds its own, beside what they share."""
+    biases = (-1.0, 2.0)
+    gates = [PLANTED.model_copy(update={"bias": bias}) for bias in biases]
+    tasks = [Grouped(plant(gate, seed, 3000), seed) for seed, gate in enumerate(gates)]
+    found = fit_path(tasks, [1e-4])[0]
+    assert [gate.features for gate in found.groups] == [found.gate.features] * 2
+    assert found.groups[0].bias < found.gate.bias < found.groups[1].bias
+    for place, gate in enumerate(gates):
+        new = Grouped(plant(gate, 5, 1000), place)
+        assert float(found.judge(new).mean()) > float(judge(found.gate, new.evidence).mean()) + 0.02
+        assert float(found.judge(new).mean()) > float(judge(gate, new.evidence).mean()) - 0.02
+
+
+def test_one_group_has_no_bias_of_its_own_and_a_great_ridge_leaves_none() -> None:
+    tasks = [Grouped(plant(PLANTED, seed, 200)) for seed in range(2)]
+    assert fit_path(tasks, [0.1])[0].groups == [fit([task.evidence for task in tasks], 0.1)]
+    apart = fit_path([Grouped(task.evidence, place) for place, task in enumerate(tasks)], [1e6])[0]
+    assert [gate.bias for gate in apart.groups] == pytest.approx([apart.gate.bias] * 2, abs=1e-3)
+
+
 def test_the_file_holds_the_numbers_that_were_used() -> None:
     """They are rounded to six digits before anything is judged by them."""
     gate = fit([plant(PLANTED, 2, 200)], 0.1)
@@ -173,7 +194,10 @@ def test_a_gate_is_chosen_where_it_is_better_and_a_fixed_weight_where_it_is_not(
     found = fit_gate(tasks, groups=[["gated"], ["fixed"], ["large"]], tune=Tune(ridges=(0.1,)))
     chosen = [choose(ways) for ways in found.ways]
     assert [way.name for way in chosen] == ["gate", "fixed", "large"]
-    assert [way.options for way in chosen] == [{}, {"weights": 1.0}, {"weights": 0.0}]
+    assert [way.options for way in chosen[1:]] == [{"weights": 1.0}, {"weights": 0.0}]
+    gate = Gate(**chosen[0].options["gate"])
+    assert gate.features == found.file.gate.features
+    assert gate.bias != found.file.gate.bias
     assert found.file.fitted.answers == dict.fromkeys(tasks, 400)
     for ways in found.ways:
         rows = as_rows(ways)

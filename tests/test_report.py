@@ -20,7 +20,7 @@ from logitfusion.evaluate.table import Provenance
 from logitfusion.report.fusion.methods import plot_methods, write_fusion_summary
 from logitfusion.report.fusion.traces import plot_traces
 from logitfusion.report.fusion.tuning import GatedTasks, TunedTask, plot_tuning
-from logitfusion.stages.plot import PLOTS
+from logitfusion.stages.plot import PLOTS, read_tuning
 
 ROOT = Path(__file__).parents[1]
 METHODS = {"large": [1, 0, 0, 0], "proxy": [1, 1, 0, 0], "ceiling": [1, 1, 1, 0]}
@@ -93,6 +93,15 @@ def test_tuning_leaves_out_tasks_that_a_method_has_none_of(tmp_path: Path) -> No
     plot_tuning({"first": {"one": tuned, "two": tuned}, "second": {"two": tuned}}, tmp_path / "tuning.svg")
     text = (tmp_path / "tuning.svg").read_text()
     assert [name in text for name in ("first: one", "first: two", "second: one", "second: two")] == [1, 1, 0, 1]
+
+
+def test_the_gate_of_all_tasks_is_a_choice_that_changes_no_option(tmp_path: Path) -> None:
+    ways = [{"way": "fixed", "weights": 1.0, "log_likelihood": -2.0}, {"way": "gate", "log_likelihood": -1.5}]
+    tuned = {"gate": {}, "ways": {"a": ways, "b": ways}, "chosen": {"a": {}, "b": {"weights": 1.0}}}
+    found = read_tuning(tuned)
+    assert [found[task].chosen for task in ("a", "b")] == ["gate", "fixed"]
+    shared = read_tuning(tuned | {"ways": {"a, b": ways}, "chosen": {"*": {}}})
+    assert shared["a, b"].chosen == "gate"
 
 
 def test_a_gate_stands_beside_what_it_had_to_be_better_than(tmp_path: Path) -> None:

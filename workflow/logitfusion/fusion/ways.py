@@ -117,7 +117,8 @@ def as_rows(ways: Sequence[Way]) -> list[dict[str, Any]]:
     rows = []
     for way in ways:
         behind = compare(best.likelihoods, way.likelihoods)
-        row = {"way": way.name, **way.options, "log_likelihood": mean(way.likelihoods)}
+        options = {key: value for key, value in way.options.items() if key != "gate"}  # many numbers
+        row = {"way": way.name, **options, "log_likelihood": mean(way.likelihoods)}
         row |= {"behind": behind.mean, "behind_error": behind.error}
         rows.append(row | ({"metric": mean(way.metrics)} if way.metrics else {}))
     return rows

@@ -46,10 +46,10 @@ def resolve_options(options: FusionOptions, task: str, tuned: Path | None) -> Fu
     return read_options(FusionOptions, dict(options) | fitted | chosen)
 
 
-def choice_for(task: str, tuned: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Trust, anchor, fixed weights and familiar, as chosen for a task, or for all tasks."""
+def choice_for(task: str, tuned: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Trust, anchor, fixed weights, gate and familiar, as chosen for a task, or for all tasks."""
     chosen = tuned.get(task, tuned.get("*", {}))
-    return {key: chosen[key] for key in ("trust", "anchor", "weights", "familiar") if key in chosen}
+    return {key: chosen[key] for key in ("trust", "anchor", "weights", "gate", "familiar") if key in chosen}
 
 
 def _decode_all(

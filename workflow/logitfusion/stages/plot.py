@@ -68,15 +68,15 @@ def _draw_traces(arguments: argparse.Namespace, section: TracesReport) -> None:
 
 def _draw_tuning(arguments: argparse.Namespace, section: TuningReport) -> None:
     found = {path.stem: read_artefact(path) for path in arguments.input}
-    plot_tuning({name: _read_tuning(found[name]) for name in section.methods}, arguments.output[0])
+    plot_tuning({name: read_tuning(found[name]) for name in section.methods}, arguments.output[0])
 
 
-def _read_tuning(tuned: dict[str, Any]) -> Tuning:
+def read_tuning(tuned: dict[str, Any]) -> Tuning:
     """Task -> its candidates and the choice, which is its own or that of all tasks (``*``); a gate has ways instead."""
     chosen = tuned["chosen"]
     if "gate" in tuned:
-        return {group: _read_ways(rows, chosen.get(group) or chosen["*"]) for group, rows in tuned["ways"].items()}
-    choices = {task: chosen.get(task) or chosen["*"] for task in tuned["candidates"]}
+        return {group: _read_ways(rows, chosen.get(group, chosen.get("*"))) for group, rows in tuned["ways"].items()}
+    choices = {task: chosen.get(task, chosen.get("*")) for task in tuned["candidates"]}
     return {
         task: TunedTask(pd.DataFrame(rows), choices[task]["trust"], choices[task]["anchor"])
         for task, rows in tuned["candidates"].items()

@@ -124,7 +124,8 @@ def _by_group(job: TuneJob, validation: Validation, chosen: list[dict[str, Any]]
     for group, entry in zip(job.groups, chosen, strict=True):
         entry = entry | validation.find_familiar(group)
         found[group[0] if len(job.groups) > 1 else "*"] = entry
-        logger.info("%s: %s", ", ".join(group), entry)
+        shown = {key: value for key, value in entry.items() if key != "gate"}  # many numbers
+        logger.info("%s: %s", ", ".join(group), shown)
     return found
 
 

@@ -17,6 +17,34 @@ LARGEST = 3.0  # no weight is above it
 _DIGITS = 6  # of the numbers of a gate, so that its file can be read
 
 
+@dataclass(frozen=True)
+class Grouped:
+    """The evidence of a task, and the place of its group among the groups of tasks that have a bias each."""
+
+    evidence: Evidence
+    group: int = 0
+
+    @property
+    def answers(self) -> int:
+        return self.evidence.answers
+
+    def select(self, answers: Tensor) -> Grouped:
+        """Of some answers alone; ``answers`` are booleans."""
+        return replace(self, evidence=self.evidence.select(answers))
+
+
+@dataclass(frozen=True)
+class GroupedGates:
+    """A gate for each group of tasks, which differ in their biases alone, and one for tasks of no known group."""
+
+    gate: Gate
+    groups: list[Gate]
+
+    def judge(self, task: Grouped) -> Tensor:
+        """Log-likelihood of each answer as the gate of its group steers, ``[answers]``."""
+        return judge(self.groups[task.group], task.evidence)
+
+
 def fit(tasks: Sequence[Evidence], ridge: float) -> Gate:
     """The gate that maximises the mean log-likelihood of an answer, less ``ridge / 2 * |theta|^2``.
 
@@ -27,20 +55,28 @@ def fit(tasks: Sequence[Evidence], ridge: float) -> Gate:
         tasks: evidence of each; they may have different numbers of experts.
         ridge: in nats.
     """
-    return fit_path(tasks, [ridge])[0]
+    return fit_path([Grouped(task) for task in tasks], [ridge])[0].gate
 
 
-def fit_path(tasks: Sequence[Evidence], ridges: Sequence[float]) -> list[Gate]:
-    """A gate for each ridge, as ``fit`` finds it; each search begins where the last one ended."""
-    relative = any(task.experts > 1 for task in tasks)
-    problem = Problem.of(tasks, [_inputs(task, relative) for task in tasks])
+def fit_path(tasks: Sequence[Grouped], ridges: Sequence[float]) -> list[GroupedGates]:
+    """Gates for each ridge, as ``fit`` finds them; each search begins where the last one ended.
+
+    What is a group's own in its bias is the weight of one more input, 1 in that group and 0 in others, so the ridge
+    draws it to 0.
+    """
+    relative = any(task.evidence.experts > 1 for task in tasks)
+    groups = 1 + max(task.group for task in tasks)
+    inputs = [_inputs(task, relative, groups) for task in tasks]
+    problem = Problem.of([task.evidence for task in tasks], inputs)
     theta = torch.zeros(len(problem.mean) + 1, dtype=torch.float64)  # the last is the bias
     names = [(part, name) for part in (["features", "relative"] if relative else ["features"]) for name in FEATURES]
-    gates = []
+    found = []
     for ridge in ridges:
         theta = problem.maximise(theta, ridge)
-        gates.append(_as_gate(theta, problem, names))
-    return gates
+        gate = _as_gate(theta, problem, names)
+        biases = theta[-1] + problem.score_groups(theta, len(names), groups)
+        found.append(GroupedGates(gate, [gate.model_copy(update={"bias": _round(one)}) for one in biases.tolist()]))
+    return found
 
 
 def judge(gate: Gate, task: Evidence) -> Tensor:
@@ -90,6 +126,11 @@ class Problem:
         optimizer.step(closure)
         return theta.detach()
 
+    def score_groups(self, theta: Tensor, features: int, groups: int) -> Tensor:
+        """What the inputs behind the first ``features`` add to the score in each group, ``[groups]``."""
+        apart = torch.eye(groups, dtype=theta.dtype)[:, : len(self.mean) - features] - self.mean[features:]
+        return apart @ torch.where(self.used[features:], theta[features:-1] / self.scale[features:], 0.0)
+
     def likelihood(self, theta: Tensor) -> Tensor:
         """The mean over tasks of the mean log-likelihood of an answer."""
         return self.likelihood_of([torch.einsum("f,ftn->tn", theta[:-1], one) + theta[-1] for one in self.inputs])
@@ -103,16 +144,21 @@ class Problem:
 def _as_gate(theta: Tensor, problem: Problem, names: Sequence[tuple[str, str]]) -> Gate:
     parts: dict[str, dict[str, GateFeature]] = {"features": {}, "relative": {}}
     *weights, bias = theta.tolist()
-    values = zip(weights, problem.mean.tolist(), problem.scale.tolist(), strict=True)
-    for (part, name), (weight, mean, scale), used in zip(names, values, problem.used.tolist(), strict=True):
+    values = zip(weights, problem.mean.tolist(), problem.scale.tolist(), problem.used.tolist(), strict=True)
+    for (part, name), (weight, mean, scale, used) in zip(names, values, strict=False):  # then come those of groups
         if used:
             parts[part][name] = GateFeature(weight=_round(weight), mean=_round(mean), scale=_round(scale))
     return Gate(largest=LARGEST, bias=_round(bias), **parts)
 
 
-def _inputs(task: Evidence, relative: bool) -> Tensor:
-    """Features and relative ones, ``[F or 2 F, T, N]``."""
-    return torch.cat([task.features, make_relative(task.features)]) if relative else task.features
+def _inputs(task: Grouped, relative: bool, groups: int) -> Tensor:
+    """Features, relative ones, and of which group the task is where there are several, ``[.., T, N]``."""
+    features = task.evidence.features
+    parts = [features, make_relative(features)] if relative else [features]
+    if groups > 1:
+        told = torch.eye(groups, dtype=features.dtype)[task.group]
+        parts.append(told[:, None, None].expand(-1, *features.shape[1:]))
+    return torch.cat(parts)
 
 
 def _round(value: float) -> float:
