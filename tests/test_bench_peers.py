@@ -31,8 +31,8 @@ class DExpertsLlama:
         made = [AutoModelForCausalLM.from_pretrained(one, **model_kwargs).eval() for one in (large, expert, base)]
         self.base, self.expert, self.antiexpert = made
 
-    def generate(self, ids, max_new_tokens, attention_mask):
-        options = [{"attention_mask": attention_mask} for _ in range(3)]
+    def generate(self, ids, max_new_tokens, attention_mask, use_cache):
+        options = [{"attention_mask": attention_mask, "use_cache": use_cache} for _ in range(3)]
         for _ in range(max_new_tokens):
             logits = []
             for model, option in zip((self.base, self.expert, self.antiexpert), options):
