@@ -4,12 +4,14 @@ Their code is run from folders that are named on the command line, and never cha
 with a word on how to fetch it. To add a peer: its repository in `beside/checkouts.py`, and a file in `beside` (or a
 function in one that is there) that gives `Comparison`s.
 
-Both sides run in one process, one after the other in every round, in processor time.
+Both sides run in one process, one after the other in every round, in processor time. Parts that are not asked for
+(`--parts`) stay in the result as they are, with the commit and machine that they are of.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -26,26 +28,21 @@ from distillation import codec, side_by_side
 from logitfusion.files import write_json, write_text
 from timing import describe_machine, use_all_threads, words
 
-PARTS = ("decoding", "losses", "codec", "probes")
-
 
 def main() -> None:
     arguments = parse()
     transformers_logging.disable_progress_bar()
     use_all_threads()
     checkouts = {one.name: getattr(arguments, one.variable.lower()) for one in REPOSITORIES}
-    report: dict[str, Any] = {
-        "machine": describe_machine(CPU),
-        "rounds": arguments.rounds,
-        "load": [os.getloadavg()[0]],
-        "cores": os.cpu_count(),
-        "left out": [said for one in REPOSITORIES if (said := one.missing(checkouts[one.name]))],
-    }
+    missing = [said for one in REPOSITORIES if (said := one.missing(checkouts[one.name]))]
+    report = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
     for name, part in parts(arguments, checkouts).items():
-        report[name] = part()
-        report["load"].append(os.getloadavg()[0])
-        save(report, arguments.output)
-    print(as_markdown(report))
+        origin = {"machine": describe_machine(CPU), "rounds": arguments.rounds, "cores": os.cpu_count()}
+        before, found, after = os.getloadavg()[0], part(), os.getloadavg()[0]
+        report[name] = {"found": found, **origin, "load": [before, after]}
+        write_json(arguments.output, report)
+        write_text(arguments.output.with_suffix(".md"), as_markdown(report))
+    print("\n".join([as_markdown(report), *missing]))
 
 
 def parts(arguments: argparse.Namespace, checkouts: dict[str, Path | None]) -> dict[str, Callable[[], Any]]:
@@ -74,22 +71,27 @@ def parts(arguments: argparse.Namespace, checkouts: dict[str, Path | None]) -> d
     return {name: makers[name] for name in arguments.parts}
 
 
-def save(report: dict[str, Any], path: Path) -> None:
-    """As JSON, and as tables beside it."""
-    write_json(path, report)
-    write_text(path.with_suffix(".md"), as_markdown(report))
-
-
 def as_markdown(report: dict[str, Any]) -> str:
-    compared = [Comparison(**row) for name in ("decoding", "probes") for row in report.get(name, [])]
-    tables = [comparison.table(compared)] if compared else []
-    tables += [part.table(report[name]) for name, part in TABLES.items() if name in report]
-    load = f"Load of the machine's {report['cores']} cores: {min(report['load']):.1f} to {max(report['load']):.1f}."
-    ending = [*report["left out"], f"Processor time. {words(report)} {load}"]
-    return "\n\n".join("\n".join(lines) for lines in (*tables, *([one] for one in ending))) + "\n"
+    """Each part's table, and where its numbers are from."""
+    pieces = []
+    for name in (name for name in PARTS if name in report):
+        part = report[name]
+        load = f"load of {part['cores']} cores {part['load'][0]:.1f} before, {part['load'][1]:.1f} after."
+        pieces += ["\n".join(TABLES[name](part["found"])), f"{words(part)} Processor time; {load}"]
+    return "\n\n".join(pieces) + "\n"
 
 
-TABLES = {"losses": side_by_side, "codec": codec}
+def compared(rows: list[dict[str, Any]]) -> list[str]:
+    return comparison.table([Comparison(**row) for row in rows])
+
+
+TABLES: dict[str, Callable[[Any], list[str]]] = {
+    "decoding": compared,
+    "losses": side_by_side.table,
+    "codec": codec.table,
+    "probes": compared,
+}
+PARTS = tuple(TABLES)
 
 
 def parse() -> argparse.Namespace:

@@ -161,6 +161,35 @@ def test_excluded_tokens() -> None:
         assert slope.isfinite().all()
 
 
+@EACH
+@pytest.mark.parametrize("side", ["student", "teacher", "both"])
+def test_the_gradient_beside_excluded_tokens_is_autograd_s(form: str, side: str) -> None:
+    if (form, side) == ("reverse", "teacher"):
+        pytest.skip("infinite, and so is its gradient")
+    student, teacher = draw(1, 1, 4, 9), draw(2, 1, 4, 9)
+    for excludes in {"student": [student], "teacher": [teacher], "both": [student, teacher]}[side]:
+        excludes[0, 1:3, 4:6] = -torch.inf
+    student.requires_grad_()
+    places = places_of(student)
+    found = divergence_of_logits(student, places, teacher, places, form, 1.0)
+    right = diverge(student[0].log_softmax(-1), teacher[0].log_softmax(-1), form)
+    slopes = [torch.autograd.grad(part.sum(), student)[0] for part in (found, right)]
+    torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
+
+
+@EACH
+def test_the_order_of_places_does_not_matter(form: str) -> None:
+    """Neighbours are read as a slice, others are picked."""
+    student, teacher = draw(1, 2, 5, 9).requires_grad_(), draw(2, 2, 5, 9)
+    places = places_of(student)
+    order = torch.tensor([0, 2, 1, 3, 9, 8, 7, 6, 5, 4])
+    found = divergence_of_logits(student, places, teacher, places, form, 1.0)
+    mixed = divergence_of_logits(student, places[order], teacher, places[order], form, 1.0)
+    torch.testing.assert_close(mixed, found[order])
+    slopes = [torch.autograd.grad(part.square().sum(), student)[0] for part in (found, mixed)]
+    torch.testing.assert_close(*slopes)
+
+
 def test_a_token_that_the_student_lacks_is_refused() -> None:
     student, ids = draw(9, 1, 2, 5), torch.tensor([[7], [1]])
     with pytest.raises(ValueError, match="token 7 is none of the student's 5"):

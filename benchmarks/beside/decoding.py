@@ -49,6 +49,8 @@ def compare_batch(
         return lambda: [row.token_ids for row in model.generate(prompts, **options)]
 
     def agree(ours: list[list[int]], theirs: list[list[int]]) -> str:
+        if any(len(row) != tokens for row in (*ours, *theirs)):
+            raise SystemExit(f"a row has not the {tokens} tokens that were asked for")
         return f"{same(ours, theirs)} rows the same"
 
     where = f"batch {len(prompts)}, {max(map(len, prompts))} + {tokens} tokens"
@@ -96,7 +98,8 @@ def make_loop(kind: type, folders: list[Path]) -> Loop:
     @torch.inference_mode()
     def loop(prompts: list[list[int]], tokens: int) -> list[list[int]]:
         ids, mask, _ = left_pad(prompts, 0)
-        made = models.generate(ids, max_new_tokens=tokens, attention_mask=mask)
+        # Trainings save models whose config says that they have no cache, which the loop would go by.
+        made = models.generate(ids, max_new_tokens=tokens, attention_mask=mask, use_cache=True)
         return made[:, ids.shape[1] :].tolist()
 
     return loop

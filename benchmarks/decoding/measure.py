@@ -40,11 +40,12 @@ class Fusion:
     prompts: list[list[int]]
 
     def __post_init__(self) -> None:
-        """Let all rows decode the same number of tokens."""
+        """Let all rows decode the same number of tokens: no model's end of a text ends one."""
         self.tokenizer.eos_token = None
-        self.large.config.eos_token_id = None
-        if self.large.generation_config is not None:
-            self.large.generation_config.eos_token_id = None
+        for model in self.models():
+            for config in (model.config, model.generation_config):
+                if config is not None:
+                    config.eos_token_id = None
 
     def fused(self, steered: bool = True, **options: Any) -> FusedLM:
         """As the package decodes."""

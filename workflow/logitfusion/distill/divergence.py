@@ -14,6 +14,7 @@ student's; for Jensen-Shannon at most ``ln 2`` times the mean of both tails.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch.nn.functional import pad
 
 from logitfusion.config.objective import Divergence
 from logitfusion.distill.recomputed import recomputed
-from logitfusion.distill.selection import working_dtype
+from logitfusion.distill.selection import index_of, working_dtype
 
 # Log-probabilities below count as this: in a mean of two distributions their share is 0 in any precision.
 _LOWEST = -1e4
@@ -40,14 +41,18 @@ def divergence_of_logits(
     """
     dtype, shared = working_dtype(student.dtype), min(student.shape[-1], teacher.shape[-1])
 
-    def losses(rows: Tensor, part: slice) -> Tensor:
-        with torch.no_grad():
-            where = teacher_places[part, 0], teacher_places[part, 1]
-            theirs = teacher[where].to(dtype)
-        sides = (_tempered(side[:, :shared], temperature).log_softmax(-1) for side in (rows, theirs))
-        return diverge(*sides, form)
+    def sides(rows: Tensor, part: slice) -> Iterator[Tensor]:
+        theirs = teacher.detach()[index_of(teacher_places[part])].to(dtype)
+        return (_tempered(side[:, :shared], temperature) for side in (rows, theirs))
 
-    return recomputed(losses, student, places)
+    def losses(rows: Tensor, part: slice) -> Tensor:
+        return diverge(*(side.log_softmax(-1) for side in sides(rows, part)), form)
+
+    def slope(rows: Tensor, part: slice) -> Tensor:
+        found = _tempered(_slope(*sides(rows, part), form), temperature)
+        return pad(found, (0, rows.shape[-1] - shared)) if shared < rows.shape[-1] else found
+
+    return recomputed(losses, student, places, slope=slope)
 
 
 def divergence_of_tops(
@@ -115,8 +120,33 @@ def diverge(ours: Tensor, theirs: Tensor, form: Divergence) -> Tensor:
     if form == "reverse":
         return _relative(ours, theirs)
     ours, theirs = ours.clamp(min=_LOWEST), theirs.clamp(min=_LOWEST)
-    middle = torch.logaddexp(ours, theirs) - math.log(2)
+    middle = _middle(ours, theirs)
     return (_relative(ours, middle) + _relative(theirs, middle)) / 2
+
+
+def _middle(ours: Tensor, theirs: Tensor) -> Tensor:
+    """The logarithm of the mean of both sides' probabilities."""
+    return torch.logaddexp(ours, theirs) - math.log(2)
+
+
+def _slope(ours: Tensor, theirs: Tensor, form: Divergence) -> Tensor:
+    """The derivative of the divergence of logits ``[n, V]`` with respect to ``ours``, ``[n, V]``.
+
+    Forward it is ``p - q``. Reverse it is ``p (d - sum p d)``, d being how far p's logarithm is above q's; for jsd half
+    of it, with q's place taken by the mean of both.
+    """
+    if form == "forward":
+        return ours.softmax(-1).sub_(theirs.softmax(-1))
+    ours, theirs = ours.log_softmax(-1), theirs.log_softmax(-1)
+    if form == "jsd":
+        ours = ours.clamp(min=_LOWEST)
+        theirs = _middle(ours, theirs.clamp(min=_LOWEST))
+    probabilities, above = ours.exp(), ours - theirs
+    mean = (probabilities * above).sum(-1, keepdim=True)
+    if theirs.device.type != "cpu" or mean.isnan().any():  # entries that p excludes have no part
+        above = above.masked_fill(ours.isneginf(), 0.0)
+        mean = (probabilities * above).sum(-1, keepdim=True)
+    return above.sub_(mean).mul_(probabilities).mul_(0.5 if form == "jsd" else 1.0)
 
 
 def diverge_measures(ours: Tensor, theirs: Tensor, form: Divergence) -> Tensor:
@@ -134,9 +164,11 @@ def diverge_measures(ours: Tensor, theirs: Tensor, form: Divergence) -> Tensor:
 
 def _relative(first: Tensor, second: Tensor) -> Tensor:
     """``KL(first || second)``; entries that ``first`` excludes have no part, nor a gradient."""
+    if first.device.type == "cpu":  # a GPU would have to be waited for
+        found = (first.exp() * (first - second)).sum(-1)
+        if not found.isnan().any():  # as it is where ``first`` excludes an entry
+            return found
     excluded = first.isneginf()
-    if first.device.type == "cpu" and not excluded.any():  # a GPU would have to be waited for
-        return (first.exp() * (first - second)).sum(-1)
     first, second = first.masked_fill(excluded, 0.0), second.masked_fill(excluded, 0.0)
     return (first.exp() * (first - second)).masked_fill(excluded, 0.0).sum(-1)
 

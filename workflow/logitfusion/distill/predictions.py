@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from logitfusion.distill.selection import chunks, log_normaliser, shifted_exp, top_k, working_dtype
+from logitfusion.distill.selection import chunks, index_of, log_normaliser, shifted_exp, top_k, working_dtype
 from logitfusion.tensors import check_count, check_floats, check_int64, check_logits, check_one_device, check_tensors
 
 IGNORED = -100
@@ -193,8 +193,5 @@ def _parts(logits: Tensor, places: Tensor) -> Iterator[tuple[slice, tuple[Tensor
     """A few places at a time, and where the logits have them: in a slice, which is no copy, if they are neighbours."""
     on_host = places.cpu()
     for part in chunks(len(places), logits.shape[-1], logits.device):
-        (text, first), (last_text, last) = on_host[part.start].tolist(), on_host[part.stop - 1].tolist()
-        if text == last_text and last - first == part.stop - part.start - 1:
-            yield part, (text, slice(first, last + 1))
-        else:
-            yield part, (places[part, 0], places[part, 1])
+        where = index_of(on_host[part])
+        yield part, where if isinstance(where[0], int) else (places[part, 0], places[part, 1])

@@ -35,6 +35,17 @@ def chunks(length: int, width: int, device: torch.device) -> Iterator[slice]:
         yield slice(start, min(start + step, length))
 
 
+def index_of(places: Tensor) -> tuple[Tensor, Tensor] | tuple[int, slice]:
+    """What logits ``[B, L, V]`` are indexed with to get those of places ``[n, 2]``, n > 0, as ``[n, V]``.
+
+    On a CPU a slice, which copies nothing, where the places are neighbours.
+    """
+    texts, positions = places[:, 0], places[:, 1]
+    if places.device.type == "cpu" and (texts == texts[0]).all() and (positions.diff() == 1).all():
+        return int(texts[0]), slice(int(positions[0]), int(positions[-1]) + 1)
+    return texts, positions
+
+
 def top_k(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``rows.topk(k)`` of ``[..., V]``, values and ids, several times faster on a CPU where V is large.
 
