@@ -46,7 +46,7 @@ report: setup ## reports/report.html from what has been made, if anything change
 		$(RUN) snakemake --profile local --configfile $(CONFIG) --report reports/report.html; fi
 	@echo "reports/$(NAME)/index.html and reports/report.html"
 
-.PHONY: study study-results
+.PHONY: study study-converged study-results
 study: setup ## the study of config/study, two to three hours on two cores: docs/results/study.md
 	@$(RUN) snakemake --profile local --cores $(CORES) --configfile config/study/base.yaml -- \
 		$(addprefix results/study_base/,models/large models/small models/tiny experts/ceiling)
@@ -56,10 +56,15 @@ study: setup ## the study of config/study, two to three hours on two cores: docs
 		$(RUN) snakemake --profile local --cores $(CORES) --configfile config/study/$$track.yaml; done
 	@$(MAKE) --no-print-directory study-results
 
+study-converged: setup ## the study's distillation with twelve times the steps: minutes on a GPU, hours on two cores; needs models of `make study`
+	@$(RUN) snakemake --profile local --cores $(CORES) --configfile config/study/converged.yaml
+	@$(MAKE) --no-print-directory study-results
+
 study-results: setup ## the runs of the study that are there, compared, into docs/results
 	@compare() { if [ -d "results/$$2" ]; then $(RUN) logitfusion compare "$${@:2}" --csv docs/results/study_$$1.csv > /dev/null; fi; }; \
 	compare fusion study0 study1 study2; \
 	compare distill study_distill --baseline sft kl uld uld_two; \
+	compare converged study_converged --baseline sft kl uld uld_two; \
 	compare clip study_fewshot
 	@$(RUN) python docs/generate/study.py results
 

@@ -20,9 +20,9 @@ from logitfusion.config.models import PathModel
 from logitfusion.errors import UserError
 
 CONFIGS = ROOT / "config/study"
-TASKS = ("sums", "seen tasks", "unseen tasks")
+TASKS = ("sst2", "sums", "seen tasks", "unseen tasks")
 FACTS = {
-    "command": "make study",
+    "commands": ["make study"],
     "runs": [
         {
             "run": "study0", "date": "2026-11-27", "commit": "4160200", "config": "c0ffee", "jobs": 2,
@@ -55,10 +55,10 @@ def compared(methods: dict[str, list[str]], tasks: tuple[str, ...], shots: int |
 @pytest.fixture
 def tables() -> dict[str, pd.DataFrame]:
     rivals = ["fixed", "large"]
-    steered = {"large": [], "fixed": [], "multi_one_hot": [], "gate": rivals, "multi_gate": rivals}
-    students = {"sft": [], "kl": ["sft"], "gld_vocab": ["sft"], "kl_gld_vocab": ["sft", "kl"]}
+    steered = {"large": [], "fixed": [], "multi_one_hot": [], "multi_judged": [], "gate": rivals, "multi_gate": rivals}
+    students = {"ceiling": [], "sft": [], "kl": ["sft"], "gld_vocab": ["sft"], "kl_gld_vocab": ["sft", "kl"]}
     few_shot = pd.concat([compared({"stacking": []}, ("emoji",), shots) for shots in (1, 2, 16)])
-    return {"fusion": compared(steered, TASKS), "distill": compared(students, ("sums",)), "clip": few_shot}
+    return {"fusion": compared(steered, TASKS), "distill": compared(students, ("sums", "all tasks")), "clip": few_shot}
 
 
 def test_the_seed_of_a_run_is_that_of_its_experts() -> None:
@@ -72,7 +72,8 @@ def test_the_seed_of_a_run_is_that_of_its_experts() -> None:
 def test_stored_runs_are_those_that_the_configs_make() -> None:
     named = {path.stem: load_config(path).run for path in CONFIGS.glob("*.yaml")}
     assert named.pop("base") == "study_base"
-    assert named == {"fusion": "study0", "distill": "study_distill", "fewshot": "study_fewshot"}
+    assert named.pop("fusion") == "study0"
+    assert named == {name: f"study_{name}" for name in ("distill", "converged", "fewshot")}
     assert set(named.values()) <= {run for runs in study.RUNS.values() for run in runs}
 
 

@@ -23,8 +23,14 @@ from logitfusion.progress.record import read_records
 from logitfusion.tables import write_table
 
 COMMAND = "make study"
+LONGER = "make study-converged"
 # Track -> its runs, of which those that differ in their seed alone are compared together.
-RUNS = {"fusion": ("study0", "study1", "study2"), "distill": ("study_distill",), "clip": ("study_fewshot",)}
+RUNS = {
+    "fusion": ("study0", "study1", "study2"),
+    "distill": ("study_distill",),
+    "converged": ("study_converged",),
+    "clip": ("study_fewshot",),
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ def collect(results: Path, folder: Path) -> None:
         raise UserError(f"{results} has no run of the study; call {COMMAND}.")
     runs = [stored.collect(run) for run in found]
     told = [asdict(one.facts) | _surroundings(place) for one, place in zip(runs, found, strict=True)]
-    write_json(folder / "study.json", {"command": COMMAND, "runs": told})
+    commands = [COMMAND] + [LONGER for run in RUNS["converged"] if (results / run).is_dir()]
+    write_json(folder / "study.json", {"commands": commands, "runs": told})
     table = pd.concat([one.table for one in runs], ignore_index=True)
     write_table(table.round(6), folder / "study.csv")
 

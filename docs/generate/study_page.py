@@ -77,7 +77,8 @@ def describe(facts: dict[str, Any]) -> str:
         cells = (run["run"], run["date"], run["commit"], run["config"], _machine(run), run["jobs"], f"{minutes:.0f}")
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     versions = {f"{name} {number}": None for run in facts["runs"] for name, number in run["versions"].items()}
-    return "\n".join([*lines, "", f"Made by `{facts['command']}`; {', '.join(versions)}."])
+    commands = " and ".join(f"`{command}`" for command in facts["commands"])
+    return "\n".join([*lines, "", f"Made by {commands}; {', '.join(versions)}."])
 
 
 def _machine(run: dict[str, Any]) -> str:
@@ -183,5 +184,7 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "tasks": ("fusion", tabulate_tasks),
     "students": ("distill", tabulate_tasks),
     "graph": ("distill", tabulate_graph),
+    "converged students": ("converged", tabulate_tasks),
+    "converged graph": ("converged", tabulate_graph),
     "shots": ("clip", tabulate_shots),
 }
