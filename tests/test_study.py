@@ -39,7 +39,14 @@ def compared(methods: dict[str, list[str]], tasks: tuple[str, ...], shots: int |
     rows = []
     for place, (method, rivals) in enumerate(methods.items()):
         for task in tasks:
-            score = {"task": task, "shots": shots, "method": method, "score": place / 10, "gap_closure": float("nan")}
+            score = {
+                "task": task,
+                "n": 300,
+                "shots": shots,
+                "method": method,
+                "score": place / 10,
+                "gap_closure": float("nan"),
+            }
             ends = {
                 "score_low": place / 10 - 0.05,
                 "score_high": place / 10 + 0.05,

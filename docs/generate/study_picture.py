@@ -25,8 +25,10 @@ def draw(compared: Mapping[str, pd.DataFrame], path: Path) -> None:
     figure, axes = make_panels(len(tasks), 3, 1.9, sharex=True)
     methods = [method for method in METHODS if method in set(table["method"])]
     for axis, task in zip(axes, tasks, strict=True):
-        _draw_task(axis, table[table["task"] == task].set_index("method"), methods)
-        axis.set_title(task.replace("_", " "))
+        rows = table[table["task"] == task]
+        _draw_task(axis, rows.set_index("method"), methods)
+        axis.set_title(f"{task.replace('_', ' ')}, n = {rows['n'].max()}")
+    figure.supxlabel("score less that of the best fixed weight, 95% intervals", fontsize=12)
     save_figure(
         figure, path, "Ways of steering less the best fixed weight",
         "Differences of scores with intervals over examples and trainings, task by task; 0 is the best fixed weight.",
