@@ -63,6 +63,7 @@ study-converged: setup ## the study's distillation with twelve times the steps: 
 study-results: setup ## the runs of the study that are there, compared, into docs/results
 	@compare() { if [ -d "results/$$2" ]; then $(RUN) logitfusion compare "$${@:2}" --csv docs/results/study_$$1.csv > /dev/null; fi; }; \
 	compare fusion study0 study1 study2; \
+	compare goals study0 study1 study2 --method gate multi_gate --baseline fixed large --task "seen tasks" "unseen tasks"; \
 	compare distill study_distill --baseline sft kl uld uld_two; \
 	compare converged study_converged --baseline sft kl uld uld_two; \
 	compare clip study_fewshot

@@ -31,6 +31,8 @@ RUNS = {
     "converged": ("study_converged",),
     "clip": ("study_fewshot",),
 }
+# What `logitfusion compare` made of them: a table for each track, and the few comparisons that were the aim, alone.
+TABLES = (*RUNS, "goals")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Study:
 
     Attributes:
         facts: what ``study.json`` holds.
-        compared: track -> the table of ``logitfusion compare``, of those tracks that were run.
+        compared: name in ``TABLES`` -> the table, of those tracks that were run.
     """
 
     facts: dict[str, Any]
@@ -73,10 +75,10 @@ def _surroundings(run: Path) -> dict[str, Any]:
 
 def read(folder: Path = FOLDER) -> Study:
     """The study that was kept."""
-    tables = {track: folder / f"study_{track}.csv" for track in RUNS}
+    tables = {name: folder / f"study_{name}.csv" for name in TABLES}
     return Study(
         read_json(folder / "study.json"),
-        {track: pd.read_csv(path) for track, path in tables.items() if path.is_file()},
+        {name: pd.read_csv(path) for name, path in tables.items() if path.is_file()},
     )
 
 

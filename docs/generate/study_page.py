@@ -137,6 +137,20 @@ def tabulate_averages(table: pd.DataFrame) -> str:
     )
 
 
+def tabulate_goals(table: pd.DataFrame) -> str:
+    """Each difference, whether it is shown over trainings and over examples alone, and what could have been shown."""
+    return _markdown(
+        [
+            {
+                "tasks": row["task"], "method": row["method"], "less": row["rival"],
+                "difference": _span(row["difference"], row["low"], row["high"], "+"), "shown": row["verdict"],
+                "of these trainings": row["verdict_of_these"], "smallest": f"{row['smallest']:.2f}",
+            }
+            for _, row in table.dropna(subset=["rival"]).iterrows()
+        ]
+    )  # fmt: skip
+
+
 def tabulate_tasks(table: pd.DataFrame) -> str:
     """Every method's score on every task."""
     tasks = list(dict.fromkeys(table["task"]))
@@ -180,6 +194,7 @@ def _value(table: pd.DataFrame, place: str, method: str) -> float:
 
 # Name of a table -> its track, and what makes it.
 TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
+    "goals": ("goals", tabulate_goals),
     "averages": ("fusion", tabulate_averages),
     "tasks": ("fusion", tabulate_tasks),
     "students": ("distill", tabulate_tasks),
