@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from checkout import ROOT
-from generate import study, study_page, study_picture
+from generate import readme, study, study_page, study_picture
 from generate.study_page import TABLES, fill, show
 
 from logitfusion.config.experts import TrainedExpert
@@ -123,6 +123,10 @@ def test_a_page_has_the_stored_numbers(tables: dict[str, pd.DataFrame]) -> None:
     assert "+0.25 [+0.12, +0.38], higher" in page
     assert "| kl_gld_vocab | kl | +0.25 [+0.12, +0.38], higher |" in page
     assert "| method | emoji@1 | emoji@16 |" in page
+
+
+def test_the_readme_says_what_is_stored() -> None:
+    assert f"-->\n{readme.tell_study(study.read().compared)}\n<!--" in readme.PATH.read_text(encoding="utf-8")
 
 
 def test_what_was_not_run_is_said(tables: dict[str, pd.DataFrame]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from generate import stored
+from generate import stored, study_page
 from generate.pages import describe_time, show
 from generate.parts import replace_part
 from generate.stored import StoredRun
@@ -38,6 +38,17 @@ CLIP = {
     "amu_classes": "the same with settings by cross-validation (our default)",
 }
 FEW_SHOT_TASK, SHOTS = "emoji", (1, 8)
+# Places are those of study_page.
+STUDY = """
+**[The study](docs/results/study.md)**: five learned tasks (n = {seen}), two others (n = {unseen}), three trainings of
+each expert. Steered by the task's own expert, our learned `gate` has [[fusion/gate/seen tasks]] right, the best
+fixed weight [[fusion/fixed/seen tasks]], the paper's rule [[fusion/dynamic/seen tasks]]; `gate` less the fixed weight:
+[[goals/gate/seen tasks/fixed]]. With all experts and no word of the task, `multi_gate` has
+[[fusion/multi_gate/seen tasks]], the paper's rule [[fusion/multi_one_hot/seen tasks]], the large model alone
+[[fusion/large/seen tasks]]; on tasks that nobody learned, `multi_gate` less the large model:
+[[goals/multi_gate/unseen tasks/large]]. The graph term of GLD, added to `kl`: [[converged/kl_gld_vocab/all tasks/kl]];
+to `uld`: [[converged/uld_gld_vocab/all tasks/uld]].
+"""
 
 
 def tabulate(run: StoredRun) -> str:
@@ -119,6 +130,12 @@ PARTS: dict[str, Callable[[StoredRun], str]] = {
 }
 
 
+def tell_study(compared: study_page.Tables) -> str:
+    """What the study says, in a few sentences."""
+    counts = {name: study_page.count(compared["fusion"], f"{name} tasks") for name in ("seen", "unseen")}
+    return study_page.fill(STUDY.format(**counts).replace("\n", " ").strip(), {}, compared)
+
+
 def render(text: str, run: StoredRun) -> str:
     """README.md with its parts made anew.
 
@@ -133,6 +150,12 @@ def render(text: str, run: StoredRun) -> str:
 def write() -> None:
     """Write README.md anew from the stored run."""
     write_text(PATH, render(PATH.read_text(encoding="utf-8"), stored.read(RUN)))
+
+
+def write_study(compared: study_page.Tables) -> None:
+    """Write what the study says into README.md, if it has all that is said."""
+    if {"fusion", "goals", "converged"} <= compared.keys():
+        write_text(PATH, replace_part(PATH.read_text(encoding="utf-8"), "study", tell_study(compared)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from generate import stored, study_page, study_picture
+from generate import readme, stored, study_page, study_picture
 from generate.stored import FOLDER
 from logitfusion.errors import UserError
 from logitfusion.files import read_json, write_json
@@ -88,7 +88,8 @@ def main(results: Path, folder: Path = FOLDER) -> None:
     study = read(folder)
     study_picture.draw(study.compared, folder / "study.svg")
     study_page.write(study.facts, study.compared, folder / "study.md")
-    print(f"Stored the study in {folder}")
+    readme.write_study(study.compared)
+    print(f"Stored the study in {folder} and README.md")
 
 
 if __name__ == "__main__":

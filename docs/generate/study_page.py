@@ -63,6 +63,11 @@ def show(compared: Tables, what: str) -> str:
     return _difference(rows.iloc[0]) if rival else _score(rows.iloc[0])
 
 
+def count(table: pd.DataFrame, task: str) -> int:
+    """The test examples of a task, or of an average of tasks."""
+    return int(_at(table, task)["n"].max())
+
+
 def _at(table: pd.DataFrame, task: str) -> pd.DataFrame:
     name, _, shots = task.partition("@")
     rows = table[table["task"] == name]
