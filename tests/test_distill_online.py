@@ -34,6 +34,7 @@ from logitfusion.errors import UserError
 from logitfusion.models.identity import hash_vocabulary
 from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.source import make_random
+from logitfusion.training.kept import kept_logits
 
 NAMES = {"student": "bytes", "twin": "bytes", "stranger": "pairs"}
 TOPS = Objective(uld=0.4, gld=0.3, k=5)
@@ -91,7 +92,7 @@ def compute(
     batch = DistillationCollator(0, list(sources.values()))(rows)
     labels, columns = batch.pop("labels"), batch.pop("teachers")
     student = load_model(folders["student"], device=CPU, dtype=dtype)
-    logits = student(**batch, logits_to_keep=labels.shape[1]).logits.detach()
+    logits = kept_logits(student, student, batch).detach()
     logits = torch.nn.functional.pad(logits, (0, padding)).requires_grad_()
     teachers = read_teachers(list(sources.values()), columns, objective)
     loss = objective_loss(objective, logits, labels, teachers)
@@ -172,7 +173,7 @@ def test_in_float64_it_is_the_definition(folders: dict[str, Path]) -> None:
     rows = list(pair_texts(texts, {"twin": source}, "bytes"))
     batch = DistillationCollator(0, [source])(rows)
     labels, columns = batch.pop("labels"), batch.pop("teachers")
-    logits = models[0](**batch, logits_to_keep=labels.shape[1]).logits
+    logits = kept_logits(models[0], models[0], batch)
     found = objective_loss(objective, logits, labels, read_teachers([source], columns, objective)).total
     expected = naive_kl(models[1], source.model, texts)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)

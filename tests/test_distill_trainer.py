@@ -137,7 +137,7 @@ def test_a_model_that_reads_no_padding_reads_one_text_at_a_time(
 
     def alone(*arguments: Any) -> Any:
         found = plan(*arguments)
-        return dataclasses.replace(found, recipe=found.recipe.model_copy(update={"micro_batch": 1}), inputs=())
+        return dataclasses.replace(found, recipe=found.recipe.model_copy(update={"micro_batch": 1}), alone=True)
 
     monkeypatch.setattr(trainer, "plan_padding", alone)
     found, logged = train(folder, tmp_path, **WHOLE)

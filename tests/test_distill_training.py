@@ -30,6 +30,7 @@ from logitfusion.models.load import load_model, load_tokenizer
 from logitfusion.models.source import make_random
 from logitfusion.training import loop as training
 from logitfusion.training.finetune import finetune
+from logitfusion.training.kept import kept_logits
 
 CPU = torch.device("cpu")
 TEXTS = [(f"Count to {number}:", " " + " ".join(map(str, range(10, 12 + number % 5)))) for number in range(12)]
@@ -129,7 +130,7 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(
         for part in parts:
             batch = collate(part)
             labels, cached = batch.pop("labels"), batch.pop("teachers")
-            logits = model(**batch, logits_to_keep=labels.shape[1], use_cache=False).logits
+            logits = kept_logits(model, model, batch)
             teachers = read_teachers(collate.sources, cached, BOTH)
             options: dict[str, Any] = {"k": 5, "uld_k": 5, "uld_weight": 0.4, "gld_weight": 0.3}
             distill_loss(logits, labels, teachers, tokens=tokens, texts=len(rows), **options).total.backward()

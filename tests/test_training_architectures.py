@@ -50,30 +50,30 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
 DECODER = {"is_decoder": True, "pad_token_id": 1}
 LINEAR = {"linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 ENCODER = {"encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16}
-# Architecture -> its settings, and the inputs that tell it of padding; those that are told of none read rows alone.
-PADDED = ("attention_mask", "position_ids")
-FAMILIES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "llama": ({}, PADDED),
-    "gpt2": ({}, PADDED),
-    "opt": ({"word_embed_proj_dim": 8, "ffn_dim": 24, "dropout": 0.0}, PADDED),
-    "bloom": ({}, PADDED),
-    "gemma3_text": ({"sliding_window": 4}, PADDED),
-    "mpt": ({"d_model": 16, "n_heads": 2, "n_layers": 2}, PADDED),
-    "falcon": ({"alibi": True, "head_dim": None}, PADDED),
-    "gpt_neox": ({}, PADDED),
-    "mixtral": ({"num_local_experts": 3, "experts_implementation": "eager"}, PADDED),
-    "bert": (DECODER, PADDED),
-    "roberta": (DECODER, ()),  # its positions begin behind that of padding
-    "bart": ({"d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, **ENCODER}, ()),
-    "mamba": ({"state_size": 4}, ()),
-    "rwkv": ({"attention_hidden_size": 16}, ()),
-    "recurrent_gemma": ({"lru_width": 16, "attention_window_size": 4, "num_hidden_layers": 3}, ()),
-    "lfm2": ({"layer_types": ["conv", "full_attention"]}, ()),
-    "jamba": ({"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "num_experts": 2}, ()),
-    "qwen3_5_text": ({**LINEAR, "layer_types": ["linear_attention", "full_attention"]}, ()),
-    "xlstm": ({"num_heads": 2, "num_blocks": 2, "chunk_size": 8}, ()),
-    "llama dynamic": ({"rope_parameters": DYNAMIC, "max_position_embeddings": 8}, ()),
+# Architecture -> its settings.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "gpt2": {},
+    "opt": {"word_embed_proj_dim": 8, "ffn_dim": 24, "dropout": 0.0},
+    "bloom": {},
+    "gemma3_text": {"sliding_window": 4},
+    "mpt": {"d_model": 16, "n_heads": 2, "n_layers": 2},
+    "falcon": {"alibi": True, "head_dim": None},
+    "gpt_neox": {},
+    "mixtral": {"num_local_experts": 3, "experts_implementation": "eager"},
+    "bert": DECODER,
+    "roberta": DECODER,
+    "bart": {"d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, **ENCODER},
+    "mamba": {"state_size": 4},
+    "rwkv": {"attention_hidden_size": 16},
+    "recurrent_gemma": {"lru_width": 16, "attention_window_size": 4, "num_hidden_layers": 3},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "num_experts": 2},
+    "qwen3_5_text": {**LINEAR, "layer_types": ["linear_attention", "full_attention"]},
+    "xlstm": {"num_heads": 2, "num_blocks": 2, "chunk_size": 8},
+    "llama dynamic": {"rope_parameters": DYNAMIC, "max_position_embeddings": 8},
 }
+ALONE = {"llama dynamic"}  # its rotary encoding looks at the longest row
 RECIPE = Recipe(
     steps=1, batch_size=4, micro_batch=4, learning_rate=1e-9, weight_decay=0.0, max_tokens=64, checkpoint_minutes=60.0,
     precision="fp32", seed=0,
@@ -97,7 +97,7 @@ def randomise(model: PreTrainedModel) -> PreTrainedModel:
 
 def build(name: str, **others: Any) -> PreTrainedModel:
     torch.manual_seed(0)
-    settings = SHARED | FAMILIES[name][0] | others
+    settings = SHARED | FAMILIES[name] | others
     given = {key: value for key, value in settings.items() if value is not None}
     config = AutoConfig.for_model(name.split()[0], **given)
     for dropout in ("dropout", "attention_dropout", "activation_dropout"):
@@ -153,13 +153,13 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 def test_a_batch_has_loss_and_gradients_of_its_rows_alone(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, rows, inputs = build(name), make_rows(), FAMILIES[name][1]
+    model, rows, alone = build(name), make_rows(), name in ALONE
     expected, gradients = read_alone(model.train(), rows)
     with caplog.at_level(logging.INFO):
         padding = plan_padding(model, TOKENIZER, rows, RECIPE, "test")
     micro = padding.recipe.micro_batch
-    assert (padding.inputs, micro) == (inputs, 4 if inputs else 1)
-    assert ("can't read padding" in caplog.text) == (not inputs)
+    assert (padding.alone, micro) == (alone, 1 if alone else 4)
+    assert ("can't read padding" in caplog.text) == alone
     trainer = make_trainer(model, rows, tmp_path, padding)
     model.zero_grad()
     tokens, loss = sum(row["completion"] for row in rows), 0.0
@@ -170,6 +170,34 @@ def test_a_batch_has_loss_and_gradients_of_its_rows_alone(
         loss += float(part.detach())
     assert loss == pytest.approx(expected, rel=1e-5)
     assert_close(take_gradients(model), gradients)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "opt", "falcon", "bert"])
+@pytest.mark.parametrize("packing", [None, 28])
+def test_every_query_of_a_batch_sees_a_token(
+    name: str, packing: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fused kernels of attention may give NaN for one that sees none."""
+    model, rows, recipe = build(name, attn_implementation="sdpa"), make_rows(), RECIPE
+    recipe = recipe.model_copy(update={"packing": packing})
+    padding = plan_padding(model, TOKENIZER, rows, recipe, "test")
+    batches = make_batches(model, rows, recipe, padding, CompletionCollator(padding.pad), "test")
+    seen, attend = [], nn.functional.scaled_dot_product_attention
+
+    def record(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+        seen.append(attn_mask)
+        return attend(query, key, value, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", record)
+    trainer, size = make_trainer(model, rows, tmp_path, padding), batches.recipe.micro_batch
+    for start in range(0, len(batches.rows), size):
+        batch = batches.collator([batches.rows[place] for place in range(start, start + size)])
+        trainer.compute_loss(model.train(), batch, num_items_in_batch=15)
+    assert seen
+    masks = [mask for mask in seen if mask is not None]
+    assert all(bool((mask if mask.dtype == torch.bool else mask > -1e4).any(-1).all()) for mask in masks)
+    if packing is None and name in ("llama", "opt"):  # which attend to all that came before
+        assert not masks
 
 
 # Those that take positions from what they are told, and make the mask of attention from these.
@@ -183,7 +211,7 @@ def test_a_packed_row_has_loss_and_gradients_of_its_texts_alone(
     model, rows, recipe = build(name), make_rows(), RECIPE.model_copy(update={"packing": 28})
     expected, gradients = read_alone(model.train(), rows)
     padding = plan_padding(model, TOKENIZER, rows, recipe, "test")
-    collator = CompletionCollator(padding.pad, padding.inputs)
+    collator = CompletionCollator(padding.pad)
     with caplog.at_level(logging.INFO):
         batches = make_batches(model, rows, recipe, padding, collator, "test")
     packed = "the 4 texts of a step are packed in 2 rows" in caplog.text
@@ -193,7 +221,7 @@ def test_a_packed_row_has_loss_and_gradients_of_its_texts_alone(
     tokens, loss, size = sum(row["completion"] for row in rows), 0.0, batches.recipe.micro_batch
     for start in range(0, len(batches.rows), size):
         batch = batches.collator([batches.rows[place] for place in range(start, start + size)])
-        assert not packed or ("attention_mask" not in batch and batch["input_ids"].shape[0] == 1)
+        assert not packed or batch["input_ids"].shape[0] == 1
         part = trainer.compute_loss(model.train(), batch, num_items_in_batch=tokens)
         part.backward()
         loss += float(part.detach())
@@ -206,7 +234,7 @@ def make_trainer(
 ) -> CompletionTrainer:
     arguments = trainer_arguments(padding.recipe, folder)
     arguments.max_grad_norm = 0.0  # clipped gradients would hide a wrong factor
-    collator = CompletionCollator(padding.pad, padding.inputs)
+    collator = CompletionCollator(padding.pad)
     return CompletionTrainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
 
 
@@ -224,7 +252,7 @@ def test_a_model_of_text_and_images_is_divided_by_the_tokens_of_the_step(tmp_pat
     recipe = RECIPE.model_copy(update={"micro_batch": micro_batch})
     model = build_gemma3()
     model.accepts_loss_kwargs = False  # as those say of themselves
-    trainer = make_trainer(model, make_rows(), tmp_path, Padding(recipe, 0, PADDED))
+    trainer = make_trainer(model, make_rows(), tmp_path, Padding(recipe, 0))
     found = Gradients()
     trainer.add_callback(found)
     trainer.train()
@@ -288,7 +316,7 @@ def test_healing_reads_rows_alone_without_a_mask(tmp_path: Path) -> None:
     padding = plan_padding(model, TOKENIZER, rows, RECIPE, "test")
     trainer = HealingTrainer(
         model=model, teacher=teacher, logit_share=1.0, args=trainer_arguments(padding.recipe, tmp_path),
-        train_dataset=rows, data_collator=TextCollator(padding.pad, padding.inputs),
+        train_dataset=rows, data_collator=TextCollator(padding.pad),
     )  # fmt: skip
     with torch.no_grad():
         teacher(torch.arange(3, 63)[None])  # it has read a long text, the student has not

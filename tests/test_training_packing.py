@@ -27,7 +27,7 @@ EXAMPLES = [{"prompt": f"{n} {'=' * (n % 9)}", "completion": f" {'ab' * (n % 4)}
 RECIPE = Recipe(
     steps=6, batch_size=8, micro_batch=4, learning_rate=5e-3, max_tokens=64, precision="fp32", seed=0,
 )  # fmt: skip
-PADDED = Padding(RECIPE, 0, ("attention_mask", "position_ids"))
+PADDED = Padding(RECIPE, 0)
 
 
 def make_rows(sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
@@ -131,6 +131,9 @@ class Blended(torch.nn.Module):
         super().__init__()
         self.model, self.length = model, length
         self.config, self.device = model.config, model.device
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.model.get_output_embeddings()
 
     def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **others: Any) -> Any:
         if input_ids.shape[1] >= self.length:

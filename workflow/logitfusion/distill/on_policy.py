@@ -23,10 +23,11 @@ from logitfusion.distill.predictions import IGNORED
 from logitfusion.distill.rows import ALIGNMENTS, DistillationCollator
 from logitfusion.distill.sources import OnlineSource
 from logitfusion.errors import UserError
-from logitfusion.models.architecture import context_length
+from logitfusion.models.architecture import context_length, reads_rows_alone
 from logitfusion.models.examples import ExampleEncoder
 from logitfusion.models.forward import evaluating
 from logitfusion.models.padding import left_pad
+from logitfusion.training.batches import KEPT
 
 PACKED = "Texts that are packed in rows can't be answered; leave packing out, or on_policy at 0."
 
@@ -93,20 +94,29 @@ class OwnAnswers:
     def _answer(self, model: PreTrainedModel, prompts: list[list[int]]) -> list[tuple[str, bool]]:
         """The text of each answer, and whether it came to its end."""
         closing, tokenizer = self.encoder.closing, self.encoder.encoder.tokenizer
-        room = _limit(model) or max(map(len, prompts)) + self.objective.new_tokens
-        ids, mask, _ = (part.to(model.device) for part in left_pad(prompts, self.collator.pad))
+        longest = max(map(len, prompts))
+        room = _limit(model) or longest + self.objective.new_tokens
         config = GenerationConfig(
             do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=closing, pad_token_id=closing,
-            max_new_tokens=max(1, min(self.objective.new_tokens, room - ids.shape[1])),
+            max_new_tokens=max(1, min(self.objective.new_tokens, room - longest)),
         )  # fmt: skip
-        inputs = {"attention_mask": mask} if self.collator.inputs else {}
+        alone = reads_rows_alone(model, longest + self.objective.new_tokens)
         # A model's own file may set penalties or cuts, which would be merged into ours.
         kept, model.generation_config = model.generation_config, config
         try:
-            written = model.generate(input_ids=ids, generation_config=config, **inputs)[:, ids.shape[1] :]
+            parts = [[prompt] for prompt in prompts] if alone else [prompts]
+            written = [row for part in parts for row in self._generate(model, part, config, masked=not alone)]
         finally:
             model.generation_config = kept
-        return [_read(tokenizer, prompt, row, closing) for prompt, row in zip(prompts, written.tolist(), strict=True)]
+        return [_read(tokenizer, prompt, row, closing) for prompt, row in zip(prompts, written, strict=True)]
+
+    def _generate(
+        self, model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig, *, masked: bool
+    ) -> list[list[int]]:
+        """New tokens of each prompt; they all end together, so padding is in front."""
+        ids, mask, _ = (part.to(model.device) for part in left_pad(prompts, self.collator.pad))
+        inputs = {"attention_mask": mask} if masked else {}
+        return model.generate(input_ids=ids, generation_config=config, **inputs)[:, ids.shape[1] :].tolist()
 
 
 def _read(tokenizer: Any, prompt: list[int], written: list[int], closing: int) -> tuple[str, bool]:
@@ -128,11 +138,11 @@ def _limit(model: PreTrainedModel) -> int | None:
 def _prompts(batch: dict[str, Any]) -> list[list[int]]:
     """The tokens before the first response of each row, without padding; of a row without labels all but the last."""
     ids, labels = batch["input_ids"], batch["labels"]
-    mask = batch.get("attention_mask", torch.ones_like(ids))
+    ends = (batch[KEPT][:, -1] % ids.shape[1] + 1).tolist()
     found = []
-    for row, own, counted in zip(ids, mask, labels != IGNORED, strict=True):
+    for row, end, counted in zip(ids, ends, labels != IGNORED, strict=True):
         behind = len(counted) - int(counted.int().argmax()) if counted.any() else 1
-        found.append(row[len(row) - int(own.sum()) : len(row) - behind].tolist())
+        found.append(row[: end - behind].tolist())
     return found
 
 

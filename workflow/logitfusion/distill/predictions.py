@@ -14,8 +14,7 @@ from torch import Tensor
 
 from logitfusion.distill.selection import chunks, index_of, log_normaliser, shifted_exp, top_k, working_dtype
 from logitfusion.tensors import check_count, check_floats, check_int64, check_logits, check_one_device, check_tensors
-
-IGNORED = -100
+from logitfusion.training.batches import IGNORED
 
 
 @dataclass(frozen=True)

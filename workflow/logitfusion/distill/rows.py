@@ -17,7 +17,7 @@ from logitfusion.distill.sources import Source
 from logitfusion.distill.texts import EncodedText, StoredTexts
 from logitfusion.errors import UserError
 from logitfusion.models.examples import Text
-from logitfusion.training.batches import INPUTS, CompletionCollator, Row, Sizes, size_rows
+from logitfusion.training.batches import CompletionCollator, Row, Sizes, size_rows
 
 logger = logging.getLogger(__name__)
 
@@ -212,8 +212,8 @@ class FilledUp(Sampler[int]):
 class DistillationCollator(CompletionCollator):
     """With what each teacher reads of the texts."""
 
-    def __init__(self, pad: int, sources: list[Source], inputs: Sequence[str] = INPUTS) -> None:
-        super().__init__(pad, inputs)
+    def __init__(self, pad: int, sources: list[Source]) -> None:
+        super().__init__(pad)
         self.sources = sources
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -157,9 +157,9 @@ class DistillationTrainer(StepTrainer):
         if padding.recipe.micro_batch < size:
             args.gradient_accumulation_steps *= size
             args.per_device_train_batch_size = self._train_batch_size = 1
-        if not padding.inputs:
+        if padding.alone:
             args.per_device_eval_batch_size = 1
-        self.data_collator = DistillationCollator(padding.pad, list(self.sources.values()), padding.inputs)
+        self.data_collator = DistillationCollator(padding.pad, list(self.sources.values()))
         encoder = ExampleEncoder(self.processing_class, args.format)
         self.answers = own_answers(self.objective, encoder, self.data_collator, args.seed)
 
@@ -227,7 +227,7 @@ class DistillationTrainer(StepTrainer):
     def _read(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, list[Teacher | CachedTeacher]]:
         """The student's logits of a batch, its labels, and what teachers predict."""
         labels, columns = inputs.pop("labels"), inputs.pop("teachers")
-        logits = self.last_logits(model, inputs, labels.shape[1])
+        logits = self.kept_logits(model, inputs)
         return logits, labels, read_teachers(list(self.sources.values()), columns, self.objective) if columns else []
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

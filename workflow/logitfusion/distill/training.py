@@ -70,7 +70,7 @@ def distill(
     evaluated = pair_held_out(held_out, teachers, objective.alignment)
     padding = plan_padding(student, tokenizer, chain(rows.unpaired(), evaluated.unpaired()), recipe, name)
     settings = {"per_device_eval_batch_size": padding.recipe.micro_batch} | own_settings(objective, recipe) | settings
-    collator = DistillationCollator(padding.pad, list(teachers.values()), padding.inputs)
+    collator = DistillationCollator(padding.pad, list(teachers.values()))
     batches = make_batches(student, rows, recipe, padding, collator, name)
     trainer = DistillationTrainer(
         model=prepare(student, lora, recipe, name),

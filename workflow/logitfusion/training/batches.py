@@ -1,4 +1,4 @@
-"""The batches of a training: rows in the order they are used, micro-batches of like length, padding on the left."""
+"""The batches of a training: rows in the order they are used, micro-batches of like length, padded behind texts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
-from logitfusion.models.padding import left_pad
 
 Row = dict[str, Any]
-# What a model may be told of padding.
-INPUTS = ("attention_mask", "position_ids")
+KEPT = "kept"  # places in a batch, row by row, that count: whose hidden states or logits are made
+IGNORED = -100  # a label of nothing
 
 
 def processes() -> int:
@@ -121,31 +121,43 @@ def order_rows(rows: Sequence[Row], recipe: Recipe) -> OrderedRows:
 
 
 class TextCollator:
-    """Left-padded batches of token lists."""
+    """Token lists as ``input_ids`` ``[B, L]``, padded behind their ends, and the places of all their tokens (``KEPT``).
 
-    def __init__(self, pad: int, inputs: Sequence[str] = INPUTS) -> None:
-        """``inputs`` are the ``INPUTS`` that the model is given beside its tokens."""
-        self.pad, self.inputs = pad, inputs
+    No causal model looks behind a text's end, so none needs a mask. Padding in front would see nothing at all, which
+    fused kernels of attention may answer with NaN.
+    """
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        ids, *others = left_pad([row["input_ids"] for row in rows], self.pad)
-        made = dict(zip(INPUTS, others, strict=True))
-        return {"input_ids": ids} | {name: made[name] for name in self.inputs}
+        texts = [torch.as_tensor(row["input_ids"]) for row in rows]
+        ids = pad_sequence(texts, batch_first=True, padding_value=self.pad)
+        real = torch.arange(ids.shape[1]) < torch.tensor([[len(text)] for text in texts])
+        return {"input_ids": ids, KEPT: real.flatten().nonzero().squeeze(1)}
 
 
 class CompletionCollator(TextCollator):
-    """With labels for the completions, which all end together, so that only the last columns need logits.
+    """With ``labels`` ``[B, columns]`` of the last tokens of each text, whose places alone are kept.
 
-    Inside of one, tokens that a row says are not ``learned`` (what others say between the answers of a chat) have none.
+    Inside of a completion, tokens that a row says are not ``learned`` (what others say between the answers of a chat)
+    have none.
     """
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        batch = super().__call__(rows)
+        ids = super().__call__(rows)["input_ids"]
         # One column more than the longest completion: the Trainer counts labels from the second column on.
-        keep = max(row["completion"] for row in rows) + 1
-        labels = batch["input_ids"][:, -keep:].clone()
-        for number, row in enumerate(rows):
-            labels[number, : keep - row["completion"]] = -100
-            if "learned" in row:
-                labels[number, keep - row["completion"] :][~torch.tensor(row["learned"])] = -100
-        return batch | {"labels": labels}
+        columns = max(row["completion"] for row in rows) + 1
+        labels = torch.full((len(rows), columns), IGNORED)
+        for own, row in zip(labels, rows, strict=True):
+            completion = torch.as_tensor(row["input_ids"][-row["completion"] :])
+            learned = torch.tensor(row.get("learned", [True] * len(completion)))
+            own[-len(completion) :] = completion.where(learned, IGNORED)
+        sizes = torch.tensor([len(row["input_ids"]) for row in rows])
+        return {"input_ids": ids, KEPT: last_places(torch.arange(len(rows)) * ids.shape[1], sizes, columns),
+                "labels": labels}  # fmt: skip
+
+
+def last_places(starts: Tensor, sizes: Tensor, columns: int) -> Tensor:
+    """``[B, columns]``: where the last tokens of texts are that start at ``[B]``; of shorter ones the first."""
+    return ((starts + sizes)[:, None] + torch.arange(-columns, 0)).maximum(starts[:, None])

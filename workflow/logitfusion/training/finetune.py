@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.config.prompting import TextFormat
 from logitfusion.config.training import LoRA, Recipe
 from logitfusion.models.examples import PLAIN, ExampleEncoder, read_example
-from logitfusion.training.batches import CompletionCollator
+from logitfusion.training.batches import IGNORED, KEPT, CompletionCollator
 from logitfusion.training.loop import StepTrainer, train, trainer_arguments
 from logitfusion.training.packing import make_batches
 from logitfusion.training.padding import plan_padding
@@ -50,12 +50,12 @@ class CompletionTrainer(StepTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        labels = inputs.pop("labels")
-        logits = self.last_logits(model, inputs, labels.shape[1])[:, :-1].float()
-        total = nn.functional.cross_entropy(
-            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
-        )
-        tokens = num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum()
+        labels = inputs.pop("labels")[:, 1:]
+        learned = labels != IGNORED
+        inputs[KEPT] = inputs[KEPT][:, :-1][learned]
+        logits = self.kept_logits(model, inputs).float()
+        total = nn.functional.cross_entropy(logits, labels[learned], reduction="sum")
+        tokens = num_items_in_batch if num_items_in_batch is not None else learned.sum()
         return self.accelerator.num_processes * total / tokens  # gradients are averaged over processes
 
 
@@ -78,7 +78,7 @@ def finetune(
     rows = encode_examples(examples, tokenizer, recipe.max_tokens, recipe.part(TextFormat))
     recipe, own = recipe.for_texts(len(rows)), model.dtype
     padding = plan_padding(model, tokenizer, rows, recipe, name)
-    collator = CompletionCollator(padding.pad, padding.inputs)
+    collator = CompletionCollator(padding.pad)
     batches = make_batches(model, rows, recipe, padding, collator, name)
     logger.info("%s: %d examples, %d steps", name, len(examples), recipe.steps)
     trainer = CompletionTrainer(

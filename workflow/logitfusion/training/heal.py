@@ -18,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from logitfusion.config.training import HealRecipe, Recipe
 from logitfusion.models.architecture import reset_rope
 from logitfusion.models.text import TextEncoder
-from logitfusion.training.batches import TextCollator, is_main_process, micro_batch, processes
+from logitfusion.training.batches import KEPT, TextCollator, is_main_process, micro_batch, processes
+from logitfusion.training.kept import chosen_logits
 from logitfusion.training.loop import train, trainer_arguments
 from logitfusion.training.packing import make_batches
 from logitfusion.training.padding import plan_padding
@@ -38,8 +39,7 @@ class HealingTrainer(WarmedTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))  # none where a row is alone
-        real = mask.bool()
+        real = inputs.pop(KEPT)
         student = self.accelerator.unwrap_model(model)
         for one in (self.teacher, student):
             reset_rope(one)
@@ -54,11 +54,11 @@ class HealingTrainer(WarmedTrainer):
 
 
 def _draw(real: Tensor, share: float, accelerator: Accelerator) -> Tensor:
-    """Which of the n places of this process's micro-batch get logits, ``[n]``; the first does always.
+    """Which of the places ``[n]`` of this process's micro-batch get logits, ``[n]``; the first does always.
 
     Every process draws for all of them, one after the other, so that each is drawn as in one process alone.
     """
-    counts = accelerator.gather(real.sum()[None]).tolist()
+    counts = accelerator.gather(torch.tensor([len(real)], device=real.device)).tolist()
     drawn = [torch.rand(count, device=real.device) < share for count in counts][accelerator.process_index]
     drawn[0] = True
     return drawn
@@ -72,8 +72,8 @@ def _read(
     Args:
         model: the student, however several processes wrap it, or the teacher.
         bare: the same without wrapping.
-        inputs: ids, mask and positions ``[B, L]``.
-        real: the places ``[B, L]`` that count, n in all.
+        inputs: ids ``[B, L]``, and positions of texts that are joined.
+        real: the places that count, ``[n]``, row by row.
         chosen: which of them get logits, ``[n]``, m in all.
 
     Returns:
@@ -81,15 +81,11 @@ def _read(
     """
     kept: list[Tensor] = []
 
-    def choose(_: nn.Module, arguments: tuple[Tensor]) -> Tensor:
-        kept.append(arguments[0][real].float())
+    def choose(hidden: Tensor) -> Tensor:
+        kept.append(hidden[real].float())
         return kept[0][chosen]
 
-    hook = bare.get_output_embeddings().register_forward_pre_hook(choose)
-    try:
-        logits = model(**inputs, use_cache=False).logits
-    finally:
-        hook.remove()
+    logits = chosen_logits(model, bare, inputs, choose)
     return kept[0], logits.float().log_softmax(-1)
 
 
@@ -121,7 +117,7 @@ def heal(
     logger.info("healing: %d texts, %d tokens", len(rows), sum(len(row["input_ids"]) for row in rows))
     recipe, own = recipe.for_texts(len(rows)), student.dtype
     padding = plan_padding(student, tokenizer, rows, recipe, "healing")
-    batches = make_batches(student, rows, recipe, padding, TextCollator(padding.pad, padding.inputs), "healing")
+    batches = make_batches(student, rows, recipe, padding, TextCollator(padding.pad), "healing")
     # Healing compares small differences: its products are in the weights' precision, whatever the recipe's is.
     exact = batches.recipe.model_copy(update={"precision": "fp32"})
     warn_of_cut_batches(exact)

@@ -32,7 +32,7 @@ from logitfusion.models.load import bf16_helps, choose_device
 from logitfusion.progress.pace import describe_pace
 from logitfusion.training.batches import is_main_process, micro_batch, processes
 from logitfusion.training.checkpoints import Mark, find_checkpoint, forget_unbegun, mark_checkpoints, record_checkpoint
-from logitfusion.training.packing import KEPT, joined_logits
+from logitfusion.training.kept import kept_logits
 from logitfusion.training.schedule import WarmedTrainer
 from logitfusion.training.sharding import (
     gather,
@@ -105,13 +105,11 @@ class StepTrainer(WarmedTrainer):
         self._base = unwrap_peft_model(self.model)
         self._forgets = rope_limit(self._base) < math.inf
 
-    def last_logits(self, model: nn.Module, inputs: dict[str, Tensor], columns: int) -> Tensor:
-        """``[B, columns, V]``: the vocabulary-sized product is made at the last columns only, where the model can."""
+    def kept_logits(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """``[*kept, V]``: see the function."""
         if self._forgets:
             reset_rope(self._base)
-        if KEPT in inputs:
-            return joined_logits(model, inputs)
-        return model(**inputs, logits_to_keep=columns, use_cache=False).logits[:, -columns:]
+        return kept_logits(model, self._base, inputs)
 
 
 _ADVICE = "lower the learning_rate (nothing was written, and the last checkpoint is a good one)."

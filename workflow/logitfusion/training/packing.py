@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from logitfusion.config.training import Recipe
 from logitfusion.errors import find_memory_error
 from logitfusion.models.architecture import count_vocabulary, reset_rope, rope_limit
 from logitfusion.models.forward import agree, evaluating, plain_logits, probe
-from logitfusion.training.batches import OrderedRows, Row, order_rows, processes
+from logitfusion.training.batches import KEPT, OrderedRows, Row, last_places, order_rows, processes
+from logitfusion.training.kept import kept_logits
 from logitfusion.training.padding import Padding
 
 logger = logging.getLogger(__name__)
 
 Collator = Callable[[list[Any]], dict[str, Any]]
-KEPT = "kept"  # places in the row whose logits are made, [B, columns]
 # Two passes of one form round alike, but for the experts that a mixture's router chooses.
 _HALF = 0.02
 _COMPARED = 16  # tokens
@@ -147,9 +147,8 @@ def _cut(tokens: list[int], rows: int, most: int) -> list[int]:
 class JoiningCollator:
     """What another collator makes of texts, which are read in one row.
 
-    In place of padded tokens and what tells of padding there are ``input_ids`` and ``position_ids`` ``[1, tokens]``.
-    Where there are labels ``[B, columns]``, ``kept`` has for each of them the place whose logits are made. Texts that
-    are given one by one (those of an evaluation) are left to the other collator.
+    In place of padded tokens there are ``input_ids`` and ``position_ids`` ``[1, tokens]``, and ``KEPT`` has places in
+    this row. Texts that are given one by one (those of an evaluation) are left to the other collator.
     """
 
     def __init__(self, collator: Collator) -> None:
@@ -160,28 +159,19 @@ class JoiningCollator:
             return self.collator(rows)
         texts = [text for row in rows for text in row]
         batch = self.collator(texts)
-        batch.pop("attention_mask", None)
-        joined = join([text["input_ids"] for text in texts], batch["labels"].shape[1] if "labels" in batch else 0)
-        return batch | {name: value for name, value in joined.items() if value.numel()}
+        columns = batch["labels"].shape[1] if "labels" in batch else None
+        return batch | join([text["input_ids"] for text in texts], columns)
 
 
-def join(texts: Sequence[Sequence[int]], columns: int) -> dict[str, Tensor]:
-    """Token lists as one row, and the places of the last ``columns`` tokens of each; its first where it has fewer."""
+def join(texts: Sequence[Sequence[int]], columns: int | None) -> dict[str, Tensor]:
+    """Token lists as one row, and the places of the last ``columns`` tokens of each, or of all tokens."""
     sizes = torch.tensor([len(text) for text in texts])
-    ends = sizes.cumsum(0)
-    last = ends[:, None] + torch.arange(-columns, 0)
+    starts = sizes.cumsum(0) - sizes
     return {
         "input_ids": torch.cat([torch.as_tensor(text) for text in texts])[None],
         "position_ids": torch.cat([torch.arange(size) for size in sizes.tolist()])[None],
-        KEPT: last.maximum((ends - sizes)[:, None]),
+        KEPT: torch.arange(int(sizes.sum())) if columns is None else last_places(starts, sizes, columns),
     }
-
-
-def joined_logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """``[B, columns, V]`` of what ``join`` made."""
-    kept = inputs.pop(KEPT)
-    logits = model(**inputs, logits_to_keep=kept.flatten(), use_cache=False).logits
-    return logits.view(*kept.shape, -1)
 
 
 def _reads_joined(model: PreTrainedModel, tokens: NDArray[np.int64], longest: list[Row]) -> bool:
@@ -211,8 +201,8 @@ def _keeps_apart(model: PreTrainedModel, texts: list[list[int]]) -> bool:
     reset_rope(model)
     columns = min(_COMPARED, len(last))
     found, moved = (
-        joined_logits(model, {name: value.to(model.device) for name, value in join([*some, last], columns).items()})[-1]
-        for some in (others, other)
+        kept_logits(model, model, {name: value.to(model.device) for name, value in joined.items()})[-1]
+        for joined in (join([*some, last], columns) for some in (others, other))
     )
     alone = plain_logits(model, torch.tensor([last], device=model.device))[0, -columns:]
     return agree(found, alone) and agree(moved, found, half=_HALF)

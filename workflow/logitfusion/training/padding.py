@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitfusion.config.training import Recipe
 from logitfusion.errors import UserError
-from logitfusion.models.architecture import count_vocabulary, reads_rows_alone
+from logitfusion.models.architecture import count_vocabulary, rope_limit
 from logitfusion.models.forward import agree, check_texts, evaluating, plain_logits, probe, refuse_not_causal
 from logitfusion.models.load import first_line
-from logitfusion.training.batches import INPUTS, TextCollator
+from logitfusion.training.batches import TextCollator
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +26,13 @@ class Padding:
 
     Attributes:
         recipe: with micro-batches of one row where the model can't read padding.
-        pad: a token to pad with; the model never sees it.
-        inputs: those of ``INPUTS`` that the model is given.
+        pad: a token to pad with; no text sees it.
+        alone: whether the model can't read padding.
     """
 
     recipe: Recipe
     pad: int
-    inputs: tuple[str, ...]
+    alone: bool = False
 
 
 def plan_padding(
@@ -52,16 +52,14 @@ def plan_padding(
     known = tokenizer.pad_token_id
     pad = known if known is not None and known < count_vocabulary(model) else 0  # any will do
     if len(longest) < 2:
-        return Padding(recipe, pad, INPUTS)
+        return Padding(recipe, pad)
     ids = probe(model, [longest])
     refuse_not_causal(model, f"The model of {name}")
     _check_trainable(model, ids, name)
-    if not reads_rows_alone(model, len(longest)):
-        for inputs in (INPUTS, INPUTS[:1]):
-            if _reads_padding(model, ids, pad, inputs):
-                return Padding(recipe, pad, inputs)
+    if len(longest) <= rope_limit(model) and _reads_padding(model, ids, pad):
+        return Padding(recipe, pad)
     logger.info("%s: one row at a time is read, because %s can't read padding", name, type(model).__name__)
-    return Padding(recipe.model_copy(update={"micro_batch": 1}), pad, ())
+    return Padding(recipe.model_copy(update={"micro_batch": 1}), pad, alone=True)
 
 
 def _check_trainable(model: PreTrainedModel, ids: list[int], name: str) -> None:
@@ -76,13 +74,13 @@ def _check_trainable(model: PreTrainedModel, ids: list[int], name: str) -> None:
             ) from error
 
 
-def _reads_padding(model: PreTrainedModel, ids: list[int], pad: int, inputs: tuple[str, ...]) -> bool:
+def _reads_padding(model: PreTrainedModel, ids: list[int], pad: int) -> bool:
     """Whether the logits of two rows of a padded batch are those of each row alone."""
     texts = [ids, ids[::-1][: (len(ids) + 1) // 2]]
-    batch = TextCollator(pad, inputs)([{"input_ids": text} for text in texts])
+    batch = TextCollator(pad)([{"input_ids": text} for text in texts])
     with evaluating(model):
-        together = plain_logits(model, **{name: value.to(model.device) for name, value in batch.items()})
+        together = plain_logits(model, batch["input_ids"].to(model.device))
         return all(
-            agree(row[-len(text) :], plain_logits(model, torch.tensor([text], device=model.device))[0])
+            agree(row[: len(text)], plain_logits(model, torch.tensor([text], device=model.device))[0])
             for row, text in zip(together, texts, strict=True)
         )
