@@ -66,7 +66,23 @@ def _another_method(config: dict[str, Any], path: str) -> str:
 
 
 def _untuned(config: dict[str, Any], path: str) -> Together:
-    return Together({path: 1.0, path.replace(".weights", ".tune"): None})
+    method = path.removesuffix(".weights")
+    return Together({path: 1.0, f"{method}.tune": None, f"{method}.rule": "grid"})
+
+
+def _unfitted(value: Any) -> Any:
+    """What is said where no gate is fitted."""
+
+    def make(config: dict[str, Any], path: str) -> Together:
+        gates = [name for name, entry in config["fusion"]["methods"].items() if entry.get("rule") == "gate"]
+        return Together({path: value} | {f"fusion.methods.{name}.rule": "grid" for name in gates})
+
+    return make
+
+
+def _searched(value: Any) -> Any:
+    """What is said of a search, where there is one with it in place of a gate."""
+    return lambda config, path: Together({path: value, f"{path.partition('.tune.')[0]}.rule": "grid"})
 
 
 def _gated(config: dict[str, Any], path: str) -> Together:
@@ -237,7 +253,7 @@ ROWS = {
     # ---- fusion: three methods are tuned, six are steered, three are one model
     "fusion.large": Row(TUNED, "gemma"),
     "fusion.base": Row(EXPERT, Together(_BASES)),
-    "fusion.split": Row(DECODED, "validation"),
+    "fusion.split": Row(TUNED, _unfitted("validation")),  # a gate may not decode what it was fitted on
     "fusion.batch_size": Row(TUNED),
     "fusion.dtype": Row(TUNED, "bfloat16"),
     "fusion.attention": Row(TUNED, "eager"),
@@ -248,29 +264,29 @@ ROWS = {
     "fusion.gpus": Row(TABLES),  # moves a model and changes no number
     "fusion.methods.*.gpus": Row(TABLES, 2),
     "fusion.methods.*.base": Row(TABLES, "small"),  # the track's own: its experts have no other
-    "fusion.methods.fixed|tuned|multi_tuned.template": Row(TUNED, "chat"),
-    "fusion.methods.fixed|tuned|multi_tuned.system": Row(TUNED, _system),
-    "fusion.methods.fixed|tuned|multi_tuned.fewshot_as_multiturn": Row(TUNED, _turns),
-    "fusion.methods.fixed|tuned|multi_tuned.num_fewshot": Row(TUNED, 2),
+    "fusion.methods.fixed|gate|multi_gate.template": Row(TUNED, "chat"),
+    "fusion.methods.fixed|gate|multi_gate.system": Row(TUNED, _system),
+    "fusion.methods.fixed|gate|multi_gate.fewshot_as_multiturn": Row(TUNED, _turns),
+    "fusion.methods.fixed|gate|multi_gate.num_fewshot": Row(TUNED, 2),
     "fusion.methods.*.template": Row(DECODED, "chat"),
     "fusion.methods.*.system": Row(DECODED, _system),
     "fusion.methods.*.fewshot_as_multiturn": Row(DECODED, _turns),
     "fusion.methods.*.num_fewshot": Row(DECODED, 2),
-    "fusion.methods.fixed|tuned|multi_tuned.batch_size": Row(TUNED, 8),
+    "fusion.methods.fixed|gate|multi_gate.batch_size": Row(TUNED, 8),
     "fusion.methods.*.batch_size": Row(DECODED, 8),
-    "fusion.methods.fixed|tuned|multi_tuned.weights": Row({"plot_tuning"} | DECODED, _untuned),
-    "fusion.methods.fixed|tuned|multi_tuned.tasks": Row(TUNED, ["sst2"]),
-    "fusion.methods.fixed|tuned|multi_tuned.experts": Row(TUNED, ["sums"]),
-    "fusion.methods.fixed|tuned|multi_tuned.rule": Row(TUNED, "newton"),
-    "fusion.methods.fixed|tuned|multi_tuned.gate": Row({"plot_tuning"} | DECODED, _gated),
-    "fusion.methods.fixed|tuned|multi_tuned.selection": Row(TUNED, "pooled"),
-    "fusion.methods.fixed|tuned|multi_tuned.bounds": Row(TUNED, [0.0, 1.0]),
-    "fusion.methods.fixed|tuned|multi_tuned.familiar": Row(TUNED, 0.5),
-    "fusion.methods.fixed|tuned|multi_tuned.tune.trusts|anchors": Row(TUNED, [0.5]),
-    "fusion.methods.fixed|tuned|multi_tuned.tune.ridges": Row(TUNED, _fitting([0.5])),
-    "fusion.methods.fixed|tuned|multi_tuned.tune.criterion": Row(TUNED, _fitting("metric")),
-    "fusion.methods.fixed|tuned|multi_tuned.tune.steered_share": Row(TUNED, 0.5),
-    "fusion.methods.fixed|tuned|multi_tuned.step|trust|anchor": Row(TUNED),
+    "fusion.methods.fixed|gate|multi_gate.weights": Row({"plot_tuning"} | DECODED, _untuned),
+    "fusion.methods.fixed|gate|multi_gate.tasks": Row(TUNED, ["sst2"]),
+    "fusion.methods.fixed|gate|multi_gate.experts": Row(TUNED, ["sums"]),
+    "fusion.methods.fixed|gate|multi_gate.rule": Row(TUNED, "newton"),
+    "fusion.methods.fixed|gate|multi_gate.gate": Row({"plot_tuning"} | DECODED, _gated),
+    "fusion.methods.fixed|gate|multi_gate.selection": Row(TUNED, "pooled"),
+    "fusion.methods.fixed|gate|multi_gate.bounds": Row(TUNED, [0.0, 1.0]),
+    "fusion.methods.fixed|gate|multi_gate.familiar": Row(TUNED, 0.5),
+    "fusion.methods.fixed|gate|multi_gate.tune.trusts|anchors": Row(TUNED, _searched([0.5])),
+    "fusion.methods.fixed|gate|multi_gate.tune.ridges": Row(TUNED, _fitting([0.5])),
+    "fusion.methods.fixed|gate|multi_gate.tune.criterion": Row(TUNED, _another("likelihood", "metric")),
+    "fusion.methods.fixed|gate|multi_gate.tune.steered_share": Row(TUNED, 0.5),
+    "fusion.methods.fixed|gate|multi_gate.step|trust|anchor": Row(TUNED),
     "fusion.methods.*.model": Row(DECODED, "small"),
     "fusion.methods.*.tasks": Row(DECODED, ["sst2"]),
     "fusion.methods.*.experts": Row(DECODED, ["sums"]),
@@ -285,9 +301,10 @@ ROWS = {
     ),
     "fusion.methods.*.tune": Row(TUNED, {}),
     "fusion.methods.*.step|trust|anchor": Row(DECODED),
-    "fusion.temperature|top_p": Row(DECODED, 0.5),  # in place of the tasks' own
-    "fusion.top_k": Row(DECODED, 5),
-    "fusion.shards|speculative|seed": Row(DECODED),
+    "fusion.temperature|top_p": Row(TUNED, 0.5),  # in place of the tasks' own
+    "fusion.top_k": Row(TUNED, 5),
+    "fusion.seed": Row(TUNED),  # what is judged by its metric is decoded
+    "fusion.shards|speculative": Row(DECODED),
     # ---- distillation
     "distill.student": Row(STUDENTS, "gemma"),
     "distill.tasks": Row(TAUGHT, ["sums"]),
