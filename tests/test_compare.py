@@ -22,8 +22,10 @@ from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
 from logitfusion.evaluate.compare import Comparison, compare_runs
 from logitfusion.evaluate.corrections import correct_holm
+from logitfusion.evaluate.fusion import tabulate_fusion
 from logitfusion.evaluate.run_tables import RunTables
 from logitfusion.evaluate.scores import JudgedTask
+from logitfusion.evaluate.table import Provenance
 from logitfusion.tables import write_table
 
 TRACKS = ("fusion", "distill", "clip")
@@ -105,6 +107,13 @@ def test_what_is_compared_can_be_chosen(study: list[RunTables]) -> None:
     for asked in ({"baselines": ["nobody"]}, {"methods": ["nobody"]}, {"tasks": ["nobody"]}):
         with pytest.raises(UserError, match=r"no .* 'nobody'; known are "):
             compare_runs(study, **asked)
+
+
+def test_what_is_named_twice_is_compared_once(study: list[RunTables]) -> None:
+    """Holm's correction counts it once, too."""
+    once = compare_runs(study, baselines=["large"], methods=["gate"]).table()
+    twice = compare_runs(study, baselines=["large", "large"], methods=["gate", "gate"]).table()
+    pd.testing.assert_frame_equal(once, twice)
 
 
 def test_p_values_are_corrected_over_the_table(study: list[RunTables]) -> None:
@@ -264,8 +273,9 @@ def write_run(folder: Path, run: RunTables) -> str:
     (place / "evaluation").mkdir()
     for task, judged in run.fusion.items():
         judged.write(place / f"evaluation/{task}.parquet", place / f"evaluation/{task}.json")
-    digest = metrics_job(run.config).config
-    write_table(pd.DataFrame({"config": [digest], "commit": ["d"]}), place / "metrics.parquet")
+    track, settings = metrics_job(run.config).fusion, run.config.evaluate
+    source = Provenance(run=run.config.run, split="test", config=metrics_job(run.config).config, commit="d")
+    write_table(tabulate_fusion(dict(run.fusion), track, settings, source), place / "metrics.parquet")
     return str(place)
 
 
@@ -285,6 +295,18 @@ def test_the_command_reads_folders_and_writes_tables(
     told = json.loads((tmp_path / "table.json").read_text())
     assert [run["run"] for run in told["runs"]] == ["study0", "study1", "study2"]
     assert len(told["rows"]) == len(expected)
+
+
+@pytest.mark.parametrize("change", ["other answers", "a method less"])
+def test_answers_of_a_later_call_that_was_stopped_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    """The metrics, and with them the name of the config, are still those of the call before."""
+    place = write_run(tmp_path, fusion_run(0))
+    later = judged_of(5) if change == "other answers" else judged_of(0, [name for name in RIGHT if name != "gate"])
+    later.write(tmp_path / "study0/evaluation/sums.parquet", tmp_path / "study0/evaluation/sums.json")
+    assert cli.main(["compare", place]) == 1
+    assert "was changed after its metrics were made: '" in capsys.readouterr().err
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
