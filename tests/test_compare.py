@@ -16,15 +16,18 @@ from judged_tasks import make_judged
 from scipy import stats
 
 from logitfusion import cli
+from logitfusion.cli._finished_run import read_run
 from logitfusion.config.jobs.report import metrics_job
 from logitfusion.config.load import resolve_config, write_once
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
 from logitfusion.evaluate.compare import Comparison, compare_runs
 from logitfusion.evaluate.corrections import correct_holm
+from logitfusion.evaluate.fewshot import tabulate_fewshot
 from logitfusion.evaluate.fusion import tabulate_fusion
 from logitfusion.evaluate.run_tables import RunTables
 from logitfusion.evaluate.scores import JudgedTask
+from logitfusion.evaluate.students import tabulate_students
 from logitfusion.evaluate.table import Provenance
 from logitfusion.tables import write_table
 
@@ -208,7 +211,7 @@ def fewshot_run(seed: int) -> RunTables:
     rng = np.random.default_rng(seed)
     answers = [
         {"method": method, "shots": shots, "seed": draw, "set": name, "id": f"{image}.png", "label": image % 3,
-         "correct": bool(rng.random() < 0.6)}
+         "correct": bool(rng.random() < 0.6), "probability": 0.6}
         for method in ("zero_shot", "amu") for shots in (1, 2) for draw in (0, 1) for name in ("shapes", "dark")
         for image in range(12)
     ]  # fmt: skip
@@ -265,17 +268,32 @@ def test_other_documents_are_refused_by_number(study: list[RunTables]) -> None:
 # ---- the command
 
 
+def tabulate(run: RunTables) -> pd.DataFrame:
+    """The tidy table of a run."""
+    job, settings = metrics_job(run.config), run.config.evaluate
+    source = Provenance(run=run.config.run, split="test", config=job.config, commit="d")
+    epochs = pd.DataFrame(columns=["method", "shots", "seed", "set", "epoch", "accuracy"])
+    fits = pd.DataFrame(columns=["method", "shots", "seed", "seconds", "images"])
+    tables = [tabulate_fusion(dict(run.fusion), job.fusion, settings, source)] if run.fusion else []
+    tables += [tabulate_students(dict(run.students), job.distill, settings, source)] if run.students else []
+    for name, answers in run.fewshot.items():
+        tables.append(tabulate_fewshot(answers, epochs, fits, job.clip.sets[name], job.clip, settings, source))
+    return pd.concat(tables, ignore_index=True)
+
+
 def write_run(folder: Path, run: RunTables) -> str:
     """The folder of a finished run, as far as the command reads it."""
     place = folder / run.config.run
     write_once(place / "config", run.config)
     write_once(place / "config", run.config.model_copy(update={"seed": 77}))  # it was begun with another config
-    (place / "evaluation").mkdir()
-    for task, judged in run.fusion.items():
-        judged.write(place / f"evaluation/{task}.parquet", place / f"evaluation/{task}.json")
-    track, settings = metrics_job(run.config).fusion, run.config.evaluate
-    source = Provenance(run=run.config.run, split="test", config=metrics_job(run.config).config, commit="d")
-    write_table(tabulate_fusion(dict(run.fusion), track, settings, source), place / "metrics.parquet")
+    for folder, tasks in (("evaluation", run.fusion), ("distill/evaluation", run.students)):
+        for task, judged in tasks.items():
+            (place / folder).mkdir(parents=True, exist_ok=True)
+            judged.write(place / folder / f"{task}.parquet", place / folder / f"{task}.json")
+    for name, answers in run.fewshot.items():
+        (place / f"clip/predictions/{name}").mkdir(parents=True)
+        write_table(answers, place / f"clip/predictions/{name}/answers.parquet")
+    write_table(tabulate(run), place / "metrics.parquet")
     return str(place)
 
 
@@ -295,6 +313,12 @@ def test_the_command_reads_folders_and_writes_tables(
     told = json.loads((tmp_path / "table.json").read_text())
     assert [run["run"] for run in told["runs"]] == ["study0", "study1", "study2"]
     assert len(told["rows"]) == len(expected)
+
+
+def test_every_track_is_read_from_its_folder(tmp_path: Path) -> None:
+    for run in (student_run(0), fewshot_run(1)):
+        found = compare_runs([read_run(Path(write_run(tmp_path, run)))]).table()
+        pd.testing.assert_frame_equal(found, compare_runs([run]).table())
 
 
 @pytest.mark.parametrize("change", ["other answers", "a method less"])
