@@ -90,7 +90,7 @@ def _compile_once() -> None:
 def _ask_no_sizes() -> None:
     """Let no job look for the sizes of its models, a third of a plan's time: nothing runs again for them."""
     sys.path.insert(0, "workflow")
-    from logitfusion.plan.jobs import Planner
+    from logitfusion.plan.planner import Planner
 
     Planner.find = lambda *_: None
 
