@@ -271,7 +271,7 @@ def test_other_documents_are_refused_by_number(study: list[RunTables]) -> None:
 def tabulate(run: RunTables) -> pd.DataFrame:
     """The tidy table of a run."""
     job, settings = metrics_job(run.config), run.config.evaluate
-    source = Provenance(run=run.config.run, split="test", config=job.config, commit="d")
+    source = Provenance(run=run.config.run, split="test", config=job.config, commit=run.commit)
     epochs = pd.DataFrame(columns=["method", "shots", "seed", "set", "epoch", "accuracy"])
     fits = pd.DataFrame(columns=["method", "shots", "seed", "seconds", "images"])
     tables = [tabulate_fusion(dict(run.fusion), job.fusion, settings, source)] if run.fusion else []
@@ -331,6 +331,14 @@ def test_answers_of_a_later_call_that_was_stopped_are_refused(
     later.write(tmp_path / "study0/evaluation/sums.parquet", tmp_path / "study0/evaluation/sums.json")
     assert cli.main(["compare", place]) == 1
     assert "was changed after its metrics were made: '" in capsys.readouterr().err
+
+
+def test_runs_of_different_code_are_told(
+    study: list[RunTables], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [write_run(tmp_path, study[0]), write_run(tmp_path, replace(study[1], commit="e"))]
+    assert cli.main(["compare", *folders, "--method", "gate"]) == 0
+    assert "made by different commits (study0 by d, study1 by e)" in capsys.readouterr().out.splitlines()[1]
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
