@@ -4,7 +4,7 @@
 what is wrong with a config). With ``finish`` all that the plan would run is made to look finished (empty files, and
 Snakemake's own records of them), so that the next plans say what a changed config runs *again*. Snakemake's parser and
 its record keeping are the real ones; only the compiled text of the rules is kept from one config to the next. It uses
-inner names of Snakemake 9. Memory and time of jobs, which decide nothing here, are those that the rules state.
+inner names of Snakemake 9.
 """
 
 from __future__ import annotations
@@ -87,17 +87,8 @@ def _compile_once() -> None:
     snakemake.workflow.compile = functools.cache(compile)
 
 
-def _ask_no_sizes() -> None:
-    """Let no job look for the sizes of its models, a third of a plan's time: nothing runs again for them."""
-    sys.path.insert(0, "workflow")
-    from logitfusion.plan.jobs import Planner
-
-    Planner.find = lambda *_: None
-
-
 if __name__ == "__main__":
     _compile_once()
-    _ask_no_sizes()
     requests = json.loads(Path(sys.argv[1]).read_text())
     gc.disable()  # a third of the time, for objects that live as long as a plan
     answers = []

@@ -16,14 +16,19 @@ from judged_tasks import make_judged
 from scipy import stats
 
 from logitfusion import cli
+from logitfusion.cli._finished_run import read_run
 from logitfusion.config.jobs.report import metrics_job
 from logitfusion.config.load import resolve_config, write_once
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
 from logitfusion.evaluate.compare import Comparison, compare_runs
 from logitfusion.evaluate.corrections import correct_holm
+from logitfusion.evaluate.fewshot import tabulate_fewshot
+from logitfusion.evaluate.fusion import tabulate_fusion
 from logitfusion.evaluate.run_tables import RunTables
 from logitfusion.evaluate.scores import JudgedTask
+from logitfusion.evaluate.students import tabulate_students
+from logitfusion.evaluate.table import Provenance
 from logitfusion.tables import write_table
 
 TRACKS = ("fusion", "distill", "clip")
@@ -105,6 +110,13 @@ def test_what_is_compared_can_be_chosen(study: list[RunTables]) -> None:
     for asked in ({"baselines": ["nobody"]}, {"methods": ["nobody"]}, {"tasks": ["nobody"]}):
         with pytest.raises(UserError, match=r"no .* 'nobody'; known are "):
             compare_runs(study, **asked)
+
+
+def test_what_is_named_twice_is_compared_once(study: list[RunTables]) -> None:
+    """Holm's correction counts it once, too."""
+    once = compare_runs(study, baselines=["large"], methods=["gate"]).table()
+    twice = compare_runs(study, baselines=["large", "large"], methods=["gate", "gate"]).table()
+    pd.testing.assert_frame_equal(once, twice)
 
 
 def test_p_values_are_corrected_over_the_table(study: list[RunTables]) -> None:
@@ -199,7 +211,7 @@ def fewshot_run(seed: int) -> RunTables:
     rng = np.random.default_rng(seed)
     answers = [
         {"method": method, "shots": shots, "seed": draw, "set": name, "id": f"{image}.png", "label": image % 3,
-         "correct": bool(rng.random() < 0.6)}
+         "correct": bool(rng.random() < 0.6), "probability": 0.6}
         for method in ("zero_shot", "amu") for shots in (1, 2) for draw in (0, 1) for name in ("shapes", "dark")
         for image in range(12)
     ]  # fmt: skip
@@ -256,16 +268,32 @@ def test_other_documents_are_refused_by_number(study: list[RunTables]) -> None:
 # ---- the command
 
 
+def tabulate(run: RunTables) -> pd.DataFrame:
+    """The tidy table of a run."""
+    job, settings = metrics_job(run.config), run.config.evaluate
+    source = Provenance(run=run.config.run, split="test", config=job.config, commit=run.commit)
+    epochs = pd.DataFrame(columns=["method", "shots", "seed", "set", "epoch", "accuracy"])
+    fits = pd.DataFrame(columns=["method", "shots", "seed", "seconds", "images"])
+    tables = [tabulate_fusion(dict(run.fusion), job.fusion, settings, source)] if run.fusion else []
+    tables += [tabulate_students(dict(run.students), job.distill, settings, source)] if run.students else []
+    for name, answers in run.fewshot.items():
+        tables.append(tabulate_fewshot(answers, epochs, fits, job.clip.sets[name], job.clip, settings, source))
+    return pd.concat(tables, ignore_index=True)
+
+
 def write_run(folder: Path, run: RunTables) -> str:
     """The folder of a finished run, as far as the command reads it."""
     place = folder / run.config.run
     write_once(place / "config", run.config)
     write_once(place / "config", run.config.model_copy(update={"seed": 77}))  # it was begun with another config
-    (place / "evaluation").mkdir()
-    for task, judged in run.fusion.items():
-        judged.write(place / f"evaluation/{task}.parquet", place / f"evaluation/{task}.json")
-    digest = metrics_job(run.config).config
-    write_table(pd.DataFrame({"config": [digest], "commit": ["d"]}), place / "metrics.parquet")
+    for folder, tasks in (("evaluation", run.fusion), ("distill/evaluation", run.students)):
+        for task, judged in tasks.items():
+            (place / folder).mkdir(parents=True, exist_ok=True)
+            judged.write(place / folder / f"{task}.parquet", place / folder / f"{task}.json")
+    for name, answers in run.fewshot.items():
+        (place / f"clip/predictions/{name}").mkdir(parents=True)
+        write_table(answers, place / f"clip/predictions/{name}/answers.parquet")
+    write_table(tabulate(run), place / "metrics.parquet")
     return str(place)
 
 
@@ -285,6 +313,32 @@ def test_the_command_reads_folders_and_writes_tables(
     told = json.loads((tmp_path / "table.json").read_text())
     assert [run["run"] for run in told["runs"]] == ["study0", "study1", "study2"]
     assert len(told["rows"]) == len(expected)
+
+
+def test_every_track_is_read_from_its_folder(tmp_path: Path) -> None:
+    for run in (student_run(0), fewshot_run(1)):
+        found = compare_runs([read_run(Path(write_run(tmp_path, run)))]).table()
+        pd.testing.assert_frame_equal(found, compare_runs([run]).table())
+
+
+@pytest.mark.parametrize("change", ["other answers", "a method less"])
+def test_answers_of_a_later_call_that_was_stopped_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    """The metrics, and with them the name of the config, are still those of the call before."""
+    place = write_run(tmp_path, fusion_run(0))
+    later = judged_of(5) if change == "other answers" else judged_of(0, [name for name in RIGHT if name != "gate"])
+    later.write(tmp_path / "study0/evaluation/sums.parquet", tmp_path / "study0/evaluation/sums.json")
+    assert cli.main(["compare", place]) == 1
+    assert "was changed after its metrics were made: '" in capsys.readouterr().err
+
+
+def test_runs_of_different_code_are_told(
+    study: list[RunTables], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [write_run(tmp_path, study[0]), write_run(tmp_path, replace(study[1], commit="e"))]
+    assert cli.main(["compare", *folders, "--method", "gate"]) == 0
+    assert "made by different commits (study0 by d, study1 by e)" in capsys.readouterr().out.splitlines()[1]
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,6 +110,19 @@ def test_one_example_shows_nothing() -> None:
     assert math.isnan(crossed.smallest_difference(0.05, 0.8))
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 2), (1, 1, 200), (3, 2, 5)])
+@pytest.mark.parametrize("value", [0.5, 1 / 3, -0.1])
+def test_numbers_that_are_all_alike_do_not_say_how_far_others_may_be(shape: tuple[int, ...], value: float) -> None:
+    """Of a metric with parts of an example: two answers that are half right are no proof of anything."""
+    alike = Observations.of(np.full(shape, value))
+    crossed = Crossed.of(alike)
+    told = (crossed.p_value, crossed.p_examples, *crossed.interval(0.05), crossed.smallest_difference(0.05, 0.8))
+    assert np.isnan(told).all()
+    assert ratio_interval(alike, alike, 0.05)[0] == pytest.approx(1) or value < 0
+    assert np.isnan(ratio_interval(alike, alike, 0.05)[1:]).all()
+    assert Crossed.of(alike - alike).p_value == 1
+
+
 # ---- properties
 
 

@@ -177,6 +177,23 @@ def test_the_gradient_beside_excluded_tokens_is_autograd_s(form: str, side: str)
     torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("form", "excluding"), [("forward", "student"), ("reverse", "teacher")])
+def test_a_token_that_one_side_excludes_and_the_other_finds_all_but_impossible_has_no_part(
+    form: str, excluding: str
+) -> None:
+    """So small a probability is 0 in any precision: 0 times infinity is no number, and the limit is 0."""
+    logits = {"student": draw(1, 1, 4, 9), "teacher": draw(2, 1, 4, 9)}
+    for side, values in logits.items():
+        values[..., 3] = -torch.inf if side == excluding else -5000.0
+    student = logits["student"].requires_grad_()
+    places = places_of(student)
+    found = divergence_of_logits(student, places, logits["teacher"], places, form, 1.0)
+    (slope,) = torch.autograd.grad(found.sum(), student)
+    left = [values[..., [0, 1, 2, 4, 5, 6, 7, 8]].detach() for values in logits.values()]
+    torch.testing.assert_close(found, divergence_of_logits(left[0], places, left[1], places, form, 1.0))
+    assert slope.isfinite().all()
+
+
 @EACH
 def test_the_order_of_places_does_not_matter(form: str) -> None:
     """Neighbours are read as a slice, others are picked."""

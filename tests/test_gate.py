@@ -274,6 +274,25 @@ def test_what_the_workflow_tuned_is_the_file_of_a_gate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("chosen", "named"),
+    [
+        ({"*": {}}, None),
+        ({"*": {"familiar": 1.0}}, None),
+        ({"*": {"weights": 0.0}}, "for all tasks"),
+        ({"a": {}, "b": {"weights": 0.5}, "c": {"gate": {"bias": 1.0}}}, "for b, c"),
+    ],
+)
+def test_a_gate_that_the_workflow_did_not_use_everywhere_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, chosen: dict, named: str | None
+) -> None:
+    """What it said on a task can't be had by naming the file alone."""
+    tuned = GateFile(gate=draw_gate(5), fitted=Fitted(answers={"a": 60}, ridge=0.1)).dump()
+    write_artefact(tmp_path / "tuned.json", tuned | {"chosen": chosen})
+    assert read_gate(tmp_path / "tuned.json") == draw_gate(5)
+    assert [named in record.getMessage() for record in caplog.records] == ([True] if named else [])
+
+
+@pytest.mark.parametrize(
     ("before", "after", "words"),
     [
         ('"bias": 0.3', '"bias": 0.4', "gate.json is damaged"),

@@ -261,3 +261,11 @@ def test_test_data_and_too_few_answers_are_refused() -> None:
         fit_gate({"task": task}, split="test")
     with pytest.raises(UserError, match="'few' has fewer"):
         fit_gate({"task": task, "few": plant(PLANTED, 0, 4)})
+
+
+@pytest.mark.parametrize("groups", [[["a"]], [["a", "b"], ["b"]], [["a"], ["b"], ["c"]], [["a", "b"], []]])
+def test_groups_that_leave_a_task_out_or_have_it_twice_are_refused(groups: list[list[str]]) -> None:
+    """The file would name answers that the gate was not fitted on."""
+    task = plant(PLANTED, 0, 10)
+    with pytest.raises(UserError, match="each task once: those of a, b"):
+        fit_gate({"a": task, "b": task}, groups=groups)

@@ -29,8 +29,10 @@ from logitfusion.plan.cost import CONTEXT, PROCESS
 from logitfusion.plan.counted import Counted, Models
 from logitfusion.plan.decoding import Member, Texts, cached_token, decode_cost
 from logitfusion.plan.hardware import GPUS, Gpu, find_gpu
-from logitfusion.plan.jobs import Assumed, Planner
+from logitfusion.plan.jobs import Assumed
 from logitfusion.plan.measure import measure, read_config
+from logitfusion.plan.models import count_models
+from logitfusion.plan.planner import Planner
 from logitfusion.plan.remedies import edit_run
 from logitfusion.plan.resources import PlannedResources, read_size
 from logitfusion.plan.run import fits, plan_run, trace_kept
@@ -492,6 +494,18 @@ def test_records_say_what_building_the_model_says(tmp_path: Path) -> None:
     for forward in (Forward(), Forward(autocast=False)):
         kept = trace_kept(Counted(exact, LLAMA), forward, 64)
         assert estimate(known, forward).at(4, 64) == pytest.approx(kept.at(4, 64), rel=0.25)
+
+
+def test_a_job_is_found_by_its_name_and_anew_once_its_models_are_known(metadata: Path) -> None:
+    run = resolve_config(small_run())
+    known = count_models(run, metadata, Path("results")).counted
+    models = Models({}, dict.fromkeys(known, "why"))
+    planner = Planner(run, models, Assumed(), trace_kept)
+    first = planner.jobs()
+    assert [planner.find(*job.key) for job in first] == first
+    assert planner.find("decode", "nothing") is None
+    models.counted.update(known)
+    assert all(planner.find(*job.key).cost is not None for job in first)
 
 
 def test_unknown_models_fit_anything() -> None:

@@ -142,7 +142,7 @@ def test_what_decides_answers_is_frozen_and_named(key: str, value: Any) -> None:
     found = first_difference(freeze_run(resolve()), freeze_run(resolve(**{key.replace(".", "__"): value})))
     assert found is not None
     if key != "seed":  # which seeds that are left out follow
-        assert (found.key, found.here) == (key, json.dumps(value))
+        assert (found.key, found.second) == (key, json.dumps(value))
 
 
 def sections(value: Any) -> Iterator[Section]:

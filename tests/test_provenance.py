@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from logitfusion.provenance import find_commit, hash_json
+from logitfusion.provenance import find_commit, hash_json, is_committed
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -61,3 +61,16 @@ def test_without_a_checkout_or_without_git_it_is_unknown(tmp_path: Path, monkeyp
 
 def test_equal_values_have_one_hash_whatever_the_order_of_keys() -> None:
     assert hash_json({"a": 1, "b": [2]}) == hash_json({"b": [2], "a": 1}) != hash_json({"a": 1, "b": [3]})
+
+
+def test_a_committed_file_is_the_one_that_a_link_leads_to_and_no_pattern(tmp_path: Path) -> None:
+    make_repository(tmp_path)
+    for name in ("frozen[1].json", "frozen1.json"):
+        (tmp_path / name).write_text("first")
+    (tmp_path / "link.json").symlink_to("frozen1.json")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "second")
+    assert is_committed(tmp_path / "link.json")
+    (tmp_path / "frozen1.json").write_text("second")
+    assert not is_committed(tmp_path / "link.json")
+    assert is_committed(tmp_path / "frozen[1].json"), "another file's name fits it as a pattern"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -136,6 +138,24 @@ def test_fixed_weights_and_missing_examples_are_refused(
         tune(make(loaded, tokenizer, weights=1.0), PROMPTS, COMPLETIONS)
     with pytest.raises(UserError, match="validation examples"):
         tune(make(loaded, tokenizer), [], [])
+
+
+def test_a_completion_that_no_weight_makes_possible_is_refused(
+    loaded: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """All ways would be alike, on average over the other examples as well, and the first of them be taken."""
+    excluded = tokenizer.encode(COMPLETIONS[2])[-1]
+
+    def exclude(module: object, given: object, output: Any) -> Any:
+        output.logits[..., excluded] = -torch.inf
+        return output
+
+    hook = loaded["large"].register_forward_hook(exclude)
+    try:
+        with pytest.raises(UserError, match="completion of example 2 has a token that the models exclude"):
+            tune(make(loaded, tokenizer), PROMPTS, COMPLETIONS)
+    finally:
+        hook.remove()
 
 
 @pytest.mark.parametrize("options", [{"trust": 1.1}, {"trust": -0.1}, {"anchor": -1.0}, {"anchor": float("inf")}])

@@ -67,8 +67,11 @@ def find_commit(folder: Path = Path(__file__).parent) -> str:
 
 
 def is_committed(path: Path) -> bool | None:
-    """Whether a file is in the last commit of its checkout as it stands; None without git, and outside a checkout."""
-    path = path.absolute()
+    """Whether a file is in the last commit of its checkout as it stands; None without git, and outside a checkout.
+
+    Of a link it is the file that it leads to.
+    """
+    path = path.resolve()
     try:
         _git(path.parent, "rev-parse", "--show-toplevel")
     except (OSError, subprocess.CalledProcessError):
@@ -85,5 +88,5 @@ def _git(folder: Path, *arguments: str) -> str:
     """What git says of a folder."""
     elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by hooks, and stronger than -C
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
-    command = ["git", "-C", str(folder), *arguments]
+    command = ["git", "--literal-pathspecs", "-C", str(folder), *arguments]  # a name may look like a pattern
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()

@@ -52,7 +52,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     runs = list(map(read_run, folders))
     comparison = compare_runs(runs, baselines=asked.baseline, methods=asked.method, tasks=asked.task, power=asked.power)
-    print(", ".join(f"{one.config.run} (seed {one.config.seed})" for one in runs), end="\n\n")
+    print(", ".join(f"{one.config.run} (seed {one.config.seed})" for one in runs))
+    if len({one.commit for one in runs}) > 1:
+        commits = ", ".join(f"{one.config.run} by {one.commit}" for one in runs)
+        print(f"Other code may be another training: their numbers were made by different commits ({commits}).")
+    print()
     print(write_comparison(comparison))
     if arguments.csv is not None:
         write_text(arguments.csv, comparison.table().to_csv(index=False))

@@ -121,7 +121,7 @@ def _tell(former: FrozenRun | None, new: FrozenRun) -> str:
     found = first_difference(former, new)
     if found is None:
         return ""
-    return f"changed, first {found.key}: {found.here} (before {found.frozen})"
+    return f"changed, first {found.key}: {found.second} (before {found.first})"
 
 
 def _refuse_decoded(comparison: str, dates: Sequence[str]) -> None:

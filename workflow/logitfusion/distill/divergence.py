@@ -143,8 +143,8 @@ def _slope(ours: Tensor, theirs: Tensor, form: Divergence) -> Tensor:
         theirs = _middle(ours, theirs.clamp(min=_LOWEST))
     probabilities, above = ours.exp(), ours - theirs
     mean = (probabilities * above).sum(-1, keepdim=True)
-    if theirs.device.type != "cpu" or mean.isnan().any():  # entries that p excludes have no part
-        above = above.masked_fill(ours.isneginf(), 0.0)
+    if theirs.device.type != "cpu" or mean.isnan().any():  # entries of probability 0 have no part
+        above = above.masked_fill(probabilities == 0, 0.0)
         mean = (probabilities * above).sum(-1, keepdim=True)
     return above.sub_(mean).mul_(probabilities).mul_(0.5 if form == "jsd" else 1.0)
 
@@ -163,12 +163,12 @@ def diverge_measures(ours: Tensor, theirs: Tensor, form: Divergence) -> Tensor:
 
 
 def _relative(first: Tensor, second: Tensor) -> Tensor:
-    """``KL(first || second)``; entries that ``first`` excludes have no part, nor a gradient."""
+    """``KL(first || second)``; entries whose probability is 0 in ``first`` have no part, nor a gradient."""
     if first.device.type == "cpu":  # a GPU would have to be waited for
         found = (first.exp() * (first - second)).sum(-1)
         if not found.isnan().any():  # as it is where ``first`` excludes an entry
             return found
-    excluded = first.isneginf()
+    excluded = first.exp() == 0  # also where it is only too small for this precision, and ``second`` excludes it
     first, second = first.masked_fill(excluded, 0.0), second.masked_fill(excluded, 0.0)
     return (first.exp() * (first - second)).masked_fill(excluded, 0.0).sum(-1)
 

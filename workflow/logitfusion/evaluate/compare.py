@@ -197,8 +197,10 @@ def _differences(
     task: RepeatedTask, baselines: Sequence[str], methods: Sequence[str]
 ) -> Iterator[tuple[Difference, Crossed | None]]:
     """Each pair once: of two rivals, the later one is compared with the earlier."""
-    rivals = [name for name in baselines or task.rivals if name in task.values]
-    compared = [name for name in methods or task.compared if name in task.values]
+    rivals, compared = (
+        [name for name in dict.fromkeys(names) if name in task.values]
+        for names in (baselines or task.rivals, methods or task.compared)
+    )
     for method in compared:
         for place, rival in enumerate(rivals):
             turned = rival in compared and method in rivals[:place]
@@ -237,6 +239,8 @@ def _judge(family: Sequence[tuple[Difference, Crossed | None]], level: float, po
 
 
 def _say(difference: float, p_value: float, level: float) -> Verdict:
+    if math.isnan(p_value):
+        return "no interval"
     if not p_value < level:
         return "no difference shown"
     return "higher" if difference > 0 else "lower"

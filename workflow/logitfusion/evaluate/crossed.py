@@ -26,6 +26,7 @@ from scipy.optimize import brentq
 from scipy.special import chdtri, ndtr, stdtr, stdtrit
 
 _LEAST_P = 1e-100
+_ROUNDING = 1e-12  # of a mean; what varies less does not vary
 _QUANTILES = 100  # of the variance between trainings, over which power is averaged
 
 
@@ -94,6 +95,11 @@ class Crossed:
         value, extra = observations.value, extra_variance(observations)
         return cls(value, examples + extra, shared, tuple(trainings), count_degrees(observations))
 
+    @property
+    def alike(self) -> bool:
+        """Whether all numbers are: how far others could be from them, they do not say."""
+        return math.sqrt(max(self.examples, *self.trainings, 0.0)) < _ROUNDING * abs(self.value)
+
     def half_width(self, level: float) -> float:
         """Of the interval at confidence ``1 - level``, over examples and trainings; never below that over examples."""
         return float(self._half_width(level, self.trainings))
@@ -106,15 +112,17 @@ class Crossed:
         return np.sqrt(np.maximum(squares[0] * self.examples, both))
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Over examples and trainings, at confidence ``1 - level``."""
-        half = self.half_width(level)
+        """Over examples and trainings, at confidence ``1 - level``; NaN where all numbers are alike and not 0."""
+        half = math.nan if self.alike else self.half_width(level)
         return self.value - half, self.value + half
 
     @cached_property
     def p_value(self) -> float:
-        """Of no difference, over examples and trainings: the least level whose interval excludes 0."""
-        if self.value == 0 or not math.isfinite(self.half_width(0.5)):
-            return 1.0 if self.value == 0 else math.nan
+        """Of no difference, over examples and trainings: the least level whose interval excludes 0; NaN without one."""
+        if self.value == 0:
+            return 1.0
+        if self.alike or not math.isfinite(self.half_width(0.5)):
+            return math.nan
 
         def beyond(logarithm: float) -> float:
             return self.half_width(math.exp(logarithm)) - abs(self.value)
@@ -127,8 +135,9 @@ class Crossed:
         """Of no difference between these trainings, over examples: the paired t test."""
         if self.value == 0:
             return 1.0
-        ratio = abs(self.value) / math.sqrt(self.examples) if self.examples else math.inf
-        return float(2 * stdtr(self.degrees[0], -ratio))
+        if self.of_these().alike:
+            return math.nan
+        return float(2 * stdtr(self.degrees[0], -abs(self.value) / math.sqrt(self.examples)))
 
     def of_these(self) -> Crossed:
         """The same mean over examples alone, of the trainings as they are."""
@@ -141,7 +150,7 @@ class Crossed:
         """
         deviation = math.sqrt(max(self.examples, self.examples - self.shared + sum(self.trainings)))
         halves = self._likely_half_widths(level)
-        if not deviation > 0 or not np.isfinite(halves).all():
+        if self.alike or not deviation > 0 or not np.isfinite(halves).all():
             return math.nan
 
         def lacking(difference: float) -> float:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from logitfusion.config.differences import find_differences
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError
 from logitfusion.evaluate.scores import JudgedTask
 
 DOCUMENT = ["subtask", "id"]
 IMAGE = ["set", "id"]
-_MISSING = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,24 +65,14 @@ def _check_configs(first: RunConfig, other: RunConfig) -> None:
 
     The order of keys does not count, that of lists does.
     """
-    ours, theirs = (dict(_flatten(run.dump())) for run in (first, other))
-    for key in dict.fromkeys([*ours, *theirs]):
-        values = ours.get(key, _MISSING), theirs.get(key, _MISSING)
-        filled = key.rpartition(".")[2] == "seed" and values == (first.seed, other.seed)
-        if values[0] != values[1] and not filled and key != "run" and key.partition(".")[0] != "report":
-            told = ["missing" if value is _MISSING else repr(value) for value in values]
+    seeds = json.dumps(first.seed), json.dumps(other.seed)
+    for key, ours, theirs in find_differences(first.dump(), other.dump()):
+        filled = key.rpartition(".")[2] == "seed" and (ours, theirs) == seeds
+        if not filled and key != "run" and key.partition(".")[0] != "report":
             raise UserError(
-                f"The runs {first.run!r} and {other.run!r} are not the same comparison: {key} is {told[0]} in the first"
-                f" and {told[1]} in the other; only 'run' and 'seed' may differ."
+                f"The runs {first.run!r} and {other.run!r} are not the same comparison: {key} is {ours} in the first"
+                f" and {theirs} in the other; only 'run' and 'seed' may differ."
             )
-
-
-def _flatten(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, dict) or not value:
-        yield place, value
-        return
-    for key, inner in value.items():
-        yield from _flatten(inner, f"{place}.{key}" if place else key)
 
 
 def _documents(run: RunTables) -> Iterator[tuple[str, pd.Series]]:

@@ -74,8 +74,8 @@ def tune(
         stop: the strings that end a continuation when the task is decoded.
 
     Raises:
-        UserError: no examples, nothing to choose among, numbers or stop strings that can't be used, or a fusion whose
-            weights are fixed.
+        UserError: no examples, nothing to choose among, numbers or stop strings that can't be used, a fusion whose
+            weights are fixed, or a completion that is impossible however they are trusted.
     """
     if not lm.steering.solves or not lm.experts:
         raise UserError("Only solved weights can be tuned; use weights: dynamic and at least one expert.")
@@ -107,9 +107,20 @@ def tune(
         shared_length=lm.shared_length,
         on_batch=on_batch,
     )
+    _refuse_impossible(found)
     means = zip(greedy.double().mean(0).tolist(), found.mean(0).tolist(), strict=True)
     answers = zip(*found.tolist(), strict=True)
     return [Candidate(*way, *mean, each) for way, mean, each in zip(ways, means, answers, strict=True)]
+
+
+def _refuse_impossible(found: Tensor) -> None:
+    """Refuse a completion that no way ``[examples, ways]`` makes possible: on average, all ways would be alike."""
+    if impossible := found.isneginf().all(1).nonzero()[:, 0].tolist():
+        raise UserError(
+            f"Nothing can be chosen by likelihood: the completion of example {impossible[0]} has a token that the"
+            " models exclude (a logit of -inf), so no weight makes it likely; use models that have all tokens of the"
+            " answers."
+        )
 
 
 def encode_answers(

@@ -15,7 +15,8 @@ from logitfusion.config.encoders import BuiltClip, OpenClip, RandomClip, TimmAux
 from logitfusion.config.run import RunConfig
 from logitfusion.errors import UserError, first_line
 from logitfusion.plan.cost import PROCESS, Cost
-from logitfusion.plan.jobs import Edit, Job, halves
+from logitfusion.plan.edits import halves
+from logitfusion.plan.jobs import Edit, Job
 
 # Classes whose texts are encoded together, and sentences of each: open_clip's default, and the most that are usual.
 _CLASSES, _SENTENCES = 10, 80

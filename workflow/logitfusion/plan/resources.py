@@ -12,7 +12,8 @@ from logitfusion.files import read_json
 from logitfusion.integrity import read_record
 from logitfusion.plan.counted import Counted, Models, root
 from logitfusion.plan.hardware import GPUS
-from logitfusion.plan.jobs import Assumed, Job, Planner
+from logitfusion.plan.jobs import Assumed, Job
+from logitfusion.plan.planner import Planner
 from logitfusion.plan.size import ITEM, CachedLayer, ModelSize
 from logitfusion.plan.tasks import RecordedTasks
 from logitfusion.plan.training import Activations, Forward, estimate

@@ -11,8 +11,9 @@ from logitfusion.config.run import RunConfig
 from logitfusion.plan.clip import clip_jobs, encoder_downloads
 from logitfusion.plan.counted import Counted, Models
 from logitfusion.plan.hardware import Gpu
-from logitfusion.plan.jobs import Assumed, Job, Planner
+from logitfusion.plan.jobs import Assumed, Job
 from logitfusion.plan.models import count_models, refuse_other_vocabularies
+from logitfusion.plan.planner import Planner
 from logitfusion.plan.remedies import find_remedies
 from logitfusion.plan.report import Misfit, RunPlan
 from logitfusion.plan.saved import count_saved

@@ -99,7 +99,7 @@ def _tell_difference(frozen: FrozenRun, run: RunConfig | None) -> str:
         return "The config is not the one that is frozen"
     if found.key.startswith("files of "):
         return f"The {found.key} hold something else than what is frozen"
-    return f"Config key {found.key!r} is {found.here}, and {found.frozen} is frozen"
+    return f"Config key {found.key!r} is {found.second}, and {found.first} is frozen"
 
 
 def _check_commit(path: str) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from logitfusion import __version__
 from logitfusion.artefact import read_artefact, write_artefact
-from logitfusion.config.errors import LONGEST
+from logitfusion.config.differences import Difference, find_differences
 from logitfusion.config.jobs.protocol import frozen_values
 from logitfusion.config.methods import method_gate
 from logitfusion.config.run import RunConfig
@@ -54,14 +54,6 @@ class FrozenComparison(Section):
         return hash_json({name: run.digest for name, run in self.runs.items()})
 
 
-class Difference(NamedTuple):
-    """A key of which a value was frozen, and another one is there: both as JSON, cut where they are long."""
-
-    key: str
-    frozen: str
-    here: str
-
-
 def freeze_run(run: RunConfig) -> FrozenRun:
     """A run as it stands.
 
@@ -102,30 +94,8 @@ def read_frozen(path: str | Path) -> FrozenComparison:
 
 def first_difference(frozen: FrozenRun, here: FrozenRun) -> Difference | None:
     """The first key, in the order of the alphabet, in which a run is not as it was frozen; None if there is none."""
-    values = _first_difference(frozen.values, here.values)
-    return values or _first_difference(frozen.files, here.files, "files of ")
-
-
-def _first_difference(frozen: Any, here: Any, place: str = "") -> Difference | None:
-    if isinstance(frozen, dict) and isinstance(here, dict):
-        for key in sorted(frozen.keys() | here.keys()):
-            sides = (side.get(key, _ABSENT) for side in (frozen, here))
-            if found := _first_difference(*sides, f"{place}{key}" if place.endswith(" ") else f"{place}.{key}"):
-                return found
-        return None
-    said = _say(frozen), _say(here)
-    return Difference(place.removeprefix("."), *map(_cut, said)) if said[0] != said[1] else None
-
-
-_ABSENT = object()
-
-
-def _say(value: Any) -> str:
-    return "nothing" if value is _ABSENT else json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    files = (one._replace(key=f"files of {one.key}") for one in find_differences(frozen.files, here.files))
+    return next(chain(find_differences(frozen.values, here.values), files), None)
 
 
 def _hash_files(run: RunConfig) -> dict[str, str]:

@@ -53,7 +53,8 @@ def fit_gate(
         tune: its ridges are the candidates, and its anchors those of the fixed weight.
 
     Raises:
-        UserError: the answers are those of the test split, too few, or impossible for the large model.
+        UserError: the answers are those of the test split, too few, or impossible for the large model; or groups that
+            have not each task once.
     """
     if split == "test":
         raise UserError(
@@ -62,6 +63,8 @@ def fit_gate(
     _check(tasks)
     tune = tune or Tune()
     groups = [list(tasks)] if groups is None else groups
+    if sorted(name for group in groups for name in group) != sorted(tasks) or not all(groups):
+        raise UserError(f"A gate is fitted on groups that have each task once: those of {', '.join(sorted(tasks))}.")
     grouped = {name: Grouped(tasks[name], place) for place, group in enumerate(groups) for name in group}
     nested = Nested(grouped, sorted(tune.ridges, reverse=True), fit_path, GroupedGates.judge)
     ridge, gates = nested.choose()
