@@ -150,10 +150,9 @@ def decode(
             batch = Batch(fused.remake(), len(prompts))
             read = batch.read_first
     while continuations.active:
-        logits = read(ids, mask)
         if fused.graphs is not None:
-            fused.graphs.follow(batch, len(prompts), ids, logits, continuations.longest - 1)
-        large, small = split_logits(logits, fused.vocabulary)
+            fused.graphs.follow(batch, len(prompts), ids, continuations.longest)
+        large, small = split_logits(read(ids, mask), fused.vocabulary)
         steered = steering.fuse(large[:, 0], small[:, :, 0], steered_rows)
         rows = [generators[number] for number in continuations.active]
         tokens = pick_tokens(

@@ -164,23 +164,24 @@ class StepGraphs:
         self.obstacles: dict[Hashable, str | None] = {}
         self._waited, self._pool = 0, None
 
-    def follow(self, batch: Batch, rows: int, ids: Tensor, logits: list[Tensor], further: int) -> None:
+    def follow(self, batch: Batch, rows: int, ids: Tensor, further: int) -> None:
         """Let the models of a batch go on by graphs, where that pays.
 
         Args:
-            batch: it has just read ``ids [B, n]``, and ``logits`` came of the last ones.
+            batch: of models, some of which read by graphs already.
             rows: that it began with.
-            further: the most tokens that it still reads.
+            ids: ``[B, 1]``, which it reads next, if it has read its prompts.
+            further: the most tokens that it reads, these included.
         """
         waiting = [number for number, model in enumerate(batch.models) if self._may_follow(model)]
-        if not waiting or further < 1:
+        if not waiting or not batch.mask.shape[1]:
             return
         length = batch.mask.shape[1] + further
         late = [number for number in waiting if not self._fits(batch.models[number], len(batch.mask), length)]
-        if late and not self._is_due(single=ids.shape[1] == 1):
+        if late and not self._is_due():
             return
         for number in late:
-            self._make(batch, number, rows, length, ids, logits[number])
+            self._make(batch.models[number], rows, length, batch, ids)
         for number in waiting:
             model = batch.models[number]
             if step := self.steps.get(model.identity):
@@ -208,34 +209,36 @@ class StepGraphs:
         step = self.steps.get(model.identity)
         return step is not None and step.fits(rows, length)
 
-    def _is_due(self, *, single: bool) -> bool:
-        """Whether to capture, after a step of one token a row (``single``) or a pass over prompts."""
-        self._waited += single
-        if not single or self._waited <= self.patience:
+    def _is_due(self) -> bool:
+        """Whether to capture what is not there, before a step."""
+        if self._waited < self.patience:
+            self._waited += 1
             return False
         self._waited = 0
         return True
 
-    def _make(self, batch: Batch, number: int, rows: int, length: int, ids: Tensor, expected: Tensor) -> None:
-        """Capture a model's step, if the tokens that it has read last give the same logits once more."""
-        model, slots = batch.models[number], batch.mask.shape[1]
+    def _make(self, model: CachedModel, rows: int, length: int, batch: Batch, ids: Tensor) -> None:
+        """Capture a model's step, if it gives the logits that the model gives of the next tokens."""
         self.steps.pop(model.identity, None)
-        inputs = [part.to(model.device) for part in (ids, batch.lengths[:, None] - 1, torch.arange(len(ids)))]
+        slots, device = batch.mask.shape[1], model.device
+        ids, positions, mask = ids.to(device), batch.lengths[:, None].to(device), batch.mask.to(device)
+        reader = copy.copy(model)
+        reader.restore(model.state())
+        expected = reader._read(ids, torch.cat([mask, torch.ones_like(ids)], dim=-1), positions, 1)
+        inputs = (ids, positions, torch.arange(len(ids), device=device))
         try:
             step = StaticStep(model, round_up(rows), _LENGTHS * round_up(-(-length // _LENGTHS)))
-            step.begin(model.cache, batch.mask.to(model.device))
-            step.rewind(slots - 1)
+            step.begin(model.cache, mask)
             found = step(*inputs)
             if self.captures:
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
-                step.capture(slots - 1, self._pool)
+                step.capture(slots, self._pool)
                 found = step(*inputs)
         except Exception as error:  # whatever an architecture raises that can't go on so
             full = find_memory_error(error) is not None
             self._note(model, "the memory is used up" if full else first_line(error))
             return
-        precision = model.model.dtype
-        if agree(found.to(precision), expected.to(model.device, precision)):
+        if agree(found.to(model.model.dtype), expected.to(model.model.dtype)):
             self.steps[model.identity] = step
         else:
             self._note(model, "a cache of a fixed length changes its logits")
