@@ -8,13 +8,14 @@ token causality masks, for a fixed number of rows, of which those that have ende
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from logitfusion.models.architecture import has_key_value_cache, rope_limit
 from logitfusion.models.forward import agree
 
 logger = logging.getLogger(__name__)
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 # Steps that are taken without a graph before one is captured: they cost about what a capture does, so nobody waits
 # longer than twice what the better choice would have been.
@@ -187,11 +191,27 @@ class StepGraphs:
             if step := self.steps.get(model.identity):
                 batch.models[number] = SteppedModel(model, step, batch.mask.to(model.device))
 
-    def clear(self) -> bool:
-        """Give the memory back; whether there was any."""
-        held = bool(self.steps)
+    def give_way(self, compute: Callable[[Given], Made], given: Given) -> Made:
+        """``compute(given)``; without graphs, once more and from then on, where the memory is too little for both."""
+        try:
+            return compute(given)
+        except Exception as error:
+            if not self.steps or find_memory_error(error) is None:
+                raise
+        # Outside of the handler, whose traceback holds the tensors of what failed.
+        self.patience = math.inf
+        self.clear()
+        logger.info("decoding goes on without CUDA graphs: the memory is used up")
+        return compute(given)
+
+    def clear(self) -> None:
+        """Give their memory back."""
+        if not self.steps:
+            return
         self.steps.clear()
-        return held
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _may_follow(self, model: CachedModel) -> bool:
         if isinstance(model, SteppedModel):

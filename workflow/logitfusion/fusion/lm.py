@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -227,7 +228,8 @@ class FusedLM:
         shares = not self.steering.reads_prompts and share_prefixes(self.cached_models())
         order = order_rows(encoded, size.rows, shares=shares)
         batches = group_rows(order, lengths, size.rows, self.shared_length)
-        for batch, generations in size.each(batches, continue_batch):
+        compute = continue_batch if self.graphs is None else partial(self.graphs.give_way, continue_batch)
+        for batch, generations in size.each(batches, compute):
             results.update(zip(batch, generations, strict=True))
             if on_batch is not None:
                 on_batch(len(batch))
@@ -268,6 +270,8 @@ class FusedLM:
         if not pairs:
             return []
         self.check_pairs(pairs)
+        if self.graphs is not None:
+            self.graphs.clear()
         total, greedy = score_pairs(
             self.cached_models,
             judge_steering(self.steering),
