@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
@@ -65,6 +66,7 @@ class StaticStep:
         self.mask = torch.ones(rows, length, dtype=torch.long, device=model.device)
         self.logits: Tensor | None = None
         self.advance: Callable[[], None] = self._run
+        self._lists = _ListsOnDevice(model.device)
         self._weights = _addresses(model.model)
 
     def begin(self, held: DynamicCache, mask: Tensor) -> None:
@@ -92,7 +94,8 @@ class StaticStep:
         return self.logits.index_select(1, rows)
 
     def _run(self) -> None:
-        self.logits = self.reader._read(self.ids, self.mask, self.positions, 1)
+        with self._lists:
+            self.logits = self.reader._read(self.ids, self.mask, self.positions, 1)
 
     def fits(self, rows: int, length: int) -> bool:
         """Whether it takes so many rows of that length, wastes little on them, and its weights are where they were."""
@@ -109,10 +112,10 @@ class StaticStep:
         Raises:
             RuntimeError: the forward waits for the GPU, or does something else that no graph can.
         """
-        device, graph = self.ids.device, torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream()):
-            stream = torch.cuda.current_stream()
-            stream.wait_stream(torch.cuda.default_stream())
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.ids.device)
+        stream = torch.cuda.Stream(self.ids.device)
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
             for _ in range(_WARM):
                 self.rewind(slots)
                 with _refusing_to_wait():
@@ -120,7 +123,7 @@ class StaticStep:
             with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 self._run()
             self.rewind(slots)
-        torch.cuda.current_stream(device).wait_stream(stream)
+        here.wait_stream(stream)
         self.advance = graph.replay
 
 
@@ -277,6 +280,22 @@ class _WindowLayer(StaticLayer):
     """
 
     is_sliding = True
+
+
+class _ListsOnDevice(TorchFunctionMode):
+    """Lists that index, as peft's of the rows of an adapter, as tensors: a list is sent to the GPU at each use."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device, self.known = device, {}
+
+    def __torch_function__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        if function in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(given[1], list):
+            numbers = tuple(given[1])
+            if numbers not in self.known:
+                self.known[numbers] = torch.tensor(numbers, device=self.device)
+            given = (given[0], self.known[numbers], *given[2:])
+        return function(*given, **(named or {}))
 
 
 def _make_static(model: CachedModel, rows: int, length: int) -> StaticCache:
