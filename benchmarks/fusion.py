@@ -115,7 +115,7 @@ def subjects(
     for name in arguments.shapes:
         setting = SETTINGS[name].shrunk() if arguments.dry_run else SETTINGS[name]
         make = partial(make_fusion, name, setting, device, dtype, arguments.prompt)
-        yield name, partial(decode, make, predict_decoding(setting, arguments.dtype))
+        yield name, partial(decode, make, predict_decoding(setting, arguments.dtype, graphs=device.type == "cuda"))
     for name in arguments.teachers:
         shape = TEACHERS[name].shrunk(TEACHERS[name].vocabulary) if arguments.dry_run else TEACHERS[name]
         yield name, partial(read, name, shape)

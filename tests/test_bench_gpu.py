@@ -91,7 +91,7 @@ def test_the_plan_of_a_fusion_is_its_weights_and_little_more(name: str) -> None:
         large, base = (AutoModelForCausalLM.from_config(shape.config()) for shape in (setting.large, setting.base))
     copies = 1 if setting.adapters else 1 + setting.experts
     weights = 2 * (large.num_parameters() + copies * base.num_parameters())
-    planned = predict_decoding(setting, "bfloat16")(8, 64, 24)
+    planned = predict_decoding(setting, "bfloat16", graphs=False)(8, 64, 24)
     assert weights < planned < 1.1 * weights
 
 

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from logitfusion.fusion import FusedLM, Generation
 from logitfusion.fusion.caches import Batch, CachedModel
-from logitfusion.fusion.graphs import StepGraphs, SteppedModel, round_up
+from logitfusion.fusion.graphs import StepGraphs, SteppedModel
 from logitfusion.models.padding import left_pad
+from logitfusion.models.static_shapes import static_shape
 
 PROMPTS = ("hello there, you", "abc", "2 + 2 = ")  # of unequal lengths: rows are padded
 LENGTH = "a cache of a fixed length changes its logits"
@@ -192,9 +193,10 @@ def test_a_step_reads_what_the_model_reads(llamas: list[PreTrainedModel]) -> Non
             newest = newest[1:]
 
 
-@given(st.integers(1, 10**6))
-def test_sizes_are_rounded_up_to_few(number: int) -> None:
-    rounded = round_up(number)
-    assert number <= rounded <= 1.25 * number + 1
-    assert rounded == round_up(rounded)
-    assert rounded.bit_count() <= 3
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_shapes_are_rounded_up_to_few(rows: int, length: int) -> None:
+    shape = static_shape(rows, length)
+    assert rows <= shape[0] <= 1.25 * rows
+    assert length <= shape[1] <= max(64, 1.25 * (length + 63))
+    assert static_shape(*shape) == shape
+    assert all(size.bit_count() <= 3 for size in shape)

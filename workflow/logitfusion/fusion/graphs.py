@@ -27,6 +27,7 @@ from logitfusion.errors import find_memory_error, first_line
 from logitfusion.fusion.caches import Batch, CachedAdapters, CachedModel
 from logitfusion.models.architecture import has_key_value_cache, rope_limit
 from logitfusion.models.forward import agree
+from logitfusion.models.static_shapes import static_shape
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ Made = TypeVar("Made")
 # Steps that are taken without a graph before one is captured: they cost about what a capture does, so nobody waits
 # longer than twice what the better choice would have been.
 PATIENCE = 8
-_LENGTHS = 64  # slots; the least length of a cache
 _WASTE = 4  # up to so many times the slots that a batch needs are taken where they are there already
 _WARM = 2  # steps before a capture, in which libraries choose their kernels
 
@@ -100,7 +100,7 @@ class StaticStep:
     def fits(self, rows: int, length: int) -> bool:
         """Whether it takes so many rows of that length, wastes little on them, and its weights are where they were."""
         takes = self.rows >= rows and self.length >= length
-        wastes = self.rows * self.length > _WASTE * rows * max(length, _LENGTHS)
+        wastes = self.rows * self.length > _WASTE * math.prod(static_shape(rows, length))
         return takes and not wastes and self._weights == _addresses(self.reader.model)
 
     def capture(self, slots: int, pool: Any) -> None:
@@ -250,7 +250,7 @@ class StepGraphs:
         expected = reader._read(ids, torch.cat([mask, torch.ones_like(ids)], dim=-1), positions, 1)
         inputs = (ids, positions, torch.arange(len(ids), device=device))
         try:
-            step = StaticStep(model, round_up(rows), _LENGTHS * round_up(-(-length // _LENGTHS)))
+            step = StaticStep(model, *static_shape(rows, length))
             step.begin(model.cache, mask)
             found = step(*inputs)
             if self.captures:
@@ -265,12 +265,6 @@ class StepGraphs:
             self.steps[model.identity] = step
         else:
             self._note(model, "a cache of a fixed length changes its logits")
-
-
-def round_up(number: int) -> int:
-    """At least ``number``, by at most a quarter more: three leading bits are enough, so few numbers come of many."""
-    unit = 2 ** max(0, number.bit_length() - 3)
-    return -(-number // unit) * unit
 
 
 class _WindowLayer(StaticLayer):
