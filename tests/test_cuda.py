@@ -145,7 +145,7 @@ def test_graphs_replay_the_same_tokens(make: Make, options: dict[str, Any]) -> N
     expected = [row.token_ids for row in without.generate(PROMPTS, max_new_tokens=20)]
     assert [row.token_ids for row in fusion.generate(PROMPTS, max_new_tokens=20)] == expected
     assert len(graphs.steps) == 4
-    assert all(isinstance(step.advance.__self__, torch.cuda.CUDAGraph) for step in graphs.steps.values())
+    assert all(step.graph is not None for step in graphs.steps.values())
 
 
 def test_batches_share_a_capture(make: Make) -> None:

@@ -81,6 +81,12 @@ def test_a_fusion_steers_the_same(llamas: list[PreTrainedModel], options: dict[s
     assert same(decode(with_graphs), decode(without))
 
 
+def test_a_model_at_two_places_has_a_cache_at_each(llamas: list[PreTrainedModel]) -> None:
+    large, expert = llamas[:2]
+    without, with_graphs = both([large, large, expert, expert], eager(), weights=0.5)
+    assert same(decode(with_graphs), decode(without))
+
+
 def test_a_model_that_cannot_leaves_the_others_to_it(llamas: list[PreTrainedModel]) -> None:
     graphs = eager()
     without, with_graphs = both([build("mamba", 0), *llamas[:2]], graphs)

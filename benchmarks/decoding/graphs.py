@@ -23,7 +23,7 @@ def bench_graph(fusion: Fusion, batch: int, rounds: int) -> dict[str, Any]:
     fused.generate(prompts, max_new_tokens=int(fusion.graphs.patience) + 4, batch_size=batch)
     if reasons := sorted(set(filter(None, fusion.graphs.obstacles.values()))):
         raise RuntimeError(f"a model decodes without a graph ({'; '.join(reasons)})")
-    steps = [fusion.graphs.steps[model.identity] for model in fused.cached_models()]
+    steps = [fusion.graphs.steps[number, model.identity] for number, model in enumerate(fused.cached_models())]
     times = {name: _time(some, rounds) for name, some in {"large alone": steps[:1], "fused": steps}.items()}
     return {"pair": fusion.name, "batch": batch, "milliseconds a step": times}
 

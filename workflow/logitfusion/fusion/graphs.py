@@ -51,7 +51,7 @@ class StaticStep:
 
     Attributes:
         logits: ``[members, rows, 1, V]`` fp32, after the newest tokens.
-        advance: reads a token of every row.
+        graph: of the forward, once it is captured.
 
     Raises:
         MemoryError: the cache takes more than half of the GPU's memory that is free.
@@ -65,7 +65,7 @@ class StaticStep:
         self.positions = torch.zeros_like(self.ids)
         self.mask = torch.ones(rows, length, dtype=torch.long, device=model.device)
         self.logits: Tensor | None = None
-        self.advance: Callable[[], None] = self._run
+        self.graph: torch.cuda.CUDAGraph | None = None
         self._lists = _ListsOnDevice(model.device)
         self._weights = _addresses(model.model)
 
@@ -93,6 +93,13 @@ class StaticStep:
         self.advance()
         return self.logits.index_select(1, rows)
 
+    def advance(self) -> None:
+        """Read a token of every row."""
+        if self.graph is None:
+            self._run()
+        else:
+            self.graph.replay()
+
     def _run(self) -> None:
         with self._lists:
             self.logits = self.reader._read(self.ids, self.mask, self.positions, 1)
@@ -112,19 +119,21 @@ class StaticStep:
         Raises:
             RuntimeError: the forward waits for the GPU, or does something else that no graph can.
         """
-        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.ids.device)
-        stream = torch.cuda.Stream(self.ids.device)
+        here, stream = torch.cuda.current_stream(self.ids.device), torch.cuda.Stream(self.ids.device)
+        graph = torch.cuda.CUDAGraph()
         stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM):
-                self.rewind(slots)
-                with _refusing_to_wait():
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM):
+                    self.rewind(slots)
+                    with _refusing_to_wait():
+                        self._run()
+                with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                     self._run()
-            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                self._run()
-            self.rewind(slots)
-        here.wait_stream(stream)
-        self.advance = graph.replay
+                self.rewind(slots)
+        finally:
+            here.wait_stream(stream)
+        self.graph = graph
 
 
 class SteppedModel(CachedModel):
@@ -161,7 +170,7 @@ class StepGraphs:
         capture: False computes the same without a graph, on any device.
 
     Attributes:
-        steps: by the identities of their models.
+        steps: by the places and identities of their models; one that stands at two places has a cache at each.
         obstacles: why a model has none, by its identity; None where there is no reason.
     """
 
@@ -184,15 +193,14 @@ class StepGraphs:
         if not waiting or not batch.mask.shape[1]:
             return
         length = batch.mask.shape[1] + further
-        late = [number for number in waiting if not self._fits(batch.models[number], len(batch.mask), length)]
+        late = [number for number in waiting if not self._fits(batch, number, length)]
         if late and not self._is_due():
             return
         for number in late:
-            self._make(batch.models[number], rows, length, batch, ids)
+            self._make(batch, number, rows, length, ids)
         for number in waiting:
-            model = batch.models[number]
-            if step := self.steps.get(model.identity):
-                batch.models[number] = SteppedModel(model, step, batch.mask.to(model.device))
+            if step := self.steps.get(_key(batch, number)):
+                batch.models[number] = SteppedModel(batch.models[number], step, batch.mask.to(step.mask.device))
 
     def give_way(self, compute: Callable[[Given], Made], given: Given) -> Made:
         """``compute(given)``; without graphs, once more and from then on, where the memory is too little for both."""
@@ -228,9 +236,9 @@ class StepGraphs:
         if reason is not None:
             logger.info("%s decodes without CUDA graphs: %s", model.names[0], reason)
 
-    def _fits(self, model: CachedModel, rows: int, length: int) -> bool:
-        step = self.steps.get(model.identity)
-        return step is not None and step.fits(rows, length)
+    def _fits(self, batch: Batch, number: int, length: int) -> bool:
+        step = self.steps.get(_key(batch, number))
+        return step is not None and step.fits(len(batch.mask), length)
 
     def _is_due(self) -> bool:
         """Whether to capture what is not there, before a step."""
@@ -240,9 +248,10 @@ class StepGraphs:
         self._waited = 0
         return True
 
-    def _make(self, model: CachedModel, rows: int, length: int, batch: Batch, ids: Tensor) -> None:
+    def _make(self, batch: Batch, number: int, rows: int, length: int, ids: Tensor) -> None:
         """Capture a model's step, if it gives the logits that the model gives of the next tokens."""
-        self.steps.pop(model.identity, None)
+        self.steps.pop(_key(batch, number), None)
+        model = batch.models[number]
         slots, device = batch.mask.shape[1], model.device
         ids, positions, mask = ids.to(device), batch.lengths[:, None].to(device), batch.mask.to(device)
         reader = copy.copy(model)
@@ -262,9 +271,13 @@ class StepGraphs:
             self._note(model, "the memory is used up" if full else first_line(error))
             return
         if agree(found.to(model.model.dtype), expected.to(model.model.dtype)):
-            self.steps[model.identity] = step
+            self.steps[_key(batch, number)] = step
         else:
             self._note(model, "a cache of a fixed length changes its logits")
+
+
+def _key(batch: Batch, number: int) -> Hashable:
+    return number, batch.models[number].identity
 
 
 class _WindowLayer(StaticLayer):
