@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import TOKENIZER, build
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
@@ -199,6 +199,7 @@ def test_a_step_reads_what_the_model_reads(llamas: list[PreTrainedModel]) -> Non
             newest = newest[1:]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_shapes_are_rounded_up_to_few(rows: int, length: int) -> None:
     shape = static_shape(rows, length)
