@@ -25,7 +25,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from decoding.floor import Speed, measure_speed
-from decoding.graphs import bench_graph, can_capture
+from decoding.graphs import bench_graph
 from decoding.measure import Fusion, bench_decoding, load_fusion, make_fusion
 from decoding.plan import Predicted, predict_decoding, predict_reading
 from decoding.reading import TEXTS, bench_reading
@@ -100,8 +100,8 @@ def subjects(
         fusion = make()
         for batch in arguments.batches:
             yield "decoding", bench_decoding(fusion, batch, arguments.rounds, arguments.tokens, speed, predicted)
-        for batch in arguments.batches if can_capture(fusion) else ():
-            yield "graphs", bench_graph(fusion, batch, arguments.rounds)
+            if fusion.graphs is not None:
+                yield "graphs", bench_graph(fusion, batch, arguments.rounds)
 
     def read(name: str, shape: Shape) -> Iterator[tuple[str, Row]]:
         teacher = make_model(shape, device, dtype, seed=0)
@@ -115,7 +115,7 @@ def subjects(
     for name in arguments.shapes:
         setting = SETTINGS[name].shrunk() if arguments.dry_run else SETTINGS[name]
         make = partial(make_fusion, name, setting, device, dtype, arguments.prompt)
-        yield name, partial(decode, make, predict_decoding(setting, arguments.dtype))
+        yield name, partial(decode, make, predict_decoding(setting, arguments.dtype, graphs=device.type == "cuda"))
     for name in arguments.teachers:
         shape = TEACHERS[name].shrunk(TEACHERS[name].vocabulary) if arguments.dry_run else TEACHERS[name]
         yield name, partial(read, name, shape)

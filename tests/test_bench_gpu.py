@@ -17,11 +17,12 @@ import fusion
 import training
 from decoding import sizes
 from decoding.floor import Speed, Work
-from decoding.graphs import StaticStep
+from decoding.graphs import bench_graph
 from decoding.measure import make_fusion
-from decoding.naive import naive_loop, proxy_tuning, transformers_generate
+from decoding.naive import naive_loop
 from decoding.plan import predict_decoding
 from decoding.sizes import SETTINGS, Setting, Shape
+from logitfusion.fusion.graphs import StepGraphs
 from peak import most_bytes
 
 CPU = torch.device("cpu")
@@ -90,7 +91,7 @@ def test_the_plan_of_a_fusion_is_its_weights_and_little_more(name: str) -> None:
         large, base = (AutoModelForCausalLM.from_config(shape.config()) for shape in (setting.large, setting.base))
     copies = 1 if setting.adapters else 1 + setting.experts
     weights = 2 * (large.num_parameters() + copies * base.num_parameters())
-    planned = predict_decoding(setting, "bfloat16")(8, 64, 24)
+    planned = predict_decoding(setting, "bfloat16", graphs=False)(8, 64, 24)
     assert weights < planned < 1.1 * weights
 
 
@@ -141,21 +142,13 @@ def test_a_dry_run_has_the_structure_of_what_it_stands_for(setting: Setting) -> 
     assert differences[0] == differences[1]
 
 
-@pytest.mark.parametrize("name", ["llama-13b", "qwen-14b-0.5b"])
-def test_a_step_that_can_be_a_graph_gives_the_tokens_of_the_loop(name: str) -> None:
+@pytest.mark.parametrize("name", ["qwen-14b-0.5b", "llama-13b-4-adapters"])
+def test_the_steps_that_decoding_takes_are_timed(name: str) -> None:
     made = make_fusion("a", SETTINGS[name].shrunk(), CPU, torch.float32, prompt=5)
-    prompts = made.prompts[:3]
-    expected = {
-        True: naive_loop(made.members(), prompts, 6, proxy_tuning),
-        False: transformers_generate(made.large, prompts, 6),
-    }
-    for steered, texts in expected.items():
-        models = [model for model, _ in made.members()]
-        step, tokens = StaticStep(models if steered else models[:1], torch.tensor(prompts), length=12), []
-        for _ in range(6):
-            tokens.append(step.newest.clone())
-            step()
-        assert torch.cat(tokens, dim=1).tolist() == texts
+    made.graphs = StepGraphs(patience=1, capture=False)
+    times = bench_graph(made, 3, 1)["milliseconds a step"]
+    assert times.keys() == {"large alone", "fused"}
+    assert len(made.graphs.steps) == len(made.models())
 
 
 def test_weights_are_the_same_in_every_run() -> None:

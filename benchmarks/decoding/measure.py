@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from decoding.plan import Predicted
 from decoding.sizes import Setting, make_model, put_adapters
 from decoding.solver import GATE, solver_share
 from logitfusion.fusion import FusedLM
+from logitfusion.fusion.graphs import StepGraphs
 from logitfusion.models.load import count_bytes, count_parameters, load_model, load_tokenizer
 from logitfusion.models.tiny import tiny_tokenizer
 from peak import most_bytes
@@ -38,9 +40,11 @@ class Fusion:
     experts: list[PreTrainedModel] | list[str]
     tokenizer: PreTrainedTokenizerBase
     prompts: list[list[int]]
+    graphs: StepGraphs | None = None  # shared by all ways, so that their caches do not add up
 
     def __post_init__(self) -> None:
         """Let all rows decode the same number of tokens: no model's end of a text ends one."""
+        self.graphs = StepGraphs() if self.large.device.type == "cuda" else None
         self.tokenizer.eos_token = None
         for model in self.models():
             for config in (model.config, model.generation_config):
@@ -51,7 +55,8 @@ class Fusion:
         """As the package decodes."""
         others = (self.base, self.experts) if steered else (None, [])
         searched = {} if options.get("rule") == "gate" else {"selection": "one_hot"}
-        return FusedLM(self.large, *others, tokenizer=self.tokenizer, **searched, **options)
+        given = searched | {"graphs": self.graphs} | options
+        return FusedLM(self.large, *others, tokenizer=self.tokenizer, **given)
 
     def members(self) -> list[Member]:
         """As a user would call them, one after the other."""
@@ -161,7 +166,12 @@ def _ways(fusion: Fusion, prompts: list[list[int]], tokens: int) -> Ways:
     large, fused, proxy = fusion.fused(steered=False), fusion.fused(), fusion.fused(weights=1.0)
     gate = fusion.fused(rule="gate", gate=GATE)
     members = fusion.members()
-    return {
+    plain, plain_large = (fusion.fused(steered, graphs=StepGraphs(math.inf)) for steered in (True, False))
+    before = {
+        "large alone, without graphs": lambda: plain_large.generate(prompts, **options),
+        "fused, without graphs": lambda: plain.generate(prompts, **options),
+    }
+    return (before if fusion.graphs is not None else {}) | {
         "large alone": lambda: large.generate(prompts, **options),
         "transformers generate, large alone": lambda: transformers_generate(fusion.large, prompts, tokens),
         "fused": lambda: fused.generate(prompts, **options),

@@ -12,14 +12,15 @@ Predicted = Callable[[int, int, int], float]
 """Bytes at the peak of decoding, for rows, tokens of a prompt, and tokens that are made."""
 
 
-def predict_decoding(setting: Setting, dtype: str) -> Predicted:
-    """Of a fusion on one card."""
+def predict_decoding(setting: Setting, dtype: str, *, graphs: bool) -> Predicted:
+    """Of a fusion on one card, with the caches of CUDA graphs or not."""
     large, base = (measure(shape.config()) for shape in (setting.large, setting.base))
     shared = Member(base, dtype, ranks=(RANK,) * setting.experts, passes=1 + setting.experts)
     others = [shared] if setting.adapters else [Member(base, dtype)] * (1 + setting.experts)
 
     def predict(rows: int, prompt: int, new: int) -> float:
-        return sum(decode_cost([Member(large, dtype), *others], Texts(rows, prompt, new), rows).gpu.values())
+        cost = decode_cost([Member(large, dtype), *others], Texts(rows, prompt, new), rows)
+        return sum(cost.gpu.values()) + (cost.spare if graphs else 0)
 
     return predict
 

@@ -13,6 +13,7 @@ from logitfusion.config.decoding import DecodingOptions
 from logitfusion.fusion.caches import Batch, CachedModel, refuse_not_finite
 from logitfusion.fusion.ends import StopStrings
 from logitfusion.fusion.gate.features import Predicted
+from logitfusion.fusion.graphs import StepGraphs
 from logitfusion.fusion.prompts import PromptMemory
 from logitfusion.fusion.sampling import pick_tokens
 from logitfusion.fusion.steering import Steering
@@ -47,7 +48,8 @@ class Fused:
     """The models of a fusion with empty caches, the large one first; how they are fused; what they share.
 
     ``remake`` gives the models with empty caches once more, for a prompt that must be read in one pass because its
-    length decides how its positions are encoded; None for others. ``memory`` may know what they make of the prompts.
+    length decides how its positions are encoded; None for others. ``memory`` may know what they make of the prompts,
+    ``graphs`` of their steps; None: they take them without.
     """
 
     models: Sequence[CachedModel]
@@ -56,6 +58,7 @@ class Fused:
     max_length: float
     remake: Callable[[], Sequence[CachedModel]] | None = None
     memory: PromptMemory | None = None
+    graphs: StepGraphs | None = None
 
 
 class Continuations:
@@ -75,6 +78,11 @@ class Continuations:
         self.limits = limits  # the most tokens of each row
         self.options, self.ends, self.on_token, self.criterion = options, ends, on_token, criterion
         self.stops = StopStrings(options.stop, tokenizer)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that an active row still gets."""
+        return max((self.limits[row] - len(self.all[row].token_ids) for row in self.active), default=0)
 
     def append(self, row: int, token: int, weights: list[float], expert: int) -> bool:
         """Add a token to the active row number ``row``; whether it was its last."""
@@ -142,6 +150,8 @@ def decode(
             batch = Batch(fused.remake(), len(prompts))
             read = batch.read_first
     while continuations.active:
+        if fused.graphs is not None:
+            fused.graphs.follow(batch, len(prompts), ids, continuations.longest)
         large, small = split_logits(read(ids, mask), fused.vocabulary)
         steered = steering.fuse(large[:, 0], small[:, :, 0], steered_rows)
         rows = [generators[number] for number in continuations.active]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from logitfusion.errors import UserError
 from logitfusion.fusion.caches import Batch, CachedAdapters, CachedModel, share_prefixes
 from logitfusion.fusion.decoding import Continuations, Fused, Generation, decode, read_prompts, tell_once
 from logitfusion.fusion.ends import end_tokens, folder_ends
+from logitfusion.fusion.graphs import StepGraphs
 from logitfusion.fusion.opening import open_folders
 from logitfusion.fusion.prefixes import order_rows
 from logitfusion.fusion.prompts import PromptMemory
@@ -54,6 +56,7 @@ class FusedLM:
         ends: tokens that end a text besides those that ``tokenizer`` and the models' configs name; ``folder_ends``
             reads those of the tokenizers that base and experts were saved with.
         memory: of prompts, shared with other fusions of the same models.
+        graphs: of decoding's steps, shared as well; by default its own on a GPU, and none elsewhere.
         named: the fields of ``FusionOptions`` by name, instead of ``options``.
 
     Raises:
@@ -72,6 +75,7 @@ class FusedLM:
         options: FusionOptions | None = None,
         ends: Iterable[int] = (),
         memory: PromptMemory | None = None,
+        graphs: StepGraphs | None = None,
         **named: Any,
     ) -> None:
         if experts and base is None:
@@ -103,6 +107,7 @@ class FusedLM:
         # Longer rows would change how the others are read, so they are read alone.
         self.shared_length = min(rope_limit(model) for model in models)
         self.memory = memory
+        self.graphs = StepGraphs() if graphs is None and self.device.type == "cuda" else graphs
         self.models = models  # those that have weights of their own
         self._further_ends = frozenset(token_ids("ends", ends))
 
@@ -210,7 +215,8 @@ class FusedLM:
             continuations = Continuations(rows, options, self.tokenizer, ends, tell, stopping_criterion)
             batch_ids = [encoded[number] for number in batch]
             remake = self.cached_models if lengths[batch[0]] > self.shared_length else None
-            fused = Fused(self.cached_models(), self.steering, self.vocabulary, self.max_length, remake, self.memory)
+            known = (self.memory, self.graphs)
+            fused = Fused(self.cached_models(), self.steering, self.vocabulary, self.max_length, remake, *known)
             if pace is not None:
                 decode_speculatively(fused, batch_ids, generators, continuations, pace)
             else:
@@ -222,7 +228,8 @@ class FusedLM:
         shares = not self.steering.reads_prompts and share_prefixes(self.cached_models())
         order = order_rows(encoded, size.rows, shares=shares)
         batches = group_rows(order, lengths, size.rows, self.shared_length)
-        for batch, generations in size.each(batches, continue_batch):
+        compute = continue_batch if self.graphs is None else partial(self.graphs.give_way, continue_batch)
+        for batch, generations in size.each(batches, compute):
             results.update(zip(batch, generations, strict=True))
             if on_batch is not None:
                 on_batch(len(batch))
@@ -263,6 +270,8 @@ class FusedLM:
         if not pairs:
             return []
         self.check_pairs(pairs)
+        if self.graphs is not None:
+            self.graphs.clear()
         total, greedy = score_pairs(
             self.cached_models,
             judge_steering(self.steering),

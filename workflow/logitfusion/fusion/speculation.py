@@ -96,7 +96,7 @@ def decode_speculatively(
     pending, drafter = ids[:, -1:], 0
     while continuations.active:
         rows = [generators[number] for number in continuations.active]
-        longest = max(continuations.limits[row] - len(continuations.all[row].token_ids) for row in continuations.active)
+        longest = continuations.longest
         if math.isfinite(fused.max_length):  # a row near the models' limit holds the others back
             longest = min(longest, int(fused.max_length) - int(batch.lengths.max()))
         draft = pace.length(len(rows), longest - 1)
