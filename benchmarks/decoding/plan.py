@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from decoding.sizes import RANK, Setting, Shape
+from logitfusion.models.static_shapes import static_shape
 from logitfusion.plan.decoding import Member, Texts, decode_cost, read_cost
 from logitfusion.plan.measure import measure
 
@@ -19,8 +20,11 @@ def predict_decoding(setting: Setting, dtype: str, *, graphs: bool) -> Predicted
     others = [shared] if setting.adapters else [Member(base, dtype)] * (1 + setting.experts)
 
     def predict(rows: int, prompt: int, new: int) -> float:
-        cost = decode_cost([Member(large, dtype), *others], Texts(rows, prompt, new), rows)
-        return sum(cost.gpu.values()) + (cost.spare if graphs else 0)
+        members = [Member(large, dtype), *others]
+        cost = decode_cost(members, Texts(rows, prompt, new), rows)
+        # Graphs have caches of a fixed length, beside those that grow.
+        static = sum(member.cache(*static_shape(rows, prompt + new)) for member in members) if graphs else 0
+        return sum(cost.gpu.values()) + static
 
     return predict
 

@@ -56,7 +56,7 @@ class FusedLM:
         ends: tokens that end a text besides those that ``tokenizer`` and the models' configs name; ``folder_ends``
             reads those of the tokenizers that base and experts were saved with.
         memory: of prompts, shared with other fusions of the same models.
-        graphs: of decoding's steps, shared as well; by default its own on a GPU, and none elsewhere.
+        graphs: of decoding's steps on a GPU, shared as well; by default none, because they were tried on a CPU only.
         named: the fields of ``FusionOptions`` by name, instead of ``options``.
 
     Raises:
@@ -107,7 +107,7 @@ class FusedLM:
         # Longer rows would change how the others are read, so they are read alone.
         self.shared_length = min(rope_limit(model) for model in models)
         self.memory = memory
-        self.graphs = StepGraphs() if graphs is None and self.device.type == "cuda" else graphs
+        self.graphs = graphs
         self.models = models  # those that have weights of their own
         self._further_ends = frozenset(token_ids("ends", ends))
 

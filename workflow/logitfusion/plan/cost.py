@@ -43,7 +43,6 @@ class Cost:
         disk: bytes that it leaves; None where that is not counted.
         scratch: bytes of the disk while it runs (checkpoints).
         work: what it computes; None where that is not counted.
-        spare: bytes of its cards that it takes besides, as far as they are free.
     """
 
     gpu: Mapping[str, float] = field(default_factory=dict)
@@ -52,7 +51,6 @@ class Cost:
     disk: float | None = 0.0
     scratch: float = 0.0
     work: Work | None = None
-    spare: float = 0.0
 
     @property
     def gpu_bytes(self) -> float:
@@ -75,5 +73,4 @@ def largest(costs: list[Cost]) -> Cost:
     top = max(costs, key=lambda cost: cost.gpu_bytes)
     works = [cost.work for cost in costs if cost.work is not None]
     work = sum(works[1:], works[0]) if works else None
-    host = max((cost.host for cost in costs), key=lambda host: sum(host.values()))
-    return Cost(top.gpu, top.cards, host, work=work, spare=max(cost.spare for cost in costs))
+    return Cost(top.gpu, top.cards, max((c.host for c in costs), key=lambda host: sum(host.values())), work=work)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from logitfusion.config.distill import Rounding
 from logitfusion.errors import UserError
 from logitfusion.models.placement import Block, Sized, place_models
-from logitfusion.models.static_shapes import static_shape
 from logitfusion.plan.cost import PROCESS, Cost, Work
 from logitfusion.plan.size import ITEM, ModelSize
 
@@ -88,9 +87,7 @@ def decode_cost(
     parts = _part(members, caches, cards, memory)
     parts[0] |= together
     fullest = max(parts, key=lambda part: sum(part.values()))
-    # Of CUDA graphs, see fusion.graphs: caches of a fixed length, beside those that grow.
-    static = sum(member.cache(*static_shape(rows, length)) for member in members)
-    return Cost({**fullest, **everywhere}, cards, {"process": PROCESS}, work=_work(members, texts, rows), spare=static)
+    return Cost({**fullest, **everywhere}, cards, {"process": PROCESS}, work=_work(members, texts, rows))
 
 
 def _part(

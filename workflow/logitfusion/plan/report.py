@@ -72,7 +72,6 @@ def write_plan(plan: RunPlan) -> str:
     unknown = dict.fromkeys(job.unknown for job in plan.jobs if job.cost is None)
     lines += ["", *unknown] if unknown else []
     lines += ["", *_storage(plan)]
-    lines += _spare(plan)
     for misfit in plan.misfits:
         lines += ["", f"{misfit.job.rule} {misfit.job.name} {misfit.reason}. It would fit with", *_remedies(misfit)]
     return "\n".join([*lines, "", *_assumptions(plan)])
@@ -155,13 +154,6 @@ def _storage(plan: RunPlan) -> list[str]:
     return lines
 
 
-def _spare(plan: RunPlan) -> list[str]:
-    most = max((job.cost.spare for job in plan.jobs if job.cost is not None), default=0.0)
-    if plan.on_cpu or not most:
-        return []
-    return [f"GPUs: decoding takes up to {_size(most)} more, as far as that is free, for caches of CUDA graphs"]
-
-
 def _size(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
@@ -224,7 +216,6 @@ def _job_as_json(job: Job, plan: RunPlan) -> dict[str, Any]:
         "gpus": 0 if plan.on_cpu or not cost.gpu else cost.cards,
         "gpu_parts": dict(cost.gpu),
         "gpu_bytes": cost.gpu_bytes,
-        "gpu_spare_bytes": cost.spare,
         "host_bytes": cost.bytes_without_gpu if plan.on_cpu else cost.host_bytes,
         "disk": cost.disk,
         "scratch": cost.scratch,
