@@ -20,7 +20,7 @@ PATH = FOLDER / "demo.svg"
 PANELS = {
     "fusion": (
         "Fusion",
-        ["large", "expert", "proxy", "dynamic", "multi_judged", "ceiling"],
+        ["large", "expert", "proxy", "dynamic", "gate", "multi_judged", "ceiling"],
         "large",
     ),
     "distill": ("Distillation", ["sft", "uld", "gld_vocab", "uld_two", "gld_vocab_two"], "sft"),

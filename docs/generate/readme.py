@@ -22,8 +22,8 @@ PATH = stored.DOCS.parent / "README.md"
 # Method -> what it is; the three or four of each track that answer its question.
 FUSION = {
     "large": "SmolLM2 135M, untouched",
-    "expert": "the small fine-tuned expert alone",
-    "dynamic": "the large model steered by the task's expert, as published",
+    "dynamic": "steered by the task's small expert, as published",
+    "gate": "the same with a weight that was learned on validation texts",
     "multi_judged": "steered by all three experts, whatever the task (our default)",
 }
 DISTILL = {
