@@ -162,16 +162,16 @@ def test_which_method_is_spoken_of_does_not_depend_on_numbers(tmp_path: Path) ->
     run = load_config(ROOT / "config/config.yaml")
     spoken = [one.spoken for one in make_comparisons(facts_of(run, tmp_path))]
     assert [list(names) for names in spoken] == [
-        ["dynamic", "multi_one_hot", "multi_judged"],
+        ["dynamic", "gate", "multi_one_hot", "multi_judged", "multi_gate"],
         ["gld_vocab", "gld_vocab_two"],
         ["amu", "amu_classes"],
     ]
     best = [
-        row("fusion", name, SEEN, "score", 0.9 if name == "tuned" else 0.1, 0.0, 1.0) for name in run.fusion.methods
+        row("fusion", name, SEEN, "score", 0.9 if name == "proxy" else 0.1, 0.0, 1.0) for name in run.fusion.methods
     ]
     after = make_comparisons(facts_of(run, tmp_path, table(*best)))
     assert [one.spoken for one in after] == spoken
-    assert "tuned" not in " ".join(write_verdicts(after[0]))
+    assert "proxy" not in " ".join(write_verdicts(after[0]))
 
 
 def test_a_fixed_weight_is_the_rival_and_the_best_one_on_validation_first(tmp_path: Path) -> None:

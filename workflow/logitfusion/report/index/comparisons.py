@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from logitfusion.config.fusion_options import FusionOptions
-from logitfusion.config.methods import fixed_rival, paper_rules, seen_tasks, solved_methods
+from logitfusion.config.methods import fitted_methods, fixed_rival, paper_rules, seen_tasks, solved_methods
 from logitfusion.config.names import fewshot_method
 from logitfusion.config.run import RunConfig
 from logitfusion.evaluate.corrections import correct_holm
@@ -152,10 +152,13 @@ def _fusion_roles(run: RunConfig) -> dict[str, str]:
     ours = [
         name for name, entry in solved_methods(run).items() if len(entry.experts) > 1 and entry.selection == default
     ]
+    gates = {len(run.fusion.methods[name].experts) > 1: name for name in reversed(fitted_methods(run))}
     roles = {
         single: "the paper's rule, each task with its own expert",
         several: "the paper's rule, all experts at every task",
         next(iter(ours), None): "our default, all experts at every task",
+        gates.get(False): "a learned gate, each task with its own expert",
+        gates.get(True): "a learned gate, all experts at every task",
     }
     return {name: role for name, role in roles.items() if name is not None}
 
