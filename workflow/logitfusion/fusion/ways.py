@@ -111,14 +111,18 @@ def choose(ways: Sequence[Way]) -> Way:
     return taken
 
 
+def told(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What is shown of a choice: a gate has too many numbers."""
+    return {key: value for key, value in options.items() if key != "gate"}
+
+
 def as_rows(ways: Sequence[Way]) -> list[dict[str, Any]]:
     """For JSON: how each does, and by how much the likeliest is ahead of it."""
     best = max(ways, key=lambda way: mean(way.likelihoods))
     rows = []
     for way in ways:
         behind = compare(best.likelihoods, way.likelihoods)
-        options = {key: value for key, value in way.options.items() if key != "gate"}  # many numbers
-        row = {"way": way.name, **options, "log_likelihood": mean(way.likelihoods)}
+        row = {"way": way.name, **told(way.options), "log_likelihood": mean(way.likelihoods)}
         row |= {"behind": behind.mean, "behind_error": behind.error}
         rows.append(row | ({"metric": mean(way.metrics)} if way.metrics else {}))
     return rows

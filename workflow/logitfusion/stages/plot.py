@@ -73,13 +73,13 @@ def _draw_tuning(arguments: argparse.Namespace, section: TuningReport) -> None:
 
 def read_tuning(tuned: dict[str, Any]) -> Tuning:
     """Task -> its candidates and the choice, which is its own or that of all tasks (``*``); a gate has ways instead."""
-    chosen = tuned["chosen"]
+    compared = tuned["ways" if "gate" in tuned else "candidates"]
+    choices = {group: tuned["chosen"].get(group, tuned["chosen"].get("*")) for group in compared}
     if "gate" in tuned:
-        return {group: _read_ways(rows, chosen.get(group, chosen.get("*"))) for group, rows in tuned["ways"].items()}
-    choices = {task: chosen.get(task, chosen.get("*")) for task in tuned["candidates"]}
+        return {group: _read_ways(rows, choices[group]) for group, rows in compared.items()}
     return {
         task: TunedTask(pd.DataFrame(rows), choices[task]["trust"], choices[task]["anchor"])
-        for task, rows in tuned["candidates"].items()
+        for task, rows in compared.items()
     }
 
 

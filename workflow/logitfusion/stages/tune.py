@@ -15,7 +15,7 @@ from logitfusion.fusion.gate.choice import fit_gate
 from logitfusion.fusion.gate.evidence import Evidence, collect
 from logitfusion.fusion.lm_eval import FusedLMEval
 from logitfusion.fusion.tuning import Candidate, as_rows, choose, make_ways, tune
-from logitfusion.fusion.ways import Way
+from logitfusion.fusion.ways import Way, told
 from logitfusion.fusion.ways import as_rows as rows_of_ways
 from logitfusion.fusion.ways import choose as choose_way
 from logitfusion.models.load import use_threads
@@ -124,8 +124,7 @@ def _by_group(job: TuneJob, validation: Validation, chosen: list[dict[str, Any]]
     for group, entry in zip(job.groups, chosen, strict=True):
         entry = entry | validation.find_familiar(group)
         found[group[0] if len(job.groups) > 1 else "*"] = entry
-        shown = {key: value for key, value in entry.items() if key != "gate"}  # many numbers
-        logger.info("%s: %s", ", ".join(group), shown)
+        logger.info("%s: %s", ", ".join(group), told(entry))
     return found
 
 
